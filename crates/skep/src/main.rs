@@ -1,0 +1,2 @@
+//! Skep.
+fn main() {}
