@@ -1,2 +1,5 @@
-//! Skep.
-fn main() {}
+//! `skep`: see [`skep`] for the map.
+
+fn main() {
+    skep_sandbox::init();
+}

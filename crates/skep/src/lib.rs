@@ -1,0 +1,8 @@
+//! Skep: a hive for AI agents. This crate is the binary; it is the only place where everything meets.
+//!
+//! Read in this order: [`catalogue`] (what can be called, and the steps of a call), [`tools`] (one file a tool),
+//! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
+
+pub mod catalogue;
+pub mod tools;
+pub mod workspace;

@@ -1,0 +1,150 @@
+//! What the tools that run a command share: the sandbox, and the answer that a command gives.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use skep_sandbox::{Config, End, Error, Outcome, Request, Run, Sandbox};
+use tokio::sync::OnceCell;
+
+use crate::{
+    catalogue::ToolError,
+    workspace::{Context, WORKSPACE_INSIDE},
+};
+
+/// The sandbox of this process, started when it is first needed; cheap to clone.
+#[derive(Clone)]
+pub struct SandboxOnDemand {
+    config: Config,
+    started: Arc<OnceCell<Sandbox>>,
+}
+
+/// A command that a tool wants to run.
+pub(super) struct Job {
+    /// Name of the tool, for its errors.
+    pub(super) tool: &'static str,
+    pub(super) run: Run,
+    pub(super) stdin: Vec<u8>,
+    pub(super) files: Vec<skep_sandbox::InFile>,
+}
+
+impl Job {
+    pub(super) fn new(tool: &'static str, run: Run) -> Job {
+        Job { tool, run, stdin: Vec::new(), files: Vec::new() }
+    }
+}
+
+/// What a command gave.
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
+pub(super) struct CommandAnswer {
+    /// Exit code.
+    pub(super) exit_code: i32,
+    /// Standard output.
+    pub(super) stdout: String,
+    /// Standard error.
+    pub(super) stderr: String,
+    /// Standard output as JSON, if it is an object or a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) json: Option<Value>,
+    /// Files that it left, as other calls can name them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) outputs: Vec<String>,
+    /// Time it took, in milliseconds.
+    pub(super) duration_ms: f64,
+}
+
+impl SandboxOnDemand {
+    /// Nothing is started yet.
+    pub fn new(config: Config) -> SandboxOnDemand {
+        SandboxOnDemand { config, started: Arc::default() }
+    }
+
+    /// The sandbox, started if need be.
+    pub async fn get(&self) -> Result<&Sandbox, Error> {
+        self.started.get_or_try_init(|| Sandbox::start(self.config.clone())).await
+    }
+
+    /// Run a command, keep its outputs, and turn its end into an answer or an error.
+    pub(super) async fn run(&self, context: &Context, job: Job) -> Result<CommandAnswer, ToolError> {
+        let mut request = Request::new(job.run);
+        request.stdin = job.stdin;
+        request.files = job.files;
+        request.limits.wall = context.time_left();
+        request.cwd = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace")).cloned();
+        let sandbox = self.get().await.map_err(not_run)?;
+        let outcome = sandbox.run(request, context.cancel.clone()).await.map_err(not_run)?;
+        answer(context, job.tool, outcome)
+    }
+}
+
+fn not_run(error: Error) -> ToolError {
+    match error {
+        Error::Busy => ToolError::Busy(error.to_string()),
+        Error::Invalid(message) => ToolError::failed(message),
+        Error::Unavailable { reason, cure } => ToolError::Unavailable { message: reason, cure },
+        other => ToolError::Unavailable {
+            message: other.to_string(),
+            cure: "run `skep doctor` to see what this machine lacks".to_owned(),
+        },
+    }
+}
+
+fn answer(context: &Context, tool: &str, outcome: Outcome) -> Result<CommandAnswer, ToolError> {
+    let mut outputs = Vec::new();
+    for file in &outcome.outputs {
+        outputs.push(context.outputs.write(&file.path, &file.bytes)?);
+    }
+    let stdout = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let json =
+        matches!(stdout.trim_start().as_bytes().first(), Some(b'{' | b'[')).then(|| serde_json::from_str(&stdout));
+    let exit_code = match outcome.end {
+        End::Exit(code) => code,
+        End::Signal(signal) => 128 + signal,
+        _ => -1,
+    };
+    let answer = CommandAnswer {
+        exit_code,
+        stderr: String::from_utf8_lossy(&outcome.stderr).into_owned(),
+        json: json.and_then(Result::ok),
+        stdout,
+        outputs,
+        duration_ms: outcome.usage.wall.as_secs_f64() * 1e3,
+    };
+    let message = match outcome.end {
+        End::Exit(0) => return Ok(answer),
+        End::Exit(code) => format!("{tool} exited with code {code}{}", last_line(&answer.stderr)),
+        End::Signal(signal) => format!("{tool} was killed by signal {signal}"),
+        End::OutputLimit => format!("{tool} printed more than allowed and was stopped"),
+        End::MemoryLimit => format!("{tool} used more memory than allowed and was stopped"),
+        End::Cancelled => return Err(ToolError::Cancelled),
+        End::Timeout => {
+            let (tool, after, detail) = (tool.to_owned(), context.allowed, members(answer));
+            return Err(ToolError::TimedOut { tool, after, detail });
+        }
+    };
+    Err(ToolError::Failed { message, detail: members(answer) })
+}
+
+fn members(answer: CommandAnswer) -> Map<String, Value> {
+    match serde_json::to_value(answer) {
+        Ok(Value::Object(members)) => members,
+        _ => Map::new(),
+    }
+}
+
+/// The last thing a failing program said is most often why.
+fn last_line(stderr: &str) -> String {
+    match stderr.trim_end().lines().last() {
+        Some(line) => format!(": {}", line.chars().take(200).collect::<String>()),
+        None => String::new(),
+    }
+}
+
+/// What a sandbox for this workspace and these outputs is made from.
+pub fn config(workspace: &crate::workspace::Dir, outputs: &crate::workspace::Dir) -> Config {
+    let bind = |dir: &crate::workspace::Dir, inside: &str| skep_sandbox::Bind {
+        source: dir.path().to_owned(),
+        target: inside.into(),
+    };
+    let binds = vec![bind(workspace, WORKSPACE_INSIDE), bind(outputs, crate::workspace::INPUTS_INSIDE)];
+    Config { binds, ..Config::default() }
+}

@@ -1,0 +1,279 @@
+//! The directories that a call sees, and the limits it lives under.
+//!
+//! A call reads the **workspace**, the user's own files, and never writes there. It writes **outputs**, which belong to
+//! the run (or to the hub). For a tool a path is relative to the workspace; one that begins with `outputs/` is in the
+//! outputs. Inside a sandbox the workspace is `/workspace` and the outputs so far are `/inputs`, both read-only; what a
+//! command writes to `/outputs` is taken over when it has ended.
+//!
+//! Every path is resolved by the kernel below the directory it belongs to (`openat2(2)`, `RESOLVE_BENEATH`): neither
+//! `..` nor a symbolic link leads out, not even one that is exchanged at the last moment.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::ToolError;
+
+/// Where the workspace is inside a sandbox.
+pub const WORKSPACE_INSIDE: &str = "/workspace";
+/// Where the outputs of earlier calls are inside a sandbox.
+pub const INPUTS_INSIDE: &str = "/inputs";
+/// How the outputs are called in the paths of tools.
+pub const OUTPUTS: &str = "outputs";
+
+/// What a call knows beside its arguments; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The user's files, for reading.
+    pub workspace: Dir,
+    /// Where files are written.
+    pub outputs: Outputs,
+    /// Rung when the caller withdraws.
+    pub cancel: CancellationToken,
+    /// Time that the call was given in all.
+    pub allowed: Duration,
+    /// When the call must have ended.
+    pub deadline: Instant,
+}
+
+impl Context {
+    /// The context of one call. The deadline is set when the call is made.
+    pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
+        Context { workspace, outputs, cancel, allowed: Duration::ZERO, deadline: Instant::now() }
+    }
+
+    pub(crate) fn with_deadline(self, allowed: Duration) -> Context {
+        Context { allowed, deadline: Instant::now() + allowed, ..self }
+    }
+
+    /// Time that is left.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Tells contexts apart that would give other answers to the same call.
+    pub(crate) fn identity(&self) -> String {
+        format!("{}\0{}", self.workspace.path().display(), self.outputs.root.path().display())
+    }
+
+    /// The contents of a file of the workspace, or of the outputs if the path begins with `outputs/`.
+    pub fn read(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, ToolError> {
+        let (dir, inside) = self.locate(path);
+        dir.read(inside, bytes_max).map_err(|error| refused(path, &error))
+    }
+
+    /// The directory that a path of a tool is in, and the path within it.
+    pub fn locate<'a>(&'a self, path: &'a str) -> (&'a Dir, &'a Path) {
+        let path = Path::new(path);
+        match path.strip_prefix(OUTPUTS) {
+            Ok(inside) => (&self.outputs.root, inside),
+            Err(_) => (&self.workspace, path),
+        }
+    }
+}
+
+/// What a tool says when the system refuses a path.
+pub fn refused(path: &str, error: &io::Error) -> ToolError {
+    match error.kind() {
+        io::ErrorKind::NotFound => ToolError::failed(format!("{path} does not exist")),
+        io::ErrorKind::CrossesDevices => ToolError::Denied(format!("{path} leads out of the workspace")),
+        io::ErrorKind::PermissionDenied => ToolError::Denied(format!("{path} may not be read or written by Skep")),
+        _ => ToolError::failed(format!("{path}: {error}")),
+    }
+}
+
+/// A directory and what is below it, but nothing else.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    path: Arc<Path>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Dir {
+    /// Open an existing directory.
+    pub fn open(path: &Path) -> io::Result<Dir> {
+        let path = path.canonicalize()?;
+        let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Dir { path: path.into(), fd: Arc::new(fd) })
+    }
+
+    /// Open a directory, and make it if there is none.
+    pub fn create(path: &Path) -> io::Result<Dir> {
+        std::fs::create_dir_all(path)?;
+        Dir::open(path)
+    }
+
+    /// Where it is on this machine.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Open a regular file below this directory for reading.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        // Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+        let file = File::from(fd);
+        match file.metadata()? {
+            found if found.is_file() => Ok(file),
+            found if found.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+        }
+    }
+
+    /// The whole of a file, if it is not larger than `bytes_max`.
+    pub fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// Put a file below this directory, with the directories on its way. Whoever reads meanwhile sees the old or the
+    /// new contents, never a part.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+        let parent = self.make_parents(path)?;
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{:016x}", unique()));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = File::from(rustix::fs::openat(&parent, &temporary, flags, Mode::from_raw_mode(0o644))?);
+        let written = file.write_all(bytes).and_then(|()| {
+            rustix::fs::renameat(&parent, &temporary, &parent, name)?;
+            Ok(())
+        });
+        if written.is_err() {
+            let _ = rustix::fs::unlinkat(&parent, &temporary, rustix::fs::AtFlags::empty()); // the first error counts
+        }
+        written
+    }
+
+    /// The directory that `path` is in, made if need be, step by step and below this one.
+    fn make_parents(&self, path: &Path) -> io::Result<OwnedFd> {
+        let mut parent = PathBuf::new();
+        for component in path.parent().unwrap_or(Path::new("")).components() {
+            match component {
+                Component::CurDir => continue,
+                Component::Normal(name) => parent.push(name),
+                _ => return Err(io::Error::new(io::ErrorKind::CrossesDevices, "it leads out of the directory")),
+            }
+            let above = parent.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let above = self.open_at(above, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            match rustix::fs::mkdirat(&above, component.as_os_str(), Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
+        self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    }
+
+    fn open_at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match rustix::fs::openat2(self.fd.as_fd(), path, flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(rustix::io::Errno::AGAIN) => continue, // somebody renamed a directory on the way
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+/// A number that no other call in this process gets.
+fn unique() -> u64 {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    u64::from(std::process::id()) << 32 | COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Where the files of a call go. In a run each task has its own directory below the run's, so that tasks side by side
+/// do not overwrite each other.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    root: Dir,
+    prefix: PathBuf,
+    written: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+impl Outputs {
+    /// Outputs in `root`, below `prefix` (empty for the root itself).
+    pub fn new(root: Dir, prefix: impl Into<PathBuf>) -> Outputs {
+        Outputs { root, prefix: prefix.into(), written: Arc::default() }
+    }
+
+    /// Keep a file. Returns its path as other calls must name it: `outputs/…`.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
+        let path = self.prefix.join(path.strip_prefix(OUTPUTS).unwrap_or(path));
+        let shown = format!("{OUTPUTS}/{}", path.display());
+        self.root.write(&path, bytes).map_err(|error| refused(&shown, &error))?;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        Ok(shown)
+    }
+
+    /// The directory that holds the outputs of all calls.
+    pub fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// What this call and its clones have written, relative to the root.
+    pub fn written(&self) -> Vec<PathBuf> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, Dir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::create(&temporary.path().join("in")).unwrap();
+        (temporary, dir)
+    }
+
+    #[test]
+    fn neither_dots_nor_links_lead_out() {
+        let (temporary, dir) = dir();
+        std::fs::write(temporary.path().join("secret"), "s").unwrap();
+        std::os::unix::fs::symlink("../secret", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(temporary.path(), dir.path().join("up")).unwrap();
+        for path in ["../secret", "link", "up/secret", "/etc/passwd", "a/../../secret"] {
+            assert!(dir.read(Path::new(path), 100).is_err(), "{path} was read");
+        }
+        for path in ["../new", "up/new", "/tmp/new", "a/../../new"] {
+            assert!(dir.write(Path::new(path), b"x").is_err(), "{path} was written");
+        }
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_known() {
+        let (_temporary, dir) = dir();
+        let outputs = Outputs::new(dir.clone(), "task");
+        assert_eq!(outputs.write(Path::new("a/b.txt"), b"one").unwrap(), "outputs/task/a/b.txt");
+        assert_eq!(outputs.write(Path::new("outputs/a/b.txt"), b"two").unwrap(), "outputs/task/a/b.txt");
+        assert_eq!(dir.read(Path::new("task/a/b.txt"), 3).unwrap(), b"two");
+        assert_eq!(outputs.written(), [Path::new("task/a/b.txt")]);
+        assert!(dir.read(Path::new("task/a/b.txt"), 2).is_err(), "larger than allowed");
+        assert_eq!(std::fs::read_dir(dir.path().join("task/a")).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_fifo_or_a_directory_is_not_read() {
+        let (_temporary, dir) = dir();
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("fifo"), rustix::fs::FileType::Fifo, Mode::RWXU, 0)
+            .unwrap();
+        assert!(dir.read(Path::new("fifo"), 100).is_err());
+        assert!(dir.read(Path::new("."), 100).is_err());
+    }
+}
