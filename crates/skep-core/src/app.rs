@@ -1,0 +1,31 @@
+//! What Skep can do to runs and tasks, each as one transaction: load, decide, save, append, commit, wake.
+//!
+//! Every door ends here; none of them touches `db` to change something. The operations are in `app/tasks.rs` and
+//! `app/runs.rs`. To look at things, ask [`Db`] itself.
+
+mod runs;
+mod tasks;
+
+use tokio::sync::watch;
+
+pub use self::{
+    runs::RunError,
+    tasks::{EXPIRE_MAX, TaskError},
+};
+use crate::db::Db;
+
+/// Everything a request needs; cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The store.
+    pub db: Db,
+    /// Changes after each commit that brought events; see [`Db::wake`]. Clone it to follow.
+    pub wake: watch::Receiver<u64>,
+}
+
+impl App {
+    /// The operations on a store.
+    pub fn new(db: Db) -> App {
+        App { wake: db.wake(), db }
+    }
+}

@@ -1,0 +1,143 @@
+//! Operations on runs.
+
+use serde_json::{Value, json};
+
+use super::{App, tasks::without_repetition};
+use crate::{
+    Timestamp,
+    db::{DbError, Tx},
+    event::{Kind, NewEvent},
+    limits::{Invalid, PLAN_BYTES_MAX, check_json},
+    policy::Permit,
+    run::{Command, End, NewRun, Refused, Run, RunId},
+    task::{self, NewTask, Task, check_graph},
+};
+
+/// Why an operation on runs failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No run of this name.
+    #[error("there is no run {}", .0.0)]
+    Unknown(RunId),
+    /// There is a task of this name already, and not of this run.
+    #[error("there is a task {} already; give the new one another name", .0.0)]
+    TaskTaken(task::TaskId),
+    /// What was asked for cannot be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The run's state does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl App {
+    /// Start a run with all its tasks, or with none of them if one cannot be. Starting twice under one id is starting
+    /// once; the first one counts.
+    ///
+    /// Tasks depend on each other within the run.
+    pub async fn start_run(
+        &self,
+        permit: &Permit,
+        run: NewRun,
+        mut tasks: Vec<NewTask>,
+        now: Timestamp,
+    ) -> Result<Run, RunError> {
+        run.check()?;
+        check_graph(&tasks)?;
+        for task in &mut tasks {
+            task.run = Some(run.id.clone());
+            task.depends_on = without_repetition(std::mem::take(&mut task.depends_on));
+        }
+        let start = async move |tx: &mut Tx<'_>| {
+            if let Some(existing) = tx.run(&run.id).await? {
+                return Ok(existing);
+            }
+            let (run, started) = Run::start(run.clone(), tasks.len(), now);
+            if !tx.add_run(&run).await? {
+                return tx.run(&run.id).await?.ok_or_else(|| RunError::Unknown(run.id.clone()));
+            }
+            tx.append(started);
+            for (position, task) in (0..).zip(&tasks) {
+                let waiting_for = u32::try_from(task.depends_on.len()).unwrap_or(u32::MAX);
+                let task = Task::new(task.clone(), position, waiting_for, now);
+                if !tx.add_task(&task).await? {
+                    return Err(RunError::TaskTaken(task.id));
+                }
+                tx.append(task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
+            }
+            Ok(run)
+        };
+        self.db.write(permit.namespace(), start).await
+    }
+
+    /// Stop a run in good order: its tasks in progress are given back, and it can be resumed.
+    pub async fn interrupt_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Run, RunError> {
+        self.change_run(permit, id, Command::Interrupt, now).await
+    }
+
+    /// Let a run go on, after an interruption or after its conductor was killed: whatever is in progress is given
+    /// back, and nothing that its former holders still say counts. Finished tasks stay finished.
+    pub async fn resume_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Run, RunError> {
+        self.change_run(permit, id, Command::Resume, now).await
+    }
+
+    /// End a run. Tasks that are not over are cancelled.
+    pub async fn end_run(
+        &self,
+        permit: &Permit,
+        id: &RunId,
+        end: End,
+        report: Option<Value>,
+        now: Timestamp,
+    ) -> Result<Run, RunError> {
+        report.as_ref().map_or(Ok(()), |report| check_json("the report", report, PLAN_BYTES_MAX))?;
+        self.change_run(permit, id, Command::End(end, report), now).await
+    }
+
+    /// Give all tasks of a run that are in progress back to their queues, at once and without counting a failure.
+    /// Nothing that their former holders still say counts. Gives the tasks.
+    pub async fn release_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Vec<Task>, RunError> {
+        let id = id.clone();
+        let release = async move |tx: &mut Tx<'_>| release(tx, &id, now).await;
+        self.db.write(permit.namespace(), release).await
+    }
+
+    async fn change_run(&self, permit: &Permit, id: &RunId, command: Command, now: Timestamp) -> Result<Run, RunError> {
+        let id = id.clone();
+        let change = async move |tx: &mut Tx<'_>| {
+            let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
+            let event = run.apply(command.clone(), now)?;
+            tx.save_run(&run).await?;
+            if run.state.is_over() {
+                cancel_tasks(tx, &id, now).await?;
+            } else {
+                release(tx, &id, now).await?;
+            }
+            tx.append(event);
+            Ok(run)
+        };
+        self.db.write(permit.namespace(), change).await
+    }
+}
+
+async fn release(tx: &mut Tx<'_>, id: &RunId, now: Timestamp) -> Result<Vec<Task>, RunError> {
+    let mut tasks = tx.tasks_in_progress(id).await?;
+    for task in &mut tasks {
+        if let Ok(event) = task.apply(task::Command::Release, now) {
+            tx.save_task(task).await?;
+            event.into_iter().for_each(|event| tx.append(event));
+        }
+    }
+    Ok(tasks)
+}
+
+async fn cancel_tasks(tx: &mut Tx<'_>, id: &RunId, now: Timestamp) -> Result<(), DbError> {
+    for (task, holder) in tx.cancel_tasks(id).await? {
+        let data = holder.map_or(json!({}), |by| json!({ "worker": by.worker.0, "attempt": by.number }));
+        tx.append(NewEvent { at: now, kind: Kind::TaskCancelled, run: Some(id.clone()), task: Some(task), data });
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! Operations on tasks.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    Timestamp,
+    artefact::{self, NewArtefact},
+    db::{DbError, Tx},
+    event::{Kind, NewEvent},
+    limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
+    policy::Permit,
+    run::{self, RunId},
+    task::{Attempt, Command, LateAnswer, NewTask, Refused, State, Task, TaskId, WorkerId},
+};
+
+/// Leases that one call of [`App::expire`] takes back, so that it does not keep others waiting.
+pub const EXPIRE_MAX: usize = 100;
+
+/// Why an operation on tasks failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// No task of this name.
+    #[error("there is no task {}", .0.0)]
+    Unknown(TaskId),
+    /// No run of this name, for a task that wants to join it.
+    #[error("there is no run {}", .0.0)]
+    UnknownRun(RunId),
+    /// The run that a task wants to join does not stand where it could.
+    #[error("the run cannot take a task: it is {}", .0.name())]
+    RunNotRunning(run::State),
+    /// What was asked for cannot be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The task's state does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl App {
+    /// Declare a task. Submitting twice under one id is submitting once; the first one counts.
+    ///
+    /// A task may depend on tasks of its own run; one without a run, on others without. If one of them has ended
+    /// without success already, the task is blocked at once.
+    pub async fn submit(&self, permit: &Permit, mut task: NewTask, now: Timestamp) -> Result<Task, TaskError> {
+        task.check()?;
+        task.depends_on = without_repetition(task.depends_on);
+        if task.depends_on.contains(&task.id) {
+            return Err(Invalid::Cycle(vec![task.id]).into());
+        }
+        let submit = async move |tx: &mut Tx<'_>| {
+            // First, because who comes second shall hear of the task and not of a run that has ended since.
+            if let Some(existing) = tx.task(&task.id).await? {
+                return Ok(existing);
+            }
+            let position = match &task.run {
+                Some(run) => next_position(tx, run).await?,
+                None => 0,
+            };
+            let (waiting_for, blocked_by) = look_at_dependencies(tx, &task).await?;
+            let mut task = Task::new(task.clone(), position, waiting_for, now);
+            let submitted = task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now);
+            let blocked = blocked_by.map(|by| {
+                let event = task.event(Kind::TaskBlocked, json!({ "by": by.0 }), now);
+                task.state = State::Blocked(by);
+                event
+            });
+            if !tx.add_task(&task).await? {
+                return tx.task(&task.id).await?.ok_or_else(|| TaskError::Unknown(task.id.clone()));
+            }
+            tx.append(submitted);
+            blocked.into_iter().for_each(|event| tx.append(event));
+            Ok(task)
+        };
+        self.db.write(permit.namespace(), submit).await
+    }
+
+    /// Give the task of a queue that has been due the longest to a worker, if there is one. The worker must answer
+    /// or [`App::renew`] before the lease is over.
+    pub async fn claim(
+        &self,
+        permit: &Permit,
+        queue: &str,
+        worker: &WorkerId,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Task>, TaskError> {
+        check_name("queue", queue)?;
+        check_name("worker", &worker.0)?;
+        let (queue, worker) = (queue.to_owned(), worker.clone());
+        let claim = async move |tx: &mut Tx<'_>| {
+            let Some(mut task) = tx.next_ready_task(&queue, now).await? else { return Ok(None) };
+            let event = task.apply(Command::Start(worker.clone(), lease), now)?;
+            tx.save_task(&task).await?;
+            event.into_iter().for_each(|event| tx.append(event));
+            Ok(Some(task))
+        };
+        self.db.write(permit.namespace(), claim).await
+    }
+
+    /// Prolong a lease: so much from now.
+    pub async fn renew(
+        &self,
+        permit: &Permit,
+        id: &TaskId,
+        by: Attempt,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Task, TaskError> {
+        let id = id.clone();
+        let renew = async move |tx: &mut Tx<'_>| {
+            let mut task = load(tx, &id).await?;
+            task.apply(Command::Renew(by.clone(), lease), now)?;
+            tx.save_task(&task).await?;
+            Ok(task)
+        };
+        self.db.write(permit.namespace(), renew).await
+    }
+
+    /// Bring the answer, and what the task has left behind. Tasks that waited for this one become ready.
+    ///
+    /// To bring the same attempt's answer again changes nothing and is no error, so a worker that did not hear the
+    /// reply may ask again. An answer that comes too late is refused, and what it said is kept in the log.
+    pub async fn finish(
+        &self,
+        permit: &Permit,
+        id: &TaskId,
+        by: Attempt,
+        output: Value,
+        artefacts: Vec<NewArtefact>,
+        now: Timestamp,
+    ) -> Result<Task, TaskError> {
+        check_json("the output", &output, OUTPUT_BYTES_MAX)?;
+        artefact::check(&artefacts)?;
+        let artefacts: Vec<_> = artefacts.into_iter().map(|artefact| (artefact.sha256(), artefact)).collect();
+        let id = id.clone();
+        let finish = async move |tx: &mut Tx<'_>| {
+            let mut task = load(tx, &id).await?;
+            match task.apply(Command::Finish(by.clone(), output.clone()), now) {
+                Err(Refused::Repeated) => return Ok(Ok(task)),
+                Err(reason) => {
+                    tx.append(task.late_answer(&by, &reason, LateAnswer::Output(output.clone()), now));
+                    return Ok(Err(reason));
+                }
+                Ok(event) => event.into_iter().for_each(|event| tx.append(event)),
+            }
+            tx.save_task(&task).await?;
+            for (sha256, artefact) in &artefacts {
+                tx.add_artefact(&task, artefact, sha256).await?;
+            }
+            tx.release_dependents(&task.id).await?;
+            Ok::<_, TaskError>(Ok(task))
+        };
+        Ok(self.db.write(permit.namespace(), finish).await??)
+    }
+
+    /// Give up an attempt. `retry` says whether another one may go better; whether there is one, the task's retries
+    /// say too. If not, the task has failed, and what needs it is blocked.
+    pub async fn fail(
+        &self,
+        permit: &Permit,
+        id: &TaskId,
+        by: Attempt,
+        error: String,
+        retry: bool,
+        now: Timestamp,
+    ) -> Result<Task, TaskError> {
+        let id = id.clone();
+        let fail = async move |tx: &mut Tx<'_>| {
+            let mut task = load(tx, &id).await?;
+            let command = Command::Fail { by: by.clone(), error: error.clone(), retry };
+            match task.apply(command, now) {
+                Ok(event) => event.into_iter().for_each(|event| tx.append(event)),
+                Err(reason) => {
+                    tx.append(task.late_answer(&by, &reason, LateAnswer::Error(error.clone()), now));
+                    return Ok(Err(reason));
+                }
+            }
+            tx.save_task(&task).await?;
+            tell_dependents(tx, &task, now).await?;
+            Ok::<_, TaskError>(Ok(task))
+        };
+        Ok(self.db.write(permit.namespace(), fail).await??)
+    }
+
+    /// Take back tasks whose lease has run out, at most [`EXPIRE_MAX`]; that counts as a failure of the attempt.
+    /// Gives the tasks as they now are. Who gets that many asks again.
+    pub async fn expire(&self, permit: &Permit, now: Timestamp) -> Result<Vec<Task>, TaskError> {
+        let expire = async move |tx: &mut Tx<'_>| {
+            let mut tasks = tx.run_out_tasks(now, EXPIRE_MAX).await?;
+            for task in &mut tasks {
+                let event = task.apply(Command::Expire, now)?;
+                tx.save_task(task).await?;
+                event.into_iter().for_each(|event| tx.append(event));
+                tell_dependents(tx, task, now).await?;
+            }
+            Ok(tasks)
+        };
+        self.db.write(permit.namespace(), expire).await
+    }
+
+    /// Withdraw a task. What needs it is blocked.
+    pub async fn cancel(&self, permit: &Permit, id: &TaskId, now: Timestamp) -> Result<Task, TaskError> {
+        let id = id.clone();
+        let cancel = async move |tx: &mut Tx<'_>| {
+            let mut task = load(tx, &id).await?;
+            let event = task.apply(Command::Cancel, now)?;
+            tx.save_task(&task).await?;
+            event.into_iter().for_each(|event| tx.append(event));
+            tell_dependents(tx, &task, now).await?;
+            Ok(task)
+        };
+        self.db.write(permit.namespace(), cancel).await
+    }
+
+    /// Write down what somebody at work has to say, for people: a sentence, and data if there is some.
+    pub async fn log(
+        &self,
+        permit: &Permit,
+        run: &RunId,
+        task: Option<&TaskId>,
+        message: &str,
+        data: Value,
+        now: Timestamp,
+    ) -> Result<(), TaskError> {
+        check_name("run", &run.0)?;
+        task.map_or(Ok(()), |task| check_name("task", &task.0))?;
+        let mut fields = json!({ "message": message });
+        if !data.is_null() {
+            fields["data"] = data;
+        }
+        check_json("a log entry", &fields, LOG_BYTES_MAX)?;
+        let event =
+            NewEvent { at: now, kind: Kind::TaskLog, run: Some(run.clone()), task: task.cloned(), data: fields };
+        let log = async move |tx: &mut Tx<'_>| {
+            tx.append(event.clone());
+            Ok(())
+        };
+        self.db.write(permit.namespace(), log).await
+    }
+}
+
+async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
+    tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
+}
+
+/// Where a task that joins a run stands in it. Locks the run, so that no two get the same place.
+async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
+    match tx.run(run).await? {
+        None => Err(TaskError::UnknownRun(run.clone())),
+        Some(run) if run.state != run::State::Running => Err(TaskError::RunNotRunning(run.state)),
+        Some(run) => {
+            let count = tx.count_tasks(&run.id).await?;
+            check_count("tasks in a run", count as usize + 1, RUN_TASKS_MAX)?;
+            Ok(count)
+        }
+    }
+}
+
+/// For how many unfinished tasks a new one waits, and one that it needs in vain, if there is such a one.
+async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, Option<TaskId>), TaskError> {
+    if task.depends_on.is_empty() {
+        return Ok((0, None));
+    }
+    let found = tx.dependencies(task.run.as_ref(), &task.depends_on).await?;
+    if let Some(missing) = task.depends_on.iter().find(|id| !found.iter().any(|task| task.id == **id)) {
+        return Err(Invalid::UnknownDependency { task: task.id.clone(), on: missing.clone() }.into());
+    }
+    let unfinished = found.iter().filter(|task| !task.state.is_over()).count();
+    let in_vain =
+        |task: &&Task| task.state.is_over() && !task.allow_failure && !matches!(task.state, State::Completed(_));
+    let waiting_for = u32::try_from(unfinished).unwrap_or(u32::MAX);
+    Ok((waiting_for, found.iter().find(in_vain).map(|task| task.id.clone())))
+}
+
+/// What the end of a task without success means for those that need it. Does nothing while it is not over.
+async fn tell_dependents(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), DbError> {
+    if !task.state.is_over() {
+        return Ok(());
+    }
+    if task.allow_failure {
+        return tx.release_dependents(&task.id).await;
+    }
+    for (blocked, run) in tx.block_dependents(&task.id).await? {
+        let data = json!({ "by": task.id.0 });
+        tx.append(NewEvent { at: now, kind: Kind::TaskBlocked, run, task: Some(blocked), data });
+    }
+    Ok(())
+}
+
+/// The same names, each where it comes first.
+pub(super) fn without_repetition(mut ids: Vec<TaskId>) -> Vec<TaskId> {
+    let mut seen = std::collections::HashSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    ids
+}

@@ -1,0 +1,58 @@
+//! Artefacts as rows.
+
+use super::{
+    Db, DbError, Doing, Tx,
+    sql::{Cause, Row, values},
+};
+use crate::{
+    Namespace,
+    artefact::{Artefact, NewArtefact},
+    run::RunId,
+    task::{Task, TaskId},
+};
+
+impl Tx<'_> {
+    /// Keep what a task has left behind.
+    pub async fn add_artefact(&mut self, task: &Task, artefact: &NewArtefact, sha256: &str) -> Result<(), DbError> {
+        let sql = "insert into artefact (namespace, task, path, run, sha256, size, bytes)
+             values ($1, $2, $3, $4, $5, $6, $7)";
+        let size = i64::try_from(artefact.bytes.len()).unwrap_or(i64::MAX);
+        let run = task.run.as_ref().map(|run| &run.0);
+        let bytes = artefact.bytes.as_slice();
+        let values = values![&self.namespace.0, &task.id.0, &artefact.path, run, sha256, size, bytes];
+        self.execute(sql, values).await.doing("keep an artefact")
+    }
+}
+
+impl Db {
+    /// What a run has left behind, by task and path; without the bytes.
+    pub async fn artefacts(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Artefact>, DbError> {
+        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
+        self.read(async move |db| {
+            let sql = "select run, task, path, sha256, size from artefact
+                 where namespace = $1 and run = $2 order by task, path";
+            db.all(sql, values![&namespace, &run], from_row).await.doing("read artefacts")
+        })
+        .await
+    }
+
+    /// The bytes of an artefact.
+    pub async fn artefact(&self, namespace: &Namespace, task: &TaskId, path: &str) -> Result<Option<Vec<u8>>, DbError> {
+        let (Namespace(namespace), TaskId(task), path) = (namespace.clone(), task.clone(), path.to_owned());
+        let found = self.read(async move |db| {
+            let sql = "select bytes from artefact where namespace = $1 and task = $2 and path = $3";
+            db.all(sql, values![&namespace, &task, &path], |row| row.get("bytes")).await.doing("read an artefact")
+        });
+        Ok(found.await?.pop())
+    }
+}
+
+fn from_row(row: Row<'_>) -> Result<Artefact, Cause> {
+    Ok(Artefact {
+        run: row.get::<Option<String>>("run")?.map(RunId),
+        task: TaskId(row.get("task")?),
+        path: row.get("path")?,
+        sha256: row.get("sha256")?,
+        size: row.get::<i64>("size")?.try_into()?,
+    })
+}

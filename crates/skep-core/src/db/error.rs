@@ -1,0 +1,92 @@
+//! What the store says when it could not do it: each variant another thing for the caller to do.
+
+use std::{error::Error, path::PathBuf, sync::Arc};
+
+use super::sql::Cause;
+
+/// What the database said. Shared, because one failed commit fails many writes.
+pub type Source = Arc<dyn Error + Send + Sync>;
+
+/// The store could not do it. Unless a variant says otherwise, nothing of what was asked for has been done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DbError {
+    /// Come back later.
+    #[error("the store is busy: {0}; try again in a moment")]
+    Busy(&'static str),
+    /// [`super::Db::close`] was called.
+    #[error("the store has been closed")]
+    Closed,
+    /// The directory of the database file is missing.
+    #[error("there is no directory {}; create it, or choose another place for the database", .0.display())]
+    NoDirectory(PathBuf),
+    /// Another process keeps the database file locked.
+    #[error("another process keeps the database locked; end it, or try again when it is done")]
+    Locked(#[source] Source),
+    /// No room on the disk.
+    #[error("the disk of the database is full; make room and try again: nothing that was acknowledged is lost")]
+    Full(#[source] Source),
+    /// The database may be read but not written.
+    #[error("the database cannot be written; check the permissions of its file and its directory")]
+    ReadOnly(#[source] Source),
+    /// The file is damaged or no database at all.
+    #[error("the database is damaged or is no database; restore a backup, or move the file away to start afresh")]
+    Corrupt(#[source] Source),
+    /// The file is somebody else's database.
+    #[error("this database belongs to another program; choose another file for Skep's")]
+    Foreign,
+    /// The database server does not answer, or has ended the connection.
+    #[error("the database server cannot be reached; check its address and that it runs")]
+    Unreachable(#[source] Source),
+    /// A newer Skep has made this database or brought it up to date.
+    #[error("the database is at version {found}, made by a newer Skep; this one knows {known}: install the newer one")]
+    Newer {
+        /// The number of the newest migration in the database.
+        found: i64,
+        /// The number of the newest migration that this program has.
+        known: i64,
+    },
+    /// A migration in the database is not the one that this program has under the same number.
+    #[error("migration {number} ({name}) of the database differs from this program's: use the Skep that made it")]
+    MigrationChanged {
+        /// Its number.
+        number: i64,
+        /// Its name in this program.
+        name: &'static str,
+    },
+    /// The connection was lost while committing: it may be done or not. Ask again; operations with a name count once.
+    #[error("the connection was lost while committing: it may or may not be done; look, or ask again")]
+    Unsure(#[source] Source),
+    /// The database failed; what the caller asked for may be fine.
+    #[error("failed to {doing}")]
+    Failed {
+        /// What was being done.
+        doing: &'static str,
+        /// What the database said.
+        source: Source,
+    },
+}
+
+/// Says what was being done when the database failed.
+pub(super) trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, DbError>;
+}
+
+impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
+    fn doing(self, doing: &'static str) -> Result<T, DbError> {
+        self.map_err(|cause| failed(doing, cause))
+    }
+}
+
+/// The error for a cause: the variant that tells the caller most.
+pub(super) fn failed(doing: &'static str, cause: impl Into<Cause>) -> DbError {
+    use rusqlite::ErrorCode;
+    let source: Source = cause.into().into();
+    let sqlite = source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+    match sqlite {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => DbError::Locked(source),
+        Some(ErrorCode::DiskFull) => DbError::Full(source),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => DbError::Corrupt(source),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => DbError::ReadOnly(source),
+        _ => DbError::Failed { doing, source },
+    }
+}

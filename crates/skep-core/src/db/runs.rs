@@ -1,0 +1,99 @@
+//! Runs as rows.
+
+use super::{
+    Db, DbError, Doing, Tx,
+    events::page,
+    sql::{Cause, Row, values},
+};
+use crate::{
+    Namespace, Timestamp,
+    run::{Run, RunId, State},
+};
+
+const COLUMNS: &str = "id, name, plan, directory, state, created, ended, report";
+
+impl Tx<'_> {
+    /// The run of this name, locked until the transaction ends.
+    pub async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
+        let lock = self.sql.for_update();
+        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2 {lock}");
+        self.first(&sql, values![&self.namespace.0, &id.0], from_row).await.doing("load a run")
+    }
+
+    /// Keep a new run. `false` if there is one of this name already.
+    pub async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
+        let sql = format!(
+            "insert into run (namespace, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             on conflict (namespace, id) do nothing returning id"
+        );
+        let values = values![
+            &self.namespace.0,
+            &run.id.0,
+            &run.name,
+            run.plan.to_string(),
+            &run.directory,
+            run.state.name(),
+            run.created.0,
+            run.ended.map(|at| at.0),
+            run.report.as_ref().map(ToString::to_string),
+        ];
+        Ok(self.first(&sql, values, |_| Ok(())).await.doing("add a run")?.is_some())
+    }
+
+    /// Keep the run as it now is.
+    pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
+        let sql = "update run set state = $3, ended = $4, report = $5 where namespace = $1 and id = $2";
+        let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref().map(ToString::to_string));
+        let values = values![&self.namespace.0, &run.id.0, run.state.name(), ended, report];
+        self.execute(sql, values).await.doing("save a run")
+    }
+}
+
+impl Db {
+    /// The run of this name, as it is now.
+    pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
+        let (Namespace(namespace), RunId(id)) = (namespace.clone(), id.clone());
+        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
+        let runs =
+            self.read(async move |db| db.all(&sql, values![&namespace, &id], from_row).await.doing("read a run"));
+        Ok(runs.await?.pop())
+    }
+
+    /// Runs, newest first: at most `limit`, and never more than [`crate::limits::PAGE_MAX`]. The next page begins
+    /// `before` the last run of this one, which is named by when it was created and its id.
+    pub async fn runs(
+        &self,
+        namespace: &Namespace,
+        before: Option<(Timestamp, RunId)>,
+        limit: usize,
+    ) -> Result<Vec<Run>, DbError> {
+        let namespace = namespace.0.clone();
+        let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
+        let sql = format!(
+            "select {COLUMNS} from run where namespace = $1 and (created, id) < ($2, $3)
+             order by created desc, id desc limit $4"
+        );
+        self.read(async move |db| {
+            db.all(&sql, values![&namespace, created, &id, page(limit)], from_row).await.doing("read runs")
+        })
+        .await
+    }
+}
+
+fn from_row(row: Row<'_>) -> Result<Run, Cause> {
+    let state: String = row.get("state")?;
+    let report: Option<String> = row.get("report")?;
+    Ok(Run {
+        id: RunId(row.get("id")?),
+        name: row.get("name")?,
+        plan: serde_json::from_str(&row.get::<String>("plan")?)?,
+        directory: row.get("directory")?,
+        state: State::ALL
+            .into_iter()
+            .find(|known| known.name() == state)
+            .ok_or_else(|| format!("unknown run state {state:?}"))?,
+        created: Timestamp(row.get("created")?),
+        ended: row.get::<Option<i64>>("ended")?.map(Timestamp),
+        report: report.map(|report| serde_json::from_str(&report)).transpose()?,
+    })
+}

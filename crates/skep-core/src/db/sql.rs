@@ -1,0 +1,178 @@
+//! One statement on either database: values in, rows out.
+//!
+//! The common tongue of both: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial
+//! indexes, recursive `with`. Times are integers and JSON is text.
+
+use std::{borrow::Cow, error::Error, ffi::CStr};
+
+use rusqlite::{Connection, types::ToSqlOutput};
+
+/// Where statements go. The SQLite connection is `&mut` although `&` would do: it is `Send` but not `Sync`, and
+/// the future that holds this must be `Send`, because on PostgreSQL it runs on whichever thread is free.
+pub(super) enum Sql<'a> {
+    Sqlite(&'a mut Connection),
+}
+
+/// Why a statement failed, before somebody says what it was for.
+pub(super) type Cause = Box<dyn Error + Send + Sync>;
+
+/// What goes into a `$n`.
+#[derive(Clone, Debug)]
+pub(super) enum Value<'a> {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    Text(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+    /// Several texts at once, for [`Sql::any`].
+    Texts(Vec<String>),
+}
+
+/// Values of a statement, each converted by `From`.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => { &[$($crate::db::sql::Value::from($value)),*] };
+}
+pub(super) use values;
+
+/// The names of the values. SQLite numbers `$1` in order of appearance, whatever its digit; so there we bind by name.
+const NAMES: [&CStr; 20] = [
+    c"$1", c"$2", c"$3", c"$4", c"$5", c"$6", c"$7", c"$8", c"$9", c"$10", c"$11", c"$12", c"$13", c"$14", c"$15",
+    c"$16", c"$17", c"$18", c"$19", c"$20",
+];
+
+/// Something both databases have in a column.
+pub(super) trait Column: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a> {}
+impl<T: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a>> Column for T {}
+
+/// One row of an answer.
+pub(super) enum Row<'a> {
+    Sqlite(&'a rusqlite::Row<'a>),
+}
+
+impl Row<'_> {
+    pub(super) fn get<T: Column>(&self, column: &str) -> Result<T, Cause> {
+        match self {
+            Row::Sqlite(row) => Ok(row.get(column)?),
+        }
+    }
+}
+
+impl Sql<'_> {
+    /// Run a statement to its end and read every row it gives.
+    pub(super) async fn all<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+    ) -> Result<Vec<T>, Cause> {
+        match self {
+            Sql::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(sql)?;
+                for (name, value) in NAMES.into_iter().zip(values) {
+                    statement.raw_bind_parameter(name, value)?;
+                }
+                let mut rows = statement.raw_query();
+                let mut found = Vec::new();
+                while let Some(row) = rows.next()? {
+                    found.push(read(Row::Sqlite(row))?);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// Run several statements that take no values and give no rows.
+    pub(super) async fn batch(&mut self, sql: &str) -> Result<(), Cause> {
+        match self {
+            Sql::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+        }
+    }
+
+    /// What locks the rows of a `select` until the transaction ends. On SQLite there is no other writer.
+    pub(super) fn for_update(&self) -> &'static str {
+        match self {
+            Sql::Sqlite(_) => "",
+        }
+    }
+
+    /// The same, but rows that somebody else has locked are passed over.
+    pub(super) fn for_update_skip_locked(&self) -> &'static str {
+        match self {
+            Sql::Sqlite(_) => "",
+        }
+    }
+
+    /// A condition: equal to one of the [`Value::Texts`] in `$n`.
+    pub(super) fn any(&self, n: u32) -> String {
+        match self {
+            Sql::Sqlite(_) => format!("in (select value from json_each(${n}))"),
+        }
+    }
+}
+
+impl rusqlite::ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Value::Null => Ok(ToSqlOutput::from(rusqlite::types::Null)),
+            Value::Boolean(value) => Ok(ToSqlOutput::from(*value)),
+            Value::Integer(value) => Ok(ToSqlOutput::from(*value)),
+            Value::Text(value) => Ok(ToSqlOutput::from(&**value)),
+            Value::Bytes(value) => Ok(ToSqlOutput::from(&**value)),
+            Value::Texts(values) => Ok(ToSqlOutput::from(serde_json::Value::from(values.as_slice()).to_string())),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(value: &'a str) -> Value<'a> {
+        Value::Text(Cow::Borrowed(value))
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(value: &'a String) -> Value<'a> {
+        Value::Text(Cow::Borrowed(value))
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(value: String) -> Self {
+        Value::Text(Cow::Owned(value))
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(value: &'a [u8]) -> Value<'a> {
+        Value::Bytes(Cow::Borrowed(value))
+    }
+}
+
+impl From<Vec<String>> for Value<'_> {
+    fn from(values: Vec<String>) -> Self {
+        Value::Texts(values)
+    }
+}
+
+impl From<i64> for Value<'_> {
+    fn from(value: i64) -> Self {
+        Value::Integer(value)
+    }
+}
+
+impl From<u32> for Value<'_> {
+    fn from(value: u32) -> Self {
+        Value::Integer(value.into())
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(value: bool) -> Self {
+        Value::Boolean(value)
+    }
+}
+
+impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
+    fn from(value: Option<T>) -> Value<'a> {
+        value.map_or(Value::Null, Into::into)
+    }
+}

@@ -1,0 +1,269 @@
+//! SQLite: one thread writes, a few read, none of them is the runtime's.
+//!
+//! ```text
+//!   write ─┐                 ┌ savepoint: closure ─ keep ┐
+//!   write ─┼─▶ lines ─▶ begin┼ savepoint: closure ─ undo ┼ events ─ commit ─▶ answer all
+//!   write ─┘                 └ savepoint: closure ─ keep ┘
+//! ```
+//!
+//! Making a commit durable costs far more than the change itself, so the writer thread lets everybody who waits
+//! ride in one transaction (group commit). Each closure has its own savepoint: one that fails or panics undoes
+//! only itself. Nobody is answered before the commit, not even with a refusal, because a refusal too may rest on
+//! what a neighbour has just changed.
+//!
+//! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for
+//! [`LOCK_TIME_MAX`].
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, config::DbConfig};
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot, watch,
+};
+
+use super::{
+    DbError, Doing, Place, Sql, Tx,
+    events::write_events,
+    lines::{Lines, Ran, Waiting, Write, waits_for_something_else},
+    migrations::migrate,
+};
+use crate::Namespace;
+
+/// Writes that share a commit: enough to spread its cost.
+const GROUP_MAX: usize = 256;
+/// How long a group takes in more, so that the first does not wait long, nor another process for the file.
+const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
+/// Threads that read.
+const READERS: usize = 4;
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 128;
+/// How long to wait while another process keeps the file locked.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct Sqlite {
+    writer: UnboundedSender<Job<Box<dyn Write>>>,
+    reader: UnboundedSender<Job<Read>>,
+    /// Ends when the last thread has.
+    threads: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+type Read = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// What a thread finds in its queue.
+enum Job<T> {
+    Do(T),
+    Stop,
+}
+
+impl Sqlite {
+    pub(super) fn open(path: &Path, wake: watch::Sender<u64>) -> Result<Sqlite, DbError> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            return Err(DbError::NoDirectory(directory.to_owned()));
+        }
+        let mut connection = connect(path, "pragma journal_mode = wal; pragma synchronous = full")?;
+        bring_up_to_date(&mut connection)?;
+        let (alive, threads) = mpsc::channel(1);
+        let (writer, writes) = unbounded_channel();
+        let writer_thread = Writer { connection, queue: writes, is_open: true, lines: Lines::default(), wake };
+        start("sqlite-writer", &alive, move || writer_thread.run())?;
+        let (reader, reads) = unbounded_channel();
+        let reads = Arc::new(Mutex::new(reads));
+        for _ in 0..READERS {
+            let (connection, reads) = (connect(path, "pragma query_only = on")?, Arc::clone(&reads));
+            start("sqlite-reader", &alive, move || read_in_turn(connection, &reads))?;
+        }
+        Ok(Sqlite { writer, reader, threads: tokio::sync::Mutex::new(threads) })
+    }
+
+    pub(super) async fn write<T, E, F>(&self, namespace: Namespace, work: F, place: Place) -> Result<T, E>
+    where
+        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        let (waiting, answer) = Waiting::new(namespace, work, place);
+        self.writer.send(Job::Do(Box::new(waiting))).map_err(|_| DbError::Closed)?;
+        answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    pub(super) async fn read<T, F>(&self, work: F, place: Place) -> Result<T, DbError>
+    where
+        F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let read: Read = Box::new(move |connection| {
+            let _place = place;
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                at_once(work(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()))
+            }));
+            let _ = reply.send(result); // fails if the caller has left
+        });
+        self.reader.send(Job::Do(read)).map_err(|_| DbError::Closed)?;
+        answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Finish what waits, then end the threads.
+    pub(super) async fn close(&self) {
+        let _ = self.writer.send(Job::Stop); // fails if it has ended
+        for _ in 0..READERS {
+            let _ = self.reader.send(Job::Stop);
+        }
+        while self.threads.lock().await.recv().await.is_some() {}
+    }
+}
+
+/// The writer thread. Ends when it is told to, or when the last [`super::Db`] is gone.
+struct Writer {
+    connection: Connection,
+    queue: UnboundedReceiver<Job<Box<dyn Write>>>,
+    /// Whether more may come in.
+    is_open: bool,
+    lines: Lines,
+    wake: watch::Sender<u64>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while self.wait() {
+            let mut group = Vec::new();
+            let committed = self.write_group(&mut group);
+            if committed.is_err() && !self.connection.is_autocommit() {
+                // If this fails too, so does the next `begin`, and with it the next group: nobody is told a lie.
+                let _ = self.connection.execute_batch("rollback");
+            }
+            if matches!(committed, Ok(Events::Some)) {
+                self.wake.send_modify(|count| *count += 1);
+            }
+            for write in group {
+                write.answer(committed.clone().map(drop));
+            }
+        }
+    }
+
+    /// Wait until somebody stands in line; `false` if nobody ever will.
+    fn wait(&mut self) -> bool {
+        while self.is_open && self.lines.is_empty() {
+            let job = self.queue.blocking_recv();
+            self.take_in(job);
+        }
+        !self.lines.is_empty()
+    }
+
+    fn take_in(&mut self, job: Option<Job<Box<dyn Write>>>) {
+        match job {
+            Some(Job::Do(write)) => self.lines.push(write),
+            Some(Job::Stop) | None => self.is_open = false,
+        }
+    }
+
+    /// One transaction: who waits, and whoever arrives while it runs. On some errors (a full disk) SQLite rolls all
+    /// of it back by itself; then the savepoint is gone, the next statement here fails, and the whole group is told.
+    fn write_group(&mut self, group: &mut Vec<Box<dyn Write>>) -> Result<Events, DbError> {
+        group.extend(self.lines.pop());
+        execute(&self.connection, "begin immediate").doing("begin a write")?;
+        let (begun, mut done) = (Instant::now(), 0);
+        let mut events = Vec::new();
+        while let Some(write) = group.get_mut(done) {
+            if !write.is_abandoned() {
+                execute(&self.connection, "savepoint one").doing("begin a write")?;
+                match call(&mut **write, &mut self.connection) {
+                    Ran::Keep(new) => events.extend(new.into_iter().map(|event| (write.namespace().clone(), event))),
+                    Ran::Undo => execute(&self.connection, "rollback to one").doing("undo a write")?,
+                }
+                execute(&self.connection, "release one").doing("end a write")?;
+            }
+            done += 1;
+            while self.is_open
+                && let Ok(job) = self.queue.try_recv()
+            {
+                self.take_in(Some(job));
+            }
+            if done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
+                group.extend(self.lines.pop());
+            }
+        }
+        write_events(&mut self.connection, &events).doing("append the events")?;
+        execute(&self.connection, "commit").doing("commit")?;
+        Ok(if events.is_empty() { Events::None } else { Events::Some })
+    }
+}
+
+/// Whether a commit brought events.
+#[derive(Clone)]
+enum Events {
+    Some,
+    None,
+}
+
+/// Call a closure. SQLite answers at once, so one that is not ready waits for something that it should not.
+fn call(write: &mut dyn Write, connection: &mut Connection) -> Ran {
+    at_once(write.run(Sql::Sqlite(connection))).unwrap_or_else(|| {
+        write.refuse(waits_for_something_else());
+        Ran::Undo
+    })
+}
+
+/// What a future says that is ready when it is first asked.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+/// A reader thread.
+fn read_in_turn(mut connection: Connection, queue: &Mutex<UnboundedReceiver<Job<Read>>>) {
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+    while let Some(Job::Do(read)) = next() {
+        read(&mut connection);
+    }
+}
+
+fn connect(path: &Path, pragmas: &str) -> Result<Connection, DbError> {
+    let connection = Connection::open(path).doing("open the database")?;
+    connection.busy_timeout(LOCK_TIME_MAX).doing("set up a connection")?;
+    connection.execute_batch(pragmas).doing("set up a connection")?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Plan a statement once. Otherwise SQLite, as rusqlite builds it, plans `due <= $2` anew for each value.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("set up a connection")?;
+    Ok(connection)
+}
+
+/// Migrate, unless the file is somebody else's database.
+fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
+    let count = "select count(*), count(*) filter (where name = 'skep_migration') from sqlite_schema";
+    let (all, ours): (i64, i64) =
+        connection.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?))).doing("read the schema")?;
+    if all > 0 && ours == 0 {
+        return Err(DbError::Foreign);
+    }
+    execute(connection, "begin immediate").doing("begin the migration")?;
+    let migrated = at_once(migrate(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()));
+    execute(connection, if migrated.is_ok() { "commit" } else { "rollback" }).doing("end the migration")?;
+    migrated
+}
+
+/// A thread; `alive` is dropped when it ends.
+fn start(name: &str, alive: &mpsc::Sender<()>, run: impl FnOnce() + Send + 'static) -> Result<(), DbError> {
+    let alive = alive.clone();
+    let run = move || {
+        run();
+        drop(alive);
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).doing("start a thread").map(drop)
+}

@@ -1,0 +1,324 @@
+//! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
+
+use std::time::Duration;
+
+use super::{
+    Db, DbError, Doing, Tx,
+    sql::{Cause, Row, values},
+};
+use crate::{
+    Namespace, Timestamp,
+    run::RunId,
+    task::{Attempt, Lease, State, Task, TaskId, WorkerId},
+};
+
+const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, \
+     waiting_for, attempt, failures, worker, input, result";
+
+impl Tx<'_> {
+    /// The task of this name, locked until the transaction ends.
+    pub async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
+        let lock = self.sql.for_update();
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2 {lock}");
+        self.first(&sql, values![&self.namespace.0, &id.0], from_row).await.doing("load a task")
+    }
+
+    /// The task of a queue that has been due the longest, locked; tasks that another transaction holds are passed
+    /// over.
+    pub async fn next_ready_task(&mut self, queue: &str, now: Timestamp) -> Result<Option<Task>, DbError> {
+        let lock = self.sql.for_update_skip_locked();
+        let sql = format!(
+            "select {COLUMNS} from task
+             where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
+             order by due, position, id limit 1 {lock}"
+        );
+        self.first(&sql, values![&self.namespace.0, queue, now.0], from_row).await.doing("find a ready task")
+    }
+
+    /// Tasks whose lease has run out, locked, the longest overdue first; such as another transaction holds are passed
+    /// over.
+    pub async fn run_out_tasks(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Task>, DbError> {
+        let lock = self.sql.for_update_skip_locked();
+        let sql = format!(
+            "select {COLUMNS} from task where namespace = $1 and state = 'in_progress' and due <= $2
+             order by due limit $3 {lock}"
+        );
+        let values = values![&self.namespace.0, now.0, super::events::page(limit)];
+        self.all(&sql, values, from_row).await.doing("find leases that have run out")
+    }
+
+    /// The tasks of a run that workers hold, locked.
+    pub async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
+        let lock = self.sql.for_update();
+        let sql = format!(
+            "select {COLUMNS} from task where namespace = $1 and run = $2 and state = 'in_progress'
+             order by position, id {lock}"
+        );
+        self.all(&sql, values![&self.namespace.0, &run.0], from_row).await.doing("load the tasks in progress")
+    }
+
+    /// How many tasks a run has. The run is locked, so the next one to be added has this position.
+    pub async fn count_tasks(&mut self, run: &RunId) -> Result<u32, DbError> {
+        let sql = "select position + 1 as count from task where namespace = $1 and run = $2
+             order by position desc limit 1";
+        let count = self.first(sql, values![&self.namespace.0, &run.0], |row| row.get::<i64>("count")).await;
+        count.and_then(|count| Ok(count.unwrap_or(0).try_into()?)).doing("count the tasks of a run")
+    }
+
+    /// These tasks, as far as they exist in this run (or outside of any), locked: none of them ends before a task
+    /// that depends on it is there to hear of it.
+    pub async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
+        let (any, lock) = (self.sql.any(2), self.sql.for_update());
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and id {any} order by id {lock}");
+        let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
+        let found = self.all(&sql, values![&self.namespace.0, names], from_row).await.doing("load dependencies")?;
+        Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
+    }
+
+    /// Keep a new task. `false` if there is one of this name already.
+    pub async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
+        let sql = format!(
+            "insert into task (namespace, {COLUMNS})
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             on conflict (namespace, id) do nothing returning id"
+        );
+        let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
+        let depends_on = names_to_json(&task.depends_on);
+        let retry_delay_us = i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX);
+        let values = values![
+            &self.namespace.0,
+            &task.id.0,
+            task.run.as_ref().map(|run| &run.0),
+            &task.queue,
+            task.position,
+            depends_on,
+            task.retries_max,
+            retry_delay_us,
+            task.allow_failure,
+            state,
+            due,
+            waiting_for,
+            task.attempt,
+            task.failures,
+            worker,
+            task.input.to_string(),
+            result,
+        ];
+        let added = self.first(&sql, values, |_| Ok(())).await.doing("add a task")?;
+        for on in task.depends_on.iter().filter(|_| added.is_some()) {
+            let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
+            self.execute(sql, values![&self.namespace.0, &on.0, &task.id.0]).await.doing("add a dependency")?;
+        }
+        Ok(added.is_some())
+    }
+
+    /// Keep the task as it now is.
+    pub async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
+        let sql = "update task set state = $3, due = $4, waiting_for = $5, attempt = $6, failures = $7, worker = $8,
+             result = $9 where namespace = $1 and id = $2";
+        let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
+        let (attempt, failures) = (task.attempt, task.failures);
+        let values = values![&self.namespace.0, &task.id.0, state, due, waiting_for, attempt, failures, worker, result];
+        self.execute(sql, values).await.doing("save a task")
+    }
+
+    /// A task is over, and those that need it wait for one less. To be called once for each task.
+    pub async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
+        let sql = "update task set waiting_for = waiting_for - 1
+             where namespace = $1 and state = 'pending'
+             and id in (select task from dependency where namespace = $1 and depends_on = $2)";
+        self.execute(sql, values![&self.namespace.0, &id.0]).await.doing("release dependents")
+    }
+
+    /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
+    /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
+    pub async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
+        let sql = "with recursive needs (id, optional) as (
+                select t.id, t.allow_failure
+                from dependency d join task t on t.namespace = d.namespace and t.id = d.task
+                where d.namespace = $1 and d.depends_on = $2 and t.state = 'pending'
+                union
+                select t.id, t.allow_failure
+                from needs n join dependency d on d.namespace = $1 and d.depends_on = n.id
+                join task t on t.namespace = d.namespace and t.id = d.task
+                where not n.optional and t.state = 'pending'
+             )
+             update task set state = 'blocked', due = null, result = $3
+             where namespace = $1 and state = 'pending' and id in (select id from needs)
+             returning id, run, position, allow_failure";
+        let by = serde_json::Value::from(id.0.as_str()).to_string();
+        let read = |row: Row<'_>| {
+            let run = row.get::<Option<String>>("run")?.map(RunId);
+            Ok((row.get::<i64>("position")?, TaskId(row.get("id")?), run, row.get::<bool>("allow_failure")?))
+        };
+        let mut blocked = self.all(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
+        blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
+            self.release_dependents(id).await?;
+        }
+        Ok(blocked.into_iter().map(|(_, id, run, _)| (id, run)).collect())
+    }
+
+    /// Withdraw all tasks of a run that are not over. Gives them, with who held them.
+    pub async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
+        const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
+        let lock = self.sql.for_update();
+        let sql = format!("select id, worker, attempt from task where {UNFINISHED} order by position, id {lock}");
+        let read = |row: Row<'_>| {
+            let number = row.get::<i64>("attempt")?.try_into()?;
+            let worker = row.get::<Option<String>>("worker")?.map(WorkerId);
+            Ok((TaskId(row.get("id")?), worker.map(|worker| Attempt { worker, number })))
+        };
+        let found = self.all(&sql, values![&self.namespace.0, &run.0], read).await.doing("load unfinished tasks")?;
+        let sql = format!("update task set state = 'cancelled', due = null, worker = null where {UNFINISHED}");
+        self.execute(&sql, values![&self.namespace.0, &run.0]).await.doing("cancel tasks")?;
+        Ok(found)
+    }
+}
+
+/// How many tasks of a run stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// Not started, or waiting for a retry.
+    pub pending: u64,
+    /// Held by workers.
+    pub in_progress: u64,
+    /// Answered.
+    pub completed: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Failed for good, and that was allowed.
+    pub failed_allowed: u64,
+    /// Never to start, because of a failure before them.
+    pub blocked: u64,
+    /// Withdrawn.
+    pub cancelled: u64,
+}
+
+impl Db {
+    /// The task of this name, as it is now.
+    pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
+        let (Namespace(namespace), TaskId(id)) = (namespace.clone(), id.clone());
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
+        let tasks =
+            self.read(async move |db| db.all(&sql, values![&namespace, &id], from_row).await.doing("read a task"));
+        Ok(tasks.await?.pop())
+    }
+
+    /// All tasks of a run, in the order of their declaration.
+    pub async fn tasks_of(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Task>, DbError> {
+        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id");
+        self.read(async move |db| db.all(&sql, values![&namespace, &run], from_row).await.doing("read tasks")).await
+    }
+
+    /// How many tasks of a run stand where.
+    pub async fn count_tasks(&self, namespace: &Namespace, run: &RunId) -> Result<TaskCounts, DbError> {
+        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
+        let rows = self.read(async move |db| {
+            let sql = "select state, allow_failure, count(*) as count from task where namespace = $1 and run = $2
+                 group by state, allow_failure";
+            let read =
+                |row: Row<'_>| Ok((row.get::<String>("state")?, row.get("allow_failure")?, row.get::<i64>("count")?));
+            db.all(sql, values![&namespace, &run], read).await.doing("count tasks")
+        });
+        let mut counts = TaskCounts::default();
+        for (state, allow_failure, count) in rows.await? {
+            let place = counts.of(&state, allow_failure).ok_or_else(|| unknown_state(&state));
+            *place.doing("count tasks")? += u64::try_from(count).doing("count tasks")?;
+        }
+        Ok(counts)
+    }
+
+    /// When the next task of a queue is due that waits for nothing else: in the past if one can be claimed, `None` if
+    /// there is none.
+    pub async fn next_due(&self, namespace: &Namespace, queue: &str) -> Result<Option<Timestamp>, DbError> {
+        let (Namespace(namespace), queue) = (namespace.clone(), queue.to_owned());
+        let sql = "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
+             order by due, position, id limit 1";
+        let read = |row: Row<'_>| Ok(Timestamp(row.get("due")?));
+        let due = self.read(async move |db| db.all(sql, values![&namespace, &queue], read).await.doing("read a task"));
+        Ok(due.await?.pop())
+    }
+}
+
+impl TaskCounts {
+    fn of(&mut self, state: &str, allow_failure: bool) -> Option<&mut u64> {
+        match state {
+            "pending" => Some(&mut self.pending),
+            "in_progress" => Some(&mut self.in_progress),
+            "completed" => Some(&mut self.completed),
+            "failed" if allow_failure => Some(&mut self.failed_allowed),
+            "failed" => Some(&mut self.failed),
+            "blocked" => Some(&mut self.blocked),
+            "cancelled" => Some(&mut self.cancelled),
+            _ => None,
+        }
+    }
+}
+
+/// What of a state goes into which column.
+struct Columns<'a> {
+    state: &'static str,
+    due: Option<i64>,
+    waiting_for: u32,
+    worker: Option<&'a str>,
+    result: Option<String>,
+}
+
+fn columns(state: &State) -> Columns<'_> {
+    let columns = Columns { state: state.name(), due: None, waiting_for: 0, worker: None, result: None };
+    let json = |text: &str| Some(serde_json::Value::from(text).to_string());
+    match state {
+        State::Pending { due, waiting_for } => Columns { due: Some(due.0), waiting_for: *waiting_for, ..columns },
+        State::InProgress(lease) => {
+            Columns { due: Some(lease.until.0), worker: Some(lease.worker.0.as_str()), ..columns }
+        }
+        State::Completed(output) => Columns { result: Some(output.to_string()), ..columns },
+        State::Failed(error) => Columns { result: json(error), ..columns },
+        State::Blocked(by) => Columns { result: json(&by.0), ..columns },
+        State::Cancelled => columns,
+    }
+}
+
+/// Rows are written here alone, so one that does not parse is our bug, and no caller's to mend.
+fn from_row(row: Row<'_>) -> Result<Task, Cause> {
+    let due = || row.get("due").map(Timestamp);
+    let number = |column| Ok::<u32, Cause>(row.get::<i64>(column)?.try_into()?);
+    let result = || row.get::<String>("result");
+    let state = match row.get::<String>("state")?.as_str() {
+        "pending" => State::Pending { due: due()?, waiting_for: number("waiting_for")? },
+        "in_progress" => State::InProgress(Lease { worker: WorkerId(row.get("worker")?), until: due()? }),
+        "completed" => State::Completed(serde_json::from_str(&result()?)?),
+        "failed" => State::Failed(serde_json::from_str(&result()?)?),
+        "blocked" => State::Blocked(TaskId(serde_json::from_str(&result()?)?)),
+        "cancelled" => State::Cancelled,
+        other => return Err(unknown_state(other)),
+    };
+    Ok(Task {
+        id: TaskId(row.get("id")?),
+        run: row.get::<Option<String>>("run")?.map(RunId),
+        queue: row.get("queue")?,
+        position: number("position")?,
+        input: serde_json::from_str(&row.get::<String>("input")?)?,
+        depends_on: names_from_json(&row.get::<String>("depends_on")?)?,
+        state,
+        attempt: number("attempt")?,
+        failures: number("failures")?,
+        retries_max: number("retries_max")?,
+        retry_delay: Duration::from_micros(row.get::<i64>("retry_delay_us")?.try_into()?),
+        allow_failure: row.get("allow_failure")?,
+    })
+}
+
+fn unknown_state(state: &str) -> Cause {
+    format!("unknown task state {state:?}").into()
+}
+
+fn names_to_json(names: &[TaskId]) -> String {
+    serde_json::Value::from_iter(names.iter().map(|name| name.0.as_str())).to_string()
+}
+
+fn names_from_json(text: &str) -> Result<Vec<TaskId>, Cause> {
+    Ok(serde_json::from_str::<Vec<String>>(text)?.into_iter().map(TaskId).collect())
+}

@@ -1,0 +1,129 @@
+//! What happened, in the order in which it became true. Written in the same transaction as the change, numbered
+//! without gaps in each namespace: who has read up to a number has missed nothing before it.
+
+use serde_json::Value;
+
+use crate::{Timestamp, run::RunId, task::TaskId};
+
+/// One thing that happened, as it is read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Place in the namespace's log: 1, 2, 3, …
+    pub number: i64,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: Kind,
+    /// In which run, if any.
+    pub run: Option<RunId>,
+    /// To which task, if any.
+    pub task: Option<TaskId>,
+    /// The rest: an object whose fields [`Kind`] names.
+    pub data: Value,
+}
+
+/// One thing that happens now, and has no number yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: Kind,
+    /// In which run, if any.
+    pub run: Option<RunId>,
+    /// To which task, if any.
+    pub task: Option<TaskId>,
+    /// The rest: an object whose fields [`Kind`] names.
+    pub data: Value,
+}
+
+/// What kind of thing happened. In brackets: the fields of the event's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A run began (`name`, `tasks`: how many).
+    RunStarted,
+    /// A run is over (`end`: completed, failed or cancelled).
+    RunEnded,
+    /// A run stopped before its end and can be resumed.
+    RunInterrupted,
+    /// A run goes on.
+    RunResumed,
+    /// A task was declared (`queue`).
+    TaskSubmitted,
+    /// A worker took a task (`worker`, `attempt`).
+    TaskStarted,
+    /// A task was answered (`worker`, `attempt`).
+    TaskCompleted,
+    /// An attempt failed and another follows (`worker`, `attempt`, `error`, `due`).
+    TaskRetried,
+    /// A task failed for good (`worker`, `attempt`, `error`).
+    TaskFailed,
+    /// A task cannot start any more (`by`: the task that it would have needed).
+    TaskBlocked,
+    /// A task was given back unfinished; no failure is counted (`worker`, `attempt`).
+    TaskReleased,
+    /// A task was withdrawn (`worker` and `attempt`, if one had it).
+    TaskCancelled,
+    /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`).
+    TaskAnswerRefused,
+    /// Somebody at work had something to say (`message`, `data`).
+    TaskLog,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 14] = [
+        Kind::RunStarted,
+        Kind::RunEnded,
+        Kind::RunInterrupted,
+        Kind::RunResumed,
+        Kind::TaskSubmitted,
+        Kind::TaskStarted,
+        Kind::TaskCompleted,
+        Kind::TaskRetried,
+        Kind::TaskFailed,
+        Kind::TaskBlocked,
+        Kind::TaskReleased,
+        Kind::TaskCancelled,
+        Kind::TaskAnswerRefused,
+        Kind::TaskLog,
+    ];
+
+    /// Name in the database and the API. Names are never changed, only added.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::RunStarted => "run.started",
+            Kind::RunEnded => "run.ended",
+            Kind::RunInterrupted => "run.interrupted",
+            Kind::RunResumed => "run.resumed",
+            Kind::TaskSubmitted => "task.submitted",
+            Kind::TaskStarted => "task.started",
+            Kind::TaskCompleted => "task.completed",
+            Kind::TaskRetried => "task.retried",
+            Kind::TaskFailed => "task.failed",
+            Kind::TaskBlocked => "task.blocked",
+            Kind::TaskReleased => "task.released",
+            Kind::TaskCancelled => "task.cancelled",
+            Kind::TaskAnswerRefused => "task.answer_refused",
+            Kind::TaskLog => "task.log",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_name(kind.name()), Some(kind));
+        }
+        assert_eq!(Kind::from_name("task.eaten"), None);
+    }
+}

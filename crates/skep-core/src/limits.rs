@@ -1,0 +1,194 @@
+//! How much the core takes, and what it says to more.
+//!
+//! Everything that is kept has a size that somebody chose on purpose. What comes too large is refused before anything
+//! is written, with the number that was exceeded. How much may *wait* is the store's affair: [`crate::db::Limits`].
+
+use std::io;
+
+use serde_json::Value;
+
+use crate::task::TaskId;
+
+/// Bytes in the name of a task, run, queue, worker or artefact.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Bytes of a task's input, as JSON text.
+pub const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a task's answer, as JSON text. Larger results are artefacts.
+pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a task's error. A longer one is cut, because refusing it would hide the failure that it tells of.
+pub const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one entry in a run's log, as JSON text.
+pub const LOG_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a run's plan and of its report, each as JSON text.
+pub const PLAN_BYTES_MAX: usize = 16 << 20;
+/// How deep JSON may be nested: a little less than what `serde_json` reads back.
+pub const JSON_DEPTH_MAX: usize = 100;
+/// Tasks in one run.
+pub const RUN_TASKS_MAX: usize = 5_000;
+/// Dependencies among the tasks of one run, all told.
+pub const RUN_DEPENDENCIES_MAX: usize = 50_000;
+/// Bytes of one artefact.
+pub const ARTEFACT_BYTES_MAX: usize = 16 << 20;
+/// Artefacts that come with one answer.
+pub const ARTEFACTS_MAX: usize = 256;
+/// Bytes of all artefacts that come with one answer.
+pub const ARTEFACTS_BYTES_MAX: usize = 64 << 20;
+/// Rows in one page of runs or events; who asks for more gets this many.
+pub const PAGE_MAX: usize = 1_000;
+
+/// What was asked for cannot be, whatever the state of things. Nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A name that is empty, too long, or has control characters in it.
+    #[error("{what} {name:?}: a name has 1 to {NAME_BYTES_MAX} bytes and no control characters")]
+    Name {
+        /// What it should have named.
+        what: &'static str,
+        /// The name, cut to a readable length.
+        name: String,
+    },
+    /// Too many bytes.
+    #[error("{what} has {bytes} bytes, and may have {bytes_max}; make it smaller, or keep it in a file and name that")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Too many of something.
+    #[error("{count} {what}, and there may be {count_max}; split the work into several runs")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// The limit.
+        count_max: usize,
+    },
+    /// JSON nested too deep to be read back.
+    #[error("{what} is nested deeper than {JSON_DEPTH_MAX} levels; flatten it")]
+    TooDeep {
+        /// What is too deep.
+        what: &'static str,
+    },
+    /// Two tasks of one name.
+    #[error("there are two tasks {}; give one of them another name", .0.0)]
+    Duplicate(TaskId),
+    /// Two artefacts of one answer at one path.
+    #[error("there are two artefacts {0:?}; give one of them another path")]
+    DuplicateArtefact(String),
+    /// A task waits for one that there is not.
+    #[error("task {} depends on {}, which is not there; add it, or correct the name", .task.0, .on.0)]
+    UnknownDependency {
+        /// Who waits.
+        task: TaskId,
+        /// For whom.
+        on: TaskId,
+    },
+    /// Tasks that wait for each other. Each depends on the next, the last on the first.
+    #[error("these tasks wait for each other: {}; remove one of the dependencies", circle(.0))]
+    Cycle(Vec<TaskId>),
+}
+
+fn circle(tasks: &[TaskId]) -> String {
+    const SHOWN_MAX: usize = 12;
+    let mut names: Vec<&str> = tasks.iter().take(SHOWN_MAX).map(|task| task.0.as_str()).collect();
+    if tasks.len() > SHOWN_MAX {
+        names.push("…");
+    }
+    names.extend(tasks.first().map(|task| task.0.as_str()));
+    names.join(" → ")
+}
+
+/// A name that every database, log line and terminal can carry.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), Invalid> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Invalid::Name { what, name: name.chars().take(80).collect() });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_bytes(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), Invalid> {
+    if bytes > bytes_max { Err(Invalid::TooLarge { what, bytes, bytes_max }) } else { Ok(()) }
+}
+
+pub(crate) fn check_count(what: &'static str, count: usize, count_max: usize) -> Result<(), Invalid> {
+    if count > count_max { Err(Invalid::TooMany { what, count, count_max }) } else { Ok(()) }
+}
+
+/// JSON that is small enough to keep and shallow enough to be read back.
+pub(crate) fn check_json(what: &'static str, value: &Value, bytes_max: usize) -> Result<(), Invalid> {
+    if !is_shallow(value, JSON_DEPTH_MAX) {
+        return Err(Invalid::TooDeep { what });
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).unwrap_or_else(|_| count.0 = usize::MAX);
+    check_bytes(what, count.0, bytes_max)
+}
+
+/// The error as it is kept: whole, or its beginning.
+pub(crate) fn cut_error(mut error: String) -> String {
+    const CUT: &str = " … (cut)";
+    if error.len() > ERROR_BYTES_MAX {
+        error.truncate(error.floor_char_boundary(ERROR_BYTES_MAX - CUT.len()));
+        error.push_str(CUT);
+    }
+    error
+}
+
+fn is_shallow(value: &Value, depth_left: usize) -> bool {
+    match value {
+        Value::Array(items) => depth_left > 0 && items.iter().all(|item| is_shallow(item, depth_left - 1)),
+        Value::Object(fields) => depth_left > 0 && fields.values().all(|field| is_shallow(field, depth_left - 1)),
+        _ => true,
+    }
+}
+
+/// Counts what is written to it.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_at_its_limit_and_when_it_cannot_be_shown() {
+        assert_eq!(check_name("queue", &"x".repeat(NAME_BYTES_MAX)), Ok(()));
+        for name in ["", "a\0b", "a\nb", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(matches!(check_name("queue", name), Err(Invalid::Name { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_refused_past_its_size_and_past_the_depth_that_can_be_read_back() {
+        let text = Value::from("x".repeat(8));
+        assert_eq!(check_json("input", &text, 10), Ok(()));
+        let refused = Invalid::TooLarge { what: "input", bytes: 10, bytes_max: 9 };
+        assert_eq!(check_json("input", &text, 9), Err(refused));
+
+        let nest = |depth| (0..depth).fold(Value::Null, |inner, _| Value::from(vec![inner]));
+        assert_eq!(check_json("input", &nest(JSON_DEPTH_MAX), 1000), Ok(()));
+        assert!(serde_json::from_str::<Value>(&nest(JSON_DEPTH_MAX).to_string()).is_ok());
+        assert_eq!(check_json("input", &nest(JSON_DEPTH_MAX + 1), 1000), Err(Invalid::TooDeep { what: "input" }));
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters_and_says_so() {
+        let cut = cut_error("ä".repeat(ERROR_BYTES_MAX));
+        assert!(cut.len() <= ERROR_BYTES_MAX && cut.ends_with("(cut)"), "{} bytes", cut.len());
+        assert_eq!(cut_error("short".to_owned()), "short");
+    }
+}

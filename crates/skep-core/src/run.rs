@@ -1,0 +1,215 @@
+//! The life of a run, as one function: [`Run::apply`].
+//!
+//! ```text
+//!   Running ──interrupt──▶ Interrupted        Running ──end──▶ Completed | Failed | Cancelled
+//!      ▲                        │
+//!      └─────────resume─────────┘
+//! ```
+//!
+//! A run is a plan at work: its tasks, its log, its report. How well it goes is its tasks' affair; whoever conducts
+//! the run decides when it has ended, and how. A run whose conductor was killed still says `Running`; resuming it
+//! says so too and takes its tasks back.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Timestamp,
+    event::{Kind, NewEvent},
+    limits::{Invalid, PLAN_BYTES_MAX, check_json, check_name},
+};
+
+/// One execution of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Stable name, given at the start, unique in its namespace.
+    pub id: RunId,
+    /// Name for people.
+    pub name: String,
+    /// What was to be done, as it was given.
+    pub plan: Value,
+    /// Where its tasks work.
+    pub directory: String,
+    /// Where the run stands.
+    pub state: State,
+    /// When it began.
+    pub created: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// What came of it.
+    pub report: Option<Value>,
+}
+
+/// A run as it is started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRun {
+    /// Stable name, unique in the namespace. A second run of this name is the first one.
+    pub id: RunId,
+    /// Name for people.
+    pub name: String,
+    /// What is to be done, kept as it is.
+    pub plan: Value,
+    /// Where its tasks work.
+    pub directory: String,
+}
+
+/// Name of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(pub String);
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Somebody conducts it, or was killed while doing so.
+    Running,
+    /// Its conductor stopped in good order; it can be resumed.
+    Interrupted,
+    /// It reached its aim.
+    Completed,
+    /// It did not.
+    Failed,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// It reached its aim.
+    Completed,
+    /// It did not.
+    Failed,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+/// What can happen to a run.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Stop in good order, to be resumed later.
+    Interrupt,
+    /// Go on, after an interruption or after the conductor was killed.
+    Resume,
+    /// It is over, with this report.
+    End(End, Option<Value>),
+}
+
+/// Why a command does not fit the run's state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nothing changes the run any more.
+    #[error("the run is already {0}")]
+    Over(&'static str),
+    /// It stands still; resume it first.
+    #[error("the run is interrupted; resume it first")]
+    Interrupted,
+}
+
+impl NewRun {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        check_name("run", &self.id.0)?;
+        check_name("name of the run", &self.name)?;
+        check_name("directory", &self.directory)?;
+        check_json("the plan", &self.plan, PLAN_BYTES_MAX)
+    }
+}
+
+impl Run {
+    /// A run at its beginning, and what is written down about it.
+    pub fn start(new: NewRun, tasks: usize, now: Timestamp) -> (Run, NewEvent) {
+        let NewRun { id, name, plan, directory } = new;
+        let run = Run { id, name, plan, directory, state: State::Running, created: now, ended: None, report: None };
+        let event = run.event(Kind::RunStarted, json!({ "name": run.name, "tasks": tasks }), now);
+        (run, event)
+    }
+
+    /// Apply one command at one moment. On refusal the run is unchanged.
+    pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<NewEvent, Refused> {
+        let (kind, data) = match (self.state, command) {
+            (State::Completed | State::Failed | State::Cancelled, _) => return Err(Refused::Over(self.state.name())),
+            (State::Running | State::Interrupted, Command::Resume) => {
+                self.state = State::Running;
+                (Kind::RunResumed, json!({}))
+            }
+            (State::Interrupted, _) => return Err(Refused::Interrupted),
+            (State::Running, Command::Interrupt) => {
+                self.state = State::Interrupted;
+                (Kind::RunInterrupted, json!({}))
+            }
+            (State::Running, Command::End(end, report)) => {
+                (self.state, self.ended, self.report) = (end.into(), Some(now), report);
+                (Kind::RunEnded, json!({ "end": self.state.name() }))
+            }
+        };
+        Ok(self.event(kind, data, now))
+    }
+
+    fn event(&self, kind: Kind, data: Value, at: Timestamp) -> NewEvent {
+        NewEvent { at, kind, run: Some(self.id.clone()), task: None, data }
+    }
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 5] = [State::Running, State::Interrupted, State::Completed, State::Failed, State::Cancelled];
+
+    /// Name in the database and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Interrupted => "interrupted",
+            State::Completed => "completed",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing will change any more.
+    pub fn is_over(self) -> bool {
+        matches!(self, State::Completed | State::Failed | State::Cancelled)
+    }
+}
+
+impl From<End> for State {
+    fn from(end: End) -> State {
+        match end {
+            End::Completed => State::Completed,
+            End::Failed => State::Failed,
+            End::Cancelled => State::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        let new = NewRun { id: RunId("r".into()), name: "audit".into(), plan: json!({}), directory: "/".into() };
+        Run::start(new, 3, Timestamp(1)).0
+    }
+
+    #[test]
+    fn an_interrupted_run_only_goes_on_when_it_is_resumed() {
+        let mut run = run();
+        run.apply(Command::Interrupt, Timestamp(2)).unwrap();
+        assert_eq!(run.apply(Command::Interrupt, Timestamp(3)), Err(Refused::Interrupted));
+        assert_eq!(run.apply(Command::End(End::Completed, None), Timestamp(3)), Err(Refused::Interrupted));
+        assert_eq!(run.apply(Command::Resume, Timestamp(4)).unwrap().kind, Kind::RunResumed);
+        assert_eq!(run.state, State::Running);
+    }
+
+    #[test]
+    fn a_run_ends_once_and_keeps_how_and_when() {
+        for end in [End::Completed, End::Failed, End::Cancelled] {
+            let mut run = run();
+            let event = run.apply(Command::End(end, Some(json!("report"))), Timestamp(9)).unwrap();
+            assert_eq!(event.data["end"], run.state.name());
+            assert_eq!((run.state, run.ended), (State::from(end), Some(Timestamp(9))));
+            let after = run.clone();
+            for command in [Command::Interrupt, Command::Resume, Command::End(End::Failed, None)] {
+                assert_eq!(run.apply(command, Timestamp(10)), Err(Refused::Over(run.state.name())));
+            }
+            assert_eq!(run, after);
+        }
+    }
+}
