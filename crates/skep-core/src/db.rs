@@ -13,14 +13,15 @@ mod error;
 mod events;
 mod lines;
 mod migrations;
+mod postgres;
 mod runs;
 mod sql;
 mod sqlite;
 mod tasks;
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 
 pub use self::{
     error::{DbError, Source},
@@ -28,6 +29,7 @@ pub use self::{
 };
 use self::{
     error::{Doing, failed},
+    postgres::Postgres,
     sql::{Cause, Row, Sql, Value},
     sqlite::Sqlite,
 };
@@ -44,6 +46,7 @@ pub struct Db {
 
 enum Store {
     Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 /// How much the store takes on before it says no.
@@ -69,7 +72,7 @@ impl Db {
         let (wake, woken) = watch::channel(0);
         let store = match address.strip_prefix("sqlite:") {
             Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), wake)?),
-            None => return Err(failed("open the database", "only sqlite:<path> for now")),
+            None => Store::Postgres(Postgres::open(address, limits.tries_max, wake).await?),
         };
         let places = |max| Arc::new(Semaphore::new(max));
         let (writes, reads) = (places(limits.writes_max), places(limits.reads_max));
@@ -97,6 +100,7 @@ impl Db {
         let place = place(&self.writes, "too many writes are waiting")?;
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.write(namespace.clone(), work, place).await,
+            Store::Postgres(postgres) => postgres.write(namespace.clone(), work, place).await,
         }
     }
 
@@ -109,6 +113,7 @@ impl Db {
         let place = place(&self.reads, "too many reads are waiting")?;
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.read(work, place).await,
+            Store::Postgres(postgres) => postgres.read(work, place).await,
         }
     }
 
@@ -120,6 +125,7 @@ impl Db {
         self.reads.close();
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.close().await,
+            Store::Postgres(postgres) => postgres.close().await,
         }
     }
 }
@@ -139,14 +145,16 @@ pub struct Tx<'a> {
     namespace: &'a Namespace,
     sql: Sql<'a>,
     events: Vec<NewEvent>,
+    changed: bool,
     failed: bool,
 }
 
 impl<'a> Tx<'a> {
     fn new(namespace: &'a Namespace, sql: Sql<'a>) -> Tx<'a> {
-        Tx { namespace, sql, events: Vec::new(), failed: false }
+        Tx { namespace, sql, events: Vec::new(), changed: false, failed: false }
     }
 
+    /// The rows of a `select`.
     async fn all<T>(
         &mut self,
         sql: &str,
@@ -158,6 +166,7 @@ impl<'a> Tx<'a> {
         result
     }
 
+    /// The first row of a `select`.
     async fn first<T>(
         &mut self,
         sql: &str,
@@ -167,8 +176,23 @@ impl<'a> Tx<'a> {
         Ok(self.all(sql, values, read).await?.into_iter().next())
     }
 
+    /// Change something, and see the rows that the change gives.
+    async fn change<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+    ) -> Result<Vec<T>, Cause> {
+        self.changed = true;
+        self.all(sql, values, read).await
+    }
+
+    /// Change something. If it fails, the commit does.
     async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
-        self.all(sql, values, |_| Ok(())).await.map(drop)
+        self.changed = true;
+        let result = self.sql.execute(sql, values).await;
+        self.failed |= result.is_err();
+        result
     }
 
     /// What the closure said. It does not get its way if it said yes although a statement had failed: PostgreSQL
@@ -179,4 +203,14 @@ impl<'a> Tx<'a> {
             said => said,
         }
     }
+}
+
+/// A thread; `alive` is dropped when it ends.
+fn start_thread(name: &str, alive: &mpsc::Sender<()>, run: impl FnOnce() + Send + 'static) -> Result<(), DbError> {
+    let alive = alive.clone();
+    let run = move || {
+        run();
+        drop(alive);
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).doing("start a thread").map(drop)
 }

@@ -1,6 +1,8 @@
 //! Every promise of the store, on every database.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod postgres;
+
 use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Value, json};
@@ -111,7 +113,10 @@ async fn log(app: &App) -> Vec<String> {
 
 async fn on_every_database(limits: Limits, test: impl AsyncFn(App)) {
     let directory = tempfile::tempdir().unwrap();
-    test(App::new(Db::open(&sqlite(&directory), limits).await.unwrap())).await;
+    test(App::new(Db::open(&sqlite(&directory), limits.clone()).await.unwrap())).await;
+    if let Some(address) = postgres::new_schema().await {
+        test(App::new(Db::open(&address, limits).await.unwrap())).await;
+    }
 }
 
 fn sqlite(directory: &tempfile::TempDir) -> String {

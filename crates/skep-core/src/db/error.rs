@@ -2,7 +2,10 @@
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 
-use super::sql::Cause;
+use super::{
+    postgres::{Advice, advice},
+    sql::Cause,
+};
 
 /// What the database said. Shared, because one failed commit fails many writes.
 pub type Source = Arc<dyn Error + Send + Sync>;
@@ -81,12 +84,18 @@ impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
 pub(super) fn failed(doing: &'static str, cause: impl Into<Cause>) -> DbError {
     use rusqlite::ErrorCode;
     let source: Source = cause.into().into();
-    let sqlite = source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
-    match sqlite {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => DbError::Locked(source),
-        Some(ErrorCode::DiskFull) => DbError::Full(source),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => DbError::Corrupt(source),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => DbError::ReadOnly(source),
-        _ => DbError::Failed { doing, source },
+    match source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code) {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return DbError::Locked(source),
+        Some(ErrorCode::DiskFull) => return DbError::Full(source),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => return DbError::Corrupt(source),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => return DbError::ReadOnly(source),
+        _ => {}
+    }
+    match advice(&*source) {
+        Some(Advice::Busy(why)) => DbError::Busy(why),
+        Some(Advice::Full) => DbError::Full(source),
+        Some(Advice::Corrupt) => DbError::Corrupt(source),
+        Some(Advice::Unreachable) => DbError::Unreachable(source),
+        None => DbError::Failed { doing, source },
     }
 }

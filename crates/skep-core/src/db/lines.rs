@@ -16,6 +16,12 @@ use tokio::sync::oneshot;
 use super::{DbError, Place, Sql, Tx, failed};
 use crate::{Namespace, event::NewEvent};
 
+/// What a writer's thread finds in its queue.
+pub(super) enum Job<T> {
+    Do(T),
+    Stop,
+}
+
 /// A write that waits. A trait, because each has another closure and another answer.
 pub(super) trait Write: Send {
     /// Whose log and rows it is about.
@@ -34,8 +40,8 @@ pub(super) trait Write: Send {
 pub(super) enum Ran {
     /// It shall count, with these events.
     Keep(Vec<NewEvent>),
-    /// It shall not.
-    Undo,
+    /// It shall not, and did it change anything so far?
+    Undo { changed: bool },
 }
 
 /// A closure, and what its caller will be told.
@@ -76,7 +82,7 @@ where
             let mut tx = Tx::new(&self.namespace, sql);
             let said = AssertUnwindSafe((self.work)(&mut tx)).catch_unwind().await;
             let result = said.map(|said| tx.finish(said));
-            let ran = if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo };
+            let ran = if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
             self.result = Some(result);
             ran
         })
@@ -123,13 +129,25 @@ impl Lines {
 
     /// The first of the line whose turn it is.
     pub(super) fn pop(&mut self) -> Option<Box<dyn Write>> {
-        let namespace = self.turns.pop_front()?;
-        let line = self.lines.get_mut(&namespace)?;
+        let namespace = self.next_line(|_| true)?;
+        self.pop_of(&namespace)
+    }
+
+    /// The line whose turn it is among those that are `free`. It goes to the end of the turns.
+    pub(super) fn next_line(&mut self, free: impl Fn(&Namespace) -> bool) -> Option<Namespace> {
+        let place = self.turns.iter().position(free)?;
+        let namespace = self.turns.remove(place)?;
+        self.turns.push_back(namespace.clone());
+        Some(namespace)
+    }
+
+    /// The first of a line.
+    pub(super) fn pop_of(&mut self, namespace: &Namespace) -> Option<Box<dyn Write>> {
+        let line = self.lines.get_mut(namespace)?;
         let write = line.pop_front();
         if line.is_empty() {
-            self.lines.remove(&namespace);
-        } else {
-            self.turns.push_back(namespace);
+            self.lines.remove(namespace);
+            self.turns.retain(|turn| turn != namespace);
         }
         write
     }

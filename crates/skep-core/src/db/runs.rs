@@ -37,7 +37,7 @@ impl Tx<'_> {
             run.ended.map(|at| at.0),
             run.report.as_ref().map(ToString::to_string),
         ];
-        Ok(self.first(&sql, values, |_| Ok(())).await.doing("add a run")?.is_some())
+        Ok(!self.change(&sql, values, |_| Ok(())).await.doing("add a run")?.is_empty())
     }
 
     /// Keep the run as it now is.

@@ -5,12 +5,17 @@
 
 use std::{borrow::Cow, error::Error, ffi::CStr};
 
+use bytes::BytesMut;
 use rusqlite::{Connection, types::ToSqlOutput};
+use tokio_postgres::types::{IsNull, Type, to_sql_checked};
+
+use super::postgres::Pipeline;
 
 /// Where statements go. The SQLite connection is `&mut` although `&` would do: it is `Send` but not `Sync`, and
 /// the future that holds this must be `Send`, because on PostgreSQL it runs on whichever thread is free.
 pub(super) enum Sql<'a> {
     Sqlite(&'a mut Connection),
+    Postgres(&'a mut Pipeline),
 }
 
 /// Why a statement failed, before somebody says what it was for.
@@ -24,8 +29,10 @@ pub(super) enum Value<'a> {
     Integer(i64),
     Text(Cow<'a, str>),
     Bytes(Cow<'a, [u8]>),
-    /// Several texts at once, for [`Sql::any`].
-    Texts(Vec<String>),
+    /// Several texts at once, for [`Sql::any`] and `unnest`.
+    Texts(Vec<Option<String>>),
+    /// Several numbers at once, for `unnest`; PostgreSQL alone has it.
+    Integers(Vec<i64>),
 }
 
 /// Values of a statement, each converted by `From`.
@@ -47,12 +54,14 @@ impl<T: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a>> C
 /// One row of an answer.
 pub(super) enum Row<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
+    Postgres(&'a tokio_postgres::Row),
 }
 
 impl Row<'_> {
     pub(super) fn get<T: Column>(&self, column: &str) -> Result<T, Cause> {
         match self {
             Row::Sqlite(row) => Ok(row.get(column)?),
+            Row::Postgres(row) => Ok(row.try_get(column)?),
         }
     }
 }
@@ -78,6 +87,19 @@ impl Sql<'_> {
                 }
                 Ok(found)
             }
+            Sql::Postgres(pipeline) => {
+                let rows = pipeline.all(sql, values).await?;
+                rows.iter().map(|row| read(Row::Postgres(row))).collect()
+            }
+        }
+    }
+
+    /// Run a statement whose rows nobody wants, now or later. If it fails, whatever comes after it fails too, at the
+    /// latest the commit.
+    pub(super) async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
+        match self {
+            Sql::Sqlite(_) => self.all(sql, values, |_| Ok(())).await.map(drop),
+            Sql::Postgres(pipeline) => Ok(pipeline.later(sql, values).await?),
         }
     }
 
@@ -85,6 +107,7 @@ impl Sql<'_> {
     pub(super) async fn batch(&mut self, sql: &str) -> Result<(), Cause> {
         match self {
             Sql::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Sql::Postgres(pipeline) => Ok(pipeline.batch(sql).await?),
         }
     }
 
@@ -92,6 +115,7 @@ impl Sql<'_> {
     pub(super) fn for_update(&self) -> &'static str {
         match self {
             Sql::Sqlite(_) => "",
+            Sql::Postgres(_) => "for update",
         }
     }
 
@@ -99,6 +123,7 @@ impl Sql<'_> {
     pub(super) fn for_update_skip_locked(&self) -> &'static str {
         match self {
             Sql::Sqlite(_) => "",
+            Sql::Postgres(_) => "for update skip locked",
         }
     }
 
@@ -106,6 +131,7 @@ impl Sql<'_> {
     pub(super) fn any(&self, n: u32) -> String {
         match self {
             Sql::Sqlite(_) => format!("in (select value from json_each(${n}))"),
+            Sql::Postgres(_) => format!("= any(${n})"),
         }
     }
 }
@@ -118,7 +144,47 @@ impl rusqlite::ToSql for Value<'_> {
             Value::Integer(value) => Ok(ToSqlOutput::from(*value)),
             Value::Text(value) => Ok(ToSqlOutput::from(&**value)),
             Value::Bytes(value) => Ok(ToSqlOutput::from(&**value)),
-            Value::Texts(values) => Ok(ToSqlOutput::from(serde_json::Value::from(values.as_slice()).to_string())),
+            Value::Texts(values) => Ok(ToSqlOutput::from(json(values.iter().cloned()))),
+            Value::Integers(values) => Ok(ToSqlOutput::from(json(values.iter().copied()))),
+        }
+    }
+}
+
+fn json<T: Into<serde_json::Value>>(values: impl Iterator<Item = T>) -> String {
+    serde_json::Value::from_iter(values).to_string()
+}
+
+impl tokio_postgres::types::ToSql for Value<'_> {
+    fn to_sql(&self, kind: &Type, to: &mut BytesMut) -> Result<IsNull, Cause> {
+        match self {
+            Value::Null => Ok(IsNull::Yes),
+            Value::Boolean(value) => value.to_sql_checked(kind, to),
+            Value::Integer(value) => value.to_sql_checked(kind, to),
+            Value::Text(value) => value.to_sql_checked(kind, to),
+            Value::Bytes(value) => value.to_sql_checked(kind, to),
+            Value::Texts(values) => values.to_sql_checked(kind, to),
+            Value::Integers(values) => values.to_sql_checked(kind, to),
+        }
+    }
+
+    /// Each value looks for itself, above.
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl Value<'_> {
+    pub(super) fn to_owned(&self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Boolean(value) => Value::Boolean(*value),
+            Value::Integer(value) => Value::Integer(*value),
+            Value::Text(value) => Value::Text(Cow::Owned(value.clone().into_owned())),
+            Value::Bytes(value) => Value::Bytes(Cow::Owned(value.clone().into_owned())),
+            Value::Texts(values) => Value::Texts(values.clone()),
+            Value::Integers(values) => Value::Integers(values.clone()),
         }
     }
 }
@@ -149,7 +215,19 @@ impl<'a> From<&'a [u8]> for Value<'a> {
 
 impl From<Vec<String>> for Value<'_> {
     fn from(values: Vec<String>) -> Self {
+        Value::Texts(values.into_iter().map(Some).collect())
+    }
+}
+
+impl From<Vec<Option<String>>> for Value<'_> {
+    fn from(values: Vec<Option<String>>) -> Self {
         Value::Texts(values)
+    }
+}
+
+impl From<Vec<i64>> for Value<'_> {
+    fn from(values: Vec<i64>) -> Self {
+        Value::Integers(values)
     }
 }
 

@@ -20,7 +20,6 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -33,8 +32,9 @@ use tokio::sync::{
 use super::{
     DbError, Doing, Place, Sql, Tx,
     events::write_events,
-    lines::{Lines, Ran, Waiting, Write, waits_for_something_else},
+    lines::{Job, Lines, Ran, Waiting, Write, waits_for_something_else},
     migrations::migrate,
+    start_thread,
 };
 use crate::Namespace;
 
@@ -58,12 +58,6 @@ pub(super) struct Sqlite {
 
 type Read = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// What a thread finds in its queue.
-enum Job<T> {
-    Do(T),
-    Stop,
-}
-
 impl Sqlite {
     pub(super) fn open(path: &Path, wake: watch::Sender<u64>) -> Result<Sqlite, DbError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -75,12 +69,12 @@ impl Sqlite {
         let (alive, threads) = mpsc::channel(1);
         let (writer, writes) = unbounded_channel();
         let writer_thread = Writer { connection, queue: writes, is_open: true, lines: Lines::default(), wake };
-        start("sqlite-writer", &alive, move || writer_thread.run())?;
+        start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
         let (reader, reads) = unbounded_channel();
         let reads = Arc::new(Mutex::new(reads));
         for _ in 0..READERS {
             let (connection, reads) = (connect(path, "pragma query_only = on")?, Arc::clone(&reads));
-            start("sqlite-reader", &alive, move || read_in_turn(connection, &reads))?;
+            start_thread("sqlite-reader", &alive, move || read_in_turn(connection, &reads))?;
         }
         Ok(Sqlite { writer, reader, threads: tokio::sync::Mutex::new(threads) })
     }
@@ -179,7 +173,7 @@ impl Writer {
                 execute(&self.connection, "savepoint one").doing("begin a write")?;
                 match call(&mut **write, &mut self.connection) {
                     Ran::Keep(new) => events.extend(new.into_iter().map(|event| (write.namespace().clone(), event))),
-                    Ran::Undo => execute(&self.connection, "rollback to one").doing("undo a write")?,
+                    Ran::Undo { .. } => execute(&self.connection, "rollback to one").doing("undo a write")?,
                 }
                 execute(&self.connection, "release one").doing("end a write")?;
             }
@@ -210,7 +204,7 @@ enum Events {
 fn call(write: &mut dyn Write, connection: &mut Connection) -> Ran {
     at_once(write.run(Sql::Sqlite(connection))).unwrap_or_else(|| {
         write.refuse(waits_for_something_else());
-        Ran::Undo
+        Ran::Undo { changed: true }
     })
 }
 
@@ -256,14 +250,4 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
     let migrated = at_once(migrate(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()));
     execute(connection, if migrated.is_ok() { "commit" } else { "rollback" }).doing("end the migration")?;
     migrated
-}
-
-/// A thread; `alive` is dropped when it ends.
-fn start(name: &str, alive: &mpsc::Sender<()>, run: impl FnOnce() + Send + 'static) -> Result<(), DbError> {
-    let alive = alive.clone();
-    let run = move || {
-        run();
-        drop(alive);
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(run).doing("start a thread").map(drop)
 }

@@ -104,12 +104,12 @@ impl Tx<'_> {
             task.input.to_string(),
             result,
         ];
-        let added = self.first(&sql, values, |_| Ok(())).await.doing("add a task")?;
-        for on in task.depends_on.iter().filter(|_| added.is_some()) {
+        let is_new = !self.change(&sql, values, |_| Ok(())).await.doing("add a task")?.is_empty();
+        for on in task.depends_on.iter().filter(|_| is_new) {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
             self.execute(sql, values![&self.namespace.0, &on.0, &task.id.0]).await.doing("add a dependency")?;
         }
-        Ok(added.is_some())
+        Ok(is_new)
     }
 
     /// Keep the task as it now is.
@@ -151,7 +151,7 @@ impl Tx<'_> {
             let run = row.get::<Option<String>>("run")?.map(RunId);
             Ok((row.get::<i64>("position")?, TaskId(row.get("id")?), run, row.get::<bool>("allow_failure")?))
         };
-        let mut blocked = self.all(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
+        let mut blocked = self.change(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;

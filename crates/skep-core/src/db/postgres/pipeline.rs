@@ -1,0 +1,141 @@
+//! Statements on their way: what nobody waits for is sent together with the next one that somebody does wait for.
+//!
+//! A round trip costs more than most statements do. So a change that gives no rows is kept back until a `select`, or
+//! the commit, goes the same way; the server works through them in order. When one fails, so does everything after it
+//! up to the rollback: the first failure is the true one, and a transaction that has one is never committed.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
+
+use deadpool_postgres::{Object, tokio_postgres};
+use futures_util::{TryStreamExt, future::MaybeDone, future::maybe_done};
+use tokio_postgres::{Error, Row, Statement};
+
+use super::asks_for_another_try;
+use crate::db::sql::Value;
+
+/// Statements that are kept back at most.
+const UNSENT_MAX: usize = 256;
+
+/// A connection, and what is still to be sent on it.
+pub(in crate::db) struct Pipeline {
+    client: Arc<Object>,
+    unsent: Vec<(Statement, Vec<Value<'static>>)>,
+    is_waiting: Arc<AtomicBool>,
+    failure: Option<Failure>,
+}
+
+/// What is known of the first statement that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::db) enum Failure {
+    /// Others were in the way; the same may go well the next time.
+    Again,
+    /// The next time will be no better.
+    Final,
+}
+
+impl Pipeline {
+    pub(in crate::db) fn new(client: Arc<Object>) -> Pipeline {
+        Pipeline { client, unsent: Vec::new(), is_waiting: Arc::default(), failure: None }
+    }
+
+    /// The connection, if nobody else has it.
+    pub(super) fn into_client(self) -> Option<Object> {
+        Arc::into_inner(self.client)
+    }
+
+    /// Whether an answer of the server is awaited right now.
+    pub(super) fn is_waiting(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_waiting)
+    }
+
+    /// The first failure, if there was one.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// Send a statement some time before the next [`Pipeline::all`] or [`Pipeline::flush`], which says if it failed.
+    pub(in crate::db) async fn later(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Error> {
+        let statement = self.prepare(sql).await?;
+        self.unsent.push((statement, values.iter().map(Value::to_owned).collect()));
+        if self.unsent.len() >= UNSENT_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    /// Send what was kept back, then a statement, and wait for its rows.
+    pub(in crate::db) async fn all(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
+        let statement = self.prepare(sql).await?;
+        self.send(Some((&statement, values))).await
+    }
+
+    /// Send what was kept back and wait until all of it is done.
+    pub(in crate::db) async fn flush(&mut self) -> Result<(), Error> {
+        self.send(None).await.map(drop)
+    }
+
+    /// Run several statements that take no values and give no rows.
+    pub(in crate::db) async fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        self.flush().await?;
+        let result = self.waiting(self.client.batch_execute(sql)).await;
+        self.note(result)
+    }
+
+    async fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
+        let statement = self.waiting(self.client.prepare_cached(sql)).await;
+        self.note(statement)
+    }
+
+    async fn send(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Vec<Row>, Error> {
+        let unsent = std::mem::take(&mut self.unsent);
+        let client = &self.client;
+        let all = unsent.iter().map(|(statement, values)| (statement, values.as_slice())).chain(last);
+        let query = async |(statement, values): (&Statement, &[Value<'_>])| {
+            client.query_raw(statement, values).await?.try_collect::<Vec<Row>>().await
+        };
+        let answers = all.map(|one| Box::pin(maybe_done(query(one)))).collect();
+        let rows = self.waiting(in_order(answers)).await;
+        self.note(rows)
+    }
+
+    async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.is_waiting.store(true, Ordering::Relaxed);
+        let answer = answer.await;
+        self.is_waiting.store(false, Ordering::Relaxed);
+        answer
+    }
+
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            let failure = if asks_for_another_try(error) { Failure::Again } else { Failure::Final };
+            self.failure.get_or_insert(failure);
+        }
+        result
+    }
+}
+
+/// Start all, which sends them in this order, then wait for all; what the last one says, or the first failure.
+async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Vec<Row>, Error>
+where
+    F: Future<Output = Result<Vec<Row>, Error>>,
+{
+    std::future::poll_fn(|context| {
+        for answer in &mut answers {
+            let _ = answer.as_mut().poll(context);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let mut result = Ok(Vec::new());
+    for mut answer in answers {
+        answer.as_mut().await;
+        if let (Ok(_), Some(next)) = (&result, answer.as_mut().take_output()) {
+            result = next;
+        }
+    }
+    result
+}
