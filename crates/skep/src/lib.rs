@@ -4,5 +4,8 @@
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
 pub mod catalogue;
+pub mod doors;
+pub mod executor;
+pub mod hub;
 pub mod tools;
 pub mod workspace;

@@ -1,0 +1,278 @@
+//! How many calls run at once, how many wait for their turn, and what happens to them when the hub stops.
+//!
+//! One [`Admission`] stands behind all doors of a hub. A call runs in a task of its own, so that it ends in order even
+//! if the one who asked has gone away: its [`CancellationToken`] is rung, and the tool stops what it started.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+use tracing::Instrument as _;
+
+/// Time that cancelled calls get to stop what they started, before the hub ends without them.
+const CANCEL_TIME: Duration = Duration::from_secs(2);
+
+/// The limits of [`Admission`].
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Calls that run at once.
+    pub calls_at_once: usize,
+    /// Calls that wait for their turn; one more is refused.
+    pub waiting_max: usize,
+    /// How long a call waits for its turn before it is refused.
+    pub waiting_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { calls_at_once: 64, waiting_max: 1024, waiting_time_max: Duration::from_secs(10) }
+    }
+}
+
+/// Why a call was not run, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nothing was run: try again later, or elsewhere.
+    #[error("too many calls run and wait already; try again in a moment")]
+    Busy,
+    /// Nothing was run: try elsewhere.
+    #[error("this hub is stopping and takes no new calls")]
+    Draining,
+    /// A fault in the program; the log says more.
+    #[error("the call failed inside the hub; its log says why")]
+    Panicked,
+}
+
+/// What runs and waits now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Calls that run.
+    pub running: usize,
+    /// Calls that wait for their turn.
+    pub waiting: usize,
+    /// Calls that may run at once.
+    pub at_once: usize,
+}
+
+/// The gate that every call of a hub goes through.
+pub struct Admission {
+    limits: Limits,
+    /// One for each call that runs or waits.
+    seats: Arc<Semaphore>,
+    /// One for each call that runs.
+    turns: Arc<Semaphore>,
+    /// Calls that run or wait; drained at the end.
+    calls: TaskTracker,
+    draining: AtomicBool,
+    cancel: CancellationToken,
+}
+
+impl Admission {
+    /// Nothing runs yet.
+    pub fn new(limits: Limits) -> Admission {
+        Admission {
+            seats: Arc::new(Semaphore::new(limits.calls_at_once.saturating_add(limits.waiting_max))),
+            turns: Arc::new(Semaphore::new(limits.calls_at_once)),
+            calls: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            cancel: CancellationToken::new(),
+            limits,
+        }
+    }
+
+    /// Wait for a turn and run `call`. Its token is rung when the returned future is dropped or the hub stops for good.
+    pub async fn run<F>(&self, call: impl FnOnce(CancellationToken) -> F) -> Result<F::Output, Refused>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let counted = self.enter()?;
+        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refused::Busy)?;
+        let turn = tokio::select! {
+            biased; // a turn that is free because all are cancelled is not taken
+            () = self.cancel.cancelled() => return Err(Refused::Draining),
+            turn = timeout(self.limits.waiting_time_max, Arc::clone(&self.turns).acquire_owned()) => turn,
+        };
+        let Ok(Ok(turn)) = turn else { return Err(Refused::Busy) };
+        let cancel = self.cancel.child_token();
+        let call = call(cancel.clone());
+        let _withdrawn_with_the_caller = cancel.drop_guard();
+        let task = async move {
+            let result = call.await;
+            drop((turn, seat));
+            result
+        };
+        let task = self.calls.spawn(task.in_current_span());
+        drop(counted); // from here on the task counts
+        task.await.map_err(|_| Refused::Panicked)
+    }
+
+    /// Be counted first and look then: [`Admission::drain`] does it the other way round, so neither misses the other.
+    fn enter(&self) -> Result<TaskTrackerToken, Refused> {
+        let counted = self.calls.token();
+        if self.is_draining() { Err(Refused::Draining) } else { Ok(counted) }
+    }
+
+    /// Take no new calls from now on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether new calls are refused because the hub stops.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Take no new calls, let the others end within `time`, and cancel what is left then. Returns how many were cancelled.
+    pub async fn drain(&self, time: Duration) -> usize {
+        self.start_draining();
+        self.calls.close();
+        if timeout(time, self.calls.wait()).await.is_ok() {
+            return 0;
+        }
+        let cancelled = self.calls.len();
+        self.cancel.cancel();
+        if timeout(CANCEL_TIME, self.calls.wait()).await.is_err() {
+            tracing::warn!(calls = self.calls.len(), "calls did not stop when they were cancelled");
+        }
+        cancelled
+    }
+
+    /// What runs and waits now.
+    pub fn load(&self) -> Load {
+        let at_once = self.limits.calls_at_once;
+        let seated = (at_once + self.limits.waiting_max).saturating_sub(self.seats.available_permits());
+        let running = at_once.saturating_sub(self.turns.available_permits());
+        Load { running, waiting: seated.saturating_sub(running), at_once }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn admission(calls_at_once: usize, waiting_max: usize) -> Arc<Admission> {
+        Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }))
+    }
+
+    /// A call that says when it runs and ends when it is told to, or when it is cancelled.
+    struct Held {
+        running: oneshot::Receiver<()>,
+        end: oneshot::Sender<()>,
+        result: tokio::task::JoinHandle<Result<&'static str, Refused>>,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the tests await what they spawn")]
+    fn held(admission: &Arc<Admission>) -> Held {
+        let (started, running) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        let admission = Arc::clone(admission);
+        let result = tokio::spawn(async move {
+            let call = |cancel: CancellationToken| async move {
+                let _ = started.send(());
+                tokio::select! {
+                    _ = ended => "ended",
+                    () = cancel.cancelled() => "cancelled",
+                }
+            };
+            admission.run(call).await
+        });
+        Held { running, end, result }
+    }
+
+    #[tokio::test]
+    async fn one_more_than_may_run_and_wait_is_refused() {
+        let admission = admission(1, 1);
+        let first = held(&admission);
+        first.running.await.unwrap();
+        let mut second = held(&admission);
+        while admission.load().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1 });
+        assert_eq!(admission.run(|_| async {}).await, Err(Refused::Busy));
+        assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
+        first.end.send(()).unwrap();
+        assert_eq!(first.result.await.unwrap(), Ok("ended"));
+        second.running.await.unwrap();
+        second.end.send(()).unwrap();
+        assert_eq!(second.result.await.unwrap(), Ok("ended"));
+        assert_eq!(admission.load(), Load { running: 0, waiting: 0, at_once: 1 });
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_refused_and_gives_the_seat_back() {
+        let limits = Limits { calls_at_once: 1, waiting_max: 1, waiting_time_max: Duration::from_millis(1) };
+        let admission = Arc::new(Admission::new(limits));
+        let first = held(&admission);
+        first.running.await.unwrap();
+        assert_eq!(held(&admission).result.await.unwrap(), Err(Refused::Busy));
+        assert_eq!(admission.load(), Load { running: 1, waiting: 0, at_once: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_goes_away_cancels_the_call() {
+        let admission = admission(1, 0);
+        let (started, running) = oneshot::channel();
+        let (gone, end) = oneshot::channel();
+        {
+            let call = admission.run(|cancel| async move {
+                let _ = started.send(());
+                cancel.cancelled().await;
+                let _ = gone.send(());
+            });
+            tokio::pin!(call);
+            tokio::select! {
+                _ = &mut call => panic!("it cannot end by itself"),
+                running = running => running.unwrap(),
+            }
+        }
+        end.await.unwrap();
+        assert_eq!(admission.run(|_| async { 1 }).await, Ok(1), "its turn is free again");
+    }
+
+    #[tokio::test]
+    async fn draining_lets_running_calls_end_and_refuses_new_ones() {
+        let admission = admission(2, 0);
+        let call = held(&admission);
+        call.running.await.unwrap();
+        admission.start_draining();
+        assert_eq!(admission.run(|_| async {}).await, Err(Refused::Draining));
+        call.end.send(()).unwrap();
+        assert_eq!(admission.drain(Duration::from_secs(60)).await, 0);
+        assert_eq!(call.result.await.unwrap(), Ok("ended"));
+    }
+
+    #[tokio::test]
+    async fn what_runs_after_the_drain_time_is_cancelled() {
+        let admission = admission(1, 1);
+        let call = held(&admission);
+        call.running.await.unwrap();
+        let waiting = held(&admission);
+        while admission.load().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(admission.drain(Duration::from_millis(1)).await, 2);
+        assert_eq!(call.result.await.unwrap(), Ok("cancelled"));
+        assert_eq!(waiting.result.await.unwrap(), Err(Refused::Draining));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_call_and_frees_its_turn() {
+        let admission = admission(1, 0);
+        let broken = admission.run(|_| async { panic!("put in by the test") }).await;
+        assert_eq!(broken, Err::<(), _>(Refused::Panicked));
+        assert_eq!(admission.run(|_| async { 1 }).await, Ok(1));
+    }
+}

@@ -1,0 +1,300 @@
+//! Who may come in: programs on this machine, and those who know the token. Not web pages.
+//!
+//! A hub on loopback is within reach of every page that the user's browser shows, so a request must look like a
+//! program's. A page that asks across origins says so in `Origin` or `Sec-Fetch-Site` (Fetch standard), in simple
+//! requests too; a page that has its own name resolved to this machine (DNS rebinding) says that name in `Host`.
+//! Both are refused whatever the path is.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tower_http::cors::CorsLayer;
+
+use super::problem::Problem;
+
+/// A shorter token could be guessed.
+pub const TOKEN_BYTES_MIN: usize = 16;
+
+/// The secret that lets a caller in. Only its digest is kept, and it is never shown.
+#[derive(Clone)]
+pub struct Token {
+    digest: [u8; 32],
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Why a text cannot be a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the token must have at least {TOKEN_BYTES_MIN} characters, all of them visible ASCII; \
+     `openssl rand -hex 32` makes a good one"
+)]
+pub struct UnfitToken;
+
+impl Token {
+    /// A token as the operator wrote it.
+    pub fn new(text: &str) -> Result<Token, UnfitToken> {
+        if text.len() < TOKEN_BYTES_MIN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(UnfitToken);
+        }
+        Ok(Token { digest: Sha256::digest(text).into() })
+    }
+
+    /// Compares digests, in constant time: neither the length nor a common beginning shows.
+    fn is(&self, text: &[u8]) -> bool {
+        self.digest.ct_eq(Sha256::digest(text).as_slice()).into()
+    }
+}
+
+/// The rules about callers.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Addresses that the hub listens on.
+    bound: Vec<IpAddr>,
+    /// Names it may be called by, in lower case.
+    hosts: Vec<String>,
+    /// Pages that may call it: `scheme://host[:port]`, in lower case.
+    origins: Vec<HeaderValue>,
+    token: Option<Token>,
+}
+
+/// An origin of the configuration that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an origin; one looks like https://hub.example or http://localhost:3000")]
+pub struct BadOrigin(pub String);
+
+impl Guard {
+    pub(super) fn new(
+        bound: &[SocketAddr],
+        hosts: impl IntoIterator<Item = String>,
+        origins: &[String],
+        token: Option<Token>,
+    ) -> Result<Guard, BadOrigin> {
+        Ok(Guard {
+            bound: bound.iter().map(SocketAddr::ip).collect(),
+            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+            origins: origins.iter().map(|origin| parse_origin(origin)).collect::<Result<_, _>>()?,
+            token,
+        })
+    }
+
+    /// The first two questions, asked of every request: is it for this hub, and does it not come from a foreign page?
+    pub(super) fn check_source(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = self.check_host(uri, headers)?;
+        self.check_origin(&host, headers)
+    }
+
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Problem> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = match (hosts.next().map(HeaderValue::to_str), hosts.next()) {
+            (Some(Ok(host)), None) => host.to_ascii_lowercase(),
+            _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "one Host header is needed")),
+        };
+        // A request line may name the server too (absolute form, RFC 9112 3.2.2); that name counts more than Host.
+        let named = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
+        if let Some(name) = named.iter().chain([&host]).find(|name| !self.is_own_name(name)) {
+            let message = format!(
+                "this hub is not known as {name:?}; call it by a name or address it listens on, or add the name to \
+                 allowed_hosts"
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
+        }
+        Ok(host)
+    }
+
+    /// Ports do not matter: behind a forwarded port the hub is called by another one.
+    fn is_own_name(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        if host.contains('@') {
+            return false;
+        }
+        let name = authority.host();
+        match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            // An address cannot be rebound, so on a hub that listens everywhere any of them will do.
+            Ok(ip) => ip.is_loopback() || self.bound.iter().any(|bound| *bound == ip || bound.is_unspecified()),
+            Err(_) => name == "localhost" || self.hosts.iter().any(|known| known == name),
+        }
+    }
+
+    fn check_origin(&self, host: &str, headers: &HeaderMap) -> Result<(), Problem> {
+        let site = headers.get(HeaderName::from_static("sec-fetch-site")).map(HeaderValue::as_bytes);
+        let allowed = match headers.get(header::ORIGIN) {
+            Some(origin) if self.origins.contains(origin) => true,
+            Some(origin) => is_same_origin(origin, host) && matches!(site, None | Some(b"same-origin")),
+            None => matches!(site, None | Some(b"same-origin" | b"none")),
+        };
+        if allowed {
+            return Ok(());
+        }
+        let message = match headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) {
+            Some(origin) => format!("pages from {origin:?} may not call this hub; allowed_origins can name them"),
+            None => "web pages from elsewhere may not call this hub".to_owned(),
+        };
+        Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
+    }
+
+    /// The third question, asked where something is to be had: does the caller know the token?
+    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.token else { return Ok(()) };
+        match headers.get(header::AUTHORIZATION).and_then(bearer) {
+            Some(given) if token.is(given) => Ok(()),
+            Some(_) => Err(unauthorized("the token is not the one that this hub was started with")),
+            None => Err(unauthorized("this hub wants its token: send `Authorization: Bearer …`")),
+        }
+    }
+
+    /// What the browser of an allowed page needs to hear (CORS).
+    pub(super) fn cors(&self) -> Option<CorsLayer> {
+        if self.origins.is_empty() {
+            return None;
+        }
+        let headers = [header::CONTENT_TYPE, header::AUTHORIZATION, super::http::REQUEST_ID];
+        let layer = CorsLayer::new().allow_origin(self.origins.clone()).allow_methods([Method::GET, Method::POST]);
+        Some(layer.allow_headers(headers).expose_headers([super::http::REQUEST_ID, header::RETRY_AFTER]))
+    }
+}
+
+fn unauthorized(message: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+        .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"skep\""))
+}
+
+/// What comes after `Bearer` (RFC 6750; the scheme's case does not matter).
+fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = header.as_bytes().split_at_checked("bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// A page that this hub (or what stands before it and speaks TLS) has served itself.
+fn is_same_origin(origin: &HeaderValue, host: &str) -> bool {
+    let origin = origin.to_str().unwrap_or_default();
+    let named = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    named.is_some_and(|named| named.eq_ignore_ascii_case(host))
+}
+
+fn parse_origin(text: &str) -> Result<HeaderValue, BadOrigin> {
+    let bad = || BadOrigin(text.to_owned());
+    let origin = text.trim_end_matches('/').to_ascii_lowercase();
+    let (scheme, authority) = origin.split_once("://").ok_or_else(bad)?;
+    if !matches!(scheme, "http" | "https") || authority.parse::<Authority>().is_err() || authority.contains('@') {
+        return Err(bad());
+    }
+    HeaderValue::from_str(&origin).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(bound: &str, hosts: &[&str], origins: &[&str]) -> Guard {
+        let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        Guard::new(&[bound.parse().unwrap()], strings(hosts), &strings(origins), None).unwrap()
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn code(guard: &Guard, uri: &str, pairs: &[(&'static str, &str)]) -> &'static str {
+        guard.check_source(&uri.parse().unwrap(), &headers(pairs)).err().map_or("ok", |problem| problem.code)
+    }
+
+    #[test]
+    fn only_names_of_this_hub_are_answered() {
+        let loopback = guard("127.0.0.1:8000", &["Hub.Example"], &[]);
+        let host = |name: &str| code(&loopback, "/", &[("host", name)]);
+        for name in [
+            "localhost",
+            "LOCALHOST:8000",
+            "localhost:1",
+            "127.0.0.1:8000",
+            "127.8.9.1",
+            "[::1]:8000",
+            "hub.example:443",
+        ] {
+            assert_eq!(host(name), "ok", "{name}");
+        }
+        for name in
+            ["evil.example", "localhost.evil.example", "10.0.0.1", "0.0.0.0:8000", "user@localhost", "[::2]", "a b"]
+        {
+            assert_eq!(host(name), "host_not_allowed", "{name}");
+        }
+        assert_eq!(code(&loopback, "/", &[]), "bad_host");
+        assert_eq!(code(&loopback, "http://evil.example/", &[("host", "localhost")]), "host_not_allowed");
+    }
+
+    #[test]
+    fn a_hub_that_listens_everywhere_is_called_by_any_address_but_not_by_any_name() {
+        let wide = guard("0.0.0.0:8000", &[], &[]);
+        assert_eq!(code(&wide, "/", &[("host", "10.1.2.3:8000")]), "ok");
+        assert_eq!(code(&wide, "/", &[("host", "rebound.example")]), "host_not_allowed");
+    }
+
+    #[test]
+    fn a_web_page_from_elsewhere_is_refused_in_every_way_it_can_ask() {
+        let guard = guard("127.0.0.1:8000", &[], &["https://Console.example/"]);
+        let ask =
+            |pairs: &[(&'static str, &str)]| code(&guard, "/process", &[&[("host", "localhost:8000")], pairs].concat());
+        assert_eq!(ask(&[]), "ok", "curl says nothing");
+        assert_eq!(ask(&[("sec-fetch-site", "none")]), "ok", "typed by the user");
+        assert_eq!(ask(&[("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")]), "ok");
+        assert_eq!(ask(&[("origin", "https://console.example"), ("sec-fetch-site", "cross-site")]), "ok", "allowed");
+        for origin in
+            ["https://evil.example", "null", "http://localhost:3000", "http://localhost:8000.evil.example", "file://"]
+        {
+            assert_eq!(ask(&[("origin", origin)]), "origin_not_allowed", "{origin}");
+        }
+        for site in ["cross-site", "same-site", "anything"] {
+            assert_eq!(ask(&[("sec-fetch-site", site)]), "origin_not_allowed", "{site}");
+        }
+        assert_eq!(ask(&[("origin", "http://localhost:8000"), ("sec-fetch-site", "cross-site")]), "origin_not_allowed");
+    }
+
+    #[test]
+    fn the_token_and_nothing_else_opens() {
+        let guard = Guard { token: Some(Token::new("correct-horse-battery").unwrap()), ..guard("0.0.0.0:1", &[], &[]) };
+        let ask = |pairs: &[(&'static str, &str)]| {
+            guard.check_token(&headers(pairs)).err().map_or("ok", |problem| problem.code)
+        };
+        assert_eq!(ask(&[("authorization", "Bearer correct-horse-battery")]), "ok");
+        assert_eq!(ask(&[("authorization", "bearer  correct-horse-battery ")]), "ok");
+        for header in [
+            "Bearer correct-horse-batterx",
+            "Bearer correct",
+            "Bearer",
+            "Basic correct-horse-battery",
+            "correct-horse-battery",
+        ] {
+            assert_eq!(ask(&[("authorization", header)]), "unauthorized", "{header}");
+        }
+        assert_eq!(ask(&[]), "unauthorized");
+    }
+
+    #[test]
+    fn a_token_that_could_be_guessed_or_not_be_sent_is_refused() {
+        assert!(Token::new(&"x".repeat(TOKEN_BYTES_MIN)).is_ok());
+        for text in ["", "short", "fifteen-bytes-x", "with a space in it", "with-an-umlaut-ä-in-it"] {
+            assert!(Token::new(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_of_the_configuration_must_be_one() {
+        for text in [
+            "example.com",
+            "ftp://example.com",
+            "https://",
+            "https://user@example.com",
+            "*",
+            "https://example.com/path",
+        ] {
+            assert!(parse_origin(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The HTTP API. [`router`] is its table of contents.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{
+        MatchedPath, Path, Query, Request, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use futures_util::FutureExt as _;
+use serde_json::{Map, Value, json};
+use tracing::Instrument as _;
+
+use super::{
+    admission::Admission,
+    body::{self, Arguments, Bodies},
+    guard::Guard,
+    health::{Health, Status},
+    metrics::{self, Metrics},
+    problem::{Problem, json_response},
+};
+use crate::{
+    catalogue::{Answer, Call, Catalogue, ToolError},
+    workspace::{Context, Dir, Outputs},
+};
+
+/// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A caller's name for a request may have so many characters.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// What the handlers share.
+pub(super) struct Hub {
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) workspace: Dir,
+    pub(super) outputs: Dir,
+    pub(super) admission: Admission,
+    pub(super) bodies: Bodies,
+    pub(super) guard: Guard,
+    pub(super) health: Health,
+    pub(super) metrics: Result<Metrics, &'static str>,
+    pub(super) started: Instant,
+    pub(super) connections: AtomicUsize,
+}
+
+/// All routes, and what every request passes on its way to them.
+pub(super) fn router(hub: Arc<Hub>) -> Router {
+    let inside = Router::new()
+        .route("/process", post(process))
+        .route("/tools", get(list_tools))
+        .route("/tools/{tool}", get(show_tool).post(call_tool))
+        .route("/health", get(health))
+        .route("/metrics", get(show_metrics))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
+    let for_everybody = Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .method_not_allowed_fallback(wrong_method);
+    let mut all = inside.merge(for_everybody);
+    if let Some(cors) = hub.guard.cors() {
+        all = all.layer(cors);
+    }
+    all.layer(middleware::from_fn_with_state(Arc::clone(&hub), check_source))
+        .layer(middleware::from_fn_with_state(Arc::clone(&hub), observe))
+        .with_state(hub)
+}
+
+/// One call, as S0's clients make it: whatever the tool says is an answer with status 200.
+async fn process(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let wanted = hub.bodies.read(&headers, body).await?.into_wanted()?;
+    match hub.call(wanted.tool, wanted.arguments, wanted.timeout).await? {
+        Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
+        Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
+        Err(error) => Ok(json_response(StatusCode::OK, &error.to_json())),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallQuery {
+    /// Seconds that the call may take.
+    timeout: Option<f64>,
+}
+
+/// One call with nothing but the arguments in the body (contract S1); the status tells how it went.
+async fn call_tool(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<CallQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let tool = tool_name(path)?;
+    let bad_query = |rejection: QueryRejection| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            format!("{}; expected ?timeout=SECONDS", rejection.body_text()),
+        )
+    };
+    let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
+    let arguments = hub.bodies.read(&headers, body).await?.into_arguments()?;
+    match hub.call(tool, arguments, timeout).await? {
+        Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
+        Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
+        Err(error) => Ok(json_response(status(&error), &error.to_json())),
+    }
+}
+
+/// What a tool's error is in the terms of HTTP (RFC 9110): 4xx where the caller can mend it.
+fn status(error: &ToolError) -> StatusCode {
+    match error {
+        ToolError::Unknown { .. } => StatusCode::NOT_FOUND,
+        ToolError::InvalidArguments(_) | ToolError::Failed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        ToolError::Denied(_) => StatusCode::FORBIDDEN,
+        ToolError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+        ToolError::Unavailable { .. } => StatusCode::NOT_IMPLEMENTED,
+        ToolError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ToolError::Cancelled => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl Hub {
+    async fn call(
+        &self,
+        tool: String,
+        arguments: Arguments,
+        deadline: Option<Duration>,
+    ) -> Result<Result<Answer, ToolError>, Problem> {
+        let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
+        let outputs = Outputs::new(self.outputs.clone(), "");
+        let call = |cancel| async move {
+            let call = Call { tool, deadline, arguments: arguments.parse()? };
+            Ok(catalogue.call(call, Context::new(workspace, outputs, cancel)).await)
+        };
+        self.admission.run(call).await?
+    }
+}
+
+/// What can be called.
+async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
+    let tools: Vec<Value> = hub.catalogue.tools().map(|tool| tool.to_json()).collect();
+    json_response(StatusCode::OK, &json!({"tools": tools}))
+}
+
+/// One tool with its schemas.
+async fn show_tool(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    Ok(match hub.catalogue.get(&tool_name(path)?) {
+        Ok(tool) => json_response(StatusCode::OK, &tool.to_json()),
+        Err(error) => json_response(status(&error), &error.to_json()),
+    })
+}
+
+fn tool_name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let bad_path =
+        |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text());
+    Ok(path.map_err(bad_path)?.0)
+}
+
+/// Everything about how the hub is. 503 if nothing can be relied on.
+async fn health(State(hub): State<Arc<Hub>>) -> Response {
+    let (findings, load) = (hub.health.check().await, hub.admission.load());
+    let draining = hub.admission.is_draining();
+    let mut answer = Map::new();
+    let status = if draining { "draining" } else { findings.status.as_str() };
+    answer.insert("status".into(), status.into());
+    answer.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    answer.insert("uptime_s".into(), hub.started.elapsed().as_secs().into());
+    answer.insert("calls_running".into(), load.running.into());
+    answer.insert("calls_waiting".into(), load.waiting.into());
+    answer.insert("calls_at_once".into(), load.at_once.into());
+    answer.extend(findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())));
+    let well = !draining && findings.status != Status::Unhealthy;
+    let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_response(code, &answer.into())
+}
+
+/// The process runs: do not restart it.
+async fn live() -> Response {
+    json_response(StatusCode::OK, &json!({"status": "live"}))
+}
+
+/// New calls are taken: send some.
+async fn ready(State(hub): State<Arc<Hub>>) -> Response {
+    let (code, status) = match hub.admission.is_draining() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        false => (StatusCode::OK, "ready"),
+    };
+    json_response(code, &json!({"status": status}))
+}
+
+async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> {
+    let elsewhere = |&reason: &&str| Problem::new(StatusCode::NOT_IMPLEMENTED, "unavailable", reason);
+    let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
+    let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
+    let text = metrics.render(hub.admission.load(), connections, hub.started.elapsed());
+    let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, format)], text).into_response())
+}
+
+async fn no_such_path() -> Problem {
+    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, GET /health, GET /metrics";
+    Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing here; this hub answers {paths}"))
+}
+
+async fn wrong_method() -> Problem {
+    let message = "this path is not called like that; the Allow header names what it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}
+
+async fn check_source(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    match hub.guard.check_source(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn want_token(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    match hub.guard.check_token(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Give the request a name, count it, time it, log it (neither body nor headers), and survive a panic in it.
+async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+    let answer = AssertUnwindSafe(next.run(request).instrument(span.clone())).catch_unwind().await;
+    let mut response = answer.unwrap_or_else(|_| {
+        let message = "the hub failed at this request; its log says why";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()
+    });
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if hub.admission.is_draining() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    metrics::request(&method, route, status, began);
+    let ms = began.elapsed().as_secs_f64() * 1e3;
+    match status.is_server_error() {
+        true => tracing::warn!(parent: &span, status = status.as_u16(), ms, "answered"),
+        false => tracing::info!(parent: &span, status = status.as_u16(), ms, "answered"),
+    }
+    response
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge makes ids")]
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let plain = |id: &&HeaderValue| {
+        let characters = id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+        characters && (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
+    };
+    let given = headers.get(REQUEST_ID).filter(plain).cloned();
+    given.unwrap_or_else(|| {
+        let id = ulid::Ulid::generate().to_string();
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unnamed"))
+    })
+}

@@ -1,0 +1,107 @@
+//! Figures for Prometheus: `GET /metrics`.
+//!
+//! Whoever does a thing counts it (`metrics::counter!`); here is only how it is collected and shown. Nothing is
+//! collected in a process that has no door.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use axum::http::{Method, StatusCode};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Load;
+
+/// Upper bounds of the histograms' buckets, in seconds: from a cached answer to the longest deadline.
+const BUCKETS_S: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// How often what was recorded is put into its buckets, if nobody asks. Until then each value takes eight bytes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The recorder of this process.
+#[derive(Clone)]
+pub(super) struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// The recorder of this process, installed the first time.
+    ///
+    /// # Errors
+    ///
+    /// Another part of the process has installed one of its own.
+    pub(super) fn install() -> Result<Metrics, &'static str> {
+        static RECORDER: OnceLock<Result<PrometheusHandle, &'static str>> = OnceLock::new();
+        let handle = RECORDER.get_or_init(|| {
+            let builder = PrometheusBuilder::new().set_buckets(&BUCKETS_S).map_err(|_| "no buckets")?;
+            let handle = builder.install_recorder().map_err(|_| "this process records its metrics elsewhere")?;
+            describe();
+            Ok(handle)
+        });
+        handle.clone().map(|handle| Metrics { handle })
+    }
+
+    /// Put what was recorded into its buckets now and then, until `stop` is rung.
+    pub(super) async fn keep_up(self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(UPKEEP_EVERY);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            self.handle.run_upkeep();
+        }
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub(super) fn render(&self, load: Load, connections: usize, uptime: Duration) -> String {
+        metrics::gauge!("skep_calls_running").set(load.running as f64);
+        metrics::gauge!("skep_calls_waiting").set(load.waiting as f64);
+        metrics::gauge!("skep_calls_at_once").set(load.at_once as f64);
+        metrics::gauge!("skep_http_connections").set(connections as f64);
+        metrics::gauge!("skep_uptime_seconds").set(uptime.as_secs_f64());
+        if let Some(bytes) = resident_bytes() {
+            metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
+        }
+        self.handle.render()
+    }
+}
+
+/// One answered request. `route` is a pattern of the router, never a path as it came in.
+pub(super) fn request(method: &Method, route: &str, status: StatusCode, began: Instant) {
+    let method = match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        _ => "other",
+    };
+    let route = route.to_owned();
+    let status = status.as_str().to_owned();
+    metrics::counter!("skep_http_requests_total", "method" => method, "route" => route.clone(), "status" => status)
+        .increment(1);
+    metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route).record(began.elapsed());
+}
+
+/// One connection above the limit.
+pub(super) fn too_many_connections() {
+    metrics::counter!("skep_http_connections_refused_total").increment(1);
+}
+
+fn describe() {
+    metrics::describe_counter!("skep_tool_calls_total", "Calls of tools, by how they ended.");
+    metrics::describe_histogram!("skep_tool_call_seconds", "Time that calls of tools took.");
+    metrics::describe_gauge!("skep_calls_running", "Calls that run now.");
+    metrics::describe_gauge!("skep_calls_waiting", "Calls that wait for their turn.");
+    metrics::describe_gauge!("skep_calls_at_once", "Calls that may run at once.");
+    metrics::describe_counter!("skep_http_requests_total", "Answered HTTP requests.");
+    metrics::describe_histogram!("skep_http_request_seconds", "Time from the head of a request to its answer.");
+    metrics::describe_gauge!("skep_http_connections", "Open HTTP connections.");
+    metrics::describe_counter!("skep_http_connections_refused_total", "Connections above the limit.");
+    metrics::describe_gauge!("skep_uptime_seconds", "Time since the hub was started.");
+    metrics::describe_gauge!("process_resident_memory_bytes", "Memory of this process that is in RAM.");
+}
+
+/// `VmRSS` of `proc_pid_status(5)`.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

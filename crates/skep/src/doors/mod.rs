@@ -1,0 +1,355 @@
+//! How others reach the catalogue. A door parses a request, asks who it is, calls the catalogue and writes the answer;
+//! the rules of a call are the catalogue's ([`Catalogue::call`]), how many run at once is the [`admission`]'s.
+//!
+//! This module owns what is true of every connection: where the hub listens, how many connections it keeps, how long it
+//! waits for them, and how it stops. [`http`] is the first door; its router is a table of contents.
+//!
+//! **Safe by default.** The hub listens on loopback; a wider address is refused without a token; a web page is never
+//! answered unless the operator named it ([`guard`]).
+//!
+//! **Stopping.** No new connections and no new calls (503, so that callers go elsewhere); what runs may end within the
+//! drain time; then it is cancelled, which kills its sandboxes; then the connections are closed.
+
+pub mod admission;
+pub mod body;
+mod guard;
+mod health;
+mod http;
+mod metrics;
+mod problem;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+pub use guard::{BadOrigin, TOKEN_BYTES_MIN, Token, UnfitToken};
+pub use health::Probe;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::http::Hub;
+use crate::{catalogue::Catalogue, workspace::Dir};
+
+/// Files that are kept free for everything but connections: the store, logs, sandboxes.
+const FILES_RESERVED: u64 = 512;
+/// Connections above the limit that are told so, instead of being closed without a word.
+const REFUSALS_AT_ONCE_MAX: usize = 64;
+/// Time that a connection gets to hear that there are too many.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+/// Time that connections get at the end to take their last answer.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+/// Pause after the system refused a new connection, most often for want of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the doors are set up. The defaults are safe.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses to listen on, `host:port`; port 0 takes a free one.
+    pub bind: Vec<String>,
+    /// What callers must know. Without it only loopback addresses may be listened on.
+    pub token: Option<Token>,
+    /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
+    pub allowed_hosts: Vec<String>,
+    /// Web pages that may call this hub: `https://console.example`.
+    pub allowed_origins: Vec<String>,
+    /// Limits of calls.
+    pub calls: admission::Limits,
+    /// Limits of bodies.
+    pub bodies: body::Limits,
+    /// Connections that are open at once.
+    pub connections_max: usize,
+    /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.
+    pub head_time_max: Duration,
+    /// A connection that takes nothing of its answer for so long is closed.
+    pub write_time_max: Duration,
+    /// Time that running calls get to end when the hub stops.
+    pub drain_time: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            bind: vec!["127.0.0.1:8000".to_owned()],
+            token: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            calls: admission::Limits::default(),
+            bodies: body::Limits::default(),
+            connections_max: 8192,
+            head_time_max: Duration::from_secs(30),
+            write_time_max: Duration::from_secs(30),
+            drain_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is behind the doors.
+pub struct Parts {
+    /// The tools.
+    pub catalogue: Arc<Catalogue>,
+    /// The files that calls read.
+    pub workspace: Dir,
+    /// Where calls write.
+    pub outputs: Dir,
+    /// What `GET /health` tries.
+    pub probes: Vec<Probe>,
+}
+
+/// Why the hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It would be open to everybody.
+    #[error(
+        "{address} can be reached from other machines, so a token is needed: set SKEP_TOKEN to a secret of at least \
+         {TOKEN_BYTES_MIN} characters (`openssl rand -hex 32` makes one), or listen on 127.0.0.1"
+    )]
+    NoToken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// There is nothing to listen on.
+    #[error("no address to listen on is given; the default is 127.0.0.1:8000")]
+    NoAddress,
+    /// An address that cannot be had.
+    #[error("cannot listen on {address}{}", cure(.source))]
+    Bind {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An origin that is none.
+    #[error(transparent)]
+    Origin(#[from] BadOrigin),
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program does already; stop it or choose another port",
+        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 are not for everybody; choose a higher one",
+        io::ErrorKind::InvalidInput => ": an address looks like 127.0.0.1:8000",
+        _ => "",
+    }
+}
+
+/// How the hub ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Calls that had to be cancelled because they ran longer than the drain time.
+    pub calls_cancelled: usize,
+}
+
+/// Doors that are open but not yet served: connections wait.
+pub struct Doors {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    hub: Arc<Hub>,
+    options: Options,
+}
+
+/// Open the doors and serve until `shutdown` is rung.
+pub async fn serve(options: Options, parts: Parts, shutdown: CancellationToken) -> Result<Stopped, OpenError> {
+    Ok(Doors::open(options, parts).await?.serve(shutdown).await)
+}
+
+impl Doors {
+    /// Check the options and listen.
+    pub async fn open(mut options: Options, parts: Parts) -> Result<Doors, OpenError> {
+        options.connections_max = options.connections_max.min(connections_possible());
+        let (listeners, names) = listen(&options).await?;
+        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let hosts = names.into_iter().chain(options.allowed_hosts.clone());
+        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
+        let hub = Hub {
+            catalogue: parts.catalogue,
+            workspace: parts.workspace,
+            outputs: parts.outputs,
+            admission: admission::Admission::new(options.calls.clone()),
+            bodies: body::Bodies::new(options.bodies.clone()),
+            guard,
+            health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
+            metrics: metrics::Metrics::install(),
+            started: Instant::now(),
+            connections: AtomicUsize::new(0),
+        };
+        Ok(Doors { listeners, addresses, hub: Arc::new(hub), options })
+    }
+
+    /// Where the hub listens, with the ports that were found.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
+    pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
+        let Doors { listeners, hub, options, .. } = self;
+        let (upkeep, close, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        if let Ok(metrics) = &hub.metrics {
+            tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
+        }
+        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, close.clone()));
+        let accepting = TaskTracker::new();
+        for listener in listeners {
+            accepting.spawn(accept(listener, Arc::clone(&connections), tasks.clone(), shutdown.clone()));
+        }
+        shutdown.cancelled().await;
+        hub.admission.start_draining();
+        accepting.close();
+        accepting.wait().await;
+        let calls_cancelled = hub.admission.drain(options.drain_time).await;
+        upkeep.cancel();
+        close.cancel();
+        tasks.close();
+        tasks.wait().await;
+        Stopped { calls_cancelled }
+    }
+}
+
+/// Listen on every address that is named, and give the names back.
+async fn listen(options: &Options) -> Result<(Vec<TcpListener>, Vec<String>), OpenError> {
+    let (mut listeners, mut names) = (Vec::new(), Vec::new());
+    for address in &options.bind {
+        let bind = |source| OpenError::Bind { address: address.clone(), source };
+        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(bind)?.collect();
+        if let Some(&open) = resolved.iter().find(|address| !address.ip().is_loopback())
+            && options.token.is_none()
+        {
+            return Err(OpenError::NoToken { address: open });
+        }
+        for address in resolved {
+            listeners.push(TcpListener::bind(address).await.map_err(bind)?);
+        }
+        names.extend(address.rsplit_once(':').map(|(name, _)| name.to_owned()));
+    }
+    if listeners.is_empty() { Err(OpenError::NoAddress) } else { Ok((listeners, names)) }
+}
+
+/// Raise the soft limit of open files to the hard one, and see how many connections that leaves room for.
+fn connections_possible() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let files = if raised.is_ok() { limit.maximum } else { limit.current };
+    let possible = files.map_or(usize::MAX, |files| files.saturating_sub(FILES_RESERVED).max(1) as usize);
+    tracing::debug!(?files, possible, "open files");
+    possible
+}
+
+/// Take connections until `shutdown` is rung.
+async fn accept(listener: TcpListener, connections: Arc<Connections>, tasks: TaskTracker, shutdown: CancellationToken) {
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(connection) = connections.admit(stream) {
+                    tasks.spawn(connection);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+            }
+        }
+    }
+}
+
+/// What all connections share.
+struct Connections {
+    hub: Arc<Hub>,
+    router: Router,
+    overfull: Router,
+    builder: http1::Builder,
+    open: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    write_time_max: Duration,
+    close: CancellationToken,
+}
+
+impl Connections {
+    fn new(hub: Arc<Hub>, options: &Options, close: CancellationToken) -> Connections {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
+        let message =
+            format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
+        let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));
+        Connections {
+            router: http::router(Arc::clone(&hub)),
+            overfull,
+            hub,
+            builder,
+            open: Arc::new(Semaphore::new(options.connections_max)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
+            write_time_max: options.write_time_max,
+            close,
+        }
+    }
+
+    /// The connection as a task, or `None` if there are far too many.
+    fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let (router, permit, limit) = match Arc::clone(&self.open).try_acquire_owned() {
+            Ok(permit) => (self.router.clone(), permit, None),
+            Err(_) => {
+                metrics::too_many_connections();
+                let permit = Arc::clone(&self.refusals).try_acquire_owned().ok()?;
+                (self.overfull.clone(), permit, Some(REFUSAL_TIME_MAX))
+            }
+        };
+        let connections = Arc::clone(self);
+        Some(async move {
+            match limit {
+                None => connections.converse(stream, router, permit).await,
+                Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
+            }
+        })
+    }
+
+    /// Answer the requests of one connection, until it ends or the hub does.
+    async fn converse(&self, stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
+        self.hub.connections.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted(&self.hub.connections);
+        if let Err(error) = self.prepare(&stream) {
+            tracing::debug!(%error, "a connection could not be set up");
+        }
+        let conversation = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        tokio::pin!(conversation);
+        let ended = tokio::select! {
+            ended = &mut conversation => Ok(ended),
+            () = self.close.cancelled() => {
+                conversation.as_mut().graceful_shutdown();
+                timeout(CLOSE_TIME_MAX, conversation).await
+            }
+        };
+        if let Ok(Err(error)) = ended {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    /// Send small answers at once, and give up on a peer that takes nothing.
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let ms = self.write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
+        Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
+    }
+}
+
+/// Takes one off when it goes.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
