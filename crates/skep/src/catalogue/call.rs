@@ -78,7 +78,7 @@ impl Catalogue {
         if !faults.is_empty() {
             return Err(ToolError::InvalidArguments(faults));
         }
-        let Some(ttl) = tool.cache_ttl else {
+        let Some(ttl) = (tool.cache_ttl)(&call.arguments) else {
             let value = run(tool, call, context).await?;
             return Ok(Answer { value, cached: false });
         };

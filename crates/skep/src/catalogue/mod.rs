@@ -31,8 +31,8 @@ pub struct Tool {
     pub annotations: Annotations,
     /// How long a call may take unless the caller says otherwise.
     pub deadline: Duration,
-    /// How long an answer may be given again to an identical call; `None` if never.
-    pub cache_ttl: Option<Duration>,
+    /// How long the answer to these arguments may be given again to an identical call; `None` if never.
+    pub cache_ttl: fn(&Value) -> Option<Duration>,
     /// JSON Schema of the arguments, an object.
     pub input_schema: Value,
     /// JSON Schema of the answer, an object.
@@ -74,6 +74,12 @@ pub trait BuiltIn: Send + Sync + 'static {
     type Arguments: DeserializeOwned + JsonSchema + Send;
     /// What it gives; must serialise to an object.
     type Answer: Serialize + JsonSchema;
+
+    /// How long the answer to these arguments may be given again. Override it where the arguments decide: a search of
+    /// the web may be kept for a minute, one of the user's files is stale at once.
+    fn cache_ttl(_arguments: &Value) -> Option<Duration> {
+        Self::CACHE_TTL
+    }
 
     /// Do it.
     fn call(
@@ -243,7 +249,7 @@ impl Tool {
             description: B::DESCRIPTION,
             annotations: B::ANNOTATIONS,
             deadline: B::DEADLINE,
-            cache_ttl: B::CACHE_TTL,
+            cache_ttl: B::cache_ttl,
             input_schema: schema::<B::Arguments>(),
             output_schema: schema::<B::Answer>(),
             validator: OnceLock::new(),

@@ -2,6 +2,7 @@
 
 mod bash;
 mod sandboxed;
+pub mod search;
 
 pub use sandboxed::{SandboxOnDemand, config as sandbox_config};
 
@@ -16,5 +17,5 @@ pub struct Parts {
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
     let Parts { sandbox } = parts;
-    vec![Tool::new(bash::Bash { sandbox })]
+    vec![Tool::new(bash::Bash { sandbox }), Tool::new(search::Search::new())]
 }
