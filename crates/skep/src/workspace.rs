@@ -10,9 +10,13 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -117,6 +121,20 @@ impl Dir {
         &self.path
     }
 
+    /// Where a file or directory below this one really is, relative to it, with every symbolic link on the way
+    /// resolved: an error if that leads out. What is there may change afterwards: open it with
+    /// [`open_file`](Dir::open_file) all the same.
+    pub fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fd = self.open_at(path, OFlags::PATH, Mode::empty())?;
+        let [here, there] = [self.fd.as_fd(), fd.as_fd()].map(|fd| {
+            let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+            Ok::<_, io::Error>(PathBuf::from(OsString::from_vec(link.into_bytes())))
+        });
+        let outside = |_| io::Error::new(io::ErrorKind::CrossesDevices, "it leads out of the directory");
+        there?.strip_prefix(here?).map(Path::to_owned).map_err(outside)
+    }
+
     /// Open a regular file below this directory for reading.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         // Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
@@ -144,7 +162,7 @@ impl Dir {
     pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
         let parent = self.make_parents(path)?;
-        let mut temporary = std::ffi::OsString::from(".");
+        let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{:016x}", unique()));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -254,6 +272,20 @@ mod tests {
             assert!(dir.write(Path::new(path), b"x").is_err(), "{path} was written");
         }
         assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_path_resolves_to_where_it_really_is_or_not_at_all() {
+        let (temporary, dir) = dir();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a/b", dir.path().join("short")).unwrap();
+        std::os::unix::fs::symlink(temporary.path(), dir.path().join("up")).unwrap();
+        for (path, real) in [("", ""), (".", ""), ("a/./b", "a/b"), ("short", "a/b"), ("a/../a/b", "a/b")] {
+            assert_eq!(dir.resolve(Path::new(path)).unwrap(), Path::new(real), "{path}");
+        }
+        for path in ["..", "up", "up/in", "/", "missing"] {
+            assert!(dir.resolve(Path::new(path)).is_err(), "{path} was resolved");
+        }
     }
 
     #[test]
