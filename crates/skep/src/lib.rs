@@ -4,5 +4,6 @@
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
 pub mod catalogue;
+pub mod net;
 pub mod tools;
 pub mod workspace;
