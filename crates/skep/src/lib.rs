@@ -7,5 +7,6 @@ pub mod catalogue;
 pub mod doors;
 pub mod executor;
 pub mod hub;
+pub mod net;
 pub mod tools;
 pub mod workspace;
