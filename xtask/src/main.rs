@@ -1,2 +1,116 @@
-//! Chores.
-fn main() {}
+//! Chores of the project: `cargo xtask test`, `cargo xtask bench`, `cargo xtask setup`.
+//!
+//! Uses nothing but the standard library, so that it is built in a second.
+
+use std::{
+    env,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+const USAGE: &str = "\
+Chores of the Skep project.
+
+Usage: cargo xtask <CHORE>
+
+  test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
+  bench [NAME]        build for release and run the measurements (or one: store, door, run, sandbox)
+  setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters)
+";
+
+/// A program that tests use, where else it may be, and the Debian package that has it.
+const NEEDED: [(&str, &[&str], &str); 6] = [
+    ("initdb", &["/usr/lib/postgresql"], "postgresql"),
+    ("Xvfb", &[], "xvfb"),
+    ("xmessage", &[], "x11-utils"),
+    ("tesseract", &[], "tesseract-ocr"),
+    ("python3", &[], "python3"),
+    ("node", &[], "nodejs"),
+];
+
+/// Programs to measure against.
+const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap")];
+
+/// The measurements: programs of `bench/`.
+const MEASUREMENTS: [&str; 4] = ["store", "door", "run", "sandbox"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["test", rest @ ..] => test(rest),
+        ["bench"] => bench(&MEASUREMENTS),
+        ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
+        ["setup"] => install(&NEEDED),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("no such chore: {}\n\n{USAGE}", other.join(" "))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(arguments: &[&str]) -> Result<(), String> {
+    install(&NEEDED)?;
+    // With everything installed, a test that would be left out for want of something fails instead.
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked"]).args(arguments).env("SKEP_TEST_REQUIRE", "1");
+    run(&mut command)
+}
+
+fn bench(names: &[&str]) -> Result<(), String> {
+    install(&NEEDED)?;
+    install(&NEEDED_FOR_BENCH)?;
+    run(cargo().args(["build", "--workspace", "--release", "--locked"]))?;
+    for name in names {
+        println!("\n# {name}");
+        run(&mut Command::new(Path::new("target/release").join(format!("bench-{name}"))))?;
+    }
+    Ok(())
+}
+
+/// Install the Debian packages of the programs that are not there.
+fn install(needed: &[(&str, &[&str], &str)]) -> Result<(), String> {
+    let there = |(program, elsewhere, _): &&(&str, &[&str], &str)| {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).any(|directory| directory.join(program).exists())
+            || elsewhere.iter().any(|directory| Path::new(directory).exists())
+    };
+    let missing: Vec<&str> = needed.iter().filter(|one| !there(one)).map(|one| one.2).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let by_hand = |cause: String| format!("{cause}\ninstall them yourself: apt-get install {}", missing.join(" "));
+    apt_get(&["update"]).map_err(by_hand)?;
+    let install: Vec<&str> = ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.clone()).collect();
+    apt_get(&install).map_err(by_hand)
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), String> {
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
+    if !is_root {
+        command.args(["--non-interactive", "apt-get"]);
+    }
+    run(command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{} ended with {status}", command.get_program().display())),
+        Err(error) => Err(format!("{} cannot be started: {error}", command.get_program().display())),
+    }
+}
