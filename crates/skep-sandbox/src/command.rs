@@ -1,0 +1,129 @@
+//! The process that becomes the command: locks itself in, puts the request's files in place, and executes.
+//!
+//! Owns the order of these steps. Everything that could be refused to the command is refused before the first byte of
+//! the request is acted on, so even writing its files happens inside the walls.
+
+use std::{
+    ffi::{CString, OsStr},
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    },
+    path::Path,
+};
+
+use rustix::{
+    process::chdir,
+    thread::{
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+        set_capabilities_secure_bits, set_no_new_privs,
+    },
+};
+
+use crate::{
+    Net,
+    fault::{At, Fault},
+    landlock::{self, Grants},
+    limits, sys,
+    wire::{self, Job, Message as _, Report},
+    zygote::Template,
+};
+
+/// Where everything may be done.
+const WRITABLE: [&str; 8] =
+    ["/tmp", "/outputs", "/code", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// The highest capability that a kernel could know; there are 41 today.
+const CAPABILITY_MAX: u32 = 63;
+
+/// Becomes the command of `job`. If that is not possible the server is told on `report`.
+pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
+    let message = match lock_in(template, job) {
+        Ok(()) => Report::Unfit(execute(job)),
+        Err(fault) => Report::Fault(fault),
+    };
+    let _ = wire::send(report, &message.bytes(), &[]);
+    sys::exit(127)
+}
+
+/// Takes away everything that the command is not to have, for good.
+fn lock_in(template: &Template, job: &Job) -> Result<(), Fault> {
+    sys::reset_signals().at("reset signals")?;
+    sys::close_from_at_exec(3).at("close descriptors")?;
+    limits::set_rlimits(&job.limits)?;
+    drop_privileges(CapabilitySet::empty())?;
+    let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
+    let tcp = job.net == Net::Loopback;
+    landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
+    sys::filter_calls(&template.filter).at("load the system call filter")
+}
+
+/// Gives up every capability but `kept`, and every way to get one back.
+pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
+    let locked = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    set_no_new_privs(true).at("refuse new privileges")?;
+    set_capabilities_secure_bits(locked).at("lock capabilities")?;
+    for capability in 0..=CAPABILITY_MAX {
+        // The first error is the first capability that this kernel does not have.
+        if sys::forbid_capability(capability).is_err() {
+            break;
+        }
+    }
+    clear_ambient_capability_set().at("drop ambient capabilities")?;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).at("drop capabilities")
+}
+
+/// Puts the files in place and executes. Returns only to say what the request is at fault for.
+fn execute(job: &Job) -> String {
+    for (path, bytes) in &job.files {
+        if let Err(error) = write(path, bytes) {
+            return format!("the file {} cannot be written: {error}", path.display());
+        }
+    }
+    if let Err(error) = chdir(&job.cwd) {
+        return format!("the working directory {} cannot be entered: {error}", job.cwd.display());
+    }
+    let strings = |words: &[std::ffi::OsString]| -> Result<Vec<CString>, _> {
+        words.iter().map(|word| CString::new(word.as_bytes())).collect()
+    };
+    let (Ok(argv), Ok(env)) = (strings(&job.argv), strings(&job.env)) else {
+        return "an argument or a variable has a NUL byte in it".into();
+    };
+    let Some(program) = argv.first() else { return "there is no program to run".into() };
+    let error = search(program, &argv, &env, job);
+    format!("`{}` cannot be executed: {error}", program.to_string_lossy())
+}
+
+/// Executes `program`, by its path if it has one, otherwise the first of that name on `PATH`.
+fn search(program: &CString, argv: &[CString], env: &[CString], job: &Job) -> io::Error {
+    if program.as_bytes().contains(&b'/') {
+        return sys::exec(program, argv, env);
+    }
+    let path = job.env.iter().rev().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+    for directory in path.unwrap_or_default().split(|byte| *byte == b':') {
+        let candidate = Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(program.as_bytes()));
+        let Ok(candidate) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
+        let error = sys::exec(&candidate, argv, env);
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            worst = error;
+        }
+    }
+    worst
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(bytes)
+}

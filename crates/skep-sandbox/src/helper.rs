@@ -1,0 +1,114 @@
+//! The server's end of the helper process.
+//!
+//! Owns its start, the handshake, and the control socket. The server never forks: it executes a program, which the
+//! standard library does by `posix_spawn`, at a cost that does not depend on the size of the server.
+
+use std::{
+    env::args_os,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    Config, Error, Tier, probe,
+    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Setup},
+    zygote::NAME,
+};
+
+/// How long the helper may take to get ready; it takes a few milliseconds.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// A helper that takes orders. It dies with this value.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    control: AsyncFd<OwnedFd>,
+    pub(crate) tier: Tier,
+    /// Killed and reaped when dropped.
+    _process: Child,
+}
+
+impl Helper {
+    /// Executes the helper and waits until it is ready.
+    pub(crate) async fn start(config: &Config) -> Result<Helper, Error> {
+        if args_os().next().is_some_and(|name| name == NAME) {
+            // We are the helper, and got here because `init` was not called: starting another would never end.
+            return Err(Error::NoHelper);
+        }
+        let setup = |step: &str| {
+            let step = step.to_owned();
+            move |source| Error::Setup { step, source }
+        };
+        let (ours, theirs) = pair().map_err(setup("make the control socket"))?;
+        let program = config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+        let process = Command::new(program)
+            .arg0(NAME)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(setup("execute the helper"))?;
+        let control = listen(ours).map_err(setup("listen to the helper"))?;
+        let bytes = Setup { binds: config.binds.clone() }.bytes();
+        if bytes.len() > MESSAGE_MAX {
+            return Err(Error::Invalid("there are too many binds".into()));
+        }
+        let hello = async {
+            send(&control, &bytes, &[]).await?;
+            receive(&control).await
+        };
+        match timeout(READY_WITHIN, hello).await {
+            Ok(Ok(Some((bytes, _)))) => match Hello::parse(&bytes).map_err(|_| Error::NoHelper)? {
+                Hello::Ready { tier } => Ok(Helper { control, tier, _process: process }),
+                Hello::Fault(fault) => Err(probe::explain(fault)),
+            },
+            _ => Err(Error::NoHelper),
+        }
+    }
+
+    /// Orders a sandbox. An error means that the helper has died and nothing was started.
+    pub(crate) async fn order(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        send(&self.control, ORDER, fds).await
+    }
+}
+
+/// A pair of connected sockets; the first is for this process's event loop.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Gives a socket to the event loop.
+pub(crate) fn listen(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, and nothing exchanges what is in the `AsyncFd`.
+    unsafe { AsyncFd::register(socket) }.map_err(|error| error.into())
+}
+
+async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), bytes, fds)).await
+}
+
+/// The next message; `None` when the other side is closed.
+pub(crate) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    socket
+        .async_io(Interest::READABLE, |socket| {
+            let mut buffer = [0; REPLY_MAX];
+            let received = wire::receive(socket.as_fd(), &mut buffer)?;
+            Ok(received.map(|(length, fds)| (buffer[..length].to_vec(), fds)))
+        })
+        .await
+}
+
+/// Longest message from the helper or a sandbox, in bytes.
+const REPLY_MAX: usize = 8 << 10;

@@ -1,0 +1,266 @@
+//! What a caller asks for.
+//!
+//! Owns the public types of a request, and its translation into the [`Job`] that a sandbox understands: inside there
+//! are no languages, only a program, its arguments and files.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStrExt as _,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{Error, Tier, slot::CODE_MAX, wire::Job};
+
+/// Where programs are looked for inside.
+const PATH: &str = "PATH=/usr/local/bin:/usr/bin:/bin";
+/// The clean environment. Modules of a request lie in `/tmp`, its program in `/code`.
+const ENVIRONMENT: [&str; 6] =
+    [PATH, "HOME=/tmp", "LANG=C.UTF-8", "PYTHONPATH=/tmp", "PYTHONDONTWRITEBYTECODE=1", "NODE_PATH=/tmp"];
+/// Arguments and environment together, in bytes: less than the kernel's own limit, so that it is us who explain it.
+const WORDS_MAX: usize = 1 << 20;
+/// One argument or variable, in bytes: the kernel's own limit, with its final NUL.
+const WORD_MAX: usize = (128 << 10) - 1;
+/// Files of a request.
+const FILES_MAX: usize = 4096;
+
+/// One thing to run.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to run.
+    pub run: Run,
+    /// Standard input.
+    pub stdin: Vec<u8>,
+    /// Files written into `/tmp` (or, by an absolute path, under `/outputs`) before the command starts.
+    pub files: Vec<InFile>,
+    /// Environment on top of the clean one (`PATH`, `HOME`, `LANG`).
+    pub env: Vec<(String, String)>,
+    /// Working directory inside. Default: `/tmp`.
+    pub cwd: Option<PathBuf>,
+    /// Ceilings.
+    pub limits: Limits,
+    /// What of the network it sees.
+    pub net: Net,
+    /// The least isolation that the caller accepts; less is an error.
+    pub min_tier: Tier,
+}
+
+impl Request {
+    /// A request with the default limits, no network and full isolation.
+    pub fn new(run: Run) -> Request {
+        Request {
+            run,
+            stdin: Vec::new(),
+            files: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            limits: Limits::default(),
+            net: Net::None,
+            min_tier: Tier::Strict,
+        }
+    }
+}
+
+/// A program and how it is told what to do. Code goes in by a descriptor, never in the arguments, so it may be long.
+#[derive(Clone, Debug)]
+pub enum Run {
+    /// A program by its path inside or its name on `PATH`, with its arguments.
+    Argv(Vec<OsString>),
+    /// A script for `sh`.
+    Shell(String),
+    /// A script for `bash`.
+    Bash(String),
+    /// A program for `python3`.
+    Python(String),
+    /// A program for `node`.
+    JavaScript(String),
+}
+
+/// A file that the command finds.
+#[derive(Clone, Debug)]
+pub struct InFile {
+    /// Path relative to `/tmp`, or absolute under `/tmp` or `/outputs`.
+    pub path: PathBuf,
+    /// Contents.
+    pub bytes: Vec<u8>,
+}
+
+/// Ceilings of one request. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Time from start to end.
+    pub wall: Duration,
+    /// CPU time of one process.
+    pub cpu: Duration,
+    /// Memory of the whole sandbox: exact where a cgroup was delegated, otherwise watched.
+    pub memory: u64,
+    /// Address space of one process.
+    pub address_space: Option<u64>,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Standard output and standard error together.
+    pub output: u64,
+    /// Size of `/tmp`.
+    pub tmp: u64,
+    /// Size of `/outputs`.
+    pub outputs: u64,
+    /// Files in `/outputs`.
+    pub files: u32,
+    /// Open files of one process.
+    pub open_files: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const MIB: u64 = 1 << 20;
+        Limits {
+            wall: Duration::from_secs(10),
+            cpu: Duration::from_secs(10),
+            memory: 512 * MIB,
+            address_space: None,
+            processes: 64,
+            output: MIB,
+            tmp: 64 * MIB,
+            outputs: 64 * MIB,
+            files: 1024,
+            open_files: 256,
+        }
+    }
+}
+
+/// What of the network a request sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Net {
+    /// Nothing, not even loopback.
+    #[default]
+    None,
+    /// A loopback interface of its own.
+    Loopback,
+}
+
+impl Request {
+    /// The request as a sandbox understands it, and its standard input.
+    pub(crate) fn into_job(self) -> Result<(Job, Vec<u8>), Error> {
+        let (argv, code) = self.run.into_words();
+        let mut files = Vec::with_capacity(self.files.len() + 1);
+        if let Some((path, code)) = code {
+            if code.len() as u64 > CODE_MAX {
+                return Err(invalid(format!("the program is longer than {CODE_MAX} bytes; pass it as a file")));
+            }
+            files.push((path.into(), code.into_bytes()));
+        }
+        for file in self.files {
+            files.push((inside(&file.path)?, file.bytes));
+        }
+        if files.len() > FILES_MAX {
+            return Err(invalid(format!("more than {FILES_MAX} files; pass an archive")));
+        }
+        let mut env: Vec<OsString> = ENVIRONMENT.map(OsString::from).to_vec();
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains('=') {
+                return Err(invalid(format!("`{name}` cannot be the name of a variable")));
+            }
+            let prefix = format!("{name}=");
+            env.retain(|entry| !entry.as_bytes().starts_with(prefix.as_bytes()));
+            env.push(format!("{prefix}{value}").into());
+        }
+        check_words(&argv, &env)?;
+        if self.limits.processes == 0 || self.limits.open_files < OPEN_FILES_MIN {
+            return Err(invalid(format!("a command needs one process and {OPEN_FILES_MIN} open files at least")));
+        }
+        let cwd = self.cwd.unwrap_or_else(|| "/tmp".into());
+        if cwd.as_os_str().as_bytes().contains(&0) {
+            return Err(invalid("the working directory has a NUL byte in it".into()));
+        }
+        Ok((Job { argv, env, cwd, files, limits: self.limits, net: self.net }, self.stdin))
+    }
+}
+
+/// Open files without which not even a dynamic loader works.
+const OPEN_FILES_MIN: u32 = 8;
+
+impl Run {
+    /// The command line, and the file with the code if there is one.
+    fn into_words(self) -> (Vec<OsString>, Option<(&'static str, String)>) {
+        let (program, path, code) = match self {
+            Run::Argv(words) => return (words, None),
+            Run::Shell(code) => ("sh", "/code/main.sh", code),
+            Run::Bash(code) => ("bash", "/code/main.sh", code),
+            Run::Python(code) => ("python3", "/code/main.py", code),
+            Run::JavaScript(code) => ("node", "/code/main.js", code),
+        };
+        (vec![program.into(), path.into()], Some((path, code)))
+    }
+}
+
+/// Where a file of the request goes.
+fn inside(path: &Path) -> Result<PathBuf, Error> {
+    let whole = Path::new("/tmp").join(path);
+    let plain = whole.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+    let below = |root| whole.strip_prefix(root).is_ok_and(|rest| rest.components().next().is_some());
+    if plain && !path.as_os_str().as_bytes().contains(&0) && (below("/tmp") || below("/outputs")) {
+        return Ok(whole);
+    }
+    Err(invalid(format!("a file cannot be put at {}; only below /tmp and /outputs", path.display())))
+}
+
+fn check_words(argv: &[OsString], env: &[OsString]) -> Result<(), Error> {
+    if argv.first().is_none_or(|program| program.is_empty()) {
+        return Err(invalid("there is no program to run".into()));
+    }
+    let mut total = 0;
+    for word in argv.iter().chain(env) {
+        if word.as_bytes().contains(&0) {
+            return Err(invalid("an argument or a variable has a NUL byte in it".into()));
+        }
+        if word.len() > WORD_MAX {
+            return Err(invalid(format!(
+                "an argument or a variable is longer than {WORD_MAX} bytes; pass it as a file"
+            )));
+        }
+        total += word.len() + 1;
+    }
+    if total > WORDS_MAX {
+        return Err(invalid(format!("arguments and variables are longer than {WORDS_MAX} bytes; pass a file")));
+    }
+    Ok(())
+}
+
+fn invalid(why: String) -> Error {
+    Error::Invalid(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_go_below_tmp_and_outputs_only() {
+        assert_eq!(inside(Path::new("a/b")).unwrap(), Path::new("/tmp/a/b"));
+        assert_eq!(inside(Path::new("/outputs/a")).unwrap(), Path::new("/outputs/a"));
+        for bad in ["", "/", "/tmp", "/outputs", "..", "a/../b", "/etc/passwd", "/code/main.py", "/tmpx/a", "a\0b"] {
+            assert!(inside(Path::new(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_work_is_refused_with_a_reason() {
+        let argv = |words: &[&str]| Request::new(Run::Argv(words.iter().map(OsString::from).collect()));
+        let why = |request: Request| request.into_job().unwrap_err().to_string();
+        assert!(why(argv(&[])).contains("no program"));
+        assert!(why(argv(&[""])).contains("no program"));
+        assert!(why(argv(&["a", "b\0"])).contains("NUL"));
+        assert!(why(argv(&["a", &"x".repeat(WORD_MAX + 1)])).contains("longer"));
+        assert!(why(Request::new(Run::Python("#".repeat(CODE_MAX as usize + 1)))).contains("longer"));
+        let named = |name: &str| Request { env: vec![(name.into(), "x".into())], ..argv(&["a"]) };
+        assert!(why(named("")).contains("name"));
+        assert!(why(named("A=B")).contains("name"));
+    }
+
+    #[test]
+    fn a_variable_of_the_request_replaces_the_one_that_is_there() {
+        let request = Request { env: vec![("PATH".into(), "/x".into())], ..Request::new(Run::Shell(String::new())) };
+        let paths: Vec<_> = request.into_job().unwrap().0.env.into_iter().filter(|entry| entry.len() < 8).collect();
+        assert_eq!(paths, ["PATH=/x"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! The door: who may run, on which helper.
+
+use std::{
+    path::{Component, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use std::os::fd::AsFd as _;
+
+use tokio::{
+    select,
+    sync::{Mutex, Semaphore, SemaphorePermit},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    End, Error, Outcome, Report, Request, Tier, Usage,
+    helper::Helper,
+    probe, root,
+    supervise::Supervised,
+    wire::{self, Message as _},
+    zygote::USERS_MAX,
+};
+
+/// What a sandbox is made from; the same for all requests that it serves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The program that calls [`init`](crate::init) first in its `main`. Default: the running program.
+    pub helper: Option<PathBuf>,
+    /// Directories of the host that every request sees, read-only. Named by the operator, never by a request.
+    pub binds: Vec<Bind>,
+    /// Requests that run at once; more of them wait. Each takes five descriptors of the process.
+    pub concurrency_max: usize,
+    /// Requests that may wait; one more is refused with [`Error::Busy`].
+    pub waiting_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096 }
+    }
+}
+
+impl Config {
+    /// Binds go where nothing else is, and not into one another: a mount point is never made in a directory of the
+    /// host.
+    fn check(&self) -> Result<(), Error> {
+        let reserved = root::reserved().map(PathBuf::from);
+        let mut taken: Vec<PathBuf> = reserved.collect();
+        for Bind { source, target } in &self.binds {
+            let invalid = |why: &str| Err(Error::Invalid(format!("the bind at {} {why}", target.display())));
+            let plain = target.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+            if !target.is_absolute() || !plain || target.components().count() < 2 || target.to_str().is_none() {
+                return invalid("needs a plain absolute path inside, such as /workspace");
+            }
+            if let Some(other) = taken.iter().find(|other| other.starts_with(target) || target.starts_with(other)) {
+                return invalid(&format!("overlaps with {}", other.display()));
+            }
+            if !source.is_dir() {
+                return invalid(&format!("has no directory to show: {} is none", source.display()));
+            }
+            taken.push(target.clone());
+        }
+        Ok(())
+    }
+}
+
+/// A directory of the host, seen read-only inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Directory on the host.
+    pub source: PathBuf,
+    /// Absolute path inside, such as `/workspace`.
+    pub target: PathBuf,
+}
+
+/// A source of fresh sandboxes; cheap to clone. When the last clone is dropped, everything that still runs is killed.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    /// The helper that takes orders now. Replaced when it has died.
+    helper: Mutex<Arc<Helper>>,
+    running: Semaphore,
+    waiting: AtomicUsize,
+}
+
+impl Sandbox {
+    /// Start the helper process.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if this machine cannot isolate, [`Error::Invalid`] if a bind is at fault,
+    /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
+    pub async fn start(config: Config) -> Result<Sandbox, Error> {
+        config.check()?;
+        let helper = Mutex::new(Arc::new(Helper::start(&config).await?));
+        let running = Semaphore::new(config.concurrency_max.clamp(1, USERS_MAX as usize));
+        Ok(Sandbox { shared: Arc::new(Shared { config, helper, running, waiting: AtomicUsize::new(0) }) })
+    }
+
+    /// Run one request in a fresh sandbox of its own.
+    ///
+    /// Returns when the command and everything that it started are dead. Dropping the future kills them, too.
+    ///
+    /// # Errors
+    /// Only if nothing of the command ran, or if the helper process died: how a command ended is in
+    /// [`Outcome::end`].
+    pub async fn run(&self, request: Request, cancel: CancellationToken) -> Result<Outcome, Error> {
+        let asked = Instant::now();
+        let min_tier = request.min_tier;
+        let (job, stdin) = request.into_job()?;
+        let _place = select! {
+            biased;
+            place = self.place() => place?,
+            () = cancel.cancelled() => return Ok(self.cancelled(asked).await),
+        };
+        let memory = |source| Error::Setup { step: "put the request into memory".into(), source };
+        let bytes = wire::sealed("job", &job.bytes()).map_err(memory)?;
+        let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
+
+        let started = Instant::now();
+        let (supervised, ends) =
+            Supervised::new().map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
+        let helper = self.helper(None).await?;
+        probe::demand(helper.tier, min_tier)?;
+        let helper = match helper.order(&fds).await {
+            Ok(()) => helper,
+            Err(_) => {
+                let next = self.helper(Some(&helper)).await?;
+                probe::demand(next.tier, min_tier)?;
+                next.order(&fds).await.map_err(|_| Error::HelperDied)?;
+                next
+            }
+        };
+        drop((ends, bytes, stdin));
+        let outcome = supervised.finish(&job.limits, &cancel, helper.tier, started).await;
+        if matches!(outcome, Err(Error::HelperDied)) {
+            // Whatever is wrong with it, the next request gets another.
+            let _ = self.helper(Some(&helper)).await;
+        }
+        outcome
+    }
+
+    /// Find out what this machine can do, by running a real sandbox.
+    pub async fn probe(&self) -> Report {
+        probe::probe(self).await
+    }
+
+    /// Waits for a place among those that run.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let running = &self.shared.running;
+        if let Ok(place) = running.try_acquire() {
+            return Ok(place);
+        }
+        let _waiting = Waiting::enter(&self.shared.waiting, self.shared.config.waiting_max)?;
+        running.acquire().await.map_err(|_| Error::Busy)
+    }
+
+    /// The helper, or a new one if the present one is `dead`.
+    async fn helper(&self, dead: Option<&Arc<Helper>>) -> Result<Arc<Helper>, Error> {
+        let mut current = self.shared.helper.lock().await;
+        if dead.is_some_and(|dead| Arc::ptr_eq(dead, &current)) {
+            tracing::warn!("the sandbox's helper process died; starting another");
+            *current = Arc::new(Helper::start(&self.shared.config).await?);
+        }
+        Ok(Arc::clone(&current))
+    }
+
+    /// The outcome of a request that was cancelled before it got a place.
+    async fn cancelled(&self, asked: Instant) -> Outcome {
+        let tier = self.shared.helper.lock().await.tier;
+        Outcome {
+            end: End::Cancelled,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            truncated: false,
+            outputs: Vec::new(),
+            skipped: Vec::new(),
+            usage: Usage { wall: asked.elapsed(), ..Usage::default() },
+            tier,
+            missing: tier.missing(),
+        }
+    }
+}
+
+/// One of those who wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a AtomicUsize, max: usize) -> Result<Waiting<'a>, Error> {
+        let more = |waiting: usize| (waiting < max).then_some(waiting + 1);
+        match waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Waiting(waiting)),
+            Err(_) => Err(Error::Busy),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The weakest tier there is, for probing.
+pub(crate) const WEAKEST: Tier = Tier::StrictWithoutProc;

@@ -1,0 +1,236 @@
+//! One request while it runs, as the server sees it.
+//!
+//! Owns the deadline, the cap on output, cancellation, and the rule that an answer is given only when nothing of the
+//! command runs any more. Dropping it kills the sandbox, in whatever state it is.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::{
+    io::{AsyncReadExt as _, unix::AsyncFd},
+    net::unix::pipe,
+    select,
+    time::{sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    End, Error, Limits, Outcome, Tier, Usage, helper, outputs, probe,
+    sys::{Status, Used},
+    wire::{Message as _, Report},
+};
+
+/// How long a killed sandbox may take to be gone, before we give up waiting and say so.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes that are read from a pipe at once.
+const CHUNK: usize = 64 << 10;
+
+/// The server's ends of what a sandbox is given.
+pub(crate) struct Supervised {
+    report: AsyncFd<OwnedFd>,
+    stdout: Stream,
+    stderr: Stream,
+    pidfd: Option<OwnedFd>,
+    outputs: Option<OwnedFd>,
+    /// Nothing runs any more.
+    over: bool,
+}
+
+/// The sandbox's ends, in the order of the wire.
+pub(crate) struct Ends {
+    pub(crate) report: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// How a command ended, and what it used.
+struct Fate {
+    end: End,
+    used: Used,
+}
+
+impl Supervised {
+    /// Both ends of a new request.
+    pub(crate) fn new() -> io::Result<(Supervised, Ends)> {
+        let (report, their_report) = helper::pair()?;
+        let (stdout, their_stdout) = Stream::new()?;
+        let (stderr, their_stderr) = Stream::new()?;
+        let report = helper::listen(report)?;
+        let supervised = Supervised { report, stdout, stderr, pidfd: None, outputs: None, over: false };
+        Ok((supervised, Ends { report: their_report, stdout: their_stdout, stderr: their_stderr }))
+    }
+
+    /// Waits for the end, enforcing `limits`, and collects what was left.
+    pub(crate) async fn finish(
+        mut self,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        tier: Tier,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
+        let fate = self.watch(limits, cancel, started).await?;
+        self.over = true;
+        let mut room = limits.output;
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.drain().map_err(|source| Error::Setup { step: "read the output".into(), source })?;
+        }
+        let truncated = self.written() > room;
+        // Both streams together may be as long as the limit.
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            stream.bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+            room -= stream.bytes.len() as u64;
+        }
+        let found = collect(self.outputs.take(), limits.outputs).await;
+        Ok(Outcome {
+            end: match fate.end {
+                // It was over before we could kill it.
+                End::Exit(_) | End::Signal(_) if truncated => End::OutputLimit,
+                end => end,
+            },
+            stdout: std::mem::take(&mut self.stdout.bytes),
+            stderr: std::mem::take(&mut self.stderr.bytes),
+            truncated,
+            outputs: found.files,
+            skipped: found.skipped,
+            usage: Usage {
+                wall: started.elapsed(),
+                cpu: Duration::from_micros(fate.used.cpu_us),
+                memory_peak: fate.used.memory_peak,
+            },
+            tier,
+            missing: tier.missing(),
+        })
+    }
+
+    /// Returns when the sandbox has no process left, or nothing of the command has run.
+    async fn watch(&mut self, limits: &Limits, cancel: &CancellationToken, started: Instant) -> Result<Fate, Error> {
+        let mut deadline = pin!(sleep_until((started + limits.wall).into()));
+        let mut patience = pin!(sleep(Duration::MAX));
+        let mut forced = None;
+        loop {
+            let killed = forced.is_some();
+            let end = select! {
+                biased;
+                message = helper::receive(&self.report) => match self.hear(message)? {
+                    Some(fate) => return Ok(Fate { end: forced.unwrap_or(fate.end), ..fate }),
+                    None => {
+                        if killed {
+                            // It may be just born.
+                            self.kill();
+                        }
+                        continue;
+                    }
+                },
+                open = self.stdout.read(), if self.stdout.open => {
+                    open.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
+                    if self.written() <= limits.output || killed { continue }
+                    End::OutputLimit
+                }
+                open = self.stderr.read(), if self.stderr.open => {
+                    open.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
+                    if self.written() <= limits.output || killed { continue }
+                    End::OutputLimit
+                }
+                () = cancel.cancelled(), if !killed => End::Cancelled,
+                () = &mut deadline, if !killed => End::Timeout,
+                () = &mut patience, if killed => return Err(Error::HelperDied),
+            };
+            forced = Some(end);
+            patience.set(sleep(GONE_WITHIN));
+            self.kill();
+        }
+    }
+
+    fn written(&self) -> u64 {
+        (self.stdout.bytes.len() + self.stderr.bytes.len()) as u64
+    }
+
+    /// Takes a report in. `Some`: it was the last.
+    fn hear(&mut self, message: io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>) -> Result<Option<Fate>, Error> {
+        let Ok(Some((bytes, fds))) = message else { return Err(Error::HelperDied) };
+        let report = Report::parse(&bytes).map_err(|source| Error::Setup { step: "read a report".into(), source })?;
+        let fd = fds.into_iter().next();
+        match report {
+            Report::Born => self.pidfd = fd,
+            Report::Outputs => self.outputs = fd,
+            Report::Fault(fault) => return Err(probe::explain(fault)),
+            Report::Unfit(why) => return Err(Error::Invalid(why)),
+            Report::Ended { status, memory_exceeded, used } => {
+                let end = match status {
+                    _ if memory_exceeded => End::MemoryLimit,
+                    Status::Exit(code) => End::Exit(code),
+                    Status::Signal(signal) => End::Signal(signal),
+                };
+                return Ok(Some(Fate { end, used }));
+            }
+            // The keeper does not end before its command, unless something kills it from outside.
+            Report::Gone { used } => return Ok(Some(Fate { end: End::Signal(libc::SIGKILL), used })),
+        }
+        Ok(None)
+    }
+
+    /// Kills the keeper, and thereby everything, if it is born already.
+    fn kill(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            // It may have ended by itself meanwhile.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // If it is not born yet, the helper or the keeper will find that nobody listens.
+        if !self.over {
+            self.kill();
+        }
+    }
+}
+
+async fn collect(outputs: Option<OwnedFd>, bytes_max: u64) -> outputs::Found {
+    let Some(root) = outputs.filter(outputs::any) else { return outputs::Found::default() };
+    let collected = tokio::task::spawn_blocking(move || outputs::collect(&root, bytes_max)).await;
+    // Fails only when the runtime is shutting down, and then nobody reads this.
+    collected.unwrap_or_default()
+}
+
+/// One of the command's outputs.
+struct Stream {
+    pipe: pipe::Receiver,
+    bytes: Vec<u8>,
+    open: bool,
+}
+
+impl Stream {
+    fn new() -> io::Result<(Stream, OwnedFd)> {
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let pipe = pipe::Receiver::from_owned_fd_unchecked(ours)?;
+        Ok((Stream { pipe, bytes: Vec::new(), open: true }, theirs))
+    }
+
+    /// Waits for more.
+    async fn read(&mut self) -> io::Result<()> {
+        self.bytes.reserve(CHUNK.min(self.bytes.len() + 4096));
+        self.open = self.pipe.read_buf(&mut self.bytes).await? > 0;
+        Ok(())
+    }
+
+    /// Takes what is left in the pipe. Nobody writes to it any more.
+    fn drain(&mut self) -> io::Result<()> {
+        while self.open {
+            self.bytes.reserve(4096);
+            match self.pipe.try_read_buf(&mut self.bytes) {
+                Ok(length) => self.open = length > 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

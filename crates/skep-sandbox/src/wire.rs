@@ -1,0 +1,461 @@
+//! What server, zygote and sandbox say to one another, and how.
+//!
+//! Three conversations, all over `SOCK_SEQPACKET` sockets, so that a message and its descriptors arrive whole:
+//!
+//! - **control**, server ↔ zygote, one for its life: [`Setup`] in, [`Hello`] out, then one [`order`](ORDER) a request;
+//! - **report**, made per request, zygote and sandbox → server: [`Report`];
+//! - the **job**, a sealed memory file that comes with an order: [`Job`], of any size.
+//!
+//! Both ends are the same executable, so there is no versioning. What comes out of a sandbox is never parsed here: its
+//! command holds none of these descriptors.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::PathBuf,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg,
+    },
+};
+
+use crate::{
+    Bind, Limits, Net, Tier,
+    fault::Fault,
+    sys::{Status, Used},
+};
+
+/// Longest message, in bytes; jobs go beside it.
+pub(crate) const MESSAGE_MAX: usize = 64 << 10;
+/// Most descriptors with one message.
+const FDS_MAX: usize = 8;
+
+/// The one message of an order. Its descriptors: report, job, standard output, standard error, and standard input if
+/// there is any.
+pub(crate) const ORDER: &[u8] = b"run";
+
+/// What the zygote must know before it builds the root.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Setup {
+    pub(crate) binds: Vec<Bind>,
+}
+
+/// The zygote's first and only answer on the control socket.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Hello {
+    /// It takes orders.
+    Ready { tier: Tier },
+    /// This machine will not do.
+    Fault(Fault),
+}
+
+/// What happens to one request, in order of time.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Report {
+    /// The sandbox has a process. With its pidfd.
+    Born,
+    /// `/outputs` exists. With a descriptor of it that outlives the sandbox.
+    Outputs,
+    /// It could not be set up; nothing of the command has run.
+    Fault(Fault),
+    /// The job asks for something that is not there; nothing of the command has run.
+    Unfit(String),
+    /// The command ended and no process of it is left.
+    Ended { status: Status, memory_exceeded: bool, used: Used },
+    /// The sandbox's first process is gone, and every other with it.
+    Gone { used: Used },
+}
+
+/// What a sandbox is to do.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Job {
+    pub(crate) argv: Vec<OsString>,
+    /// `NAME=value`.
+    pub(crate) env: Vec<OsString>,
+    pub(crate) cwd: PathBuf,
+    /// Absolute paths inside.
+    pub(crate) files: Vec<(PathBuf, Vec<u8>)>,
+    pub(crate) limits: Limits,
+    pub(crate) net: Net,
+}
+
+/// A value that crosses.
+pub(crate) trait Message: Sized {
+    /// Appends its bytes.
+    fn encode(&self, out: &mut Encoder);
+    /// Reads it back. `None`: these are not its bytes.
+    fn decode(from: &mut Decoder<'_>) -> Option<Self>;
+
+    /// Its bytes.
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        self.encode(&mut out);
+        out.0
+    }
+
+    /// Reads it back from all of `bytes`.
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
+        let mut from = Decoder(bytes);
+        let value = Self::decode(&mut from).filter(|_| from.0.is_empty());
+        value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message of another program"))
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn number(&mut self, value: impl Into<u64>) {
+        self.0.extend(value.into().to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Encoder, &T)) {
+        self.number(items.len() as u64);
+        items.iter().for_each(|item| each(self, item));
+    }
+}
+
+pub(crate) struct Decoder<'a>(&'a [u8]);
+
+impl<'a> Decoder<'a> {
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+
+    fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        self.number()?.try_into().ok()
+    }
+
+    /// A number that was negative or not.
+    fn signed(&mut self) -> Option<i32> {
+        self.number().map(|number| number as i32)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.small()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn os(&mut self) -> Option<OsString> {
+        self.bytes().map(|bytes| OsString::from_vec(bytes.to_vec()))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
+    }
+
+    fn list<T>(&mut self, mut each: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let length: usize = self.small()?;
+        (0..length).map(|_| each(self)).collect()
+    }
+}
+
+impl Message for Setup {
+    fn encode(&self, out: &mut Encoder) {
+        out.list(&self.binds, |out, bind| {
+            out.bytes(bind.source.as_os_str().as_bytes());
+            out.bytes(bind.target.as_os_str().as_bytes());
+        });
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
+        let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
+        Some(Setup { binds })
+    }
+}
+
+impl Message for Hello {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Hello::Ready { tier } => {
+                out.number(0u8);
+                tier.encode(out);
+            }
+            Hello::Fault(fault) => {
+                out.number(1u8);
+                fault.encode(out);
+            }
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Hello> {
+        Some(match from.number()? {
+            0 => Hello::Ready { tier: Tier::decode(from)? },
+            1 => Hello::Fault(Fault::decode(from)?),
+            _ => return None,
+        })
+    }
+}
+
+impl Message for Tier {
+    fn encode(&self, out: &mut Encoder) {
+        out.number(match self {
+            Tier::StrictWithoutProc => 0u8,
+            Tier::Strict => 1,
+        });
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Tier> {
+        Some(match from.number()? {
+            0 => Tier::StrictWithoutProc,
+            1 => Tier::Strict,
+            _ => return None,
+        })
+    }
+}
+
+impl Message for Fault {
+    fn encode(&self, out: &mut Encoder) {
+        out.bytes(self.step.as_bytes());
+        out.number(self.errno as u64);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Fault> {
+        Some(Fault { step: from.text()?, errno: from.signed()? })
+    }
+}
+
+impl Message for Used {
+    fn encode(&self, out: &mut Encoder) {
+        out.number(self.cpu_us);
+        out.number(self.memory_peak);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Used> {
+        Some(Used { cpu_us: from.number()?, memory_peak: from.number()? })
+    }
+}
+
+impl Message for Report {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Report::Born => out.number(0u8),
+            Report::Outputs => out.number(1u8),
+            Report::Fault(fault) => {
+                out.number(2u8);
+                fault.encode(out);
+            }
+            Report::Unfit(why) => {
+                out.number(3u8);
+                out.bytes(why.as_bytes());
+            }
+            Report::Ended { status, memory_exceeded, used } => {
+                out.number(4u8);
+                let (kind, code) = match status {
+                    Status::Exit(code) => (0u8, code),
+                    Status::Signal(signal) => (1, signal),
+                };
+                out.number(kind);
+                out.number(*code as u64);
+                out.number(*memory_exceeded);
+                used.encode(out);
+            }
+            Report::Gone { used } => {
+                out.number(5u8);
+                used.encode(out);
+            }
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Report> {
+        Some(match from.number()? {
+            0 => Report::Born,
+            1 => Report::Outputs,
+            2 => Report::Fault(Fault::decode(from)?),
+            3 => Report::Unfit(from.text()?),
+            4 => {
+                let status = match from.number()? {
+                    0 => Status::Exit(from.signed()?),
+                    1 => Status::Signal(from.signed()?),
+                    _ => return None,
+                };
+                Report::Ended { status, memory_exceeded: from.number()? == 1, used: Used::decode(from)? }
+            }
+            5 => Report::Gone { used: Used::decode(from)? },
+            _ => return None,
+        })
+    }
+}
+
+impl Message for Limits {
+    fn encode(&self, out: &mut Encoder) {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        for number in [us(self.wall), us(self.cpu), self.memory, self.address_space.map_or(0, |space| space.max(1))] {
+            out.number(number);
+        }
+        for number in [self.output, self.tmp, self.outputs] {
+            out.number(number);
+        }
+        for number in [self.processes, self.files, self.open_files] {
+            out.number(number);
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Limits> {
+        Some(Limits {
+            wall: Duration::from_micros(from.number()?),
+            cpu: Duration::from_micros(from.number()?),
+            memory: from.number()?,
+            address_space: Some(from.number()?).filter(|space| *space > 0),
+            output: from.number()?,
+            tmp: from.number()?,
+            outputs: from.number()?,
+            processes: from.small()?,
+            files: from.small()?,
+            open_files: from.small()?,
+        })
+    }
+}
+
+impl Message for Job {
+    fn encode(&self, out: &mut Encoder) {
+        out.list(&self.argv, |out, word| out.bytes(word.as_bytes()));
+        out.list(&self.env, |out, entry| out.bytes(entry.as_bytes()));
+        out.bytes(self.cwd.as_os_str().as_bytes());
+        out.list(&self.files, |out, (path, bytes)| {
+            out.bytes(path.as_os_str().as_bytes());
+            out.bytes(bytes);
+        });
+        self.limits.encode(out);
+        out.number(match self.net {
+            Net::None => 0u8,
+            Net::Loopback => 1,
+        });
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Job> {
+        Some(Job {
+            argv: from.list(Decoder::os)?,
+            env: from.list(Decoder::os)?,
+            cwd: from.os()?.into(),
+            files: from.list(|from| Some((from.os()?.into(), from.bytes()?.to_vec())))?,
+            limits: Limits::decode(from)?,
+            net: match from.number()? {
+                0 => Net::None,
+                1 => Net::Loopback,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// Sends one message whole, with its descriptors.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors in a message"));
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Receives one message with its descriptors. `None`: the other side is closed.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received,
+            Err(Errno::INTR) => (),
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    Ok((received.bytes > 0).then_some((received.bytes, fds)))
+}
+
+/// A file in memory that nobody can change any more: how jobs and standard input go in.
+pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    io::Seek::rewind(&mut file)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Reads such a file from its start.
+pub(crate) fn read_all(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::from(fd).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_survives_the_crossing() {
+        let used = Used { cpu_us: 7, memory_peak: 8 };
+        let fault = Fault { step: "mount /proc".into(), errno: libc::EPERM };
+        for report in [
+            Report::Born,
+            Report::Outputs,
+            Report::Fault(fault.clone()),
+            Report::Unfit("no `x`".into()),
+            Report::Ended { status: Status::Exit(-1), memory_exceeded: true, used },
+            Report::Ended { status: Status::Signal(9), memory_exceeded: false, used },
+            Report::Gone { used },
+        ] {
+            assert_eq!(Report::parse(&report.bytes()).unwrap(), report);
+        }
+        for hello in [Hello::Ready { tier: Tier::Strict }, Hello::Fault(fault)] {
+            assert_eq!(Hello::parse(&hello.bytes()).unwrap(), hello);
+        }
+        let job = Job {
+            argv: vec!["a b".into(), OsString::from_vec(vec![0xff, b'\n'])],
+            env: vec!["A=b=c".into()],
+            cwd: "/tmp".into(),
+            files: vec![("/outputs/x".into(), vec![0, 1, 2])],
+            limits: Limits { address_space: Some(5), ..Limits::default() },
+            net: Net::Loopback,
+        };
+        assert_eq!(Job::parse(&job.bytes()).unwrap(), job);
+    }
+
+    #[test]
+    fn bytes_of_something_else_are_refused() {
+        let mut bytes = Report::Gone { used: Used::default() }.bytes();
+        for length in 0..bytes.len() {
+            assert!(Report::parse(&bytes[..length]).is_err());
+        }
+        bytes.push(0);
+        assert!(Report::parse(&bytes).is_err());
+        // A list that claims to be longer than the address space.
+        assert!(Setup::parse(&u64::MAX.to_le_bytes()).is_err());
+    }
+}

@@ -1,0 +1,412 @@
+//! The helper process that sandboxes are started from.
+//!
+//! A server with gigabytes of memory and many threads cannot fork safely, nor cheaply: copying its page tables costs
+//! about 28 ms per gigabyte. So it executes itself once more, small and clean:
+//!
+//! ```text
+//! server ── execs ──▶ launcher ── clones ──▶ zygote (pid 1 of its own namespaces, in the finished root)
+//!                     (waits)                  ├─ keeper of a sandbox (slot.rs)
+//!                                              └─ …
+//! ```
+//!
+//! Owns the start, the privileges, and the table of living sandboxes; what happens inside one is `slot.rs`. It has one
+//! thread and never blocks on a sandbox. It dies when its control socket closes or its launcher dies, and because it
+//! is the first process of a pid namespace the kernel then kills every process below it.
+//!
+//! **Users.** Started by an ordinary user, everything runs as that user. Started by root, the zygote gives root up for
+//! a range of ids that belong to nobody, and each sandbox gets one of its own; root's id is never mapped. What only
+//! root can reach is taken before (`root::Parts`), so a workspace below `/root` can be seen, as far as others may read
+//! its files.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs, io,
+    os::fd::{AsFd, OwnedFd, RawFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use libc::pid_t;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Mode, OFlags, open, openat},
+    io::Errno,
+    process::{DumpableBehavior, Signal, getegid, geteuid, set_dumpable_behavior, setsid, umask},
+    thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use crate::{
+    fault::{At, Fault},
+    root::{self, Parts},
+    seccomp::{self, Machine},
+    slot::{self, Order},
+    sys::{self, Cloned},
+    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Report, Setup},
+};
+
+/// The program name under which an executable becomes the helper.
+pub(crate) const NAME: &str = "skep-sandbox-zygote";
+
+/// Descriptors below this are placed by number in new processes; everything that is owned lies above.
+const OWNED_FROM: RawFd = 10;
+
+/// Where the launcher keeps the pipe that ties the zygote to its life.
+const GO: RawFd = 3;
+
+/// Ids that the sandboxes of a server run by root may use, one each: also how many can live at once.
+pub(crate) const USERS_MAX: u32 = 4096;
+/// Where those ids start. systemd's list of id ranges keeps this one free, and `useradd` never comes here.
+const USERS_FROM: u32 = 2_000_000_000;
+
+/// All that a process can be separated from.
+pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// The launcher: what an executable started under [`NAME`] does instead of its own work.
+pub(crate) fn main() -> ! {
+    if sys::close_from(3).is_err() {
+        sys::exit(1);
+    }
+    // SAFETY: the server starts this program with the control socket as its standard input.
+    let standard_input = unsafe { sys::take(0) };
+    let Ok(control) = sys::raise(standard_input, OWNED_FROM) else { sys::exit(1) };
+    if let Err(fault) = launch(&control) {
+        // If the server is gone there is nobody to tell.
+        let _ = wire::send(&control, &Hello::Fault(fault).bytes(), &[]);
+    }
+    sys::exit(1)
+}
+
+fn launch(control: &OwnedFd) -> Result<(), Fault> {
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
+    let null = sys::raise(null, OWNED_FROM).at("keep /dev/null")?;
+    for number in (0..OWNED_FROM).filter(|number| *number != 2) {
+        sys::place(null.as_fd(), number, number > 2).at("reserve low descriptors")?;
+    }
+    setsid().at("leave the terminal")?;
+    umask(Mode::from_raw_mode(0o022));
+
+    let mut buffer = vec![0; MESSAGE_MAX];
+    let Some((length, _)) = wire::receive(control, &mut buffer).at("receive the setup")? else { sys::exit(0) };
+    let setup = Setup::parse(&buffer[..length]).at("read the setup")?;
+
+    let users = Users::choose()?;
+    // Root reaches what its stand-in will not. Without the right to mount (a container) the stand-in has to try.
+    let parts = match users {
+        Users::Own { .. } => None,
+        Users::Range { .. } => Parts::take(&setup.binds).ok(),
+    };
+    let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
+    match sys::clone(NAMESPACES).at("make namespaces")? {
+        Cloned::Child => {
+            drop(go);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                let mut zygote =
+                    Zygote::prepare(control.try_clone().at("keep the control socket")?, users, wait, parts, &setup)?;
+                zygote.serve().at("serve")
+            }));
+            let fault = match result {
+                Ok(Ok(())) => sys::exit(0),
+                Ok(Err(fault)) => fault,
+                Err(_) => Fault { step: "not panic in the zygote".into(), errno: libc::EIO },
+            };
+            let _ = wire::send(control, &Hello::Fault(fault).bytes(), &[]);
+            sys::exit(1)
+        }
+        Cloned::Parent(pid, _pidfd) => {
+            if let Users::Range { from, count } = users {
+                let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
+                map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
+                become_user(from).at("give up root")?;
+            }
+            rustix::io::write(&go, b"g").at("let the zygote go")?;
+            // From now on only the zygote has the control socket, so that the server sees its end. The pipe stays
+            // here, so that the zygote sees ours.
+            sys::place(go.as_fd(), GO, true).at("close descriptors")?;
+            sys::close_from(GO + 1).at("close descriptors")?;
+            sys::reap(true);
+            sys::exit(0)
+        }
+    }
+}
+
+/// Whose processes the sandboxes' are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Users {
+    /// The server's user and group.
+    Own { user: u32, group: u32 },
+    /// Ids from this one on, the first for the zygote.
+    Range { from: u32, count: u32 },
+}
+
+impl Users {
+    fn choose() -> Result<Users, Fault> {
+        let own = Users::Own { user: geteuid().as_raw(), group: getegid().as_raw() };
+        if !geteuid().is_root() {
+            return Ok(own);
+        }
+        let map = fs::read_to_string("/proc/self/uid_map").at("read /proc/self/uid_map")?;
+        match Root::of(&map) {
+            Root::Has { from, count } => Ok(Users::Range { from, count }),
+            Root::IsAnother => Ok(own),
+            Root::IsAlone => Err(Errno::PERM).at("find a user other than root"),
+        }
+    }
+}
+
+/// What root is in its namespace.
+#[derive(Debug, PartialEq)]
+enum Root {
+    /// It has other ids to give.
+    Has { from: u32, count: u32 },
+    /// The root of a namespace that an ordinary user made, without other ids.
+    IsAnother,
+    /// Root of the machine as far as one can see, without other ids.
+    IsAlone,
+}
+
+impl Root {
+    /// Reads it from a `uid_map`.
+    fn of(map: &str) -> Root {
+        let line = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
+            Some([numbers.next()??, numbers.next()??, numbers.next()??])
+        };
+        let lines: Vec<[u64; 3]> = map.lines().filter_map(line).collect();
+        let wanted = u64::from(USERS_MAX) + 1;
+        let from = u64::from(USERS_FROM);
+        if lines.iter().any(|[inside, _, count]| *inside <= from && from + wanted <= inside + count) {
+            return Root::Has { from: USERS_FROM, count: USERS_MAX + 1 };
+        }
+        // Inside a container: the last ids that it has, which are the ones least likely to mean somebody.
+        let Some([inside, outside, count]) = lines.into_iter().max_by_key(|[inside, _, count]| inside + count) else {
+            return Root::IsAlone;
+        };
+        let available = if inside == 0 { count.saturating_sub(1) } else { count }.min(wanted);
+        match inside + count - available {
+            from if available >= 2 => Root::Has { from: from as u32, count: available as u32 },
+            _ if inside == 0 && outside != 0 => Root::IsAnother,
+            _ => Root::IsAlone,
+        }
+    }
+}
+
+/// Changes every id of the process to `id`, and leaves all groups.
+fn become_user(id: u32) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// Maps one id of the parent namespace into that of the caller, who has it as its effective id.
+pub(crate) fn map_user(proc: impl AsFd, inside: u32, parent: (u32, u32)) -> Result<(), Fault> {
+    let put = |file: &str, text: String| {
+        let fd = openat(&proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&fd, text.as_bytes()).map(drop)
+    };
+    put("self/setgroups", "deny".into()).at("map users")?;
+    put("self/uid_map", format!("{inside} {} 1", parent.0)).at("map users")?;
+    put("self/gid_map", format!("{inside} {} 1", parent.1)).at("map users")
+}
+
+/// What every sandbox is made from.
+pub(crate) struct Template {
+    pub(crate) root: root::Root,
+    pub(crate) filter: Vec<libc::sock_filter>,
+    pub(crate) landlock: u32,
+    /// Paths that may be read inside.
+    pub(crate) readable: Vec<String>,
+}
+
+struct Zygote {
+    control: OwnedFd,
+    /// Closes when the launcher dies. A signal at its death would not do: a change of user forgets it.
+    launcher: OwnedFd,
+    signals: OwnedFd,
+    template: Template,
+    /// Ids of the zygote's namespace for the next sandboxes, the one that has rested longest first. Empty if the
+    /// server's user is all there is.
+    users: Option<VecDeque<u32>>,
+    living: HashMap<pid_t, Living>,
+}
+
+/// A sandbox whose keeper has not been reaped.
+struct Living {
+    report: OwnedFd,
+    user: u32,
+}
+
+impl Zygote {
+    fn prepare(
+        control: OwnedFd,
+        users: Users,
+        launcher: OwnedFd,
+        parts: Option<Parts>,
+        setup: &Setup,
+    ) -> Result<Zygote, Fault> {
+        if rustix::io::read(&launcher, &mut [0]).at("wait for users")? == 0 {
+            sys::exit(0);
+        }
+        let range = match users {
+            Users::Own { user, group } => {
+                let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
+                map_user(proc, 0, (user, group))?;
+                None
+            }
+            Users::Range { count, .. } => {
+                become_user(0).at("give up root")?;
+                Some((1..count).collect())
+            }
+        };
+        // A change of user hides a process from itself in /proc; this one has nothing to hide from its equals.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")?;
+        let parts = match parts {
+            Some(parts) => parts,
+            None => Parts::take(&setup.binds)?,
+        };
+        let landlock = sys::landlock_version().at("find Landlock")?;
+        let template = Template {
+            root: root::build(parts)?,
+            filter: seccomp::program(Machine::THIS),
+            landlock,
+            readable: root::reserved()
+                .map(str::to_owned)
+                .chain(setup.binds.iter().map(|bind| bind.target.to_string_lossy().into_owned()))
+                .collect(),
+        };
+        let signals = sys::child_signals().at("receive signals")?;
+        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new() })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        wire::send(&self.control, &Hello::Ready { tier: self.template.root.tier }.bytes(), &[])?;
+        let mut buffer = vec![0; MESSAGE_MAX];
+        loop {
+            let (order, signal) = self.wait()?;
+            if signal {
+                self.bury();
+            }
+            if order {
+                match wire::receive(&self.control, &mut buffer)? {
+                    Some((length, fds)) if &buffer[..length] == ORDER => self.start(fds),
+                    Some(_) => (),
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Waits for an order or a signal, and says which.
+    fn wait(&self) -> io::Result<(bool, bool)> {
+        let mut fds = [
+            PollFd::new(&self.control, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.launcher, PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
+            Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
+            Err(Errno::INTR) => Ok((false, false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts a sandbox and tells the server, or tells the server why not.
+    fn start(&mut self, fds: Vec<OwnedFd>) {
+        let Some(order) = Order::from_fds(fds) else { return };
+        let told = match self.clone_keeper(&order) {
+            Ok((pid, user, pidfd)) => {
+                let told = wire::send(&order.report, &Report::Born.bytes(), &[pidfd.as_fd()]);
+                if told.is_err() {
+                    // Nobody waits for it any more.
+                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                }
+                self.living.insert(pid, Living { report: order.report, user });
+                told
+            }
+            Err(fault) => wire::send(&order.report, &Report::Fault(fault).bytes(), &[]),
+        };
+        // A server that has gone away shows on the control socket.
+        drop(told);
+    }
+
+    fn clone_keeper(&mut self, order: &Order) -> Result<(pid_t, u32, OwnedFd), Fault> {
+        let user = match &mut self.users {
+            None => 0,
+            Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
+        };
+        let cloned = lend(user).and_then(|()| sys::clone(NAMESPACES).at("make namespaces"));
+        if let Ok(Cloned::Child) = cloned {
+            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, order, user)));
+            sys::exit(125)
+        }
+        let back = lend(0);
+        match (cloned, back) {
+            (Ok(Cloned::Parent(pid, pidfd)), Ok(())) => Ok((pid, user, pidfd)),
+            (Err(fault), Ok(())) => {
+                self.release(user);
+                Err(fault)
+            }
+            // Without its own id the zygote is of no use any more; the server starts another.
+            _ => sys::exit(1),
+        }
+    }
+
+    fn release(&mut self, user: u32) {
+        if let Some(users) = &mut self.users {
+            users.push_back(user);
+        }
+    }
+
+    /// Reaps every keeper that has ended, and tells the server.
+    fn bury(&mut self) {
+        while rustix::io::read(&self.signals, &mut [0u8; 128]).is_ok_and(|length| length > 0) {}
+        while let Some(ended) = sys::reap(false) {
+            if let Some(Living { report, user }) = self.living.remove(&ended.pid) {
+                self.release(user);
+                // The server may have heard enough already.
+                let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+            }
+        }
+    }
+}
+
+/// Puts on the effective user `id` of the zygote's namespace, so that what is cloned next belongs to it. 0 is the
+/// zygote's own, and puts its capabilities back.
+fn lend(id: u32) -> Result<(), Fault> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    if geteuid() == uid {
+        return Ok(());
+    }
+    // The group first on the way out and last on the way back: changing it needs the capabilities of 0.
+    if id != 0 {
+        set_thread_res_gid(None, gid, None).at("lend a group")?;
+    }
+    set_thread_res_uid(None, uid, None).at("lend a user")?;
+    if id == 0 {
+        set_thread_res_gid(None, gid, None).at("lend a group")?;
+    }
+    set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_never_mapped() {
+        let host = "         0          0 4294967295\n";
+        assert_eq!(Root::of(host), Root::Has { from: USERS_FROM, count: USERS_MAX + 1 });
+        assert_eq!(Root::of("0 100000 65536\n"), Root::Has { from: 65536 - 4097, count: 4097 });
+        assert_eq!(Root::of("0 1000 1\n1 100000 65536\n"), Root::Has { from: 65537 - 4097, count: 4097 });
+        assert_eq!(Root::of("0 5000 3\n"), Root::Has { from: 1, count: 2 });
+        assert_eq!(Root::of("0 1000 1\n"), Root::IsAnother);
+        assert_eq!(Root::of("0 0 1\n"), Root::IsAlone);
+        assert_eq!(Root::of(""), Root::IsAlone);
+    }
+}
