@@ -4,5 +4,9 @@
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
 pub mod catalogue;
+pub mod document;
+pub mod duration;
+pub mod plan;
+pub mod schema;
 pub mod tools;
 pub mod workspace;
