@@ -8,6 +8,7 @@ mod call;
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::OnceLock, time::Duration};
 
+pub(crate) use call::DEADLINE_MAX;
 pub use call::{Answer, Call};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};

@@ -1,0 +1,252 @@
+//! JSON Schema: what a value must look like, and sentences about what it does not.
+//!
+//! The schemas come from Rust types. The `jsonschema` crate decides what fits; the wording is ours, because people and
+//! models act on it: it names what was expected and the *kind* of what was found. A value itself is quoted only where it was meant to be
+//! one of a few words, and then cut short: it may be huge, or a secret.
+
+use jsonschema::{
+    JsonType, ValidationError,
+    error::{TypeKind, ValidationErrorKind as Kind},
+};
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use crate::document::{PROBLEMS_MAX, member};
+
+/// A compiled schema.
+#[derive(Debug)]
+pub struct Schema {
+    json: Value,
+    validator: jsonschema::Validator,
+}
+
+/// One thing that the schema has against a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// JSON Pointer (RFC 6901) of the value at fault; empty for the whole.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The value fits none of several forms; the reason may lie anywhere below.
+    pub is_choice: bool,
+}
+
+impl Schema {
+    /// The schema of a type, for reading it. What the type's fields refer to is written out in place.
+    pub fn of<T: JsonSchema>() -> Schema {
+        let settings =
+            schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+        let json = settings.into_generator().into_root_schema_for::<T>().to_value();
+        Schema::new(json).expect("a schema that is derived from a type compiles; a test reads each")
+    }
+
+    /// Compile a schema. The error says what is wrong with the schema.
+    pub fn new(json: Value) -> Result<Schema, String> {
+        match jsonschema::validator_for(&json) {
+            Ok(validator) => Ok(Schema { json, validator }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The schema itself.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// What is wrong with this value, at most [`PROBLEMS_MAX`] things.
+    pub fn violations(&self, value: &Value) -> Vec<Violation> {
+        let mut found = Vec::new();
+        for error in self.validator.iter_errors(value) {
+            self.explain(&error, &mut found);
+            if found.len() >= PROBLEMS_MAX {
+                found.truncate(PROBLEMS_MAX);
+                break;
+            }
+        }
+        found
+    }
+
+    fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<Violation>) {
+        let pointer = error.instance_path().as_str().to_owned();
+        let value = error.instance();
+        let say = |message: String| Violation { pointer: pointer.clone(), message, help: None, is_choice: false };
+        match error.kind() {
+            Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+                let known: Vec<&str> = match self.around(error).get("properties") {
+                    Some(Value::Object(properties)) => properties.keys().map(String::as_str).collect(),
+                    _ => Vec::new(),
+                };
+                for name in unexpected {
+                    found.push(Violation {
+                        pointer: member(&pointer, name),
+                        message: "is not known here".to_owned(),
+                        help: suggest(name, known.iter().copied()).or_else(|| one_of(&known)),
+                        is_choice: false,
+                    });
+                }
+            }
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => self.choose(error, context, found),
+            Kind::Enum { options } => {
+                let options = options.as_array().map_or(&[][..], Vec::as_slice);
+                found.push(Violation { help: nearest(value, options), ..say(expected_one_of(options, value)) });
+            }
+            Kind::Constant { expected_value } => {
+                let options = std::slice::from_ref(&**expected_value);
+                found.push(say(expected_one_of(options, value)));
+            }
+            kind => found.push(say(self.sentence(kind, error))),
+        }
+    }
+
+    /// One sentence for a violation that needs no more.
+    fn sentence(&self, kind: &Kind, error: &ValidationError<'_>) -> String {
+        let value = error.instance();
+        match kind {
+            Kind::Required { property: Value::String(name) } => format!("`{name}` is missing"),
+            Kind::Type { kind } => format!("must be {}, not {}", types(kind), kind_of(value)),
+            Kind::Pattern { pattern } => match self.around(error).get("title").and_then(Value::as_str) {
+                Some(title) => format!("must be {title}"),
+                None => format!("must match {pattern}"),
+            },
+            Kind::Minimum { limit } => format!("must be at least {limit}"),
+            Kind::Maximum { limit } => format!("must be at most {limit}"),
+            Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
+            Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
+            Kind::MinLength { limit: 1 } => "must not be empty".to_owned(),
+            Kind::MinLength { limit } => format!("must have at least {limit} characters"),
+            Kind::MaxLength { limit } => format!("must have at most {limit} characters"),
+            Kind::MinItems { limit } => format!("must have at least {limit} elements"),
+            Kind::MaxItems { limit } => format!("must have at most {limit} elements"),
+            Kind::MinProperties { limit } => format!("must have at least {limit} members"),
+            Kind::MaxProperties { limit } => format!("must have at most {limit} members"),
+            Kind::UniqueItems => "must not have the same element twice".to_owned(),
+            _ => shorten(&error.masked_with("it").to_string(), MESSAGE_CHARS_MAX),
+        }
+    }
+
+    /// A value that fits none of several forms: the faults of the one form that it was meant to have, if that is
+    /// clear from its kind, or else what the forms are.
+    fn choose(&self, error: &ValidationError<'_>, forms: &[Vec<ValidationError<'static>>], found: &mut Vec<Violation>) {
+        let here = error.instance_path();
+        let is_other_kind = |error: &ValidationError<'_>| {
+            error.instance_path() == here
+                && matches!(error.kind(), Kind::Type { .. } | Kind::Constant { .. } | Kind::Enum { .. })
+        };
+        let meant: Vec<_> = forms.iter().filter(|form| !form.iter().any(is_other_kind)).collect();
+        if let [form] = meant[..] {
+            form.iter().for_each(|error| self.explain(error, found));
+            return;
+        }
+        let (mut kinds, mut options) = (Vec::new(), Vec::new());
+        for error in forms.iter().flatten().filter(|error| error.instance_path() == here) {
+            match error.kind() {
+                Kind::Type { kind } => kinds.push(types(kind)),
+                Kind::Constant { expected_value } => options.push((**expected_value).clone()),
+                Kind::Enum { options: more } => options.extend(more.as_array().into_iter().flatten().cloned()),
+                _ => {}
+            }
+        }
+        kinds.dedup();
+        let value = error.instance();
+        let message = match meant.len() {
+            0 if !options.is_empty() => expected_one_of(&options, value),
+            0 if !kinds.is_empty() => format!("must be {}, not {}", kinds.join(" or "), kind_of(value)),
+            _ => "has none of the forms that it may have".to_owned(),
+        };
+        let pointer = here.as_str().to_owned();
+        found.push(Violation { pointer, message, help: nearest(value, &options), is_choice: !meant.is_empty() });
+    }
+
+    /// The part of the schema that holds the keyword which failed.
+    fn around(&self, error: &ValidationError<'_>) -> &Value {
+        let path = error.schema_path().as_str();
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        self.json.pointer(parent).unwrap_or(&Value::Null)
+    }
+}
+
+/// Longer messages are cut.
+const MESSAGE_CHARS_MAX: usize = 200;
+/// Longer values are cut in messages.
+const VALUE_CHARS_MAX: usize = 40;
+/// More alternatives are not listed.
+const ALTERNATIVES_MAX: usize = 12;
+
+/// The beginning of a text, with `…` if that is not all.
+pub fn shorten(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// "did you mean …?", if one of the known names is near enough.
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    const NAME_BYTES_MAX: usize = 100; // the distance takes time that grows with the square
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
+    let nearest = known.into_iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 3);
+    nearest.map(|known| format!("did you mean {known:?}?"))
+}
+
+fn one_of(known: &[&str]) -> Option<String> {
+    let is_short = !known.is_empty() && known.len() <= ALTERNATIVES_MAX;
+    is_short.then(|| format!("known are {}", known.join(", ")))
+}
+
+fn nearest(value: &Value, options: &[Value]) -> Option<String> {
+    suggest(value.as_str()?, options.iter().filter_map(Value::as_str))
+}
+
+fn expected_one_of(options: &[Value], value: &Value) -> String {
+    let options: Vec<String> = options.iter().map(Value::to_string).collect();
+    let found = match value {
+        Value::String(text) => format!("{:?}", shorten(text, VALUE_CHARS_MAX)),
+        other => kind_of(other).to_owned(),
+    };
+    match &options[..] {
+        [only] => format!("must be {only}, not {found}"),
+        all => format!("must be one of {}, not {found}", shorten(&all.join(", "), MESSAGE_CHARS_MAX)),
+    }
+}
+
+fn types(kind: &TypeKind) -> String {
+    match kind {
+        TypeKind::Single(one) => name(*one).to_owned(),
+        TypeKind::Multiple(several) => {
+            let names: Vec<&str> = several.iter().filter(|one| *one != JsonType::Null).map(name).collect();
+            names.join(" or ")
+        }
+    }
+}
+
+fn name(kind: JsonType) -> &'static str {
+    match kind {
+        JsonType::Null => "nothing",
+        JsonType::Boolean => "true or false",
+        JsonType::Integer => "a whole number",
+        JsonType::Number => "a number",
+        JsonType::String => "text",
+        JsonType::Array => "a list",
+        JsonType::Object => "a table",
+    }
+}
+
+/// What kind of value this is, in the same words.
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests;
