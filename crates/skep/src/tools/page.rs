@@ -206,7 +206,7 @@ impl Text {
             "title" => self.in_title = false,
             "ul" | "menu" | "ol" => {
                 self.lists.pop();
-                self.gap(if self.lists.is_empty() { 2 } else { 1 });
+                self.close_marked(if self.lists.is_empty() { 2 } else { 1 });
             }
             "blockquote" => {
                 self.quotes = self.quotes.saturating_sub(1);
