@@ -3,6 +3,7 @@
 mod bash;
 mod compose;
 mod fetch_url;
+mod files;
 mod http_request;
 mod page;
 mod sandboxed;
@@ -29,6 +30,10 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
         Tool::new(bash::Bash { sandbox }),
         Tool::new(compose::Compose),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),
+        Tool::new(files::FileEdit::default()),
+        Tool::new(files::FileRead),
+        Tool::new(files::FileWrite),
+        Tool::new(files::ListFiles),
         Tool::new(http_request::HttpRequest { client: web }),
         Tool::new(search::Search::new()),
     ]
