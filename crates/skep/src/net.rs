@@ -10,6 +10,7 @@
 //! such as the model's address, does not come through here.
 
 mod address;
+mod text;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -409,4 +410,4 @@ impl Resolve for Resolver {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

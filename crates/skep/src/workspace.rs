@@ -231,7 +231,11 @@ impl Outputs {
 
     /// Keep a file. Returns its path as other calls must name it: `outputs/…`.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
-        let path = self.prefix.join(path.strip_prefix(OUTPUTS).unwrap_or(path));
+        // A path that an earlier write gave back names the same file again.
+        let path = match path.strip_prefix(OUTPUTS) {
+            Ok(named) => self.prefix.join(named.strip_prefix(&self.prefix).unwrap_or(named)),
+            Err(_) => self.prefix.join(path),
+        };
         let shown = format!("{OUTPUTS}/{}", path.display());
         self.root.write(&path, bytes).map_err(|error| refused(&shown, &error))?;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
@@ -293,7 +297,8 @@ mod tests {
         let (_temporary, dir) = dir();
         let outputs = Outputs::new(dir.clone(), "task");
         assert_eq!(outputs.write(Path::new("a/b.txt"), b"one").unwrap(), "outputs/task/a/b.txt");
-        assert_eq!(outputs.write(Path::new("outputs/a/b.txt"), b"two").unwrap(), "outputs/task/a/b.txt");
+        assert_eq!(outputs.write(Path::new("outputs/a/b.txt"), b"one").unwrap(), "outputs/task/a/b.txt");
+        assert_eq!(outputs.write(Path::new("outputs/task/a/b.txt"), b"two").unwrap(), "outputs/task/a/b.txt");
         assert_eq!(dir.read(Path::new("task/a/b.txt"), 3).unwrap(), b"two");
         assert_eq!(outputs.written(), [Path::new("task/a/b.txt")]);
         assert!(dir.read(Path::new("task/a/b.txt"), 2).is_err(), "larger than allowed");

@@ -1,21 +1,40 @@
 //! The built-in tools, one file each: arguments, answer, handler.
 
 mod bash;
+mod compose;
+mod fetch_url;
+mod files;
+mod http_request;
+mod page;
 mod sandboxed;
 pub mod search;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use sandboxed::{SandboxOnDemand, config as sandbox_config};
 
-use crate::catalogue::Tool;
+use crate::{catalogue::Tool, net};
 
 /// What the tools are made from.
 pub struct Parts {
     /// Where commands run.
     pub sandbox: SandboxOnDemand,
+    /// What reaches addresses that callers choose.
+    pub web: net::Client,
 }
 
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox } = parts;
-    vec![Tool::new(bash::Bash { sandbox }), Tool::new(search::Search::new())]
+    let Parts { sandbox, web } = parts;
+    vec![
+        Tool::new(bash::Bash { sandbox }),
+        Tool::new(compose::Compose),
+        Tool::new(fetch_url::FetchUrl { client: web.clone() }),
+        Tool::new(files::FileEdit::default()),
+        Tool::new(files::FileRead),
+        Tool::new(files::FileWrite),
+        Tool::new(files::ListFiles),
+        Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(search::Search::new()),
+    ]
 }

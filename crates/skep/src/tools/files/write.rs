@@ -1,0 +1,112 @@
+//! `file_write`: a file among the outputs.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{WRITE_MAX, keep, read::Encoding};
+use crate::{
+    catalogue::{Annotations, BuiltIn, ToolError},
+    workspace::Context,
+};
+
+/// See [`BuiltIn::DESCRIPTION`].
+pub(in crate::tools) struct FileWrite;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::tools) struct Arguments {
+    /// Where to write it among the outputs, such as `report.md` or `outputs/report.md`.
+    #[schemars(length(min = 1, max = 4096))]
+    path: String,
+    /// What to write.
+    content: String,
+    /// How `content` is given.
+    #[serde(default)]
+    encoding: Encoding,
+}
+
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::tools) struct Answer {
+    /// Where it is, as other tools must name it.
+    path: String,
+    /// Bytes written.
+    size: usize,
+}
+
+impl BuiltIn for FileWrite {
+    const NAME: &'static str = "file_write";
+    const DESCRIPTION: &'static str = "Write a file among the outputs, whole: what was there before is replaced. Give \
+        back the path by which other tools read it. The user's own files are never written.";
+    const ANNOTATIONS: Annotations =
+        Annotations { read_only_hint: false, destructive_hint: true, idempotent_hint: true, open_world_hint: false };
+    type Arguments = Arguments;
+    type Answer = Answer;
+
+    async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
+        let bytes = match arguments.encoding {
+            Encoding::Text => arguments.content.into_bytes(),
+            Encoding::Base64 => BASE64_STANDARD
+                .decode(arguments.content)
+                .map_err(|error| ToolError::argument("content", format!("it is not base64: {error}")))?,
+        };
+        if bytes.len() > WRITE_MAX {
+            return Err(ToolError::argument("content", format!("a file has at most {WRITE_MAX} bytes")));
+        }
+        let path = keep(context, &arguments.path, &bytes)?;
+        Ok(Answer { path, size: bytes.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::tools::testing::{Fixture, call};
+
+    async fn write(fixture: &Fixture, arguments: Value) -> Result<Value, ToolError> {
+        call(FileWrite, fixture, arguments).await
+    }
+
+    #[tokio::test]
+    async fn a_file_is_found_under_the_path_that_is_given_back() {
+        let fixture = Fixture::new();
+        for path in ["a/b.txt", "outputs/a/b.txt", "outputs/task/a/b.txt"] {
+            let answer = write(&fixture, json!({"path": path, "content": path})).await.unwrap();
+            assert_eq!(answer, json!({"path": "outputs/task/a/b.txt", "size": path.len()}));
+            assert_eq!(fixture.context.read("outputs/task/a/b.txt", 100).unwrap(), path.as_bytes());
+        }
+        write(&fixture, json!({"path": "c", "content": "AJ8=", "encoding": "base64"})).await.unwrap();
+        assert_eq!(fixture.context.read("outputs/task/c", 100).unwrap(), [0, 159]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_elsewhere() {
+        let fixture = Fixture::new();
+        fixture.file("mine.txt", "mine");
+        write(&fixture, json!({"path": "mine.txt", "content": "theirs"})).await.unwrap();
+        assert_eq!(fixture.context.read("mine.txt", 100).unwrap(), b"mine");
+        for (path, code) in [
+            ("../x", "denied"),
+            ("outputs/../../x", "denied"),
+            ("/tmp/skep-x", "invalid_arguments"),
+            ("a/", "invalid_arguments"),
+            (".", "invalid_arguments"),
+            ("outputs", "invalid_arguments"),
+            ("..", "invalid_arguments"),
+        ] {
+            let error = write(&fixture, json!({"path": path, "content": ""})).await.unwrap_err();
+            assert_eq!(error.code(), code, "{path}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(fixture.directory.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_has_a_largest_size() {
+        let fixture = Fixture::new();
+        assert!(write(&fixture, json!({"path": "x", "content": "x".repeat(WRITE_MAX)})).await.is_ok());
+        assert!(write(&fixture, json!({"path": "x", "content": "x".repeat(WRITE_MAX + 1)})).await.is_err());
+    }
+}

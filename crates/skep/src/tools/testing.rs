@@ -1,0 +1,48 @@
+//! What the tests of tools share: directories, and a call through the catalogue as a door would make it.
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalogue::{BuiltIn, Call, Catalogue, Tool, ToolError},
+    workspace::{Context, Dir, Outputs},
+};
+
+/// An empty workspace and empty outputs that go away with the value.
+pub(crate) struct Fixture {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) context: Context,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = Dir::create(&directory.path().join("workspace")).unwrap();
+        let outputs = Dir::create(&directory.path().join("outputs")).unwrap();
+        let context = Context::new(workspace, Outputs::new(outputs, "task"), CancellationToken::new());
+        Fixture { directory, context }
+    }
+
+    /// Put a file into the workspace, or into the outputs if the path begins with `outputs/`.
+    pub(crate) fn file(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let (dir, inside) = self.context.locate(path);
+        dir.write(inside, bytes.as_ref()).unwrap();
+    }
+}
+
+/// Call a tool with all steps of the catalogue. The answer has no `status`.
+pub(crate) async fn call<B: BuiltIn>(tool: B, fixture: &Fixture, arguments: Value) -> Result<Value, ToolError> {
+    call_within(tool, fixture, arguments, None).await
+}
+
+/// The same with a deadline of its own.
+pub(crate) async fn call_within<B: BuiltIn>(
+    tool: B,
+    fixture: &Fixture,
+    arguments: Value,
+    deadline: Option<std::time::Duration>,
+) -> Result<Value, ToolError> {
+    let catalogue = Catalogue::new([Tool::new(tool)]);
+    let call = Call { tool: B::NAME.to_owned(), arguments, deadline };
+    catalogue.call(call, fixture.context.clone()).await.map(|answer| Value::Object(answer.value))
+}
