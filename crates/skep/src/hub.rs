@@ -26,7 +26,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(1);
 /// What a hub said about its load is believed for so long.
 const HEALTH_FRESH: Duration = Duration::from_secs(1);
-/// Time beyond the deadline of a call: to wait for its turn at the hub, to stop, and to come back.
+/// Time beyond the deadline of a call, unless the user says otherwise: to wait for its turn at the hub, to stop, and to come back.
 const MARGIN: Duration = Duration::from_secs(15);
 /// The deadline of a call that has none.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -48,6 +48,7 @@ pub struct Hubs {
     looking: tokio::sync::Mutex<()>,
     client: Client,
     token: Option<String>,
+    margin: Duration,
 }
 
 struct Hub {
@@ -230,7 +231,19 @@ impl Hubs {
             .no_proxy();
         let client = client.build().map_err(|error| BadHubs::Client(innermost(&error)))?;
         let views = hubs.iter().map(|_| View::default()).collect();
-        Ok(Hubs { hubs, views: Mutex::new(views), looking: tokio::sync::Mutex::default(), client, token })
+        Ok(Hubs {
+            hubs,
+            views: Mutex::new(views),
+            looking: tokio::sync::Mutex::default(),
+            client,
+            token,
+            margin: MARGIN,
+        })
+    }
+
+    /// Wait so much longer than a call's deadline for its answer.
+    pub fn with_margin(self, margin: Duration) -> Hubs {
+        Hubs { margin, ..self }
     }
 
     /// Make a call where there is least to do. The annotations say whether it may be made twice.
@@ -337,10 +350,11 @@ impl Hubs {
     async fn ask(&self, hub: &Hub, call: &Call) -> Result<Map<String, Value>, Failure> {
         let deadline = call.deadline.unwrap_or(DEADLINE);
         let body = json!({"tool": call.tool, "args": call.arguments, "timeout": deadline.as_secs_f64()});
-        let request = self.with_token(self.client.post(hub.process.clone())).timeout(deadline + MARGIN).json(&body);
+        let request =
+            self.with_token(self.client.post(hub.process.clone())).timeout(deadline + self.margin).json(&body);
         let lost = |error: reqwest::Error| match error {
             error if error.is_connect() => Failure::NotRun(Why::Unreachable(innermost(&error))),
-            error if error.is_timeout() => Failure::MayHaveRun(Why::Silent(deadline + MARGIN)),
+            error if error.is_timeout() => Failure::MayHaveRun(Why::Silent(deadline + self.margin)),
             error => Failure::MayHaveRun(Why::Broken(innermost(&error))),
         };
         let response = request.send().await.map_err(lost)?;
@@ -472,5 +486,52 @@ impl Drop for Visit<'_> {
     fn drop(&mut self) {
         let view = &mut self.hubs.views()[self.index];
         view.own = view.own.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_of_a_hub_is_refused_with_the_reason() {
+        let refused = |url: &str| Hubs::new([url], None).err().map(|error| error.to_string()).unwrap_or_default();
+        let one = "one looks like http://127.0.0.1:8000";
+        for (url, why) in [
+            ("localhost:8000", "it does not begin with http:// or https://"),
+            ("ftp://hub", "it does not begin with http:// or https://"),
+            ("hub", "relative URL without a base"),
+            ("http://user:secret@hub", "it holds more than host, port and path"),
+            ("http://hub/?a=b", "it holds more than host, port and path"),
+        ] {
+            assert_eq!(refused(url), format!("{url:?} is not the address of a hub: {why}; {one}"));
+        }
+        assert_eq!(Hubs::new::<&str>([], None).err(), Some(BadHubs::Count(0)));
+        assert_eq!(Hubs::new(["http://hub"], Some("two words".to_owned())).err(), Some(BadHubs::Token));
+        let below = Hub::parse("https://example.com/hives/7/").unwrap();
+        assert_eq!(below.process.as_str(), "https://example.com/hives/7/process");
+        assert_eq!(below.name, "https://example.com/hives/7");
+    }
+
+    #[test]
+    fn a_hub_that_fails_again_and_again_is_left_alone_for_longer_but_not_forever() {
+        let mut view = View::default();
+        let mut aside_s = Vec::new();
+        for _ in 0..40 {
+            let now = Instant::now();
+            view.set_aside("hub", Why::Slow);
+            aside_s.push(view.aside.as_ref().unwrap().until.duration_since(now).as_secs_f64().round());
+        }
+        assert_eq!(aside_s[1..8], [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        assert_eq!(aside_s[39], 30.0);
+    }
+
+    #[test]
+    fn what_was_sent_since_the_hub_was_seen_counts() {
+        let seen = Seen { at: Instant::now(), degraded: false, calls: 6, own: 2, at_once: 4 };
+        assert_eq!(seen.load(2), 1.5);
+        assert_eq!(seen.load(4), 2.0);
+        assert_eq!(seen.load(0), 1.0, "two of the six have ended");
+        assert_eq!(Seen { calls: 0, ..seen }.load(1), 0.25, "never less than this client's own");
     }
 }

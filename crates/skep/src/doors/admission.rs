@@ -35,7 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { calls_at_once: 64, waiting_max: 1024, waiting_time_max: Duration::from_secs(10) }
+        Limits { calls_at_once: 64, waiting_max: 4096, waiting_time_max: Duration::from_secs(10) }
     }
 }
 

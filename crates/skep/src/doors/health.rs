@@ -20,8 +20,10 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Probe {
     name: &'static str,
     vital: bool,
-    check: Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>,
+    check: Check,
 }
+
+type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>;
 
 impl Probe {
     /// A check that says what it found, or what is wrong. Without a `vital` thing the hub is unhealthy, without another

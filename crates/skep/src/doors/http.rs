@@ -220,7 +220,7 @@ async fn no_such_path() -> Problem {
 }
 
 async fn wrong_method() -> Problem {
-    let message = "this path is not called like that; the Allow header names what it takes";
+    let message = "this path does not take that method; the Allow header names those it takes";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 

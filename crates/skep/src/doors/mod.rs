@@ -203,12 +203,13 @@ impl Doors {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
         let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, close.clone()));
-        let accepting = TaskTracker::new();
+        let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
-            accepting.spawn(accept(listener, Arc::clone(&connections), tasks.clone(), shutdown.clone()));
+            accepting.spawn(accept(listener, Arc::clone(&connections), tasks.clone(), stop_accepting.clone()));
         }
         shutdown.cancelled().await;
-        hub.admission.start_draining();
+        hub.admission.start_draining(); // first, so that nobody is served after the listeners are gone
+        stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
         let calls_cancelled = hub.admission.drain(options.drain_time).await;
@@ -249,9 +250,9 @@ fn connections_possible() -> usize {
     possible
 }
 
-/// Take connections until `shutdown` is rung.
-async fn accept(listener: TcpListener, connections: Arc<Connections>, tasks: TaskTracker, shutdown: CancellationToken) {
-    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+/// Take connections until `stop` is rung.
+async fn accept(listener: TcpListener, connections: Arc<Connections>, tasks: TaskTracker, stop: CancellationToken) {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
                 if let Some(connection) = connections.admit(stream) {
@@ -260,7 +261,7 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, tasks: Tas
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
             }
         }
     }

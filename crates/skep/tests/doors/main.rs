@@ -1,0 +1,6 @@
+//! The doors as clients see them.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod http;
+mod hubs;
+mod support;
