@@ -90,7 +90,8 @@ fn install(needed: &[(&str, &[&str], &str)]) -> Result<(), String> {
     println!("installing {}", missing.join(" "));
     let by_hand = |cause: String| format!("{cause}\ninstall them yourself: apt-get install {}", missing.join(" "));
     apt_get(&["update"]).map_err(by_hand)?;
-    let install: Vec<&str> = ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.clone()).collect();
+    let install: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.clone()).collect();
     apt_get(&install).map_err(by_hand)
 }
 

@@ -219,13 +219,15 @@ impl Document {
         Diagnostic { at: Some(Position { line, column }), ..problem }
     }
 
-    /// Everything that the schema has against the value.
+    /// Everything that the schema has against the value, from top to bottom.
     pub fn validate(&self, schema: &Schema) -> Vec<Diagnostic> {
         let problem = |violation: crate::schema::Violation| Diagnostic {
             help: violation.help,
             ..self.problem(&violation.pointer, violation.message)
         };
-        schema.violations(&self.value).into_iter().map(problem).collect()
+        let mut problems: Vec<Diagnostic> = schema.violations(&self.value).into_iter().map(problem).collect();
+        problems.sort_by_key(|problem| problem.at);
+        problems
     }
 
     /// The value as a type. What a schema can tell has been checked before; this catches the rest, one at a time.

@@ -58,7 +58,30 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// `local`, or the address of the hub.
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Here { .. } => "local",
+            Place::Hub { hub, .. } => hub,
+        }
+    }
+
+    /// What people should know of: that a hub did not do what it was asked for.
+    pub fn note(&self) -> Option<String> {
+        let (Place::Here { instead_of: others } | Place::Hub { passed_over: others, .. }) = self;
+        (!others.is_empty()).then(|| format!("runs {self}"))
+    }
+}
+
 impl Executor {
+    /// The tools that can be called here.
+    pub fn catalogue(&self) -> &Catalogue {
+        match self {
+            Executor::Local(catalogue) | Executor::Hubs { fallback: catalogue, .. } => catalogue,
+        }
+    }
+
     /// Make a call.
     pub async fn call(&self, call: Call, context: Context) -> (Result<Answer, ToolError>, Place) {
         match self {

@@ -4,13 +4,17 @@
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
 pub mod catalogue;
+pub mod cli;
+pub mod config;
+pub mod document;
 pub mod doors;
+pub mod duration;
 pub mod executor;
+pub mod hive;
 pub mod hub;
 pub mod net;
-pub mod document;
-pub mod duration;
 pub mod plan;
+pub mod run;
 pub mod schema;
 pub mod tools;
 pub mod workspace;

@@ -1,5 +1,23 @@
-//! `skep`: see [`skep`] for the map.
+//! `skep`: see the library for the map.
 
-fn main() {
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // First of all: this program may have been started as the helper of its own sandbox.
     skep_sandbox::init();
+    let cli = skep::cli::Cli::parse();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(cli.execute()));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("skep: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -82,7 +82,8 @@ where
             let mut tx = Tx::new(&self.namespace, sql);
             let said = AssertUnwindSafe((self.work)(&mut tx)).catch_unwind().await;
             let result = said.map(|said| tx.finish(said));
-            let ran = if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
+            let ran =
+                if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
             self.result = Some(result);
             ran
         })

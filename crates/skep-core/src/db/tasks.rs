@@ -151,7 +151,8 @@ impl Tx<'_> {
             let run = row.get::<Option<String>>("run")?.map(RunId);
             Ok((row.get::<i64>("position")?, TaskId(row.get("id")?), run, row.get::<bool>("allow_failure")?))
         };
-        let mut blocked = self.change(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
+        let mut blocked =
+            self.change(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;

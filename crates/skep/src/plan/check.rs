@@ -345,3 +345,8 @@ fn line_of(text: &str, reference: &Reference) -> usize {
     let at = text.find(name).unwrap_or_default();
     1 + text[..at].matches('\n').count()
 }
+
+/// Every fault of a file.
+pub fn check_file(path: &std::path::Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
+    Document::read(path).map_or_else(|problems| problems, |document| problems(&document, Some(catalogue)))
+}

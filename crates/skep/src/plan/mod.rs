@@ -7,6 +7,7 @@
 
 pub mod check;
 mod file;
+pub mod rules;
 pub mod template;
 
 use std::{fmt, path::Path, time::Duration};

@@ -179,9 +179,13 @@ fn plain_text(text: &str) -> String {
 }
 
 fn code(value: &Value, language: Option<String>) -> String {
-    let text = text(value);
-    let fence = "`".repeat(3.max(1 + longest_run(&text)));
-    let language: String = language.unwrap_or_default().chars().filter(|c| c.is_alphanumeric()).collect();
+    code_block(&text(value), &language.unwrap_or_default())
+}
+
+/// A block of code that no backtick in it can end.
+pub(crate) fn code_block(text: &str, language: &str) -> String {
+    let fence = "`".repeat(3.max(1 + longest_run(text)));
+    let language: String = language.chars().filter(|c| c.is_alphanumeric()).collect();
     let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
     format!("{fence}{language}\n{text}{end}{fence}\n")
 }

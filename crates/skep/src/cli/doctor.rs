@@ -1,0 +1,128 @@
+//! `skep doctor`.
+
+use std::{env, path::Path, process::ExitCode};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Common, FAILED, print};
+use crate::{
+    config::Overrides,
+    hive::{self, Hive},
+};
+
+/// Find out what works on this machine, by trying it
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was tried.
+struct Finding {
+    what: &'static str,
+    /// Without it Skep's main job does not work.
+    required: bool,
+    works: bool,
+    detail: String,
+    /// What to do about it.
+    cure: Option<String>,
+}
+
+/// Programs that tools use, and what for.
+const PROGRAMS: [(&str, &str, &str); 5] = [
+    ("bash", "bash and generated scripts", "apt-get install bash"),
+    ("python3", "generated Python programs", "apt-get install python3"),
+    ("node", "generated JavaScript programs", "apt-get install nodejs"),
+    ("tesseract", "text in images (observe_screen)", "apt-get install tesseract-ocr"),
+    ("git", "repositories", "apt-get install git"),
+];
+
+pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = common.settings(Overrides::default())?;
+    let mut findings = vec![sandbox(&settings).await?];
+    findings.extend(PROGRAMS.map(program));
+    findings.push(display());
+    findings.push(store(settings).await);
+    let healthy = findings.iter().all(|finding| finding.works || !finding.required);
+    let text: String = match arguments.json {
+        true => {
+            let all = findings.iter().map(|f| {
+                json!({ "what": f.what, "works": f.works, "required": f.required, "detail": f.detail, "cure": f.cure })
+            });
+            format!("{:#}\n", json!({ "healthy": healthy, "findings": all.collect::<Vec<_>>() }))
+        }
+        false => findings.iter().map(Finding::to_text).collect(),
+    };
+    print(&text)?;
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+impl Finding {
+    fn to_text(&self) -> String {
+        let sign = match (self.works, self.required) {
+            (true, _) => "ok ",
+            (false, true) => "NO ",
+            (false, false) => "-  ",
+        };
+        let cure = self.cure.as_ref().map_or(String::new(), |cure| format!("     → {cure}\n"));
+        format!("{sign}  {:<12} {}\n{cure}", self.what, self.detail)
+    }
+}
+
+/// Run a real sandbox and say what it can enforce.
+async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> {
+    let here = hive::workspace(&settings.workspace)?;
+    let (_, sandbox) = hive::catalogue(settings, &here, &here);
+    let (works, detail, cure) = match sandbox.get().await {
+        Err(error) => (false, error.to_string(), None),
+        Ok(sandbox) => {
+            let report = sandbox.probe().await;
+            let detail = match (report.tier, report.missing.as_slice()) {
+                (None, _) => "no isolation is possible".to_owned(),
+                (Some(tier), []) => format!("{tier:?}: everything is enforced"),
+                (Some(tier), missing) => format!("{tier:?}; not enforced here: {missing:?}"),
+            };
+            (report.tier.is_some(), detail, (!report.advice.is_empty()).then(|| report.advice.join("\n     → ")))
+        }
+    };
+    Ok(Finding { what: "sandbox", required: true, works, detail, cure })
+}
+
+fn program((name, purpose, cure): (&'static str, &str, &str)) -> Finding {
+    // Only what is below /usr is visible inside a sandbox.
+    let found = ["/usr/bin", "/usr/local/bin", "/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|p| p.exists());
+    let detail = match &found {
+        Some(path) => format!("{} ({purpose})", path.display()),
+        None => format!("not installed below /usr ({purpose})"),
+    };
+    let cure = found.is_none().then(|| cure.to_owned());
+    Finding { what: name, required: false, works: found.is_some(), detail, cure }
+}
+
+fn display() -> Finding {
+    let display = env::var("DISPLAY").ok().filter(|display| !display.is_empty());
+    let detail = match &display {
+        Some(display) => format!("{display} (observe_screen)"),
+        None => "DISPLAY is not set; observe_screen reads image files only".to_owned(),
+    };
+    Finding { what: "X display", required: false, works: display.is_some(), detail, cure: None }
+}
+
+async fn store(settings: crate::config::Settings) -> Finding {
+    let address = match &settings.database {
+        Some(_) => "the configured database".to_owned(), // its address may hold a password
+        None => format!("SQLite in {}", settings.home.display()),
+    };
+    let opened = Hive::open(settings).await;
+    let runs = match &opened {
+        Ok(hive) => hive.app.db.runs(hive.namespace(), None, 1).await.map(drop).map_err(anyhow::Error::from),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    let (works, detail) = match runs {
+        Ok(()) => (true, address),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    Finding { what: "store", required: true, works, detail, cure: None }
+}

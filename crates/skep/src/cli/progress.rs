@@ -1,0 +1,256 @@
+//! What a person or a program sees of a run while it goes on: a reader of the event log, like any other.
+
+use std::{
+    collections::HashMap,
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use skep_core::{
+    Namespace, Timestamp,
+    app::App,
+    db::DbError,
+    event::{Event, Kind},
+    run::RunId,
+};
+
+use crate::{
+    plan::Plan,
+    run::{rfc3339, step_of},
+};
+
+/// How long a reader waits before it looks at the log again although nobody called.
+const POLL: Duration = Duration::from_millis(500);
+/// Events that one look at the log brings.
+const EVENTS_PER_READ: usize = 1000;
+/// A plan with more tasks than this is shown as one line, not as a tree.
+const TREE_TASKS_MAX: usize = 40;
+/// How often the spinners turn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// A tree on a terminal, lines elsewhere; on standard error.
+    People,
+    /// Each event as a line of JSON on standard output.
+    Json,
+    /// Not at all.
+    Quiet,
+}
+
+/// Reads the events of one run.
+pub(super) struct Follow {
+    app: App,
+    namespace: Namespace,
+    run: RunId,
+    after: i64,
+}
+
+impl Follow {
+    /// From the first event on.
+    pub(super) fn new(app: &App, namespace: &Namespace, run: &RunId) -> Follow {
+        Follow { app: app.clone(), namespace: namespace.clone(), run: run.clone(), after: 0 }
+    }
+
+    /// What has happened since the last look; empty if nothing.
+    pub(super) async fn look(&mut self) -> Result<Vec<Event>, DbError> {
+        let events = self.app.db.events_of(&self.namespace, &self.run, self.after, EVENTS_PER_READ).await?;
+        if let Some(last) = events.last() {
+            self.after = last.number;
+        }
+        Ok(events)
+    }
+
+    /// Hand each event to `show` until the run is over. Dropping the future stops it.
+    pub(super) async fn until_over(&mut self, mut show: impl FnMut(&Event)) -> Result<(), DbError> {
+        let mut wake = self.app.wake.clone();
+        loop {
+            wake.borrow_and_update();
+            let events = self.look().await?;
+            events.iter().for_each(&mut show);
+            if events.iter().any(|event| matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted)) {
+                return Ok(());
+            }
+            if events.is_empty() {
+                // Another process may be the one that works on the run; its wake-ups do not reach us.
+                let _ = tokio::time::timeout(POLL, wake.changed()).await;
+            }
+        }
+    }
+}
+
+/// An event as a line for programs.
+pub(super) fn to_json(event: &Event) -> String {
+    json!({
+        "number": event.number,
+        "at": rfc3339(event.at),
+        "kind": event.kind.name(),
+        "run": event.run.as_ref().map(|run| &run.0),
+        "task": event.task.as_ref().map(step_of),
+        "data": event.data,
+    })
+    .to_string()
+}
+
+/// An event as a line for people.
+pub(super) fn to_text(event: &Event) -> String {
+    let task = event.task.as_ref().map(step_of).unwrap_or_default();
+    let data = |name: &str| event.data[name].as_str().unwrap_or_default().to_owned();
+    let what = match event.kind {
+        Kind::TaskSubmitted => format!("{task}: waits"),
+        Kind::TaskStarted => format!("{task}: started by {}", data("worker")),
+        Kind::TaskCompleted => format!("{task}: completed"),
+        Kind::TaskRetried => format!("{task}: failed, will be tried again: {}", data("error")),
+        Kind::TaskFailed => format!("{task}: failed: {}", data("error")),
+        Kind::TaskBlocked => format!("{task}: blocked, because a task before it failed"),
+        Kind::TaskReleased => format!("{task}: given back"),
+        Kind::TaskLog => format!("{task}: {}", data("message")),
+        kind if task.is_empty() => kind.name().replace('.', " "),
+        kind => format!("{task}: {}", kind.name().rsplit('.').next().unwrap_or_default().replace('_', " ")),
+    };
+    format!("{} {what}", time_of_day(event.at))
+}
+
+/// The local time of day, to the millisecond.
+fn time_of_day(at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
+    at.strftime("%H:%M:%S%.3f").to_string()
+}
+
+/// Shows events as they come.
+pub(super) enum Show {
+    Tree(Tree),
+    Lines,
+    Json,
+    Nothing,
+}
+
+impl Show {
+    pub(super) fn new(style: Style, plan: &Plan, finished: &[String]) -> Show {
+        match style {
+            Style::Quiet => Show::Nothing,
+            Style::Json => Show::Json,
+            Style::People if std::io::stderr().is_terminal() => Show::Tree(Tree::new(plan, finished)),
+            Style::People => Show::Lines,
+        }
+    }
+
+    pub(super) fn event(&mut self, event: &Event) {
+        match self {
+            Show::Tree(tree) => tree.event(event),
+            Show::Lines if event.kind == Kind::TaskSubmitted => {}
+            Show::Lines => eprintln!("{}", to_text(event)),
+            // A reader that has gone away shall not end the run.
+            Show::Json => drop(writeln!(std::io::stdout(), "{}", to_json(event))),
+            Show::Nothing => {}
+        }
+    }
+
+    /// Leave the last state on the screen.
+    pub(super) fn end(self) {
+        if let Show::Tree(tree) = self {
+            tree.end();
+        }
+    }
+}
+
+/// The tasks of a run, each under the first one that it depends on, with what it does right now.
+pub(super) struct Tree {
+    bars: MultiProgress,
+    all: ProgressBar,
+    lines: HashMap<String, ProgressBar>,
+}
+
+impl Tree {
+    fn new(plan: &Plan, finished: &[String]) -> Tree {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let all = bars.add(ProgressBar::new(plan.tasks.len() as u64));
+        all.set_style(style("{spinner} {msg}  {pos}/{len} tasks  {elapsed}"));
+        all.set_message(plan.name.clone());
+        all.enable_steady_tick(TICK);
+        let mut tree = Tree { bars, all, lines: HashMap::new() };
+        if plan.tasks.len() <= TREE_TASKS_MAX {
+            for (n, depth) in in_order(plan) {
+                let line = tree.bars.add(ProgressBar::new_spinner());
+                line.set_style(style("{prefix}· {msg}"));
+                line.set_prefix("  ".repeat(depth + 1));
+                line.set_message(plan.tasks[n].id.clone());
+                line.tick();
+                tree.lines.insert(plan.tasks[n].id.clone(), line);
+            }
+        }
+        for task in finished {
+            tree.all.inc(1);
+            tree.mark(task, "✔", "", true);
+        }
+        tree
+    }
+
+    fn event(&mut self, event: &Event) {
+        let Some(task) = event.task.as_ref().map(step_of) else { return };
+        let data = |name: &str| event.data[name].as_str().unwrap_or_default().to_owned();
+        match event.kind {
+            Kind::TaskStarted => {
+                if let Some(line) = self.lines.get(task) {
+                    line.set_style(style("{prefix}{spinner} {msg}  {elapsed}"));
+                    line.reset_elapsed();
+                    line.set_message(format!("{task}  ({})", data("worker")));
+                    line.enable_steady_tick(TICK);
+                }
+            }
+            Kind::TaskCompleted => self.over(task, "✔", ""),
+            Kind::TaskFailed => self.over(task, "✘", &data("error")),
+            Kind::TaskBlocked => self.over(task, "⊘", "blocked"),
+            Kind::TaskCancelled => self.over(task, "⊘", "cancelled"),
+            Kind::TaskRetried => self.mark(task, "↻", &data("error"), false),
+            Kind::TaskReleased => self.mark(task, "·", "", false),
+            Kind::TaskLog => drop(self.bars.println(format!("{task}: {}", data("message")))),
+            _ => {}
+        }
+    }
+
+    fn over(&self, task: &str, sign: &str, note: &str) {
+        self.all.inc(1);
+        self.mark(task, sign, note, true);
+    }
+
+    fn mark(&self, task: &str, sign: &str, note: &str, over: bool) {
+        let Some(line) = self.lines.get(task) else { return };
+        line.disable_steady_tick();
+        line.set_style(style(&format!("{{prefix}}{sign} {{msg}}")));
+        let note: String = note.chars().filter(|c| !c.is_control()).take(100).collect();
+        let message = if note.is_empty() { task.to_owned() } else { format!("{task}: {note}") };
+        match over {
+            true => line.finish_with_message(message),
+            false => line.set_message(message),
+        }
+    }
+
+    fn end(self) {
+        self.all.set_style(style("{msg}  {pos}/{len} tasks  {elapsed}"));
+        self.all.finish();
+        self.lines.values().filter(|line| !line.is_finished()).for_each(ProgressBar::abandon);
+    }
+}
+
+/// The tasks depth first, each under the first one that it depends on, with its depth. A plan has no cycles.
+fn in_order(plan: &Plan) -> Vec<(usize, usize)> {
+    fn below(plan: &Plan, parent: Option<&str>, depth: usize, order: &mut Vec<(usize, usize)>) {
+        for (n, step) in plan.tasks.iter().enumerate() {
+            if step.depends_on.first().map(String::as_str) == parent {
+                order.push((n, depth));
+                below(plan, Some(&step.id), depth + 1, order);
+            }
+        }
+    }
+    let mut order = Vec::new();
+    below(plan, None, 0, &mut order);
+    order
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}

@@ -1,0 +1,216 @@
+//! `skep run` and `skep resume`.
+
+use std::{path::PathBuf, pin::pin, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+use futures_util::future::{Either, select};
+use serde_json::json;
+use skep_core::run::{RunId, State};
+use tokio::task::JoinSet;
+
+use super::{
+    Common, FAILED, INTERRUPTED, find_run, print,
+    progress::{Follow, Show, Style},
+    stop_on_signal,
+};
+use crate::{
+    config::Overrides,
+    document::Diagnostic,
+    hive::{self, Hive},
+    plan::{self, Plan},
+    run::{Ended, Report, RunDirectory, Swarm, now, step_of},
+    workspace::Dir,
+};
+
+/// Let a swarm work through a plan file, or through what a sentence says
+///
+/// A plan is a YAML file: tasks, the tools they call, and what depends on what (`skep check --schema` describes it).
+/// A sentence is understood by rules: search, run, fetch, read, generate, execute; "then" and "and". Progress goes to
+/// standard error, the report to standard output. The exit code is 0 only if every task that counts was completed.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  skep run examples/audit.yaml --workspace ~/project
+  skep run \"search for TODO here, then count them by file\"
+  skep run \"run `make test` and fetch https://example.com\" --json")]
+pub(super) struct Arguments {
+    /// A plan file, or a sentence
+    #[arg(required = true, value_name = "PLAN|SENTENCE")]
+    what: Vec<String>,
+    /// Set an input of the plan
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    inputs: Vec<String>,
+    /// Directory whose files the tools may read [default: the current directory]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// Call tools on these hubs, least loaded first; locally if none answers
+    #[arg(long = "hub", value_name = "URL", value_delimiter = ',')]
+    hubs: Vec<String>,
+    /// Actors that work side by side
+    #[arg(long, value_name = "N")]
+    actors: Option<u32>,
+    /// Observers that work side by side
+    #[arg(long, value_name = "N")]
+    observers: Option<u32>,
+    /// Show the plan that would be run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Continue a run that was interrupted or killed; tasks that were finished are not repeated
+#[derive(Debug, Args)]
+pub(super) struct ResumeArguments {
+    /// The run, or the end of its name [default: the newest]
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What is shown of a run.
+#[derive(Debug, Args)]
+struct Output {
+    /// Each event, and at the end the report, as a line of JSON on standard output
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+    /// No progress, only the report
+    #[arg(long, short)]
+    quiet: bool,
+    /// Write the report to this file instead of standard output (.json for JSON, otherwise Markdown)
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl Output {
+    /// Print the report, or write it to the file that was named.
+    fn report(&self, report: &Report) -> anyhow::Result<()> {
+        let all = serde_json::to_value(report)?;
+        if let Some(path) = &self.report {
+            let is_json = path.extension().is_some_and(|extension| extension == "json");
+            let text = if is_json { format!("{all:#}\n") } else { report.markdown.clone() };
+            std::fs::write(path, text).with_context(|| format!("cannot write the report to {}", path.display()))?;
+        } else if !self.json {
+            print(&report.markdown)?;
+        }
+        match self.json {
+            true => print(&format!("{}\n", json!({ "kind": "report", "report": all }))),
+            false => Ok(()),
+        }
+    }
+
+    fn style(&self) -> Style {
+        match self {
+            Output { json: true, .. } => Style::Json,
+            Output { quiet: true, .. } => Style::Quiet,
+            _ => Style::People,
+        }
+    }
+}
+
+pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { what, inputs, workspace, hubs, actors, observers, dry_run, output } = arguments;
+    let settings = common.settings(Overrides { workspace, hubs, actors, observers, ..Overrides::default() })?;
+    let workspace = hive::workspace(&settings.workspace)?;
+    let hive = Hive::open(settings).await?;
+    let mut plan = understand(&what, &hive, &workspace).await?;
+    for input in &inputs {
+        plan.set(input).map_err(anyhow::Error::msg).context("--set")?;
+    }
+    if dry_run {
+        print(&format!("{:#}\n", plan.to_json()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let id = new_run_id();
+    let directory = hive.home.hold(&id)?;
+    let swarm = hive.swarm(&workspace, directory.outputs())?;
+    swarm.submit(&id, &plan, &workspace, now()).await?;
+    let follow = Follow::new(&hive.app, hive.namespace(), &id);
+    Work { hive, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
+}
+
+pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    if !matches!(run.state, State::Running | State::Interrupted) {
+        anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());
+    }
+    let directory = hive.home.hold(&run.id)?;
+    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+    let workspace = hive::workspace(run.directory.as_ref())?;
+    let swarm = hive.swarm(&workspace, directory.outputs())?;
+    let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
+    while !follow.look().await?.is_empty() {} // what happened before is not shown again
+    hive.app.resume_run(&hive.permit, &run.id, now()).await?;
+    let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
+    let finished = tasks.iter().filter(|task| task.state.is_over()).map(|task| step_of(&task.id).to_owned());
+    let finished: Vec<String> = finished.collect();
+    Work { hive, swarm, id: run.id, plan, workspace, directory, follow }.show(&arguments.output, &finished).await
+}
+
+/// The plan that is meant by the words on the command line.
+async fn understand(what: &[String], hive: &Hive, workspace: &Dir) -> anyhow::Result<Plan> {
+    let (catalogue, _) = hive::catalogue(&hive.settings, workspace, workspace);
+    match what {
+        [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
+            plan::load_for(path.as_ref(), &catalogue).map_err(|faults| anyhow::anyhow!("{}", list(&faults)))
+        }
+        words => Ok(plan::rules::plan(&words.join(" "))?),
+    }
+}
+
+fn list(faults: &[Diagnostic]) -> String {
+    let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    format!("the plan cannot be run:{lines}")
+}
+
+/// A run that is in the store, and all that it takes to work on it.
+struct Work {
+    hive: Hive,
+    swarm: Swarm,
+    id: RunId,
+    plan: Plan,
+    workspace: Dir,
+    directory: RunDirectory,
+    follow: Follow,
+}
+
+impl Work {
+    /// Work on the run, show how it goes, and print its report.
+    async fn show(self, output: &Output, finished: &[String]) -> anyhow::Result<ExitCode> {
+        let Work { hive, swarm, id, plan, workspace, directory, mut follow } = self;
+        let mut signals = JoinSet::new();
+        let stop = stop_on_signal(&mut signals)?;
+        let mut show = Show::new(output.style(), &plan, finished);
+        let ended = {
+            let work = pin!(swarm.work(&id, Arc::new(plan), workspace, &directory, stop));
+            let shown = pin!(follow.until_over(|event| show.event(event)));
+            match select(work, shown).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((shown, work)) => {
+                    shown?;
+                    work.await
+                }
+            }
+        };
+        follow.look().await?.iter().for_each(|event| show.event(event));
+        show.end();
+        hive.app.db.close().await;
+        let Ended::Over(report) = ended? else {
+            eprintln!("run {} was interrupted; continue with `skep resume {0}`", id.0);
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
+        output.report(&report)?;
+        if output.style() == Style::People {
+            let (status, took, path) = (&report.status, report.duration_ms, directory.path().display());
+            eprintln!("run {} {status} in {took:.0} ms; `skep show` shows it again, its files are in {path}", id.0);
+        }
+        Ok(if report.succeeded() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge makes ids")]
+fn new_run_id() -> RunId {
+    RunId(ulid::Ulid::generate().to_string().to_lowercase())
+}

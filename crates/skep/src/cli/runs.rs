@@ -1,0 +1,116 @@
+//! `skep runs` and `skep show`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use skep_core::run::{Run, State};
+
+use super::{Common, find_run, print};
+use crate::{
+    config::Overrides,
+    hive::Hive,
+    plan::Plan,
+    run::{Report, rfc3339},
+    workspace::OUTPUTS,
+};
+
+/// List the runs, newest first
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// How many
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+    /// A line of JSON for each
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show what became of a run: its report, a task's answer, or a file that a task has left
+#[derive(Debug, Args)]
+pub(super) struct ShowArguments {
+    /// The run, or the end of its name [default: the newest]
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    /// Only this task's answer
+    #[arg(long, value_name = "TASK", conflicts_with = "file")]
+    task: Option<String>,
+    /// The contents of this file, such as outputs/count/table.csv
+    #[arg(long, value_name = "PATH")]
+    file: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn runs(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let runs = hive.app.db.runs(hive.namespace(), None, arguments.limit).await?;
+    let mut text = String::new();
+    for run in &runs {
+        let (state, created) = (state(&hive, run), rfc3339(run.created));
+        text += &match arguments.json {
+            true => {
+                let (id, name, directory) = (&run.id.0, &run.name, &run.directory);
+                json!({ "run": id, "name": name, "state": state, "created": created, "directory": directory })
+                    .to_string()
+            }
+            false => format!("{}  {:.19}  {state:<11}  {}", run.id.0, created.replace('T', " "), run.name),
+        };
+        text.push('\n');
+    }
+    if runs.is_empty() && !arguments.json {
+        text = "no runs yet; start one with `skep run`\n".to_owned();
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state, and whether there is still a process that works on it.
+fn state(hive: &Hive, run: &Run) -> &'static str {
+    match run.state {
+        State::Running if !hive.home.is_held(&run.id) => "interrupted",
+        ref state => state.name(),
+    }
+}
+
+pub(super) async fn show(common: Common, arguments: ShowArguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    if let Some(file) = &arguments.file {
+        let bytes = artefact(&hive, &run, file).await?;
+        std::io::Write::write_all(&mut std::io::stdout(), &bytes)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = report(&hive, &run).await?;
+    let text = match (&arguments.task, arguments.json) {
+        (Some(task), _) => {
+            let task = report.tasks.iter().find(|one| one.id == *task);
+            let task = task.with_context(|| format!("run {} has no task {:?}", run.id.0, arguments.task))?;
+            format!("{:#}\n", if arguments.json { serde_json::to_value(task)? } else { task.result.clone() })
+        }
+        (None, true) => format!("{:#}\n", serde_json::to_value(&report)?),
+        (None, false) => report.markdown,
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The contents of a file that a task of the run has left, by its path in reports.
+async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
+    let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
+    let artefacts = hive.app.db.artefacts(hive.namespace(), &run.id).await?;
+    let Some(artefact) = artefacts.into_iter().find(|artefact| artefact.path == path) else {
+        anyhow::bail!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0)
+    };
+    let bytes = hive.app.db.artefact(hive.namespace(), &artefact.task, path).await?;
+    bytes.with_context(|| format!("{file} is gone"))
+}
+
+/// The report on a run as it stands now.
+async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
+    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+    let report = Report::gather(&hive.app.db, hive.namespace(), &run.id, &plan).await?;
+    Ok(Report { status: state(hive, run).to_owned(), ..report })
+}

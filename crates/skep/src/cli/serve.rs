@@ -1,0 +1,69 @@
+//! `skep serve`.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Common, stop_on_signal};
+use crate::{
+    config::{Overrides, Serve, Settings},
+    doors::{Doors, Options, Parts, Probe, Token},
+    hive,
+    workspace::{Dir, OUTPUTS},
+};
+
+/// Serve the tools over HTTP: POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
+///
+/// Listens on this machine only, unless it is given a token. Ctrl-C ends it after the calls that are under way.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  curl localhost:8000/process -d '{\"tool\": \"bash\", \"args\": {\"command\": \"echo hi\"}}'")]
+pub(super) struct Arguments {
+    /// Address to listen on; may be given several times [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    bind: Vec<String>,
+    /// File that holds the token which clients must send (Authorization: Bearer …)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Directory whose files the tools may read [default: the current directory]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    workspace: Option<PathBuf>,
+}
+
+pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { bind, token_file, workspace } = arguments;
+    let settings = common.settings(Overrides { bind, token_file, workspace, ..Overrides::default() })?;
+    let workspace = hive::workspace(&settings.workspace)?;
+    let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let options = options(&settings)?;
+    let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let probes = vec![Probe::outputs(&outputs), Probe::sandbox(sandbox)];
+    let mut signals = tokio::task::JoinSet::new();
+    let stop = stop_on_signal(&mut signals)?;
+    let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
+    for address in doors.addresses() {
+        eprintln!("listening on http://{address}");
+    }
+    let stopped = doors.serve(stop).await;
+    if stopped.calls_cancelled > 0 {
+        eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(settings: &Settings) -> anyhow::Result<Options> {
+    let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
+    let mut options = Options { allowed_hosts, allowed_origins, ..Options::default() };
+    options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
+    if !bind.is_empty() {
+        options.bind = bind;
+    }
+    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, drain_time, .. } = settings.serve;
+    options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
+    options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
+    options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
+    options.connections_max = connections_max.unwrap_or(options.connections_max);
+    options.drain_time = drain_time.map_or(options.drain_time, |time| time.0);
+    Ok(options)
+}

@@ -1,0 +1,68 @@
+//! The settings that the environment may hold. Each variable stands for one key of the file.
+
+use serde_json::{Map, Value};
+
+use super::file;
+use crate::document::Diagnostic;
+
+/// A variable, and the key that it stands for.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// JSON Pointer of the key in `skep.toml`.
+    pub pointer: &'static str,
+    form: Form,
+}
+
+/// How a variable's text becomes a value.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Text,
+    Number,
+    /// Separated by commas.
+    List,
+}
+
+/// All variables that are read, with the keys that they stand for.
+pub const VARIABLES: &[Variable] = &[
+    Variable { name: "SKEP_HOME", pointer: "/home", form: Form::Text },
+    Variable { name: "SKEP_DATABASE", pointer: "/database", form: Form::Text },
+    Variable { name: "SKEP_WORKSPACE", pointer: "/workspace", form: Form::Text },
+    Variable { name: "SKEP_HUBS", pointer: "/hubs", form: Form::List },
+    Variable { name: "SKEP_TOKEN", pointer: "/token", form: Form::Text },
+    Variable { name: "SKEP_TOKEN_FILE", pointer: "/token_file", form: Form::Text },
+    Variable { name: "SKEP_BIND", pointer: "/serve/bind", form: Form::List },
+    Variable { name: "SKEP_ALLOWED_HOSTS", pointer: "/serve/allowed_hosts", form: Form::List },
+    Variable { name: "SKEP_ALLOWED_ORIGINS", pointer: "/serve/allowed_origins", form: Form::List },
+    Variable { name: "SKEP_CALLS_AT_ONCE", pointer: "/serve/calls_at_once", form: Form::Number },
+    Variable { name: "SKEP_ACTORS", pointer: "/run/actors", form: Form::Number },
+    Variable { name: "SKEP_OBSERVERS", pointer: "/run/observers", form: Form::Number },
+    Variable { name: "SKEP_TOOLS_ALLOW", pointer: "/tools/allow", form: Form::List },
+    Variable { name: "SKEP_TOOLS_DENY", pointer: "/tools/deny", form: Form::List },
+    Variable { name: "SKEP_TOOLS_TIMEOUT", pointer: "/tools/timeout", form: Form::Text },
+    Variable { name: "SKEP_LOG", pointer: "/log/level", form: Form::Text },
+    Variable { name: "SKEP_LOG_FORMAT", pointer: "/log/format", form: Form::Text },
+];
+
+/// What the environment says, in the form of the file, and what is wrong with it.
+pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Diagnostic>) {
+    let mut root = Value::Object(Map::new());
+    for Variable { name, pointer, form } in VARIABLES {
+        let Some(text) = variable(name) else { continue };
+        let value = match form {
+            Form::Text => Value::from(text),
+            Form::Number => text.trim().parse::<u64>().map_or(Value::from(text), Value::from),
+            Form::List => text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
+        };
+        let place = pointer.split('/').skip(1).fold(&mut root, |place, key| &mut place[key]);
+        *place = value;
+    }
+    let fault = |violation: crate::schema::Violation| {
+        let named = |known: &&Variable| violation.pointer.starts_with(known.pointer);
+        let key = VARIABLES.iter().find(named).map_or(violation.pointer.as_str(), |known| known.name).to_owned();
+        Diagnostic { key, help: violation.help, ..Diagnostic::of_file("environment", violation.message) }
+    };
+    let faults = file::schema().violations(&root).into_iter().map(fault).collect();
+    (root, faults)
+}

@@ -1,0 +1,120 @@
+//! The form of `skep.toml`.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Secret;
+use crate::{duration::Span, net, plan::AGENTS_MAX, schema::Schema};
+
+/// Settings of Skep.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "skep.toml")]
+pub(super) struct File {
+    /// State directory: database, runs and their outputs. Default: ~/.local/share/skep.
+    pub(super) home: Option<PathBuf>,
+    /// sqlite:PATH or postgresql://…. Default: skep.db in the state directory.
+    pub(super) database: Option<Secret>,
+    /// Directory whose files tools may read. Default: the current one.
+    pub(super) workspace: Option<PathBuf>,
+    /// Hubs that `skep run` calls tools on, least loaded first; this machine if none answers.
+    pub(super) hubs: Vec<String>,
+    /// What callers of `skep serve` must send, and what is sent to hubs. Better in a file of its own, or in SKEP_TOKEN.
+    pub(super) token: Option<Secret>,
+    /// File with the token.
+    pub(super) token_file: Option<PathBuf>,
+    /// The HTTP door.
+    pub(super) serve: Serve,
+    /// Swarms.
+    pub(super) run: Run,
+    /// Which tools there are.
+    pub(super) tools: Tools,
+    /// Requests to addresses that callers choose (`fetch_url`, `http_request`).
+    pub(super) web: net::Settings,
+    /// The log.
+    pub(super) log: Log,
+}
+
+/// The HTTP door (`skep serve`).
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Addresses to listen on. Default: 127.0.0.1:8000. Others than this machine's own need a token.
+    pub bind: Vec<String>,
+    /// Names by which callers may address this hub, besides localhost and the addresses themselves.
+    pub allowed_hosts: Vec<String>,
+    /// Web pages that may call this hub, such as https://console.example.
+    pub allowed_origins: Vec<String>,
+    /// Bytes of a request's body. Default: 10 MiB.
+    #[schemars(range(min = 1))]
+    pub body_bytes_max: Option<usize>,
+    /// Calls that run at once.
+    #[schemars(range(min = 1))]
+    pub calls_at_once: Option<usize>,
+    /// Calls that wait; one more is refused.
+    pub calls_waiting_max: Option<usize>,
+    /// Connections that are open at once.
+    #[schemars(range(min = 1))]
+    pub connections_max: Option<usize>,
+    /// Time that running calls get to end when the hub stops. Default: 30s.
+    pub drain_time: Option<Span>,
+}
+
+/// Swarms (`skep run`).
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Actors that work side by side. Default: 4.
+    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    pub actors: Option<u32>,
+    /// Observers that work side by side. Default: 2.
+    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    pub observers: Option<u32>,
+}
+
+/// Which tools there are.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tools {
+    /// Only these, if any is named.
+    pub allow: Vec<String>,
+    /// Not these.
+    pub deny: Vec<String>,
+    /// How long a call may take, unless the caller says otherwise. Default: the tool's own deadline, mostly 10s.
+    pub timeout: Option<Span>,
+}
+
+/// The log, on standard error.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What is logged: error, warn, info, debug or trace, or a filter such as `warn,skep=debug`. Default: warn.
+    pub level: Option<String>,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The schema that files and the environment are checked by.
+pub(super) fn schema() -> &'static Schema {
+    static SCHEMA: OnceLock<Schema> = OnceLock::new();
+    SCHEMA.get_or_init(Schema::of::<File>)
+}
+
+/// The JSON Schema of `skep.toml`, for editors.
+pub fn json_schema() -> &'static Value {
+    schema().json()
+}

@@ -1,0 +1,227 @@
+//! The settings: a file, the environment, and flags; the later one wins.
+//!
+//! The file is `skep.toml` (`file.rs` has its form) or the `mcp-config.yaml` of an older design (`legacy.rs`). The
+//! environment is a second, smaller file: each variable in [`VARIABLES`] stands for one key. Both are checked by the
+//! same schema before they are put together, so an error names the file, line and key, or the variable. Settings of a
+//! tool are declared where the tool is; `file.rs` only composes them.
+
+mod environment;
+mod file;
+mod legacy;
+mod secret;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+pub use self::{
+    environment::{VARIABLES, Variable},
+    file::{Log, LogFormat, Run, Serve, Tools, json_schema},
+    secret::Secret,
+};
+use crate::{
+    document::{Diagnostic, Document, Format},
+    net,
+    run::Agents,
+};
+
+/// File name of the settings, here and in the configuration directory.
+const FILE: &str = "skep.toml";
+/// File name of the settings of an older design.
+const LEGACY_FILE: &str = "mcp-config.yaml";
+/// Bytes of a token's file.
+const TOKEN_BYTES_MAX: u64 = 4096;
+/// Agents of each role, unless somebody says otherwise.
+const AGENTS: Agents = Agents { actors: 4, observers: 2 };
+
+/// Everything that can be set, with its defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The state directory.
+    pub home: PathBuf,
+    /// Address of the database; `None` for the embedded one in the state directory. May hold a password.
+    pub database: Option<Secret>,
+    /// The directory whose files tools may read.
+    pub workspace: PathBuf,
+    /// Hubs that tools are called on.
+    pub hubs: Vec<String>,
+    /// What callers of this hub must know, and what this program tells the hubs that it calls.
+    pub token: Option<Secret>,
+    /// The HTTP door; what is not set is left to it.
+    pub serve: Serve,
+    /// Agents of each role, where a plan does not say.
+    pub agents: Agents,
+    /// Which tools there are.
+    pub tools: Tools,
+    /// Requests to addresses that callers choose.
+    pub web: net::Settings,
+    /// The log.
+    pub log: Log,
+}
+
+/// What flags say; on top of all else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// See [`Settings::home`].
+    pub home: Option<PathBuf>,
+    /// See [`Settings::database`].
+    pub database: Option<String>,
+    /// See [`Settings::workspace`].
+    pub workspace: Option<PathBuf>,
+    /// See [`Settings::hubs`].
+    pub hubs: Vec<String>,
+    /// See [`Serve::bind`].
+    pub bind: Vec<String>,
+    /// File with the token.
+    pub token_file: Option<PathBuf>,
+    /// See [`Settings::agents`].
+    pub actors: Option<u32>,
+    /// See [`Settings::agents`].
+    pub observers: Option<u32>,
+}
+
+/// The settings cannot be used: every fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be used:{}", .0.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
+pub struct BadSettings(pub Vec<Diagnostic>);
+
+impl Settings {
+    /// The settings of this process: the file that is named or found, the environment, and the flags. The notices are
+    /// for the user: what in the file has no effect.
+    pub fn load(file: Option<&Path>, flags: Overrides) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
+        let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let found = file.map(Path::to_owned).or_else(|| find(variable));
+        Settings::resolve(found.as_deref(), variable, flags)
+    }
+
+    /// The same, without touching the process's environment.
+    pub fn resolve(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+        flags: Overrides,
+    ) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
+        let (mut value, mut problems) = match file {
+            Some(path) => read(path),
+            None => (Value::Object(Default::default()), Vec::new()),
+        };
+        let (above, faults) = environment::read(&variable);
+        problems.extend(faults);
+        if problems.iter().any(Diagnostic::is_error) {
+            return Err(BadSettings(problems));
+        }
+        merge(&mut value, above);
+        let name = file.map_or("environment".to_owned(), |path| path.display().to_string());
+        let file: file::File = serde_path_to_error::deserialize(value).map_err(|error| {
+            let key = error.path().to_string();
+            BadSettings(vec![Diagnostic { key, ..Diagnostic::of_file(&name, error.into_inner().to_string()) }])
+        })?;
+        let settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
+        Ok((settings, problems))
+    }
+
+    /// How long a call of any tool may take, if the settings say.
+    pub fn tool_deadline(&self) -> Option<Duration> {
+        self.tools.timeout.map(|timeout| timeout.0)
+    }
+}
+
+/// Every fault of a file of settings, for `skep check`.
+pub fn check(path: &Path) -> Vec<Diagnostic> {
+    read(path).1
+}
+
+/// The file's settings in the form of `skep.toml`, and its problems. After an error the settings are of no use.
+fn read(path: &Path) -> (Value, Vec<Diagnostic>) {
+    let document = match Document::read(path) {
+        Ok(document) => document,
+        Err(problems) => return (Value::Null, problems),
+    };
+    if Format::of(path) != Format::Toml {
+        return legacy::read(&document);
+    }
+    let mut problems = document.validate(file::schema());
+    if problems.is_empty() {
+        problems.extend(document.deserialise::<file::File>().err());
+    }
+    (document.value, problems)
+}
+
+/// The file that nobody named: here, or in the user's configuration directory.
+fn find(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let user = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let user = user.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")));
+    let candidates = [Some(FILE.into()), Some(LEGACY_FILE.into()), user.map(|user| user.join("skep").join(FILE))];
+    candidates.into_iter().flatten().find(|path: &PathBuf| path.is_file())
+}
+
+/// Lay one value over another: tables are put together, all else is replaced.
+fn merge(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                merge(below.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
+fn fill_in(
+    file: file::File,
+    variable: impl Fn(&str) -> Option<String>,
+    flags: Overrides,
+) -> Result<Settings, Diagnostic> {
+    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, log } = file;
+    let home = match flags.home.or(home) {
+        Some(home) => home,
+        None => default_home(variable)?,
+    };
+    let token = match flags.token_file.or(token_file) {
+        Some(path) => Some(read_token(&path)?),
+        None => token,
+    };
+    if !flags.bind.is_empty() {
+        serve.bind = flags.bind;
+    }
+    Ok(Settings {
+        home,
+        database: flags.database.map(Secret::new).or(database),
+        workspace: flags.workspace.or(workspace).unwrap_or_else(|| PathBuf::from(".")),
+        hubs: if flags.hubs.is_empty() { hubs } else { flags.hubs },
+        token,
+        serve,
+        agents: Agents {
+            actors: flags.actors.or(run.actors).unwrap_or(AGENTS.actors),
+            observers: flags.observers.or(run.observers).unwrap_or(AGENTS.observers),
+        },
+        tools,
+        web,
+        log,
+    })
+}
+
+fn default_home(variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Diagnostic> {
+    let data = variable("XDG_DATA_HOME").map(PathBuf::from);
+    let data = data.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share")));
+    let problem = || Diagnostic::of_file("environment", "neither SKEP_HOME nor HOME says where to keep the state");
+    data.map(|data| data.join("skep")).ok_or_else(problem)
+}
+
+fn read_token(path: &Path) -> Result<Secret, Diagnostic> {
+    use std::io::Read as _;
+    let mut token = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+    let fault = |error: std::io::Error| {
+        let message = format!("the token cannot be read: {error}");
+        Diagnostic { key: "token_file".to_owned(), ..Diagnostic::of_file(path.display().to_string(), message) }
+    };
+    read.map_err(fault)?;
+    Ok(Secret::new(token.trim()))
+}
+
+#[cfg(test)]
+mod tests;

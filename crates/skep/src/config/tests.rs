@@ -1,0 +1,112 @@
+use super::*;
+
+struct Here(tempfile::TempDir);
+
+impl Here {
+    fn with(name: &str, text: &str) -> (Here, PathBuf) {
+        let here = Here(tempfile::tempdir().unwrap());
+        let path = here.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (here, path)
+    }
+}
+
+fn environment<'a>(variables: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+    |name| {
+        let set = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        set.or_else(|| (name == "HOME").then(|| "/home/u".to_owned()))
+    }
+}
+
+fn faults(path: &Path, variables: &[(&str, &str)]) -> Vec<String> {
+    let BadSettings(faults) = Settings::resolve(Some(path), environment(variables), Overrides::default()).unwrap_err();
+    let name = format!("{}/", path.parent().unwrap().display());
+    faults.iter().map(|fault| fault.to_string().replace(&name, "")).collect()
+}
+
+#[test]
+fn flags_beat_the_environment_and_that_beats_the_file() {
+    let (_here, path) = Here::with("skep.toml", "home = '/file'\n[run]\nactors = 1\nobservers = 1\n");
+    let variables = [("SKEP_ACTORS", "2"), ("SKEP_HUBS", "http://a, http://b")];
+    let flags = Overrides { home: Some("/flag".into()), ..Overrides::default() };
+    let (settings, notices) = Settings::resolve(Some(&path), environment(&variables), flags).unwrap();
+    assert_eq!(settings.home, Path::new("/flag"));
+    assert_eq!(settings.agents, Agents { actors: 2, observers: 1 });
+    assert_eq!(settings.hubs, ["http://a", "http://b"]);
+    assert!(notices.is_empty());
+}
+
+#[test]
+fn without_anything_there_are_defaults() {
+    let (settings, _) = Settings::resolve(None, environment(&[]), Overrides::default()).unwrap();
+    assert_eq!(settings.home, Path::new("/home/u/.local/share/skep"));
+    assert_eq!((settings.workspace.as_path(), settings.agents), (Path::new("."), AGENTS));
+}
+
+#[test]
+fn an_error_names_file_line_and_key() {
+    let (_here, path) =
+        Here::with("skep.toml", "home = '/x'\n\n[run]\nactros = 3\nobservers = 'many'\n[tools]\ntimeout = 'soon'\n");
+    let faults = faults(&path, &[]);
+    assert_eq!(faults.len(), 3, "{faults:#?}");
+    assert!(faults[0].starts_with("skep.toml:4:1: run.actros: ") && faults[0].contains("actors"), "{}", faults[0]);
+    assert!(faults[1].starts_with("skep.toml:5:1: run.observers: "), "{}", faults[1]);
+    assert!(faults[2].starts_with("skep.toml:7:1: tools.timeout: "), "{}", faults[2]);
+}
+
+#[test]
+fn an_error_names_the_variable() {
+    let (_here, path) = Here::with("skep.toml", "");
+    let faults = faults(&path, &[("SKEP_ACTORS", "lots"), ("SKEP_LOG_FORMAT", "xml")]);
+    assert!(faults.iter().any(|fault| fault.starts_with("environment: SKEP_ACTORS: ")), "{faults:#?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("environment: SKEP_LOG_FORMAT: ")), "{faults:#?}");
+}
+
+#[test]
+fn every_variable_stands_for_a_key_of_the_file() {
+    for Variable { pointer, name, .. } in VARIABLES {
+        let schema = pointer.split('/').skip(1).fold(json_schema(), |schema, key| &schema["properties"][key]);
+        assert!(schema.is_object(), "{name}: {pointer} is not in the schema");
+    }
+}
+
+#[test]
+fn the_settings_of_the_older_design_are_taken_as_they_are() {
+    let text = "mcp:\n  endpoint: \"http://localhost:5000\"\n  timeout: 10\n  tools:\n    - search\n    - bash\n\
+        docker:\n  swarm: true\n  ephemeral: true\n  port: 5000\n";
+    let (_here, path) = Here::with("mcp-config.yaml", text);
+    let (settings, notices) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
+    assert_eq!(settings.hubs, ["http://localhost:5000"]);
+    assert_eq!(settings.tool_deadline(), Some(Duration::from_secs(10)));
+    assert_eq!(settings.tools.allow, ["search", "bash"]);
+    assert_eq!(settings.serve.bind, ["127.0.0.1:5000"]);
+    assert_eq!(notices.len(), 1);
+    assert!(notices[0].to_string().contains("mcp-config.yaml:7:1: warning: docker: "), "{}", notices[0]);
+}
+
+#[test]
+fn wrong_settings_of_the_older_design_are_found_too() {
+    let (_here, path) = Here::with("mcp-config.yaml", "mcp:\n  timeout: [1]\n  tolls: []\n");
+    let faults = faults(&path, &[]);
+    assert!(faults.iter().any(|fault| fault.starts_with("mcp-config.yaml:2:3: mcp.timeout: ")), "{faults:#?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("mcp-config.yaml:3:3: mcp.tolls: ")), "{faults:#?}");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let (_here, path) = Here::with("skep.toml", "token = 'hush'\ndatabase = 'postgresql://u:hush@h/d'\n");
+    let (settings, _) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
+    assert_eq!(settings.token.as_ref().unwrap().reveal(), "hush");
+    assert!(!format!("{settings:?}").contains("hush"));
+}
+
+#[test]
+fn a_token_may_be_in_a_file_of_its_own() {
+    let (_here, path) = Here::with("token", "secret\n");
+    let flags = Overrides { token_file: Some(path), ..Overrides::default() };
+    let (settings, _) = Settings::resolve(None, environment(&[]), flags).unwrap();
+    assert_eq!(settings.token.unwrap().reveal(), "secret");
+    let flags = Overrides { token_file: Some("/no/such/file".into()), ..Overrides::default() };
+    let error = Settings::resolve(None, environment(&[]), flags).unwrap_err();
+    assert!(error.to_string().contains("/no/such/file: token_file: "), "{error}");
+}

@@ -1,0 +1,101 @@
+//! Where everything meets: from the settings to a store, a catalogue and a swarm.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use skep_core::{
+    Namespace,
+    app::App,
+    db::{Db, Limits},
+    policy::{Actor, Permit},
+};
+
+use crate::{
+    catalogue::{Catalogue, Tool},
+    config::Settings,
+    executor::Executor,
+    hub::Hubs,
+    net,
+    run::{Home, Swarm},
+    tools::{self, Parts, SandboxOnDemand},
+    workspace::Dir,
+};
+
+/// The namespace of a machine's own runs.
+const NAMESPACE: &str = "main";
+/// File name of the embedded database in the state directory.
+const DATABASE: &str = "skep.db";
+
+/// The open store of this process, and who uses it.
+#[derive(Clone)]
+pub struct Hive {
+    /// What was configured.
+    pub settings: Arc<Settings>,
+    /// The state directory.
+    pub home: Home,
+    /// The store's operations.
+    pub app: App,
+    /// The right of this machine's user to all of it.
+    pub permit: Permit,
+}
+
+impl Hive {
+    /// Open the store: the embedded database in the state directory, or the one that is configured.
+    pub async fn open(settings: Settings) -> anyhow::Result<Hive> {
+        let home = Home::new(settings.home.clone());
+        let address = match &settings.database {
+            Some(address) => address.reveal().to_owned(),
+            None => {
+                std::fs::create_dir_all(home.path())
+                    .with_context(|| format!("cannot make the state directory {}", home.path().display()))?;
+                format!("sqlite:{}", home.path().join(DATABASE).display())
+            }
+        };
+        let db = Db::open(&address, Limits::default()).await?;
+        let actor = Actor { name: "local".to_owned(), namespace: Namespace(NAMESPACE.to_owned()), writer: true };
+        let permit = actor.may_write()?;
+        Ok(Hive { settings: Arc::new(settings), home, app: App::new(db), permit })
+    }
+
+    /// The namespace of this machine's runs.
+    pub fn namespace(&self) -> &Namespace {
+        self.permit.namespace()
+    }
+
+    /// A swarm that calls its tools in `workspace`, or on the configured hubs.
+    pub fn swarm(&self, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
+        let (catalogue, _) = catalogue(&self.settings, workspace, outputs);
+        let executor = match self.settings.hubs.as_slice() {
+            [] => Executor::Local(Arc::new(catalogue)),
+            urls => {
+                let hubs =
+                    Arc::new(Hubs::new(urls, self.settings.token.as_ref().map(|token| token.reveal().to_owned()))?);
+                Executor::Hubs { hubs, fallback: Arc::new(catalogue) }
+            }
+        };
+        let agents = self.settings.agents;
+        Ok(Swarm { app: self.app.clone(), permit: self.permit.clone(), executor: Arc::new(executor), agents })
+    }
+}
+
+/// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
+pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
+    let sandbox = SandboxOnDemand::new(tools::sandbox_config(workspace, outputs));
+    let parts = Parts { sandbox: sandbox.clone(), web: net::Client::new(&settings.web) };
+    let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
+    let is_on = |tool: &Tool| {
+        let named = |names: &[String]| names.iter().any(|name| name == tool.name);
+        (allow.is_empty() || named(allow)) && !named(deny)
+    };
+    let with_deadline = |mut tool: Tool| {
+        tool.deadline = settings.tool_deadline().unwrap_or(tool.deadline);
+        tool
+    };
+    let tools = tools::built_in(parts).into_iter().filter(is_on).map(with_deadline);
+    (Catalogue::new(tools), sandbox)
+}
+
+/// Open the workspace.
+pub fn workspace(path: &Path) -> anyhow::Result<Dir> {
+    Dir::open(path).with_context(|| format!("cannot open the workspace {}", path.display()))
+}

@@ -1,0 +1,198 @@
+//! One agent: claim a ready task, call its tool, bring the answer, again.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use skep_core::{
+    Timestamp,
+    app::TaskError,
+    artefact::NewArtefact,
+    limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
+    run::RunId,
+    task::{Attempt, State, Task, WorkerId},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{POLL, RunError, Swarm, now, queue, step_of, store, task_id};
+use crate::{
+    catalogue::{Call, ToolError},
+    executor::Place,
+    plan::{
+        Plan, Role, Step,
+        template::{self, Ended, Scope, TemplateError},
+    },
+    workspace::{Context, Dir, Outputs},
+};
+
+/// How much longer than its deadline a task may take before others think that its agent is dead.
+const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// An agent of a run. Cheap: a loop and a name.
+pub(super) struct Agent {
+    pub(super) swarm: Swarm,
+    pub(super) run: RunId,
+    pub(super) plan: Arc<Plan>,
+    pub(super) role: Role,
+    pub(super) worker: WorkerId,
+    pub(super) workspace: Dir,
+    pub(super) outputs: Dir,
+    /// Rung when the run is over or is to stop.
+    pub(super) stop: CancellationToken,
+}
+
+/// What became of a task's call.
+enum Attempted {
+    Answered(Value),
+    Failed {
+        error: String,
+        retry: bool,
+    },
+    /// The run stops; the task is given back by whoever stops it.
+    Stopped,
+}
+
+impl Agent {
+    /// Work until the run is over.
+    pub(super) async fn work(self) -> Result<(), RunError> {
+        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+        let queue = queue(&self.run, self.role);
+        let mut wake = app.wake.clone();
+        while !self.stop.is_cancelled() {
+            wake.borrow_and_update();
+            if let Some(task) = app.claim(permit, &queue, &self.worker, self.lease(), now()).await.map_err(store)? {
+                self.perform(task).await?;
+                continue;
+            }
+            // A retry becomes due without anybody calling.
+            let due = app.db.next_due(permit.namespace(), &queue).await.map_err(store)?;
+            let wait = due.map_or(POLL, |due| until(due).min(POLL));
+            tokio::select! {
+                _ = wake.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Long enough for any task of the plan.
+    fn lease(&self) -> Duration {
+        let longest = self.plan.tasks.iter().filter_map(|step| self.deadline(step)).max();
+        longest.unwrap_or_default() + LEASE_MARGIN
+    }
+
+    fn deadline(&self, step: &Step) -> Option<Duration> {
+        step.timeout.or_else(|| Some(self.swarm.executor.catalogue().get(&step.tool).ok()?.deadline))
+    }
+
+    async fn perform(&self, task: Task) -> Result<(), RunError> {
+        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+        let attempt = Attempt { worker: self.worker.clone(), number: task.attempt };
+        let outputs = Outputs::new(self.outputs.clone(), step_of(&task.id));
+        let attempted = match self.plan.step(step_of(&task.id)) {
+            Some(step) => self.attempt(step, &outputs).await?,
+            None => Attempted::Failed { error: format!("the plan has no task {}", task.id.0), retry: false },
+        };
+        let saved = match attempted {
+            Attempted::Stopped => return Ok(()),
+            Attempted::Answered(output) => {
+                let artefacts = self.artefacts(&outputs);
+                match app.finish(permit, &task.id, attempt.clone(), output, artefacts, now()).await {
+                    // An answer that the store does not take will not be smaller the next time.
+                    Err(TaskError::Invalid(error)) => {
+                        app.fail(permit, &task.id, attempt, error.to_string(), false, now()).await
+                    }
+                    other => other,
+                }
+            }
+            Attempted::Failed { error, retry } => app.fail(permit, &task.id, attempt, error, retry, now()).await,
+        };
+        match saved {
+            Ok(_) => Ok(()),
+            // Somebody took the run over meanwhile. The store has kept what we said.
+            Err(TaskError::Refused(_)) => Ok(()),
+            Err(error) => Err(store(error)),
+        }
+    }
+
+    async fn attempt(&self, step: &Step, outputs: &Outputs) -> Result<Attempted, RunError> {
+        let arguments = match self.arguments(step).await? {
+            Ok(Some(arguments)) => arguments,
+            Ok(None) => return Ok(Attempted::Answered(json!({ "skipped": true }))),
+            Err(error) => return Ok(Attempted::Failed { error: error.to_string(), retry: false }),
+        };
+        let context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
+        let call = Call { tool: step.tool.clone(), arguments, deadline: step.timeout };
+        let (result, place) = self.swarm.executor.call(call, context).await;
+        self.tell(step, &place).await?;
+        Ok(match result {
+            Ok(answer) => Attempted::Answered(json!({
+                "result": answer.value, "cached": answer.cached, "place": place.name(),
+            })),
+            Err(ToolError::Cancelled) if self.stop.is_cancelled() => Attempted::Stopped,
+            Err(error) => Attempted::Failed { retry: error.is_transient(), error: error.to_string() },
+        })
+    }
+
+    /// Say so in the run's log when a hub was asked for and did not answer.
+    async fn tell(&self, step: &Step, place: &Place) -> Result<(), RunError> {
+        let Some(note) = place.note() else { return Ok(()) };
+        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+        let task = task_id(&self.run, &step.id);
+        app.log(permit, &self.run, Some(&task), &note, Value::Null, now()).await.map_err(store)
+    }
+
+    /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
+    async fn arguments(&self, step: &Step) -> Result<Result<Option<Value>, TemplateError>, RunError> {
+        let scope = self.scope(step).await?;
+        let (condition, args) = (step.when.clone(), step.args.clone());
+        let render = move || match condition.map_or(Ok(true), |condition| scope.truth(&condition))? {
+            true => scope.render(&args).map(Some),
+            false => Ok(None),
+        };
+        tokio::task::spawn_blocking(render).await.map_err(store)
+    }
+
+    /// What the templates of a step see: the inputs, and the tasks that it depends on.
+    async fn scope(&self, step: &Step) -> Result<Scope, RunError> {
+        let (db, namespace) = (&self.swarm.app.db, self.swarm.permit.namespace());
+        let mut scope = Scope::new(&self.plan, &self.seen());
+        for id in &step.depends_on {
+            let task = db.task(namespace, &task_id(&self.run, id)).await.map_err(store)?;
+            if let Some(ended) = task.and_then(|task| ended(&task.state)) {
+                scope.ended(id, &ended);
+            }
+        }
+        Ok(scope)
+    }
+
+    fn seen(&self) -> template::Run {
+        let directory = self.workspace.path().display().to_string();
+        template::Run { id: self.run.0.clone(), name: self.plan.name.clone(), directory }
+    }
+
+    /// The files that the task has left, as far as they are small enough for the database; all stay in the directory.
+    fn artefacts(&self, outputs: &Outputs) -> Vec<NewArtefact> {
+        let read = |path: std::path::PathBuf| {
+            let bytes = self.outputs.read(&path, ARTEFACT_BYTES_MAX as u64).ok()?;
+            Some(NewArtefact { path: path.display().to_string(), bytes })
+        };
+        outputs.written().into_iter().filter_map(read).take(ARTEFACTS_MAX).collect()
+    }
+}
+
+/// Time until a moment; none if it has passed.
+fn until(moment: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(moment.0 - now().0).unwrap_or(0))
+}
+
+/// How a task ended, as templates and reports see it; `None` while it has not.
+pub(super) fn ended(state: &State) -> Option<Ended> {
+    match state {
+        State::Completed(output) if output.get("skipped").is_some() => Some(Ended::Skipped),
+        State::Completed(output) => Some(Ended::Completed(output["result"].clone())),
+        State::Failed(error) => Some(Ended::Failed(error.clone())),
+        State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
+        State::Pending { .. } | State::InProgress(_) => None,
+    }
+}

@@ -1,0 +1,124 @@
+//! Where Skep keeps what is not in the database: a directory for each run, with its outputs, its report and its lock.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use skep_core::run::RunId;
+
+use crate::workspace::Dir;
+
+/// The state directory of this user or hub.
+#[derive(Clone, Debug)]
+pub struct Home(PathBuf);
+
+/// Why a run's directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process works on this run.
+    #[error("run {run} is being worked on by process {pid}; watch it with `skep logs --follow {run}`")]
+    Held {
+        /// The run.
+        run: String,
+        /// That process, as far as it has said.
+        pid: String,
+    },
+    /// The directory cannot be made or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Home {
+    /// The state directory at this path; it is made when it is first needed.
+    pub fn new(path: PathBuf) -> Home {
+        Home(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Take hold of a run's directory, made if need be. The hold ends with the returned value or with the process.
+    pub fn hold(&self, run: &RunId) -> Result<RunDirectory, LockError> {
+        let path = self.run(run);
+        let io = |source| LockError::Io { path: path.clone(), source };
+        let outputs = Dir::create(&path.join("outputs")).map_err(io)?;
+        let mut lock =
+            File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(io)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            lock.read_to_string(&mut pid).map_err(io)?;
+            return Err(LockError::Held { run: run.0.clone(), pid: pid.trim().to_owned() });
+        }
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(io)?;
+        writeln!(lock, "{}", std::process::id()).map_err(io)?;
+        let directory = Dir::open(&path).map_err(io)?;
+        Ok(RunDirectory { directory, outputs, _lock: lock })
+    }
+
+    /// Whether some process works on this run right now.
+    pub fn is_held(&self, run: &RunId) -> bool {
+        let Ok(lock) = File::open(self.run(run).join("lock")) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
+    /// The run's directory, whether there is one or not.
+    pub fn run(&self, run: &RunId) -> PathBuf {
+        self.0.join("runs").join(&run.0)
+    }
+}
+
+/// The directory of a run that this process works on.
+#[derive(Debug)]
+pub struct RunDirectory {
+    directory: Dir,
+    outputs: Dir,
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What the run's tasks write.
+    pub fn outputs(&self) -> &Dir {
+        &self.outputs
+    }
+
+    /// Put a file there.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.directory.write(Path::new(name), bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_held_once_and_free_afterwards() {
+        let home = tempfile::tempdir().unwrap();
+        let (home, run) = (Home::new(home.path().join("new")), RunId("r1".into()));
+        assert!(!home.is_held(&run));
+        let held = home.hold(&run).unwrap();
+        assert!(home.is_held(&run));
+        match home.hold(&run) {
+            Err(LockError::Held { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{other:?}"),
+        }
+        drop(held);
+        assert!(!home.is_held(&run));
+        home.hold(&run).unwrap();
+    }
+}

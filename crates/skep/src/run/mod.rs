@@ -1,0 +1,247 @@
+//! A run: a swarm of agents that works through a plan.
+//!
+//! ```text
+//!   plan ──coordinator──▶ tasks in the store ◀──claim── actors, observers, coordinator
+//!                              │ ▲                           │
+//!                              │ └──finish / fail────────────┘ one call of the catalogue, here or on a hub
+//!                              ▼
+//!                         event log ──▶ progress, logs, other processes
+//! ```
+//!
+//! The **coordinator** decomposes (one task for each step, with its dependencies, in one transaction), waits until
+//! nothing is left to do, and aggregates the report. **Actors** and **observers** know nothing of each other: they
+//! claim what is ready from their role's queue. The store is the message bus; a wake-up says only "look again".
+//!
+//! A run is worked on by one process at a time, which holds a lock on the run's directory; the kernel frees it when
+//! that process dies, however it dies. So a run that was killed can be taken over at once (`resume`): tasks that were
+//! finished stay finished, those that were under way are given back and start again.
+
+mod agent;
+mod directory;
+mod report;
+
+use std::{sync::Arc, time::Duration};
+
+pub use directory::{Home, LockError, RunDirectory};
+pub(crate) use report::rfc3339;
+pub use report::{Report, TaskReport};
+use serde_json::json;
+use skep_core::{
+    Timestamp,
+    app::App,
+    policy::Permit,
+    run::{End, NewRun, RunId},
+    task::{NewTask, TaskId, WorkerId},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    executor::Executor,
+    plan::{Plan, Role, Step},
+    workspace::Dir,
+};
+
+/// How long an agent without work waits before it looks again although nobody called.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Wait before a failed task is tried again; doubled for each further time.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Agents of each role, where a plan does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agents {
+    /// Those that call tools.
+    pub actors: u32,
+    /// Those that look at screens, images and files.
+    pub observers: u32,
+}
+
+/// What it takes to work on runs; cheap to clone.
+#[derive(Clone)]
+pub struct Swarm {
+    /// The store's operations.
+    pub app: App,
+    /// The right to use them.
+    pub permit: Permit,
+    /// Where tools are called.
+    pub executor: Arc<Executor>,
+    /// How many agents.
+    pub agents: Agents,
+}
+
+/// Why a run could not be worked on. What it has done so far is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store refused or failed.
+    #[error("the store failed while the run was under way; continue with `skep resume`")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The report could not be written.
+    #[error("the run's directory cannot be written")]
+    Directory(#[from] std::io::Error),
+    /// The stored plan does not fit this program.
+    #[error("the stored plan cannot be read: {0}")]
+    Plan(String),
+}
+
+fn store<E: std::error::Error + Send + Sync + 'static>(error: E) -> RunError {
+    RunError::Store(Box::new(error))
+}
+
+/// How a piece of work on a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// Every task is over; the report says how.
+    Over(Box<Report>),
+    /// It was told to stop. `skep resume` continues.
+    Interrupted,
+}
+
+impl Swarm {
+    /// Put a plan into the store as a run with its tasks.
+    pub async fn submit(&self, id: &RunId, plan: &Plan, workspace: &Dir, now: Timestamp) -> Result<(), RunError> {
+        let run = NewRun {
+            id: id.clone(),
+            name: plan.name.clone(),
+            plan: plan.to_json(),
+            directory: workspace.path().display().to_string(),
+        };
+        let tasks = plan.tasks.iter().map(|step| new_task(id, step)).collect();
+        self.app.start_run(&self.permit, run, tasks, now).await.map_err(store)?;
+        Ok(())
+    }
+
+    /// Work on a run until every task is over or `stop` is rung.
+    pub async fn work(
+        &self,
+        id: &RunId,
+        plan: Arc<Plan>,
+        workspace: Dir,
+        directory: &RunDirectory,
+        stop: CancellationToken,
+    ) -> Result<Ended, RunError> {
+        let done = stop.child_token();
+        let mut agents = JoinSet::new();
+        for (worker, role) in self.workers(&plan) {
+            let agent = agent::Agent {
+                swarm: self.clone(),
+                run: id.clone(),
+                plan: Arc::clone(&plan),
+                role,
+                worker,
+                workspace: workspace.clone(),
+                outputs: directory.outputs().clone(),
+                stop: done.clone(),
+            };
+            agents.spawn(agent.work());
+        }
+        let over = tokio::select! {
+            over = self.until_over(id) => over.map(|()| true),
+            failed = first_failure(&mut agents) => Err(failed),
+            () = stop.cancelled() => Ok(false),
+        };
+        done.cancel();
+        while agents.join_next().await.is_some() {}
+        if over? {
+            let report = self.finish(id, &plan, directory).await?;
+            return Ok(Ended::Over(Box::new(report)));
+        }
+        self.app.interrupt_run(&self.permit, id, now()).await.map_err(store)?;
+        Ok(Ended::Interrupted)
+    }
+
+    /// Returns when no task of the run is waiting or under way.
+    async fn until_over(&self, id: &RunId) -> Result<(), RunError> {
+        let mut wake = self.app.wake.clone();
+        loop {
+            wake.borrow_and_update();
+            let counts = self.app.db.count_tasks(self.permit.namespace(), id).await.map_err(store)?;
+            if counts.pending + counts.in_progress == 0 {
+                return Ok(());
+            }
+            // Time-out or wake-up: either way, look again.
+            let _ = tokio::time::timeout(POLL, wake.changed()).await;
+        }
+    }
+
+    /// Aggregate what the tasks left, and end the run.
+    async fn finish(&self, id: &RunId, plan: &Plan, directory: &RunDirectory) -> Result<Report, RunError> {
+        let mut report = self.report(id, plan).await?;
+        let end = if report.succeeded() { End::Completed } else { End::Failed };
+        report.status = skep_core::run::State::from(end).name().to_owned();
+        report.write_markdown(plan);
+        directory.write("report.md", report.markdown.as_bytes())?;
+        let all = serde_json::to_value(&report).map_err(store)?;
+        directory.write("report.json", format!("{all:#}\n").as_bytes())?;
+        // The answers are in the tasks already; the store keeps of the report what is only there.
+        let kept = json!({ "markdown": report.markdown });
+        self.app.end_run(&self.permit, id, end, Some(kept), now()).await.map_err(store)?;
+        Ok(report)
+    }
+
+    /// The report on a run as it is now.
+    pub async fn report(&self, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
+        Report::gather(&self.app.db, self.permit.namespace(), id, plan).await
+    }
+    /// Who works on a plan: no more agents of a role than there are tasks for it, and always a coordinator.
+    fn workers(&self, plan: &Plan) -> Vec<(WorkerId, Role)> {
+        let tasks =
+            |role| u32::try_from(plan.tasks.iter().filter(|step| step.role == role).count()).unwrap_or(u32::MAX);
+        let mut workers = Vec::new();
+        for role in Role::ALL {
+            let count = match role {
+                Role::Coordinator => 1,
+                Role::Observer => tasks(role).min(plan.agents.observers.unwrap_or(self.agents.observers)),
+                Role::Actor => tasks(role).min(plan.agents.actors.unwrap_or(self.agents.actors)),
+            };
+            workers.extend((1..=count).map(|n| (WorkerId(format!("{role}-{n}")), role)));
+        }
+        workers
+    }
+}
+
+/// The first agent that fails; pending while all are well.
+async fn first_failure(agents: &mut JoinSet<Result<(), RunError>>) -> RunError {
+    loop {
+        match agents.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(panic)) => return store(panic),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn new_task(run: &RunId, step: &Step) -> NewTask {
+    NewTask {
+        id: task_id(run, &step.id),
+        run: Some(run.clone()),
+        queue: queue(run, step.role),
+        input: json!({ "step": step.id, "tool": step.tool }),
+        depends_on: step.depends_on.iter().map(|id| task_id(run, id)).collect(),
+        retries_max: step.retries,
+        retry_delay: RETRY_DELAY,
+        allow_failure: step.allow_failure,
+    }
+}
+
+/// The name in the store of a plan's task.
+pub fn task_id(run: &RunId, step: &str) -> TaskId {
+    TaskId(format!("{}/{step}", run.0))
+}
+
+/// The name in the plan of a task in the store.
+pub fn step_of(task: &TaskId) -> &str {
+    task.0.split_once('/').map_or(task.0.as_str(), |(_, step)| step)
+}
+
+fn queue(run: &RunId, role: Role) -> String {
+    format!("{}/{}", run.0, role.name())
+}
+
+/// The edge reads the clock.
+#[expect(clippy::disallowed_methods, reason = "the edge reads the clock")]
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,278 @@
+//! The report on a run: what each task did, when, by whom, and what came out; as JSON for programs, and as Markdown for
+//! people by the plan's own template or a plain default.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use skep_core::{
+    Namespace, Timestamp,
+    db::Db,
+    event::{Event, Kind},
+    run::RunId,
+    task::{State, Task},
+};
+
+use super::{RunError, agent::ended, step_of, store};
+use crate::plan::{
+    Plan, Step,
+    template::{self, Ended, Scope, filters::code_block},
+};
+
+/// Events that one look at the log brings.
+const EVENTS_PER_READ: usize = 1000;
+/// Characters of one answer in the default report.
+const ANSWER_CHARS_MAX: usize = 2000;
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Name of the run.
+    pub run: String,
+    /// Name of the plan.
+    pub name: String,
+    /// `completed`, `failed`, `running`, …
+    pub status: String,
+    /// The workspace.
+    pub directory: String,
+    /// When it began, as RFC 3339.
+    pub started: String,
+    /// From the beginning until the last task was over, in milliseconds.
+    pub duration_ms: f64,
+    /// Each task, in the order of the plan.
+    pub tasks: Vec<TaskReport>,
+    /// Each agent and the tasks that it worked on.
+    pub agents: BTreeMap<String, Vec<String>>,
+    /// The files that the tasks have left.
+    pub artefacts: Vec<Value>,
+    /// The report for people.
+    #[serde(default)]
+    pub markdown: String,
+}
+
+/// What became of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// Its name in the plan.
+    pub id: String,
+    /// Who had to do it.
+    pub role: String,
+    /// The tool that it called.
+    pub tool: String,
+    /// `completed`, `skipped`, `failed`, `blocked`, …
+    pub status: String,
+    /// A failure of it does not fail the run.
+    pub allow_failure: bool,
+    /// How often it was started.
+    pub attempts: u32,
+    /// The agent that had it last.
+    pub agent: Option<String>,
+    /// Where its tool ran: `local`, or the address of a hub.
+    pub place: Option<String>,
+    /// From the beginning of the run to its last start, in milliseconds.
+    pub started_ms: Option<f64>,
+    /// From its last start to its end, in milliseconds.
+    pub duration_ms: Option<f64>,
+    /// The tool's answer.
+    pub result: Value,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// Every task that counts was completed or skipped.
+    pub fn succeeded(&self) -> bool {
+        let good = |task: &TaskReport| matches!(task.status.as_str(), "completed" | "skipped");
+        self.tasks.iter().all(|task| good(task) || task.allow_failure && task.status == "failed")
+    }
+
+    /// Write the report for people: the plan's template if it has one, otherwise every answer; and how long things took.
+    pub(super) fn write_markdown(&mut self, plan: &Plan) {
+        let body = match plan.report.as_ref().map(|template| self.scope(plan).text(template)) {
+            None => self.answers(),
+            Some(Ok(text)) => text,
+            Some(Err(error)) => {
+                format!("{}\n> The plan's own report could not be made: {error}\n", self.answers())
+            }
+        };
+        self.markdown = format!("{}\n{}", body.trim_end(), self.timing());
+    }
+
+    fn scope(&self, plan: &Plan) -> Scope {
+        let (id, name, directory) = (self.run.clone(), self.name.clone(), self.directory.clone());
+        let mut scope = Scope::new(plan, &template::Run { id, name, directory });
+        for task in &self.tasks {
+            scope.ended(
+                &task.id,
+                &match task.status.as_str() {
+                    "completed" => Ended::Completed(task.result.clone()),
+                    "failed" => Ended::Failed(task.error.clone().unwrap_or_default()),
+                    _ => Ended::Skipped,
+                },
+            );
+        }
+        scope
+    }
+
+    /// The answer of each task.
+    fn answers(&self) -> String {
+        let answer = |task: &TaskReport| format!("\n## {}\n\n{}", task.id, answer_as_markdown(task));
+        format!("# {}\n{}", self.name, self.tasks.iter().map(answer).collect::<String>())
+    }
+
+    /// Who did what, and how long it took.
+    fn timing(&self) -> String {
+        let mut text = format!("\n## Tasks\n\n{} in {}.\n\n", self.status, ms_for_people(self.duration_ms));
+        text += "| task | tool | status | agent | attempts | time |\n| --- | --- | --- | --- | ---: | ---: |\n";
+        for task in &self.tasks {
+            let TaskReport { id, tool, status, attempts, .. } = task;
+            let agent = task.agent.as_deref().unwrap_or_default();
+            let time = task.duration_ms.map(ms_for_people).unwrap_or_default();
+            let _ = writeln!(text, "| {id} | {tool} | {status} | {agent} | {attempts} | {time} |");
+        }
+        text
+    }
+}
+
+fn ms_for_people(ms: f64) -> String {
+    if ms < 1e3 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1e3) }
+}
+
+/// A composed text stands for itself, printed output is quoted, all else is shown as JSON.
+fn answer_as_markdown(task: &TaskReport) -> String {
+    if let Some(error) = &task.error {
+        return format!("{}: {error}\n", task.status);
+    }
+    if task.result.is_null() {
+        return format!("{}\n", task.status);
+    }
+    let text = |name: &str| task.result.get(name).and_then(Value::as_str).map(str::to_owned);
+    match (task.tool.as_str(), text("text"), text("stdout")) {
+        ("compose", Some(text), _) => format!("{}\n", text.trim_end()),
+        (_, _, Some(stdout)) => code_block(&shortened(&stdout), ""),
+        _ => code_block(&shortened(&format!("{:#}", task.result)), "json"),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(ANSWER_CHARS_MAX) {
+        Some((end, _)) => format!("{}\n… ({} more bytes)", &text[..end], text.len() - end),
+        None => text.trim_end().to_owned(),
+    }
+}
+
+impl Report {
+    /// What the store knows of a run, as it is now.
+    pub async fn gather(db: &Db, namespace: &Namespace, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
+        let run = db.run(namespace, id).await.map_err(store)?;
+        let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
+        let tasks = db.tasks_of(namespace, id).await.map_err(store)?;
+        let tasks: BTreeMap<&str, &Task> = tasks.iter().map(|task| (step_of(&task.id), task)).collect();
+        let times = Times::read(db, namespace, id).await?;
+        let report = |step: &Step| Some(task_report(step, tasks.get(step.id.as_str())?, run.created, &times));
+        let tasks = plan.tasks.iter().filter_map(report).collect();
+        let artefacts = db.artefacts(namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
+            let path = format!("outputs/{}", artefact.path);
+            json!({ "task": step_of(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
+        });
+        let markdown = run.report.as_ref().and_then(|report| report["markdown"].as_str());
+        let mut report = Report {
+            run: id.0.clone(),
+            name: plan.name.clone(),
+            status: run.state.name().to_owned(),
+            directory: run.directory.clone(),
+            started: rfc3339(run.created),
+            duration_ms: ms(run.created, times.last.unwrap_or(run.created)),
+            tasks,
+            agents: times.agents,
+            artefacts: artefacts.collect(),
+            markdown: markdown.unwrap_or_default().to_owned(),
+        };
+        if report.markdown.is_empty() {
+            report.write_markdown(plan);
+        }
+        Ok(report)
+    }
+}
+
+fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> TaskReport {
+    let (status, result, error) = match (ended(&task.state), &task.state) {
+        (Some(Ended::Completed(result)), _) => ("completed", result, None),
+        (Some(Ended::Skipped), State::Completed(_)) => ("skipped", Value::Null, None),
+        (_, State::Failed(error)) => ("failed", Value::Null, Some(error.clone())),
+        (_, State::Blocked(by)) => ("blocked", Value::Null, Some(format!("{} did not succeed", step_of(by)))),
+        (_, state) => (state.name(), Value::Null, None),
+    };
+    let place = match &task.state {
+        State::Completed(output) => output["place"].as_str().map(str::to_owned),
+        _ => None,
+    };
+    let time = times.of.get(&step.id);
+    TaskReport {
+        id: step.id.clone(),
+        role: step.role.name().to_owned(),
+        tool: step.tool.clone(),
+        status: status.to_owned(),
+        allow_failure: step.allow_failure,
+        attempts: task.attempt,
+        agent: time.map(|time| time.agent.clone()),
+        place,
+        started_ms: time.map(|time| ms(began, time.started)),
+        duration_ms: time.and_then(|time| Some(ms(time.started, time.ended?))),
+        result,
+        error,
+    }
+}
+
+/// When what happened, out of the event log.
+#[derive(Default)]
+struct Times {
+    of: BTreeMap<String, Time>,
+    agents: BTreeMap<String, Vec<String>>,
+    last: Option<Timestamp>,
+}
+
+struct Time {
+    agent: String,
+    started: Timestamp,
+    ended: Option<Timestamp>,
+}
+
+impl Times {
+    async fn read(db: &Db, namespace: &Namespace, id: &RunId) -> Result<Times, RunError> {
+        let (mut times, mut after) = (Times::default(), 0);
+        loop {
+            let events = db.events_of(namespace, id, after, EVENTS_PER_READ).await.map_err(store)?;
+            let Some(last) = events.last() else { return Ok(times) };
+            after = last.number;
+            events.iter().for_each(|event| times.add(event));
+        }
+    }
+
+    fn add(&mut self, event: &Event) {
+        let Some(task) = event.task.as_ref().map(|task| step_of(task).to_owned()) else { return };
+        self.last = Some(event.at);
+        match event.kind {
+            Kind::TaskStarted => {
+                let agent = event.data["worker"].as_str().unwrap_or_default().to_owned();
+                self.agents.entry(agent.clone()).or_default().push(task.clone());
+                self.of.insert(task, Time { agent, started: event.at, ended: None });
+            }
+            Kind::TaskCompleted | Kind::TaskFailed | Kind::TaskRetried => {
+                if let Some(time) = self.of.get_mut(&task) {
+                    time.ended = Some(event.at);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ms(from: Timestamp, to: Timestamp) -> f64 {
+    (to.0 - from.0) as f64 / 1e3
+}
+
+/// A moment for people and programs.
+pub(crate) fn rfc3339(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |at| at.to_string())
+}

@@ -1,0 +1,122 @@
+//! Runs the real program, as a user would, in a home and a workspace of its own.
+
+use std::{
+    io::{BufRead, BufReader, Lines},
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A machine's user with nothing on it yet.
+pub(crate) struct User {
+    home: TempDir,
+    workspace: TempDir,
+}
+
+impl User {
+    pub(crate) fn new() -> User {
+        User { home: tempfile::tempdir().unwrap(), workspace: tempfile::tempdir().unwrap() }
+    }
+
+    /// The directory that the user works in.
+    pub(crate) fn workspace(&self) -> &Path {
+        self.workspace.path()
+    }
+
+    /// Put a file into the workspace.
+    pub(crate) fn file(&self, name: &str, text: &str) {
+        let path = self.workspace().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// `skep` with these arguments, not yet started.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skep"));
+        command.args(arguments).current_dir(self.workspace()).stdin(Stdio::null()).env_clear();
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("SKEP_HOME", self.home.path())
+            .env("HOME", self.home.path());
+        command
+    }
+
+    /// Run `skep` to its end.
+    pub(crate) fn skep(&self, arguments: &[&str]) -> Said {
+        Said(self.command(arguments).output().unwrap())
+    }
+
+    /// Start `skep run … --json` or another command that prints a line of JSON for each event.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running { child, lines }
+    }
+}
+
+/// What a finished `skep` left.
+pub(crate) struct Said(pub Output);
+
+impl Said {
+    pub(crate) fn code(&self) -> i32 {
+        self.0.status.code().unwrap()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    /// Fails with what was said, if that was not a success.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Said {
+        assert_eq!(self.code(), 0, "{}{}", self.stdout(), self.stderr());
+        self
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout()).unwrap_or_else(|error| panic!("{error} in {}", self.stdout()))
+    }
+}
+
+/// A `skep` that runs.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Read events until one of this kind about this task; gives the events that were read.
+    #[track_caller]
+    pub(crate) fn until(&mut self, kind: &str, task: Option<&str>) -> Vec<Value> {
+        let mut events = Vec::new();
+        for line in self.lines.by_ref() {
+            let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let found = event["kind"] == kind && task.is_none_or(|task| event["task"] == task);
+            events.push(event);
+            if found {
+                return events;
+            }
+        }
+        panic!("it ended before {kind} {task:?}; it said {events:#?}");
+    }
+
+    /// Send a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Wait for the end; gives the exit code (`None` if a signal ended it) and what was said on standard error.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        self.lines.by_ref().for_each(drop);
+        let mut stderr = String::new();
+        std::io::Read::read_to_string(&mut self.child.stderr.take().unwrap(), &mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), stderr)
+    }
+}
