@@ -15,12 +15,14 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use skep_core::run::{Run, RunId};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Overrides, Settings},
+    config::{Log, LogFormat, Overrides, Settings},
     hive::Hive,
 };
 
@@ -101,8 +103,23 @@ impl Common {
         for notice in notices {
             eprintln!("{notice}");
         }
+        start_log(&settings.log)?;
         Ok(settings)
     }
+}
+
+/// The log goes to standard error, so that standard output is the answer's alone.
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    const LEVEL: &str = "warn";
+    let level = log.level.as_deref().unwrap_or(LEVEL);
+    let filter = EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?} is not a level or a filter"))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A second start, in a test, changes nothing.
+    let _ = match log.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    Ok(())
 }
 
 /// The run that a person means: its name, the unambiguous end of it, or none for the newest.
