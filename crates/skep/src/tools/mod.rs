@@ -1,5 +1,6 @@
 //! The built-in tools, one file each: arguments, answer, handler.
 
+mod ai;
 mod bash;
 mod compose;
 mod fetch_url;
@@ -13,7 +14,7 @@ pub(crate) mod testing;
 
 pub use sandboxed::{SandboxOnDemand, config as sandbox_config};
 
-use crate::{catalogue::Tool, net};
+use crate::{catalogue::Tool, model::Model, net};
 
 /// What the tools are made from.
 pub struct Parts {
@@ -21,12 +22,15 @@ pub struct Parts {
     pub sandbox: SandboxOnDemand,
     /// What reaches addresses that callers choose.
     pub web: net::Client,
+    /// What answers questions.
+    pub model: Model,
 }
 
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox, web } = parts;
+    let Parts { sandbox, web, model } = parts;
     vec![
+        Tool::new(ai::Ai { model }),
         Tool::new(bash::Bash { sandbox }),
         Tool::new(compose::Compose),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),
