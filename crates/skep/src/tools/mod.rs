@@ -6,6 +6,7 @@ mod compose;
 mod fetch_url;
 mod files;
 mod http_request;
+mod observe_screen;
 mod page;
 mod sandboxed;
 pub mod search;
@@ -31,7 +32,7 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
     let Parts { sandbox, web, model } = parts;
     vec![
         Tool::new(ai::Ai { model }),
-        Tool::new(bash::Bash { sandbox }),
+        Tool::new(bash::Bash { sandbox: sandbox.clone() }),
         Tool::new(compose::Compose),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),
         Tool::new(files::FileEdit::default()),
@@ -39,6 +40,7 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
         Tool::new(files::FileWrite),
         Tool::new(files::ListFiles),
         Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(observe_screen::ObserveScreen::new(sandbox)),
         Tool::new(search::Search::new()),
     ]
 }
