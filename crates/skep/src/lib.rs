@@ -12,6 +12,7 @@ pub mod duration;
 pub mod executor;
 pub mod hive;
 pub mod hub;
+pub mod model;
 pub mod net;
 pub mod plan;
 pub mod run;

@@ -1,10 +1,12 @@
 //! The built-in tools, one file each: arguments, answer, handler.
 
+mod ai;
 mod bash;
 mod compose;
 mod fetch_url;
 mod files;
 mod http_request;
+mod observe_screen;
 mod page;
 mod sandboxed;
 pub mod search;
@@ -13,7 +15,7 @@ pub(crate) mod testing;
 
 pub use sandboxed::{SandboxOnDemand, config as sandbox_config};
 
-use crate::{catalogue::Tool, net};
+use crate::{catalogue::Tool, model::Model, net};
 
 /// What the tools are made from.
 pub struct Parts {
@@ -21,13 +23,16 @@ pub struct Parts {
     pub sandbox: SandboxOnDemand,
     /// What reaches addresses that callers choose.
     pub web: net::Client,
+    /// What answers questions.
+    pub model: Model,
 }
 
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox, web } = parts;
+    let Parts { sandbox, web, model } = parts;
     vec![
-        Tool::new(bash::Bash { sandbox }),
+        Tool::new(ai::Ai { model }),
+        Tool::new(bash::Bash { sandbox: sandbox.clone() }),
         Tool::new(compose::Compose),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),
         Tool::new(files::FileEdit::default()),
@@ -35,6 +40,7 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
         Tool::new(files::FileWrite),
         Tool::new(files::ListFiles),
         Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(observe_screen::ObserveScreen::new(sandbox)),
         Tool::new(search::Search::new()),
     ]
 }
