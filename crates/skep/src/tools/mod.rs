@@ -1,6 +1,7 @@
 //! The built-in tools, one file each: arguments, answer, handler.
 
 mod bash;
+pub mod code;
 mod compose;
 mod fetch_url;
 mod files;
