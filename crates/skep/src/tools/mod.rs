@@ -2,6 +2,7 @@
 
 mod ai;
 mod bash;
+pub mod code;
 mod compose;
 mod fetch_url;
 mod files;
