@@ -23,10 +23,12 @@ use rustix::{
 };
 
 use crate::{
-    Net,
+    Limits, Net,
     fault::{At, Fault},
     landlock::{self, Grants},
-    limits, sys,
+    limits,
+    slot::{Order, place_streams},
+    sys,
     wire::{self, Job, Message as _, Report},
     zygote::Template,
 };
@@ -39,7 +41,7 @@ const CAPABILITY_MAX: u32 = 63;
 
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
-    let message = match lock_in(template, job) {
+    let message = match lock_in(template, &job.limits, job.net) {
         Ok(()) => Report::Unfit(execute(job)),
         Err(fault) => Report::Fault(fault),
     };
@@ -47,14 +49,32 @@ pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
     sys::exit(127)
 }
 
+/// Locks itself in, waits for an order, and becomes its command.
+pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
+    let locked = lock_in(template, &Limits::default(), Net::None);
+    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; 64]) else { sys::exit(0) };
+    let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
+    let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
+        Ok(job) => Report::Unfit(execute(&job)),
+        Err(fault) => Report::Fault(fault),
+    };
+    let _ = wire::send(&order.report, &message.bytes(), &[]);
+    sys::exit(127)
+}
+
+fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<Job, Fault> {
+    place_streams(stdout, stderr, stdin).at("place descriptors")?;
+    Job::parse(&wire::read_all(job).at("read the job")?).at("read the job")
+}
+
 /// Takes away everything that the command is not to have, for good.
-fn lock_in(template: &Template, job: &Job) -> Result<(), Fault> {
+fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> {
     sys::reset_signals().at("reset signals")?;
     sys::close_from_at_exec(3).at("close descriptors")?;
-    limits::set_rlimits(&job.limits)?;
+    limits::set_rlimits(limits)?;
     drop_privileges(CapabilitySet::empty())?;
     let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-    let tcp = job.net == Net::Loopback;
+    let tcp = net == Net::Loopback;
     landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
     sys::filter_calls(&template.filter).at("load the system call filter")
 }

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     Config, Error, Tier, probe,
-    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Setup},
+    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Setup},
     zygote::NAME,
 };
 
@@ -77,8 +77,8 @@ impl Helper {
     }
 
     /// Orders a sandbox. An error means that the helper has died and nothing was started.
-    pub(crate) async fn order(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        send(&self.control, ORDER, fds).await
+    pub(crate) async fn order(&self, call: Call, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        send(&self.control, &call.bytes(), fds).await
     }
 }
 

@@ -16,7 +16,7 @@
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
 //! request while it runs) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
-//! itself) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
+//! itself, with its `pool`) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
 //! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
 //! that need `unsafe`.
 
@@ -32,6 +32,7 @@ mod limits;
 mod memory;
 mod outcome;
 mod outputs;
+mod pool;
 mod probe;
 mod request;
 mod root;

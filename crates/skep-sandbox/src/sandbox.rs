@@ -133,12 +133,12 @@ impl Sandbox {
         fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
         probe::demand(helper.tier, min_tier)?;
-        let helper = match helper.order(&fds).await {
+        let helper = match helper.order(job.call(), &fds).await {
             Ok(()) => helper,
             Err(_) => {
                 let next = self.helper(Some(&helper)).await?;
                 probe::demand(next.tier, min_tier)?;
-                next.order(&fds).await.map_err(|_| Error::HelperDied)?;
+                next.order(job.call(), &fds).await.map_err(|_| Error::HelperDied)?;
                 next
             }
         };

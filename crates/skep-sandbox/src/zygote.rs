@@ -30,17 +30,19 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open, openat},
     io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{DumpableBehavior, Signal, getegid, geteuid, set_dumpable_behavior, setsid, umask},
     thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::{
     fault::{At, Fault},
+    pool::{Pool, Waiting},
     root::{self, Parts},
     seccomp::{self, Machine},
-    slot::{self, Order},
+    slot::{self, Order, Purpose},
     sys::{self, Cloned},
-    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Report, Setup},
+    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
 };
 
 /// The program name under which an executable becomes the helper.
@@ -233,11 +235,13 @@ struct Zygote {
     /// server's user is all there is.
     users: Option<VecDeque<u32>>,
     living: HashMap<pid_t, Living>,
+    ready: Pool,
 }
 
 /// A sandbox whose keeper has not been reaped.
 struct Living {
-    report: OwnedFd,
+    /// Where the server hears of the request that it serves, if it does.
+    report: Option<OwnedFd>,
     user: u32,
 }
 
@@ -280,7 +284,7 @@ impl Zygote {
                 .collect(),
         };
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new() })
+        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new(), ready: Pool::new() })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -292,11 +296,12 @@ impl Zygote {
                 self.bury();
             }
             if order {
-                match wire::receive(&self.control, &mut buffer)? {
-                    Some((length, fds)) if &buffer[..length] == ORDER => self.start(fds),
-                    Some(_) => (),
-                    None => return Ok(()),
+                let Some((length, fds)) = wire::receive(&self.control, &mut buffer)? else { return Ok(()) };
+                if let (Ok(call), Some(order)) = (Call::parse(&buffer[..length]), Order::from_fds(fds)) {
+                    self.start(call, order);
                 }
+            } else if !signal {
+                self.idle();
             }
         }
     }
@@ -308,25 +313,50 @@ impl Zygote {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.launcher, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
+        let patience = self.ready.patience(self.running());
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
-            Err(Errno::INTR) => Ok((false, false)),
+            // Not idle, but no harm either.
+            Err(Errno::INTR) => Ok((false, true)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Starts a sandbox and tells the server, or tells the server why not.
-    fn start(&mut self, fds: Vec<OwnedFd>) {
-        let Some(order) = Order::from_fds(fds) else { return };
-        let told = match self.clone_keeper(&order) {
+    /// Sandboxes that serve a request.
+    fn running(&self) -> usize {
+        self.living.values().filter(|living| living.report.is_some()).count()
+    }
+
+    /// Nothing has happened for a while.
+    fn idle(&mut self) {
+        if !self.ready.wants_more(self.running()) {
+            return self.ready.shrink();
+        }
+        let Ok((keeper, their_keeper)) = pair() else { return };
+        let Ok((command, their_command)) = pair() else { return };
+        let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
+        if let Ok((pid, user, pidfd)) = self.clone_keeper(purpose) {
+            self.living.insert(pid, Living { report: None, user });
+            self.ready.add(Waiting { pid, pidfd, keeper, command });
+        }
+    }
+
+    /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
+    fn start(&mut self, call: Call, order: Order) {
+        let ready = if call.plain { self.ready.hand_over(call, &order) } else { None };
+        let born = match ready {
+            Some((pid, pidfd)) => Ok((pid, self.living.remove(&pid).map_or(0, |living| living.user), pidfd)),
+            None => self.clone_keeper(Purpose::Order(&order)),
+        };
+        let told = match born {
             Ok((pid, user, pidfd)) => {
                 let told = wire::send(&order.report, &Report::Born.bytes(), &[pidfd.as_fd()]);
                 if told.is_err() {
                     // Nobody waits for it any more.
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                 }
-                self.living.insert(pid, Living { report: order.report, user });
+                self.living.insert(pid, Living { report: Some(order.report), user });
                 told
             }
             Err(fault) => wire::send(&order.report, &Report::Fault(fault).bytes(), &[]),
@@ -335,14 +365,14 @@ impl Zygote {
         drop(told);
     }
 
-    fn clone_keeper(&mut self, order: &Order) -> Result<(pid_t, u32, OwnedFd), Fault> {
+    fn clone_keeper(&mut self, purpose: Purpose<'_>) -> Result<(pid_t, u32, OwnedFd), Fault> {
         let user = match &mut self.users {
             None => 0,
             Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
         };
         let cloned = lend(user).and_then(|()| sys::clone(NAMESPACES).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
-            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, order, user)));
+            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, user)));
             sys::exit(125)
         }
         let back = lend(0);
@@ -365,15 +395,22 @@ impl Zygote {
 
     /// Reaps every keeper that has ended, and tells the server.
     fn bury(&mut self) {
-        while rustix::io::read(&self.signals, &mut [0u8; 128]).is_ok_and(|length| length > 0) {}
+        sys::drain(&self.signals);
         while let Some(ended) = sys::reap(false) {
+            self.ready.forget(ended.pid);
             if let Some(Living { report, user }) = self.living.remove(&ended.pid) {
                 self.release(user);
-                // The server may have heard enough already.
-                let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+                if let Some(report) = report {
+                    // The server may have heard enough already.
+                    let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+                }
             }
         }
     }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Puts on the effective user `id` of the zygote's namespace, so that what is cloned next belongs to it. 0 is the
