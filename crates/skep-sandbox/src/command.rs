@@ -144,6 +144,6 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
     file.write_all(bytes)
 }

@@ -38,6 +38,7 @@ mod request;
 mod root;
 mod sandbox;
 mod seccomp;
+mod selftest;
 mod slot;
 mod supervise;
 mod sys;
@@ -51,14 +52,17 @@ pub use self::{
     probe::Report,
     request::{InFile, Limits, Net, Request, Run},
     sandbox::{Bind, Config, Sandbox},
+    selftest::{Attempt, Verdict},
     tier::{Protection, Tier},
 };
 
-/// Becomes the helper process if that is what this program was started as; otherwise returns at once.
+/// Becomes the helper process if that is what this program was started as (or, in the self-test, the attacker inside a
+/// sandbox); otherwise returns at once.
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn init() {
     if std::env::args_os().next().is_some_and(|name| name == zygote::NAME) {
         zygote::main();
     }
+    selftest::inside::main_if_asked();
 }

@@ -1,7 +1,7 @@
 //! The door: who may run, on which helper.
 
 use std::{
-    path::{Component, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Outcome, Report, Request, Tier, Usage,
+    Attempt, End, Error, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
-    probe, root,
+    probe, root, selftest,
     supervise::Supervised,
     wire::{self, Message as _},
     zygote::USERS_MAX,
@@ -154,6 +154,12 @@ impl Sandbox {
     /// Find out what this machine can do, by running a real sandbox.
     pub async fn probe(&self) -> Report {
         probe::probe(self).await
+    }
+
+    /// Attacks this sandbox in every way we know, on this machine. Takes some seconds.
+    pub async fn selftest(&self) -> Vec<Attempt> {
+        let program = self.shared.config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+        selftest::run(self, program).await
     }
 
     /// Waits for a place among those that run.

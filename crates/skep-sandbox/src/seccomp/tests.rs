@@ -97,9 +97,10 @@ fn seccompiler_would_decide_the_same() {
         let (ours, theirs) = (ours(machine), theirs(machine, arch));
         let mut allowed = 0;
         for number in 0..=KNOWN_MAX {
-            for (first, second) in
-                arguments.iter().flat_map(|first| arguments.iter().map(move |second| (first, second)))
-            {
+            // Only calls that are checked look at arguments.
+            let checked = CHECKED.iter().any(|call| machine.number(call) == number);
+            let values = if checked { &arguments[..] } else { &arguments[..2] };
+            for (first, second) in values.iter().flat_map(|first| values.iter().map(move |second| (first, second))) {
                 let ours = verdict(&ours, machine.audit(), number, [*first, *second, 0]);
                 let theirs = verdict(&theirs, machine.audit(), number, [*first, *second, 0]);
                 assert_eq!(ours == ALLOW, theirs == ALLOW, "{machine:?} {number} ({first:#x}, {second:#x})");
@@ -107,7 +108,7 @@ fn seccompiler_would_decide_the_same() {
                 allowed += usize::from(ours == ALLOW);
             }
         }
-        assert!(allowed > 200 * arguments.len(), "{machine:?} allows nothing");
+        assert!(allowed > 4 * 200, "{machine:?} allows next to nothing");
     }
 }
 
