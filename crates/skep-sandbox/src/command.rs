@@ -24,6 +24,7 @@ use rustix::{
 
 use crate::{
     Limits, Net,
+    defence::Defence,
     fault::{At, Fault},
     landlock::{self, Grants},
     limits,
@@ -71,12 +72,24 @@ fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd
 fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> {
     sys::reset_signals().at("reset signals")?;
     sys::close_from_at_exec(3).at("close descriptors")?;
-    limits::set_rlimits(limits)?;
-    drop_privileges(CapabilitySet::empty())?;
-    let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-    let tcp = net == Net::Loopback;
-    landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
-    sys::filter_calls(&template.filter).at("load the system call filter")
+    let defences = template.defences;
+    if defences.has(Defence::ResourceLimits) {
+        limits::set_rlimits(limits)?;
+    }
+    // Landlock and the filter cannot be had without this much.
+    set_no_new_privs(true).at("refuse new privileges")?;
+    if defences.has(Defence::Capabilities) {
+        drop_privileges(CapabilitySet::empty())?;
+    }
+    if defences.has(Defence::Landlock) {
+        let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
+        let tcp = net == Net::Loopback;
+        landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
+    }
+    if defences.has(Defence::Filter) {
+        sys::filter_calls(&template.filter).at("load the system call filter")?;
+    }
+    Ok(())
 }
 
 /// Gives up every capability but `kept`, and every way to get one back.

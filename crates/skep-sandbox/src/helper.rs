@@ -20,7 +20,9 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, Tier, probe,
+    Config, Error, Tier,
+    defence::Defences,
+    probe,
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Setup},
     zygote::NAME,
 };
@@ -59,7 +61,7 @@ impl Helper {
             .spawn()
             .map_err(setup("execute the helper"))?;
         let control = listen(ours).map_err(setup("listen to the helper"))?;
-        let bytes = Setup { binds: config.binds.clone() }.bytes();
+        let bytes = Setup { binds: config.binds.clone(), defences: Defences::without(&config.without) }.bytes();
         if bytes.len() > MESSAGE_MAX {
             return Err(Error::Invalid("there are too many binds".into()));
         }

@@ -24,6 +24,7 @@
 compile_error!("sandboxes are made of Linux namespaces");
 
 mod command;
+mod defence;
 mod error;
 mod fault;
 mod helper;
@@ -47,6 +48,7 @@ mod wire;
 mod zygote;
 
 pub use self::{
+    defence::Defence,
     error::Error,
     outcome::{End, OutFile, Outcome, Usage},
     probe::Report,

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, End, Error, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
     probe, root, selftest,
     supervise::Supervised,
@@ -37,11 +37,13 @@ pub struct Config {
     pub concurrency_max: usize,
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
+    /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
+    pub without: Vec<Defence>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096 }
+        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096, without: Vec::new() }
     }
 }
 

@@ -65,14 +65,15 @@ struct Host {
 
 impl Host {
     fn listen() -> io::Result<Host> {
-        let abstract_name = format!("skep-selftest-{}", std::process::id());
+        let udp = UdpSocket::bind("127.0.0.1:0")?;
+        udp.set_nonblocking(true)?;
+        // The port is ours alone, so the names are.
+        let abstract_name = format!("skep-selftest-{}", udp.local_addr()?.port());
         let pathname = std::env::temp_dir().join(&abstract_name);
         let sockets = [
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?,
             UnixListener::bind(&pathname)?,
         ];
-        let udp = UdpSocket::bind("127.0.0.1:0")?;
-        udp.set_nonblocking(true)?;
         Ok(Host { tcp: TcpListener::bind("127.0.0.1:0")?, udp, abstract_name, pathname, _sockets: sockets })
     }
 

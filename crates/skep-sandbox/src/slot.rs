@@ -22,6 +22,7 @@ use rustix::{
 
 use crate::{
     Limits, Net, Tier, command,
+    defence::Defence,
     fault::{At, Fault},
     limits,
     memory::Watch,
@@ -165,20 +166,23 @@ fn prepare(template: &Template, limits: &Limits, net: Net, run: impl FnOnce()) -
     // Writing one's own quotas needs one's own /proc/self; hidden from its equals only below.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")?;
     let tier = template.root.tier;
-    let outputs = mount_own(tier, limits)?;
+    let defences = template.defences;
+    let outputs = mount_own(tier, limits, defences.has(Defence::Hiding))?;
     if tier == Tier::Strict {
-        limits::set_quotas()?;
+        if defences.has(Defence::Quotas) {
+            limits::set_quotas()?;
+        }
         limits::sacrifice_first()?;
     }
     rustix::system::sethostname(b"sandbox").at("set the host name")?;
     if net == Net::Loopback {
         sys::loopback_up().at("bring up loopback")?;
     }
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
-    let watch = match tier {
-        Tier::Strict => Some(Watch::new().at("watch memory")?),
-        Tier::StrictWithoutProc => None,
-    };
+    if defences.has(Defence::Hiding) {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
+    }
+    let watched = tier == Tier::Strict && defences.has(Defence::MemoryWatch);
+    let watch = if watched { Some(Watch::new().at("watch memory")?) } else { None };
 
     let signals = sys::child_signals().at("receive signals")?;
     let command = match sys::clone(0).at("start the command")? {
@@ -196,9 +200,9 @@ fn prepare(template: &Template, limits: &Limits, net: Net, run: impl FnOnce()) -
 }
 
 /// Mounts what no two sandboxes share, and returns `/outputs`.
-fn mount_own(tier: Tier, limits: &Limits) -> Result<OwnedFd, Fault> {
+fn mount_own(tier: Tier, limits: &Limits, hiding: bool) -> Result<OwnedFd, Fault> {
     if tier == Tier::Strict {
-        let proc = root::procfs(&[("hidepid", "invisible")]).at("mount /proc")?;
+        let proc = root::procfs(&[("hidepid", if hiding { "invisible" } else { "off" })]).at("mount /proc")?;
         root::attach(&proc, "/proc").at("mount /proc")?;
     }
     own_tmpfs("/tmp", limits.tmp, TMP_FILES_MAX, "1777")?;

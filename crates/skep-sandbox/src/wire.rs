@@ -33,6 +33,7 @@ use rustix::{
 
 use crate::{
     Bind, Limits, Net, Tier,
+    defence::Defences,
     fault::Fault,
     sys::{Status, Used},
 };
@@ -55,6 +56,7 @@ pub(crate) struct Call {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Setup {
     pub(crate) binds: Vec<Bind>,
+    pub(crate) defences: Defences,
 }
 
 /// The zygote's first and only answer on the control socket.
@@ -182,11 +184,12 @@ impl Message for Setup {
             out.bytes(bind.source.as_os_str().as_bytes());
             out.bytes(bind.target.as_os_str().as_bytes());
         });
+        out.number(self.defences.0);
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
         let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
-        Some(Setup { binds })
+        Some(Setup { binds, defences: Defences(from.number()?) })
     }
 }
 

@@ -36,6 +36,7 @@ use rustix::{
 };
 
 use crate::{
+    defence::{Defence, Defences},
     fault::{At, Fault},
     pool::{Pool, Waiting},
     root::{self, Parts},
@@ -60,13 +61,16 @@ pub(crate) const USERS_MAX: u32 = 4096;
 const USERS_FROM: u32 = 2_000_000_000;
 
 /// All that a process can be separated from.
-pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+fn namespaces(defences: Defences) -> libc::c_int {
+    let network = if defences.has(Defence::Network) { libc::CLONE_NEWNET } else { 0 };
+    network
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+}
 
 /// The launcher: what an executable started under [`NAME`] does instead of its own work.
 pub(crate) fn main() -> ! {
@@ -103,7 +107,7 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
         Users::Range { .. } => Parts::take(&setup.binds).ok(),
     };
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
-    match sys::clone(NAMESPACES).at("make namespaces")? {
+    match sys::clone(namespaces(setup.defences)).at("make namespaces")? {
         Cloned::Child => {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -221,6 +225,7 @@ pub(crate) struct Template {
     pub(crate) root: root::Root,
     pub(crate) filter: Vec<libc::sock_filter>,
     pub(crate) landlock: u32,
+    pub(crate) defences: Defences,
     /// Paths that may be read inside.
     pub(crate) readable: Vec<String>,
 }
@@ -278,6 +283,7 @@ impl Zygote {
             root: root::build(parts)?,
             filter: seccomp::program(Machine::THIS),
             landlock,
+            defences: setup.defences,
             readable: root::reserved()
                 .map(str::to_owned)
                 .chain(setup.binds.iter().map(|bind| bind.target.to_string_lossy().into_owned()))
@@ -370,7 +376,7 @@ impl Zygote {
             None => 0,
             Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
         };
-        let cloned = lend(user).and_then(|()| sys::clone(NAMESPACES).at("make namespaces"));
+        let cloned = lend(user).and_then(|()| sys::clone(namespaces(self.template.defences)).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
             let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, user)));
             sys::exit(125)
