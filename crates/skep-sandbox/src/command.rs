@@ -23,10 +23,13 @@ use rustix::{
 };
 
 use crate::{
-    Net,
+    Limits, Net,
+    defence::Defence,
     fault::{At, Fault},
     landlock::{self, Grants},
-    limits, sys,
+    limits,
+    slot::{Order, place_streams},
+    sys,
     wire::{self, Job, Message as _, Report},
     zygote::Template,
 };
@@ -39,7 +42,7 @@ const CAPABILITY_MAX: u32 = 63;
 
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
-    let message = match lock_in(template, job) {
+    let message = match lock_in(template, &job.limits, job.net) {
         Ok(()) => Report::Unfit(execute(job)),
         Err(fault) => Report::Fault(fault),
     };
@@ -47,16 +50,46 @@ pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
     sys::exit(127)
 }
 
+/// Locks itself in, waits for an order, and becomes its command.
+pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
+    let locked = lock_in(template, &Limits::default(), Net::None);
+    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; 64]) else { sys::exit(0) };
+    let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
+    let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
+        Ok(job) => Report::Unfit(execute(&job)),
+        Err(fault) => Report::Fault(fault),
+    };
+    let _ = wire::send(&order.report, &message.bytes(), &[]);
+    sys::exit(127)
+}
+
+fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<Job, Fault> {
+    place_streams(stdout, stderr, stdin).at("place descriptors")?;
+    Job::parse(&wire::read_all(job).at("read the job")?).at("read the job")
+}
+
 /// Takes away everything that the command is not to have, for good.
-fn lock_in(template: &Template, job: &Job) -> Result<(), Fault> {
+fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> {
     sys::reset_signals().at("reset signals")?;
     sys::close_from_at_exec(3).at("close descriptors")?;
-    limits::set_rlimits(&job.limits)?;
-    drop_privileges(CapabilitySet::empty())?;
-    let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-    let tcp = job.net == Net::Loopback;
-    landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
-    sys::filter_calls(&template.filter).at("load the system call filter")
+    let defences = template.defences;
+    if defences.has(Defence::ResourceLimits) {
+        limits::set_rlimits(limits)?;
+    }
+    // Landlock and the filter cannot be had without this much.
+    set_no_new_privs(true).at("refuse new privileges")?;
+    if defences.has(Defence::Capabilities) {
+        drop_privileges(CapabilitySet::empty())?;
+    }
+    if defences.has(Defence::Landlock) {
+        let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
+        let tcp = net == Net::Loopback;
+        landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
+    }
+    if defences.has(Defence::Filter) {
+        sys::filter_calls(&template.filter).at("load the system call filter")?;
+    }
+    Ok(())
 }
 
 /// Gives up every capability but `kept`, and every way to get one back.
@@ -124,6 +157,6 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
     file.write_all(bytes)
 }

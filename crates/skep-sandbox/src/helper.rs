@@ -20,8 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, Tier, probe,
-    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Setup},
+    Config, Error, Tier,
+    defence::Defences,
+    probe,
+    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Setup},
     zygote::NAME,
 };
 
@@ -59,7 +61,7 @@ impl Helper {
             .spawn()
             .map_err(setup("execute the helper"))?;
         let control = listen(ours).map_err(setup("listen to the helper"))?;
-        let bytes = Setup { binds: config.binds.clone() }.bytes();
+        let bytes = Setup { binds: config.binds.clone(), defences: Defences::without(&config.without) }.bytes();
         if bytes.len() > MESSAGE_MAX {
             return Err(Error::Invalid("there are too many binds".into()));
         }
@@ -77,8 +79,8 @@ impl Helper {
     }
 
     /// Orders a sandbox. An error means that the helper has died and nothing was started.
-    pub(crate) async fn order(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        send(&self.control, ORDER, fds).await
+    pub(crate) async fn order(&self, call: Call, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        send(&self.control, &call.bytes(), fds).await
     }
 }
 

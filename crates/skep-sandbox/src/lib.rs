@@ -16,7 +16,7 @@
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
 //! request while it runs) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
-//! itself) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
+//! itself, with its `pool`) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
 //! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
 //! that need `unsafe`.
 
@@ -24,6 +24,7 @@
 compile_error!("sandboxes are made of Linux namespaces");
 
 mod command;
+mod defence;
 mod error;
 mod fault;
 mod helper;
@@ -32,11 +33,13 @@ mod limits;
 mod memory;
 mod outcome;
 mod outputs;
+mod pool;
 mod probe;
 mod request;
 mod root;
 mod sandbox;
 mod seccomp;
+mod selftest;
 mod slot;
 mod supervise;
 mod sys;
@@ -45,19 +48,23 @@ mod wire;
 mod zygote;
 
 pub use self::{
+    defence::Defence,
     error::Error,
     outcome::{End, OutFile, Outcome, Usage},
     probe::Report,
     request::{InFile, Limits, Net, Request, Run},
     sandbox::{Bind, Config, Sandbox},
+    selftest::{Attempt, Verdict},
     tier::{Protection, Tier},
 };
 
-/// Becomes the helper process if that is what this program was started as; otherwise returns at once.
+/// Becomes the helper process if that is what this program was started as (or, in the self-test, the attacker inside a
+/// sandbox); otherwise returns at once.
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn init() {
     if std::env::args_os().next().is_some_and(|name| name == zygote::NAME) {
         zygote::main();
     }
+    selftest::inside::main_if_asked();
 }

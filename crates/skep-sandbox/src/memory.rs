@@ -14,31 +14,30 @@ use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 /// Longest `status` or `smaps_rollup` of a process that is read, in bytes.
 const TEXT_MAX: u64 = 8 << 10;
 
-/// The processes of one sandbox and how much they may hold together.
+/// The processes of one sandbox.
 pub(crate) struct Watch {
     proc: OwnedFd,
-    max: u64,
 }
 
 impl Watch {
-    /// Watches the processes in this pid namespace's `/proc`, except the first. `max` is in bytes.
-    pub(crate) fn new(max: u64) -> io::Result<Watch> {
+    /// Watches the processes in this pid namespace's `/proc`, except the first.
+    pub(crate) fn new() -> io::Result<Watch> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Watch { proc: openat(CWD, "/proc", flags, Mode::empty())?, max })
+        Ok(Watch { proc: openat(CWD, "/proc", flags, Mode::empty())? })
     }
 
-    /// Whether the processes hold more than they may.
+    /// Whether the processes hold more than `max` bytes together.
     ///
     /// Resident sets are quick to read but count a shared page once for each process, so they only ever clear
     /// suspicion. The exact share is asked for twice, since a process that is just being spawned shares everything
     /// with its parent for a moment.
-    pub(crate) fn exceeded(&self) -> bool {
+    pub(crate) fn exceeded(&self, max: u64) -> bool {
         let resident = |pid: &str| self.sum(pid, "status", &["VmRSS:", "VmSwap:"]);
         let share = |pid: &str| {
             let exact = self.sum(pid, "smaps_rollup", &["Pss_Anon:", "Pss_Shmem:", "SwapPss:"]);
             if exact > 0 { exact } else { self.sum(pid, "status", &["RssAnon:", "RssShmem:", "VmSwap:"]) }
         };
-        self.total(resident) > self.max && self.total(share) > self.max && self.total(share) > self.max
+        self.total(resident) > max && self.total(share) > max && self.total(share) > max
     }
 
     fn total(&self, of: impl Fn(&str) -> u64) -> u64 {

@@ -1,7 +1,7 @@
 //! The door: who may run, on which helper.
 
 use std::{
-    path::{Component, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
-    probe, root,
+    probe, root, selftest,
     supervise::Supervised,
     wire::{self, Message as _},
     zygote::USERS_MAX,
@@ -37,11 +37,13 @@ pub struct Config {
     pub concurrency_max: usize,
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
+    /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
+    pub without: Vec<Defence>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096 }
+        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096, without: Vec::new() }
     }
 }
 
@@ -133,12 +135,12 @@ impl Sandbox {
         fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
         probe::demand(helper.tier, min_tier)?;
-        let helper = match helper.order(&fds).await {
+        let helper = match helper.order(job.call(), &fds).await {
             Ok(()) => helper,
             Err(_) => {
                 let next = self.helper(Some(&helper)).await?;
                 probe::demand(next.tier, min_tier)?;
-                next.order(&fds).await.map_err(|_| Error::HelperDied)?;
+                next.order(job.call(), &fds).await.map_err(|_| Error::HelperDied)?;
                 next
             }
         };
@@ -154,6 +156,12 @@ impl Sandbox {
     /// Find out what this machine can do, by running a real sandbox.
     pub async fn probe(&self) -> Report {
         probe::probe(self).await
+    }
+
+    /// Attacks this sandbox in every way we know, on this machine. Takes some seconds.
+    pub async fn selftest(&self) -> Vec<Attempt> {
+        let program = self.shared.config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+        selftest::run(self, program).await
     }
 
     /// Waits for a place among those that run.

@@ -231,3 +231,6 @@ const OFFSET_ARGUMENTS: u32 = 16;
 fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@
 //! reports: an answer means that nothing runs any more. If the keeper itself is killed, the kernel does the same.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -21,12 +22,13 @@ use rustix::{
 
 use crate::{
     Limits, Net, Tier, command,
+    defence::Defence,
     fault::{At, Fault},
     limits,
     memory::Watch,
     root, sys,
     sys::{Cloned, Status},
-    wire::{self, Job, Message as _, Report},
+    wire::{self, Call, Job, Message as _, Report},
     zygote::{Template, map_user},
 };
 
@@ -39,17 +41,17 @@ pub(crate) const CODE_MAX: u64 = 8 << 20;
 /// How often memory is measured.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
-/// Where descriptors lie in the keeper.
-const REPORT: i32 = 3;
-const JOB: i32 = 4;
+/// Where descriptors lie in a new keeper: what it hears the server on, and what its command gets its job from.
+const KEEPER: i32 = 3;
+const COMMAND: i32 = 4;
 
 /// What the server sends for one request.
 pub(crate) struct Order {
     pub(crate) report: OwnedFd,
-    job: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    stdin: Option<OwnedFd>,
+    pub(crate) job: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) stdin: Option<OwnedFd>,
 }
 
 impl Order {
@@ -64,85 +66,143 @@ impl Order {
             stdin: fds.next(),
         })
     }
+
+    /// In the order in which [`from_fds`](Self::from_fds) wants them.
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let fds = [&self.report, &self.job, &self.stdout, &self.stderr].into_iter().chain(&self.stdin);
+        fds.map(OwnedFd::as_fd).collect()
+    }
+}
+
+/// What a sandbox is made for.
+pub(crate) enum Purpose<'a> {
+    /// A request that is here already.
+    Order(&'a Order),
+    /// The first request that comes: its report and memory limit to the keeper, the whole order to the command.
+    Ready { keeper: OwnedFd, command: OwnedFd },
 }
 
 /// The keeper's life, in a process just cloned into namespaces of its own as `user` of the zygote's.
-pub(crate) fn keep(template: &Template, order: &Order, user: u32) -> ! {
-    if let Err(fault) = place(template, order, user) {
-        let _ = wire::send(&order.report, &Report::Fault(fault).bytes(), &[]);
-        sys::exit(1);
-    }
-    // SAFETY: `place` has put the two descriptors there, and nothing else owns these numbers.
-    let (report, job) = unsafe { (sys::take(REPORT), sys::take(JOB)) };
-    match prepare(template, &report, job) {
-        Ok(started) => Keeper { report, started }.run(),
-        Err(fault) => {
-            let _ = wire::send(&report, &Report::Fault(fault).bytes(), &[]);
-            sys::exit(1)
+pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
+    let placed = place(template, &purpose, user);
+    // SAFETY: `place` has put the two descriptors there, and nothing else owns these numbers. Did it fail, they are
+    // still the placeholders of the zygote, and what is sent to them goes nowhere.
+    let (keeper, command) = unsafe { (sys::take(KEEPER), sys::take(COMMAND)) };
+    match purpose {
+        Purpose::Order(order) => {
+            let report = if placed.is_ok() { &keeper } else { &order.report };
+            let started = placed.and_then(|()| {
+                let bytes = wire::read_all(command).at("read the job")?;
+                let job = Job::parse(&bytes).at("read the job")?;
+                drop(bytes);
+                let run = || -> () { command::run(template, &job, report) };
+                Ok((job.limits.memory, prepare(template, &job.limits, job.net, run)?))
+            });
+            match started {
+                Ok((memory, started)) => Keeper::new(started).begin(keeper, memory).run(),
+                Err(fault) => give_up(report, fault),
+            }
+        }
+        Purpose::Ready { .. } => {
+            let wait = || -> () { command::wait(template, &command) };
+            match placed.and_then(|()| prepare(template, &Limits::default(), Net::None, wait)) {
+                Ok(started) => {
+                    drop(command);
+                    Keeper { calls: Some(keeper), ..Keeper::new(started) }.run()
+                }
+                Err(fault) => match hear(&keeper) {
+                    Some((report, _)) => give_up(&report, fault),
+                    None => sys::exit(1),
+                },
+            }
         }
     }
 }
 
-/// Becomes the sandbox's user and lets go of everything of the zygote's but the order.
-fn place(template: &Template, order: &Order, user: u32) -> Result<(), Fault> {
+fn give_up(report: &OwnedFd, fault: Fault) -> ! {
+    let _ = wire::send(report, &Report::Fault(fault).bytes(), &[]);
+    sys::exit(1)
+}
+
+/// Waits for the request that a ready sandbox is to serve: where to report, and the limit on memory. `None`: there
+/// will be none.
+fn hear(calls: &OwnedFd) -> Option<(OwnedFd, u64)> {
+    let mut buffer = [0; 64];
+    let (length, fds) = wire::receive(calls, &mut buffer).ok()??;
+    let call = Call::parse(&buffer[..length]).ok()?;
+    Some((fds.into_iter().next()?, call.memory))
+}
+
+/// Becomes the sandbox's user and lets go of everything of the zygote's but what the purpose needs.
+fn place(template: &Template, purpose: &Purpose<'_>, user: u32) -> Result<(), Fault> {
     map_user(&template.root.proc, USER, (user, user))?;
     let (uid, gid) = (Uid::from_raw(USER), Gid::from_raw(USER));
     set_thread_res_gid(gid, gid, gid).at("become the sandbox's user")?;
     set_thread_res_uid(uid, uid, uid).at("become the sandbox's user")?;
     setsid().at("leave the session")?;
-    if let Some(stdin) = &order.stdin {
-        sys::place(stdin.as_fd(), 0, false).at("place descriptors")?;
-    }
-    for (fd, number, close_on_exec) in
-        [(&order.stdout, 1, false), (&order.stderr, 2, false), (&order.report, REPORT, true), (&order.job, JOB, true)]
-    {
-        sys::place(fd.as_fd(), number, close_on_exec).at("place descriptors")?;
-    }
-    sys::close_from(JOB + 1).at("close descriptors")
+    let (keeper, command) = match purpose {
+        Purpose::Order(order) => {
+            place_streams(&order.stdout, &order.stderr, order.stdin.as_ref()).at("place descriptors")?;
+            (&order.report, &order.job)
+        }
+        Purpose::Ready { keeper, command } => (keeper, command),
+    };
+    sys::place(keeper.as_fd(), KEEPER, true).at("place descriptors")?;
+    sys::place(command.as_fd(), COMMAND, true).at("place descriptors")?;
+    sys::close_from(COMMAND + 1).at("close descriptors")
 }
 
-/// Makes what is private to this request and starts the command.
-fn prepare(template: &Template, report: &OwnedFd, job: OwnedFd) -> Result<Started, Fault> {
+/// Makes these the standard streams.
+pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> io::Result<()> {
+    if let Some(stdin) = stdin {
+        sys::place(stdin.as_fd(), 0, false)?;
+    }
+    sys::place(stdout.as_fd(), 1, false)?;
+    sys::place(stderr.as_fd(), 2, false)
+}
+
+/// Makes what is private to this sandbox and starts its command, which is `run`.
+fn prepare(template: &Template, limits: &Limits, net: Net, run: impl FnOnce()) -> Result<Started, Fault> {
     // Writing one's own quotas needs one's own /proc/self; hidden from its equals only below.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")?;
-    let bytes = wire::read_all(job).at("read the job")?;
-    let job = Job::parse(&bytes).at("read the job")?;
-    drop(bytes);
-
-    let outputs = mount_own(template.root.tier, &job.limits)?;
-    wire::send(report, &Report::Outputs.bytes(), &[outputs.as_fd()]).at("report")?;
-    drop(outputs);
-    if template.root.tier == Tier::Strict {
-        limits::set_quotas()?;
+    let tier = template.root.tier;
+    let defences = template.defences;
+    let outputs = mount_own(tier, limits, defences.has(Defence::Hiding))?;
+    if tier == Tier::Strict {
+        if defences.has(Defence::Quotas) {
+            limits::set_quotas()?;
+        }
         limits::sacrifice_first()?;
     }
     rustix::system::sethostname(b"sandbox").at("set the host name")?;
-    if job.net == Net::Loopback {
+    if net == Net::Loopback {
         sys::loopback_up().at("bring up loopback")?;
     }
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
-    let watch = match template.root.tier {
-        Tier::Strict => Some(Watch::new(job.limits.memory).at("watch memory")?),
-        Tier::StrictWithoutProc => None,
-    };
+    if defences.has(Defence::Hiding) {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
+    }
+    let watched = tier == Tier::Strict && defences.has(Defence::MemoryWatch);
+    let watch = if watched { Some(Watch::new().at("watch memory")?) } else { None };
 
     let signals = sys::child_signals().at("receive signals")?;
     let command = match sys::clone(0).at("start the command")? {
-        Cloned::Child => command::run(template, &job, report),
+        Cloned::Child => {
+            run();
+            sys::exit(127)
+        }
         Cloned::Parent(pid, _pidfd) => pid,
     };
-    drop(job);
     // The keeper must not keep the command's pipes open.
     sys::close(0, 2).at("close descriptors")?;
     // Its processes may hide from one another, but not from the keeper that measures them.
     command::drop_privileges(CapabilitySet::SYS_PTRACE)?;
-    Ok(Started { command, signals, watch })
+    Ok(Started { command, signals, watch, outputs })
 }
 
 /// Mounts what no two sandboxes share, and returns `/outputs`.
-fn mount_own(tier: Tier, limits: &Limits) -> Result<OwnedFd, Fault> {
+fn mount_own(tier: Tier, limits: &Limits, hiding: bool) -> Result<OwnedFd, Fault> {
     if tier == Tier::Strict {
-        let proc = root::procfs(&[("hidepid", "invisible")]).at("mount /proc")?;
+        let proc = root::procfs(&[("hidepid", if hiding { "invisible" } else { "off" })]).at("mount /proc")?;
         root::attach(&proc, "/proc").at("mount /proc")?;
     }
     own_tmpfs("/tmp", limits.tmp, TMP_FILES_MAX, "1777")?;
@@ -165,12 +225,17 @@ struct Started {
     command: pid_t,
     signals: OwnedFd,
     watch: Option<Watch>,
+    outputs: OwnedFd,
 }
 
 /// The keeper while the command runs.
 struct Keeper {
-    report: OwnedFd,
     started: Started,
+    /// Where the request comes from, as long as there is none.
+    calls: Option<OwnedFd>,
+    /// Where the server hears of the request.
+    report: Option<OwnedFd>,
+    memory_max: u64,
 }
 
 /// Why the keeper makes an end.
@@ -181,13 +246,24 @@ enum Cause {
 }
 
 impl Keeper {
+    fn new(started: Started) -> Keeper {
+        Keeper { started, calls: None, report: None, memory_max: u64::MAX }
+    }
+
+    /// From here on there is a request.
+    fn begin(self, report: OwnedFd, memory_max: u64) -> Keeper {
+        // If the server does not want to hear it, its end is closed, which we shall see.
+        let _ = wire::send(&report, &Report::Outputs.bytes(), &[self.started.outputs.as_fd()]);
+        Keeper { report: Some(report), calls: None, memory_max, ..self }
+    }
+
     fn run(self) -> ! {
-        let cause = self.wait();
+        let (keeper, cause) = self.wait();
         sys::kill_all_others();
         // Until there is no child left. Orphans of the command become the keeper's children.
         let mut status = Status::Signal(libc::SIGKILL);
         while let Some(ended) = sys::reap(true) {
-            if ended.pid == self.started.command {
+            if ended.pid == keeper.started.command {
                 status = ended.status;
             }
         }
@@ -196,36 +272,83 @@ impl Keeper {
             Cause::Memory => (status, true),
             Cause::HungUp => sys::exit(0),
         };
-        let report = Report::Ended { status, memory_exceeded, used: sys::used_by_children() };
-        let _ = wire::send(&self.report, &report.bytes(), &[]);
+        if let Some(report) = keeper.report {
+            let message = Report::Ended { status, memory_exceeded, used: sys::used_by_children() };
+            let _ = wire::send(&report, &message.bytes(), &[]);
+        }
         sys::exit(0)
     }
 
-    fn wait(&self) -> Cause {
+    fn wait(mut self) -> (Keeper, Cause) {
         let every = Timespec { tv_sec: 0, tv_nsec: i64::from(WATCH_EVERY.subsec_nanos()) };
         loop {
-            let mut fds =
-                [PollFd::new(&self.started.signals, PollFlags::IN), PollFd::new(&self.report, PollFlags::empty())];
-            let woken = poll(&mut fds, self.started.watch.is_some().then_some(&every));
-            let (signal, hung_up) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-            match woken {
-                Ok(_) | Err(Errno::INTR) => (),
-                Err(_) => return Cause::HungUp,
+            let watched = self.started.watch.as_ref().filter(|_| self.report.is_some());
+            let woken = self.poll(watched.is_some().then_some(&every));
+            let Ok(Woken { signal, call, hung_up }) = woken else { return (self, Cause::HungUp) };
+            if !signal && !call && watched.is_some_and(|watch| watch.exceeded(self.memory_max)) {
+                return (self, Cause::Memory);
             }
-            if signal {
-                while rustix::io::read(&self.started.signals, &mut [0u8; 128]).is_ok_and(|length| length > 0) {}
-                while let Some(ended) = sys::reap(false) {
-                    if ended.pid == self.started.command {
-                        return Cause::Ended(ended.status);
-                    }
-                }
+            if call {
+                self = match self.hear() {
+                    Ok(keeper) => keeper,
+                    Err(keeper) => return (keeper, Cause::HungUp),
+                };
+            }
+            if signal && let Some(status) = self.command_ended() {
+                // What ran so fast was told after us.
+                return match self.calls {
+                    Some(_) => match self.hear() {
+                        Ok(keeper) => (keeper, Cause::Ended(status)),
+                        Err(keeper) => (keeper, Cause::HungUp),
+                    },
+                    None => (self, Cause::Ended(status)),
+                };
             }
             if hung_up {
-                return Cause::HungUp;
-            }
-            if woken == Ok(0) && self.started.watch.as_ref().is_some_and(Watch::exceeded) {
-                return Cause::Memory;
+                return (self, Cause::HungUp);
             }
         }
     }
+
+    /// Waits until something happens, or for `at_most`.
+    fn poll(&self, at_most: Option<&Timespec>) -> Result<Woken, Errno> {
+        let (server, events) = match (&self.report, &self.calls) {
+            (Some(report), _) => (report, PollFlags::empty()),
+            (None, Some(calls)) => (calls, PollFlags::IN),
+            (None, None) => return Err(Errno::BADF),
+        };
+        let mut fds = [PollFd::new(&self.started.signals, PollFlags::IN), PollFd::new(server, events)];
+        match poll(&mut fds, at_most) {
+            Ok(_) | Err(Errno::INTR) => (),
+            Err(error) => return Err(error),
+        }
+        let call = fds[1].revents().contains(PollFlags::IN);
+        Ok(Woken { signal: !fds[0].revents().is_empty(), call, hung_up: !call && !fds[1].revents().is_empty() })
+    }
+
+    /// Takes the request. An error: there will be none.
+    fn hear(mut self) -> Result<Keeper, Keeper> {
+        match self.calls.take().as_ref().and_then(hear) {
+            Some((report, memory_max)) => Ok(self.begin(report, memory_max)),
+            None => Err(self),
+        }
+    }
+
+    /// Reaps what has ended, and says how the command did.
+    fn command_ended(&self) -> Option<Status> {
+        sys::drain(&self.started.signals);
+        while let Some(ended) = sys::reap(false) {
+            if ended.pid == self.started.command {
+                return Some(ended.status);
+            }
+        }
+        None
+    }
+}
+
+/// What a keeper was woken by.
+struct Woken {
+    signal: bool,
+    call: bool,
+    hung_up: bool,
 }

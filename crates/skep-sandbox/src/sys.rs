@@ -195,6 +195,11 @@ pub(crate) fn used_by_children() -> Used {
     }
 }
 
+/// Takes the signals off a descriptor of [`child_signals`]; they say only that there is something to reap.
+pub(crate) fn drain(signals: &OwnedFd) {
+    while rustix::io::read(signals, &mut [0u8; 128]).is_ok_and(|length| length > 0) {}
+}
+
 /// Kills every process of this pid namespace but the caller, which is its first.
 pub(crate) fn kill_all_others() {
     // SAFETY: touches no memory.

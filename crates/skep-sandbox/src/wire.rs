@@ -2,7 +2,7 @@
 //!
 //! Three conversations, all over `SOCK_SEQPACKET` sockets, so that a message and its descriptors arrive whole:
 //!
-//! - **control**, server ↔ zygote, one for its life: [`Setup`] in, [`Hello`] out, then one [`order`](ORDER) a request;
+//! - **control**, server ↔ zygote, one for its life: [`Setup`] in, [`Hello`] out, then one [`Call`] a request;
 //! - **report**, made per request, zygote and sandbox → server: [`Report`];
 //! - the **job**, a sealed memory file that comes with an order: [`Job`], of any size.
 //!
@@ -33,6 +33,7 @@ use rustix::{
 
 use crate::{
     Bind, Limits, Net, Tier,
+    defence::Defences,
     fault::Fault,
     sys::{Status, Used},
 };
@@ -42,14 +43,20 @@ pub(crate) const MESSAGE_MAX: usize = 64 << 10;
 /// Most descriptors with one message.
 const FDS_MAX: usize = 8;
 
-/// The one message of an order. Its descriptors: report, job, standard output, standard error, and standard input if
-/// there is any.
-pub(crate) const ORDER: &[u8] = b"run";
+/// An order. Its descriptors: report, job, standard output, standard error, and standard input if there is any.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Call {
+    /// A sandbox that was made with the default limits and without a network will do.
+    pub(crate) plain: bool,
+    /// The limit on memory, which can be set late.
+    pub(crate) memory: u64,
+}
 
 /// What the zygote must know before it builds the root.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Setup {
     pub(crate) binds: Vec<Bind>,
+    pub(crate) defences: Defences,
 }
 
 /// The zygote's first and only answer on the control socket.
@@ -177,11 +184,23 @@ impl Message for Setup {
             out.bytes(bind.source.as_os_str().as_bytes());
             out.bytes(bind.target.as_os_str().as_bytes());
         });
+        out.number(self.defences.0);
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
         let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
-        Some(Setup { binds })
+        Some(Setup { binds, defences: Defences(from.number()?) })
+    }
+}
+
+impl Message for Call {
+    fn encode(&self, out: &mut Encoder) {
+        out.number(self.plain);
+        out.number(self.memory);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Call> {
+        Some(Call { plain: from.number()? == 1, memory: from.number()? })
     }
 }
 
@@ -328,6 +347,16 @@ impl Message for Limits {
     }
 }
 
+impl Job {
+    /// What of it a sandbox must know before its first instruction.
+    pub(crate) fn call(&self) -> Call {
+        let Limits { wall, memory, output, .. } = self.limits;
+        // These three are enforced from outside.
+        let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
+        Call { plain, memory }
+    }
+}
+
 impl Message for Job {
     fn encode(&self, out: &mut Encoder) {
         out.list(&self.argv, |out, word| out.bytes(word.as_bytes()));
@@ -445,6 +474,28 @@ mod tests {
             net: Net::Loopback,
         };
         assert_eq!(Job::parse(&job.bytes()).unwrap(), job);
+        assert_eq!(Call::parse(&job.call().bytes()).unwrap(), job.call());
+    }
+
+    #[test]
+    fn a_ready_sandbox_serves_only_what_it_was_made_for() {
+        let job = |limits, net| Job { argv: vec![], env: vec![], cwd: "/".into(), files: vec![], limits, net };
+        let default = Limits::default();
+        let outside = Limits { wall: Duration::ZERO, memory: 1, output: 2, ..default.clone() };
+        assert!(job(default.clone(), Net::None).call().plain);
+        assert!(job(outside, Net::None).call().plain);
+        assert!(!job(default.clone(), Net::Loopback).call().plain);
+        for changed in [
+            Limits { cpu: Duration::ZERO, ..default.clone() },
+            Limits { address_space: Some(1), ..default.clone() },
+            Limits { processes: 1, ..default.clone() },
+            Limits { tmp: 1, ..default.clone() },
+            Limits { outputs: 1, ..default.clone() },
+            Limits { files: 1, ..default.clone() },
+            Limits { open_files: 100, ..default.clone() },
+        ] {
+            assert!(!job(changed, Net::None).call().plain);
+        }
     }
 
     #[test]

@@ -30,17 +30,20 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open, openat},
     io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{DumpableBehavior, Signal, getegid, geteuid, set_dumpable_behavior, setsid, umask},
     thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::{
+    defence::{Defence, Defences},
     fault::{At, Fault},
+    pool::{Pool, Waiting},
     root::{self, Parts},
     seccomp::{self, Machine},
-    slot::{self, Order},
+    slot::{self, Order, Purpose},
     sys::{self, Cloned},
-    wire::{self, Hello, MESSAGE_MAX, Message as _, ORDER, Report, Setup},
+    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
 };
 
 /// The program name under which an executable becomes the helper.
@@ -58,13 +61,16 @@ pub(crate) const USERS_MAX: u32 = 4096;
 const USERS_FROM: u32 = 2_000_000_000;
 
 /// All that a process can be separated from.
-pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+fn namespaces(defences: Defences) -> libc::c_int {
+    let network = if defences.has(Defence::Network) { libc::CLONE_NEWNET } else { 0 };
+    network
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+}
 
 /// The launcher: what an executable started under [`NAME`] does instead of its own work.
 pub(crate) fn main() -> ! {
@@ -101,7 +107,7 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
         Users::Range { .. } => Parts::take(&setup.binds).ok(),
     };
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
-    match sys::clone(NAMESPACES).at("make namespaces")? {
+    match sys::clone(namespaces(setup.defences)).at("make namespaces")? {
         Cloned::Child => {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -219,6 +225,7 @@ pub(crate) struct Template {
     pub(crate) root: root::Root,
     pub(crate) filter: Vec<libc::sock_filter>,
     pub(crate) landlock: u32,
+    pub(crate) defences: Defences,
     /// Paths that may be read inside.
     pub(crate) readable: Vec<String>,
 }
@@ -233,11 +240,13 @@ struct Zygote {
     /// server's user is all there is.
     users: Option<VecDeque<u32>>,
     living: HashMap<pid_t, Living>,
+    ready: Pool,
 }
 
 /// A sandbox whose keeper has not been reaped.
 struct Living {
-    report: OwnedFd,
+    /// Where the server hears of the request that it serves, if it does.
+    report: Option<OwnedFd>,
     user: u32,
 }
 
@@ -274,13 +283,14 @@ impl Zygote {
             root: root::build(parts)?,
             filter: seccomp::program(Machine::THIS),
             landlock,
+            defences: setup.defences,
             readable: root::reserved()
                 .map(str::to_owned)
                 .chain(setup.binds.iter().map(|bind| bind.target.to_string_lossy().into_owned()))
                 .collect(),
         };
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new() })
+        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new(), ready: Pool::new() })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -292,11 +302,12 @@ impl Zygote {
                 self.bury();
             }
             if order {
-                match wire::receive(&self.control, &mut buffer)? {
-                    Some((length, fds)) if &buffer[..length] == ORDER => self.start(fds),
-                    Some(_) => (),
-                    None => return Ok(()),
+                let Some((length, fds)) = wire::receive(&self.control, &mut buffer)? else { return Ok(()) };
+                if let (Ok(call), Some(order)) = (Call::parse(&buffer[..length]), Order::from_fds(fds)) {
+                    self.start(call, order);
                 }
+            } else if !signal {
+                self.idle();
             }
         }
     }
@@ -308,25 +319,50 @@ impl Zygote {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.launcher, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
+        let patience = self.ready.patience(self.running());
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
-            Err(Errno::INTR) => Ok((false, false)),
+            // Not idle, but no harm either.
+            Err(Errno::INTR) => Ok((false, true)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Starts a sandbox and tells the server, or tells the server why not.
-    fn start(&mut self, fds: Vec<OwnedFd>) {
-        let Some(order) = Order::from_fds(fds) else { return };
-        let told = match self.clone_keeper(&order) {
+    /// Sandboxes that serve a request.
+    fn running(&self) -> usize {
+        self.living.values().filter(|living| living.report.is_some()).count()
+    }
+
+    /// Nothing has happened for a while.
+    fn idle(&mut self) {
+        if !self.ready.wants_more(self.running()) {
+            return self.ready.shrink();
+        }
+        let Ok((keeper, their_keeper)) = pair() else { return };
+        let Ok((command, their_command)) = pair() else { return };
+        let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
+        if let Ok((pid, user, pidfd)) = self.clone_keeper(purpose) {
+            self.living.insert(pid, Living { report: None, user });
+            self.ready.add(Waiting { pid, pidfd, keeper, command });
+        }
+    }
+
+    /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
+    fn start(&mut self, call: Call, order: Order) {
+        let ready = if call.plain { self.ready.hand_over(call, &order) } else { None };
+        let born = match ready {
+            Some((pid, pidfd)) => Ok((pid, self.living.remove(&pid).map_or(0, |living| living.user), pidfd)),
+            None => self.clone_keeper(Purpose::Order(&order)),
+        };
+        let told = match born {
             Ok((pid, user, pidfd)) => {
                 let told = wire::send(&order.report, &Report::Born.bytes(), &[pidfd.as_fd()]);
                 if told.is_err() {
                     // Nobody waits for it any more.
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                 }
-                self.living.insert(pid, Living { report: order.report, user });
+                self.living.insert(pid, Living { report: Some(order.report), user });
                 told
             }
             Err(fault) => wire::send(&order.report, &Report::Fault(fault).bytes(), &[]),
@@ -335,14 +371,14 @@ impl Zygote {
         drop(told);
     }
 
-    fn clone_keeper(&mut self, order: &Order) -> Result<(pid_t, u32, OwnedFd), Fault> {
+    fn clone_keeper(&mut self, purpose: Purpose<'_>) -> Result<(pid_t, u32, OwnedFd), Fault> {
         let user = match &mut self.users {
             None => 0,
             Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
         };
-        let cloned = lend(user).and_then(|()| sys::clone(NAMESPACES).at("make namespaces"));
+        let cloned = lend(user).and_then(|()| sys::clone(namespaces(self.template.defences)).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
-            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, order, user)));
+            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, user)));
             sys::exit(125)
         }
         let back = lend(0);
@@ -365,15 +401,22 @@ impl Zygote {
 
     /// Reaps every keeper that has ended, and tells the server.
     fn bury(&mut self) {
-        while rustix::io::read(&self.signals, &mut [0u8; 128]).is_ok_and(|length| length > 0) {}
+        sys::drain(&self.signals);
         while let Some(ended) = sys::reap(false) {
+            self.ready.forget(ended.pid);
             if let Some(Living { report, user }) = self.living.remove(&ended.pid) {
                 self.release(user);
-                // The server may have heard enough already.
-                let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+                if let Some(report) = report {
+                    // The server may have heard enough already.
+                    let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+                }
             }
         }
     }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Puts on the effective user `id` of the zygote's namespace, so that what is cloned next belongs to it. 0 is the

@@ -1,0 +1,155 @@
+//! What a sandbox costs, beside a plain process and beside bubblewrap.
+//!
+//! Latency: all variants take turns in one process, so that whatever else the machine does hits them alike; before each
+//! sample the bench waits a little for the machine to be idle. Throughput: each variant alone, at growing concurrency.
+//! Run it as an ordinary user: `cargo bench -p skep-sandbox [-- SAMPLES]`.
+#![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use skep_sandbox::{Config, End, Request, Run, Sandbox};
+use tokio::runtime::{Handle, Runtime};
+
+/// Samples of each variant.
+const SAMPLES: usize = 300;
+/// Runs before that, to warm caches.
+const WARM_UP: usize = 20;
+/// How long one point of the throughput table takes.
+const POINT: Duration = Duration::from_secs(3);
+/// How long a sample waits for the machine to be idle.
+const IDLE_WITHIN: Duration = Duration::from_millis(20);
+
+/// A way to run something, from request to answer.
+struct Variant {
+    name: &'static str,
+    once: Arc<dyn Fn() + Send + Sync>,
+}
+
+fn main() {
+    skep_sandbox::init();
+    let samples = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(SAMPLES);
+    let runtime = Runtime::new().unwrap();
+    let sandbox = runtime.block_on(Sandbox::start(Config::default())).unwrap();
+    let here = |request: Request| {
+        let (sandbox, handle) = (sandbox.clone(), runtime.handle().clone());
+        Arc::new(move || run(&sandbox, &handle, request.clone())) as Arc<dyn Fn() + Send + Sync>
+    };
+    let argv = |words: &[&str]| Request::new(Run::Argv(words.iter().map(Into::into).collect()));
+
+    let tiny = [
+        Variant { name: "fork+exec", once: Arc::new(|| spawn("/bin/true", &[], true)) },
+        Variant { name: "posix_spawn", once: Arc::new(|| spawn("/bin/true", &[], false)) },
+        Variant { name: "skep", once: here(argv(&["/bin/true"])) },
+        Variant { name: "bubblewrap", once: Arc::new(|| spawn("bwrap", &bubblewrap(&["/bin/true"]), false)) },
+    ];
+    let python = [
+        Variant { name: "python3 plain", once: Arc::new(|| spawn("/usr/bin/python3", &["-c", "print(1)"], true)) },
+        Variant { name: "python3 skep", once: here(Request::new(Run::Python("print(1)".into()))) },
+        Variant {
+            name: "python3 bubblewrap",
+            once: Arc::new(|| spawn("bwrap", &bubblewrap(&["/usr/bin/python3", "-c", "print(1)"]), false)),
+        },
+    ];
+    let node = [
+        Variant { name: "node plain", once: Arc::new(|| spawn("/usr/bin/node", &["-e", "console.log(1)"], true)) },
+        Variant { name: "node skep", once: here(Request::new(Run::JavaScript("console.log(1)".into()))) },
+    ];
+    for (variants, samples) in [(&tiny[..], samples), (&python[..], samples), (&node[..], samples / 2)] {
+        latency(variants, samples);
+    }
+    throughput(&tiny);
+}
+
+fn run(sandbox: &Sandbox, runtime: &Handle, request: Request) {
+    let outcome = runtime.block_on(sandbox.run(request, Default::default())).unwrap();
+    assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+}
+
+/// The same isolation as far as bubblewrap has it.
+fn bubblewrap<'a>(command: &[&'a str]) -> Vec<&'a str> {
+    let options = "--unshare-all --die-with-parent --new-session --clearenv --ro-bind /usr /usr --symlink usr/bin /bin \
+                   --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc --dev /dev --tmpfs /tmp --cap-drop ALL";
+    options.split_whitespace().chain(command.iter().copied()).collect()
+}
+
+fn spawn(program: &str, arguments: &[&str], fork: bool) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if fork {
+        // SAFETY: does nothing. That there is something to do between fork and exec rules out `posix_spawn`.
+        unsafe { command.pre_exec(|| Ok(())) };
+    }
+    assert!(command.status().unwrap().success());
+}
+
+fn latency(variants: &[Variant], samples: usize) {
+    let mut times: Vec<Vec<Duration>> = variants.iter().map(|_| Vec::with_capacity(samples)).collect();
+    for round in 0..samples + WARM_UP {
+        for (variant, times) in variants.iter().zip(&mut times) {
+            wait_until_idle();
+            let start = Instant::now();
+            (variant.once)();
+            let time = start.elapsed();
+            if round >= WARM_UP {
+                times.push(time);
+            }
+        }
+    }
+    println!("{:<20} {:>9} {:>9} {:>9} {:>7}", "one at a time", "p10 us", "median", "p90", "x first");
+    let mut first = None;
+    for (variant, times) in variants.iter().zip(&mut times) {
+        times.sort_unstable();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+        let first = *first.get_or_insert(at(50));
+        let ratio = at(50) / first;
+        println!("{:<20} {:>9.0} {:>9.0} {:>9.0} {ratio:>7.2}", variant.name, at(10), at(50), at(90));
+    }
+    println!();
+}
+
+fn throughput(variants: &[Variant]) {
+    println!("{:<20} {:>9} {:>9} {:>9}", "runs a second", "c=2", "c=8", "c=32");
+    for variant in variants {
+        let rates: Vec<String> = [2, 8, 32].map(|callers| format!("{:>9.0}", rate(variant, callers))).into();
+        println!("{:<20} {}", variant.name, rates.join(" "));
+    }
+}
+
+fn rate(variant: &Variant, callers: usize) -> f64 {
+    let done = AtomicU32::new(0);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..callers {
+            scope.spawn(|| {
+                while start.elapsed() < POINT {
+                    (variant.once)();
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    f64::from(done.into_inner()) / start.elapsed().as_secs_f64()
+}
+
+/// Waits until nothing but this runs.
+fn wait_until_idle() {
+    let start = Instant::now();
+    while start.elapsed() < IDLE_WITHIN {
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        let running = stat.lines().find_map(|line| line.strip_prefix("procs_running ")).unwrap();
+        if running == "1" {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}

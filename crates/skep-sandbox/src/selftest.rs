@@ -1,0 +1,289 @@
+//! The attack list, run on this machine against this sandbox.
+//!
+//! Tests on somebody else's machine prove little about this one: kernels are built and configured differently. So the
+//! list is part of the product. Owns what is tried and what counts as defended; [`inside`] is the attacker.
+
+pub(crate) mod inside;
+
+use std::{
+    io,
+    net::{TcpListener, UdpSocket},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{End, Error, InFile, Outcome, Request, Run, Sandbox};
+
+/// One attack and how it went.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What was tried.
+    pub attack: &'static str,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// What came of an attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It reached nothing.
+    Defended,
+    /// It reached something: what.
+    Broken(String),
+    /// It could not be tried here: why.
+    Untried(String),
+}
+
+/// Room in `/tmp` beside the attacker's own executable, in bytes.
+const SPARE: u64 = 8 << 20;
+/// The deadline for what would not end by itself.
+const SHORT: Duration = Duration::from_millis(300);
+/// How much later than the deadline an answer may come on a busy machine.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Tries everything.
+pub(crate) async fn run(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
+    let mut attempts = from_inside(sandbox, program).await;
+    attempts.extend(with_requests(sandbox).await);
+    attempts
+}
+
+/// Services of the host that must not be reached.
+struct Host {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    abstract_name: String,
+    pathname: PathBuf,
+    _sockets: [UnixListener; 2],
+}
+
+impl Host {
+    fn listen() -> io::Result<Host> {
+        let udp = UdpSocket::bind("127.0.0.1:0")?;
+        udp.set_nonblocking(true)?;
+        // The port is ours alone, so the names are.
+        let abstract_name = format!("skep-selftest-{}", udp.local_addr()?.port());
+        let pathname = std::env::temp_dir().join(&abstract_name);
+        let sockets = [
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?,
+            UnixListener::bind(&pathname)?,
+        ];
+        Ok(Host { tcp: TcpListener::bind("127.0.0.1:0")?, udp, abstract_name, pathname, _sockets: sockets })
+    }
+
+    fn variables(&self) -> io::Result<Vec<(String, String)>> {
+        Ok(vec![
+            (inside::TCP.into(), self.tcp.local_addr()?.to_string()),
+            (inside::UDP.into(), self.udp.local_addr()?.to_string()),
+            (inside::ABSTRACT.into(), self.abstract_name.clone()),
+            (inside::PATHNAME.into(), self.pathname.display().to_string()),
+        ])
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It may be gone already, and nothing else depends on it.
+        let _ = std::fs::remove_file(&self.pathname);
+    }
+}
+
+async fn from_inside(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
+    let every = |verdict: &Verdict| {
+        let attempt = |attack: &inside::Attack| Attempt { attack: attack.name, verdict: verdict.clone() };
+        inside::ATTACKS.iter().map(attempt).collect()
+    };
+    let prepared = Host::listen().and_then(|host| Ok((host.variables()?, host, std::fs::read(program)?)));
+    let (variables, host, bytes) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return every(&Verdict::Untried(format!("the attacker cannot be prepared: {error}"))),
+    };
+    let mut request = Request::new(Run::Argv(vec![format!("/tmp/{}", inside::NAME).into()]));
+    request.limits.tmp = bytes.len() as u64 + SPARE;
+    request.files = vec![InFile { path: inside::NAME.into(), bytes }];
+    request.env = variables;
+    let outcome = match sandbox.run(request, CancellationToken::new()).await {
+        Ok(outcome) => outcome,
+        Err(error) => return every(&Verdict::Untried(error.to_string())),
+    };
+    let output = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let mut lines = output.lines();
+    let mut attempts: Vec<Attempt> = Vec::new();
+    for attack in inside::ATTACKS {
+        let verdict = match lines.next() {
+            Some("ok") => Verdict::Defended,
+            Some(reached) => Verdict::Broken(reached.to_owned()),
+            None => Verdict::Untried(format!("the attacker had ended with {:?}", outcome.end)),
+        };
+        attempts.push(Attempt { attack: attack.name, verdict });
+    }
+    let arrived = host.udp.recv(&mut [0]).is_ok();
+    attempts.push(judge("have a datagram arrive at the host", if arrived { Err("one did".into()) } else { Ok(()) }));
+    attempts
+}
+
+fn judge(attack: &'static str, result: Result<(), String>) -> Attempt {
+    let verdict = result.map_or_else(Verdict::Broken, |()| Verdict::Defended);
+    Attempt { attack, verdict }
+}
+
+/// An attack that is a whole request, and how a defended one ends.
+struct Case {
+    attack: &'static str,
+    script: &'static str,
+    change: fn(&mut Request),
+    defended: fn(&Outcome) -> bool,
+}
+
+fn text(outcome: &Outcome) -> &str {
+    std::str::from_utf8(&outcome.stdout).unwrap_or_default()
+}
+
+fn short(request: &mut Request) {
+    request.limits.wall = SHORT;
+}
+
+fn timed_out(outcome: &Outcome) -> bool {
+    outcome.end == End::Timeout && outcome.usage.wall < SHORT + LATE
+}
+
+fn as_is(_: &mut Request) {}
+
+fn no_outputs(outcome: &Outcome) -> bool {
+    outcome.end == End::Exit(0) && outcome.outputs.is_empty() && !outcome.skipped.is_empty()
+}
+
+const CASES: &[Case] = &[
+    Case { attack: "run for ever", script: "sleep 1000", change: short, defended: timed_out },
+    Case {
+        attack: "ignore signals",
+        script: "trap '' TERM INT HUP QUIT; while :; do sleep 1000; done",
+        change: short,
+        defended: timed_out,
+    },
+    Case { attack: "stop oneself", script: "kill -STOP $$", change: short, defended: timed_out },
+    Case {
+        attack: "close the output and go on",
+        script: "exec >&- 2>&-; sleep 1000",
+        change: short,
+        defended: timed_out,
+    },
+    Case {
+        attack: "leave a daemon behind that holds the output",
+        script: "(setsid sleep 1000 &); echo done",
+        change: as_is,
+        defended: |outcome| text(outcome) == "done\n" && outcome.usage.wall < LATE,
+    },
+    Case {
+        attack: "kill everything",
+        script: "kill -9 -1",
+        change: short,
+        defended: |outcome| matches!(outcome.end, End::Signal(_) | End::Exit(_) | End::Timeout),
+    },
+    Case { attack: "bomb of processes", script: "f() { f | f & }; f; sleep 1000", change: short, defended: timed_out },
+    Case {
+        attack: "flood the output",
+        script: "while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done",
+        change: |request| request.limits.output = 10_000,
+        defended: |outcome| outcome.end == End::OutputLimit && outcome.stdout.len() == 10_000,
+    },
+    Case {
+        attack: "flood the error output",
+        script: "cat /dev/zero >&2",
+        change: |request| request.limits.output = 10_000,
+        defended: |outcome| outcome.end == End::OutputLimit && outcome.stderr.len() == 10_000,
+    },
+    Case {
+        attack: "use up memory",
+        script: "x=$(head -c 400000000 /dev/zero | tr '\\0' x); sleep 1000",
+        change: |request| request.limits.memory = 100 << 20,
+        defended: |outcome| outcome.end == End::MemoryLimit,
+    },
+    Case {
+        attack: "fill the disk",
+        script: "head -c 3000000 /dev/zero > /tmp/a; stat -c %s /tmp/a",
+        change: |request| {
+            request.limits.tmp = 1 << 20;
+            request.limits.outputs = 8 << 20;
+        },
+        defended: |outcome| text(outcome) == "1048576\n",
+    },
+    Case {
+        attack: "make files without end",
+        script: "i=0; while : > /outputs/$i; do i=$((i+1)); done 2>/dev/null; echo $i",
+        change: |request| request.limits.files = 20,
+        defended: |outcome| outcome.outputs.len() <= 20,
+    },
+    Case {
+        attack: "put out a link to a file of the host",
+        script: "ln -s /etc/passwd /outputs/a; ln -s ../../../etc/shadow /outputs/b; ln -s /proc/self/environ /outputs/c",
+        change: as_is,
+        defended: no_outputs,
+    },
+    Case {
+        attack: "put out a directory that is a link",
+        script: "ln -s /etc /outputs/etc; ln -s / /outputs/root",
+        change: as_is,
+        defended: no_outputs,
+    },
+    Case {
+        attack: "put out a pipe that nobody writes to",
+        script: "mkfifo /outputs/pipe",
+        change: as_is,
+        defended: |outcome| no_outputs(outcome) && outcome.usage.wall < LATE,
+    },
+    Case {
+        attack: "put out directories without end",
+        script: "cd /outputs; i=0; while [ $i -lt 200 ]; do mkdir d && cd d || exit 1; i=$((i+1)); done",
+        change: as_is,
+        defended: no_outputs,
+    },
+    Case {
+        attack: "put out a set-user-id program",
+        script: "cp /bin/sh /outputs/sh; chmod 6755 /outputs/sh",
+        change: as_is,
+        // Only contents and one bit are taken over.
+        defended: |outcome| outcome.outputs.len() == 1,
+    },
+    Case {
+        attack: "find what another request has left",
+        script: "cat /tmp/left /outputs/left /code/left; ls /tmp; touch /tmp/left /outputs/left /code/left",
+        change: as_is,
+        defended: |outcome| text(outcome).is_empty(),
+    },
+    Case {
+        attack: "find it once more",
+        script: "cat /tmp/left /outputs/left /code/left; ls /tmp; touch /tmp/left",
+        change: as_is,
+        defended: |outcome| text(outcome).is_empty(),
+    },
+];
+
+async fn with_requests(sandbox: &Sandbox) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    for case in CASES {
+        let mut request = Request::new(Run::Shell(case.script.into()));
+        (case.change)(&mut request);
+        let start = Instant::now();
+        let verdict = match sandbox.run(request, CancellationToken::new()).await {
+            Ok(outcome) if (case.defended)(&outcome) => Verdict::Defended,
+            Ok(outcome) => Verdict::Broken(format!(
+                "it ended with {:?} after {:?}, {} bytes, {} files",
+                outcome.end,
+                start.elapsed(),
+                outcome.stdout.len() + outcome.stderr.len(),
+                outcome.outputs.len()
+            )),
+            Err(error @ Error::HelperDied) => Verdict::Broken(error.to_string()),
+            Err(error) => Verdict::Untried(error.to_string()),
+        };
+        attempts.push(Attempt { attack: case.attack, verdict });
+    }
+    attempts
+}
