@@ -15,6 +15,7 @@ use crate::{
     config::Settings,
     executor::Executor,
     hub::Hubs,
+    model::Model,
     net,
     run::{Home, Swarm},
     tools::{self, Parts, SandboxOnDemand},
@@ -81,7 +82,11 @@ impl Hive {
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
     let sandbox = SandboxOnDemand::new(tools::sandbox_config(workspace, outputs));
-    let parts = Parts { sandbox: sandbox.clone(), web: net::Client::new(&settings.web) };
+    let parts = Parts {
+        sandbox: sandbox.clone(),
+        web: net::Client::new(&settings.web),
+        model: Model::new(&settings.model, |name| std::env::var(name).ok()),
+    };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {
         let named = |names: &[String]| names.iter().any(|name| name == tool.name);

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Secret;
-use crate::{duration::Span, net, plan::AGENTS_MAX, schema::Schema};
+use crate::{duration::Span, model, net, plan::AGENTS_MAX, schema::Schema};
 
 /// Settings of Skep.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -34,6 +34,8 @@ pub(super) struct File {
     pub(super) tools: Tools,
     /// Requests to addresses that callers choose (`fetch_url`, `http_request`).
     pub(super) web: net::Settings,
+    /// The language model (`ai`, and planning).
+    pub(super) model: model::Settings,
     /// The log.
     pub(super) log: Log,
 }

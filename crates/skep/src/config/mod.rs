@@ -25,7 +25,7 @@ pub use self::{
 };
 use crate::{
     document::{Diagnostic, Document, Format},
-    net,
+    model, net,
     run::Agents,
 };
 
@@ -59,6 +59,8 @@ pub struct Settings {
     pub tools: Tools,
     /// Requests to addresses that callers choose.
     pub web: net::Settings,
+    /// The language model.
+    pub model: model::Settings,
     /// The log.
     pub log: Log,
 }
@@ -175,7 +177,8 @@ fn fill_in(
     variable: impl Fn(&str) -> Option<String>,
     flags: Overrides,
 ) -> Result<Settings, Diagnostic> {
-    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, log } = file;
+    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, model, log } =
+        file;
     let home = match flags.home.or(home) {
         Some(home) => home,
         None => default_home(variable)?,
@@ -200,6 +203,7 @@ fn fill_in(
         },
         tools,
         web,
+        model,
         log,
     })
 }
