@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::protocol::Protocol;
-use crate::catalogue::ToolError;
+use crate::{catalogue::ToolError, duration::Span};
 
 /// Further attempts after one that the provider could not serve at the moment.
 const RETRIES_MAX: u32 = 2;
@@ -52,14 +52,16 @@ pub struct Settings {
     /// Name of the environment variable with the key, if it is not the provider's usual one.
     pub api_key_env: Option<String>,
     /// Tokens that an answer may have unless the caller says otherwise.
+    #[schemars(range(min = 1))]
     pub max_tokens: u32,
-    /// Seconds that an answer may take, retries included.
-    pub timeout_s: u64,
+    /// How long an answer may take, retries included.
+    pub timeout: Span,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { provider: None, base_url: None, model: None, api_key_env: None, max_tokens: 4096, timeout_s: 120 }
+        let timeout = Span(Duration::from_secs(120));
+        Settings { provider: None, base_url: None, model: None, api_key_env: None, max_tokens: 4096, timeout }
     }
 }
 
@@ -335,7 +337,7 @@ impl Target {
         {
             return Err(format!("the environment variable {name} with the key is not set"));
         }
-        let timeout = Duration::from_secs(settings.timeout_s);
+        let timeout = settings.timeout.0;
         Ok(Target { protocol, url, model, key, max_tokens: settings.max_tokens, timeout })
     }
 

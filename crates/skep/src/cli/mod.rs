@@ -112,7 +112,8 @@ impl Common {
 fn start_log(log: &Log) -> anyhow::Result<()> {
     const LEVEL: &str = "warn";
     let level = log.level.as_deref().unwrap_or(LEVEL);
-    let filter = EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?} is not a level or a filter"))?;
+    let filter =
+        EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?} is not a level or a filter"))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A second start, in a test, changes nothing.
     let _ = match log.format {

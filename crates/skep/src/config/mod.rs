@@ -177,7 +177,8 @@ fn fill_in(
     variable: impl Fn(&str) -> Option<String>,
     flags: Overrides,
 ) -> Result<Settings, Diagnostic> {
-    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, model, log } = file;
+    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, model, log } =
+        file;
     let home = match flags.home.or(home) {
         Some(home) => home,
         None => default_home(variable)?,

@@ -7,6 +7,7 @@
 
 pub mod check;
 mod file;
+pub mod model;
 pub mod rules;
 pub mod template;
 
