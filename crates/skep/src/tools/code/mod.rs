@@ -4,10 +4,13 @@
 //! strings are not taken for code. [`check`] finds what is not well-formed; [`Policy`] finds what is used that should
 //! not be. Neither runs anything.
 
+mod policy;
 mod syntax;
+mod uses;
 
 use std::path::Path;
 
+pub use policy::{Policy, PolicyFault, Rules};
 pub use syntax::{SyntaxFault, check};
 
 /// Bytes of a program that is checked or run.

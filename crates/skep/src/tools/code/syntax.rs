@@ -56,7 +56,7 @@ pub fn check(language: Language, source: &str) -> Vec<SyntaxFault> {
     // What follows a repair is half guessed; what stands before it is not.
     let sure = found.first().map_or(usize::MAX, |repair| repair.at);
     let most = found.len() + FAULTS_MAX;
-    walk(tree.root_node(), |node| {
+    walk(tree.root_node(), |node, _| {
         let before = node.start_byte() < sure && found.len() < most;
         if before && !node.has_error() {
             found.extend(text.let_through(node));
@@ -102,12 +102,12 @@ fn parse_logged(language: Language, source: &str, log: Option<Log>) -> Result<Tr
     tree.ok_or_else(|| "it is too tangled to be parsed in time".to_owned())
 }
 
-/// Visit a node and what is below it, outermost first, without recursion: code may be nested as deep as it is long.
-/// What is below a node for which `visit` says false is left out.
-pub(super) fn walk<'t>(root: Node<'t>, mut visit: impl FnMut(Node<'t>) -> bool) {
+/// Visit a node and what is below it, outermost first, each with the field of its parent that it is, if any. What is
+/// below a node for which `visit` says false is left out. No recursion: code may be nested as deep as it is long.
+pub(super) fn walk<'t>(root: Node<'t>, mut visit: impl FnMut(Node<'t>, Option<&str>) -> bool) {
     let mut cursor = root.walk();
     loop {
-        if visit(cursor.node()) && cursor.goto_first_child() {
+        if visit(cursor.node(), cursor.field_name()) && cursor.goto_first_child() {
             continue;
         }
         while !cursor.goto_next_sibling() {
@@ -143,7 +143,7 @@ impl Text<'_> {
         }
         let stuck = self.stuck();
         let mut found = Vec::new();
-        walk(tree.root_node(), |node| {
+        walk(tree.root_node(), |node, _| {
             if node.is_missing() {
                 found.push(Found { at: node.start_byte(), message: format!("{} is missing", named(node.kind())) });
             } else if node.is_error() {
@@ -231,7 +231,7 @@ impl Text<'_> {
     fn unclosed<'t>(&self, tree: &'t Tree, before: usize) -> Option<Node<'t>> {
         let mut open: Vec<Node<'_>> = Vec::new();
         let (mut found, mut stray) = (None, false);
-        walk(tree.root_node(), |node| {
+        walk(tree.root_node(), |node, _| {
             if node.is_error() {
                 let quote = |child: &Node<'_>| matches!(child.kind(), "string_start" | "\"" | "'" | "`");
                 found = found.or_else(|| node.children(&mut node.walk()).find(quote));
