@@ -82,8 +82,7 @@ impl Hive {
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
     let sandbox = SandboxOnDemand::new(tools::sandbox_config(workspace, outputs));
-    let model = Model::new(&settings.model, |name| std::env::var(name).ok());
-    let parts = Parts { sandbox: sandbox.clone(), web: net::Client::new(&settings.web), model };
+    let parts = Parts { sandbox: sandbox.clone(), web: net::Client::new(&settings.web), model: model(settings) };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {
         let named = |names: &[String]| names.iter().any(|name| name == tool.name);
@@ -95,6 +94,11 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
     };
     let tools = tools::built_in(parts).into_iter().filter(is_on).map(with_deadline);
     (Catalogue::new(tools), sandbox)
+}
+
+/// The configured model, if there is one, with its key from the environment.
+pub fn model(settings: &Settings) -> Model {
+    Model::new(&settings.model, |name| std::env::var(name).ok())
 }
 
 /// Open the workspace.

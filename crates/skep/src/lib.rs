@@ -13,7 +13,6 @@ pub mod executor;
 pub mod hive;
 pub mod hub;
 pub mod model;
-pub mod hub;
 pub mod net;
 pub mod plan;
 pub mod run;

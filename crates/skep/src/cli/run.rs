@@ -1,6 +1,12 @@
 //! `skep run` and `skep resume`.
 
-use std::{path::PathBuf, pin::pin, process::ExitCode, sync::Arc};
+use std::{
+    path::PathBuf,
+    pin::pin,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -15,6 +21,7 @@ use super::{
     stop_on_signal,
 };
 use crate::{
+    catalogue::Catalogue,
     config::Overrides,
     document::Diagnostic,
     hive::{self, Hive},
@@ -22,6 +29,9 @@ use crate::{
     run::{Ended, Report, RunDirectory, Swarm, now, step_of},
     workspace::Dir,
 };
+
+/// How long a model may take to write a plan, corrections included.
+const PLANNING_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Let a swarm work through a plan file, or through what a sentence says
 ///
@@ -156,8 +166,22 @@ async fn understand(what: &[String], hive: &Hive, workspace: &Dir) -> anyhow::Re
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
             plan::load_for(path.as_ref(), &catalogue).map_err(|faults| anyhow::anyhow!("{}", list(&faults)))
         }
-        words => Ok(plan::rules::plan(&words.join(" "))?),
+        words => for_sentence(&words.join(" "), hive, &catalogue).await,
     }
+}
+
+/// The rules first: they cost nothing and say the same every time. What they do not understand a model may.
+async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> anyhow::Result<Plan> {
+    let not_understood = match plan::rules::plan(sentence) {
+        Ok(plan) => return Ok(plan),
+        Err(error) => error,
+    };
+    let model = hive::model(&hive.settings);
+    let Ok(name) = model.name() else { return Err(not_understood.into()) };
+    eprintln!("asking {name} for a plan");
+    let mut signals = JoinSet::new();
+    let stop = stop_on_signal(&mut signals)?;
+    Ok(plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
 }
 
 fn list(faults: &[Diagnostic]) -> String {

@@ -213,7 +213,7 @@ pub const EXAMPLES: [&str; 8] = [
 /// How to have any sentence understood.
 const MODEL_HELP: &str = "A model understands any sentence: name one in skep.toml,
   [model]
-  provider = \"openai\"             # or anthropic, openai-compatible (with base_url)
+  provider = \"openai\"             # or anthropic, xai, ollama, compatible (with base_url)
   model = \"…\"
   api_key_env = \"OPENAI_API_KEY\"
 or write a plan file; `skep check --schema` prints its form.";
