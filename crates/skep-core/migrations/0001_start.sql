@@ -1,4 +1,6 @@
 -- Times are microseconds since the Unix epoch, JSON is text, lists of names are JSON.
+-- Keys and indexes begin with what tells rows apart best: PostgreSQL, as long as it has no statistics, takes whatever
+-- comes first for that, and one namespace may hold every row there is.
 
 create table run (
     namespace text not null,
@@ -10,7 +12,7 @@ create table run (
     created   bigint not null,
     ended     bigint,
     report    text,            -- JSON
-    primary key (namespace, id)
+    primary key (id, namespace)
 );
 create index run_newest on run (namespace, created, id);
 
@@ -32,17 +34,17 @@ create table task (
     worker         text,            -- in_progress: who
     input          text not null,   -- JSON
     result         text,            -- JSON; completed: output; failed: error; blocked: the task it would have needed
-    primary key (namespace, id)
+    primary key (id, namespace)
 );
-create index task_ready on task (namespace, queue, due, position, id) where state = 'pending' and waiting_for = 0;
+create index task_ready on task (queue, namespace, due, position, id) where state = 'pending' and waiting_for = 0;
 create index task_leased on task (namespace, due) where state = 'in_progress';
-create index task_run on task (namespace, run, position) where run is not null;
+create index task_run on task (run, namespace, position) where run is not null;
 
 create table dependency (
     namespace  text not null,
     depends_on text not null,
     task       text not null,
-    primary key (namespace, depends_on, task)
+    primary key (depends_on, namespace, task)
 );
 
 create table artefact (
@@ -53,9 +55,9 @@ create table artefact (
     sha256    text not null,
     size      bigint not null,
     bytes     bytea not null,       -- last, so that lists need not read past it; SQLite keeps blobs as they are
-    primary key (namespace, task, path)
+    primary key (task, namespace, path)
 );
-create index artefact_run on artefact (namespace, run, task, path) where run is not null;
+create index artefact_run on artefact (run, namespace, task, path) where run is not null;
 
 create table log (namespace text primary key, number bigint not null);
 create table event (
@@ -68,4 +70,4 @@ create table event (
     data      text not null,        -- JSON
     primary key (namespace, number)
 );
-create index event_run on event (namespace, run, number) where run is not null;
+create index event_run on event (run, namespace, number) where run is not null;

@@ -187,6 +187,14 @@ impl<'a> Tx<'a> {
         self.all(sql, values, read).await
     }
 
+    /// Change something, and see whether there was anything to change.
+    async fn has_changed(&mut self, sql: &str, values: &[Value<'_>]) -> Result<bool, Cause> {
+        self.changed = true;
+        let result = self.sql.count(sql, values).await;
+        self.failed |= result.is_err();
+        Ok(result? > 0)
+    }
+
     /// Change something. If it fails, the commit does.
     async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
         self.changed = true;

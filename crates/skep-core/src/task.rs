@@ -401,3 +401,194 @@ fn circle(needs: &[Vec<usize>]) -> Option<Vec<usize>> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(5);
+
+    fn task(retries_max: u32) -> Task {
+        let new = NewTask { retries_max, ..NewTask::new(TaskId("t".into()), "q", Value::Null) };
+        Task::new(new, 0, 0, Timestamp(0))
+    }
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId(name.into())
+    }
+
+    fn by(name: &str, number: u32) -> Attempt {
+        Attempt { worker: worker(name), number }
+    }
+
+    fn fail(by: Attempt) -> Command {
+        Command::Fail { by, error: "boom".into(), retry: true }
+    }
+
+    #[test]
+    fn the_late_answer_of_an_expired_attempt_is_refused() {
+        let mut task = task(1);
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(Command::Expire, Timestamp(5_000_000)).unwrap();
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(9_000_000)).unwrap();
+        let answer = task.apply(Command::Finish(by("a", 1), 42.into()), Timestamp(9_000_001));
+        assert_eq!(answer, Err(Refused::LeaseLost), "even from the worker that holds it again");
+        let event = task.late_answer(&by("a", 1), &Refused::LeaseLost, LateAnswer::Output(42.into()), Timestamp(1));
+        assert_eq!((event.kind, &event.data["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
+    }
+
+    #[test]
+    fn a_released_task_is_ready_at_once_without_a_failure_and_fences_its_former_holder() {
+        let mut task = task(0);
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(Command::Release, Timestamp(1)).unwrap();
+        assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
+        assert_eq!(task.apply(fail(by("a", 1)), Timestamp(1)), Err(Refused::LeaseLost));
+        task.apply(Command::Start(worker("b"), LEASE), Timestamp(1)).unwrap();
+        assert_eq!(task.attempt, 2);
+    }
+
+    #[test]
+    fn retries_wait_twice_as_long_each_time_up_to_the_longest_wait() {
+        let mut task = task(20);
+        let mut waits = Vec::new();
+        let mut now = Timestamp(0);
+        for attempt in 1..=12 {
+            task.apply(Command::Start(worker("a"), LEASE), now).unwrap();
+            task.apply(fail(by("a", attempt)), now).unwrap();
+            let State::Pending { due, .. } = task.state else { panic!("{:?}", task.state) };
+            waits.push((due.0 - now.0) / 1_000_000);
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    }
+
+    #[test]
+    fn a_failure_is_final_when_no_retry_is_left_or_none_makes_sense() {
+        let mut task = task(1);
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        let mut hopeless = task.clone();
+        let command = Command::Fail { by: by("a", 1), error: "no such file".into(), retry: false };
+        hopeless.apply(command, Timestamp(0)).unwrap();
+        assert_eq!(hopeless.state, State::Failed("no such file".into()));
+
+        task.apply(fail(by("a", 1)), Timestamp(0)).unwrap();
+        assert_eq!(task.state, State::Pending { due: Timestamp(1_000_000), waiting_for: 0 });
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(1_000_000)).unwrap();
+        task.apply(fail(by("a", 2)), Timestamp(1_000_000)).unwrap();
+        assert_eq!(task.state, State::Failed("boom".into()));
+    }
+
+    #[test]
+    fn a_task_that_waits_for_others_does_not_start() {
+        let new = NewTask::new(TaskId("t".into()), "q", Value::Null);
+        let mut task = Task::new(new, 0, 1, Timestamp(0));
+        assert_eq!(task.apply(Command::Start(worker("a"), LEASE), Timestamp(9)), Err(Refused::NotReady));
+    }
+
+    #[test]
+    fn the_same_answer_once_more_is_told_apart_from_a_late_one() {
+        let mut task = task(0);
+        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(1)).unwrap();
+        assert_eq!(task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(2)), Err(Refused::Repeated));
+        assert_eq!(task.apply(Command::Finish(by("a", 2), 1.into()), Timestamp(2)), Err(Refused::Over("completed")));
+    }
+
+    fn chain(names: &[(&str, &[&str])]) -> Vec<NewTask> {
+        let id = |name: &&str| TaskId((*name).to_owned());
+        let task = |(name, needs): &(&str, &[&str])| NewTask {
+            depends_on: needs.iter().map(id).collect(),
+            ..NewTask::new(id(name), "q", Value::Null)
+        };
+        names.iter().map(task).collect()
+    }
+
+    #[test]
+    fn a_graph_with_a_circle_is_refused_with_the_circle() {
+        let tasks = chain(&[("a", &[]), ("b", &["a", "d"]), ("c", &["b"]), ("d", &["c"])]);
+        let Err(refused) = check_graph(&tasks) else { panic!("taken") };
+        assert_eq!(
+            refused.to_string(),
+            "these tasks wait for each other: b → d → c → b; remove one of the dependencies"
+        );
+        assert!(matches!(check_graph(&chain(&[("a", &["a"])])), Err(Invalid::Cycle(_))));
+    }
+
+    #[test]
+    fn a_graph_with_unknown_or_repeated_names_is_refused_with_the_name() {
+        let refused = check_graph(&chain(&[("a", &["b"])])).unwrap_err().to_string();
+        assert_eq!(refused, "task a depends on b, which is not there; add it, or correct the name");
+        assert!(matches!(check_graph(&chain(&[("a", &[]), ("a", &[])])), Err(Invalid::Duplicate(_))));
+    }
+
+    #[test]
+    fn a_graph_is_taken_up_to_its_limit_even_as_one_long_chain() {
+        let names: Vec<String> = (0..=RUN_TASKS_MAX).map(|n| n.to_string()).collect();
+        let mut tasks: Vec<NewTask> = (0..RUN_TASKS_MAX)
+            .map(|n| NewTask {
+                depends_on: vec![TaskId(names[n + 1].clone())],
+                ..NewTask::new(TaskId(names[n].clone()), "q", Value::Null)
+            })
+            .collect();
+        tasks[RUN_TASKS_MAX - 1].depends_on.clear();
+        assert_eq!(check_graph(&tasks), Ok(()));
+        tasks.push(NewTask::new(TaskId("one more".into()), "q", Value::Null));
+        assert!(matches!(check_graph(&tasks), Err(Invalid::TooMany { .. })));
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let by = (prop_oneof!["a", "b"], 0u32..6).prop_map(|(w, number)| Attempt { worker: WorkerId(w), number });
+        let fail =
+            (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, error: "boom".into(), retry });
+        prop_oneof![
+            4 => prop_oneof!["a", "b"].prop_map(|w| Command::Start(WorkerId(w), LEASE)),
+            1 => by.clone().prop_map(|by| Command::Renew(by, LEASE)),
+            1 => by.prop_map(|by| Command::Finish(by, 1.into())),
+            3 => fail,
+            2 => Just(Command::Expire),
+            2 => Just(Command::Release),
+            1 => Just(Command::Cancel),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn rules_hold_for_any_history(
+            retries_max in 0u32..4,
+            steps in prop::collection::vec((command(), 0i64..20_000_000), 0..80),
+        ) {
+            let (mut task, mut now) = (task(retries_max), 0);
+            for (command, gap) in steps {
+                now += gap;
+                let before = task.clone();
+                let holder = match &before.state {
+                    State::InProgress(lease) => Some(Attempt { worker: lease.worker.clone(), number: before.attempt }),
+                    _ => None,
+                };
+                let result = task.apply(command.clone(), Timestamp(now));
+                if result.is_err() || before.state.is_over() {
+                    prop_assert_eq!(&task, &before, "a refusal changes nothing");
+                    continue;
+                }
+                let started = matches!(command, Command::Start(..));
+                prop_assert_eq!(task.attempt, before.attempt + u32::from(started), "a token is never used twice");
+                let failed = matches!(command, Command::Fail { .. } | Command::Expire);
+                prop_assert_eq!(task.failures, before.failures + u32::from(failed));
+                prop_assert!(task.failures <= retries_max + 1);
+                prop_assert!(task.failures <= retries_max || matches!(task.state, State::Failed(_)));
+                match command {
+                    Command::Renew(by, _) | Command::Finish(by, _) | Command::Fail { by, .. } => {
+                        prop_assert_eq!(Some(by), holder, "only the holder is heard");
+                    }
+                    Command::Expire => prop_assert!(
+                        matches!(&before.state, State::InProgress(lease) if lease.until <= Timestamp(now))
+                    ),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

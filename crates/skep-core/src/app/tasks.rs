@@ -54,8 +54,9 @@ impl App {
             return Err(Invalid::Cycle(vec![task.id]).into());
         }
         let submit = async move |tx: &mut Tx<'_>| {
-            // First, because who comes second shall hear of the task and not of a run that has ended since.
-            if let Some(existing) = tx.task(&task.id).await? {
+            // Who asks a second time shall hear of the task and not of a run that has ended since.
+            let needs_others = task.run.is_some() || !task.depends_on.is_empty();
+            if needs_others && let Some(existing) = tx.task(&task.id).await? {
                 return Ok(existing);
             }
             let position = match &task.run {

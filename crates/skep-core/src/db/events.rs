@@ -1,6 +1,8 @@
 //! The event log.
 
-use rusqlite::{Connection, params};
+use std::collections::{HashMap, hash_map::Entry};
+
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Db, DbError, Doing, Tx,
@@ -30,21 +32,30 @@ impl Tx<'_> {
 ///
 /// The number comes from a row that each writer locks in turn. A database sequence would hand out 7 before 6 is
 /// committed, and a reader who has seen 7 would never look for 6.
-pub(super) fn write_events(connection: &mut Connection, events: &[(Namespace, NewEvent)]) -> rusqlite::Result<()> {
-    let mut count = connection.prepare_cached(
-        "insert into log (namespace, number) values (?1, 1)
-         on conflict (namespace) do update set number = number + 1 returning number",
-    )?;
+pub(super) fn write_events(connection: &Connection, events: &[(Namespace, NewEvent)]) -> rusqlite::Result<()> {
+    let mut last = connection.prepare_cached("select number from log where namespace = ?1")?;
     let mut append = connection.prepare_cached(
         "insert into event (namespace, number, at, kind, run, task, data) values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
+    let mut numbers: HashMap<&str, i64> = HashMap::new();
     for (Namespace(namespace), event) in events {
-        let number: i64 = count.query_row([namespace], |row| row.get(0))?;
+        let number = match numbers.entry(namespace) {
+            Entry::Occupied(number) => number.into_mut(),
+            Entry::Vacant(place) => {
+                let last = last.query_row([namespace], |row| row.get(0)).optional()?;
+                place.insert(last.unwrap_or(0))
+            }
+        };
+        *number += 1;
         let (run, task) = (event.run.as_ref().map(|run| &run.0), event.task.as_ref().map(|task| &task.0));
         let data = event.data.to_string();
-        append.execute(params![namespace, number, event.at.0, event.kind.name(), run, task, data])?;
+        append.execute(params![namespace, *number, event.at.0, event.kind.name(), run, task, data])?;
     }
-    Ok(())
+    let mut keep = connection.prepare_cached(
+        "insert into log (namespace, number) values (?1, ?2)
+         on conflict (namespace) do update set number = excluded.number",
+    )?;
+    numbers.iter().try_for_each(|(namespace, last)| keep.execute(params![namespace, last]).map(drop))
 }
 
 /// The same on PostgreSQL, where a statement costs more than a row: all of them in one.

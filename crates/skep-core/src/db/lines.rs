@@ -44,6 +44,20 @@ pub(super) enum Ran {
     Undo { changed: bool },
 }
 
+/// Why a transaction with a group of writes came to nothing.
+pub(super) enum Trouble {
+    /// Called again one by one, they may fare better.
+    Spoiled,
+    /// They would not.
+    Failed(DbError),
+}
+
+impl From<DbError> for Trouble {
+    fn from(error: DbError) -> Trouble {
+        Trouble::Failed(error)
+    }
+}
+
 /// A closure, and what its caller will be told.
 pub(super) struct Waiting<F, T, E> {
     namespace: Namespace,

@@ -125,16 +125,17 @@ impl Postgres {
     }
 }
 
-/// What the address says, and our time limits where it says nothing.
+/// What the address says, and our settings where it says nothing.
 fn config(address: &str) -> Result<Config, DbError> {
     let mut config: Config = address.parse().doing("understand the address of the database")?;
-    let limits = format!(
-        "-c statement_timeout={} -c idle_in_transaction_session_timeout={}",
+    // Each statement here has one good plan, whatever its values; to look for a better one costs more than the plan.
+    let settings = format!(
+        "-c plan_cache_mode=force_generic_plan -c statement_timeout={} -c idle_in_transaction_session_timeout={}",
         STATEMENT_TIME_MAX.as_millis(),
         IDLE_TIME_MAX.as_millis()
     );
     // The last one counts, so the address has its way.
-    let options = format!("{limits} {}", config.get_options().unwrap_or_default());
+    let options = format!("{settings} {}", config.get_options().unwrap_or_default());
     let name = config.get_application_name().unwrap_or("skep").to_owned();
     let connect = *config.get_connect_timeout().unwrap_or(&CONNECT_TIME_MAX);
     let network = *config.get_tcp_user_timeout().unwrap_or(&NETWORK_TIME_MAX);

@@ -24,7 +24,7 @@ impl Tx<'_> {
     pub async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
         let sql = format!(
             "insert into run (namespace, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             on conflict (namespace, id) do nothing returning id"
+             on conflict (id, namespace) do nothing"
         );
         let values = values![
             &self.namespace.0,
@@ -37,7 +37,7 @@ impl Tx<'_> {
             run.ended.map(|at| at.0),
             run.report.as_ref().map(ToString::to_string),
         ];
-        Ok(!self.change(&sql, values, |_| Ok(())).await.doing("add a run")?.is_empty())
+        self.has_changed(&sql, values).await.doing("add a run")
     }
 
     /// Keep the run as it now is.

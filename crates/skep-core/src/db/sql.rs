@@ -77,9 +77,7 @@ impl Sql<'_> {
         match self {
             Sql::Sqlite(connection) => {
                 let mut statement = connection.prepare_cached(sql)?;
-                for (name, value) in NAMES.into_iter().zip(values) {
-                    statement.raw_bind_parameter(name, value)?;
-                }
+                bind(&mut statement, values)?;
                 let mut rows = statement.raw_query();
                 let mut found = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -94,11 +92,23 @@ impl Sql<'_> {
         }
     }
 
+    /// Run a statement that changes rows, and say how many. Cheaper than `returning` where that is enough.
+    pub(super) async fn count(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Cause> {
+        match self {
+            Sql::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(sql)?;
+                bind(&mut statement, values)?;
+                Ok(statement.raw_execute()?.try_into()?)
+            }
+            Sql::Postgres(pipeline) => Ok(pipeline.count(sql, values).await?),
+        }
+    }
+
     /// Run a statement whose rows nobody wants, now or later. If it fails, whatever comes after it fails too, at the
     /// latest the commit.
     pub(super) async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
         match self {
-            Sql::Sqlite(_) => self.all(sql, values, |_| Ok(())).await.map(drop),
+            Sql::Sqlite(_) => self.count(sql, values).await.map(drop),
             Sql::Postgres(pipeline) => Ok(pipeline.later(sql, values).await?),
         }
     }
@@ -109,6 +119,11 @@ impl Sql<'_> {
             Sql::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
             Sql::Postgres(pipeline) => Ok(pipeline.batch(sql).await?),
         }
+    }
+
+    /// Whether a statement that may spare another one is worth its while: there is no way to go to the database.
+    pub(super) fn answers_at_once(&self) -> bool {
+        matches!(self, Sql::Sqlite(_))
     }
 
     /// What locks the rows of a `select` until the transaction ends. On SQLite there is no other writer.
@@ -127,6 +142,15 @@ impl Sql<'_> {
         }
     }
 
+    /// A condition: equal to one of what a `select` gives. As PostgreSQL plans it, the `select` comes first and the
+    /// index is asked for each of its values; `in` leaves it the choice, which it gets wrong without statistics.
+    pub(super) fn among(&self, select: &str) -> String {
+        match self {
+            Sql::Sqlite(_) => format!("in ({select})"),
+            Sql::Postgres(_) => format!("= any(array({select}))"),
+        }
+    }
+
     /// A condition: equal to one of the [`Value::Texts`] in `$n`.
     pub(super) fn any(&self, n: u32) -> String {
         match self {
@@ -134,6 +158,10 @@ impl Sql<'_> {
             Sql::Postgres(_) => format!("= any(${n})"),
         }
     }
+}
+
+fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value<'_>]) -> rusqlite::Result<()> {
+    NAMES.into_iter().zip(values).try_for_each(|(name, value)| statement.raw_bind_parameter(name, value))
 }
 
 impl rusqlite::ToSql for Value<'_> {

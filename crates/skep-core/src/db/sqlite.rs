@@ -1,15 +1,18 @@
 //! SQLite: one thread writes, a few read, none of them is the runtime's.
 //!
 //! ```text
-//!   write ─┐                 ┌ savepoint: closure ─ keep ┐
-//!   write ─┼─▶ lines ─▶ begin┼ savepoint: closure ─ undo ┼ events ─ commit ─▶ answer all
-//!   write ─┘                 └ savepoint: closure ─ keep ┘
+//!   write ─┐
+//!   write ─┼─▶ lines ─▶ begin ─ closure ─ closure ─ closure ─ events ─ commit ─▶ answer all
+//!   write ─┘
 //! ```
 //!
 //! Making a commit durable costs far more than the change itself, so the writer thread lets everybody who waits
-//! ride in one transaction (group commit). Each closure has its own savepoint: one that fails or panics undoes
-//! only itself. Nobody is answered before the commit, not even with a refusal, because a refusal too may rest on
-//! what a neighbour has just changed.
+//! ride in one transaction (group commit). Nobody is answered before the commit, not even with a refusal, because a
+//! refusal too may rest on what a neighbour has just changed.
+//!
+//! A closure that says no before it has changed anything, as nearly all do that say no, leaves nothing to undo. One
+//! that does so later, or panics, spoils the group: it is rolled back, and each of its closures is called again in a
+//! transaction of its own. No savepoints, because they would cost every write something.
 //!
 //! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for
 //! [`LOCK_TIME_MAX`].
@@ -31,12 +34,13 @@ use tokio::sync::{
 
 use super::{
     DbError, Doing, Place, Sql, Tx,
+    error::failed,
     events::write_events,
-    lines::{Job, Lines, Ran, Waiting, Write, waits_for_something_else},
+    lines::{Job, Lines, Ran, Trouble, Waiting, Write, waits_for_something_else},
     migrations::migrate,
     start_thread,
 };
-use crate::Namespace;
+use crate::{Namespace, event::NewEvent};
 
 /// Writes that share a commit: enough to spread its cost.
 const GROUP_MAX: usize = 256;
@@ -131,16 +135,15 @@ impl Writer {
     fn run(mut self) {
         while self.wait() {
             let mut group = Vec::new();
-            let committed = self.write_group(&mut group);
-            if committed.is_err() && !self.connection.is_autocommit() {
-                // If this fails too, so does the next `begin`, and with it the next group: nobody is told a lie.
-                let _ = self.connection.execute_batch("rollback");
-            }
-            if matches!(committed, Ok(Events::Some)) {
-                self.wake.send_modify(|count| *count += 1);
-            }
-            for write in group {
-                write.answer(committed.clone().map(drop));
+            match self.together(&mut group, true) {
+                Err(Trouble::Spoiled) => {
+                    for write in group {
+                        let mut alone = vec![write];
+                        let committed = self.together(&mut alone, false);
+                        answer(alone, committed);
+                    }
+                }
+                committed => answer(group, committed),
             }
         }
     }
@@ -161,43 +164,75 @@ impl Writer {
         }
     }
 
-    /// One transaction: who waits, and whoever arrives while it runs. On some errors (a full disk) SQLite rolls all
-    /// of it back by itself; then the savepoint is gone, the next statement here fails, and the whole group is told.
-    fn write_group(&mut self, group: &mut Vec<Box<dyn Write>>) -> Result<Events, DbError> {
-        group.extend(self.lines.pop());
+    /// One transaction: who is in `group`, and if it `grows` also who waits, and whoever comes while it runs.
+    fn together(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<(), Trouble> {
+        if grows {
+            group.extend(self.lines.pop());
+        }
+        let committed = self.run_closures(group, grows).and_then(|events| {
+            write_events(&self.connection, &events).doing("append the events")?;
+            execute(&self.connection, "commit").doing("commit")?;
+            Ok(!events.is_empty())
+        });
+        if committed.is_err() && !self.connection.is_autocommit() {
+            // If this fails too, so does the next `begin`, and with it the next group: nobody is told a lie.
+            let _ = execute(&self.connection, "rollback");
+        }
+        match committed {
+            Ok(has_events) => {
+                if has_events {
+                    self.wake.send_modify(|count| *count += 1);
+                }
+                Ok(())
+            }
+            // Alone, what it said is its answer.
+            Err(Trouble::Spoiled) if group.len() == 1 => Ok(()),
+            // What fills the disk may be one of them, and there may be room for the others.
+            Err(Trouble::Failed(DbError::Full(_))) if group.len() > 1 => Err(Trouble::Spoiled),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Run closures up to the one that spoils it, or until nobody waits. Gives their events.
+    fn run_closures(
+        &mut self,
+        group: &mut Vec<Box<dyn Write>>,
+        grows: bool,
+    ) -> Result<Vec<(Namespace, NewEvent)>, Trouble> {
         execute(&self.connection, "begin immediate").doing("begin a write")?;
-        let (begun, mut done) = (Instant::now(), 0);
-        let mut events = Vec::new();
+        let (begun, mut done, mut events) = (Instant::now(), 0, Vec::new());
         while let Some(write) = group.get_mut(done) {
             if !write.is_abandoned() {
-                execute(&self.connection, "savepoint one").doing("begin a write")?;
                 match call(&mut **write, &mut self.connection) {
                     Ran::Keep(new) => events.extend(new.into_iter().map(|event| (write.namespace().clone(), event))),
-                    Ran::Undo { .. } => execute(&self.connection, "rollback to one").doing("undo a write")?,
+                    Ran::Undo { changed: false } => {}
+                    Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
                 }
-                execute(&self.connection, "release one").doing("end a write")?;
             }
             done += 1;
-            while self.is_open
+            while grows
+                && self.is_open
                 && let Ok(job) = self.queue.try_recv()
             {
                 self.take_in(Some(job));
             }
-            if done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
+            if grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
                 group.extend(self.lines.pop());
             }
         }
-        write_events(&mut self.connection, &events).doing("append the events")?;
-        execute(&self.connection, "commit").doing("commit")?;
-        Ok(if events.is_empty() { Events::None } else { Events::Some })
+        Ok(events)
     }
 }
 
-/// Whether a commit brought events.
-#[derive(Clone)]
-enum Events {
-    Some,
-    None,
+/// Tell everybody in a group.
+fn answer(group: Vec<Box<dyn Write>>, committed: Result<(), Trouble>) {
+    let committed = committed.map_err(|trouble| match trouble {
+        Trouble::Failed(error) => error,
+        Trouble::Spoiled => failed("commit", "a neighbour in the same commit failed"),
+    });
+    for write in group {
+        write.answer(committed.clone());
+    }
 }
 
 /// Call a closure. SQLite answers at once, so one that is not ready waits for something that it should not.

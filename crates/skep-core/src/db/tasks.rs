@@ -80,7 +80,7 @@ impl Tx<'_> {
         let sql = format!(
             "insert into task (namespace, {COLUMNS})
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
-             on conflict (namespace, id) do nothing returning id"
+             on conflict (id, namespace) do nothing"
         );
         let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
         let depends_on = names_to_json(&task.depends_on);
@@ -104,7 +104,7 @@ impl Tx<'_> {
             task.input.to_string(),
             result,
         ];
-        let is_new = !self.change(&sql, values, |_| Ok(())).await.doing("add a task")?.is_empty();
+        let is_new = self.has_changed(&sql, values).await.doing("add a task")?;
         for on in task.depends_on.iter().filter(|_| is_new) {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
             self.execute(sql, values![&self.namespace.0, &on.0, &task.id.0]).await.doing("add a dependency")?;
@@ -124,35 +124,45 @@ impl Tx<'_> {
 
     /// A task is over, and those that need it wait for one less. To be called once for each task.
     pub async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
-        let sql = "update task set waiting_for = waiting_for - 1
-             where namespace = $1 and state = 'pending'
-             and id in (select task from dependency where namespace = $1 and depends_on = $2)";
-        self.execute(sql, values![&self.namespace.0, &id.0]).await.doing("release dependents")
+        const DEPENDENTS: &str = "select task from dependency where depends_on = $2 and namespace = $1";
+        if self.sql.answers_at_once() {
+            let values = values![&self.namespace.0, &id.0];
+            if self.first(DEPENDENTS, values, |_| Ok(())).await.doing("look for dependents")?.is_none() {
+                return Ok(());
+            }
+        }
+        let dependents = self.sql.among(DEPENDENTS);
+        let sql = format!(
+            "update task set waiting_for = waiting_for - 1
+             where namespace = $1 and state = 'pending' and id {dependents}"
+        );
+        self.execute(&sql, values![&self.namespace.0, &id.0]).await.doing("release dependents")
     }
 
     /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
     /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
     pub async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
-        let sql = "with recursive needs (id, optional) as (
-                select t.id, t.allow_failure
-                from dependency d join task t on t.namespace = d.namespace and t.id = d.task
-                where d.namespace = $1 and d.depends_on = $2 and t.state = 'pending'
+        // `cross join`, because SQLite keeps its order.
+        const OPTIONAL: &str = "select t.allow_failure from task t where t.id = d.task and t.namespace = $1";
+        let needs = self.sql.among("select id from needs");
+        let sql = format!(
+            "with recursive needs (id, optional) as (
+                select d.task, ({OPTIONAL}) from dependency d where d.depends_on = $2 and d.namespace = $1
                 union
-                select t.id, t.allow_failure
-                from needs n join dependency d on d.namespace = $1 and d.depends_on = n.id
-                join task t on t.namespace = d.namespace and t.id = d.task
-                where not n.optional and t.state = 'pending'
+                select d.task, ({OPTIONAL}) from needs n cross join dependency d
+                where not n.optional and d.depends_on = n.id and d.namespace = $1
              )
              update task set state = 'blocked', due = null, result = $3
-             where namespace = $1 and state = 'pending' and id in (select id from needs)
-             returning id, run, position, allow_failure";
+             where namespace = $1 and state = 'pending' and id {needs}
+             returning id, run, position, allow_failure"
+        );
         let by = serde_json::Value::from(id.0.as_str()).to_string();
         let read = |row: Row<'_>| {
             let run = row.get::<Option<String>>("run")?.map(RunId);
             Ok((row.get::<i64>("position")?, TaskId(row.get("id")?), run, row.get::<bool>("allow_failure")?))
         };
         let mut blocked =
-            self.change(sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
+            self.change(&sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;

@@ -42,7 +42,7 @@ use crate::{
         DbError, Sql,
         error::{Doing, failed},
         events::append_events,
-        lines::{Job, Lines, Ran, Write, waits_for_something_else},
+        lines::{Job, Lines, Ran, Trouble, Write, waits_for_something_else},
     },
     event::NewEvent,
 };
@@ -178,7 +178,7 @@ impl Writer {
         mut turn: Option<&mut Turn>,
     ) -> Result<(), Trouble> {
         group.extend(turn.as_mut().and_then(|turn| turn.take(0)));
-        let client = self.pool.get().await.doing("get a connection").map_err(Trouble::Failed)?;
+        let client = self.pool.get().await.doing("get a connection")?;
         let mut pipeline = Pipeline::new(Arc::new(client));
         let ran = match run_closures(&mut pipeline, group, turn.as_deref_mut()).await {
             Ok(events) => {
@@ -207,21 +207,13 @@ impl Writer {
     }
 }
 
-/// Why a transaction came to nothing.
-enum Trouble {
-    /// Called again one by one, its closures may fare better.
-    Spoiled,
-    /// They would not.
-    Failed(DbError),
-}
-
 /// Run closures up to the one that spoils it, or until nobody waits. Gives their events.
 async fn run_closures(
     pipeline: &mut Pipeline,
     group: &mut Vec<Box<dyn Write>>,
     mut turn: Option<&mut Turn>,
 ) -> Result<Vec<NewEvent>, Trouble> {
-    pipeline.later("begin", &[]).await.map_err(|error| Trouble::Failed(failed("begin a write", error)))?;
+    pipeline.later("begin", &[]).await.doing("begin a write")?;
     let (mut events, mut done) = (Vec::new(), 0);
     while let Some(write) = group.get_mut(done) {
         if !write.is_abandoned() {

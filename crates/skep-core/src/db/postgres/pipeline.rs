@@ -5,7 +5,7 @@
 //! up to the rollback: the first failure is the true one, and a transaction that has one is never committed.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -70,7 +70,13 @@ impl Pipeline {
     /// Send what was kept back, then a statement, and wait for its rows.
     pub(in crate::db) async fn all(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
         let statement = self.prepare(sql).await?;
-        self.send(Some((&statement, values))).await
+        self.send(Some((&statement, values))).await.map(|(rows, _)| rows)
+    }
+
+    /// The same, to know how many rows have changed.
+    pub(in crate::db) async fn count(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        let statement = self.prepare(sql).await?;
+        self.send(Some((&statement, values))).await.map(|(_, count)| count)
     }
 
     /// Send what was kept back and wait until all of it is done.
@@ -90,16 +96,18 @@ impl Pipeline {
         self.note(statement)
     }
 
-    async fn send(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Vec<Row>, Error> {
+    async fn send(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Answer, Error> {
         let unsent = std::mem::take(&mut self.unsent);
         let client = &self.client;
         let all = unsent.iter().map(|(statement, values)| (statement, values.as_slice())).chain(last);
         let query = async |(statement, values): (&Statement, &[Value<'_>])| {
-            client.query_raw(statement, values).await?.try_collect::<Vec<Row>>().await
+            let mut rows = pin!(client.query_raw(statement, values).await?);
+            let all = rows.as_mut().try_collect().await?;
+            Ok((all, rows.rows_affected().unwrap_or(0)))
         };
         let answers = all.map(|one| Box::pin(maybe_done(query(one)))).collect();
-        let rows = self.waiting(in_order(answers)).await;
-        self.note(rows)
+        let answer = self.waiting(in_order(answers)).await;
+        self.note(answer)
     }
 
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
@@ -118,10 +126,13 @@ impl Pipeline {
     }
 }
 
+/// The rows of a statement, and how many it has changed or found.
+type Answer = (Vec<Row>, u64);
+
 /// Start all, which sends them in this order, then wait for all; what the last one says, or the first failure.
-async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Vec<Row>, Error>
+async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Answer, Error>
 where
-    F: Future<Output = Result<Vec<Row>, Error>>,
+    F: Future<Output = Result<Answer, Error>>,
 {
     std::future::poll_fn(|context| {
         for answer in &mut answers {
@@ -130,7 +141,7 @@ where
         Poll::Ready(())
     })
     .await;
-    let mut result = Ok(Vec::new());
+    let mut result = Ok((Vec::new(), 0));
     for mut answer in answers {
         answer.as_mut().await;
         if let (Ok(_), Some(next)) = (&result, answer.as_mut().take_output()) {

@@ -1,0 +1,215 @@
+//! How many durable cycles a second the store does: submit a task, claim one, finish it; three commits, each awaited.
+//!
+//! `cargo run --release -p skep-bench --bin store [seconds] [rounds]`. Each line is the median of the rounds, which
+//! take turns, so that a slow minute of the machine hits all alike. Beside SQLite stands rusqlite by itself: the same
+//! statements on one thread with nobody to wait for, once with a commit for each operation and once with one for 64.
+//! PostgreSQL with a namespace for each caller shows what the server can do; all callers in one namespace, what the
+//! namespace's one log costs.
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails may stop")]
+
+#[path = "../../../crates/skep-core/tests/postgres/mod.rs"]
+mod postgres;
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ToSql};
+use skep_core::{
+    Namespace, Timestamp,
+    app::App,
+    db::{Db, Limits},
+    policy::{Actor, Permit},
+    task::{Attempt, NewTask, TaskId, WorkerId},
+};
+use tokio::task::JoinSet;
+
+const NOW: Timestamp = Timestamp(1);
+const LEASE: Duration = Duration::from_secs(30);
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    /// rusqlite by itself, with so many operations to a commit.
+    Alone(u32),
+    /// The store on SQLite, with so many callers.
+    Sqlite(usize),
+    /// The store on PostgreSQL, with so many callers in so many namespaces.
+    Postgres(usize, usize),
+}
+
+const CASES: [Case; 11] = [
+    Case::Alone(1),
+    Case::Alone(64),
+    Case::Sqlite(1),
+    Case::Sqlite(8),
+    Case::Sqlite(64),
+    Case::Postgres(1, 1),
+    Case::Postgres(8, 1),
+    Case::Postgres(8, 8),
+    Case::Postgres(64, 1),
+    Case::Postgres(64, 64),
+    Case::Postgres(64, 8),
+];
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u32>().unwrap());
+    let time = Duration::from_secs(arguments.next().unwrap_or(3).into());
+    let rounds = arguments.next().unwrap_or(3);
+    let cases: Vec<u32> = arguments.collect();
+    let directory = tempfile::tempdir_in(".").unwrap(); // a temporary directory may be memory
+    let mut rates = vec![Vec::new(); CASES.len()];
+    for _ in 0..rounds {
+        for (n, (case, rates)) in (0..).zip(CASES.into_iter().zip(&mut rates)) {
+            if cases.is_empty() || cases.contains(&n) {
+                rates.extend(measure(case, directory.path(), time).await);
+            }
+        }
+    }
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied()
+    };
+    let rates: Vec<Option<f64>> = rates.iter_mut().map(median).collect();
+    for (case, rate) in CASES.into_iter().zip(&rates) {
+        if let Some(rate) = rate {
+            println!("{:58} {rate:8.0} cycles/s", describe(case));
+        }
+    }
+    let rate = |case| rates[CASES.iter().position(|known| *known == case).unwrap()];
+    let ratio = |name, one, other| {
+        if let (Some(one), Some(other)) = (rate(one), rate(other)) {
+            println!("{name:58} {:8.2}", one / other);
+        }
+    };
+    ratio("SQLite, 64 callers, to rusqlite alone in groups of 64", Case::Sqlite(64), Case::Alone(64));
+    ratio("SQLite, 64 callers, to rusqlite alone, commit by commit", Case::Sqlite(64), Case::Alone(1));
+    ratio("PostgreSQL, 64 callers: one namespace to one each", Case::Postgres(64, 1), Case::Postgres(64, 64));
+    ratio("PostgreSQL, 8 callers: one namespace to one each", Case::Postgres(8, 1), Case::Postgres(8, 8));
+}
+
+fn describe(case: Case) -> String {
+    match case {
+        Case::Alone(group) => format!("rusqlite alone, one commit for {group}"),
+        Case::Sqlite(callers) => format!("SQLite, {callers} callers"),
+        Case::Postgres(callers, namespaces) => format!("PostgreSQL, {callers} callers in {namespaces} namespaces"),
+    }
+}
+
+async fn measure(case: Case, directory: &Path, time: Duration) -> Option<f64> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let path = directory.join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)));
+    match case {
+        Case::Alone(group) => Some(alone(&path, group, time)),
+        Case::Sqlite(callers) => Some(store(&format!("sqlite:{}", path.display()), callers, 1, time).await),
+        Case::Postgres(callers, namespaces) => {
+            Some(store(&postgres::new_schema().await?, callers, namespaces, time).await)
+        }
+    }
+}
+
+/// The store: as many callers as named, each awaiting every commit.
+async fn store(address: &str, callers: usize, namespaces: usize, time: Duration) -> f64 {
+    let app = App::new(Db::open(address, Limits::default()).await.unwrap());
+    let begun = Instant::now();
+    let mut running = JoinSet::new();
+    for caller in 0..callers {
+        let (app, permit) = (app.clone(), permit(caller % namespaces));
+        let worker = WorkerId(format!("w{caller}"));
+        running.spawn(async move {
+            let mut cycles = 0;
+            while begun.elapsed() < time {
+                let task = NewTask::new(TaskId(format!("{caller}-{cycles}")), "q", input());
+                app.submit(&permit, task, NOW).await.unwrap();
+                let task = loop {
+                    // Others may have taken all that this claim could see.
+                    if let Some(task) = app.claim(&permit, "q", &worker, LEASE, NOW).await.unwrap() {
+                        break task;
+                    }
+                };
+                let by = Attempt { worker: worker.clone(), number: task.attempt };
+                app.finish(&permit, &task.id, by, output(), Vec::new(), NOW).await.unwrap();
+                cycles += 1;
+            }
+            cycles
+        });
+    }
+    let cycles: u32 = running.join_all().await.into_iter().sum();
+    let rate = f64::from(cycles) / begun.elapsed().as_secs_f64();
+    app.db.close().await;
+    rate
+}
+
+/// rusqlite's own best: no queue, no futures, no closures, no JSON; a commit after every `group` operations.
+fn alone(path: &Path, group: u32, time: Duration) -> f64 {
+    const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, \
+         due, waiting_for, attempt, failures, worker, input, result";
+    let load = format!("select {COLUMNS} from task where namespace = 'n' and id = ?1");
+    let add = format!(
+        "insert into task (namespace, {COLUMNS})
+         values ('n', ?1, null, 'q', 0, '[]', 0, 1000000, 0, 'pending', 1, 0, 0, 0, null, ?2, null)
+         on conflict (id, namespace) do nothing"
+    );
+    let next = format!(
+        "select {COLUMNS} from task
+         where namespace = 'n' and queue = 'q' and state = 'pending' and waiting_for = 0 and due <= 1
+         order by due, position, id limit 1"
+    );
+    let save = "update task set state = ?2, due = ?3, waiting_for = 0, attempt = 1, failures = 0, worker = ?4,
+         result = ?5 where namespace = 'n' and id = ?1";
+    let dependents = "select task from dependency where depends_on = ?1 and namespace = 'n'";
+    let event = "insert into event (namespace, number, at, kind, run, task, data)
+         values ('n', ?4, 1, ?2, null, ?1, ?3)";
+    let count = "insert into log (namespace, number) values ('n', ?1)
+         on conflict (namespace) do update set number = excluded.number";
+
+    let db = Connection::open(path).unwrap();
+    db.execute_batch("pragma journal_mode = wal; pragma synchronous = full").unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0001_start.sql")).unwrap();
+    db.set_prepared_statement_cache_capacity(128);
+    let run = |sql: &str, values: &[&dyn ToSql]| {
+        let mut statement = db.prepare_cached(sql).unwrap();
+        let mut rows = statement.query(values).unwrap();
+        while rows.next().unwrap().is_some() {}
+    };
+    let (begun, mut operations, mut cycles) = (Instant::now(), 0, 0);
+    let mut operation = |statements: &[(&str, &[&dyn ToSql])], id: &str, kind: &str, data: &str| {
+        if operations % group == 0 {
+            run("begin immediate", &[]);
+        }
+        statements.iter().for_each(|(sql, values)| run(sql, values));
+        operations += 1;
+        run(event, &[&id, &kind, &data, &operations]);
+        if operations % group == 0 {
+            run(count, &[&operations]);
+            run("commit", &[]);
+        }
+    };
+    let (input, output, held) = (input().to_string(), output().to_string(), r#"{"worker":"w0","attempt":1}"#);
+    while begun.elapsed() < time {
+        let id = format!("0-{cycles}");
+        let started: [&dyn ToSql; 5] = [&id, &"in_progress", &30_000_001, &"w0", &None::<&str>];
+        let finished: [&dyn ToSql; 5] = [&id, &"completed", &None::<i64>, &None::<&str>, &output];
+        operation(&[(&add, &[&id, &input])], &id, "task.submitted", r#"{"queue":"q"}"#);
+        operation(&[(&next, &[]), (save, &started)], &id, "task.started", held);
+        operation(&[(&load, &[&id]), (save, &finished), (dependents, &[&id])], &id, "task.completed", held);
+        cycles += 1;
+    }
+    f64::from(cycles) / begun.elapsed().as_secs_f64()
+}
+
+fn input() -> serde_json::Value {
+    serde_json::json!({ "command": "cargo test", "directory": "crates/core", "deadline_ms": 60_000 })
+}
+
+fn output() -> serde_json::Value {
+    serde_json::json!({ "exit": 0, "lines": 214 })
+}
+
+fn permit(namespace: usize) -> Permit {
+    let actor = Actor { name: "bench".into(), namespace: Namespace(format!("n{namespace}")), writer: true };
+    actor.may_write().unwrap()
+}
