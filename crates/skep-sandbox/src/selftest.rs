@@ -202,7 +202,10 @@ const CASES: &[Case] = &[
     Case {
         attack: "use up memory",
         script: "x=$(head -c 400000000 /dev/zero | tr '\\0' x); sleep 1000",
-        change: |request| request.limits.memory = 100 << 20,
+        change: |request| {
+            request.limits.memory = 100 << 20;
+            request.limits.wall = Duration::from_secs(4);
+        },
         defended: |outcome| outcome.end == End::MemoryLimit,
     },
     Case {
