@@ -71,7 +71,10 @@ fn main() {
 }
 
 fn run(sandbox: &Sandbox, runtime: &Handle, request: Request) {
-    let outcome = runtime.block_on(sandbox.run(request, Default::default())).unwrap();
+    // On a worker, as a server would.
+    let sandbox = sandbox.clone();
+    let task = runtime.spawn(async move { sandbox.run(request, Default::default()).await });
+    let outcome = runtime.block_on(task).unwrap().unwrap();
     assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
 }
 

@@ -40,6 +40,9 @@ const WRITABLE: [&str; 8] =
 /// The highest capability that a kernel could know; there are 41 today.
 const CAPABILITY_MAX: u32 = 63;
 
+/// Characters of an explanation: what fits into a report.
+const WHY_MAX: usize = 1000;
+
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
     let message = match lock_in(template, &job.limits, job.net) {
@@ -116,6 +119,11 @@ pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
 
 /// Puts the files in place and executes. Returns only to say what the request is at fault for.
 fn execute(job: &Job) -> String {
+    // The request's own words can be long.
+    try_to_execute(job).chars().take(WHY_MAX).collect()
+}
+
+fn try_to_execute(job: &Job) -> String {
     for (path, bytes) in &job.files {
         if let Err(error) = write(path, bytes) {
             return format!("the file {} cannot be written: {error}", path.display());

@@ -78,8 +78,6 @@ struct Machine {
     apparmor_restricts: bool,
     /// `kernel.unprivileged_userns_clone` is off.
     clone_forbidden: bool,
-    /// `user.max_user_namespaces` is 0.
-    none_allowed: bool,
     /// Path of this program, for the profile.
     program: String,
 }
@@ -90,7 +88,6 @@ impl Machine {
         Machine {
             apparmor_restricts: is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
             clone_forbidden: is("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-            none_allowed: is("/proc/sys/user/max_user_namespaces", "0"),
             program: fs::read_link("/proc/self/exe").map(|path| path.display().to_string()).unwrap_or_default(),
         }
     }
@@ -126,9 +123,6 @@ fn cure(fault: &Fault, machine: &Machine) -> Option<String> {
     }
     if machine.clone_forbidden {
         return Some("as root: sysctl -w kernel.unprivileged_userns_clone=1".into());
-    }
-    if machine.none_allowed {
-        return Some("as root: sysctl -w user.max_user_namespaces=65536".into());
     }
     if step == "make namespaces" || step.starts_with("take ") {
         return Some(

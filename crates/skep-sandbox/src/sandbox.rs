@@ -164,6 +164,11 @@ impl Sandbox {
         selftest::run(self, program).await
     }
 
+    /// Walls that are left out.
+    pub(crate) fn without(&self) -> &[Defence] {
+        &self.shared.config.without
+    }
+
     /// Waits for a place among those that run.
     async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
         let running = &self.shared.running;

@@ -31,7 +31,10 @@ use rustix::{
     fs::{Mode, OFlags, open, openat},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{DumpableBehavior, Signal, getegid, geteuid, set_dumpable_behavior, setsid, umask},
+    process::{
+        DumpableBehavior, Resource, Rlimit, Signal, getegid, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
+        setsid, umask,
+    },
     thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
@@ -94,6 +97,9 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
         sys::place(null.as_fd(), number, number > 2).at("reserve low descriptors")?;
     }
     setsid().at("leave the terminal")?;
+    // Each sandbox costs descriptors here; what a command may open is set for itself.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).at("allow more descriptors")?;
     umask(Mode::from_raw_mode(0o022));
 
     let mut buffer = vec![0; MESSAGE_MAX];

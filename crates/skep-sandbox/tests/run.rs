@@ -159,6 +159,8 @@ async fn what_cannot_be_executed_is_the_requests_fault() {
     let mut request = argv(&["true"]);
     request.cwd = Some("/no/such".into());
     assert!(why(request).await.contains("/no/such"));
+    let long = why(argv(&[&"x".repeat(100_000)])).await;
+    assert!(long.contains("xxx") && long.len() < 2000, "{long}");
 }
 
 #[tokio::test]

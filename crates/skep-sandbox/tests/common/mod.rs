@@ -10,9 +10,13 @@ use tokio::time::{sleep, timeout};
 /// Set for the tests' second run, as an ordinary user.
 const ORDINARY: &str = "SKEP_TEST_AS_ORDINARY_USER";
 
+/// Where the helper is, if not where it was built.
+pub(crate) const HELPER: &str = "SKEP_TEST_HELPER";
+
 /// The defaults, with this crate's own helper program.
 pub(crate) fn config() -> Config {
-    Config { helper: Some(env!("CARGO_BIN_EXE_sandbox-helper").into()), ..Config::default() }
+    let helper = env::var_os(HELPER).unwrap_or(env!("CARGO_BIN_EXE_sandbox-helper").into());
+    Config { helper: Some(helper.into()), ..Config::default() }
 }
 
 pub(crate) async fn sandbox() -> Sandbox {

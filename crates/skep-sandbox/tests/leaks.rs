@@ -1,0 +1,107 @@
+//! Many requests leave nothing behind. Alone in its program, because it counts what the program holds.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use common::{again_as_ordinary_user, argv, children, run, sandbox, script_of};
+use skep_sandbox::End;
+
+/// Requests, in a build for speed or for debugging.
+const REQUESTS: usize = if cfg!(debug_assertions) { 400 } else { 10_000 };
+
+#[test]
+fn all_of_this_holds_for_an_ordinary_user() {
+    again_as_ordinary_user();
+}
+
+#[derive(Debug, PartialEq)]
+struct Held {
+    descriptors: usize,
+    helper_descriptors: usize,
+    mounts: usize,
+    processes: usize,
+}
+
+/// Kilobytes of a process, by its `/proc/…/status`.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn zygote() -> u32 {
+    let launchers = children(std::process::id()).into_iter().filter(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        line.starts_with("skep-sandbox-zygote")
+    });
+    let [launcher] = launchers.collect::<Vec<_>>()[..] else { panic!("one helper, please") };
+    let [zygote] = children(launcher)[..] else { panic!("one zygote, please") };
+    zygote
+}
+
+fn held() -> Held {
+    let count = |path: String| fs::read_dir(path).map_or(0, Iterator::count);
+    let zygote = zygote();
+    Held {
+        descriptors: count("/proc/self/fd".into()),
+        // Those of a process that gave up root are not ours to see.
+        helper_descriptors: count(format!("/proc/{zygote}/fd")),
+        mounts: fs::read_to_string("/proc/self/mounts").unwrap().lines().count(),
+        processes: children(zygote).len(),
+    }
+}
+
+/// Waits until the helper has buried the dead and is as full of ready sandboxes as before.
+async fn settle() -> Held {
+    let mut last = held();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = held();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
+#[tokio::test]
+async fn many_requests_leave_nothing_behind() {
+    let sandbox = sandbox().await;
+    let some = async |count: usize| {
+        for number in 0..count {
+            let request = match number % 4 {
+                // From ready sandboxes, from the template, with a daemon, and dropped half-way.
+                0 => argv(&["true"]),
+                1 => {
+                    let mut request = argv(&["true"]);
+                    request.limits.files = 10;
+                    request
+                }
+                2 => script_of("(setsid sleep 1000 &); echo x > /outputs/x"),
+                _ => {
+                    let run = sandbox.run(argv(&["sleep", "1000"]), Default::default());
+                    assert!(tokio::time::timeout(Duration::from_micros(number as u64 % 3000), run).await.is_err());
+                    continue;
+                }
+            };
+            assert_eq!(run(&sandbox, request).await.end, End::Exit(0));
+        }
+    };
+    some(40).await;
+    let before = settle().await;
+    let (server, helper) = (resident(std::process::id()), resident(zygote()));
+    some(REQUESTS).await;
+    let after = settle().await;
+    // Sandboxes that wait come and go with demand.
+    let waiting = after.processes as i64 - before.processes as i64;
+    assert!(waiting.abs() <= 4, "{before:?} {after:?}");
+    assert_eq!(before.descriptors, after.descriptors);
+    assert_eq!(before.mounts, after.mounts);
+    // Three descriptors each.
+    assert!(after.helper_descriptors as i64 - before.helper_descriptors as i64 <= 3 * waiting.max(0), "{after:?}");
+    let grown = [resident(std::process::id()).saturating_sub(server), resident(zygote()).saturating_sub(helper)];
+    assert!(grown.iter().all(|kilobytes| *kilobytes < 2048), "{grown:?} kB more");
+}
