@@ -113,7 +113,6 @@ pub struct Completion {
     /// The model that gave it, as the provider names it.
     pub model: String,
     /// What it took, if the provider says so.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// The answer was cut at the limit of tokens.
     pub truncated: bool,

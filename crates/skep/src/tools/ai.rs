@@ -75,7 +75,7 @@ mod tests {
         let settings = Settings { base_url: Some(server.url("/v1")), model: Some("m".into()), ..Settings::default() };
         let tool = Ai { model: Model::new(&settings, |_| None) };
         let answer = call(tool, &Fixture::new(), json!({"prompt": "Why?", "max_tokens": 7})).await.unwrap();
-        assert_eq!(answer, json!({"text": "\"Why?\" / 7", "model": "m", "truncated": false}));
+        assert_eq!(answer, json!({"text": "\"Why?\" / 7", "model": "m", "usage": null, "truncated": false}));
     }
 
     #[tokio::test]

@@ -69,14 +69,12 @@ pub(super) struct Answer {
     /// HTTP status.
     status_code: u16,
     /// Title of an HTML page.
-    #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
     /// Media type, such as text/html.
     content_type: String,
     /// The text, in the format that was asked for.
     text: String,
     /// The text is binary contents in base64; only with the format raw.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     base64: bool,
     /// There was more; ask with a higher limit if you need it.
     truncated: bool,
@@ -223,7 +221,7 @@ mod tests {
     async fn a_page_is_given_as_text_after_redirects() {
         let answer = fetch("/moved", json!({})).await.unwrap();
         let expected = json!({"url": "/page", "status_code": 200, "title": "The Hive", "content_type": "text/html",
-            "text": "Bees\n\nThey dance.", "truncated": false});
+            "text": "Bees\n\nThey dance.", "base64": false, "truncated": false});
         assert_eq!(answer, expected);
     }
 

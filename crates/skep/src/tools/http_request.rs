@@ -87,10 +87,8 @@ pub(super) struct Answer {
     /// The body as text; in base64 if `base64` is true.
     body: String,
     /// The body is binary and given in base64.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     base64: bool,
     /// The body as JSON, if it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<Value>,
     /// The body was longer; the rest was left out.
     truncated: bool,

@@ -72,10 +72,8 @@ struct Listed {
     #[serde(rename = "type")]
     kind: &'static str,
     /// Bytes of a file.
-    #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     /// When it was changed last, in RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
     modified: Option<String>,
 }
 

@@ -79,12 +79,10 @@ pub(in crate::tools) struct Answer {
     /// Lines given.
     lines: usize,
     /// The line to go on from, if there is more.
-    #[serde(skip_serializing_if = "Option::is_none")]
     next_offset: Option<usize>,
     /// There is more.
     truncated: bool,
     /// Some bytes were no UTF-8 and are shown as U+FFFD.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     lossy: bool,
 }
 

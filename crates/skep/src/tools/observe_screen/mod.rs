@@ -24,7 +24,7 @@ use crate::{
     workspace::Context,
 };
 
-/// Pictures in one call.
+/// Pictures that one call reads.
 const IMAGES_MAX: usize = 200;
 /// Bytes of a picture.
 const IMAGE_MAX: u64 = 20 << 20;
@@ -54,7 +54,7 @@ pub(super) struct Arguments {
     /// A picture: a PNG, JPEG, TIFF, BMP or WebP file of the workspace, or `outputs/…`.
     #[schemars(length(min = 1, max = 4096))]
     image: Option<String>,
-    /// Several pictures, by path or by pattern: `*.png`, `scans/**/*.jpg`.
+    /// Several pictures, by path or by pattern: `*.png`, `scans/**/*.jpg`. A pattern may match none.
     #[serde(default)]
     #[schemars(length(max = IMAGES_MAX))]
     images: Vec<String>,
@@ -111,8 +111,7 @@ struct Region {
 pub(super) struct Answer {
     /// The text of all pictures.
     text: String,
-    /// How sure the reader is of the words, in percent on average.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How sure the reader is of the words, in percent on average; null if there are none.
     confidence: Option<f64>,
     /// Words in all pictures.
     words: usize,
@@ -120,21 +119,20 @@ pub(super) struct Answer {
     images: Vec<Seen>,
     /// Pictures that could not be read; each says why.
     failed: usize,
+    /// Pictures that match but were left out, since a call reads a limited number.
+    left_out: usize,
 }
 
 /// One picture.
 #[derive(Default, Serialize, JsonSchema)]
 struct Seen {
     /// Where the picture is, as other tools must name it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     /// The display that it was taken from.
-    #[serde(skip_serializing_if = "Option::is_none")]
     display: Option<String>,
     #[serde(flatten)]
-    reading: Option<Reading>,
+    reading: Reading,
     /// Why it could not be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -151,12 +149,11 @@ impl BuiltIn for ObserveScreen {
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
         let from_files = arguments.image.is_some() || !arguments.images.is_empty();
-        let seen = match (&arguments.display, from_files) {
-            (Some(_), true) => return Err(ToolError::argument("display", "give a display or pictures, not both")),
-            (_, true) => self.pictures(context, &arguments).await?,
-            (_, false) => vec![self.screen(context, &arguments).await?],
-        };
-        answer(seen)
+        match (&arguments.display, from_files) {
+            (Some(_), true) => Err(ToolError::argument("display", "give a display or pictures, not both")),
+            (_, true) => self.pictures(context, &arguments).await,
+            (_, false) => answer(vec![self.screen(context, &arguments).await?], 0),
+        }
     }
 }
 
@@ -187,19 +184,21 @@ impl ObserveScreen {
             let layout = arguments.layout.unwrap_or(Layout::Sparse);
             reading = self.ocr.read(context, png, &arguments.language, layout).await?.scaled_down(scale);
         }
-        Ok(Seen { path, display: Some(display), reading: Some(reading), error: None })
+        Ok(Seen { path, display: Some(display), reading, error: None })
     }
 
-    async fn pictures(&self, context: &Context, arguments: &Arguments) -> Result<Vec<Seen>, ToolError> {
+    async fn pictures(&self, context: &Context, arguments: &Arguments) -> Result<Answer, ToolError> {
         if arguments.region.is_some() {
             return Err(ToolError::argument("region", "only a display can be looked at in part"));
         }
-        let paths = paths(context, arguments).await?;
+        let mut paths = paths(context, arguments).await?;
+        let left_out = paths.len().saturating_sub(IMAGES_MAX);
+        paths.truncate(IMAGES_MAX);
         let layout = arguments.layout.unwrap_or(Layout::Page);
         let seen = stream::iter(paths).map(|path| async move {
             let result = match picture(context, &path) {
-                Ok(_) if !arguments.ocr => Ok(None),
-                Ok(bytes) => self.ocr.read(context, bytes, &arguments.language, layout).await.map(Some),
+                Ok(_) if !arguments.ocr => Ok(Reading::default()),
+                Ok(bytes) => self.ocr.read(context, bytes, &arguments.language, layout).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -210,7 +209,7 @@ impl ObserveScreen {
             }
         });
         let seen: Vec<_> = seen.buffered(READ_AT_ONCE).collect().await;
-        seen.into_iter().collect()
+        answer(seen.into_iter().collect::<Result<_, _>>()?, left_out)
     }
 }
 
@@ -225,11 +224,7 @@ async fn paths(context: &Context, arguments: &Arguments) -> Result<Vec<String>, 
     let mut paths = found.await.map_err(|error| ToolError::failed(format!("no pictures can be found: {error}")))??;
     let mut known = std::collections::HashSet::new();
     paths.retain(|path| known.insert(path.clone()));
-    match paths.len() {
-        0 => Err(ToolError::failed(format!("no file matches {}", arguments.images.join(", ")))),
-        1..=IMAGES_MAX => Ok(paths),
-        many => Err(ToolError::argument("images", format!("{many} pictures match; a call takes at most {IMAGES_MAX}"))),
-    }
+    Ok(paths)
 }
 
 /// The bytes of a picture, if it is one.
@@ -268,19 +263,20 @@ fn no_display() -> ToolError {
 }
 
 /// Put the pictures together. One alone that failed, or all of them, is a failure.
-fn answer(images: Vec<Seen>) -> Result<Answer, ToolError> {
+fn answer(images: Vec<Seen>, left_out: usize) -> Result<Answer, ToolError> {
     let failed = images.iter().filter(|seen| seen.error.is_some()).count();
-    if let Some(Seen { error: Some(error), .. }) = images.first().filter(|_| failed == images.len()) {
+    if let Some(Seen { error: Some(error), .. }) =
+        images.iter().find(|seen| seen.error.is_some()).filter(|_| failed == images.len())
+    {
         let others = if failed > 1 { format!(" (and {} others)", failed - 1) } else { String::new() };
         return Err(ToolError::failed(format!("{error}{others}")));
     }
-    let texts: Vec<&ocr::Text> =
-        images.iter().filter_map(|seen| seen.reading.as_ref()).filter_map(|reading| reading.text.as_ref()).collect();
-    let words = texts.iter().map(|text| text.words).sum();
-    let sum: f64 = texts.iter().filter_map(|text| Some(text.confidence? * text.words as f64)).sum();
+    let readings = || images.iter().map(|seen| &seen.reading);
+    let words = readings().map(|reading| reading.words).sum();
+    let sum: f64 = readings().filter_map(|reading| Some(reading.confidence? * reading.words as f64)).sum();
     let confidence = (words > 0).then(|| (sum / words as f64 * 10.0).round() / 10.0);
-    let written: Vec<&str> = texts.iter().map(|text| text.text.as_str()).filter(|text| !text.is_empty()).collect();
-    Ok(Answer { text: written.join("\n\n"), confidence, words, failed, images })
+    let texts: Vec<&str> = readings().map(|reading| reading.text.as_str()).filter(|text| !text.is_empty()).collect();
+    Ok(Answer { text: texts.join("\n\n"), confidence, words, failed, left_out, images })
 }
 
 #[cfg(test)]
@@ -311,7 +307,7 @@ mod tests {
         ] {
             fixture.file(name, bytes);
             let answer = observe(&fixture, json!({"image": name, "ocr": false})).await.unwrap();
-            assert_eq!(answer["images"], json!([{"path": name}]));
+            assert_eq!((&answer["images"][0]["path"], &answer["images"][0]["error"]), (&json!(name), &Value::Null));
         }
         for (name, bytes) in
             [("fake.png", b"<svg/>".as_slice()), ("note", b"BMW"), ("riff", b"RIFF\0\0\0\0WAVE"), ("empty.png", b"")]
@@ -349,7 +345,6 @@ mod tests {
                 "invalid_arguments",
                 "region",
             ),
-            (json!({"images": ["*.gif"]}), "failed", "no file matches *.gif"),
             (json!({"image": "missing.png"}), "failed", "missing.png does not exist"),
             (json!({"image": "../x.png"}), "failed", "out of the workspace"),
             (json!({"image": "large.png"}), "failed", "larger than"),
@@ -362,16 +357,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_takes_a_limited_number_of_pictures() {
+    async fn a_call_reads_a_limited_number_of_pictures_and_says_what_it_left_out() {
         let fixture = Fixture::new();
-        for n in 0..IMAGES_MAX {
+        let none = observe(&fixture, json!({"images": ["*.png"]})).await.unwrap();
+        assert_eq!((&none["images"], &none["text"], &none["confidence"]), (&json!([]), &json!(""), &Value::Null));
+        for n in 0..IMAGES_MAX + 2 {
             fixture.file(&format!("{n}.png"), PNG);
         }
-        assert!(observe(&fixture, json!({"images": ["*.png"], "ocr": false})).await.is_ok());
-        fixture.file("more.png", PNG);
-        assert_eq!(
-            observe(&fixture, json!({"images": ["*.png"], "ocr": false})).await.unwrap_err().code(),
-            "invalid_arguments"
-        );
+        let answer = observe(&fixture, json!({"images": ["*.png"], "ocr": false})).await.unwrap();
+        assert_eq!((answer["images"].as_array().unwrap().len(), &answer["left_out"]), (IMAGES_MAX, &json!(2)));
     }
 }

@@ -26,21 +26,13 @@ pub(super) struct Ocr {
 /// What a picture is and says.
 #[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub(super) struct Reading {
-    /// Width in pixels.
-    width: u32,
-    /// Height in pixels.
-    height: u32,
-    #[serde(flatten)]
-    pub(super) text: Option<Text>,
-}
-
-/// What a picture says.
-#[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub(super) struct Text {
+    /// Width in pixels, if it is known.
+    width: Option<u32>,
+    /// Height in pixels, if it is known.
+    height: Option<u32>,
     /// The text.
     pub(super) text: String,
-    /// How sure the reader is of the words, in percent on average.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How sure the reader is of the words, in percent on average; null if there are none.
     pub(super) confidence: Option<f64>,
     /// Words.
     pub(super) words: usize,
@@ -50,12 +42,13 @@ pub(super) struct Text {
 
 impl Reading {
     pub(super) fn of_size(width: u32, height: u32) -> Reading {
-        Reading { width, height, text: None }
+        Reading { width: Some(width), height: Some(height), ..Reading::default() }
     }
 
     /// The reading of a picture that was enlarged for it.
     pub(super) fn scaled_down(self, scale: u32) -> Reading {
-        Reading { width: self.width / scale, height: self.height / scale, ..self }
+        let down = |length: Option<u32>| length.map(|length| length / scale);
+        Reading { width: down(self.width), height: down(self.height), ..self }
     }
 }
 
@@ -117,7 +110,7 @@ fn parse(table: &str, layout: Layout) -> Reading {
         let fields: Vec<&str> = row.splitn(12, '\t').collect();
         let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
         match (number(0), fields.get(10).zip(fields.get(11))) {
-            (1, _) => (reading.width, reading.height) = (number(8), number(9)),
+            (1, _) => reading = Reading::of_size(number(8), number(9)),
             (5, Some((confidence, word))) if !word.trim().is_empty() => {
                 sum += confidence.parse::<f64>().unwrap_or(0.0).clamp(0.0, 100.0);
                 lines.entry([number(2), number(3), number(4)]).or_default().push(word.trim());
@@ -125,25 +118,24 @@ fn parse(table: &str, layout: Layout) -> Reading {
             _ => {}
         }
     }
-    let mut text = Text { lines: lines.len(), ..Text::default() };
+    reading.lines = lines.len();
     let mut before = None;
     for (place, words) in &lines {
         let [block, paragraph, _] = *place;
         // In a sparse layout every line is a block of its own.
         let gap = layout != Layout::Sparse && before.is_some_and(|before| before != (block, paragraph));
-        text.text.push_str(if before.is_none() {
+        reading.text.push_str(if before.is_none() {
             ""
         } else if gap {
             "\n\n"
         } else {
             "\n"
         });
-        text.text.push_str(&words.join(" "));
-        text.words += words.len();
+        reading.text.push_str(&words.join(" "));
+        reading.words += words.len();
         before = Some((block, paragraph));
     }
-    text.confidence = (text.words > 0).then(|| (sum / text.words as f64 * 10.0).round() / 10.0);
-    reading.text = Some(text);
+    reading.confidence = (reading.words > 0).then(|| (sum / reading.words as f64 * 10.0).round() / 10.0);
     reading
 }
 
@@ -165,18 +157,18 @@ mod tests {
 
     #[test]
     fn the_table_becomes_text() {
-        let Text { text, confidence, words, lines } = parse(TABLE, Layout::Page).text.unwrap();
+        let Reading { text, confidence, words, lines, .. } = parse(TABLE, Layout::Page);
         assert_eq!((text.as_str(), confidence, words, lines), ("The hive\nis\tawake\n\nend", Some(90.4), 4, 3));
-        assert_eq!(parse(TABLE, Layout::Sparse).text.unwrap().text, "The hive\nis\tawake\nend");
+        assert_eq!(parse(TABLE, Layout::Sparse).text, "The hive\nis\tawake\nend");
         let reading = parse(TABLE, Layout::Page).scaled_down(2);
-        assert_eq!((reading.width, reading.height), (320, 240));
+        assert_eq!((reading.width, reading.height), (Some(320), Some(240)));
     }
 
     #[test]
     fn a_table_without_words_or_sense_is_no_text() {
         for table in ["", "\n\n", "level\n5\t1", "level\n5\tx\ty\n1\t1\t0\t0\t0\t0\t0\t0\t-5\t99999999999\t-1\t"] {
-            let text = parse(table, Layout::Page).text.unwrap();
-            assert_eq!((text.words, text.confidence, text.text.as_str()), (0, None, ""), "{table:?}");
+            let reading = parse(table, Layout::Page);
+            assert_eq!((reading.words, reading.confidence, reading.text.as_str()), (0, None, ""), "{table:?}");
         }
     }
 
