@@ -89,8 +89,10 @@ impl Schema {
             }
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => self.choose(error, context, found),
             Kind::Enum { options } => {
-                let options = options.as_array().map_or(&[][..], Vec::as_slice);
-                found.push(Violation { help: nearest(value, options), ..say(expected_one_of(options, value)) });
+                // What may be left out may be null as well; nobody writes that on purpose.
+                let options: Vec<Value> =
+                    options.as_array().into_iter().flatten().filter(|one| !one.is_null()).cloned().collect();
+                found.push(Violation { help: nearest(value, &options), ..say(expected_one_of(&options, value)) });
             }
             Kind::Constant { expected_value } => {
                 let options = std::slice::from_ref(&**expected_value);

@@ -33,7 +33,7 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
     let mut faults = 0;
     for file in &arguments.files {
         let diagnostics = plan::check::check_file(file, &catalogue);
-        faults += diagnostics.len();
+        faults += diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         for diagnostic in diagnostics {
             let line = if arguments.json { serde_json::to_string(&diagnostic)? } else { diagnostic.to_string() };
             print(&format!("{line}\n"))?;

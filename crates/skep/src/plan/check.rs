@@ -4,7 +4,10 @@
 //! task with a misspelt field still has its templates checked. What only a run can tell (what a template gives, whether a
 //! file exists) is not checked here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::{Map, Value};
 
@@ -14,10 +17,41 @@ use super::{
 };
 use crate::{
     catalogue::{Catalogue, DEADLINE_MAX},
+    config,
     document::{Diagnostic, Document, PROBLEMS_MAX, member},
     duration::Span,
     schema::{Schema, suggest},
 };
+
+/// Everything that is wrong with a file, whatever it is: settings (`skep.toml`, `mcp-config.yaml`), code, or a plan. A
+/// diagnostic that is no error ([`Diagnostic::is_error`]) is for the author to know.
+pub fn check_file(path: &Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    match extension.as_deref() {
+        Some("toml") => config::check(path),
+        Some("py" | "js" | "mjs" | "cjs" | "sh" | "bash" | "rs") => code(path),
+        Some("yaml" | "yml" | "json") | None => match Document::read(path) {
+            Ok(document) if is_settings(&document) => config::check(path),
+            Ok(document) => problems(&document, Some(catalogue)),
+            Err(problems) => problems,
+        },
+        Some(_) => {
+            let problem = Diagnostic::of_file(path.display().to_string(), "is of no kind that can be checked");
+            vec![problem.help("plans end in .yaml, .yml or .json, settings in .toml, code in .py, .js, .sh or .rs")]
+        }
+    }
+}
+
+/// Whether this is `mcp-config.yaml` under whatever name: it has `mcp`, and no tasks.
+fn is_settings(document: &Document) -> bool {
+    document.value.get("mcp").is_some() && document.value.get("tasks").is_none()
+}
+
+/// What is not well-formed in a program.
+fn code(path: &Path) -> Vec<Diagnostic> {
+    let problem = Diagnostic::of_file(path.display().to_string(), "code cannot be checked by this version");
+    vec![problem]
+}
 
 /// Everything that is wrong with a plan; without a catalogue, tools and their arguments are not looked at.
 pub fn problems(document: &Document, catalogue: Option<&Catalogue>) -> Vec<Diagnostic> {
@@ -131,7 +165,7 @@ impl<'a> Check<'a> {
 
     fn tool(&mut self, at: &str, name: &'a str, args: &Value) {
         let Some(catalogue) = self.catalogue else { return };
-        let Ok(tool) = catalogue.get(name) else {
+        let Some(tool) = catalogue.tools().find(|tool| tool.name == name) else {
             let help = suggest(name, catalogue.tools().map(|tool| tool.name));
             let help = help.unwrap_or_else(|| "`skep tools` lists those that there are".to_owned());
             let name = crate::schema::shorten(name, ID_CHARS_MAX);
@@ -346,7 +380,5 @@ fn line_of(text: &str, reference: &Reference) -> usize {
     1 + text[..at].matches('\n').count()
 }
 
-/// Every fault of a file.
-pub fn check_file(path: &std::path::Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
-    Document::read(path).map_or_else(|problems| problems, |document| problems(&document, Some(catalogue)))
-}
+#[cfg(test)]
+mod tests;
