@@ -1,11 +1,14 @@
 //! `search`: one question to the user's files, to the web or to X, and the same shape of answer from all of them.
 //!
 //! This module owns the arguments, the answer and the choice of the source. [`files`] is always there and reaches
-//! nothing but the workspace and the outputs; the others need an engine that the operator has configured.
+//! nothing but the workspace and the outputs; [`web`] and [`x`] need what the operator has configured.
 
 mod files;
+mod http;
 mod lines;
 mod rank;
+pub mod web;
+pub mod x;
 
 use std::time::{Duration, Instant};
 
@@ -29,9 +32,22 @@ const GLOBS_MAX: usize = 64;
 /// How long an answer of the web or of X is given again to the same question.
 const WEB_TTL: Duration = Duration::from_secs(60);
 
+/// Who is asked beyond this machine: section `[search]` of the configuration.
+#[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Source `web`.
+    pub web: web::Settings,
+    /// Source `x`.
+    pub x: x::Settings,
+}
+
 /// See [`BuiltIn::DESCRIPTION`].
 pub(super) struct Search {
     files: files::Files,
+    web: web::Web,
+    x: x::X,
+    http: http::Http,
 }
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -183,8 +199,14 @@ struct FileCount {
 }
 
 impl Search {
-    pub(super) fn new() -> Search {
-        Search { files: files::Files::default() }
+    /// A search with these settings, and the keys from the environment.
+    pub(super) fn new(settings: &Settings, env: impl Fn(&str) -> Option<String>) -> Search {
+        Search {
+            files: files::Files::default(),
+            web: web::Web::new(&settings.web, &env),
+            x: x::X::new(&settings.x, &env),
+            http: http::Http::default(),
+        }
     }
 }
 
@@ -204,12 +226,11 @@ impl BuiltIn for Search {
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
         let began = Instant::now();
+        let (query, limit) = (arguments.query.as_str(), arguments.limit());
         let answer = match arguments.source {
             Source::Files => self.files.search(context, &arguments).await?,
-            Source::Web | Source::X => {
-                let cure = "search files instead (source files)".to_owned();
-                return Err(ToolError::Unavailable { message: "no engine is configured".to_owned(), cure });
-            }
+            Source::Web => self.web.search(&self.http, context, query, limit).await?,
+            Source::X => self.x.search(&self.http, context, query, limit).await?,
         };
         Ok(Answer { duration_ms: began.elapsed().as_secs_f64() * 1e3, ..answer })
     }
