@@ -82,7 +82,12 @@ impl Hive {
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
     let sandbox = SandboxOnDemand::new(tools::sandbox_config(workspace, outputs));
-    let parts = Parts { sandbox: sandbox.clone(), web: net::Client::new(&settings.web), model: model(settings) };
+    let parts = Parts {
+        sandbox: sandbox.clone(),
+        web: net::Client::new(&settings.web),
+        model: model(settings),
+        search: settings.search.clone(),
+    };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {
         let named = |names: &[String]| names.iter().any(|name| name == tool.name);

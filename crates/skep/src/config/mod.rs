@@ -27,6 +27,7 @@ use crate::{
     document::{Diagnostic, Document, Format},
     model, net,
     run::Agents,
+    tools::search,
 };
 
 /// File name of the settings, here and in the configuration directory.
@@ -57,6 +58,8 @@ pub struct Settings {
     pub agents: Agents,
     /// Which tools there are.
     pub tools: Tools,
+    /// Where the web and X are searched.
+    pub search: search::Settings,
     /// Requests to addresses that callers choose.
     pub web: net::Settings,
     /// The model, if there is one.
@@ -177,8 +180,21 @@ fn fill_in(
     variable: impl Fn(&str) -> Option<String>,
     flags: Overrides,
 ) -> Result<Settings, Diagnostic> {
-    let file::File { home, database, workspace, hubs, token, token_file, mut serve, run, tools, web, model, log } =
-        file;
+    let file::File {
+        home,
+        database,
+        workspace,
+        hubs,
+        token,
+        token_file,
+        mut serve,
+        run,
+        tools,
+        search,
+        web,
+        model,
+        log,
+    } = file;
     let home = match flags.home.or(home) {
         Some(home) => home,
         None => default_home(variable)?,
@@ -202,6 +218,7 @@ fn fill_in(
             observers: flags.observers.or(run.observers).unwrap_or(AGENTS.observers),
         },
         tools,
+        search,
         web,
         model,
         log,

@@ -26,11 +26,13 @@ pub struct Parts {
     pub web: net::Client,
     /// What answers questions.
     pub model: Model,
+    /// Where the web and X are searched.
+    pub search: search::Settings,
 }
 
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox, web, model } = parts;
+    let Parts { sandbox, web, model, search } = parts;
     vec![
         Tool::new(ai::Ai { model }),
         Tool::new(bash::Bash { sandbox: sandbox.clone() }),
@@ -42,6 +44,6 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
         Tool::new(files::ListFiles),
         Tool::new(http_request::HttpRequest { client: web }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
-        Tool::new(search::Search::new()),
+        Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
     ]
 }

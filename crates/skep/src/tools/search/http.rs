@@ -107,7 +107,10 @@ impl Engine {
         }
         let unreadable = |error: serde_path_to_error::Error<serde_json::Error>| {
             let (place, error) = (error.path().to_string(), error.inner());
-            ToolError::failed(format!("{} answered something that its API does not document: {place}: {error}", self.name))
+            ToolError::failed(format!(
+                "{} answered something that its API does not document: {place}: {error}",
+                self.name
+            ))
         };
         serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&body)).map_err(unreadable)
     }
@@ -115,7 +118,12 @@ impl Engine {
     async fn exchange(&self, request: RequestBuilder) -> Result<(StatusCode, HeaderMap, Vec<u8>), ToolError> {
         let unreachable = |error: reqwest::Error| {
             // Without the URL, which holds the query and is long.
-            ToolError::failed(format!("{} at {} cannot be reached: {}", self.name, self.base, deepest(&error.without_url())))
+            ToolError::failed(format!(
+                "{} at {} cannot be reached: {}",
+                self.name,
+                self.base,
+                deepest(&error.without_url())
+            ))
         };
         let mut response = request.send().await.map_err(unreachable)?;
         let mut body = Vec::new();
@@ -161,7 +169,8 @@ impl Engine {
     /// What an engine says of an error, as `: …`, wherever the engines that we know put it.
     fn said(&self, body: &[u8]) -> String {
         let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
-        let places = ["/error/detail", "/detail/error", "/detail", "/error/message", "/errors/0/message", "/error", "/title"];
+        let places =
+            ["/error/detail", "/detail/error", "/detail", "/error/message", "/errors/0/message", "/error", "/title"];
         let Some(said) = places.iter().find_map(|place| body.pointer(place)?.as_str()) else { return String::new() };
         let said = match &self.key {
             Some(key) => said.replace(&key.value, "…"),

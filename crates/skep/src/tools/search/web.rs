@@ -6,6 +6,8 @@
 //! - DuckDuckGo: its Instant Answer API, which needs no key. It answers what it knows by itself (definitions, topics);
 //!   it is no list of pages.
 
+use std::time::{Duration, Instant};
+
 use reqwest::{Client, header::ACCEPT};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,14 +17,14 @@ use super::{
     Answer, Found,
     http::{Engine, Http, Key},
 };
-use crate::{catalogue::ToolError, workspace::Context};
+use crate::{catalogue::ToolError, tools::page, workspace::Context};
 
 /// Results that Brave and Tavily give at most.
 const RESULTS_MAX: usize = 20;
 /// Characters of an excerpt.
 const SNIPPET_CHARS_MAX: usize = 600;
-/// Columns to which HTML is laid out: no line of an excerpt is that long.
-const COLUMNS: usize = 10_000;
+/// How long the markup of one title or snippet is taken apart.
+const PLAIN_TIME_MAX: Duration = Duration::from_millis(100);
 /// Section of the configuration.
 const SECTION: &str = "search.web";
 
@@ -238,10 +240,8 @@ fn plain(html: String) -> String {
     if !html.contains(['<', '&']) {
         return html;
     }
-    match html2text::config::plain_no_decorate().string_from_read(html.as_bytes(), COLUMNS) {
-        Ok(text) => text.trim().to_owned(),
-        Err(_) => html,
-    }
+    let Ok(base) = reqwest::Url::parse("about:blank") else { return html };
+    page::read(&html, &base, page::Style::Text, html.len(), Instant::now() + PLAIN_TIME_MAX).text.trim().to_owned()
 }
 
 async fn tavily(
@@ -300,7 +300,9 @@ async fn duckduckgo(engine: &Engine, client: &Client, context: &Context, query: 
         for topic in topics {
             match topic {
                 Topic::Group { topics } => add(topics, hits),
-                Topic::One { text, url } => hits.push(hit(text.split(" - ").next().unwrap_or(&text).to_owned(), url, text.clone())),
+                Topic::One { text, url } => {
+                    hits.push(hit(text.split(" - ").next().unwrap_or(&text).to_owned(), url, text.clone()))
+                }
             }
         }
     }
