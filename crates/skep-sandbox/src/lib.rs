@@ -38,12 +38,14 @@ mod probe;
 mod request;
 mod root;
 mod sandbox;
+mod seat;
 mod seccomp;
 mod selftest;
 mod slot;
 mod supervise;
 mod sys;
 mod tier;
+mod users;
 mod wire;
 mod zygote;
 

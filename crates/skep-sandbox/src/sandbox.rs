@@ -22,8 +22,8 @@ use crate::{
     helper::Helper,
     probe, root, selftest,
     supervise::Supervised,
+    users::USERS_MAX,
     wire::{self, Message as _},
-    zygote::USERS_MAX,
 };
 
 /// What a sandbox is made from; the same for all requests that it serves.

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Defence, End, Error, InFile, Outcome, Request, Run, Sandbox};
@@ -42,6 +43,8 @@ pub enum Verdict {
 
 /// Room in `/tmp` beside the attacker's own executable, in bytes.
 const SPARE: u64 = 8 << 20;
+/// How long making a sandbox ahead takes, generously. Was there none, the attack is still one.
+const POOL_FILLS_WITHIN: Duration = Duration::from_millis(50);
 /// The deadline for what would not end by itself.
 const SHORT: Duration = Duration::from_millis(300);
 /// How much later than the deadline an answer may come on a busy machine.
@@ -97,38 +100,58 @@ impl Drop for Host {
     }
 }
 
+/// Room for the attacker in a sandbox that was made ahead, with the default limits.
+const ROOM: u64 = 60 << 20;
+
 async fn from_inside(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
-    let every = |verdict: &Verdict| {
-        let attempt = |attack: &inside::Attack| Attempt { attack: attack.name, verdict: verdict.clone() };
-        inside::ATTACKS.iter().map(attempt).collect()
-    };
+    let every = |verdict: Verdict| vec![verdict; inside::ATTACKS.len()];
     let prepared = Host::listen().and_then(|host| Ok((host.variables()?, host, std::fs::read(program)?)));
     let (variables, host, bytes) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => return every(&Verdict::Untried(format!("the attacker cannot be prepared: {error}"))),
+        Err(error) => return named(every(Verdict::Untried(format!("the attacker cannot be prepared: {error}")))),
     };
     let mut request = Request::new(Run::Argv(vec![format!("/tmp/{}", inside::NAME).into()]));
-    request.limits.tmp = bytes.len() as u64 + SPARE;
-    request.files = vec![InFile { path: inside::NAME.into(), bytes }];
     request.env = variables;
-    let outcome = match sandbox.run(request, CancellationToken::new()).await {
-        Ok(outcome) => outcome,
-        Err(error) => return every(&Verdict::Untried(error.to_string())),
-    };
-    let output = String::from_utf8_lossy(&outcome.stdout).into_owned();
-    let mut lines = output.lines();
-    let mut attempts: Vec<Attempt> = Vec::new();
-    for attack in inside::ATTACKS {
-        let verdict = match lines.next() {
-            Some("ok") => Verdict::Defended,
-            Some(reached) => Verdict::Broken(reached.to_owned()),
-            None => Verdict::Untried(format!("the attacker had ended with {:?}", outcome.end)),
-        };
-        attempts.push(Attempt { attack: attack.name, verdict });
+    let mut made = request.clone();
+    made.limits.tmp = bytes.len() as u64 + SPARE;
+    let small = bytes.len() as u64 <= ROOM;
+    let attacker = vec![InFile { path: inside::NAME.into(), bytes }];
+    let mut verdicts = attacked(sandbox, Request { files: attacker.clone(), ..made }).await;
+    if small {
+        // Once more with the default limits, so that a sandbox that was made ahead is attacked, too.
+        sleep(POOL_FILLS_WITHIN).await;
+        let again = attacked(sandbox, Request { files: attacker, ..request }).await;
+        for (verdict, again) in verdicts.iter_mut().zip(again) {
+            if *verdict == Verdict::Defended {
+                *verdict = again;
+            }
+        }
     }
+    let mut attempts = named(verdicts);
     let arrived = host.udp.recv(&mut [0]).is_ok();
     attempts.push(judge("have a datagram arrive at the host", if arrived { Err("one did".into()) } else { Ok(()) }));
     attempts
+}
+
+/// One verdict for each attack.
+async fn attacked(sandbox: &Sandbox, request: Request) -> Vec<Verdict> {
+    let outcome = match sandbox.run(request, CancellationToken::new()).await {
+        Ok(outcome) => outcome,
+        Err(error) => return vec![Verdict::Untried(error.to_string()); inside::ATTACKS.len()],
+    };
+    let output = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let mut lines = output.lines();
+    let verdict = |_| match lines.next() {
+        Some("ok") => Verdict::Defended,
+        Some(reached) => Verdict::Broken(reached.to_owned()),
+        None => Verdict::Untried(format!("the attacker had ended with {:?}", outcome.end)),
+    };
+    inside::ATTACKS.iter().map(verdict).collect()
+}
+
+fn named(verdicts: Vec<Verdict>) -> Vec<Attempt> {
+    let names = inside::ATTACKS.iter().map(|attack| attack.name);
+    names.zip(verdicts).map(|(attack, verdict)| Attempt { attack, verdict }).collect()
 }
 
 fn judge(attack: &'static str, result: Result<(), String>) -> Attempt {

@@ -28,8 +28,9 @@ use crate::{
     memory::Watch,
     root, sys,
     sys::{Cloned, Status},
+    users::map_user,
     wire::{self, Call, Job, Message as _, Report},
-    zygote::{Template, map_user},
+    zygote::Template,
 };
 
 /// The id that a command has inside, whatever it is outside.

@@ -48,6 +48,8 @@ const FDS_MAX: usize = 8;
 pub(crate) struct Call {
     /// A sandbox that was made with the default limits and without a network will do.
     pub(crate) plain: bool,
+    /// It needs rights to its network.
+    pub(crate) loopback: bool,
     /// The limit on memory, which can be set late.
     pub(crate) memory: u64,
 }
@@ -196,11 +198,12 @@ impl Message for Setup {
 impl Message for Call {
     fn encode(&self, out: &mut Encoder) {
         out.number(self.plain);
+        out.number(self.loopback);
         out.number(self.memory);
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Call> {
-        Some(Call { plain: from.number()? == 1, memory: from.number()? })
+        Some(Call { plain: from.number()? == 1, loopback: from.number()? == 1, memory: from.number()? })
     }
 }
 
@@ -353,7 +356,7 @@ impl Job {
         let Limits { wall, memory, output, .. } = self.limits;
         // These three are enforced from outside.
         let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
-        Call { plain, memory }
+        Call { plain, loopback: self.net == Net::Loopback, memory }
     }
 }
 

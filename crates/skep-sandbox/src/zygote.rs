@@ -19,7 +19,7 @@
 //! its files.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fs, io,
     os::fd::{AsFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,14 +28,10 @@ use std::{
 use libc::pid_t;
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags, open, openat},
+    fs::{Mode, OFlags, open},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{
-        DumpableBehavior, Resource, Rlimit, Signal, getegid, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
-        setsid, umask,
-    },
-    thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit, setsid, umask},
 };
 
 use crate::{
@@ -43,9 +39,11 @@ use crate::{
     fault::{At, Fault},
     pool::{Pool, Waiting},
     root::{self, Parts},
+    seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
     sys::{self, Cloned},
+    users::{Users, become_user, map_user},
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
 };
 
@@ -57,11 +55,6 @@ const OWNED_FROM: RawFd = 10;
 
 /// Where the launcher keeps the pipe that ties the zygote to its life.
 const GO: RawFd = 3;
-
-/// Ids that the sandboxes of a server run by root may use, one each: also how many can live at once.
-pub(crate) const USERS_MAX: u32 = 4096;
-/// Where those ids start. systemd's list of id ranges keeps this one free, and `useradd` never comes here.
-const USERS_FROM: u32 = 2_000_000_000;
 
 /// All that a process can be separated from.
 fn namespaces(defences: Defences) -> libc::c_int {
@@ -146,86 +139,6 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
     }
 }
 
-/// Whose processes the sandboxes' are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Users {
-    /// The server's user and group.
-    Own { user: u32, group: u32 },
-    /// Ids from this one on, the first for the zygote.
-    Range { from: u32, count: u32 },
-}
-
-impl Users {
-    fn choose() -> Result<Users, Fault> {
-        let own = Users::Own { user: geteuid().as_raw(), group: getegid().as_raw() };
-        if !geteuid().is_root() {
-            return Ok(own);
-        }
-        let map = fs::read_to_string("/proc/self/uid_map").at("read /proc/self/uid_map")?;
-        match Root::of(&map) {
-            Root::Has { from, count } => Ok(Users::Range { from, count }),
-            Root::IsAnother => Ok(own),
-            Root::IsAlone => Err(Errno::PERM).at("find a user other than root"),
-        }
-    }
-}
-
-/// What root is in its namespace.
-#[derive(Debug, PartialEq)]
-enum Root {
-    /// It has other ids to give.
-    Has { from: u32, count: u32 },
-    /// The root of a namespace that an ordinary user made, without other ids.
-    IsAnother,
-    /// Root of the machine as far as one can see, without other ids.
-    IsAlone,
-}
-
-impl Root {
-    /// Reads it from a `uid_map`.
-    fn of(map: &str) -> Root {
-        let line = |line: &str| {
-            let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
-            Some([numbers.next()??, numbers.next()??, numbers.next()??])
-        };
-        let lines: Vec<[u64; 3]> = map.lines().filter_map(line).collect();
-        let wanted = u64::from(USERS_MAX) + 1;
-        let from = u64::from(USERS_FROM);
-        if lines.iter().any(|[inside, _, count]| *inside <= from && from + wanted <= inside + count) {
-            return Root::Has { from: USERS_FROM, count: USERS_MAX + 1 };
-        }
-        // Inside a container: the last ids that it has, which are the ones least likely to mean somebody.
-        let Some([inside, outside, count]) = lines.into_iter().max_by_key(|[inside, _, count]| inside + count) else {
-            return Root::IsAlone;
-        };
-        let available = if inside == 0 { count.saturating_sub(1) } else { count }.min(wanted);
-        match inside + count - available {
-            from if available >= 2 => Root::Has { from: from as u32, count: available as u32 },
-            _ if inside == 0 && outside != 0 => Root::IsAnother,
-            _ => Root::IsAlone,
-        }
-    }
-}
-
-/// Changes every id of the process to `id`, and leaves all groups.
-fn become_user(id: u32) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)
-}
-
-/// Maps one id of the parent namespace into that of the caller, who has it as its effective id.
-pub(crate) fn map_user(proc: impl AsFd, inside: u32, parent: (u32, u32)) -> Result<(), Fault> {
-    let put = |file: &str, text: String| {
-        let fd = openat(&proc, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&fd, text.as_bytes()).map(drop)
-    };
-    put("self/setgroups", "deny".into()).at("map users")?;
-    put("self/uid_map", format!("{inside} {} 1", parent.0)).at("map users")?;
-    put("self/gid_map", format!("{inside} {} 1", parent.1)).at("map users")
-}
-
 /// What every sandbox is made from.
 pub(crate) struct Template {
     pub(crate) root: root::Root,
@@ -242,9 +155,7 @@ struct Zygote {
     launcher: OwnedFd,
     signals: OwnedFd,
     template: Template,
-    /// Ids of the zygote's namespace for the next sandboxes, the one that has rested longest first. Empty if the
-    /// server's user is all there is.
-    users: Option<VecDeque<u32>>,
+    seats: Seats,
     living: HashMap<pid_t, Living>,
     ready: Pool,
 }
@@ -253,7 +164,7 @@ struct Zygote {
 struct Living {
     /// Where the server hears of the request that it serves, if it does.
     report: Option<OwnedFd>,
-    user: u32,
+    seat: Seat,
 }
 
 impl Zygote {
@@ -296,7 +207,15 @@ impl Zygote {
                 .collect(),
         };
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote { control, launcher, signals, template, users: range, living: HashMap::new(), ready: Pool::new() })
+        Ok(Zygote {
+            control,
+            launcher,
+            signals,
+            template,
+            seats: Seats::new(range),
+            living: HashMap::new(),
+            ready: Pool::new(),
+        })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -348,8 +267,8 @@ impl Zygote {
         let Ok((keeper, their_keeper)) = pair() else { return };
         let Ok((command, their_command)) = pair() else { return };
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
-        if let Ok((pid, user, pidfd)) = self.clone_keeper(purpose) {
-            self.living.insert(pid, Living { report: None, user });
+        if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false) {
+            self.living.insert(pid, Living { report: None, seat });
             self.ready.add(Waiting { pid, pidfd, keeper, command });
         }
     }
@@ -357,51 +276,45 @@ impl Zygote {
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
     fn start(&mut self, call: Call, order: Order) {
         let ready = if call.plain { self.ready.hand_over(call, &order) } else { None };
+        let ready = ready.and_then(|(pid, pidfd)| Some((pid, self.living.remove(&pid)?.seat, pidfd)));
         let born = match ready {
-            Some((pid, pidfd)) => Ok((pid, self.living.remove(&pid).map_or(0, |living| living.user), pidfd)),
-            None => self.clone_keeper(Purpose::Order(&order)),
+            Some(ready) => Ok(ready),
+            None => self.clone_keeper(Purpose::Order(&order), call.loopback),
         };
-        let told = match born {
-            Ok((pid, user, pidfd)) => {
+        // A server that has gone away shows on the control socket.
+        let _ = match born {
+            Ok((pid, seat, pidfd)) => {
                 let told = wire::send(&order.report, &Report::Born.bytes(), &[pidfd.as_fd()]);
                 if told.is_err() {
                     // Nobody waits for it any more.
                     let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                 }
-                self.living.insert(pid, Living { report: Some(order.report), user });
+                self.living.insert(pid, Living { report: Some(order.report), seat });
                 told
             }
             Err(fault) => wire::send(&order.report, &Report::Fault(fault).bytes(), &[]),
         };
-        // A server that has gone away shows on the control socket.
-        drop(told);
     }
 
-    fn clone_keeper(&mut self, purpose: Purpose<'_>) -> Result<(pid_t, u32, OwnedFd), Fault> {
-        let user = match &mut self.users {
-            None => 0,
-            Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
-        };
-        let cloned = lend(user).and_then(|()| sys::clone(namespaces(self.template.defences)).at("make namespaces"));
+    /// Starts a keeper, with rights to its network if it is to have `loopback`.
+    fn clone_keeper(&mut self, purpose: Purpose<'_>, loopback: bool) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        let Template { root, defences, .. } = &self.template;
+        let reuse = !loopback && defences.has(Defence::Network);
+        let flags = namespaces(*defences) & if reuse { !libc::CLONE_NEWNET } else { !0 };
+        let seat = self.seats.take(reuse, &root.proc)?;
+        let cloned = seat.enter().and_then(|()| sys::clone(flags).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
-            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, user)));
+            let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, seat.user)));
             sys::exit(125)
         }
-        let back = lend(0);
-        match (cloned, back) {
-            (Ok(Cloned::Parent(pid, pidfd)), Ok(())) => Ok((pid, user, pidfd)),
+        match (cloned, Seat::leave()) {
+            (Ok(Cloned::Parent(pid, pidfd)), Ok(())) => Ok((pid, seat, pidfd)),
             (Err(fault), Ok(())) => {
-                self.release(user);
+                self.seats.give_back(seat);
                 Err(fault)
             }
             // Without its own id the zygote is of no use any more; the server starts another.
             _ => sys::exit(1),
-        }
-    }
-
-    fn release(&mut self, user: u32) {
-        if let Some(users) = &mut self.users {
-            users.push_back(user);
         }
     }
 
@@ -410,8 +323,8 @@ impl Zygote {
         sys::drain(&self.signals);
         while let Some(ended) = sys::reap(false) {
             self.ready.forget(ended.pid);
-            if let Some(Living { report, user }) = self.living.remove(&ended.pid) {
-                self.release(user);
+            if let Some(Living { report, seat }) = self.living.remove(&ended.pid) {
+                self.seats.give_back(seat);
                 if let Some(report) = report {
                     // The server may have heard enough already.
                     let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
@@ -423,39 +336,4 @@ impl Zygote {
 
 fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-}
-
-/// Puts on the effective user `id` of the zygote's namespace, so that what is cloned next belongs to it. 0 is the
-/// zygote's own, and puts its capabilities back.
-fn lend(id: u32) -> Result<(), Fault> {
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    if geteuid() == uid {
-        return Ok(());
-    }
-    // The group first on the way out and last on the way back: changing it needs the capabilities of 0.
-    if id != 0 {
-        set_thread_res_gid(None, gid, None).at("lend a group")?;
-    }
-    set_thread_res_uid(None, uid, None).at("lend a user")?;
-    if id == 0 {
-        set_thread_res_gid(None, gid, None).at("lend a group")?;
-    }
-    set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn root_is_never_mapped() {
-        let host = "         0          0 4294967295\n";
-        assert_eq!(Root::of(host), Root::Has { from: USERS_FROM, count: USERS_MAX + 1 });
-        assert_eq!(Root::of("0 100000 65536\n"), Root::Has { from: 65536 - 4097, count: 4097 });
-        assert_eq!(Root::of("0 1000 1\n1 100000 65536\n"), Root::Has { from: 65537 - 4097, count: 4097 });
-        assert_eq!(Root::of("0 5000 3\n"), Root::Has { from: 1, count: 2 });
-        assert_eq!(Root::of("0 1000 1\n"), Root::IsAnother);
-        assert_eq!(Root::of("0 0 1\n"), Root::IsAlone);
-        assert_eq!(Root::of(""), Root::IsAlone);
-    }
 }

@@ -11,6 +11,9 @@ use skep_sandbox::End;
 /// Requests, in a build for speed or for debugging.
 const REQUESTS: usize = if cfg!(debug_assertions) { 400 } else { 10_000 };
 
+/// As the helper has it.
+const NETWORKS_MAX: usize = 64;
+
 #[test]
 fn all_of_this_holds_for_an_ordinary_user() {
     again_as_ordinary_user();
@@ -100,8 +103,8 @@ async fn many_requests_leave_nothing_behind() {
     assert!(waiting.abs() <= 4, "{before:?} {after:?}");
     assert_eq!(before.descriptors, after.descriptors);
     assert_eq!(before.mounts, after.mounts);
-    // Three descriptors each.
-    assert!(after.helper_descriptors as i64 - before.helper_descriptors as i64 <= 3 * waiting.max(0), "{after:?}");
+    // Those that wait have a few, and empty networks are kept for reuse, so many at most.
+    assert!(after.helper_descriptors <= before.helper_descriptors + NETWORKS_MAX + 3 * 4, "{before:?} {after:?}");
     let grown = [resident(std::process::id()).saturating_sub(server), resident(zygote()).saturating_sub(helper)];
     assert!(grown.iter().all(|kilobytes| *kilobytes < 2048), "{grown:?} kB more");
 }
