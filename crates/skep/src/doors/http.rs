@@ -261,10 +261,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     }
     metrics::request(&method, route, status, began);
     let ms = began.elapsed().as_secs_f64() * 1e3;
-    match status.is_server_error() {
-        true => tracing::warn!(parent: &span, status = status.as_u16(), ms, "answered"),
-        false => tracing::info!(parent: &span, status = status.as_u16(), ms, "answered"),
-    }
+    tracing::debug!(parent: &span, status = status.as_u16(), ms, "answered");
     response
 }
 

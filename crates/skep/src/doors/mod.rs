@@ -46,6 +46,8 @@ use crate::{catalogue::Catalogue, workspace::Dir};
 
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
+/// Bytes of a request's head, and of what a connection reads ahead. A connection that idles has taken none of them.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Connections above the limit that are told so, instead of being closed without a word.
 const REFUSALS_AT_ONCE_MAX: usize = 64;
 /// Time that a connection gets to hear that there are too many.
@@ -282,7 +284,7 @@ struct Connections {
 impl Connections {
     fn new(hub: Arc<Hub>, options: &Options, close: CancellationToken) -> Connections {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
+        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max).max_buf_size(HEAD_BYTES_MAX);
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
         let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));

@@ -129,6 +129,14 @@ async fn a_body_that_is_too_large_is_refused_even_to_a_client_that_sends_it_all_
 }
 
 #[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let hub = Hub::start(Options::default()).await;
+    let (fits, too_large) = ("x".repeat(60 << 10), "x".repeat(70 << 10));
+    assert_eq!(hub.send("POST", "/process", &[("x-large", &fits)], ECHO).await, ECHOED);
+    assert_eq!(hub.send("POST", "/process", &[("x-large", &too_large)], ECHO).await, "431 ");
+}
+
+#[tokio::test]
 async fn bodies_together_take_no_more_memory_than_allowed() {
     let limits = body::Limits { bodies_bytes_max: 1000, ..Default::default() };
     let mut hub = Hub::start(Options { bodies: limits, ..Options::default() }).await;
