@@ -1,4 +1,6 @@
 //! Runs the real program, as a user would, in a home and a workspace of its own.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
 
 use std::{
     io::{BufRead, BufReader, Lines},
@@ -23,6 +25,11 @@ impl User {
     /// The directory that the user works in.
     pub(crate) fn workspace(&self) -> &Path {
         self.workspace.path()
+    }
+
+    /// Where Skep keeps its state.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Put a file into the workspace.

@@ -1,0 +1,106 @@
+//! Bad input gets a clear error, loses nothing, and leaves nothing running.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::fmt::Write as _;
+
+use support::User;
+
+#[test]
+fn a_plan_with_too_many_tasks_is_refused_with_the_limit() {
+    let user = User::new();
+    let mut plan = "name: many\ntasks:\n".to_owned();
+    for n in 0..10_000 {
+        writeln!(plan, "  t{n}: {{ tool: bash, args: {{ command: 'true' }} }}").unwrap();
+    }
+    user.file("plan.yaml", &plan);
+    let said = user.skep(&["run", "plan.yaml"]);
+    assert_eq!(said.code(), 1);
+    assert!(said.stderr().contains("10000") && said.stderr().contains("4096"), "{}", said.stderr());
+    assert!(said.stderr().lines().count() < 10, "one error is enough");
+}
+
+#[test]
+fn a_plan_with_a_cycle_is_refused_and_the_cycle_is_named() {
+    let user = User::new();
+    user.file(
+        "plan.yaml",
+        "name: n\ntasks:\n  a: { tool: bash, depends_on: c, args: { command: x } }\n  \
+         b: { tool: bash, depends_on: a, args: { command: x } }\n  \
+         c: { tool: bash, args: { command: '{{ tasks.b.result }}' } }\n",
+    );
+    let said = user.skep(&["run", "plan.yaml"]);
+    assert_ne!(said.code(), 0);
+    for name in ["a", "b", "c"] {
+        assert!(said.stderr().contains(name), "{}", said.stderr());
+    }
+    assert!(said.stderr().contains("cycle") || said.stderr().contains("each other"), "{}", said.stderr());
+}
+
+#[test]
+fn a_plan_that_is_not_there_or_not_a_plan_is_an_error() {
+    let user = User::new();
+    user.file("list.yaml", "- 1\n- 2\n");
+    user.file("broken.yaml", "name: [\n");
+    for (file, expected) in
+        [("none.yaml", "none.yaml"), ("list.yaml", "list.yaml:1:1"), ("broken.yaml", "broken.yaml:")]
+    {
+        let said = user.skep(&["run", file]);
+        assert_eq!(said.code(), 1);
+        assert!(said.stderr().contains(expected), "{}", said.stderr());
+    }
+}
+
+#[test]
+fn a_tool_that_floods_forks_hangs_or_daemonises_costs_only_itself() {
+    let user = User::new();
+    let plan = r#"
+name: hostile
+tasks:
+  floods: { tool: bash, allow_failure: true, args: { command: "yes" } }
+  forks: { tool: bash, timeout: 2s, allow_failure: true, args: { command: "bomb() { bomb | bomb & }; bomb; sleep 60" } }
+  hangs: { tool: bash, timeout: 1s, allow_failure: true, args: { command: "trap '' TERM INT HUP; sleep 600" } }
+  daemonises: { tool: bash, args: { command: "setsid sh -c 'sleep 600 &' & echo done" } }
+  well: { tool: bash, timeout: 60s, args: { command: "echo well" } }
+"#;
+    user.file("plan.yaml", plan);
+    user.skep(&["run", "plan.yaml"]).ok();
+    let tasks = user.skep(&["show", "--json"]).ok().json()["tasks"].clone();
+    let error = |n: usize| tasks[n]["error"].as_str().unwrap_or_default().to_owned();
+    assert!(error(0).contains("printed more than allowed"), "{}", error(0));
+    assert!(error(2).contains("timed out after 1s"), "{}", error(2));
+    assert_eq!(tasks[3]["result"]["stdout"], "done\n");
+    assert_eq!(tasks[4]["result"]["stdout"], "well\n");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_left_as_it_is() {
+    let user = User::new();
+    user.skep(&["runs"]).ok();
+    let path = user.home().join("skep.db");
+    for name in ["skep.db-wal", "skep.db-shm"] {
+        let _ = std::fs::remove_file(user.home().join(name));
+    }
+    let garbage = "this is not a database, but somebody's only copy of something. ".repeat(100);
+    std::fs::write(&path, &garbage).unwrap();
+    let said = user.skep(&["runs"]);
+    assert_ne!(said.code(), 0);
+    assert!(said.stderr().contains("skep.db") || said.stderr().contains("database"), "{}", said.stderr());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), garbage);
+}
+
+#[test]
+fn values_that_are_too_large_for_a_task_fail_that_task_alone() {
+    let user = User::new();
+    let plan = r#"
+name: large
+tasks:
+  large: { tool: compose, allow_failure: true, args: { text: "{{ 'x' * 9000000 }}" } }
+  small: { tool: compose, args: { text: "{{ tasks.large.status }}" } }
+"#;
+    user.file("plan.yaml", plan);
+    user.skep(&["run", "plan.yaml"]).ok();
+    let tasks = user.skep(&["show", "--json"]).ok().json()["tasks"].clone();
+    assert_eq!((&tasks[0]["status"], &tasks[1]["result"]["text"]), (&"failed".into(), &"failed".into()));
+}

@@ -1,0 +1,115 @@
+//! `skep serve`, and runs that use it, seen from outside.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use support::User;
+
+/// A hub of its own on a free port; it ends with the value.
+struct Hub {
+    child: Child,
+    url: String,
+}
+
+impl Hub {
+    fn start(user: &User) -> Hub {
+        let mut child = user
+            .command(&["serve", "--bind", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.next().expect("the hub says where it listens").unwrap();
+        let url = line.rsplit(' ').next().unwrap().to_owned();
+        std::thread::spawn(move || lines.for_each(drop)); // so that the hub never waits for its reader
+        Hub { child, url }
+    }
+
+    async fn process(&self, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        let request = reqwest::Client::new().post(format!("{}/process", self.url)).body(body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    fn stop(&mut self) -> i32 {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn process_answers_as_its_first_clients_expect() {
+    let user = User::new();
+    user.file("notes.txt", "TODO: everything\n");
+    let mut hub = Hub::start(&user);
+
+    let (status, answer) = hub.process(r#"{"tool": "bash", "args": {"command": "echo hi"}}"#).await;
+    assert_eq!((status, &answer["status"], &answer["stdout"]), (200, &json!("ok"), &json!("hi\n")));
+
+    let (status, answer) = hub.process(r#"{"tool": "search", "args": {"query": "todo"}}"#).await;
+    assert_eq!((status, &answer["results"][0]["path"]), (200, &json!("notes.txt")));
+
+    let (status, answer) = hub.process(r#"{"tool": "bahs", "args": {}}"#).await;
+    assert_eq!((status, &answer["status"]), (200, &json!("error")));
+    assert!(answer["message"].as_str().unwrap().starts_with("Unknown tool"), "{answer}");
+
+    let slow = r#"{"tool": "bash", "args": {"command": "sleep 60"}, "timeout": 1}"#;
+    let (status, answer) = hub.process(slow).await;
+    assert_eq!(status, 200);
+    assert!(answer["message"].as_str().unwrap().contains("timed out after 1s"), "{answer}");
+
+    let code = r#"{"tool": "generate_code", "args": {"language": "bash", "code": "echo 42", "path": "a.sh"}}"#;
+    let (_, answer) = hub.process(code).await;
+    let run = json!({ "tool": "execute_generated_code", "args": { "path": answer["path"] } });
+    let (_, answer) = hub.process(run.to_string()).await;
+    assert_eq!(answer["stdout"], "42\n", "what one request has generated another one executes");
+
+    assert_eq!(hub.process("not JSON").await.0, 400);
+    assert_eq!(hub.process(r#"{"args": {}}"#).await.0, 400);
+    assert_eq!(hub.stop(), 0, "a hub that is told to stop ends well");
+}
+
+#[test]
+fn a_hub_that_others_can_reach_needs_a_token() {
+    let said = User::new().skep(&["serve", "--bind", "0.0.0.0:0"]);
+    assert_ne!(said.code(), 0);
+    assert!(said.stderr().contains("token"), "{}", said.stderr());
+}
+
+const PLAN: &str = "name: n\ntasks:\n  greet: { tool: bash, args: { command: echo hello } }\n";
+
+#[test]
+fn a_run_calls_its_tools_on_a_hub() {
+    let (here, there) = (User::new(), User::new());
+    here.file("plan.yaml", PLAN);
+    let hub = Hub::start(&there);
+    here.skep(&["run", "plan.yaml", "--hub", &hub.url]).ok();
+    let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();
+    assert_eq!((&task["place"], &task["result"]["stdout"]), (&json!(hub.url), &json!("hello\n")));
+}
+
+#[test]
+fn a_run_falls_back_to_this_machine_when_no_hub_answers_and_says_so() {
+    let (here, there) = (User::new(), User::new());
+    here.file("plan.yaml", PLAN);
+    let mut hub = Hub::start(&there);
+    hub.stop();
+    let said = here.skep(&["run", "plan.yaml", "--hub", &hub.url]).ok();
+    assert!(said.stderr().contains(hub.url.trim_start_matches("http://")), "{}", said.stderr());
+    let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();
+    assert_eq!((&task["place"], &task["result"]["stdout"]), (&json!("local"), &json!("hello\n")));
+}
