@@ -64,6 +64,17 @@ fn main() {
         Variant { name: "node plain", once: Arc::new(|| spawn("/usr/bin/node", &["-e", "console.log(1)"], true)) },
         Variant { name: "node skep", once: here(Request::new(Run::JavaScript("console.log(1)".into()))) },
     ];
+    let first = Variant {
+        name: "start, run, stop",
+        once: {
+            let (handle, true_) = (runtime.handle().clone(), argv(&["/bin/true"]));
+            Arc::new(move || {
+                let sandbox = handle.block_on(Sandbox::start(Config::default())).unwrap();
+                run(&sandbox, &handle, true_.clone());
+            })
+        },
+    };
+    latency(&[first], samples / 4);
     for (variants, samples) in [(&tiny[..], samples), (&python[..], samples), (&node[..], samples / 2)] {
         latency(variants, samples);
     }
@@ -87,7 +98,14 @@ fn bubblewrap<'a>(command: &[&'a str]) -> Vec<&'a str> {
 
 fn spawn(program: &str, arguments: &[&str], fork: bool) {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // As clean as inside: an interpreter's start depends on its environment.
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if fork {
         // SAFETY: does nothing. That there is something to do between fork and exec rules out `posix_spawn`.
         unsafe { command.pre_exec(|| Ok(())) };
