@@ -178,17 +178,7 @@ impl Document {
 
     /// Read the contents of a file that is called `file` in messages.
     pub fn parse(file: &str, format: Format, bytes: &[u8]) -> Result<Document, Vec<Diagnostic>> {
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(vec![Diagnostic::of_file(file, too_large())]);
-        }
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-            Err(error) => {
-                let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let at = position_of(&before, before.len());
-                return Err(vec![Diagnostic::at(file, at, "this is not text in UTF-8")]);
-            }
-        };
+        let text = as_text(file, bytes).map_err(|problem| vec![problem])?;
         let parsed = match format {
             Format::Yaml => yaml::parse(text),
             Format::Json => yaml::parse(&yaml::with_joined_surrogates(text)),
@@ -297,8 +287,27 @@ fn pointer_of(path: &serde_path_to_error::Path) -> String {
     })
 }
 
+/// The text of a file that is no document, such as code.
+pub fn read_text(path: &Path) -> Result<String, Diagnostic> {
+    let file = path.display().to_string();
+    let bytes = read_file(path).map_err(|message| Diagnostic::of_file(&file, message))?;
+    as_text(&file, &bytes).map(str::to_owned)
+}
+
+/// Bytes as text, without the mark that some editors put before it.
+fn as_text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Diagnostic::of_file(file, too_large()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        Diagnostic::at(file, position_of(&before, before.len()), "this is not text in UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
 /// The contents of a file if they are not too large, or why not.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))

@@ -18,9 +18,13 @@ use super::{
 use crate::{
     catalogue::{Catalogue, DEADLINE_MAX},
     config,
-    document::{Diagnostic, Document, PROBLEMS_MAX, member},
+    document::{self, Diagnostic, Document, PROBLEMS_MAX, Position, member},
     duration::Span,
     schema::{Schema, suggest},
+    tools::{
+        self,
+        code::{Language, SyntaxFault},
+    },
 };
 
 /// Everything that is wrong with a file, whatever it is: settings (`skep.toml`, `mcp-config.yaml`), code, or a plan. A
@@ -29,16 +33,24 @@ pub fn check_file(path: &Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     match extension.as_deref() {
         Some("toml") => config::check(path),
-        Some("py" | "js" | "mjs" | "cjs" | "sh" | "bash" | "rs") => code(path),
-        Some("yaml" | "yml" | "json") | None => match Document::read(path) {
-            Ok(document) if is_settings(&document) => config::check(path),
-            Ok(document) => problems(&document, Some(catalogue)),
-            Err(problems) => problems,
+        Some("yaml" | "yml" | "json") => document(path, catalogue),
+        _ => match Language::from_path(path).or_else(|| shebang(path)) {
+            Some(language) => code(path, language),
+            None if extension.is_none() => document(path, catalogue),
+            None => {
+                let problem = Diagnostic::of_file(path.display().to_string(), "is of no kind that can be checked");
+                vec![problem.help("plans end in .yaml, .yml or .json, settings in .toml, code in .py, .js, .sh or .rs")]
+            }
         },
-        Some(_) => {
-            let problem = Diagnostic::of_file(path.display().to_string(), "is of no kind that can be checked");
-            vec![problem.help("plans end in .yaml, .yml or .json, settings in .toml, code in .py, .js, .sh or .rs")]
-        }
+    }
+}
+
+/// What is wrong with a plan, or with settings in YAML.
+fn document(path: &Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
+    match Document::read(path) {
+        Ok(document) if is_settings(&document) => config::check(path),
+        Ok(document) => problems(&document, Some(catalogue)),
+        Err(problems) => problems,
     }
 }
 
@@ -47,10 +59,25 @@ fn is_settings(document: &Document) -> bool {
     document.value.get("mcp").is_some() && document.value.get("tasks").is_none()
 }
 
-/// What is not well-formed in a program.
-fn code(path: &Path) -> Vec<Diagnostic> {
-    let problem = Diagnostic::of_file(path.display().to_string(), "code cannot be checked by this version");
-    vec![problem]
+/// The language that a script without an extension names in its first line.
+fn shebang(path: &Path) -> Option<Language> {
+    if path.extension().is_some() {
+        return None;
+    }
+    Language::from_shebang(&document::read_text(path).ok()?)
+}
+
+/// What is not well-formed in a program. What the parser is not sure of is a warning.
+fn code(path: &Path, language: Language) -> Vec<Diagnostic> {
+    let source = match document::read_text(path) {
+        Ok(source) => source,
+        Err(problem) => return vec![problem],
+    };
+    let problem = |SyntaxFault { line, column, message, certain }| {
+        let problem = Diagnostic::at(path.display().to_string(), Position { line, column }, message);
+        if certain { problem } else { problem.warning() }
+    };
+    tools::code::check(language, &source).into_iter().map(problem).collect()
 }
 
 /// Everything that is wrong with a plan; without a catalogue, tools and their arguments are not looked at.

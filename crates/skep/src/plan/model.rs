@@ -191,6 +191,7 @@ mod tests {
             sandbox: SandboxOnDemand::new(Default::default()),
             web: crate::net::Client::new(&Default::default()),
             model: Model::new(&Default::default(), |_| None),
+            search: Default::default(),
         }))
     }
 

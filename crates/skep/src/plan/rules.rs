@@ -211,12 +211,13 @@ pub const EXAMPLES: [&str; 8] = [
 ];
 
 /// How to have any sentence understood.
-const MODEL_HELP: &str = "A model understands any sentence: name one in skep.toml,
+const MODEL_HELP: &str = "A model understands any sentence. Name one in skep.toml:
   [model]
-  provider = \"openai\"             # or anthropic, xai, ollama, compatible (with base_url)
+  provider = \"openai\"               # or anthropic, xai, ollama, compatible (with base_url)
   model = \"…\"
-  api_key_env = \"OPENAI_API_KEY\"
-or write a plan file; `skep check --schema` prints its form.";
+  api_key_env = \"OPENAI_API_KEY\"    # the variable that holds the key
+or in the environment: SKEP_MODEL, SKEP_MODEL_PROVIDER, SKEP_MODEL_BASE_URL.
+Or write a plan file; `skep check --schema` prints its form.";
 
 #[cfg(test)]
 mod tests;

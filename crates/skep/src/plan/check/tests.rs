@@ -368,9 +368,29 @@ fn a_file_is_checked_as_what_it_is() {
         let problems = file(name, "mcp:\n  timeout: [1]\n");
         assert!(problems.len() == 1 && problems[0].starts_with(&format!("{name}:2:3: mcp.timeout: ")), "{problems:?}");
     }
+    assert_eq!(file("plan", "tasks: {a: {tool: search, args: {query: q}}}"), Vec::<String>::new());
     assert!(file("notes.txt", "hello")[0].contains("is of no kind that can be checked; plans end in .yaml"));
     let missing = check_file(Path::new("/no/such/plan.yaml"), &catalogue());
     assert!(missing[0].to_string().starts_with("/no/such/plan.yaml: cannot be read: "), "{missing:?}");
+}
+
+#[test]
+fn code_is_checked_in_its_language() {
+    for (name, good, bad, at) in [
+        ("a.py", "def f():\n    return 1\n", "x = 1\ndef f(:\n    return 1\n", "a.py:2:"),
+        ("a.js", "const x = () => 1;\n", "const x = 1;\nfunction f( {\n", "a.js:2:"),
+        ("a.rs", "fn main() {}\n", "fn main() {\n    let = 1;\n}\n", "a.rs:2:"),
+        ("a.sh", "if true; then echo 1; fi\n", "echo 1\nif true; then\n", "a.sh:2:"),
+        ("script", "#!/usr/bin/env python3\nprint(1)\n", "#!/usr/bin/env python3\nprint(1\n", "script:2:"),
+    ] {
+        assert_eq!(file(name, good), Vec::<String>::new(), "{name}");
+        let problems = file(name, bad);
+        assert!(!problems.is_empty() && problems.iter().all(|problem| problem.starts_with(at)), "{name}: {problems:?}");
+    }
+    let problems = file("a.sh", "echo 1\nif true; then\n");
+    assert!(problems[0].contains(" warning: "), "what the parser is not sure of stops nobody: {problems:?}");
+    let missing = check_file(Path::new("/no/such/a.py"), &catalogue());
+    assert!(missing[0].to_string().starts_with("/no/such/a.py: cannot be read: "), "{missing:?}");
 }
 
 proptest::proptest! {

@@ -336,7 +336,7 @@ impl Shape {
     fn text(self, result: &str) -> String {
         match self {
             Shape::Text(member) => format!("{{{{ {result}.{member} }}}}"),
-            Shape::Composed => format!("{{{{ {result}.text }}}}"),
+            Shape::Composed | Shape::Images => format!("{{{{ {result}.text }}}}"),
             Shape::Code => format!("{{{{ {result} | tojson(indent=2) }}}}\n"),
             _ => self.shown(result),
         }

@@ -317,6 +317,64 @@ fn the_examples_are_understood() {
 }
 
 #[test]
+fn the_help_names_settings_that_there_are() {
+    let section: String =
+        MODEL_HELP.lines().filter_map(|line| line.strip_prefix("  ")).map(|line| format!("{line}\n")).collect();
+    let path = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(path.path(), &section).unwrap();
+    assert!(section.contains("[model]") && section.contains("provider"), "{section}");
+    assert_eq!(crate::config::check(path.path()), []);
+    let help = &MODEL_HELP[MODEL_HELP.find("environment").unwrap()..];
+    let named = help.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).filter(|word| word.starts_with("SKEP_"));
+    let names: Vec<&str> = named.collect();
+    assert_eq!(names.len(), 3);
+    for name in names {
+        assert!(crate::config::VARIABLES.iter().any(|variable| variable.name == name), "{name}");
+    }
+    for provider in ["anthropic", "xai", "ollama", "compatible"] {
+        std::fs::write(path.path(), section.replace("\"openai\"", &format!("{provider:?}"))).unwrap();
+        assert_eq!(crate::config::check(path.path()), [], "{provider}");
+    }
+}
+
+/// The tools as they are, none of which is called.
+fn catalogue() -> crate::catalogue::Catalogue {
+    use crate::{model, net, tools};
+    crate::catalogue::Catalogue::new(tools::built_in(tools::Parts {
+        sandbox: tools::SandboxOnDemand::new(skep_sandbox::Config::default()),
+        web: net::Client::new(&net::Settings::default()),
+        model: model::Model::new(&model::Settings::default(), |_| None),
+    }))
+}
+
+#[test]
+fn what_is_planned_fits_the_tools() {
+    let catalogue = catalogue();
+    let more = [
+        "grep -ri 'a.*b' src",
+        "search for TODO in python files in src",
+        "search for cats on x",
+        "search for a and search for b, then count them by file",
+        "count the files in src by extension",
+        "list files, then count them by extension",
+        "read the first 10 lines of a.md, then count the words",
+        "search the web for cats, then save them to cats.json",
+        "OCR scan.png, then save the text to scan.txt",
+        "look at the images in pics, then show the results",
+        "count the lines of a.md",
+        "run `ls` in src and save it to ls.txt",
+        "search for TODO and list files, then save everything to all.md",
+    ];
+    for sentence in EXAMPLES.into_iter().chain(more) {
+        let text = plan(sentence).unwrap_or_else(|error| panic!("{error}")).to_json().to_string();
+        let document = crate::document::Document::parse("p", crate::document::Format::Json, text.as_bytes()).unwrap();
+        let problems = crate::plan::check::problems(&document, Some(&catalogue));
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, Vec::<String>::new(), "{sentence}");
+    }
+}
+
+#[test]
 fn limits_hold() {
     let many = |clauses: usize| vec!["run `x`"; clauses].join("; ");
     assert_eq!(plan(&many(CLAUSES_MAX)).unwrap().tasks.len(), CLAUSES_MAX);
