@@ -65,9 +65,17 @@ pub struct Document {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// Line.
-    pub line: usize,
+    pub line: u32,
     /// Column.
-    pub column: usize,
+    pub column: u32,
+}
+
+impl Position {
+    /// A file has far fewer lines and columns than fit; what does not fit is the last that does.
+    pub fn new(line: usize, column: usize) -> Position {
+        let fit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Position { line: fit(line), column: fit(column) }
+    }
 }
 
 /// Where a value stood. The children are in the order of the value's members or elements.
@@ -206,7 +214,7 @@ impl Document {
         let line = first + line - 1;
         let indent = |text: &str| text.chars().take_while(|c| c.is_whitespace()).count();
         let column = self.text.lines().nth(line - 1).map_or(1, |text| indent(text) + 1);
-        Diagnostic { at: Some(Position { line, column }), ..problem }
+        Diagnostic { at: Some(Position::new(line, column)), ..problem }
     }
 
     /// Everything that the schema has against the value, from top to bottom.
@@ -359,10 +367,8 @@ impl Fault {
 fn position_of(text: &str, byte: usize) -> Position {
     let before = &text.as_bytes()[..byte.min(text.len())];
     let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    Position {
-        line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
-        column: 1 + chars_in(&before[line_start..]),
-    }
+    let newlines = before.iter().filter(|byte| **byte == b'\n').count();
+    Position::new(1 + newlines, 1 + chars_in(&before[line_start..]))
 }
 
 /// Characters that begin in a part of a text.

@@ -32,7 +32,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let unit = UNITS.iter().rev().find(|(_, size)| millis % u128::from(*size) == 0 && millis > 0);
+        let unit = UNITS.iter().rev().find(|(_, size)| millis > 0 && millis.is_multiple_of(u128::from(*size)));
         let (name, size) = unit.unwrap_or(&("s", 1_000));
         write!(f, "{}{name}", millis / u128::from(*size))
     }

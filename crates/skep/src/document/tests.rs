@@ -216,8 +216,8 @@ proptest! {
         let lines: Vec<&str> = text.lines().collect();
         for pointer in all {
             let at = document.problem(&pointer, "!").at.unwrap();
-            let line: Vec<char> = lines[at.line - 1].chars().collect();
-            prop_assert!(at.column <= line.len() && !line[at.column - 1].is_whitespace(), "{} {:?}\n{}", pointer, at, text);
+            let line: Vec<char> = lines[at.line as usize - 1].chars().collect();
+            prop_assert!(at.column as usize <= line.len() && !line[at.column as usize - 1].is_whitespace(), "{} {:?}\n{}", pointer, at, text);
         }
     }
 }

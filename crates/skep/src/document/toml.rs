@@ -15,7 +15,7 @@ pub(super) fn parse(text: &str) -> Result<(Value, Node), Vec<Fault>> {
         vec![Fault::new(at, error.message().trim_end())]
     })?;
     let mut reader = Reader { lines, values: 0 };
-    let place = Place { key: None, around: Position { line: 1, column: 1 }, depth: 0 };
+    let place = Place { key: None, around: Position::new(1, 1), depth: 0 };
     reader.table(document.as_table(), None, place).map_err(|fault| vec![fault])
 }
 
@@ -42,7 +42,7 @@ impl<'a> Lines<'a> {
 
     fn position(&self, byte: usize) -> Position {
         let line = self.starts.partition_point(|start| *start <= byte).max(1);
-        Position { line, column: 1 + self.chars_to(byte) - self.chars_to(self.starts[line - 1]) }
+        Position::new(line, 1 + self.chars_to(byte) - self.chars_to(self.starts[line - 1]))
     }
 
     fn chars_to(&self, byte: usize) -> usize {

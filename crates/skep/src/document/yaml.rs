@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Result<(Value, Node), Vec<Fault>> {
     match builder.root {
         _ if !builder.faults.is_empty() => Err(builder.faults),
         Some(root) => Ok(root),
-        None => Ok((Value::Null, Node::new(Position { line: 1, column: 1 }, None))),
+        None => Ok((Value::Null, Node::new(Position::new(1, 1), None))),
     }
 }
 
@@ -139,7 +139,8 @@ impl Builder {
         let mut node = self.node(at)?;
         if style == ScalarStyle::Literal {
             // The parser's mark is at the first line that is not empty.
-            node.text_line = Some(at.line.saturating_sub(text.bytes().take_while(|byte| *byte == b'\n').count()));
+            let empty = text.bytes().take_while(|byte| *byte == b'\n').count();
+            node.text_line = Some((at.line as usize).saturating_sub(empty));
         }
         let value = scalar(text, style, tag).map_err(|message| Fault::new(at, message))?;
         self.value(value, node)
@@ -191,7 +192,7 @@ impl Node {
 }
 
 fn position(marker: &saphyr_parser::Marker) -> Position {
-    Position { line: marker.line().max(1), column: marker.col() + 1 }
+    Position::new(marker.line().max(1), marker.col() + 1)
 }
 
 /// What a scalar means in YAML's core schema, as far as JSON can say it.

@@ -74,7 +74,7 @@ fn code(path: &Path, language: Language) -> Vec<Diagnostic> {
         Err(problem) => return vec![problem],
     };
     let problem = |SyntaxFault { line, column, message, certain }| {
-        let problem = Diagnostic::at(path.display().to_string(), Position { line, column }, message);
+        let problem = Diagnostic::at(path.display().to_string(), Position::new(line, column), message);
         if certain { problem } else { problem.warning() }
     };
     tools::code::check(language, &source).into_iter().map(problem).collect()
@@ -106,7 +106,7 @@ pub fn problems(document: &Document, catalogue: Option<&Catalogue>) -> Vec<Diagn
     check.report();
     check.cycles(&needs);
     let mut problems = check.problems;
-    problems.sort_by(|one, other| one.at.cmp(&other.at));
+    problems.sort_by_key(|problem| problem.at);
     problems.dedup();
     problems.truncate(PROBLEMS_MAX);
     problems
