@@ -8,8 +8,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skep::{
     catalogue::{Call, Catalogue, ToolError},
-    model::Model,
-    net,
     tools::{Parts, SandboxOnDemand, built_in, code::Policy, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };
@@ -29,14 +27,9 @@ impl Skep {
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
-        let policy: Policy = serde_json::from_value(policy).unwrap();
-        let catalogue = Catalogue::new(built_in(Parts {
-            sandbox: SandboxOnDemand::new(config),
-            web: net::Client::new(&net::Settings::default()),
-            model: Model::new(&Default::default(), |_| None),
-            search: Default::default(),
-            code: policy,
-        }));
+        let code: Policy = serde_json::from_value(policy).unwrap();
+        let parts = Parts { code, ..Parts::new(SandboxOnDemand::new(config)) };
+        let catalogue = Catalogue::new(built_in(parts));
         let context = Context::new(workspace, Outputs::new(outputs, "task"), CancellationToken::new());
         Skep { directory, catalogue, context }
     }

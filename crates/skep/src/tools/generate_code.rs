@@ -58,8 +58,7 @@ pub(super) struct Answer {
     lines: usize,
     /// SHA-256 of its bytes, in hexadecimal.
     sha256: String,
-    /// The model that wrote it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The model that wrote it, if one did.
     model: Option<String>,
 }
 
@@ -203,7 +202,7 @@ mod tests {
         let answer =
             generate(&fixture, json!({"language": "py", "code": "print('ä')\nx = 1\n", "path": "a/b.py"})).await;
         let expected = json!({"path": "outputs/task/a/b.py", "language": "python", "bytes": 18, "lines": 2,
-            "sha256": "8400fc6df9f948697153c6667e8f82ed9291fa2141d6a4cef826299956a3d938"});
+            "sha256": "8400fc6df9f948697153c6667e8f82ed9291fa2141d6a4cef826299956a3d938", "model": null});
         assert_eq!(answer.unwrap(), expected);
         assert_eq!(fixture.context.read("outputs/task/a/b.py", 100).unwrap(), "print('ä')\nx = 1\n".as_bytes());
     }
