@@ -87,6 +87,7 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         web: net::Client::new(&settings.web),
         model: model(settings),
         search: settings.search.clone(),
+        code: settings.code.clone(),
     };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {

@@ -12,8 +12,6 @@ use std::{
 use serde_json::{Value, json};
 use skep::{
     catalogue::{Call, Catalogue, ToolError},
-    model::Model,
-    net,
     tools::{Parts, SandboxOnDemand, built_in, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };
@@ -102,11 +100,7 @@ impl Skep {
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
-        let catalogue = Catalogue::new(built_in(Parts {
-            sandbox: SandboxOnDemand::new(config),
-            web: net::Client::new(&net::Settings::default()),
-            model: Model::new(&Default::default(), |_| None),
-        }));
+        let catalogue = Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(config))));
         let context = Context::new(workspace, Outputs::new(outputs, ""), CancellationToken::new());
         Skep { directory, catalogue, context }
     }

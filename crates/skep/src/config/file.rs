@@ -7,7 +7,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Secret;
-use crate::{duration::Span, model, net, plan::AGENTS_MAX, schema::Schema, tools::search};
+use crate::{
+    duration::Span,
+    model, net,
+    plan::AGENTS_MAX,
+    schema::Schema,
+    tools::{code::Policy, search},
+};
 
 /// Settings of Skep.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -34,6 +40,8 @@ pub(super) struct File {
     pub(super) tools: Tools,
     /// Where the web and X are searched.
     pub(super) search: search::Settings,
+    /// What generated code may use.
+    pub(super) code: Policy,
     /// Requests to addresses that callers choose (`fetch_url`, `http_request`).
     pub(super) web: net::Settings,
     /// The model that plans sentences beyond the rules, writes code and answers `ai`. Without it the rest works.

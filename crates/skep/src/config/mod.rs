@@ -27,7 +27,7 @@ use crate::{
     document::{Diagnostic, Document, Format},
     model, net,
     run::Agents,
-    tools::search,
+    tools::{code::Policy, search},
 };
 
 /// File name of the settings, here and in the configuration directory.
@@ -60,6 +60,8 @@ pub struct Settings {
     pub tools: Tools,
     /// Where the web and X are searched.
     pub search: search::Settings,
+    /// What generated code may use.
+    pub code: Policy,
     /// Requests to addresses that callers choose.
     pub web: net::Settings,
     /// The model, if there is one.
@@ -191,6 +193,7 @@ fn fill_in(
         run,
         tools,
         search,
+        code,
         web,
         model,
         log,
@@ -219,6 +222,7 @@ fn fill_in(
         },
         tools,
         search,
+        code,
         web,
         model,
         log,

@@ -187,12 +187,7 @@ mod tests {
     };
 
     fn catalogue() -> Catalogue {
-        Catalogue::new(built_in(Parts {
-            sandbox: SandboxOnDemand::new(Default::default()),
-            web: crate::net::Client::new(&Default::default()),
-            model: Model::new(&Default::default(), |_| None),
-            search: Default::default(),
-        }))
+        Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(Default::default()))))
     }
 
     /// A model that gives these answers in turn, and what it was asked.

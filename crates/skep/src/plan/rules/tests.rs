@@ -339,13 +339,9 @@ fn the_help_names_settings_that_there_are() {
 
 /// The tools as they are, none of which is called.
 fn catalogue() -> crate::catalogue::Catalogue {
-    use crate::{model, net, tools};
-    crate::catalogue::Catalogue::new(tools::built_in(tools::Parts {
-        sandbox: tools::SandboxOnDemand::new(skep_sandbox::Config::default()),
-        web: net::Client::new(&net::Settings::default()),
-        model: model::Model::new(&model::Settings::default(), |_| None),
-        search: Default::default(),
-    }))
+    use crate::tools::{Parts, SandboxOnDemand, built_in};
+    let sandbox = SandboxOnDemand::new(skep_sandbox::Config::default());
+    crate::catalogue::Catalogue::new(built_in(Parts::new(sandbox)))
 }
 
 #[test]

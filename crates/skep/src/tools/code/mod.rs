@@ -4,12 +4,14 @@
 //! strings are not taken for code. [`check`] finds what is not well-formed; [`Policy`] finds what is used that should
 //! not be. Neither runs anything.
 
+mod gate;
 mod policy;
 mod syntax;
 mod uses;
 
 use std::path::Path;
 
+pub(super) use gate::Gate;
 pub use policy::{Policy, PolicyFault, Rules};
 pub use syntax::{SyntaxFault, check};
 

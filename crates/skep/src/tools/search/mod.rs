@@ -143,14 +143,12 @@ pub(super) struct Answer {
     /// All there are: matching lines of all files, or what the engine gave.
     total: u64,
     /// Files: how many were looked into.
-    #[serde(skip_serializing_if = "Option::is_none")]
     files_searched: Option<u64>,
     /// Files: matching lines of each file, most first.
     by_file: Vec<FileCount>,
     /// There is more than `results` and `by_file` show, or not everything was looked into.
     truncated: bool,
     /// What the caller should know about how complete this is.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
     /// Time it took, in milliseconds.
     duration_ms: f64,
@@ -170,22 +168,16 @@ struct Found {
     /// Who found it: `files`, `searxng`, `brave`, `tavily`, `duckduckgo` or `x`.
     source: &'static str,
     /// Files: its path, as other tools take it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     /// Files: number of the line, from 1. Absent if it is the file's name that matches.
-    #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
     /// Files: character of the line at which the match begins, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u64>,
     /// Files: characters of `snippet` that match: the first, and the one after the last, from 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
     highlight: Option<[usize; 2]>,
     /// Files: lines before it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     before: Vec<String>,
     /// Files: lines after it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     after: Vec<String>,
 }
 

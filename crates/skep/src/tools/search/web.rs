@@ -6,9 +6,9 @@
 //! - DuckDuckGo: its Instant Answer API, which needs no key. It answers what it knows by itself (definitions, topics);
 //!   it is no list of pages.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use reqwest::{Client, header::ACCEPT};
+use reqwest::{Client, Url, header::ACCEPT};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,14 +17,18 @@ use super::{
     Answer, Found,
     http::{Engine, Http, Key},
 };
-use crate::{catalogue::ToolError, tools::page, workspace::Context};
+use crate::{
+    catalogue::ToolError,
+    tools::page::{self, Style},
+    workspace::Context,
+};
 
 /// Results that Brave and Tavily give at most.
 const RESULTS_MAX: usize = 20;
 /// Characters of an excerpt.
 const SNIPPET_CHARS_MAX: usize = 600;
-/// How long the markup of one title or snippet is taken apart.
-const PLAIN_TIME_MAX: Duration = Duration::from_millis(100);
+/// Bytes of an excerpt that is written in HTML.
+const SNIPPET_BYTES_MAX: usize = 4 * SNIPPET_CHARS_MAX;
 /// Section of the configuration.
 const SECTION: &str = "search.web";
 
@@ -228,20 +232,22 @@ async fn brave(
         .header("X-Subscription-Token", engine.key());
     let reply: Reply = engine.ask(context, request).await?;
     let mut results = reply.web.map_or(Vec::new(), |web| web.results);
+    // Its texts are HTML, with entities at least.
     for hit in &mut results {
-        hit.title = hit.title.take().map(plain);
-        hit.content = hit.content.take().map(plain);
+        let Ok(page) = Url::parse(&hit.url) else { continue };
+        for text in [&mut hit.title, &mut hit.content].into_iter().flatten() {
+            *text = plain(text, &page, context.deadline);
+        }
     }
     Ok(Page { results, more: reply.query.more_results_available, notes: Vec::new() })
 }
 
 /// The text of a piece of HTML.
-fn plain(html: String) -> String {
-    if !html.contains(['<', '&']) {
-        return html;
+fn plain(html: &str, page: &Url, deadline: Instant) -> String {
+    match html.contains(['<', '&']) {
+        true => page::read(html, page, Style::Text, SNIPPET_BYTES_MAX, deadline).text,
+        false => html.to_owned(),
     }
-    let Ok(base) = reqwest::Url::parse("about:blank") else { return html };
-    page::read(&html, &base, page::Style::Text, html.len(), Instant::now() + PLAIN_TIME_MAX).text.trim().to_owned()
 }
 
 async fn tavily(
@@ -313,7 +319,7 @@ async fn duckduckgo(engine: &Engine, client: &Client, context: &Context, query: 
     let reply: Reply = engine.ask(context, client.get(engine.url("/")).query(&parameters)).await?;
     let mut results = Vec::new();
     if let Some(answer) = reply.answer.as_str().filter(|answer| !answer.is_empty()) {
-        let url = reqwest::Url::parse_with_params("https://duckduckgo.com/", [("q", query)]);
+        let url = Url::parse_with_params("https://duckduckgo.com/", [("q", query)]);
         results.push(hit(query.to_owned(), url.map(Into::into).unwrap_or_default(), answer.to_owned()));
     }
     for (text, url) in [(reply.abstract_text, reply.abstract_url), (reply.definition, reply.definition_url)] {
@@ -326,4 +332,307 @@ async fn duckduckgo(engine: &Engine, client: &Client, context: &Context, query: 
     let note = "DuckDuckGo's interface gives what it knows by itself, not a list of pages".to_owned();
     let notes = if results.is_empty() { vec![note] } else { Vec::new() };
     Ok(Page { results, more: false, notes })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        Router,
+        body::Body,
+        extract::Request,
+        http::{HeaderMap, HeaderValue, StatusCode, header},
+        response::{IntoResponse, Response},
+    };
+    use serde_json::Value;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        net::tests::{Server, serve},
+        tools::{
+            search::{Search, Settings},
+            testing::{Fixture, call, call_within},
+        },
+    };
+
+    /// What an engine was asked.
+    #[derive(Debug)]
+    struct Asked {
+        method: String,
+        path: String,
+        query: String,
+        headers: HeaderMap,
+        body: String,
+    }
+
+    /// An engine that gives one answer to whatever it is asked, and tells what that was.
+    async fn engine(answer: impl IntoResponse) -> (Server, mpsc::UnboundedReceiver<Asked>) {
+        let (tell, asked) = mpsc::unbounded_channel();
+        let (parts, body) = answer.into_response().into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let router = Router::new().fallback(async move |request: Request| {
+            let (asked, asked_body) = request.into_parts();
+            let asked_body = axum::body::to_bytes(asked_body, usize::MAX).await.unwrap();
+            let _ = tell.send(Asked {
+                method: asked.method.to_string(),
+                path: asked.uri.path().to_owned(),
+                query: asked.uri.query().unwrap_or_default().to_owned(),
+                headers: asked.headers,
+                body: String::from_utf8(asked_body.to_vec()).unwrap(),
+            });
+            Response::from_parts(parts.clone(), Body::from(body.clone()))
+        });
+        (serve(router).await, asked)
+    }
+
+    /// The tool with this engine at this address.
+    fn tool(engine: &str, base_url: &str) -> Search {
+        let settings = json!({"web": {"engine": engine, "base_url": base_url}, "x": {"base_url": base_url}});
+        let settings: Settings = serde_json::from_value(settings).unwrap();
+        Search::new(&settings, |name| name.ends_with("_API_KEY").then(|| "s3cret".to_owned()))
+    }
+
+    async fn search(engine: &str, server: &Server, limit: u32) -> Result<Value, ToolError> {
+        let arguments = json!({"query": "bees & \"wax\"", "source": "web", "limit": limit});
+        call(tool(engine, &server.url("/")), &Fixture::new(), arguments).await
+    }
+
+    /// The results of an answer, without what only files have.
+    fn results(answer: &Value) -> Value {
+        let members = ["title", "url", "snippet", "time", "source"];
+        let of_web = |found: &Value| -> Value {
+            members.map(|name| (name.to_owned(), found[name].clone())).into_iter().collect()
+        };
+        answer["results"].as_array().unwrap().iter().map(of_web).collect()
+    }
+
+    #[tokio::test]
+    async fn searxng_is_asked_for_json() {
+        let payload = r#"{"query": "bees", "number_of_results": 0, "results": [
+            {"url": "https://example.org/bees", "title": "Bees", "content": "All about bees.",
+             "publishedDate": "2026-03-01T00:00:00", "engine": "brave", "engines": ["brave", "mojeek"],
+             "positions": [1, 2], "score": 1.5, "category": "general", "template": "default.html",
+             "parsed_url": ["https", "example.org", "/bees", "", "", ""], "thumbnail": null},
+            {"url": "https://example.net/", "title": "", "content": null, "publishedDate": null, "engine": "mojeek"}],
+            "answers": [], "corrections": [], "infoboxes": [], "suggestions": ["bees knees"],
+            "unresponsive_engines": [["google", "Suspended: CAPTCHA"]]}"#;
+        let (server, mut asked) = engine(payload).await;
+        let answer = search("searxng", &server, 50).await.unwrap();
+        let expected = json!([
+            {"title": "Bees", "url": "https://example.org/bees", "snippet": "All about bees.",
+             "time": "2026-03-01T00:00:00", "source": "searxng"},
+            {"title": "https://example.net/", "url": "https://example.net/", "snippet": "", "time": null,
+             "source": "searxng"},
+        ]);
+        assert_eq!(results(&answer), expected);
+        assert_eq!((&answer["total"], &answer["truncated"]), (&json!(2), &json!(true)));
+        assert_eq!(answer["notes"], json!(["SearXNG got nothing from google: Suspended: CAPTCHA"]));
+        let asked = asked.recv().await.unwrap();
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/search"));
+        assert_eq!(asked.query, "q=bees+%26+%22wax%22&format=json");
+        assert_eq!(asked.headers.get(header::AUTHORIZATION), None);
+    }
+
+    #[tokio::test]
+    async fn brave_is_asked_with_its_token_and_its_html_becomes_text() {
+        let payload = r#"{"type": "search", "query": {"original": "bees", "more_results_available": false},
+            "mixed": {"type": "mixed", "main": [{"type": "web", "index": 0, "all": false}]},
+            "web": {"type": "search", "family_friendly": true, "results": [
+                {"type": "search_result", "title": "Bees &amp; wax", "url": "https://example.org/", "is_source_local": false,
+                 "description": "The <strong>bees</strong> don&#x27;t rest.", "page_age": "2026-01-02T03:04:05",
+                 "age": "January 2, 2026", "language": "en", "meta_url": {"hostname": "example.org"}},
+                {"type": "search_result", "title": "Two", "url": "https://example.net/", "description": "a < b"}]}}"#;
+        let (server, mut asked) = engine(payload).await;
+        let answer = search("brave", &server, 50).await.unwrap();
+        assert_eq!(
+            results(&answer)[0],
+            json!({"title": "Bees & wax", "url": "https://example.org/", "snippet": "The bees don't rest.",
+                "time": "2026-01-02T03:04:05", "source": "brave"})
+        );
+        assert_eq!((&answer["results"][1]["snippet"], &answer["truncated"]), (&json!("a < b"), &json!(false)));
+        let asked = asked.recv().await.unwrap();
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/res/v1/web/search"));
+        assert_eq!(asked.query, "q=bees+%26+%22wax%22&count=20&text_decorations=false");
+        assert_eq!(asked.headers["x-subscription-token"], "s3cret");
+        assert_eq!(asked.headers[header::ACCEPT], "application/json");
+
+        let (server, _) = engine(r#"{"type": "search", "query": {"original": "xyzzy"}}"#).await;
+        assert_eq!(search("brave", &server, 1).await.unwrap()["total"], 0, "no section `web` means no results");
+    }
+
+    #[tokio::test]
+    async fn tavily_is_asked_with_a_body_and_a_bearer_token() {
+        let payload = r#"{"query": "bees", "follow_up_questions": null, "answer": null, "images": [], "results": [
+            {"url": "https://example.org/", "title": "One", "content": "First.", "score": 0.92, "raw_content": null},
+            {"url": "https://example.net/", "title": "Two", "content": "Second.", "score": 0.5, "raw_content": null,
+             "published_date": "Mon, 02 Mar 2026 10:00:00 GMT"}], "response_time": 1.1, "request_id": "123e4567"}"#;
+        let (server, mut asked) = engine(payload).await;
+        let answer = search("tavily", &server, 2).await.unwrap();
+        let times: Vec<_> = answer["results"].as_array().unwrap().iter().map(|found| &found["time"]).collect();
+        assert_eq!(times, [&Value::Null, &json!("Mon, 02 Mar 2026 10:00:00 GMT")]);
+        assert_eq!(answer["truncated"], true, "as many as were asked for: there may be more");
+        let asked = asked.recv().await.unwrap();
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("POST", "/search"));
+        assert_eq!(asked.headers[header::AUTHORIZATION], "Bearer s3cret");
+        let body: Value = serde_json::from_str(&asked.body).unwrap();
+        assert_eq!(body, json!({"query": "bees & \"wax\"", "max_results": 2, "search_depth": "basic"}));
+    }
+
+    #[tokio::test]
+    async fn duckduckgo_gives_what_it_knows_from_all_its_sections() {
+        let payload = r#"{"Abstract": "Bees fly.", "AbstractText": "Bees fly.", "AbstractSource": "Wikipedia",
+            "AbstractURL": "https://en.wikipedia.org/wiki/Bee", "Heading": "Bee", "Type": "A", "Entity": "",
+            "Answer": "42", "AnswerType": "calc", "Definition": "", "DefinitionSource": "", "DefinitionURL": "",
+            "Image": "", "ImageHeight": 0, "ImageIsLogo": 0, "Infobox": "", "Redirect": "",
+            "Results": [{"FirstURL": "https://bees.example/", "Icon": {}, "Result": "<a>", "Text": "Official site"}],
+            "RelatedTopics": [
+                {"FirstURL": "https://duckduckgo.com/Beehive", "Icon": {"URL": ""}, "Result": "<a>",
+                 "Text": "Beehive - A home for bees."},
+                {"Name": "Music", "Topics": [{"FirstURL": "https://duckduckgo.com/B", "Result": "", "Text": "The Bees"}]}],
+            "meta": {"src_name": "Wikipedia"}}"#;
+        let javascript = [(header::CONTENT_TYPE, "application/x-javascript")];
+        let (server, mut asked) = engine((javascript, payload)).await;
+        let answer = search("duckduckgo", &server, 4).await.unwrap();
+        let of = |member: &str| -> Vec<String> {
+            let results = answer["results"].as_array().unwrap().iter();
+            results.map(|found| found[member].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(of("title"), ["bees & \"wax\"", "Bee", "Official site", "Beehive"]);
+        assert_eq!(of("snippet"), ["42", "Bees fly.", "Official site", "Beehive - A home for bees."]);
+        assert_eq!(of("url")[0], "https://duckduckgo.com/?q=bees+%26+%22wax%22");
+        assert_eq!((&answer["total"], &answer["truncated"]), (&json!(5), &json!(true)));
+        let asked = asked.recv().await.unwrap();
+        assert_eq!(asked.query, "q=bees+%26+%22wax%22&format=json&no_html=1&no_redirect=1&t=skep");
+
+        // Some answers are objects for a browser; nothing known is no error, but worth a note.
+        let nothing = r#"{"Heading": "", "AbstractText": "", "AbstractURL": "", "Answer": {"from": "timer"}, "Results": [],
+            "RelatedTopics": []}"#;
+        let (server, _) = engine(nothing).await;
+        let answer = search("duckduckgo", &server, 4).await.unwrap();
+        assert!(answer["notes"][0].as_str().unwrap().contains("not a list of pages"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_engine_says_what_to_do() {
+        let status = |status: u16, body: &'static str| (StatusCode::from_u16(status).unwrap(), body).into_response();
+        let with = |mut response: Response, name: &'static str, value: &'static str| {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+        };
+        let brave = r#"{"type": "ErrorResponse", "error": {"code": "SUBSCRIPTION_TOKEN_INVALID",
+            "detail": "The token s3cret is not valid.", "status": 422}, "time": 1772000000}"#;
+        let tavily = r#"{"detail": {"error": "This request exceeds your plan's set usage limit."}}"#;
+        let limited = with(status(429, ""), "x-ratelimit-remaining", "0, 1000");
+        let limited = with(limited, "x-ratelimit-reset", "1, 1419704");
+        for (name, answer, code, words) in [
+            (
+                "brave",
+                status(401, brave),
+                "unavailable",
+                "does not accept the key (HTTP 401: The token … is not valid.); check the key in the environment variable BRAVE_API_KEY",
+            ),
+            ("searxng", status(403, "<html>"), "unavailable", "add json to search.formats"),
+            ("tavily", status(432, tavily), "unavailable", "plan is used up (HTTP 432: This request exceeds"),
+            ("brave", limited, "busy", "limits the rate; try again in 1s"),
+            ("tavily", with(status(429, tavily), "retry-after", "7"), "busy", "; try again in 7s: This request"),
+            (
+                "searxng",
+                with(status(429, ""), "retry-after", "Fri, 20 Nov 2026 23:59:00 GMT"),
+                "busy",
+                "after Fri, 20 Nov",
+            ),
+            (
+                "searxng",
+                with(status(302, ""), "location", "/login"),
+                "unavailable",
+                "redirects to /login; correct base_url",
+            ),
+            ("searxng", status(404, ""), "unavailable", "no such service at http://127.0.0.1"),
+            ("brave", status(422, brave), "invalid_arguments", "query: Brave Search does not accept it"),
+            ("tavily", status(503, "upstream"), "failed", "Tavily has trouble (HTTP 503); try again later"),
+            ("searxng", status(200, "<html>"), "failed", "does not document"),
+            (
+                "tavily",
+                status(200, r#"{"results": [{"title": "no address"}]}"#),
+                "failed",
+                "results[0]: missing field `url`",
+            ),
+            ("brave", status(200, r#"{"web": {"results": 3}}"#), "failed", "web.results"),
+        ] {
+            let (server, _) = engine(answer).await;
+            let error = search(name, &server, 1).await.unwrap_err();
+            assert_eq!(error.code(), code, "{name}: {error}");
+            assert!(error.to_string().contains(words), "{name}: {error}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_late_silent_or_endless_does_no_harm() {
+        let never = Router::new().fallback(async || std::future::pending::<()>().await);
+        let server = serve(never).await;
+        let arguments = json!({"query": "bees", "source": "web"});
+        let deadline = Some(std::time::Duration::from_millis(50));
+        let late = call_within(tool("searxng", &server.url("")), &Fixture::new(), arguments.clone(), deadline).await;
+        assert_eq!(late.unwrap_err().to_string(), "search timed out after 0.05s");
+
+        let (server, _) = engine("x".repeat(5 << 20)).await;
+        assert!(search("searxng", &server, 1).await.unwrap_err().to_string().contains("more than 4 MiB"));
+
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let silent = call(tool("searxng", &format!("http://{closed}")), &Fixture::new(), arguments).await;
+        let error = silent.unwrap_err();
+        assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
+        assert!(error.is_transient() && !error.to_string().contains("bees"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_identical_question_is_answered_again_but_files_are_always_searched() {
+        let (server, mut asked) = engine(r#"{"results": []}"#).await;
+        let catalogue =
+            crate::catalogue::Catalogue::new([crate::catalogue::Tool::new(tool("searxng", &server.url("")))]);
+        let fixture = Fixture::new();
+        let call = async |arguments: Value| {
+            let call = crate::catalogue::Call { tool: "search".to_owned(), arguments, deadline: None };
+            catalogue.call(call, fixture.context.clone()).await.unwrap().cached
+        };
+        assert!(!call(json!({"query": "bees", "source": "web"})).await);
+        assert!(call(json!({"query": "bees", "source": "web"})).await);
+        assert!(!call(json!({"query": "wasps", "source": "web"})).await);
+        for _ in 0..2 {
+            assert!(!call(json!({"query": "bees"})).await);
+        }
+        assert!(asked.try_recv().is_ok() && asked.try_recv().is_ok() && asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_engine_follows_from_the_settings_and_the_environment() {
+        let chosen = |settings: Value, variables: &[&str]| {
+            let settings = serde_json::from_value(settings).unwrap();
+            let web = Web::new(&settings, |name| variables.contains(&name).then(|| "k".to_owned()));
+            web.engine.map(|(name, engine)| format!("{name:?} {} {:?}", engine.base, engine.key))
+        };
+        let brave = "Brave https://api.search.brave.com Some($BRAVE_API_KEY)";
+        assert_eq!(chosen(json!({}), &["BRAVE_API_KEY", "TAVILY_API_KEY"]).unwrap(), brave);
+        assert_eq!(chosen(json!({"engine": "brave"}), &["BRAVE_API_KEY"]).unwrap(), brave);
+        assert_eq!(chosen(json!({"engine": "duckduckgo"}), &[]).unwrap(), "Duckduckgo https://api.duckduckgo.com None");
+        assert_eq!(
+            chosen(json!({"base_url": "http://localhost:8888/sub/"}), &["BRAVE_API_KEY"]).unwrap(),
+            "Searxng http://localhost:8888/sub None"
+        );
+        assert_eq!(
+            chosen(json!({"engine": "tavily", "api_key_env": "MINE", "base_url": "https://proxy"}), &["MINE"]).unwrap(),
+            "Tavily https://proxy Some($MINE)"
+        );
+        for (settings, words) in [
+            (json!({}), "[search.web] engine to \"searxng\""),
+            (json!({"engine": "searxng"}), "set base_url in [search.web]"),
+            (json!({"engine": "brave"}), "environment variable BRAVE_API_KEY"),
+            (json!({"engine": "searxng", "base_url": "localhost:8888"}), "\"localhost:8888\" is not an http address"),
+        ] {
+            let error = chosen(settings.clone(), &[]).unwrap_err();
+            assert_eq!(error.code(), "unavailable");
+            assert!(error.to_string().contains(words), "{settings}: {error}");
+        }
+    }
 }
