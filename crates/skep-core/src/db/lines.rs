@@ -96,7 +96,8 @@ where
             let mut tx = Tx::new(&self.namespace, sql);
             let said = AssertUnwindSafe((self.work)(&mut tx)).catch_unwind().await;
             let result = said.map(|said| tx.finish(said));
-            let ran = if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
+            let ran =
+                if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
             self.result = Some(result);
             ran
         })
@@ -130,11 +131,14 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn push(&mut self, write: Box<dyn Write>) {
-        let line = self.lines.entry(write.namespace().clone()).or_default();
-        if line.is_empty() {
-            self.turns.push_back(write.namespace().clone());
+        match self.lines.get_mut(write.namespace()) {
+            Some(line) => line.push_back(write),
+            None => {
+                let namespace = write.namespace().clone();
+                self.turns.push_back(namespace.clone());
+                self.lines.insert(namespace, VecDeque::from([write]));
+            }
         }
-        line.push_back(write);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -61,12 +61,7 @@ const ROLLBACK_TIME_MAX: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// The writer thread. Ends when it is told to and nobody waits any more, or when the last `Db` is gone.
-pub(super) fn run(
-    pool: Pool,
-    queue: UnboundedReceiver<Job<Box<dyn Write>>>,
-    tries_max: u32,
-    wake: watch::Sender<u64>,
-) {
+pub(super) fn run(pool: Pool, queue: UnboundedReceiver<Job<Box<dyn Write>>>, tries_max: u32, wake: watch::Sender<u64>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "the writer's runtime does not start"),
@@ -108,7 +103,9 @@ impl Writer {
             while is_open && let Ok(job) = queue.try_recv() {
                 is_open = self.take_in(Some(job));
             }
-            while groups.len() < WRITERS && let Some(turn) = self.next_turn() {
+            while groups.len() < WRITERS
+                && let Some(turn) = self.next_turn()
+            {
                 groups.spawn_local(Rc::clone(&self).group(turn));
             }
         }
@@ -125,9 +122,8 @@ impl Writer {
 
     fn next_turn(self: &Rc<Self>) -> Option<Turn> {
         let mut at_work = self.at_work.borrow_mut();
-        let is_free = |namespace: &Namespace| {
-            at_work.get(namespace).is_none_or(|now| !now.takes_in && now.groups < GROUPS_MAX)
-        };
+        let is_free =
+            |namespace: &Namespace| at_work.get(namespace).is_none_or(|now| !now.takes_in && now.groups < GROUPS_MAX);
         let namespace = self.lines.borrow_mut().next_line(is_free)?;
         let now = at_work.entry(namespace.clone()).or_default();
         now.groups += 1;
