@@ -159,7 +159,7 @@ impl<'a> Tx<'a> {
         &mut self,
         sql: &str,
         values: &[Value<'_>],
-        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Vec<T>, Cause> {
         let result = self.sql.all(sql, values, read).await;
         self.failed |= result.is_err();
@@ -171,7 +171,7 @@ impl<'a> Tx<'a> {
         &mut self,
         sql: &str,
         values: &[Value<'_>],
-        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Option<T>, Cause> {
         Ok(self.all(sql, values, read).await?.into_iter().next())
     }
@@ -181,7 +181,7 @@ impl<'a> Tx<'a> {
         &mut self,
         sql: &str,
         values: &[Value<'_>],
-        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Vec<T>, Cause> {
         self.changed = true;
         self.all(sql, values, read).await

@@ -41,18 +41,18 @@ impl Db {
         let (Namespace(namespace), TaskId(task), path) = (namespace.clone(), task.clone(), path.to_owned());
         let found = self.read(async move |db| {
             let sql = "select bytes from artefact where namespace = $1 and task = $2 and path = $3";
-            db.all(sql, values![&namespace, &task, &path], |row| row.get("bytes")).await.doing("read an artefact")
+            db.all(sql, values![&namespace, &task, &path], |row| row.next()).await.doing("read an artefact")
         });
         Ok(found.await?.pop())
     }
 }
 
-fn from_row(row: Row<'_>) -> Result<Artefact, Cause> {
+fn from_row(row: &Row<'_>) -> Result<Artefact, Cause> {
     Ok(Artefact {
-        run: row.get::<Option<String>>("run")?.map(RunId),
-        task: TaskId(row.get("task")?),
-        path: row.get("path")?,
-        sha256: row.get("sha256")?,
-        size: row.get::<i64>("size")?.try_into()?,
+        run: row.next::<Option<String>>()?.map(RunId),
+        task: TaskId(row.next()?),
+        path: row.next()?,
+        sha256: row.next()?,
+        size: row.next::<i64>()?.try_into()?,
     })
 }

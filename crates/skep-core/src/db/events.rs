@@ -32,7 +32,10 @@ impl Tx<'_> {
 ///
 /// The number comes from a row that each writer locks in turn. A database sequence would hand out 7 before 6 is
 /// committed, and a reader who has seen 7 would never look for 6.
-pub(super) fn write_events(connection: &Connection, events: &[(Namespace, NewEvent)]) -> rusqlite::Result<()> {
+pub(super) fn write_events<'a>(
+    connection: &Connection,
+    events: impl IntoIterator<Item = (&'a Namespace, &'a NewEvent)>,
+) -> rusqlite::Result<()> {
     let mut last = connection.prepare_cached("select number from log where namespace = ?1")?;
     let mut append = connection.prepare_cached(
         "insert into event (namespace, number, at, kind, run, task, data) values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -123,14 +126,12 @@ pub(super) fn page(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_MAX)).unwrap_or(i64::MAX)
 }
 
-fn from_row(row: Row<'_>) -> Result<Event, Cause> {
-    let kind: String = row.get("kind")?;
-    Ok(Event {
-        number: row.get("number")?,
-        at: Timestamp(row.get("at")?),
-        kind: Kind::from_name(&kind).ok_or_else(|| format!("unknown event kind {kind:?}"))?,
-        run: row.get::<Option<String>>("run")?.map(RunId),
-        task: row.get::<Option<String>>("task")?.map(TaskId),
-        data: serde_json::from_str(&row.get::<String>("data")?)?,
-    })
+fn from_row(row: &Row<'_>) -> Result<Event, Cause> {
+    let number = row.next()?;
+    let at = Timestamp(row.next()?);
+    let kind = row.next_text()?.unwrap_or_default();
+    let kind = Kind::from_name(kind).ok_or_else(|| format!("unknown event kind {kind:?}"))?;
+    let run = row.next::<Option<String>>()?.map(RunId);
+    let task = row.next::<Option<String>>()?.map(TaskId);
+    Ok(Event { number, at, kind, run, task, data: row.next_json()? })
 }

@@ -131,11 +131,14 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn push(&mut self, write: Box<dyn Write>) {
-        let line = self.lines.entry(write.namespace().clone()).or_default();
-        if line.is_empty() {
-            self.turns.push_back(write.namespace().clone());
+        match self.lines.get_mut(write.namespace()) {
+            Some(line) => line.push_back(write),
+            None => {
+                let namespace = write.namespace().clone();
+                self.turns.push_back(namespace.clone());
+                self.lines.insert(namespace, VecDeque::from([write]));
+            }
         }
-        line.push_back(write);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -42,7 +42,7 @@ pub(super) async fn migrate(sql: &mut Sql<'_>) -> Result<(), DbError> {
 
 async fn seen(sql: &mut Sql<'_>) -> Result<Vec<Seen>, DbError> {
     let select = "select number, sha256 from skep_migration order by number";
-    sql.all(select, &[], |row| Ok((row.get("number")?, row.get("sha256")?))).await.doing("read the schema's version")
+    sql.all(select, &[], |row| Ok((row.next()?, row.next()?))).await.doing("read the schema's version")
 }
 
 /// What is still to be done to a database that has seen these.

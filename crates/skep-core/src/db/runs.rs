@@ -42,9 +42,9 @@ impl Tx<'_> {
 
     /// Keep the run as it now is.
     pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
-        let sql = "update run set state = $3, ended = $4, report = $5 where namespace = $1 and id = $2";
+        let sql = "update run set state = $1, ended = $2, report = $3 where namespace = $4 and id = $5";
         let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref().map(ToString::to_string));
-        let values = values![&self.namespace.0, &run.id.0, run.state.name(), ended, report];
+        let values = values![run.state.name(), ended, report, &self.namespace.0, &run.id.0];
         self.execute(sql, values).await.doing("save a run")
     }
 }
@@ -80,20 +80,13 @@ impl Db {
     }
 }
 
-fn from_row(row: Row<'_>) -> Result<Run, Cause> {
-    let state: String = row.get("state")?;
-    let report: Option<String> = row.get("report")?;
-    Ok(Run {
-        id: RunId(row.get("id")?),
-        name: row.get("name")?,
-        plan: serde_json::from_str(&row.get::<String>("plan")?)?,
-        directory: row.get("directory")?,
-        state: State::ALL
-            .into_iter()
-            .find(|known| known.name() == state)
-            .ok_or_else(|| format!("unknown run state {state:?}"))?,
-        created: Timestamp(row.get("created")?),
-        ended: row.get::<Option<i64>>("ended")?.map(Timestamp),
-        report: report.map(|report| serde_json::from_str(&report)).transpose()?,
-    })
+fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
+    let (id, name) = (RunId(row.next()?), row.next()?);
+    let (plan, directory) = (row.next_json()?, row.next()?);
+    let state = row.next_text()?.unwrap_or_default();
+    let state = State::ALL.into_iter().find(|known| known.name() == state);
+    let state = state.ok_or("unknown run state")?;
+    let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
+    let report = row.next_text()?.map(serde_json::from_str).transpose()?;
+    Ok(Run { id, name, plan, directory, state, created, ended, report })
 }

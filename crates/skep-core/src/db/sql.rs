@@ -3,10 +3,11 @@
 //! The common tongue of both: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial
 //! indexes, recursive `with`. Times are integers and JSON is text.
 
-use std::{borrow::Cow, error::Error, ffi::CStr};
+use std::{borrow::Cow, cell::Cell, error::Error};
 
 use bytes::BytesMut;
 use rusqlite::{Connection, types::ToSqlOutput};
+use serde::de::DeserializeOwned;
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use super::postgres::Pipeline;
@@ -41,28 +42,49 @@ macro_rules! values {
 }
 pub(super) use values;
 
-/// The names of the values. SQLite numbers `$1` in order of appearance, whatever its digit; so there we bind by name.
-const NAMES: [&CStr; 20] = [
-    c"$1", c"$2", c"$3", c"$4", c"$5", c"$6", c"$7", c"$8", c"$9", c"$10", c"$11", c"$12", c"$13", c"$14", c"$15",
-    c"$16", c"$17", c"$18", c"$19", c"$20",
-];
-
 /// Something both databases have in a column.
 pub(super) trait Column: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a> {}
 impl<T: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a>> Column for T {}
 
-/// One row of an answer.
-pub(super) enum Row<'a> {
+/// One row of an answer. Its columns are read in the order in which the statement names them.
+pub(super) struct Row<'a> {
+    row: AnyRow<'a>,
+    next: Cell<usize>,
+}
+
+enum AnyRow<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
     Postgres(&'a tokio_postgres::Row),
 }
 
-impl Row<'_> {
-    pub(super) fn get<T: Column>(&self, column: &str) -> Result<T, Cause> {
-        match self {
-            Row::Sqlite(row) => Ok(row.get(column)?),
-            Row::Postgres(row) => Ok(row.try_get(column)?),
+impl<'a> Row<'a> {
+    fn new(row: AnyRow<'a>) -> Row<'a> {
+        Row { row, next: Cell::new(0) }
+    }
+
+    /// The next column.
+    pub(super) fn next<T: Column>(&self) -> Result<T, Cause> {
+        match self.row {
+            AnyRow::Sqlite(row) => Ok(row.get(self.place())?),
+            AnyRow::Postgres(row) => Ok(row.try_get(self.place())?),
         }
+    }
+
+    /// The next column, a text, without a copy.
+    pub(super) fn next_text(&self) -> Result<Option<&'a str>, Cause> {
+        match self.row {
+            AnyRow::Sqlite(row) => Ok(row.get_ref(self.place())?.as_str_or_null()?),
+            AnyRow::Postgres(row) => Ok(row.try_get(self.place())?),
+        }
+    }
+
+    /// The next column, JSON.
+    pub(super) fn next_json<T: DeserializeOwned>(&self) -> Result<T, Cause> {
+        Ok(serde_json::from_str(self.next_text()?.ok_or("null instead of JSON")?)?)
+    }
+
+    fn place(&self) -> usize {
+        self.next.replace(self.next.get() + 1)
     }
 }
 
@@ -72,7 +94,7 @@ impl Sql<'_> {
         &mut self,
         sql: &str,
         values: &[Value<'_>],
-        read: impl Fn(Row<'_>) -> Result<T, Cause>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Vec<T>, Cause> {
         match self {
             Sql::Sqlite(connection) => {
@@ -81,13 +103,13 @@ impl Sql<'_> {
                 let mut rows = statement.raw_query();
                 let mut found = Vec::new();
                 while let Some(row) = rows.next()? {
-                    found.push(read(Row::Sqlite(row))?);
+                    found.push(read(&Row::new(AnyRow::Sqlite(row)))?);
                 }
                 Ok(found)
             }
             Sql::Postgres(pipeline) => {
                 let rows = pipeline.all(sql, values).await?;
-                rows.iter().map(|row| read(Row::Postgres(row))).collect()
+                rows.iter().map(|row| read(&Row::new(AnyRow::Postgres(row)))).collect()
             }
         }
     }
@@ -160,8 +182,13 @@ impl Sql<'_> {
     }
 }
 
+/// SQLite numbers `$1` in order of appearance, whatever its digit; so that is the order to write them in.
 fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value<'_>]) -> rusqlite::Result<()> {
-    NAMES.into_iter().zip(values).try_for_each(|(name, value)| statement.raw_bind_parameter(name, value))
+    for (n, value) in (1..).zip(values) {
+        debug_assert_eq!(statement.parameter_name(n), Some(format!("${n}").as_str()), "in {statement:?}");
+        statement.raw_bind_parameter(n, value)?;
+    }
+    Ok(())
 }
 
 impl rusqlite::ToSql for Value<'_> {

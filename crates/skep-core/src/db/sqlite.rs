@@ -170,7 +170,8 @@ impl Writer {
             group.extend(self.lines.pop());
         }
         let committed = self.run_closures(group, grows).and_then(|events| {
-            write_events(&self.connection, &events).doing("append the events")?;
+            let by_namespace = events.iter().map(|(place, event)| (group[*place].namespace(), event));
+            write_events(&self.connection, by_namespace).doing("append the events")?;
             execute(&self.connection, "commit").doing("commit")?;
             Ok(!events.is_empty())
         });
@@ -193,18 +194,19 @@ impl Writer {
         }
     }
 
-    /// Run closures up to the one that spoils it, or until nobody waits. Gives their events.
+    /// Run closures up to the one that spoils it, or until nobody waits. Gives their events, each with the place in
+    /// the group of the closure that it is from.
     fn run_closures(
         &mut self,
         group: &mut Vec<Box<dyn Write>>,
         grows: bool,
-    ) -> Result<Vec<(Namespace, NewEvent)>, Trouble> {
+    ) -> Result<Vec<(usize, NewEvent)>, Trouble> {
         execute(&self.connection, "begin immediate").doing("begin a write")?;
         let (begun, mut done, mut events) = (Instant::now(), 0, Vec::new());
         while let Some(write) = group.get_mut(done) {
             if !write.is_abandoned() {
                 match call(&mut **write, &mut self.connection) {
-                    Ran::Keep(new) => events.extend(new.into_iter().map(|event| (write.namespace().clone(), event))),
+                    Ran::Keep(new) => events.extend(new.into_iter().map(|event| (done, event))),
                     Ran::Undo { changed: false } => {}
                     Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
                 }

@@ -59,9 +59,9 @@ impl Tx<'_> {
 
     /// How many tasks a run has. The run is locked, so the next one to be added has this position.
     pub async fn count_tasks(&mut self, run: &RunId) -> Result<u32, DbError> {
-        let sql = "select position + 1 as count from task where namespace = $1 and run = $2
+        let sql = "select position + 1 from task where namespace = $1 and run = $2
              order by position desc limit 1";
-        let count = self.first(sql, values![&self.namespace.0, &run.0], |row| row.get::<i64>("count")).await;
+        let count = self.first(sql, values![&self.namespace.0, &run.0], |row| row.next::<i64>()).await;
         count.and_then(|count| Ok(count.unwrap_or(0).try_into()?)).doing("count the tasks of a run")
     }
 
@@ -114,17 +114,17 @@ impl Tx<'_> {
 
     /// Keep the task as it now is.
     pub async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
-        let sql = "update task set state = $3, due = $4, waiting_for = $5, attempt = $6, failures = $7, worker = $8,
-             result = $9 where namespace = $1 and id = $2";
+        let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, worker = $6,
+             result = $7 where namespace = $8 and id = $9";
         let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
         let (attempt, failures) = (task.attempt, task.failures);
-        let values = values![&self.namespace.0, &task.id.0, state, due, waiting_for, attempt, failures, worker, result];
+        let values = values![state, due, waiting_for, attempt, failures, worker, result, &self.namespace.0, &task.id.0];
         self.execute(sql, values).await.doing("save a task")
     }
 
     /// A task is over, and those that need it wait for one less. To be called once for each task.
     pub async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
-        const DEPENDENTS: &str = "select task from dependency where depends_on = $2 and namespace = $1";
+        const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
         if self.sql.answers_at_once() {
             let values = values![&self.namespace.0, &id.0];
             if self.first(DEPENDENTS, values, |_| Ok(())).await.doing("look for dependents")?.is_none() {
@@ -143,23 +143,23 @@ impl Tx<'_> {
     /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
     pub async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
         // `cross join`, because SQLite keeps its order.
-        const OPTIONAL: &str = "select t.allow_failure from task t where t.id = d.task and t.namespace = $1";
+        const OPTIONAL: &str = "select t.allow_failure from task t where t.namespace = $1 and t.id = d.task";
         let needs = self.sql.among("select id from needs");
         let sql = format!(
             "with recursive needs (id, optional) as (
-                select d.task, ({OPTIONAL}) from dependency d where d.depends_on = $2 and d.namespace = $1
+                select d.task, ({OPTIONAL}) from dependency d where d.namespace = $1 and d.depends_on = $2
                 union
                 select d.task, ({OPTIONAL}) from needs n cross join dependency d
-                where not n.optional and d.depends_on = n.id and d.namespace = $1
+                where not n.optional and d.namespace = $1 and d.depends_on = n.id
              )
              update task set state = 'blocked', due = null, result = $3
              where namespace = $1 and state = 'pending' and id {needs}
-             returning id, run, position, allow_failure"
+             returning position, id, run, allow_failure"
         );
         let by = serde_json::Value::from(id.0.as_str()).to_string();
-        let read = |row: Row<'_>| {
-            let run = row.get::<Option<String>>("run")?.map(RunId);
-            Ok((row.get::<i64>("position")?, TaskId(row.get("id")?), run, row.get::<bool>("allow_failure")?))
+        let read = |row: &Row<'_>| {
+            let (position, id) = (row.next::<i64>()?, TaskId(row.next()?));
+            Ok((position, id, row.next::<Option<String>>()?.map(RunId), row.next::<bool>()?))
         };
         let mut blocked =
             self.change(&sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
@@ -174,11 +174,11 @@ impl Tx<'_> {
     pub async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
         const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
         let lock = self.sql.for_update();
-        let sql = format!("select id, worker, attempt from task where {UNFINISHED} order by position, id {lock}");
-        let read = |row: Row<'_>| {
-            let number = row.get::<i64>("attempt")?.try_into()?;
-            let worker = row.get::<Option<String>>("worker")?.map(WorkerId);
-            Ok((TaskId(row.get("id")?), worker.map(|worker| Attempt { worker, number })))
+        let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id {lock}");
+        let read = |row: &Row<'_>| {
+            let (id, number) = (TaskId(row.next()?), row.next::<i64>()?.try_into()?);
+            let worker = row.next::<Option<String>>()?.map(WorkerId);
+            Ok((id, worker.map(|worker| Attempt { worker, number })))
         };
         let found = self.all(&sql, values![&self.namespace.0, &run.0], read).await.doing("load unfinished tasks")?;
         let sql = format!("update task set state = 'cancelled', due = null, worker = null where {UNFINISHED}");
@@ -227,10 +227,9 @@ impl Db {
     pub async fn count_tasks(&self, namespace: &Namespace, run: &RunId) -> Result<TaskCounts, DbError> {
         let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
         let rows = self.read(async move |db| {
-            let sql = "select state, allow_failure, count(*) as count from task where namespace = $1 and run = $2
+            let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
                  group by state, allow_failure";
-            let read =
-                |row: Row<'_>| Ok((row.get::<String>("state")?, row.get("allow_failure")?, row.get::<i64>("count")?));
+            let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next()?, row.next::<i64>()?));
             db.all(sql, values![&namespace, &run], read).await.doing("count tasks")
         });
         let mut counts = TaskCounts::default();
@@ -247,7 +246,7 @@ impl Db {
         let (Namespace(namespace), queue) = (namespace.clone(), queue.to_owned());
         let sql = "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
              order by due, position, id limit 1";
-        let read = |row: Row<'_>| Ok(Timestamp(row.get("due")?));
+        let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
         let due = self.read(async move |db| db.all(sql, values![&namespace, &queue], read).await.doing("read a task"));
         Ok(due.await?.pop())
     }
@@ -293,32 +292,42 @@ fn columns(state: &State) -> Columns<'_> {
 }
 
 /// Rows are written here alone, so one that does not parse is our bug, and no caller's to mend.
-fn from_row(row: Row<'_>) -> Result<Task, Cause> {
-    let due = || row.get("due").map(Timestamp);
-    let number = |column| Ok::<u32, Cause>(row.get::<i64>(column)?.try_into()?);
-    let result = || row.get::<String>("result");
-    let state = match row.get::<String>("state")?.as_str() {
-        "pending" => State::Pending { due: due()?, waiting_for: number("waiting_for")? },
-        "in_progress" => State::InProgress(Lease { worker: WorkerId(row.get("worker")?), until: due()? }),
-        "completed" => State::Completed(serde_json::from_str(&result()?)?),
-        "failed" => State::Failed(serde_json::from_str(&result()?)?),
-        "blocked" => State::Blocked(TaskId(serde_json::from_str(&result()?)?)),
+fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
+    let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
+    let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
+    let (queue, position, depends_on) = (row.next()?, number()?, row.next_json::<Vec<String>>()?);
+    let (retries_max, retry_delay) = (number()?, Duration::from_micros(row.next::<i64>()?.try_into()?));
+    let allow_failure = row.next()?;
+    let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
+    let (attempt, failures, worker) = (number()?, number()?, row.next::<Option<String>>()?);
+    let input = row.next_json()?;
+    let due = || due.map(Timestamp).ok_or("a task without a time");
+    let state = match state.unwrap_or_default() {
+        "pending" => State::Pending { due: due()?, waiting_for },
+        "in_progress" => {
+            let worker = WorkerId(worker.ok_or("a task in progress without a worker")?);
+            State::InProgress(Lease { worker, until: due()? })
+        }
+        "completed" => State::Completed(row.next_json()?),
+        "failed" => State::Failed(row.next_json()?),
+        "blocked" => State::Blocked(TaskId(row.next_json()?)),
         "cancelled" => State::Cancelled,
         other => return Err(unknown_state(other)),
     };
+    let depends_on = depends_on.into_iter().map(TaskId).collect();
     Ok(Task {
-        id: TaskId(row.get("id")?),
-        run: row.get::<Option<String>>("run")?.map(RunId),
-        queue: row.get("queue")?,
-        position: number("position")?,
-        input: serde_json::from_str(&row.get::<String>("input")?)?,
-        depends_on: names_from_json(&row.get::<String>("depends_on")?)?,
+        id,
+        run,
+        queue,
+        position,
+        input,
+        depends_on,
         state,
-        attempt: number("attempt")?,
-        failures: number("failures")?,
-        retries_max: number("retries_max")?,
-        retry_delay: Duration::from_micros(row.get::<i64>("retry_delay_us")?.try_into()?),
-        allow_failure: row.get("allow_failure")?,
+        attempt,
+        failures,
+        retries_max,
+        retry_delay,
+        allow_failure,
     })
 }
 
@@ -328,8 +337,4 @@ fn unknown_state(state: &str) -> Cause {
 
 fn names_to_json(names: &[TaskId]) -> String {
     serde_json::Value::from_iter(names.iter().map(|name| name.0.as_str())).to_string()
-}
-
-fn names_from_json(text: &str) -> Result<Vec<TaskId>, Cause> {
-    Ok(serde_json::from_str::<Vec<String>>(text)?.into_iter().map(TaskId).collect())
 }
