@@ -1,5 +1,4 @@
 //! Bad input gets a clear error, loses nothing, and leaves nothing running.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
