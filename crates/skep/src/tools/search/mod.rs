@@ -1,6 +1,6 @@
 //! `search`: one question to the user's files, to the web or to X, and the same shape of answer from all of them.
 //!
-//! This module owns the arguments, the answer and the choice of the source. [`files`] is always there and reaches
+//! This module owns the arguments, the answer and the choice of the source. `files` is always there and reaches
 //! nothing but the workspace and the outputs; [`web`] and [`x`] need what the operator has configured.
 
 mod files;
