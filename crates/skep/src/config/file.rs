@@ -58,7 +58,7 @@ pub struct Serve {
     pub bind: Vec<String>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
-    /// Web pages that may call this hub, such as https://console.example.
+    /// Web pages that may call this hub, such as `https://console.example`.
     pub allowed_origins: Vec<String>,
     /// Bytes of a request's body. Default: 10 MiB.
     #[schemars(range(min = 1))]
