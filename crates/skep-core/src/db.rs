@@ -19,7 +19,7 @@ mod sql;
 mod sqlite;
 mod tasks;
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 
@@ -49,7 +49,7 @@ enum Store {
     Postgres(Postgres),
 }
 
-/// How much the store takes on before it says no.
+/// How much the store takes on, and how long it waits, before it says no.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Writes that run or wait.
@@ -58,11 +58,13 @@ pub struct Limits {
     pub reads_max: usize,
     /// How often a write is tried while others get in its way.
     pub tries_max: u32,
+    /// How long to wait while another process keeps locked what is needed: SQLite's file, or rows of PostgreSQL.
+    pub lock_time_max: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { writes_max: 1024, reads_max: 4096, tries_max: 10 }
+        Limits { writes_max: 1024, reads_max: 4096, tries_max: 10, lock_time_max: Duration::from_secs(10) }
     }
 }
 
@@ -71,8 +73,8 @@ impl Db {
     pub async fn open(address: &str, limits: Limits) -> Result<Db, DbError> {
         let (wake, woken) = watch::channel(0);
         let store = match address.strip_prefix("sqlite:") {
-            Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), wake)?),
-            None => Store::Postgres(Postgres::open(address, limits.tries_max, wake).await?),
+            Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, wake)?),
+            None => Store::Postgres(Postgres::open(address, &limits, wake).await?),
         };
         let places = |max| Arc::new(Semaphore::new(max));
         let (writes, reads) = (places(limits.writes_max), places(limits.reads_max));

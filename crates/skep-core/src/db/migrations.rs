@@ -68,3 +68,40 @@ impl Migration {
         hex(&Sha256::digest(self.sql))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(number: i64) -> Migration {
+        Migration { number, name: "step", sql: "select 1" }
+    }
+
+    #[test]
+    fn what_the_database_has_not_seen_is_done_in_order() {
+        let known = [step(1), step(2), step(3)];
+        let seen = |numbers: &[i64]| numbers.iter().map(|number| (*number, step(*number).sha256())).collect::<Vec<_>>();
+        let todo = |numbers: &[i64]| {
+            missing(&known, &seen(numbers)).unwrap().iter().map(|step| step.number).collect::<Vec<_>>()
+        };
+        assert_eq!(todo(&[]), [1, 2, 3]);
+        assert_eq!(todo(&[1, 2]), [3]);
+        assert_eq!(todo(&[1, 2, 3]), [] as [i64; 0]);
+        let newer = missing(&known, &seen(&[1, 2, 3, 4, 5]));
+        assert!(matches!(newer, Err(DbError::Newer { found: 5, known: 3 })));
+    }
+
+    #[test]
+    fn steps_are_numbered_without_gaps_and_as_their_files_are() {
+        let numbers: Vec<i64> = MIGRATIONS.iter().map(|step| step.number).collect();
+        assert_eq!(numbers, (1..).take(MIGRATIONS.len()).collect::<Vec<i64>>());
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let mut files: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let named = MIGRATIONS.iter().map(|step| format!("{:04}_{}.sql", step.number, step.name));
+        assert_eq!(files, named.collect::<Vec<_>>());
+    }
+}

@@ -30,7 +30,7 @@ use tokio_postgres::{Config, NoTls, error::SqlState};
 
 pub(super) use self::pipeline::Pipeline;
 use super::{
-    DbError, Doing, Place, Sql, Tx,
+    DbError, Doing, Limits, Place, Sql, Tx,
     lines::{Job, Waiting, Write},
     migrations::migrate,
     start_thread,
@@ -45,8 +45,8 @@ const READERS: usize = 2;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for one of our connections to be free, or made.
 const POOL_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long the server works on one statement, or waits for a lock in it, before it gives up.
-const STATEMENT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long the server works on one statement before it gives up.
+const STATEMENT_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the server lets a transaction of ours do nothing, before it takes us for dead.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long the network may leave what we sent unconfirmed, before we take the server for dead.
@@ -65,8 +65,8 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) async fn open(address: &str, tries_max: u32, wake: watch::Sender<u64>) -> Result<Postgres, DbError> {
-        let config = config(address)?;
+    pub(super) async fn open(address: &str, limits: &Limits, wake: watch::Sender<u64>) -> Result<Postgres, DbError> {
+        let (config, tries_max) = (config(address, limits.lock_time_max)?, limits.tries_max);
         let readers = pool(&config, READERS)?;
         bring_up_to_date(&readers).await?;
         let (writer, writes) = unbounded_channel();
@@ -126,11 +126,13 @@ impl Postgres {
 }
 
 /// What the address says, and our settings where it says nothing.
-fn config(address: &str) -> Result<Config, DbError> {
+fn config(address: &str, lock_time_max: Duration) -> Result<Config, DbError> {
     let mut config: Config = address.parse().doing("understand the address of the database")?;
     // Each statement here has one good plan, whatever its values; to look for a better one costs more than the plan.
     let settings = format!(
-        "-c plan_cache_mode=force_generic_plan -c statement_timeout={} -c idle_in_transaction_session_timeout={}",
+        "-c plan_cache_mode=force_generic_plan -c lock_timeout={} -c statement_timeout={} \
+         -c idle_in_transaction_session_timeout={}",
+        lock_time_max.as_millis(),
         STATEMENT_TIME_MAX.as_millis(),
         IDLE_TIME_MAX.as_millis()
     );
@@ -153,7 +155,9 @@ fn pool(config: &Config, size: usize) -> Result<Pool, DbError> {
 
 async fn bring_up_to_date(pool: &Pool) -> Result<(), DbError> {
     let client = Arc::new(pool.get().await.doing("connect")?);
-    let begin = format!("begin; set local statement_timeout = 0; select pg_advisory_xact_lock({MIGRATION_LOCK})");
+    let begin = format!(
+        "begin; set local statement_timeout = 0; set local lock_timeout = 0; select pg_advisory_xact_lock({MIGRATION_LOCK})"
+    );
     client.batch_execute(&begin).await.doing("begin the migration")?;
     let migrated = migrate(&mut Sql::Postgres(&mut Pipeline::new(Arc::clone(&client)))).await;
     let end = if migrated.is_ok() { "commit" } else { "rollback" };
@@ -194,9 +198,10 @@ pub(super) fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
         Some(code) if [SqlState::TOO_MANY_CONNECTIONS, SqlState::OUT_OF_MEMORY].contains(code) => {
             Some(Advice::Busy("the database server has no room for more"))
         }
-        Some(code) if *code == SqlState::QUERY_CANCELED => {
-            Some(Advice::Busy("a statement took too long, or waited too long for another writer"))
+        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+            Some(Advice::Busy("another hub keeps locked what is needed"))
         }
+        Some(code) if *code == SqlState::QUERY_CANCELED => Some(Advice::Busy("a statement took too long")),
         // Class 57P: the server was shut down, crashed, or is starting.
         Some(code) if code.code().starts_with("57P") => Some(Advice::Unreachable),
         Some(_) => None,

@@ -14,8 +14,8 @@
 //! that does so later, or panics, spoils the group: it is rolled back, and each of its closures is called again in a
 //! transaction of its own. No savepoints, because they would cost every write something.
 //!
-//! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for
-//! [`LOCK_TIME_MAX`].
+//! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for so
+//! long as [`super::Limits`] says.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -50,8 +50,6 @@ const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
-/// How long to wait while another process keeps the file locked.
-const LOCK_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Sqlite {
     writer: UnboundedSender<Job<Box<dyn Write>>>,
@@ -63,12 +61,12 @@ pub(super) struct Sqlite {
 type Read = Box<dyn FnOnce(&mut Connection) + Send>;
 
 impl Sqlite {
-    pub(super) fn open(path: &Path, wake: watch::Sender<u64>) -> Result<Sqlite, DbError> {
+    pub(super) fn open(path: &Path, lock_time_max: Duration, wake: watch::Sender<u64>) -> Result<Sqlite, DbError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
             return Err(DbError::NoDirectory(directory.to_owned()));
         }
-        let mut connection = connect(path, "pragma journal_mode = wal; pragma synchronous = full")?;
+        let mut connection = connect(path, lock_time_max, "pragma journal_mode = wal; pragma synchronous = full")?;
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
         let (writer, writes) = unbounded_channel();
@@ -77,7 +75,7 @@ impl Sqlite {
         let (reader, reads) = unbounded_channel();
         let reads = Arc::new(Mutex::new(reads));
         for _ in 0..READERS {
-            let (connection, reads) = (connect(path, "pragma query_only = on")?, Arc::clone(&reads));
+            let (connection, reads) = (connect(path, lock_time_max, "pragma query_only = on")?, Arc::clone(&reads));
             start_thread("sqlite-reader", &alive, move || read_in_turn(connection, &reads))?;
         }
         Ok(Sqlite { writer, reader, threads: tokio::sync::Mutex::new(threads) })
@@ -265,9 +263,9 @@ fn read_in_turn(mut connection: Connection, queue: &Mutex<UnboundedReceiver<Job<
     }
 }
 
-fn connect(path: &Path, pragmas: &str) -> Result<Connection, DbError> {
+fn connect(path: &Path, lock_time_max: Duration, pragmas: &str) -> Result<Connection, DbError> {
     let connection = Connection::open(path).doing("open the database")?;
-    connection.busy_timeout(LOCK_TIME_MAX).doing("set up a connection")?;
+    connection.busy_timeout(lock_time_max).doing("set up a connection")?;
     connection.execute_batch(pragmas).doing("set up a connection")?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Plan a statement once. Otherwise SQLite, as rusqlite builds it, plans `due <= $2` anew for each value.
@@ -287,4 +285,55 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
     let migrated = at_once(migrate(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()));
     execute(connection, if migrated.is_ok() { "commit" } else { "rollback" }).doing("end the migration")?;
     migrated
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        Timestamp,
+        db::{Db, Limits},
+        task::{NewTask, Task, TaskId},
+    };
+
+    fn task(name: &str, bytes: usize) -> Task {
+        let new = NewTask::new(TaskId(name.to_owned()), "q", json!("x".repeat(bytes)));
+        Task::new(new, 0, 0, Timestamp(1))
+    }
+
+    async fn add(db: &Db, task: Task) -> Result<(), DbError> {
+        db.write(&Namespace("n".into()), async move |tx| tx.add_task(&task).await.map(drop)).await
+    }
+
+    /// Let the file grow by so many pages and no more, which is what SQLite sees of a full disk.
+    async fn leave_room(db: &Db, pages: i64) {
+        let set = async move |tx: &mut Tx<'_>| {
+            let read = |row: &super::super::Row<'_>| row.next::<i64>();
+            let count = tx.all("select page_count from pragma_page_count", &[], read).await.doing("look")?;
+            tx.sql.batch(&format!("pragma max_page_count = {}", count[0] + pages)).await.doing("limit")
+        };
+        db.write(&Namespace("n".into()), set).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_disk_is_named_as_the_trouble_and_takes_nobody_else_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("hub.db").display());
+        let db = Db::open(&address, Limits::default()).await.unwrap();
+        add(&db, task("before", 10)).await.unwrap();
+        leave_room(&db, 20).await;
+        // Together, so that some of them share a commit with the one that does not fit.
+        let (one, large, other) =
+            tokio::join!(add(&db, task("one", 1000)), add(&db, task("large", 1 << 20)), add(&db, task("other", 1000)),);
+        one.and(other).expect("there is room for the small ones");
+        assert!(matches!(large, Err(DbError::Full(_))), "{large:?}");
+        leave_room(&db, 1_000_000).await;
+        add(&db, task("large", 1 << 20)).await.expect("there is room again");
+        for name in ["before", "one", "other", "large"] {
+            let found = db.task(&Namespace("n".into()), &TaskId(name.into())).await.unwrap();
+            assert!(found.is_some(), "{name} is lost");
+        }
+    }
 }

@@ -179,6 +179,9 @@ impl Writer {
     ) -> Result<(), Trouble> {
         group.extend(turn.as_mut().and_then(|turn| turn.take(0)));
         let client = self.pool.get().await.doing("get a connection")?;
+        if let Some(turn) = &mut turn {
+            turn.begun = Instant::now();
+        }
         let mut pipeline = Pipeline::new(Arc::new(client));
         let ran = match run_closures(&mut pipeline, group, turn.as_deref_mut()).await {
             Ok(events) => {

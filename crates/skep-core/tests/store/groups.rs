@@ -1,0 +1,276 @@
+//! What writes that share a commit, or wait for each other, can rely on.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use skep_core::{
+    db::{DbError, Tx},
+    event::NewEvent,
+};
+use tokio::{
+    task::{JoinSet, block_in_place},
+    time::timeout,
+};
+
+use super::*;
+
+/// A write that has changed something and stays where it is until it may go on. It does what no write should: it
+/// blocks its thread; so whoever comes meanwhile stands in line, and meets the others in the next step.
+struct Held(Arc<Barrier>);
+
+impl Held {
+    fn start(app: &App) -> (Held, JoinSet<()>) {
+        Held::start_as(app, "held")
+    }
+
+    fn start_as(app: &App, name: &str) -> (Held, JoinSet<()>) {
+        let name = name.to_owned();
+        let (app, barrier) = (app.clone(), Arc::new(Barrier::new(2)));
+        let held = Held(Arc::clone(&barrier));
+        let mut write = JoinSet::new();
+        write.spawn(async move {
+            let (permit, is_first) = (permit(), AtomicBool::new(true));
+            let stay = app.db.write(permit.namespace(), async move |tx| {
+                tx.add_task(&fresh(&name)).await?;
+                tx.append(submitted(&name));
+                if is_first.swap(false, Ordering::SeqCst) {
+                    barrier.wait(); // it has begun
+                    barrier.wait(); // it may go on
+                }
+                Ok::<(), DbError>(())
+            });
+            stay.await.unwrap();
+        });
+        held.let_go();
+        (held, write)
+    }
+
+    fn let_go(&self) {
+        block_in_place(|| self.0.wait());
+    }
+}
+
+fn fresh(name: &str) -> Task {
+    Task::new(new(name), 0, 0, NOW)
+}
+
+fn submitted(name: &str) -> NewEvent {
+    NewEvent { at: NOW, kind: Kind::TaskSubmitted, run: None, task: Some(id(name)), data: json!({}) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
+    on_every_database(async |app| {
+        let (held, held_write) = Held::start(&app);
+        let permit = permit();
+        let failing = app.db.write(permit.namespace(), async |tx| {
+            tx.add_task(&fresh("failing")).await?;
+            tx.append(submitted("failing"));
+            Err::<(), _>(TaskError::Unknown(id("failing")))
+        });
+        let panicking = app.db.write(permit.namespace(), async |tx| {
+            tx.add_task(&fresh("panicking")).await?;
+            if true {
+                panic!("on purpose");
+            }
+            Ok::<(), DbError>(())
+        });
+        let (before, failing, panicking, after, ()) = tokio::join!(
+            app.submit(&permit, new("before"), NOW),
+            failing,
+            AssertUnwindSafe(panicking).catch_unwind(),
+            app.submit(&permit, new("after"), NOW),
+            async { held.let_go() },
+        );
+        held_write.join_all().await;
+        assert!(matches!(failing, Err(TaskError::Unknown(_))), "{failing:?}");
+        assert_eq!(panicking.unwrap_err().downcast_ref(), Some(&"on purpose"), "a panic reaches its caller");
+        assert_eq!(task(&app, "before").await, Some(before.unwrap()));
+        assert_eq!(task(&app, "after").await, Some(after.unwrap()));
+        assert_eq!(task(&app, "failing").await, None);
+        assert_eq!(task(&app, "panicking").await, None);
+        let mut story = story(&app).await;
+        story.sort();
+        assert_eq!(story, ["task.submitted after", "task.submitted before", "task.submitted held"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refusal_that_rests_on_a_neighbour_comes_after_that_neighbour_is_durable() {
+    on_every_database(async |app| {
+        // On a slow machine they may miss each other, so they get several chances to meet.
+        for round in 0..50 {
+            let (held, held_write) = Held::start_as(&app, &format!("held {round}"));
+            let (permit, name) = (permit(), format!("a {round}"));
+            let looked_for = id(&name);
+            // The second sees what the first has done in the same transaction, and says no because of it.
+            let second = app.db.write(permit.namespace(), async move |tx| match tx.task(&looked_for).await? {
+                Some(_) => Err(TaskError::Unknown(id("none"))),
+                None => Ok(()),
+            });
+            let seen = async { (second.await, task(&app, &name).await) };
+            let (_, (answer, found), ()) =
+                tokio::join!(app.submit(&permit, new(&name), NOW), seen, async { held.let_go() });
+            held_write.join_all().await;
+            if answer.is_err() {
+                assert!(found.is_some(), "{answer:?}, but it is not there");
+                return;
+            }
+        }
+        panic!("they never met");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reader_never_waits_for_a_writer() {
+    on_every_database(async |app| {
+        let (held, held_write) = Held::start(&app);
+        let seen = timeout(Duration::from_secs(5), log(&app)).await.expect("the reader waits for the writer");
+        assert!(seen.is_empty(), "what is not committed is not seen");
+        held.let_go();
+        held_write.join_all().await;
+        assert_eq!(story(&app).await, ["task.submitted held"], "what is acknowledged is seen");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_full_queue_says_so() {
+    on_every_database_with(Limits { writes_max: 2, ..Limits::default() }, async |app| {
+        let (held, held_write) = Held::start(&app);
+        let permit = permit();
+        let (waiting, refused) = tokio::join!(app.submit(&permit, new("a"), NOW), async {
+            let refused = app.submit(&permit, new("b"), NOW).await;
+            held.let_go();
+            refused
+        });
+        assert!(matches!(refused, Err(TaskError::Db(DbError::Busy(_)))), "{refused:?}");
+        waiting.unwrap();
+        held_write.join_all().await;
+        app.submit(&permit, new("b"), NOW).await.expect("there is room again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
+    on_every_database(async |app| {
+        let (busy, quiet) = (permit_in("busy"), permit_in("quiet"));
+        // Each has a connection, so that what follows is about turns.
+        let (one, other) = tokio::join!(app.submit(&busy, new("a"), NOW), app.submit(&quiet, new("a"), NOW));
+        one.and(other).unwrap();
+        let (held, held_write) = Held::start(&app);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let write = async |namespace, name: &'static str| {
+            let order = Arc::clone(&order);
+            let note = async move |tx: &mut Tx<'_>| {
+                tx.task(&id("a")).await?;
+                order.lock().unwrap().push(name);
+                Ok::<(), DbError>(())
+            };
+            app.db.write(namespace, note).await.unwrap();
+        };
+        let many = futures_util::future::join_all((0..500).map(|_| write(busy.namespace(), "busy")));
+        tokio::join!(many, write(quiet.namespace(), "quiet"), async { held.let_go() });
+        held_write.join_all().await;
+        let place = order.lock().unwrap().iter().position(|name| *name == "quiet").unwrap();
+        assert!(place < 100, "it was written as number {place}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_waits_for_the_outside_world_is_refused() {
+    on_every_database(async |app| {
+        let permit = permit();
+        let refused = app.db.write(permit.namespace(), async |tx| {
+            tx.add_task(&fresh("a")).await?;
+            tokio::task::yield_now().await;
+            Ok::<(), DbError>(())
+        });
+        let refused = refused.await;
+        assert!(matches!(refused, Err(DbError::Failed { doing: "finish a write", .. })), "{refused:?}");
+        assert_eq!(task(&app, "a").await, None);
+        app.submit(&permit, new("b"), NOW).await.expect("the writer goes on");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_which_a_statement_failed_is_not_acknowledged() {
+    on_every_database(async |app| {
+        let permit = permit();
+        for careless in [true, false] {
+            let write = app.db.write(permit.namespace(), async move |tx| {
+                tx.append(submitted("a"));
+                tx.add_task(&fresh("a")).await?;
+                // The same artefact twice: on PostgreSQL that is found out later, with the next statement or the
+                // commit.
+                let file = skep_core::artefact::NewArtefact { path: "x".into(), bytes: Vec::new() };
+                tx.add_artefact(&fresh("a"), &file, "0").await?;
+                let again = tx.add_artefact(&fresh("a"), &file, "0").await;
+                let seen = tx.task(&id("a")).await;
+                if careless { Ok(()) } else { again.and(seen.map(drop)) }
+            });
+            let refused: Result<(), DbError> = write.await;
+            assert!(matches!(refused, Err(DbError::Failed { .. })), "{refused:?}");
+        }
+        assert!(log(&app).await.is_empty());
+        assert_eq!(task(&app, "a").await, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_write_whose_caller_left_before_its_turn_is_not_done_and_later_ones_are() {
+    on_every_database(async |app| {
+        let (held, held_write) = Held::start(&app);
+        let called = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&called);
+        let permit = permit();
+        let left = app.db.write(permit.namespace(), async move |_: &mut Tx<'_>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok::<(), DbError>(())
+        });
+        assert!(left.now_or_never().is_none(), "it stands in line, and is dropped here");
+        let (stays, ()) = tokio::join!(app.submit(&permit, new("a"), NOW), async { held.let_go() });
+        stays.unwrap();
+        held_write.join_all().await;
+        assert_eq!(called.load(Ordering::SeqCst), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn closing_waits_for_what_was_asked_and_refuses_what_comes_after() {
+    on_every_address(async |address| {
+        let app = open(address, Limits::default()).await;
+        let (held, held_write) = Held::start(&app);
+        let permit = permit();
+        let writes = (0..20).map(|n| app.submit(&permit, new(&n.to_string()), NOW).boxed()).collect::<Vec<_>>();
+        let (written, (), refused) = tokio::join!(futures_util::future::join_all(writes), app.db.close(), async {
+            let refused = app.submit(&permit, new("late"), NOW).await;
+            held.let_go();
+            refused
+        });
+        held_write.join_all().await;
+        assert!(written.into_iter().all(|written| written.is_ok()));
+        assert!(matches!(refused, Err(TaskError::Db(DbError::Closed))), "{refused:?}");
+        let read = app.db.task(permit.namespace(), &id("0")).await;
+        assert!(matches!(read, Err(DbError::Closed)), "{read:?}");
+        if let Some(path) = address.strip_prefix("sqlite:") {
+            assert!(!std::path::Path::new(&format!("{path}-wal")).exists(), "the file is complete by itself");
+        }
+        assert_eq!(log(&open(address, Limits::default()).await).await.len(), 21);
+    })
+    .await;
+}

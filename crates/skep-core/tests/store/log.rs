@@ -1,0 +1,93 @@
+//! What readers of the log can rely on.
+
+use skep_core::{limits, run::End};
+use tokio::task::JoinSet;
+
+use super::*;
+
+/// Two hubs write; a reader that follows the numbers as fast as it can must never meet a number whose predecessor it
+/// has not seen, for it would never look back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reader_who_follows_the_numbers_misses_nothing_while_many_write() {
+    const WRITERS: usize = 12;
+    const EACH: usize = 25;
+    on_every_address(async |address| {
+        let hubs = [open(address, Limits::default()).await, open(address, Limits::default()).await];
+        let mut writers = JoinSet::new();
+        for n in 0..WRITERS {
+            let app = hubs[n % 2].clone();
+            writers.spawn(async move {
+                for m in 0..EACH {
+                    app.submit(&permit(), new(&format!("{n}-{m}")), NOW).await.unwrap();
+                }
+            });
+        }
+        let (app, mut seen) = (&hubs[0], 0);
+        while seen < (WRITERS * EACH) as i64 {
+            for event in app.db.events_after(permit().namespace(), seen, 7).await.unwrap() {
+                assert_eq!(event.number, seen + 1, "a number was skipped");
+                seen = event.number;
+            }
+        }
+        writers.join_all().await;
+        assert_eq!(log(app).await.len(), WRITERS * EACH);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_is_woken_by_every_commit_that_brought_events_and_by_no_other() {
+    on_every_database(async |app| {
+        let mut wake = app.wake.clone();
+        wake.mark_unchanged();
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        assert!(wake.has_changed().unwrap(), "before the caller is told");
+        wake.mark_unchanged();
+        let held = claim(&app, NOW).await.unwrap();
+        assert!(wake.has_changed().unwrap());
+        wake.mark_unchanged();
+        assert_eq!(claim(&app, NOW).await, None);
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.renew(&permit(), &held.id, attempt(&held), LEASE, NOW).await.unwrap();
+        assert!(!wake.has_changed().unwrap(), "there is nothing to look at");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
+    on_every_database(async |app| {
+        app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("s"), vec![new("b")], NOW).await.unwrap();
+        let (r, a) = (RunId("r".into()), id("a"));
+        app.log(&permit(), &r, Some(&a), "line\n\0", json!({ "n": 1 }), LATER).await.unwrap();
+        app.log(&permit(), &r, None, "no data", Value::Null, LATER).await.unwrap();
+        let large = app.log(&permit(), &r, None, &"x".repeat(limits::LOG_BYTES_MAX), Value::Null, LATER).await;
+        assert!(matches!(large, Err(TaskError::Invalid(_))), "{large:?}");
+        app.end_run(&permit(), &r, End::Completed, None, LATER).await.unwrap();
+
+        let events = app.db.events_of(permit().namespace(), &r, 0, 100).await.unwrap();
+        let kinds: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
+        let expected = ["run.started", "task.submitted", "task.log", "task.log", "task.cancelled", "run.ended"];
+        assert_eq!(kinds, expected, "only its own");
+        assert_eq!((&events[2].task, events[2].at), (&Some(a), LATER));
+        assert_eq!(events[2].data, json!({ "message": "line\n\0", "data": { "n": 1 } }));
+        assert_eq!(events[3].data, json!({ "message": "no data" }));
+        let rest = app.db.events_of(permit().namespace(), &r, events[2].number, 2).await.unwrap();
+        assert_eq!(rest, events[3..5]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_events_has_its_limit() {
+    on_every_database(async |app| {
+        let tasks = (0..limits::PAGE_MAX).map(|n| new(&n.to_string())).collect();
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let page = app.db.events_after(permit().namespace(), 0, usize::MAX).await.unwrap();
+        assert_eq!(page.len(), limits::PAGE_MAX);
+        assert_eq!(app.db.events_after(permit().namespace(), 0, 3).await.unwrap().len(), 3);
+        assert_eq!(log(&app).await.len(), limits::PAGE_MAX + 1);
+    })
+    .await;
+}

@@ -1,0 +1,153 @@
+//! Every promise of the store, on every database.
+//!
+//! A test gets an [`App`] for each database, with an empty store behind it. What only one database can promise, or
+//! must be told apart, asks for an address itself.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod broken;
+mod durable;
+mod groups;
+mod hubs;
+mod log;
+#[path = "../postgres/mod.rs"]
+mod postgres;
+mod runs;
+mod tasks;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skep_core::{
+    Namespace, Timestamp,
+    app::{App, TaskError},
+    db::{Db, Limits},
+    event::{Event, Kind},
+    policy::{Actor, Permit},
+    run::{NewRun, RunId},
+    task::{Attempt, NewTask, State, Task, TaskId, WorkerId},
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+const NOW: Timestamp = Timestamp(1_000_000);
+const LATER: Timestamp = Timestamp(3_600_000_000);
+
+async fn on_every_database(test: impl AsyncFn(App)) {
+    on_every_database_with(Limits::default(), test).await;
+}
+
+async fn on_every_database_with(limits: Limits, test: impl AsyncFn(App)) {
+    on_every_address(async |address| test(open(address, limits.clone()).await).await).await;
+}
+
+async fn on_every_address(test: impl AsyncFn(&str)) {
+    let directory = tempfile::tempdir().unwrap();
+    test(&sqlite(&directory)).await;
+    if let Some(address) = postgres::new_schema().await {
+        test(&address).await;
+    }
+}
+
+fn sqlite(directory: &tempfile::TempDir) -> String {
+    format!("sqlite:{}", directory.path().join("hub.db").display())
+}
+
+async fn open(address: &str, limits: Limits) -> App {
+    App::new(Db::open(address, limits).await.unwrap())
+}
+
+fn permit() -> Permit {
+    permit_in("main")
+}
+
+fn permit_in(namespace: &str) -> Permit {
+    let actor = Actor { name: "test".into(), namespace: Namespace(namespace.into()), writer: true };
+    actor.may_write().unwrap()
+}
+
+fn id(name: &str) -> TaskId {
+    TaskId(name.into())
+}
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId(name.into())
+}
+
+/// A task in the queue `q`.
+fn new(name: &str) -> NewTask {
+    NewTask::new(id(name), "q", json!({ "of": name }))
+}
+
+/// The same, and what it needs.
+fn needs(name: &str, depends_on: &[&str]) -> NewTask {
+    NewTask { depends_on: depends_on.iter().map(|name| id(name)).collect(), ..new(name) }
+}
+
+/// The same, and its failure is allowed.
+fn optional(name: &str, depends_on: &[&str]) -> NewTask {
+    NewTask { allow_failure: true, ..needs(name, depends_on) }
+}
+
+fn new_run(name: &str) -> NewRun {
+    let plan = json!({ "tasks": [name] });
+    NewRun { id: RunId(name.into()), name: format!("the run {name}"), plan, directory: "/tmp".into() }
+}
+
+async fn claim(app: &App, at: Timestamp) -> Option<Task> {
+    app.claim(&permit(), "q", &worker("w"), LEASE, at).await.unwrap()
+}
+
+async fn finish(app: &App, task: &Task) -> Result<Task, TaskError> {
+    app.finish(&permit(), &task.id, attempt(task), json!({ "by": task.attempt }), Vec::new(), NOW).await
+}
+
+async fn fail(app: &App, task: &Task, retry: bool) -> Result<Task, TaskError> {
+    app.fail(&permit(), &task.id, attempt(task), "boom".into(), retry, NOW).await
+}
+
+/// The attempt that holds a claimed task.
+fn attempt(task: &Task) -> Attempt {
+    match &task.state {
+        State::InProgress(lease) => Attempt { worker: lease.worker.clone(), number: task.attempt },
+        other => panic!("{} is {}", task.id.0, other.name()),
+    }
+}
+
+async fn task(app: &App, name: &str) -> Option<Task> {
+    app.db.task(permit().namespace(), &id(name)).await.unwrap()
+}
+
+async fn state(app: &App, name: &str) -> State {
+    task(app, name).await.unwrap().state
+}
+
+/// The whole log of the namespace, after a look at its numbers.
+async fn log(app: &App) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    loop {
+        let page = app.db.events_after(permit().namespace(), events.len() as i64, usize::MAX).await.unwrap();
+        if page.is_empty() {
+            return events;
+        }
+        for event in page {
+            assert_eq!(event.number, events.len() as i64 + 1, "the log has no gaps");
+            events.push(event);
+        }
+    }
+}
+
+/// What happened, in short: kinds and tasks.
+async fn story(app: &App) -> Vec<String> {
+    let tell = |event: Event| match event.task {
+        Some(task) => format!("{} {}", event.kind.name(), task.0),
+        None => event.kind.name().to_owned(),
+    };
+    log(app).await.into_iter().map(tell).collect()
+}
+
+async fn count(app: &App, kind: Kind) -> usize {
+    log(app).await.into_iter().filter(|event| event.kind == kind).count()
+}
+
+fn fields(event: &Event) -> Vec<(&str, &Value)> {
+    event.data.as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)).collect()
+}

@@ -1,0 +1,185 @@
+//! What runs can rely on.
+
+use skep_core::{
+    app::{RunError, TaskError},
+    limits::{self, Invalid},
+    run::{self, End, Run, State as RunState},
+    task::Refused,
+};
+
+use super::*;
+
+fn run_id(name: &str) -> RunId {
+    RunId(name.into())
+}
+
+async fn run(app: &App, name: &str) -> Run {
+    app.db.run(permit().namespace(), &run_id(name)).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_starts_with_all_its_tasks_or_not_at_all() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("taken"), NOW).await.unwrap();
+        let refused = app.start_run(&permit(), new_run("r"), vec![new("a"), new("taken")], NOW).await;
+        assert!(matches!(refused, Err(RunError::TaskTaken(task)) if task == id("taken")));
+        let circle = vec![needs("a", &["b"]), needs("b", &["a"])];
+        let refused = app.start_run(&permit(), new_run("r"), circle, NOW).await;
+        assert!(matches!(refused, Err(RunError::Invalid(Invalid::Cycle(_)))), "{refused:?}");
+        assert_eq!(app.db.run(permit().namespace(), &run_id("r")).await.unwrap(), None);
+        assert_eq!(task(&app, "a").await, None);
+        assert_eq!(story(&app).await, ["task.submitted taken"]);
+
+        let started = app.start_run(&permit(), new_run("r"), vec![new("a"), needs("b", &["a"])], NOW).await.unwrap();
+        assert_eq!(run(&app, "r").await, started);
+        assert_eq!((started.state, started.created, started.plan), (RunState::Running, NOW, new_run("r").plan));
+        assert_eq!(story(&app).await[1..], ["run.started", "task.submitted a", "task.submitted b"]);
+        assert_eq!(log(&app).await[1].data, json!({ "name": "the run r", "tasks": 2 }));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starting_twice_under_one_id_is_starting_once() {
+    on_every_database(async |app| {
+        let first = app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
+        let second = app.start_run(&permit(), new_run("r"), vec![new("b")], LATER).await.unwrap();
+        assert_eq!(first, second);
+        assert_eq!(task(&app, "b").await, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_the_largest_size_starts_and_ends_in_one_go_each() {
+    on_every_database(async |app| {
+        // A chain, so that the first failure blocks all the rest.
+        let names: Vec<String> = (0..limits::RUN_TASKS_MAX).map(|n| n.to_string()).collect();
+        let mut tasks = vec![new(&names[0])];
+        tasks.extend(names.windows(2).map(|pair| needs(&pair[1], &[&pair[0]])));
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let extra = NewTask { run: Some(run_id("r")), ..new("one more") };
+        let refused = app.submit(&permit(), extra, NOW).await;
+        assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooMany { .. }))), "{refused:?}");
+        let first = claim(&app, NOW).await.unwrap();
+        fail(&app, &first, false).await.unwrap();
+        let counts = app.db.count_tasks(permit().namespace(), &run_id("r")).await.unwrap();
+        assert_eq!((counts.failed, counts.blocked), (1, limits::RUN_TASKS_MAX as u64 - 1));
+        assert_eq!(app.db.tasks_of(permit().namespace(), &run_id("r")).await.unwrap().len(), limits::RUN_TASKS_MAX);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_run_goes_on_where_it_stood_and_fences_off_who_had_it() {
+    on_every_database(async |app| {
+        let tasks = vec![new("done"), new("held"), needs("next", &["done", "held"])];
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let done = claim(&app, NOW).await.unwrap();
+        finish(&app, &done).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        // The conductor was killed, and said nothing: the run still claims to be running.
+        let resumed = app.resume_run(&permit(), &run_id("r"), LATER).await.unwrap();
+        assert_eq!(resumed.state, RunState::Running);
+        let late = finish(&app, &held).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+
+        let again = claim(&app, LATER).await.unwrap();
+        assert_eq!((&again.id, again.attempt, again.failures), (&id("held"), 2, 0), "no failure was counted");
+        finish(&app, &again).await.unwrap();
+        assert_eq!(claim(&app, LATER).await.unwrap().id, id("next"));
+        assert_eq!(claim(&app, LATER).await, None, "what was done is not repeated");
+        let story = story(&app).await;
+        assert!(story.contains(&"task.released held".to_owned()) && story.contains(&"run.resumed".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_gives_its_tasks_back_at_once() {
+    on_every_database(async |app| {
+        app.start_run(&permit(), new_run("r"), vec![new("a"), new("b")], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("other"), vec![new("c")], NOW).await.unwrap();
+        while claim(&app, NOW).await.is_some() {}
+        app.interrupt_run(&permit(), &run_id("r"), LATER).await.unwrap();
+        for name in ["a", "b"] {
+            assert_eq!(state(&app, name).await, State::Pending { due: LATER, waiting_for: 0 });
+        }
+        assert_eq!(state(&app, "c").await.name(), "in_progress", "another run's task");
+        assert_eq!(run(&app, "r").await.state, RunState::Interrupted);
+        let joins = app.submit(&permit(), NewTask { run: Some(run_id("r")), ..new("d") }, NOW).await;
+        assert!(matches!(joins, Err(TaskError::RunNotRunning(RunState::Interrupted))), "{joins:?}");
+        let ends = app.end_run(&permit(), &run_id("r"), End::Completed, None, NOW).await;
+        assert!(matches!(ends, Err(RunError::Refused(run::Refused::Interrupted))), "{ends:?}");
+        let released = app.release_run(&permit(), &run_id("other"), LATER).await.unwrap();
+        assert_eq!(released.iter().map(|task| task.id.0.as_str()).collect::<Vec<_>>(), ["c"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
+    on_every_database(async |app| {
+        let tasks = vec![new("done"), new("held"), new("ready"), needs("waits", &["held"])];
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let done = claim(&app, NOW).await.unwrap();
+        finish(&app, &done).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        let report = json!({ "said": ["all"] });
+        let ended = app.end_run(&permit(), &run_id("r"), End::Cancelled, Some(report.clone()), LATER).await.unwrap();
+        assert_eq!((ended.state, ended.ended, &ended.report), (RunState::Cancelled, Some(LATER), &Some(report)));
+        assert_eq!(run(&app, "r").await, ended);
+        for name in ["held", "ready", "waits"] {
+            assert_eq!(state(&app, name).await, State::Cancelled);
+        }
+        assert_eq!(state(&app, "done").await.name(), "completed");
+        let late = finish(&app, &held).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::Over("cancelled")))), "{late:?}");
+        let log = log(&app).await;
+        let cancelled = log.iter().find(|event| event.task == Some(id("held")) && event.kind == Kind::TaskCancelled);
+        assert_eq!(cancelled.unwrap().data, json!({ "worker": "w", "attempt": 1 }));
+        let again = app.resume_run(&permit(), &run_id("r"), LATER).await;
+        assert!(matches!(again, Err(RunError::Refused(run::Refused::Over("cancelled")))), "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
+    on_every_database(async |app| {
+        app.start_run(&permit(), new_run("r"), vec![new("b")], NOW).await.unwrap();
+        let join = |name: &str, needs_: &[&str]| NewTask { run: Some(run_id("r")), ..needs(name, needs_) };
+        let permit = permit();
+        let (one, two) =
+            tokio::join!(app.submit(&permit, join("a", &["b"]), NOW), app.submit(&permit, join("0", &["b"]), NOW));
+        let mut positions = [one.unwrap().position, two.unwrap().position];
+        positions.sort_unstable();
+        assert_eq!(positions, [1, 2]);
+        let unknown = app.submit(&permit, NewTask { run: Some(run_id("none")), ..new("x") }, NOW).await;
+        assert!(matches!(unknown, Err(TaskError::UnknownRun(_))), "{unknown:?}");
+        app.submit(&permit, new("outside"), NOW).await.unwrap();
+        let across = app.submit(&permit, join("y", &["outside"]), NOW).await;
+        assert!(matches!(across, Err(TaskError::Invalid(Invalid::UnknownDependency { .. }))), "{across:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_listed_newest_first_page_by_page() {
+    on_every_database(async |app| {
+        for (n, at) in [1, 2, 2, 3].into_iter().enumerate() {
+            app.start_run(&permit(), new_run(&format!("r{n}")), Vec::new(), Timestamp(at)).await.unwrap();
+        }
+        let page = async |before| {
+            let runs = app.db.runs(permit().namespace(), before, 2).await.unwrap();
+            let last = runs.last().map(|run| (run.created, run.id.clone()));
+            (runs.into_iter().map(|run| run.id.0).collect::<Vec<_>>(), last)
+        };
+        let (first, last) = page(None).await;
+        assert_eq!(first, ["r3", "r2"]);
+        let (second, last) = page(last).await;
+        assert_eq!(second, ["r1", "r0"]);
+        assert_eq!(page(last).await.0, Vec::<String>::new());
+    })
+    .await;
+}

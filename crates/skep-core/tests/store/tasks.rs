@@ -1,0 +1,489 @@
+//! What tasks can rely on.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use serde_json::json;
+use skep_core::{
+    Timestamp,
+    app::{App, EXPIRE_MAX, TaskError},
+    artefact::NewArtefact,
+    event::Kind,
+    limits::{self, Invalid},
+    run::RunId,
+    task::{Attempt, NewTask, Refused, State, Task},
+};
+use tokio::task::JoinSet;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_goes_to_one_worker_only() {
+    on_every_database(async |app| {
+        for n in 0..200 {
+            app.submit(&permit(), new(&format!("t{n}")), NOW).await.unwrap();
+        }
+        let mut workers = JoinSet::new();
+        for _ in 0..8 {
+            let app = app.clone();
+            workers.spawn(async move {
+                let mut mine = Vec::new();
+                while let Some(task) = claim(&app, NOW).await {
+                    finish(&app, &task).await.unwrap();
+                    mine.push(task.id.0);
+                }
+                mine
+            });
+        }
+        let ran: Vec<String> = workers.join_all().await.concat();
+        assert_eq!(ran.len(), 200);
+        assert_eq!(ran.iter().collect::<HashSet<_>>().len(), 200);
+        assert_eq!(log(&app).await.len(), 600);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submitting_twice_under_one_id_is_submitting_once() {
+    on_every_database(async |app| {
+        let first = app.submit(&permit(), new("a"), NOW).await.unwrap();
+        let other = NewTask { input: json!("other"), ..new("a") };
+        let second = app.submit(&permit(), other, LATER).await.unwrap();
+        assert_eq!(first, second);
+        assert_eq!(task(&app, "a").await, Some(first));
+        assert_eq!(story(&app).await, ["task.submitted a"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_comes_back_as_it_was_declared() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        let declared = NewTask {
+            input: json!({ "z": 1, "a": ["\u{0}", "ü", 1.5, null], "big": 9_007_199_254_740_993i64 }),
+            retries_max: 3,
+            retry_delay: Duration::from_millis(1500),
+            ..optional("b", &["a", "a"])
+        };
+        let submitted = app.submit(&permit(), declared.clone(), NOW).await.unwrap();
+        let read = task(&app, "b").await.unwrap();
+        assert_eq!(submitted, read);
+        assert_eq!(read.input.to_string(), declared.input.to_string(), "in its order, too");
+        assert_eq!(read.depends_on, [id("a")], "once is enough");
+        let declared = (declared.retries_max, declared.retry_delay, declared.allow_failure, declared.queue);
+        assert_eq!((read.retries_max, read.retry_delay, read.allow_failure, read.queue), declared);
+        assert_eq!(read.state, State::Pending { due: NOW, waiting_for: 1 });
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_tasks_in_a_queue_the_longest_due_goes_first_and_then_the_first_declared() {
+    on_every_database(async |app| {
+        app.submit(&permit(), NewTask { queue: "other".into(), ..new("elsewhere") }, Timestamp(0)).await.unwrap();
+        app.submit(&permit(), new("later"), Timestamp(2)).await.unwrap();
+        // Their names say the opposite of their order.
+        let tasks = ["z", "y", "x"].map(new).to_vec();
+        app.start_run(&permit(), new_run("r"), tasks, Timestamp(1)).await.unwrap();
+        let mut order = Vec::new();
+        while let Some(task) = claim(&app, NOW).await {
+            order.push(task.id.0);
+        }
+        assert_eq!(order, ["z", "y", "x", "later"]);
+        assert_eq!(app.db.next_due(permit().namespace(), "other").await.unwrap(), Some(Timestamp(0)));
+        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
+    on_every_database(async |app| {
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        let first = claim(&app, NOW).await.unwrap();
+        fail(&app, &first, true).await.unwrap();
+        let due = NOW.after(Duration::from_secs(1));
+        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), Some(due));
+        assert_eq!(claim(&app, Timestamp(due.0 - 1)).await, None);
+        let second = claim(&app, due).await.unwrap();
+        assert_eq!((second.attempt, second.failures), (2, 1));
+        fail(&app, &second, true).await.unwrap();
+        assert_eq!(state(&app, "a").await, State::Failed("boom".into()));
+        let story = story(&app).await;
+        assert_eq!(story[2], "task.retried a");
+        assert_eq!(story[4], "task.failed a");
+        assert_eq!(fields(&log(&app).await[2])[2], ("error", &json!("boom")));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
+    on_every_database(async |app| {
+        app.submit(&permit(), NewTask { retries_max: 2, ..new("a") }, NOW).await.unwrap();
+        let slow = claim(&app, NOW).await.unwrap();
+        let expired = app.expire(&permit(), NOW.after(LEASE)).await.unwrap();
+        assert_eq!(expired.len(), 1);
+        let late = app.finish(&permit(), &slow.id, attempt(&slow), json!("precious"), Vec::new(), LATER).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+        let quick = claim(&app, LATER).await.unwrap();
+        finish(&app, &quick).await.unwrap();
+        let late = fail(&app, &slow, true).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::Over("completed")))), "{late:?}");
+
+        assert_eq!(state(&app, "a").await, State::Completed(json!({ "by": 2 })));
+        let log = log(&app).await;
+        let refused: Vec<_> = log.iter().filter(|event| event.kind == Kind::TaskAnswerRefused).collect();
+        assert_eq!(refused.len(), 2);
+        assert_eq!(refused[0].data["output"], "precious");
+        assert_eq!(refused[1].data["error"], "boom");
+        assert_eq!((&refused[1].data["worker"], &refused[1].data["attempt"]), (&json!("w"), &json!(1)));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_brought_again_counts_once_and_is_no_error() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.submit(&permit(), needs("b", &["a"]), NOW).await.unwrap();
+        app.submit(&permit(), needs("c", &["a", "b"]), NOW).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        let first = finish(&app, &held).await.unwrap();
+        assert_eq!(finish(&app, &held).await.unwrap(), first);
+        assert_eq!(state(&app, "c").await, State::Pending { due: NOW, waiting_for: 1 });
+        assert_eq!(count(&app, Kind::TaskCompleted).await, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_renewed_does_not_run_out() {
+    on_every_database(async |app| {
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        let half = NOW.after(LEASE / 2);
+        let renewed = app.renew(&permit(), &held.id, attempt(&held), LEASE, half).await.unwrap();
+        assert_eq!(attempt(&renewed), attempt(&held));
+        assert_eq!(app.expire(&permit(), NOW.after(LEASE)).await.unwrap(), []);
+        assert_eq!(app.expire(&permit(), half.after(LEASE)).await.unwrap().len(), 1);
+        let lost = app.renew(&permit(), &held.id, attempt(&held), LEASE, LATER).await;
+        assert!(matches!(lost, Err(TaskError::Refused(Refused::LeaseLost))), "{lost:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_run_out_are_taken_back_in_bounded_batches() {
+    on_every_database(async |app| {
+        let tasks = (0..=EXPIRE_MAX).map(|n| NewTask { retries_max: 1, ..new(&format!("t{n}")) }).collect();
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        while claim(&app, NOW).await.is_some() {}
+        assert_eq!(app.expire(&permit(), NOW).await.unwrap(), [], "they still run");
+        assert_eq!(app.expire(&permit(), LATER).await.unwrap().len(), EXPIRE_MAX);
+        assert_eq!(app.expire(&permit(), LATER).await.unwrap().len(), 1);
+        assert_eq!(app.expire(&permit(), LATER).await.unwrap(), []);
+        let first = task(&app, "t0").await.unwrap();
+        assert_eq!((first.failures, first.state.name()), (1, "pending"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_blocks_what_needs_it_directly_or_through_others() {
+    on_every_database(async |app| {
+        let tasks = vec![
+            new("root"),
+            new("free"),
+            needs("child", &["root", "free"]),
+            needs("grandchild", &["child"]),
+            needs("untouched", &["free"]),
+        ];
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let root = claim(&app, NOW).await.unwrap();
+        fail(&app, &root, true).await.unwrap();
+        for name in ["child", "grandchild"] {
+            assert_eq!(state(&app, name).await, State::Blocked(id("root")));
+        }
+        assert_eq!(state(&app, "untouched").await, State::Pending { due: NOW, waiting_for: 1 });
+        let story = story(&app).await;
+        assert_eq!(story[story.len() - 2..], ["task.blocked child", "task.blocked grandchild"]);
+        assert_eq!(log(&app).await.pop().unwrap().data, json!({ "by": "root" }));
+
+        let free = claim(&app, NOW).await.unwrap();
+        finish(&app, &free).await.unwrap();
+        assert_eq!(claim(&app, NOW).await.unwrap().id, id("untouched"));
+        assert_eq!(claim(&app, NOW).await, None, "what is blocked stays blocked");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_blocks_what_needs_it() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.submit(&permit(), needs("b", &["a"]), NOW).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        app.cancel(&permit(), &id("a"), NOW).await.unwrap();
+        assert_eq!(state(&app, "b").await, State::Blocked(id("a")));
+        let late = finish(&app, &held).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::Over("cancelled")))), "{late:?}");
+        let again = app.cancel(&permit(), &id("a"), NOW).await;
+        assert!(matches!(again, Err(TaskError::Refused(Refused::Over(_)))), "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_an_optional_task_goes_on_however_that_ends() {
+    on_every_database(async |app| {
+        let tasks = vec![
+            optional("fails", &[]),
+            new("breaks"),
+            optional("skipped", &["breaks"]),
+            needs("goes on", &["fails", "skipped"]),
+            needs("does not", &["skipped", "breaks"]),
+        ];
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        for _ in 0..2 {
+            let held = claim(&app, NOW).await.unwrap();
+            fail(&app, &held, false).await.unwrap();
+        }
+        assert_eq!(state(&app, "skipped").await, State::Blocked(id("breaks")));
+        assert_eq!(state(&app, "does not").await, State::Blocked(id("breaks")));
+        assert_eq!(claim(&app, NOW).await.unwrap().id, id("goes on"));
+        let counts = app.db.count_tasks(permit().namespace(), &RunId("r".into())).await.unwrap();
+        assert_eq!((counts.failed, counts.failed_allowed, counts.blocked, counts.in_progress), (1, 1, 2, 1));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_submitted_late_finds_its_dependencies_as_they_are() {
+    on_every_database(async |app| {
+        for task in [new("done"), optional("gave up", &[]), new("failed"), new("open")] {
+            app.submit(&permit(), task, NOW).await.unwrap();
+        }
+        for _ in 0..3 {
+            let held = claim(&app, NOW).await.unwrap();
+            match held.id.0.as_str() {
+                "done" => finish(&app, &held).await.unwrap(),
+                _ => fail(&app, &held, false).await.unwrap(),
+            };
+        }
+        let ready = app.submit(&permit(), needs("1", &["done", "gave up"]), NOW).await.unwrap();
+        assert_eq!(ready.state, State::Pending { due: NOW, waiting_for: 0 });
+        let waits = app.submit(&permit(), needs("2", &["done", "open"]), NOW).await.unwrap();
+        assert_eq!(waits.state, State::Pending { due: NOW, waiting_for: 1 });
+        let blocked = app.submit(&permit(), needs("3", &["open", "failed"]), NOW).await.unwrap();
+        assert_eq!(blocked.state, State::Blocked(id("failed")));
+        assert_eq!(task(&app, "3").await, Some(blocked));
+        assert_eq!(story(&app).await.pop().unwrap(), "task.blocked 3");
+
+        let unknown = app.submit(&permit(), needs("4", &["done", "never"]), NOW).await;
+        assert!(matches!(unknown, Err(TaskError::Invalid(Invalid::UnknownDependency { on, .. })) if on == id("never")));
+        let itself = app.submit(&permit(), needs("5", &["5"]), NOW).await;
+        assert!(matches!(itself, Err(TaskError::Invalid(Invalid::Cycle(_)))), "{itself:?}");
+    })
+    .await;
+}
+
+/// Every task of a wide and deep graph starts after all that it needs, and once, though many workers end tasks at the
+/// same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_dependency_is_released_exactly_once_among_many_workers() {
+    const WIDTH: usize = 12;
+    const DEPTH: usize = 5;
+    on_every_database(async |app| {
+        let name = |layer: usize, n: usize| format!("{layer}-{n}");
+        let mut tasks = Vec::new();
+        for layer in 0..DEPTH {
+            for n in 0..WIDTH {
+                // Every third of the layer before, so that each is needed by several.
+                let before: Vec<String> =
+                    (0..WIDTH).filter(|m| layer > 0 && (m + n) % 3 == 0).map(|m| name(layer - 1, m)).collect();
+                let before: Vec<&str> = before.iter().map(String::as_str).collect();
+                tasks.push(needs(&name(layer, n), &before));
+            }
+        }
+        let graph: HashMap<_, _> = tasks.iter().map(|task| (task.id.clone(), task.depends_on.clone())).collect();
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let mut workers = JoinSet::new();
+        for _ in 0..8 {
+            let (app, done, graph) = (app.clone(), Arc::clone(&done), graph.clone());
+            let mut wake = app.wake.clone();
+            workers.spawn(async move {
+                while done.lock().unwrap().len() < WIDTH * DEPTH {
+                    wake.mark_unchanged();
+                    let Some(task) = claim(&app, NOW).await else {
+                        wake.changed().await.unwrap(); // an answer of somebody else
+                        continue;
+                    };
+                    {
+                        let mut done = done.lock().unwrap();
+                        assert!(graph[&task.id].iter().all(|need| done.contains(need)), "{} is early", task.id.0);
+                        done.push(task.id.clone());
+                    }
+                    finish(&app, &task).await.unwrap();
+                }
+            });
+        }
+        workers.join_all().await;
+        assert_eq!(count(&app, Kind::TaskStarted).await, WIDTH * DEPTH);
+        assert_eq!(count(&app, Kind::TaskCompleted).await, WIDTH * DEPTH);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
+    on_every_database(async |app| {
+        app.start_run(&permit(), new_run("r"), vec![NewTask { retries_max: 1, ..new("a") }], NOW).await.unwrap();
+        let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+        let file = |path: &str, bytes: &[u8]| NewArtefact { path: path.into(), bytes: bytes.to_vec() };
+        let slow = claim(&app, NOW).await.unwrap();
+        app.expire(&permit(), NOW.after(LEASE)).await.unwrap();
+        let quick = claim(&app, LATER).await.unwrap();
+        let late = app.finish(&permit(), &slow.id, attempt(&slow), json!(1), vec![file("late", b"x")], LATER).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+        let files = vec![file("out/b.bin", &bytes), file("out/empty", b"")];
+        app.finish(&permit(), &quick.id, attempt(&quick), json!(2), files, LATER).await.unwrap();
+
+        let kept = app.db.artefacts(permit().namespace(), &RunId("r".into())).await.unwrap();
+        let paths: Vec<_> = kept.iter().map(|artefact| (artefact.path.as_str(), artefact.size)).collect();
+        assert_eq!(paths, [("out/b.bin", 100_000), ("out/empty", 0)]);
+        assert_eq!(kept[1].sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let read = async |path| app.db.artefact(permit().namespace(), &id("a"), path).await.unwrap();
+        assert_eq!(read("out/b.bin").await, Some(bytes));
+        assert_eq!(read("late").await, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
+    on_every_database(async |app| {
+        let large = |bytes: usize| json!("x".repeat(bytes - 2));
+        let input = |value| NewTask { input: value, ..new("a") };
+        for task in [
+            input(large(limits::INPUT_BYTES_MAX + 1)),
+            NewTask { queue: "a\0b".into(), ..new("a") },
+            new(""),
+            new(&"x".repeat(limits::NAME_BYTES_MAX + 1)),
+        ] {
+            let refused = app.submit(&permit(), task, NOW).await;
+            assert!(matches!(refused, Err(TaskError::Invalid(_))), "{refused:?}");
+        }
+        assert!(log(&app).await.is_empty());
+        app.submit(&permit(), input(large(limits::INPUT_BYTES_MAX)), NOW).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        let by = attempt(&held);
+        let output = large(limits::OUTPUT_BYTES_MAX + 1);
+        let refused = app.finish(&permit(), &held.id, by.clone(), output, Vec::new(), NOW).await;
+        assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
+        assert_eq!(state(&app, "a").await, held.state, "the worker still has it, and can say so");
+        app.fail(&permit(), &held.id, by, "\0".repeat(limits::ERROR_BYTES_MAX + 1), false, NOW).await.unwrap();
+        let State::Failed(error) = state(&app, "a").await else { panic!("not failed") };
+        assert!(error.ends_with("(cut)"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_know_nothing_of_each_other() {
+    on_every_database(async |app| {
+        let other = permit_in("other");
+        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.submit(&other, NewTask { input: json!("other"), ..new("a") }, NOW).await.unwrap();
+        app.submit(&other, needs("b", &["a"]), NOW).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        finish(&app, &held).await.unwrap();
+        assert_eq!(claim(&app, NOW).await, None);
+        let theirs = app.db.task(other.namespace(), &id("b")).await.unwrap().unwrap();
+        assert_eq!(theirs.state, State::Pending { due: NOW, waiting_for: 1 });
+        let unknown = app.cancel(&permit(), &id("b"), NOW).await;
+        assert!(matches!(unknown, Err(TaskError::Unknown(_))), "{unknown:?}");
+        assert_eq!(app.db.events_after(other.namespace(), 0, 10).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
+/// A graph, and how each of its tasks would end if it started.
+#[derive(Clone, Debug)]
+struct Fate {
+    /// Which of the tasks before it each needs, whether it is optional, whether it fails.
+    tasks: Vec<(Vec<usize>, bool, bool)>,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    let task = (prop::collection::vec(any::<prop::sample::Index>(), 0..3), any::<bool>(), any::<bool>());
+    prop::collection::vec(task, 1..9).prop_map(|tasks| {
+        let before = |(n, (needs, optional, fails)): (usize, (Vec<prop::sample::Index>, bool, bool))| {
+            let needs: HashSet<usize> = needs.into_iter().filter(|_| n > 0).map(|need| need.index(n)).collect();
+            (needs.into_iter().collect(), optional, fails)
+        };
+        Fate { tasks: tasks.into_iter().enumerate().map(before).collect() }
+    })
+}
+
+/// How it must end, by the rules as one would tell them: a task starts when each of those it needs has completed or
+/// was optional, and is blocked when one of the others did not complete.
+fn ends(fate: &Fate) -> Vec<&'static str> {
+    let mut ends: Vec<&'static str> = Vec::new();
+    for (needs, _, fails) in &fate.tasks {
+        let lets_go_on = |need: &usize| ends[*need] == "completed" || fate.tasks[*need].1;
+        ends.push(match (needs.iter().all(lets_go_on), fails) {
+            (false, _) => "blocked",
+            (true, true) => "failed",
+            (true, false) => "completed",
+        });
+    }
+    ends
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_graph_ends_as_its_rules_say() {
+    on_every_database(async |app| {
+        let handle = tokio::runtime::Handle::current();
+        let cases = std::sync::atomic::AtomicU32::new(0);
+        let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+        let result = tokio::task::block_in_place(|| {
+            TestRunner::new(config).run(&fate(), |fate| {
+                let case = cases.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let found = handle.block_on(run_to_its_end(&app, &format!("case {case}"), &fate));
+                prop_assert_eq!(found, ends(&fate));
+                Ok(())
+            })
+        });
+        result.unwrap();
+    })
+    .await;
+}
+
+async fn run_to_its_end(app: &App, namespace: &str, fate: &Fate) -> Vec<&'static str> {
+    let permit = permit_in(namespace);
+    let name = |n: usize| n.to_string();
+    let declare = |(n, (needs, optional, _)): (usize, &(Vec<usize>, bool, bool))| NewTask {
+        depends_on: needs.iter().map(|need| id(&name(*need))).collect(),
+        allow_failure: *optional,
+        ..new(&name(n))
+    };
+    let tasks = fate.tasks.iter().enumerate().map(declare).collect();
+    app.start_run(&permit, new_run("r"), tasks, NOW).await.unwrap();
+    while let Some(task) = app.claim(&permit, "q", &worker("w"), LEASE, NOW).await.unwrap() {
+        let by = Attempt { worker: worker("w"), number: task.attempt };
+        if fate.tasks[task.id.0.parse::<usize>().unwrap()].2 {
+            app.fail(&permit, &task.id, by, "fate".into(), true, NOW).await.unwrap();
+        } else {
+            app.finish(&permit, &task.id, by, json!(null), Vec::new(), NOW).await.unwrap();
+        }
+    }
+    let tasks: Vec<Task> = app.db.tasks_of(permit.namespace(), &RunId("r".into())).await.unwrap();
+    tasks.iter().map(|task| task.state.name()).collect()
+}
