@@ -5,6 +5,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -98,6 +99,8 @@ impl Skep {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name: &str| Dir::create(&directory.path().join(name)).unwrap();
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
+        // Nobody but its owner may enter it, and in a sandbox root is somebody else; pictures are read all the same.
+        std::fs::set_permissions(workspace.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let catalogue = Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(config))));

@@ -69,6 +69,7 @@ impl Ocr {
         let command =
             ["env", "OMP_THREAD_LIMIT=1", "tesseract", INSIDE, "stdout", "-l", language, "--psm", mode, "tsv"];
         let mut job = Job::new(super::ObserveScreen::NAME, Run::Argv(command.map(OsString::from).to_vec()));
+        job.in_workspace = false; // the picture is all it needs
         job.files = vec![InFile { path: INSIDE.into(), bytes: picture }];
         let table = self.sandbox.run(context, job).await.map_err(|error| explain(error, language))?.stdout;
         Ok(parse(&table, layout))
