@@ -326,11 +326,16 @@ struct Rules {
 
 /// A name that leads to an address which must not be reached.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} leads to {address}, {why}; an operator may allow it by adding \"{name}:PORT\" to web.allow_hosts")]
+#[error("{name} is {}{why}; an operator may allow it by adding \"{name}:PORT\" to web.allow_hosts", led(.name, .address))]
 struct Forbidden {
     name: String,
     address: IpAddr,
     why: &'static str,
+}
+
+/// Where a name leads, unless it is the address itself.
+fn led(name: &str, address: &IpAddr) -> String {
+    if name.trim_matches(['[', ']']).parse() == Ok(*address) { String::new() } else { format!("{address}, ") }
 }
 
 impl Rules {

@@ -5,6 +5,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -86,6 +87,41 @@ async fn a_picture_that_is_none_and_a_language_that_is_missing_are_said() {
     assert!(error.code() == "unavailable" && error.to_string().contains("tesseract-ocr-tlh"), "{error}");
 }
 
+#[tokio::test]
+async fn a_kind_of_picture_that_tesseract_passes_over_in_silence_is_an_error() {
+    if !there(&["tesseract"]) {
+        return;
+    }
+    let skep = Skep::new();
+    std::fs::write(skep.directory.path().join("workspace/deep.tiff"), tiff_with_alpha(64, 32)).unwrap();
+    let error = skep.observe(json!({"image": "deep.tiff"})).await.unwrap_err();
+    assert!(error.to_string().contains("convert it to PNG"), "{error}");
+}
+
+/// A white picture with grey and alpha of 16 bits each (TIFF 6.0): header, directory, pixels.
+fn tiff_with_alpha(width: u32, height: u32) -> Vec<u8> {
+    let directory: [(u16, u32); 9] = [
+        (256, width),
+        (257, height),
+        (258, 16 | 16 << 16),      // bits of each sample
+        (259, 1),                  // no compression
+        (262, 1),                  // black is zero
+        (273, 8 + 2 + 9 * 12 + 4), // where the pixels are
+        (277, 2),                  // samples a pixel
+        (278, height),             // rows in the strip
+        (279, width * height * 4), // its bytes
+    ];
+    let mut file = b"II*\0\x08\0\0\0\x09\0".to_vec();
+    for (tag, value) in directory {
+        let (kind, count) = if tag == 258 { (3u16, 2u32) } else { (4, 1) }; // two numbers of 16 bits, or one of 32
+        file.extend([tag.to_le_bytes(), kind.to_le_bytes()].concat());
+        file.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+    }
+    file.extend([0; 4]);
+    file.extend(vec![0xff; (width * height * 4) as usize]);
+    file
+}
+
 /// A workspace and its tools.
 struct Skep {
     directory: tempfile::TempDir,
@@ -98,6 +134,8 @@ impl Skep {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name: &str| Dir::create(&directory.path().join(name)).unwrap();
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
+        // Nobody but its owner may enter it, and in a sandbox root is somebody else; pictures are read all the same.
+        std::fs::set_permissions(workspace.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let catalogue = Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(config))));

@@ -25,11 +25,13 @@ pub(super) struct Job {
     pub(super) run: Run,
     pub(super) stdin: Vec<u8>,
     pub(super) files: Vec<skep_sandbox::InFile>,
+    /// It starts in the workspace, not in `/tmp`.
+    pub(super) in_workspace: bool,
 }
 
 impl Job {
     pub(super) fn new(tool: &'static str, run: Run) -> Job {
-        Job { tool, run, stdin: Vec::new(), files: Vec::new() }
+        Job { tool, run, stdin: Vec::new(), files: Vec::new(), in_workspace: true }
     }
 }
 
@@ -69,7 +71,8 @@ impl SandboxOnDemand {
         request.stdin = job.stdin;
         request.files = job.files;
         request.limits.wall = context.time_left();
-        request.cwd = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace")).cloned();
+        let workspace = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace"));
+        request.cwd = workspace.filter(|_| job.in_workspace).cloned();
         let sandbox = self.get().await.map_err(not_run)?;
         let outcome = sandbox.run(request, context.cancel.clone()).await.map_err(not_run)?;
         answer(context, job.tool, outcome)

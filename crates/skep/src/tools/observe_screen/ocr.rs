@@ -69,9 +69,15 @@ impl Ocr {
         let command =
             ["env", "OMP_THREAD_LIMIT=1", "tesseract", INSIDE, "stdout", "-l", language, "--psm", mode, "tsv"];
         let mut job = Job::new(super::ObserveScreen::NAME, Run::Argv(command.map(OsString::from).to_vec()));
+        job.in_workspace = false; // the picture is all it needs
         job.files = vec![InFile { path: INSIDE.into(), bytes: picture }];
         let table = self.sandbox.run(context, job).await.map_err(|error| explain(error, language))?.stdout;
-        Ok(parse(&table, layout))
+        let reading = parse(&table, layout);
+        // Of some pictures, such as TIFF in grey and alpha of 16 bits, it makes nothing and ends as if all were well.
+        if reading.width.is_none() {
+            return Err(ToolError::failed("tesseract cannot read this kind of picture; convert it to PNG"));
+        }
+        Ok(reading)
     }
 }
 
@@ -93,9 +99,9 @@ fn explain(error: ToolError, language: &str) -> ToolError {
             cure: format!("apt-get install {}, or give another language", packages.join(" ")),
         };
     }
-    let said: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match said.last() {
-        Some(last) => ToolError::failed(format!("tesseract cannot read the picture: {last}")),
+    // The first error has the reason, the others who passed it on.
+    match stderr.lines().map(str::trim).find(|line| line.starts_with("Error")) {
+        Some(reason) => ToolError::failed(format!("tesseract cannot read the picture: {reason}")),
         None => error,
     }
 }
@@ -181,7 +187,7 @@ mod tests {
         };
         assert_snapshot!(error(127, "env: 'tesseract': No such file or directory"), @r#"unavailable: text in pictures is read by tesseract, which is not installed; apt-get install tesseract-ocr, or ask with "ocr": false"#);
         assert_snapshot!(error(1, "Error opening data file x/chi_sim.traineddata\nFailed loading language 'chi_sim'"), @r#"unavailable: tesseract cannot read the language "chi_sim+deu"; apt-get install tesseract-ocr-chi-sim tesseract-ocr-deu, or give another language"#);
-        assert_snapshot!(error(1, "Error in pixRead: invalid\nError during processing.\n"), @"failed: tesseract cannot read the picture: Error during processing.");
+        assert_snapshot!(error(1, "Estimating\nError in pixRead: invalid\nError during processing.\n"), @"failed: tesseract cannot read the picture: Error in pixRead: invalid");
         assert_eq!(explain(ToolError::Cancelled, "eng"), ToolError::Cancelled);
     }
 }
