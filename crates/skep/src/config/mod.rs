@@ -32,8 +32,9 @@ use crate::{
 
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
-/// File name of the settings of an older design.
-const LEGACY_FILE: &str = "mcp-config.yaml";
+/// Keys that count only in a file that the user named, or in the user's own.
+const FOR_NAMED_FILES: [&str; 7] =
+    ["/hubs", "/database", "/home", "/model/base_url", "/model/api_key_env", "/search", "/web/allow_hosts"];
 /// Bytes of a token's file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
@@ -101,8 +102,15 @@ impl Settings {
     /// for the user: what in the file has no effect.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let found = file.map(Path::to_owned).or_else(|| find(variable));
-        Settings::resolve(found.as_deref(), variable, flags)
+        let found = match file {
+            Some(_) => None,
+            None => find(variable),
+        };
+        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path).0));
+        if !strange.is_empty() {
+            return Err(BadSettings(strange));
+        }
+        Settings::resolve(file.or(found.as_deref()), variable, flags)
     }
 
     /// The same, without touching the process's environment.
@@ -161,8 +169,23 @@ fn read(path: &Path) -> (Value, Vec<Diagnostic>) {
 fn find(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let user = variable("XDG_CONFIG_HOME").map(PathBuf::from);
     let user = user.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")));
-    let candidates = [Some(FILE.into()), Some(LEGACY_FILE.into()), user.map(|user| user.join("skep").join(FILE))];
+    let candidates = [Some(FILE.into()), user.map(|user| user.join("skep").join(FILE))];
     candidates.into_iter().flatten().find(|path: &PathBuf| path.is_file())
+}
+
+/// Faults of a file that was found in the current directory: it may have come with somebody else's repository, and must
+/// not say where the user's keys, tokens and files are sent.
+fn strange(path: &Path, value: &Value) -> Vec<Diagnostic> {
+    if path.is_absolute() {
+        return Vec::new(); // the user's own
+    }
+    let fault = |pointer: &&str| {
+        let key = pointer.trim_start_matches('/').replace('/', ".");
+        let message = "says where keys or files are sent, and this file was found, not named";
+        let help = format!("if you trust it, name it: --config {}", path.display());
+        Diagnostic { key, ..Diagnostic::of_file(path.display().to_string(), message) }.help(help)
+    };
+    FOR_NAMED_FILES.iter().filter(|pointer| value.pointer(pointer).is_some()).map(fault).collect()
 }
 
 /// Lay one value over another: tables are put together, all else is replaced.

@@ -110,3 +110,16 @@ fn a_token_may_be_in_a_file_of_its_own() {
     let error = Settings::resolve(None, environment(&[]), flags).unwrap_err();
     assert!(error.to_string().contains("/no/such/file: token_file: "), "{error}");
 }
+
+#[test]
+fn a_file_that_was_only_found_does_not_say_where_keys_are_sent() {
+    let value = serde_json::json!({ "model": { "base_url": "http://elsewhere" }, "run": { "actors": 2 } });
+    let faults = strange(Path::new("skep.toml"), &value);
+    assert_eq!(faults.len(), 1);
+    let fault = faults[0].to_string();
+    assert!(fault.starts_with("skep.toml: model.base_url: ") && fault.contains("--config skep.toml"), "{fault}");
+    assert!(
+        strange(Path::new("/home/u/.config/skep/skep.toml"), &value).is_empty(),
+        "the user's own says what it likes"
+    );
+}

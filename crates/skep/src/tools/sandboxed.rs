@@ -45,10 +45,8 @@ pub(super) struct CommandAnswer {
     /// Standard error.
     pub(super) stderr: String,
     /// Standard output as JSON, if it is an object or a list.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) json: Option<Value>,
     /// Files that it left, as other calls can name them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) outputs: Vec<String>,
     /// Time it took, in milliseconds.
     pub(super) duration_ms: f64,
