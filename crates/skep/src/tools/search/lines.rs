@@ -93,8 +93,8 @@ impl<'a> Lines<'a> {
         self.best.into_sorted_vec()
     }
 
-    /// The best match of a line and its points.
-    fn rated(&self, line: &[u8]) -> Option<(i32, Range<usize>)> {
+    /// The points of a line for its best match, and where that is.
+    fn rated(&self, line: &[u8]) -> (i32, Range<usize>) {
         let mut best: Option<(i32, Range<usize>)> = None;
         let mut seen = 0;
         let rate = |found: grep_matcher::Match| {
@@ -108,7 +108,7 @@ impl<'a> Lines<'a> {
         };
         // The matcher's error type has no values.
         let _ = self.matcher.find_iter(line, rate);
-        best
+        best.unwrap_or_default()
     }
 
     fn keep(&mut self, line: Line) {
@@ -131,7 +131,7 @@ impl<'a> Lines<'a> {
         if self.around == 0 {
             return;
         }
-        let text = cut(trimmed(line), 0).0;
+        let text = cut(line.trim_ascii_end(), 0).0;
         self.open.iter_mut().filter(|open| number > open.number).for_each(|open| open.after.push(text.clone()));
         self.close(number);
         if self.recent.len() == self.around {
@@ -161,10 +161,10 @@ impl Sink for Lines<'_> {
     fn matched(&mut self, _searcher: &Searcher, found: &SinkMatch<'_>) -> io::Result<bool> {
         self.count += 1;
         let number = found.line_number().unwrap_or_default();
-        let line = trimmed(found.bytes());
-        if let Some((points, place)) = self.rated(line)
-            && self.wanted(points)
-        {
+        // All but the line feed: white space at the end may be what was looked for.
+        let line = found.bytes().strip_suffix(b"\n").unwrap_or(found.bytes());
+        let (points, place) = self.rated(line);
+        if self.wanted(points) {
             let column = String::from_utf8_lossy(&line[..place.start]).chars().count() as u64 + 1;
             let (snippet, highlight) = snippet(line, place);
             let (before, after) = (self.before(number), Vec::new());
@@ -189,13 +189,9 @@ impl Sink for Lines<'_> {
     }
 }
 
-/// A line without its end.
-fn trimmed(line: &[u8]) -> &[u8] {
-    line.trim_ascii_end()
-}
-
 /// The part of a line to show, without its indentation, and the characters of it that match.
 fn snippet(line: &[u8], found: Range<usize>) -> (String, [usize; 2]) {
+    let line = &line[..line.trim_ascii_end().len().max(found.end)];
     let indentation = line.len() - line.trim_ascii_start().len();
     let from =
         match found.start.saturating_sub(indentation) > LEAD_BYTES && line.len() - indentation > SNIPPET_BYTES_MAX {
@@ -280,6 +276,19 @@ mod tests {
         }
         let line = lines("\t\tlet name = needle;\r\n", "needle", 1, 0).remove(0);
         assert_eq!((line.snippet.as_str(), line.highlight, line.column), ("let name = needle;", [11, 17], 14));
+    }
+
+    #[test]
+    fn white_space_at_the_end_of_a_line_can_be_found() {
+        for (text, pattern, snippet, highlight) in [
+            ("ab  \r\ncd\r\n", r"[ \t]+\r?$", "ab  \r", [2, 5]),
+            ("\t\n", r"\t", "\t", [0, 1]),
+            ("ab \n", "ab", "ab", [0, 2]),
+        ] {
+            let found = lines(text, pattern, 9, 0);
+            let shown: Vec<_> = found.iter().map(|line| (line.snippet.as_str(), line.highlight)).collect();
+            assert_eq!(shown, [(snippet, highlight)], "{pattern}");
+        }
     }
 
     #[test]
