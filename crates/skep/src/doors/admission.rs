@@ -25,7 +25,7 @@ const CANCEL_TIME: Duration = Duration::from_secs(2);
 /// The limits of [`Admission`].
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Calls that run at once.
+    /// Calls that run at once; at least one.
     pub calls_at_once: usize,
     /// Calls that wait for their turn; one more is refused.
     pub waiting_max: usize,
@@ -80,6 +80,7 @@ pub struct Admission {
 impl Admission {
     /// Nothing runs yet.
     pub fn new(limits: Limits) -> Admission {
+        let limits = Limits { calls_at_once: limits.calls_at_once.max(1), ..limits };
         Admission {
             seats: Arc::new(Semaphore::new(limits.calls_at_once.saturating_add(limits.waiting_max))),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),

@@ -284,7 +284,8 @@ struct Connections {
 impl Connections {
     fn new(hub: Arc<Hub>, options: &Options, close: CancellationToken) -> Connections {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max).max_buf_size(HEAD_BYTES_MAX);
+        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
+        builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
         let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));
@@ -293,7 +294,7 @@ impl Connections {
             overfull,
             hub,
             builder,
-            open: Arc::new(Semaphore::new(options.connections_max)),
+            open: Arc::new(Semaphore::new(options.connections_max.max(1))),
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             write_time_max: options.write_time_max,
             close,
