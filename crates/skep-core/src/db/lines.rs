@@ -117,6 +117,13 @@ where
     }
 }
 
+/// Tell everybody in a group.
+pub(super) fn answer(group: Vec<Box<dyn Write>>, committed: &Result<(), DbError>) {
+    for write in group {
+        write.answer(committed.clone());
+    }
+}
+
 /// The refusal of a closure that awaits what no database will ever answer.
 pub(super) fn waits_for_something_else() -> DbError {
     failed("finish a write", "it waits for something that is not the database")

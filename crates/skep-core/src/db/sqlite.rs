@@ -34,9 +34,8 @@ use tokio::sync::{
 
 use super::{
     DbError, Doing, Place, Sql, Tx,
-    error::failed,
     events::write_events,
-    lines::{Job, Lines, Ran, Trouble, Waiting, Write, waits_for_something_else},
+    lines::{Job, Lines, Ran, Trouble, Waiting, Write, answer, waits_for_something_else},
     migrations::migrate,
     start_thread,
 };
@@ -134,15 +133,20 @@ impl Writer {
         while self.wait() {
             let mut group = Vec::new();
             match self.together(&mut group, true) {
-                Err(Trouble::Spoiled) => {
-                    for write in group {
-                        let mut alone = vec![write];
-                        let committed = self.together(&mut alone, false);
-                        answer(alone, committed);
-                    }
-                }
-                committed => answer(group, committed),
+                Ok(()) => answer(group, &Ok(())),
+                Err(Trouble::Failed(error)) => answer(group, &Err(error)),
+                Err(Trouble::Spoiled) => group.into_iter().for_each(|write| self.alone(write)),
             }
+        }
+    }
+
+    /// A write in a transaction of its own.
+    fn alone(&mut self, write: Box<dyn Write>) {
+        let mut group = vec![write];
+        match self.together(&mut group, false) {
+            // Alone, what it said is its answer.
+            Ok(()) | Err(Trouble::Spoiled) => answer(group, &Ok(())),
+            Err(Trouble::Failed(error)) => answer(group, &Err(error)),
         }
     }
 
@@ -178,14 +182,11 @@ impl Writer {
             let _ = execute(&self.connection, "rollback");
         }
         match committed {
-            Ok(has_events) => {
-                if has_events {
-                    self.wake.send_modify(|count| *count += 1);
-                }
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.wake.send_modify(|count| *count += 1);
                 Ok(())
             }
-            // Alone, what it said is its answer.
-            Err(Trouble::Spoiled) if group.len() == 1 => Ok(()),
             // What fills the disk may be one of them, and there may be room for the others.
             Err(Trouble::Failed(DbError::Full(_))) if group.len() > 1 => Err(Trouble::Spoiled),
             Err(trouble) => Err(trouble),
@@ -221,17 +222,6 @@ impl Writer {
             }
         }
         Ok(events)
-    }
-}
-
-/// Tell everybody in a group.
-fn answer(group: Vec<Box<dyn Write>>, committed: Result<(), Trouble>) {
-    let committed = committed.map_err(|trouble| match trouble {
-        Trouble::Failed(error) => error,
-        Trouble::Spoiled => failed("commit", "a neighbour in the same commit failed"),
-    });
-    for write in group {
-        write.answer(committed.clone());
     }
 }
 

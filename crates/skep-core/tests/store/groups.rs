@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::FutureExt;
 use skep_core::{
+    artefact::NewArtefact,
     db::{DbError, Tx},
     event::NewEvent,
 };
@@ -82,15 +83,26 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
             }
             Ok::<(), DbError>(())
         });
-        let (before, failing, panicking, after, ()) = tokio::join!(
+        // Says yes, and on PostgreSQL it is the commit that finds out.
+        let careless = app.db.write(permit.namespace(), async |tx| {
+            let file = NewArtefact { path: "x".into(), bytes: Vec::new() };
+            for _ in 0..2 {
+                let _ = tx.add_artefact(&fresh("careless"), &file, "0").await;
+            }
+            tx.append(submitted("careless"));
+            Ok::<(), DbError>(())
+        });
+        let (before, failing, careless, panicking, after, ()) = tokio::join!(
             app.submit(&permit, new("before"), NOW),
             failing,
+            careless,
             AssertUnwindSafe(panicking).catch_unwind(),
             app.submit(&permit, new("after"), NOW),
             async { held.let_go() },
         );
         held_write.join_all().await;
         assert!(matches!(failing, Err(TaskError::Unknown(_))), "{failing:?}");
+        assert!(matches!(careless, Err(DbError::Failed { doing: "commit", .. })), "{careless:?}");
         assert_eq!(panicking.unwrap_err().downcast_ref(), Some(&"on purpose"), "a panic reaches its caller");
         assert_eq!(task(&app, "before").await, Some(before.unwrap()));
         assert_eq!(task(&app, "after").await, Some(after.unwrap()));
@@ -215,7 +227,7 @@ async fn a_write_in_which_a_statement_failed_is_not_acknowledged() {
                 tx.add_task(&fresh("a")).await?;
                 // The same artefact twice: on PostgreSQL that is found out later, with the next statement or the
                 // commit.
-                let file = skep_core::artefact::NewArtefact { path: "x".into(), bytes: Vec::new() };
+                let file = NewArtefact { path: "x".into(), bytes: Vec::new() };
                 tx.add_artefact(&fresh("a"), &file, "0").await?;
                 let again = tx.add_artefact(&fresh("a"), &file, "0").await;
                 let seen = tx.task(&id("a")).await;

@@ -42,7 +42,7 @@ use crate::{
         DbError, Sql,
         error::{Doing, failed},
         events::append_events,
-        lines::{Job, Lines, Ran, Trouble, Write, waits_for_something_else},
+        lines::{Job, Lines, Ran, Trouble, Write, answer, waits_for_something_else},
     },
     event::NewEvent,
 };
@@ -128,46 +128,38 @@ impl Writer {
         let now = at_work.entry(namespace.clone()).or_default();
         now.groups += 1;
         now.takes_in = true;
-        Some(Turn { writer: Rc::clone(self), namespace, takes_in: true, begun: Instant::now() })
+        Some(Turn { writer: Rc::clone(self), namespace, takes_in: true })
     }
 
     async fn group(self: Rc<Self>, mut turn: Turn) {
         let namespace = turn.namespace.clone();
         let mut group = Vec::new();
-        let committed = match self.together(&namespace, &mut group, Some(&mut turn)).await {
-            Ok(()) => Ok(()),
-            Err(Trouble::Failed(error)) => Err(error),
+        match self.together(&namespace, &mut group, Some(&mut turn)).await {
+            Ok(()) => answer(group, &Ok(())),
+            Err(Trouble::Failed(error)) => answer(group, &Err(error)),
             Err(Trouble::Spoiled) => {
                 let tried = u32::from(group.len() == 1);
                 for write in group {
                     self.alone(&namespace, write, tried).await;
                 }
-                return;
             }
-        };
-        for write in group {
-            write.answer(committed.clone());
         }
     }
 
     /// A write that has been `tried` by itself that often, in a transaction of its own.
     async fn alone(&self, namespace: &Namespace, write: Box<dyn Write>, tried: u32) {
         let mut group = vec![write];
-        let mut committed = Err(DbError::Busy("other writes kept getting in the way"));
         for tried in tried..self.tries_max {
             if tried > 0 {
                 sleep(pause(tried)).await;
             }
             match self.together(namespace, &mut group, None).await {
-                Ok(()) => committed = Ok(()),
-                Err(Trouble::Failed(error)) => committed = Err(error),
-                Err(Trouble::Spoiled) => continue,
+                Ok(()) => return answer(group, &Ok(())),
+                Err(Trouble::Failed(error)) => return answer(group, &Err(error)),
+                Err(Trouble::Spoiled) => {}
             }
-            break;
         }
-        for write in group {
-            write.answer(committed.clone());
-        }
+        answer(group, &Err(DbError::Busy("other writes kept getting in the way")));
     }
 
     /// One transaction: the closures of `group`, and while it is its turn those that wait in line.
@@ -177,33 +169,33 @@ impl Writer {
         group: &mut Vec<Box<dyn Write>>,
         mut turn: Option<&mut Turn>,
     ) -> Result<(), Trouble> {
-        group.extend(turn.as_mut().and_then(|turn| turn.take(0)));
+        group.extend(turn.as_mut().and_then(|turn| turn.next_in_line()));
         let client = self.pool.get().await.doing("get a connection")?;
-        if let Some(turn) = &mut turn {
-            turn.begun = Instant::now();
-        }
         let mut pipeline = Pipeline::new(Arc::new(client));
-        let ran = match run_closures(&mut pipeline, group, turn.as_deref_mut()).await {
+        let done = match run_closures(&mut pipeline, group, turn.as_deref_mut()).await {
             Ok(events) => {
-                turn.into_iter().for_each(Turn::stop_taking_in);
+                if let Some(turn) = turn {
+                    turn.stop_taking_in();
+                }
                 commit(&mut pipeline, namespace, &events).await.map(|()| !events.is_empty())
             }
             Err(trouble) => Err(trouble),
         };
-        match ran {
-            Ok(has_events) => {
-                if has_events {
-                    self.wake.send_modify(|count| *count += 1);
-                }
+        match done {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.wake.send_modify(|count| *count += 1);
                 Ok(())
             }
             Err(trouble) => {
                 let failure = pipeline.failure();
                 roll_back(pipeline).await;
                 match trouble {
+                    Trouble::Failed(DbError::Unsure(_)) => Err(trouble),
+                    _ if failure == Some(Failure::Again) || group.len() > 1 => Err(Trouble::Spoiled),
                     // It has been alone all the time, so what it said is its answer.
-                    Trouble::Spoiled if group.len() == 1 && failure != Some(Failure::Again) => Ok(()),
-                    trouble => Err(trouble),
+                    Trouble::Spoiled => Ok(()),
+                    Trouble::Failed(_) => Err(trouble),
                 }
             }
         }
@@ -217,7 +209,7 @@ async fn run_closures(
     mut turn: Option<&mut Turn>,
 ) -> Result<Vec<NewEvent>, Trouble> {
     pipeline.later("begin", &[]).await.doing("begin a write")?;
-    let (mut events, mut done) = (Vec::new(), 0);
+    let (begun, mut done, mut events) = (Instant::now(), 0, Vec::new());
     while let Some(write) = group.get_mut(done) {
         if !write.is_abandoned() {
             match call(&mut **write, pipeline).await {
@@ -228,7 +220,9 @@ async fn run_closures(
             }
         }
         done += 1;
-        group.extend(turn.as_mut().and_then(|turn| turn.take(done)));
+        if done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
+            group.extend(turn.as_mut().and_then(|turn| turn.next_in_line()));
+        }
     }
     Ok(events)
 }
@@ -286,14 +280,11 @@ struct Turn {
     writer: Rc<Writer>,
     namespace: Namespace,
     takes_in: bool,
-    begun: Instant,
 }
 
 impl Turn {
-    /// The next in line, if the group that has this many may still grow.
-    fn take(&mut self, count: usize) -> Option<Box<dyn Write>> {
-        let may_grow = count == 0 || count < GROUP_MAX && self.begun.elapsed() < GROUP_TIME_MAX;
-        if may_grow { self.writer.lines.borrow_mut().pop_of(&self.namespace) } else { None }
+    fn next_in_line(&mut self) -> Option<Box<dyn Write>> {
+        self.writer.lines.borrow_mut().pop_of(&self.namespace)
     }
 
     /// Let the next group begin.

@@ -17,7 +17,7 @@ use deadpool_postgres::{Object, tokio_postgres};
 use futures_util::{TryStreamExt, future::MaybeDone, future::maybe_done};
 use tokio_postgres::{Error, Row, Statement};
 
-use super::asks_for_another_try;
+use super::{asks_for_another_try, is_lost};
 use crate::db::sql::Value;
 
 /// Statements that are kept back at most.
@@ -34,7 +34,7 @@ pub(in crate::db) struct Pipeline {
 /// What is known of the first statement that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::db) enum Failure {
-    /// Others were in the way; the same may go well the next time.
+    /// Others were in the way, or the connection is gone; the same may go well the next time.
     Again,
     /// The next time will be no better.
     Final,
@@ -119,7 +119,8 @@ impl Pipeline {
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result {
-            let failure = if asks_for_another_try(error) { Failure::Again } else { Failure::Final };
+            let again = asks_for_another_try(error) || is_lost(error);
+            let failure = if again { Failure::Again } else { Failure::Final };
             self.failure.get_or_insert(failure);
         }
         result
