@@ -186,13 +186,17 @@ pub fn shorten(text: &str, chars_max: usize) -> String {
 
 /// "did you mean …?", if one of the known names is near enough.
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest_name(name, known).map(|known| format!("did you mean {known:?}?"))
+}
+
+/// The known name that this one was probably meant to be.
+pub fn nearest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const NAME_BYTES_MAX: usize = 100; // the distance takes time that grows with the square
     if name.len() > NAME_BYTES_MAX {
         return None;
     }
     let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
-    let nearest = known.into_iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 3);
-    nearest.map(|known| format!("did you mean {known:?}?"))
+    known.into_iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 3)
 }
 
 fn one_of(known: &[&str]) -> Option<String> {

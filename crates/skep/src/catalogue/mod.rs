@@ -14,7 +14,13 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::workspace::Context;
+use crate::{
+    schema::{Schema, Violation, nearest_name, shorten},
+    workspace::Context,
+};
+
+/// Characters of an unknown tool's name that are repeated to the caller.
+const NAME_CHARS_SHOWN: usize = 100;
 
 /// All tools of this process.
 pub struct Catalogue {
@@ -38,7 +44,7 @@ pub struct Tool {
     pub input_schema: Value,
     /// JSON Schema of the answer, an object.
     pub output_schema: Value,
-    validator: OnceLock<jsonschema::Validator>,
+    schema: OnceLock<Schema>,
     handler: Handler,
 }
 
@@ -186,7 +192,12 @@ impl ToolError {
 
     /// Whether the same call may go well the next time.
     pub fn is_transient(&self) -> bool {
-        matches!(self, ToolError::Failed { .. } | ToolError::TimedOut { .. } | ToolError::Busy(_))
+        match self {
+            // It may still run, or have run, on a hub that fell silent.
+            ToolError::Failed { detail, .. } => !detail.contains_key("may_have_run"),
+            ToolError::TimedOut { .. } | ToolError::Busy(_) => true,
+            _ => false,
+        }
     }
 
     /// The answer that a client sees (contract S0): `status`, `code`, `message` and the details.
@@ -253,25 +264,22 @@ impl Tool {
             cache_ttl: B::cache_ttl,
             input_schema: schema::<B::Arguments>(),
             output_schema: schema::<B::Answer>(),
-            validator: OnceLock::new(),
+            schema: OnceLock::new(),
             handler,
         }
     }
 
     /// Every fault of these arguments.
     pub fn faults(&self, arguments: &Value) -> Vec<Fault> {
-        let validator = self.validator.get_or_init(|| {
-            // The schema is generated from a type; one that does not compile is caught by a test of all tools.
-            jsonschema::validator_for(&self.input_schema).unwrap_or_else(|error| {
-                tracing::error!(tool = self.name, %error, "the schema of a tool is not valid");
-                jsonschema::validator_for(&json!({})).expect("the empty schema accepts everything")
-            })
+        let schema = self.schema.get_or_init(|| {
+            // Generated from a type, so it compiles; a test reads the schema of each tool.
+            Schema::new(self.input_schema.clone()).expect("the schema of a type compiles")
         });
-        let fault = |error: jsonschema::ValidationError<'_>| Fault {
-            pointer: error.instance_path().to_string(),
-            message: error.to_string(),
+        let fault = |Violation { pointer, message, help, .. }| Fault {
+            pointer,
+            message: help.map_or(message.clone(), |help| format!("{message}; {help}")),
         };
-        validator.iter_errors(arguments).map(fault).collect()
+        schema.violations(arguments).into_iter().map(fault).collect()
     }
 
     /// The tool as `GET /tools` and MCP's `tools/list` show it.
@@ -304,10 +312,9 @@ impl Catalogue {
 
     /// The tool of this name.
     pub fn get(&self, name: &str) -> Result<&Tool, ToolError> {
-        self.tools.get(name).ok_or_else(|| {
-            let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-            let nearest = self.tools.keys().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 3);
-            ToolError::Unknown { name: name.to_owned(), nearest: nearest.map(|known| (*known).to_owned()) }
+        self.tools.get(name).ok_or_else(|| ToolError::Unknown {
+            name: shorten(name, NAME_CHARS_SHOWN),
+            nearest: nearest_name(name, self.tools.keys().copied()).map(str::to_owned),
         })
     }
 

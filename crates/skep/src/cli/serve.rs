@@ -9,7 +9,7 @@ use super::{Common, stop_on_signal};
 use crate::{
     config::{Overrides, Serve, Settings},
     doors::{Doors, Options, Parts, Probe, Token},
-    hive,
+    hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
 };
 
@@ -38,7 +38,8 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
-    let probes = vec![Probe::outputs(&outputs), Probe::sandbox(sandbox)];
+    let hive = Hive::open(settings).await?;
+    let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
@@ -49,7 +50,20 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if stopped.calls_cancelled > 0 {
         eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
+    hive.app.db.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads from the store.
+fn store(hive: &Hive) -> Probe {
+    let hive = hive.clone();
+    Probe::new("store", true, move || {
+        let hive = hive.clone();
+        async move {
+            let read = hive.app.db.runs(hive.namespace(), None, 1).await;
+            read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
+        }
+    })
 }
 
 fn options(settings: &Settings) -> anyhow::Result<Options> {
