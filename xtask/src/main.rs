@@ -19,10 +19,9 @@ Usage: cargo xtask <CHORE>
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 6] = [
+const NEEDED: [(&str, &[&str], &str); 5] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
     ("Xvfb", &[], "xvfb"),
-    ("xmessage", &[], "x11-utils"),
     ("tesseract", &[], "tesseract-ocr"),
     ("python3", &[], "python3"),
     ("node", &[], "nodejs"),

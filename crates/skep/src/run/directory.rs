@@ -27,7 +27,7 @@ pub enum LockError {
         pid: String,
     },
     /// The directory cannot be made or written.
-    #[error("{}: {source}", .path.display())]
+    #[error("cannot use the directory {}", .path.display())]
     Io {
         /// The directory.
         path: PathBuf,
