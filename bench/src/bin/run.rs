@@ -29,6 +29,7 @@ struct Measured {
 
 fn main() -> std::io::Result<()> {
     let skep = std::env::args().nth(1).unwrap_or_else(|| "target/release/skep".to_owned());
+    let skep = Path::new(&skep).canonicalize()?; // each run has a working directory of its own
     let home = tempfile::tempdir_in(".")?; // a temporary directory may be memory
     let plan = home.path().join("plan.yaml");
     std::fs::write(&plan, PLAN)?;
@@ -60,7 +61,7 @@ fn main() -> std::io::Result<()> {
         mb(peak)
     );
     println!("bash -c 'echo hello' by itself:      {}", median(&bashes));
-    let size = Path::new(&skep).metadata()?.len();
+    let size = skep.metadata()?.len();
     println!("the program has {:.1} MB", mb(size));
     Ok(())
 }
