@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use skep_bench as _; // its allocator
 use skep_sandbox::{Bind, Config, Request, Run, Sandbox};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},

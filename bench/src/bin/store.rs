@@ -17,6 +17,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ToSql};
+use skep_bench as _; // its allocator
 use skep_core::{
     Namespace, Timestamp,
     app::App,

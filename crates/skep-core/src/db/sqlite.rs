@@ -19,9 +19,12 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -45,14 +48,14 @@ use crate::{Namespace, event::NewEvent};
 const GROUP_MAX: usize = 256;
 /// How long a group takes in more, so that the first does not wait long, nor another process for the file.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
-/// Threads that read.
-const READERS: usize = 4;
+/// Threads that read, at most.
+const READERS_MAX: usize = 4;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
 
 pub(super) struct Sqlite {
     writer: UnboundedSender<Job<Box<dyn Write>>>,
-    reader: UnboundedSender<Job<Read>>,
+    readers: Readers,
     /// Ends when the last thread has.
     threads: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
@@ -71,13 +74,8 @@ impl Sqlite {
         let (writer, writes) = unbounded_channel();
         let writer_thread = Writer { connection, queue: writes, is_open: true, lines: Lines::default(), wake };
         start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
-        let (reader, reads) = unbounded_channel();
-        let reads = Arc::new(Mutex::new(reads));
-        for _ in 0..READERS {
-            let (connection, reads) = (connect(path, lock_time_max, "pragma query_only = on")?, Arc::clone(&reads));
-            start_thread("sqlite-reader", &alive, move || read_in_turn(connection, &reads))?;
-        }
-        Ok(Sqlite { writer, reader, threads: tokio::sync::Mutex::new(threads) })
+        let readers = Readers::start(path.to_owned(), lock_time_max, &alive)?;
+        Ok(Sqlite { writer, readers, threads: tokio::sync::Mutex::new(threads) })
     }
 
     pub(super) async fn write<T, E, F>(&self, namespace: Namespace, work: F, place: Place) -> Result<T, E>
@@ -104,15 +102,15 @@ impl Sqlite {
             }));
             let _ = reply.send(result); // fails if the caller has left
         });
-        self.reader.send(Job::Do(read)).map_err(|_| DbError::Closed)?;
+        self.readers.send(read)?;
         answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Finish what waits, then end the threads.
     pub(super) async fn close(&self) {
         let _ = self.writer.send(Job::Stop); // fails if it has ended
-        for _ in 0..READERS {
-            let _ = self.reader.send(Job::Stop);
+        for _ in 0..READERS_MAX {
+            let _ = self.readers.queue.send(Job::Stop);
         }
         while self.threads.lock().await.recv().await.is_some() {}
     }
@@ -245,11 +243,67 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
-/// A reader thread.
-fn read_in_turn(mut connection: Connection, queue: &Mutex<UnboundedReceiver<Job<Read>>>) {
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-    while let Some(Job::Do(read)) = next() {
-        read(&mut connection);
+/// The reader threads. There is one, and more when all are busy: a connection costs time and memory, and a short
+/// command needs only one.
+struct Readers {
+    queue: UnboundedSender<Job<Read>>,
+    shared: Arc<Shared>,
+    started: AtomicUsize,
+    path: PathBuf,
+    lock_time_max: Duration,
+    alive: mpsc::WeakSender<()>,
+}
+
+/// What the reader threads share.
+struct Shared {
+    queue: Mutex<UnboundedReceiver<Job<Read>>>,
+    /// Reads that wait or run.
+    reads: AtomicUsize,
+}
+
+impl Readers {
+    fn start(path: PathBuf, lock_time_max: Duration, alive: &mpsc::Sender<()>) -> Result<Readers, DbError> {
+        let (queue, reads) = unbounded_channel();
+        let shared = Arc::new(Shared { queue: Mutex::new(reads), reads: AtomicUsize::new(0) });
+        let (started, alive) = (AtomicUsize::new(0), alive.downgrade());
+        let readers = Readers { queue, shared, started, path, lock_time_max, alive };
+        readers.start_one()?;
+        Ok(readers)
+    }
+
+    fn send(&self, read: Read) -> Result<(), DbError> {
+        let before = self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        if before >= self.started.load(Ordering::Relaxed)
+            && let Err(error) = self.start_one()
+        {
+            tracing::warn!(%error, "no further reader could be started; reads take longer");
+        }
+        self.queue.send(Job::Do(read)).map_err(|_| DbError::Closed)
+    }
+
+    /// Start a reader, unless there are enough. It opens the file in the caller's thread: about a millisecond, and only
+    /// so often as there are readers.
+    fn start_one(&self) -> Result<(), DbError> {
+        let more = |started| (started < READERS_MAX).then_some(started + 1);
+        let Ok(_) = self.started.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else { return Ok(()) };
+        let started = connect(&self.path, self.lock_time_max, "pragma query_only = on").and_then(|connection| {
+            let (alive, shared) = (self.alive.upgrade().ok_or(DbError::Closed)?, Arc::clone(&self.shared));
+            start_thread("sqlite-reader", &alive, move || shared.read_in_turn(connection))
+        });
+        if started.is_err() {
+            self.started.fetch_sub(1, Ordering::Relaxed);
+        }
+        started
+    }
+}
+
+impl Shared {
+    fn read_in_turn(&self, mut connection: Connection) {
+        let next = || self.queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        while let Some(Job::Do(read)) = next() {
+            read(&mut connection);
+            self.reads.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
