@@ -148,6 +148,7 @@ fn answer_as_markdown(task: &TaskReport) -> String {
     }
     let text = |name: &str| task.result.get(name).and_then(Value::as_str).map(str::to_owned);
     match (task.tool.as_str(), text("text"), text("stdout")) {
+        ("compose", Some(out), _) | (_, _, Some(out)) if out.trim().is_empty() => "(nothing)\n".to_owned(),
         ("compose", Some(text), _) => format!("{}\n", text.trim_end()),
         (_, _, Some(stdout)) => code_block(&shortened(&stdout), ""),
         _ => code_block(&shortened(&format!("{:#}", task.result)), "json"),
