@@ -30,7 +30,8 @@ use crate::{
     limits,
     slot::{Order, place_streams},
     sys,
-    wire::{self, Job, Message as _, Report},
+    warm::Interpreter,
+    wire::{self, CALL_MAX, Job, Message as _, Report},
     zygote::Template,
 };
 
@@ -56,13 +57,21 @@ pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
 /// Locks itself in, waits for an order, and becomes its command.
 pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
     let locked = lock_in(template, &Limits::default(), Net::None);
-    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; 64]) else { sys::exit(0) };
+    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; CALL_MAX]) else { sys::exit(0) };
     let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
     let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
         Ok(job) => Report::Unfit(execute(&job)),
         Err(fault) => Report::Fault(fault),
     };
     let _ = wire::send(&order.report, &message.bytes(), &[]);
+    sys::exit(127)
+}
+
+/// Locks itself in and becomes an interpreter whose program will come. Its end says that it could not.
+pub(crate) fn boot(template: &Template, interpreter: &Interpreter) -> ! {
+    if lock_in(template, &Limits::default(), Net::None).is_ok() {
+        execute(&interpreter.job());
+    }
     sys::exit(127)
 }
 
@@ -126,7 +135,7 @@ fn execute(job: &Job) -> String {
 fn try_to_execute(job: &Job) -> String {
     for (path, bytes) in &job.files {
         if let Err(error) = write(path, bytes) {
-            return format!("the file {} cannot be written: {error}", path.display());
+            return unwritten(path, &error);
         }
     }
     if let Err(error) = chdir(&job.cwd) {
@@ -161,7 +170,13 @@ fn search(program: &CString, argv: &[CString], env: &[CString], job: &Job) -> io
     worst
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Says that a file of the request could not be written.
+pub(crate) fn unwritten(path: &Path, error: &io::Error) -> String {
+    format!("the file {} cannot be written: {error}", path.display()).chars().take(WHY_MAX).collect()
+}
+
+/// Writes a file of the request.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
