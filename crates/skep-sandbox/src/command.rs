@@ -91,7 +91,7 @@ fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> 
     // Landlock and the filter cannot be had without this much.
     set_no_new_privs(true).at("refuse new privileges")?;
     if defences.has(Defence::Capabilities) {
-        drop_privileges(CapabilitySet::empty())?;
+        keep_capabilities(CapabilitySet::empty())?;
     }
     if defences.has(Defence::Landlock) {
         let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
@@ -104,8 +104,8 @@ fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> 
     Ok(())
 }
 
-/// Gives up every capability but `kept`, and every way to get one back.
-pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
+/// Gives up every way to gain a capability, for the caller and all that it starts.
+pub(crate) fn refuse_privileges() -> Result<(), Fault> {
     let locked = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
@@ -121,7 +121,11 @@ pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
             break;
         }
     }
-    clear_ambient_capability_set().at("drop ambient capabilities")?;
+    clear_ambient_capability_set().at("drop ambient capabilities")
+}
+
+/// Gives up every capability but `kept`.
+pub(crate) fn keep_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).at("drop capabilities")
 }

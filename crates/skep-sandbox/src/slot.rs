@@ -102,7 +102,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
                 let job = Job::parse(&bytes).at("read the job")?;
                 drop(bytes);
                 let run = || -> () { command::run(template, &job, report) };
-                Ok((job.limits.memory, furnish(template, &job.limits, job.net)?.start(run)?))
+                Ok((job.limits.memory, furnish(template, &job.limits, job.net)?.start(false, run)?))
             });
             match started {
                 Ok((memory, started)) => Keeper::new(started).begin(keeper, memory).run(),
@@ -111,7 +111,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
         }
         Purpose::Ready { .. } => {
             let wait = || -> () { command::wait(template, &command) };
-            match placed.and_then(|()| furnish(template, &Limits::default(), Net::None)?.start(wait)) {
+            match placed.and_then(|()| furnish(template, &Limits::default(), Net::None)?.start(true, wait)) {
                 Ok(started) => {
                     drop(command);
                     Keeper { calls: Some(keeper), ..Keeper::new(started) }.run()
@@ -137,7 +137,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
 fn boot(template: &Template, interpreter: &Interpreter, stdin: Option<OwnedFd>) -> Result<Keeper, Fault> {
     let furnished = furnish(template, &Limits::default(), Net::None)?;
     let awaited = Awaited::new(interpreter.language, stdin)?;
-    let started = furnished.start(|| command::boot(template, interpreter))?;
+    let started = furnished.start(false, || command::boot(template, interpreter))?;
     Ok(Keeper { awaited: Some(awaited), ..Keeper::new(started) })
 }
 
@@ -202,6 +202,17 @@ pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&O
     sys::place(stderr.as_fd(), 2, false)
 }
 
+/// Starts a process that runs `becomes` in a copy of this one's memory.
+fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
+    match sys::clone(0)? {
+        Cloned::Child => {
+            becomes();
+            sys::exit(127)
+        }
+        Cloned::Parent(pid, _pidfd) => Ok(pid),
+    }
+}
+
 /// Makes what is private to this sandbox.
 fn furnish(template: &Template, limits: &Limits, net: Net) -> Result<Furnished, Fault> {
     // Writing one's own quotas needs one's own /proc/self; hidden from its equals only below.
@@ -225,6 +236,10 @@ fn furnish(template: &Template, limits: &Limits, net: Net) -> Result<Furnished, 
     let watched = tier == Tier::Strict && defences.has(Defence::MemoryWatch);
     let watch = if watched { Some(Watch::new().at("watch memory")?) } else { None };
 
+    if defences.has(Defence::Capabilities) {
+        // Inherited by the command, so done once for both.
+        command::refuse_privileges()?;
+    }
     Ok(Furnished { watch, outputs })
 }
 
@@ -235,20 +250,15 @@ struct Furnished {
 }
 
 impl Furnished {
-    /// Starts the command, which is `run`.
-    fn start(self, run: impl FnOnce()) -> Result<Started, Fault> {
+    /// Starts the command, which is `run`. If it waits for something before it executes its program, it needs a memory
+    /// of its own.
+    fn start(self, waits: bool, run: impl FnMut()) -> Result<Started, Fault> {
         let signals = sys::child_signals().at("receive signals")?;
-        let command = match sys::clone(0).at("start the command")? {
-            Cloned::Child => {
-                run();
-                sys::exit(127)
-            }
-            Cloned::Parent(pid, _pidfd) => pid,
-        };
+        let command = if waits { fork(run) } else { sys::start(run) }.at("start the command")?;
         // The keeper must not keep the command's pipes open.
         sys::close(0, 2).at("close descriptors")?;
         // Its processes may hide from one another, but not from the keeper that measures them.
-        command::drop_privileges(CapabilitySet::SYS_PTRACE)?;
+        command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
         Ok(Started { command, signals, watch: self.watch, outputs: self.outputs })
     }
 }
