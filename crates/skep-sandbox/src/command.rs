@@ -46,7 +46,7 @@ const WHY_MAX: usize = 1000;
 
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
-    let message = match lock_in(template, &job.limits, job.net) {
+    let message = match lock_in(template, &job.limits, &job.net) {
         Ok(()) => Report::Unfit(execute(job)),
         Err(fault) => Report::Fault(fault),
     };
@@ -56,7 +56,7 @@ pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
 
 /// Locks itself in, waits for an order, and becomes its command.
 pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
-    let locked = lock_in(template, &Limits::default(), Net::None);
+    let locked = lock_in(template, &Limits::default(), &Net::None);
     let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; CALL_MAX]) else { sys::exit(0) };
     let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
     let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
@@ -69,7 +69,7 @@ pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
 
 /// Locks itself in and becomes an interpreter whose program will come. Its end says that it could not.
 pub(crate) fn boot(template: &Template, interpreter: &Interpreter) -> ! {
-    if lock_in(template, &Limits::default(), Net::None).is_ok() {
+    if lock_in(template, &Limits::default(), &Net::None).is_ok() {
         execute(&interpreter.job());
     }
     sys::exit(127)
@@ -81,7 +81,7 @@ fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd
 }
 
 /// Takes away everything that the command is not to have, for good.
-fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> {
+fn lock_in(template: &Template, limits: &Limits, net: &Net) -> Result<(), Fault> {
     sys::reset_signals().at("reset signals")?;
     sys::close_from_at_exec(3).at("close descriptors")?;
     let defences = template.defences;
@@ -95,7 +95,7 @@ fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> 
     }
     if defences.has(Defence::Landlock) {
         let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-        let tcp = net == Net::Loopback;
+        let tcp = net.loopback();
         landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
     }
     if defences.has(Defence::Filter) {

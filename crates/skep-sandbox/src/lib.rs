@@ -15,7 +15,7 @@
 //! # The map
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
-//! request while it runs) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
+//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
 //! itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
 //! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
 //! that need `unsafe`.
@@ -35,6 +35,7 @@ mod outcome;
 mod outputs;
 mod pool;
 mod probe;
+mod proxy;
 mod request;
 mod root;
 mod sandbox;
@@ -55,6 +56,7 @@ pub use self::{
     error::Error,
     outcome::{End, OutFile, Outcome, Start, Usage},
     probe::Report,
+    proxy::{Connection, Destination, Gate},
     request::{InFile, Limits, Net, Request, Run},
     sandbox::{Bind, Config, Sandbox},
     selftest::{Attempt, Verdict},

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{Protection, Tier};
+use crate::{Connection, Protection, Tier};
 
 /// How it ended and what it left.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Outcome {
     pub usage: Usage,
     /// How its sandbox came to be. `None`: it was cancelled before it had one.
     pub start: Option<Start>,
+    /// Connections that it asked for, if it was granted hosts; the first 256.
+    pub connections: Vec<Connection>,
     /// Isolation that was in force.
     pub tier: Tier,
     /// What this machine could not enforce.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use crate::{
-    Error, Tier,
+    Error, Tier, proxy,
+    root::CERTIFICATES,
     slot::CODE_MAX,
     warm::{Interpreter, Language},
     wire::{Call, Job},
@@ -136,13 +137,23 @@ impl Default for Limits {
 }
 
 /// What of the network a request sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Net {
     /// Nothing, not even loopback.
     #[default]
     None,
     /// A loopback interface of its own.
     Loopback,
+    /// A loopback interface of its own, and on it an HTTP proxy that leads to these hosts, each `host:port`, as far as
+    /// [`Config::gate`](crate::Config::gate) lets it. The usual variables (`HTTPS_PROXY`, …) tell programs of it.
+    Allow(Vec<String>),
+}
+
+impl Net {
+    /// Whether there is a loopback interface.
+    pub(crate) fn loopback(&self) -> bool {
+        *self != Net::None
+    }
 }
 
 impl Request {
@@ -164,6 +175,9 @@ impl Request {
             return Err(invalid(format!("more than {FILES_MAX} files; pass an archive")));
         }
         let mut env: Vec<OsString> = ENVIRONMENT.map(OsString::from).to_vec();
+        if let Net::Allow(_) = self.net {
+            env.extend(proxy_variables());
+        }
         for (name, value) in &self.env {
             if name.is_empty() || name.contains('=') {
                 return Err(invalid(format!("`{name}` cannot be the name of a variable")));
@@ -184,6 +198,16 @@ impl Request {
         let call = job.call(interpreter);
         Ok((job, call, self.stdin))
     }
+}
+
+/// What tells programs of the proxy. Half of them look for the upper case, half for the lower.
+fn proxy_variables() -> impl Iterator<Item = OsString> {
+    let proxy = format!("http://127.0.0.1:{}", proxy::PORT);
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+    let proxied = names.map(|name| format!("{name}={proxy}").into());
+    let others = ["NO_PROXY=localhost,127.0.0.1", "no_proxy=localhost,127.0.0.1", "NODE_USE_ENV_PROXY=1"];
+    let certificates = format!("SSL_CERT_FILE={CERTIFICATES}").into();
+    proxied.into_iter().chain(others.map(OsString::from)).chain([certificates])
 }
 
 /// Open files without which not even a dynamic loader works.

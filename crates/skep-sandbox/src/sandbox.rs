@@ -18,9 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
-    probe, root, selftest,
+    probe,
+    proxy::Proxy,
+    root, selftest,
     supervise::Supervised,
     users::USERS_MAX,
     wire::{self, Message as _},
@@ -41,6 +43,9 @@ pub struct Config {
     /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 10 MB, `node`
     /// 45 MB. 0: none.
     pub warm_max: usize,
+    /// Which addresses requests that were granted hosts ([`Net::Allow`](crate::Net::Allow)) may be connected to.
+    /// `None`: no request can be granted any.
+    pub gate: Option<Gate>,
     /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
     pub without: Vec<Defence>,
 }
@@ -53,6 +58,7 @@ impl Default for Config {
             concurrency_max: 64,
             waiting_max: 4096,
             warm_max: 3,
+            gate: None,
             without: Vec::new(),
         }
     }
@@ -130,6 +136,10 @@ impl Sandbox {
         let asked = Instant::now();
         let min_tier = request.min_tier;
         let (job, call, stdin) = request.into_job()?;
+        let proxy = match &job.net {
+            Net::Allow(hosts) => Some(Proxy::new(hosts, self.shared.config.gate.as_ref())?),
+            Net::None | Net::Loopback => None,
+        };
         let _place = select! {
             biased;
             place = self.place() => place?,
@@ -141,7 +151,7 @@ impl Sandbox {
 
         let started = Instant::now();
         let (supervised, ends) =
-            Supervised::new().map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
         let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
         fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
@@ -212,6 +222,7 @@ impl Sandbox {
             skipped: Vec::new(),
             usage: Usage { wall: asked.elapsed(), ..Usage::default() },
             start: None,
+            connections: Vec::new(),
             tier,
             missing: tier.missing(),
         }

@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     mount::MountAttrFlags,
+    net::{AddressFamily, SocketFlags, SocketType, bind, socket_with},
     process::{DumpableBehavior, set_dumpable_behavior, setsid},
     thread::{CapabilitySet, Gid, Uid, set_thread_res_gid, set_thread_res_uid},
 };
@@ -26,7 +28,7 @@ use crate::{
     fault::{At, Fault},
     limits,
     memory::Watch,
-    root, sys,
+    proxy, root, sys,
     sys::{Cloned, Status},
     users::map_user,
     warm::{Awaited, Interpreter, Undelivered},
@@ -42,6 +44,8 @@ const TMP_FILES_MAX: u32 = 16_384;
 pub(crate) const CODE_MAX: u64 = 8 << 20;
 /// Files in `/code`: itself, a program, and for a moment the pipe in its place.
 const CODE_FILES_MAX: u32 = 3;
+/// Connections to the proxy that wait to be accepted.
+const BACKLOG: i32 = 64;
 /// How often memory is measured.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
@@ -102,7 +106,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
                 let job = Job::parse(&bytes).at("read the job")?;
                 drop(bytes);
                 let run = || -> () { command::run(template, &job, report) };
-                Ok((job.limits.memory, furnish(template, &job.limits, job.net)?.start(false, run)?))
+                Ok((job.limits.memory, furnish(template, &job.limits, &job.net)?.start(false, run)?))
             });
             match started {
                 Ok((memory, started)) => Keeper::new(started).begin(keeper, memory).run(),
@@ -111,7 +115,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
         }
         Purpose::Ready { .. } => {
             let wait = || -> () { command::wait(template, &command) };
-            match placed.and_then(|()| furnish(template, &Limits::default(), Net::None)?.start(true, wait)) {
+            match placed.and_then(|()| furnish(template, &Limits::default(), &Net::None)?.start(true, wait)) {
                 Ok(started) => {
                     drop(command);
                     Keeper { calls: Some(keeper), ..Keeper::new(started) }.run()
@@ -135,7 +139,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
 
 /// Starts an interpreter that waits.
 fn boot(template: &Template, interpreter: &Interpreter, stdin: Option<OwnedFd>) -> Result<Keeper, Fault> {
-    let furnished = furnish(template, &Limits::default(), Net::None)?;
+    let furnished = furnish(template, &Limits::default(), &Net::None)?;
     let awaited = Awaited::new(interpreter.language, stdin)?;
     let started = furnished.start(false, || command::boot(template, interpreter))?;
     Ok(Keeper { awaited: Some(awaited), ..Keeper::new(started) })
@@ -214,7 +218,7 @@ fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
 }
 
 /// Makes what is private to this sandbox.
-fn furnish(template: &Template, limits: &Limits, net: Net) -> Result<Furnished, Fault> {
+fn furnish(template: &Template, limits: &Limits, net: &Net) -> Result<Furnished, Fault> {
     // Writing one's own quotas needs one's own /proc/self; hidden from its equals only below.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")?;
     let tier = template.root.tier;
@@ -227,9 +231,13 @@ fn furnish(template: &Template, limits: &Limits, net: Net) -> Result<Furnished, 
         limits::sacrifice_first()?;
     }
     rustix::system::sethostname(b"sandbox").at("set the host name")?;
-    if net == Net::Loopback {
+    if net.loopback() {
         sys::loopback_up().at("bring up loopback")?;
     }
+    let proxy = match net {
+        Net::Allow(_) => Some(listen().at("listen for the proxy")?),
+        Net::None | Net::Loopback => None,
+    };
     if defences.has(Defence::Hiding) {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
     }
@@ -240,13 +248,15 @@ fn furnish(template: &Template, limits: &Limits, net: Net) -> Result<Furnished, 
         // Inherited by the command, so done once for both.
         command::refuse_privileges()?;
     }
-    Ok(Furnished { watch, outputs })
+    Ok(Furnished { watch, outputs, proxy })
 }
 
 /// What is private to a sandbox, before anything runs in it.
 struct Furnished {
     watch: Option<Watch>,
     outputs: OwnedFd,
+    /// Where the command will look for a proxy. The server accepts.
+    proxy: Option<OwnedFd>,
 }
 
 impl Furnished {
@@ -259,8 +269,16 @@ impl Furnished {
         sys::close(0, 2).at("close descriptors")?;
         // Its processes may hide from one another, but not from the keeper that measures them.
         command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
-        Ok(Started { command, signals, watch: self.watch, outputs: self.outputs })
+        Ok(Started { command, signals, watch: self.watch, outputs: self.outputs, proxy: self.proxy })
     }
+}
+
+/// A socket for connections from inside, in the sandbox's own network.
+fn listen() -> Result<OwnedFd, Errno> {
+    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, proxy::PORT))?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
 }
 
 /// Mounts what no two sandboxes share, and returns `/outputs`.
@@ -290,6 +308,7 @@ struct Started {
     signals: OwnedFd,
     watch: Option<Watch>,
     outputs: OwnedFd,
+    proxy: Option<OwnedFd>,
 }
 
 /// The keeper while the command runs.
@@ -317,9 +336,11 @@ impl Keeper {
     }
 
     /// From here on there is a request.
-    fn begin(self, report: OwnedFd, memory_max: u64) -> Keeper {
+    fn begin(mut self, report: OwnedFd, memory_max: u64) -> Keeper {
         // If the server does not want to hear it, its end is closed, which we shall see.
-        let _ = wire::send(&report, &Report::Outputs.bytes(), &[self.started.outputs.as_fd()]);
+        let proxy = self.started.proxy.take();
+        let fds: Vec<_> = [&self.started.outputs].into_iter().chain(&proxy).map(OwnedFd::as_fd).collect();
+        let _ = wire::send(&report, &Report::Outputs.bytes(), &fds);
         Keeper { report: Some(report), calls: None, memory_max, ..self }
     }
 

@@ -19,12 +19,14 @@ use tokio::{
     io::{AsyncReadExt as _, unix::AsyncFd},
     net::unix::pipe,
     select,
+    task::JoinSet,
     time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     End, Error, Limits, Outcome, Start, Tier, Usage, helper, outputs, probe,
+    proxy::Proxy,
     sys::{Status, Used},
     wire::{Message as _, Report},
 };
@@ -42,6 +44,9 @@ pub(crate) struct Supervised {
     pidfd: Option<OwnedFd>,
     outputs: Option<OwnedFd>,
     start: Option<Start>,
+    /// For a request that was granted hosts, and those who serve it.
+    proxy: Option<Proxy>,
+    serving: JoinSet<()>,
     /// Nothing runs any more.
     over: bool,
 }
@@ -61,12 +66,22 @@ struct Fate {
 
 impl Supervised {
     /// Both ends of a new request.
-    pub(crate) fn new() -> io::Result<(Supervised, Ends)> {
+    pub(crate) fn new(proxy: Option<Proxy>) -> io::Result<(Supervised, Ends)> {
         let (report, their_report) = helper::pair()?;
         let (stdout, their_stdout) = Stream::new()?;
         let (stderr, their_stderr) = Stream::new()?;
         let report = helper::listen(report)?;
-        let supervised = Supervised { report, stdout, stderr, pidfd: None, outputs: None, start: None, over: false };
+        let supervised = Supervised {
+            report,
+            stdout,
+            stderr,
+            pidfd: None,
+            outputs: None,
+            start: None,
+            proxy,
+            serving: JoinSet::new(),
+            over: false,
+        };
         Ok((supervised, Ends { report: their_report, stdout: their_stdout, stderr: their_stderr }))
     }
 
@@ -108,6 +123,7 @@ impl Supervised {
                 memory_peak: fate.used.memory_peak,
             },
             start: self.start,
+            connections: self.proxy.as_ref().map(Proxy::connections).unwrap_or_default(),
             tier,
             missing: tier.missing(),
         })
@@ -170,7 +186,13 @@ impl Supervised {
                         Stream::of(pipe).map_err(|source| Error::Setup { step: "take the output".into(), source })?;
                 }
             }
-            Report::Outputs => self.outputs = fd,
+            Report::Outputs => {
+                self.outputs = fd;
+                if let (Some(proxy), Some(listener)) = (&self.proxy, fds.next()) {
+                    let serving = proxy.serve(listener);
+                    self.serving = serving.map_err(|source| Error::Setup { step: "serve the proxy".into(), source })?;
+                }
+            }
             Report::Fault(fault) => return Err(probe::explain(fault)),
             Report::Unfit(why) => return Err(Error::Invalid(why)),
             Report::Ended { status, memory_exceeded, used } => {

@@ -83,7 +83,8 @@ pub(crate) enum Report {
     /// The sandbox has a process. With its pidfd, and if it is warm with the ends of its standard output and error, which
     /// are not those that came with the order.
     Born(Start),
-    /// `/outputs` exists. With a descriptor of it that outlives the sandbox.
+    /// `/outputs` exists. With a descriptor of it that outlives the sandbox, and one to accept the connections for the
+    /// proxy, if there is to be one.
     Outputs,
     /// It could not be set up; nothing of the command has run.
     Fault(Fault),
@@ -406,7 +407,7 @@ impl Job {
         // These three are enforced from outside.
         let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
         let interpreter = interpreter.filter(|_| plain);
-        Call { plain, loopback: self.net == Net::Loopback, memory, interpreter }
+        Call { plain, loopback: self.net.loopback(), memory, interpreter }
     }
 }
 
@@ -420,10 +421,14 @@ impl Message for Job {
             out.bytes(bytes);
         });
         self.limits.encode(out);
-        out.number(match self.net {
-            Net::None => 0u8,
-            Net::Loopback => 1,
-        });
+        match &self.net {
+            Net::None => out.number(0u8),
+            Net::Loopback => out.number(1u8),
+            Net::Allow(hosts) => {
+                out.number(2u8);
+                out.list(hosts, |out, host| out.bytes(host.as_bytes()));
+            }
+        }
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Job> {
@@ -436,6 +441,7 @@ impl Message for Job {
             net: match from.number()? {
                 0 => Net::None,
                 1 => Net::Loopback,
+                2 => Net::Allow(from.list(Decoder::text)?),
                 _ => return None,
             },
         })
