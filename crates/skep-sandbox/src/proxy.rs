@@ -57,6 +57,11 @@ impl Gate {
     pub fn new(rule: impl Fn(&Destination) -> Result<(), String> + Send + Sync + 'static) -> Gate {
         Gate(Arc::new(rule))
     }
+
+    /// Whether it lets a command connect there; the reason if not.
+    pub fn ask(&self, destination: &Destination) -> Result<(), String> {
+        (self.0)(destination)
+    }
 }
 
 impl fmt::Debug for Gate {
@@ -185,7 +190,7 @@ impl Proxy {
         let mut why = format!("{host} has no address");
         for address in addresses {
             let destination = Destination { host: host.to_owned(), port, address: address.ip() };
-            match (self.gate.0)(&destination) {
+            match self.gate.ask(&destination) {
                 Err(refused) => why = refused,
                 Ok(()) => match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
                     Ok(Ok(server)) => return Ok((server, address.ip())),
