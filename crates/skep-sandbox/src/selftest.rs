@@ -268,6 +268,18 @@ const CASES: &[Case] = &[
         defended: |outcome| outcome.end == End::OutputLimit && outcome.stderr.len() == 10_000,
     },
     Case {
+        attack: "flood the output byte by byte",
+        script: "while :; do printf x; done",
+        change: |request| request.limits.output = 10_000,
+        defended: |outcome| outcome.end == End::OutputLimit && outcome.stdout.len() == 10_000,
+    },
+    Case {
+        attack: "leave orphans to hide the exit code",
+        script: "i=0; while [ $i -lt 50 ]; do (true & true &) & i=$((i+1)); done; wait; (sleep 1000 &); exit 7",
+        change: as_is,
+        defended: |outcome| outcome.end == End::Exit(7) && outcome.usage.wall < LATE,
+    },
+    Case {
         attack: "use up memory",
         script: "x=$(head -c 400000000 /dev/zero | tr '\\0' x); sleep 1000",
         change: |request| {
@@ -296,6 +308,12 @@ const CASES: &[Case] = &[
         script: "ln -s /etc/passwd /outputs/a; ln -s ../../../etc/shadow /outputs/b; ln -s /proc/self/environ /outputs/c",
         change: as_is,
         defended: no_outputs,
+    },
+    Case {
+        attack: "put out a hard link to a file of the host",
+        script: "ln /etc/passwd /outputs/a; ln /usr/bin/env /outputs/b; ln /proc/self/environ /outputs/c",
+        change: as_is,
+        defended: |outcome| outcome.outputs.is_empty() && outcome.skipped.is_empty(),
     },
     Case {
         attack: "put out a directory that is a link",
