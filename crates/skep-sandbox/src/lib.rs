@@ -31,6 +31,7 @@ mod helper;
 mod landlock;
 mod limits;
 mod memory;
+mod oci;
 mod outcome;
 mod outputs;
 mod pool;
@@ -54,6 +55,7 @@ mod zygote;
 pub use self::{
     defence::Defence,
     error::Error,
+    oci::Oci,
     outcome::{End, OutFile, Outcome, Start, Usage},
     probe::Report,
     proxy::{Connection, Destination, Gate},

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
+    oci::Oci,
     probe,
     proxy::Proxy,
     root, selftest,
@@ -46,6 +47,8 @@ pub struct Config {
     /// Which addresses requests that were granted hosts ([`Net::Allow`](crate::Net::Allow)) may be connected to.
     /// `None`: no request can be granted any.
     pub gate: Option<Gate>,
+    /// Run requests in containers of this runtime instead; they must accept [`Tier::Oci`].
+    pub oci: Option<Oci>,
     /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
     pub without: Vec<Defence>,
 }
@@ -59,6 +62,7 @@ impl Default for Config {
             waiting_max: 4096,
             warm_max: 3,
             gate: None,
+            oci: None,
             without: Vec::new(),
         }
     }
@@ -106,8 +110,8 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    /// The helper that takes orders now. Replaced when it has died.
-    helper: Mutex<Arc<Helper>>,
+    /// The helper that takes orders now. Replaced when it has died. Containers need none.
+    helper: Mutex<Option<Arc<Helper>>>,
     running: Semaphore,
     waiting: AtomicUsize,
 }
@@ -120,7 +124,11 @@ impl Sandbox {
     /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
     pub async fn start(config: Config) -> Result<Sandbox, Error> {
         config.check()?;
-        let helper = Mutex::new(Arc::new(Helper::start(&config).await?));
+        let helper = match &config.oci {
+            Some(oci) => oci.check().await.map(|()| None)?,
+            None => Some(Arc::new(Helper::start(&config).await?)),
+        };
+        let helper = Mutex::new(helper);
         let running = Semaphore::new(config.concurrency_max.clamp(1, USERS_MAX as usize));
         Ok(Sandbox { shared: Arc::new(Shared { config, helper, running, waiting: AtomicUsize::new(0) }) })
     }
@@ -149,6 +157,10 @@ impl Sandbox {
         let bytes = wire::sealed("job", &job.bytes()).map_err(memory)?;
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
+        if let Some(oci) = &self.shared.config.oci {
+            probe::demand(Tier::Oci, min_tier)?;
+            return oci.run(&self.shared.config.binds, job, stdin, &cancel).await;
+        }
         let started = Instant::now();
         let (supervised, ends) =
             Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
@@ -203,16 +215,19 @@ impl Sandbox {
     /// The helper, or a new one if the present one is `dead`.
     async fn helper(&self, dead: Option<&Arc<Helper>>) -> Result<Arc<Helper>, Error> {
         let mut current = self.shared.helper.lock().await;
-        if dead.is_some_and(|dead| Arc::ptr_eq(dead, &current)) {
-            tracing::warn!("the sandbox's helper process died; starting another");
-            *current = Arc::new(Helper::start(&self.shared.config).await?);
+        match &*current {
+            Some(helper) if dead.is_none_or(|dead| !Arc::ptr_eq(dead, helper)) => return Ok(Arc::clone(helper)),
+            Some(_) => tracing::warn!("the sandbox's helper process died; starting another"),
+            None => (),
         }
-        Ok(Arc::clone(&current))
+        let next = Arc::new(Helper::start(&self.shared.config).await?);
+        *current = Some(Arc::clone(&next));
+        Ok(next)
     }
 
     /// The outcome of a request that was cancelled before it got a place.
     async fn cancelled(&self, asked: Instant) -> Outcome {
-        let tier = self.shared.helper.lock().await.tier;
+        let tier = self.shared.helper.lock().await.as_ref().map_or(Tier::Oci, |helper| helper.tier);
         Outcome {
             end: End::Cancelled,
             stdout: Vec::new(),
@@ -249,4 +264,4 @@ impl Drop for Waiting<'_> {
 }
 
 /// The weakest tier there is, for probing.
-pub(crate) const WEAKEST: Tier = Tier::StrictWithoutProc;
+pub(crate) const WEAKEST: Tier = Tier::Oci;

@@ -271,6 +271,7 @@ impl Message for Tier {
         out.number(match self {
             Tier::StrictWithoutProc => 0u8,
             Tier::Strict => 1,
+            Tier::Oci => 2,
         });
     }
 
@@ -278,6 +279,7 @@ impl Message for Tier {
         Some(match from.number()? {
             0 => Tier::StrictWithoutProc,
             1 => Tier::Strict,
+            2 => Tier::Oci,
             _ => return None,
         })
     }
