@@ -131,3 +131,15 @@ fn the_selftest_says_what_every_attack_came_to() {
     assert!(output.status.success() && told["safe"] == true, "{told}");
     assert!(told["counts"]["defended"].as_u64().unwrap() > 60, "{told}");
 }
+
+#[test]
+fn containers_are_used_if_the_operator_says_so_and_nothing_else_then() {
+    let here = Here::new();
+    here.write("c.toml", "[sandbox]\ncontainer = { runtime = 'no-such-runtime', root = '/usr' }\n");
+    let (code, said) = here.exec(&["--config", "c.toml", "--", "true"]);
+    assert!(code == 125 && said.contains("no-such-runtime cannot be executed"), "{code} {said}");
+    // Not if the file only happens to lie there: it names a program.
+    here.write("skep.toml", "[sandbox]\ncontainer = { runtime = 'no-such-runtime', root = '/usr' }\n");
+    let (code, said) = here.exec(&["--", "true"]);
+    assert!(code != 0 && said.contains("sandbox.container"), "{code} {said}");
+}

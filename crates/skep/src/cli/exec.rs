@@ -19,7 +19,7 @@ use super::{Common, print, stop_on_signal};
 use crate::{
     config::Overrides,
     hive, net,
-    tools::sandbox_config,
+    tools::{least_tier, sandbox_config},
     workspace::{Dir, Outputs, WORKSPACE_INSIDE},
 };
 
@@ -102,13 +102,15 @@ impl Lang {
 
 pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides::default())?;
-    let request = request(&arguments)?;
+    let mut request = request(&arguments)?;
     let mut config = skep_sandbox::Config::default();
     if let Some(path) = &arguments.workspace {
         let workspace = hive::workspace(path)?;
         config = sandbox_config(&workspace, &workspace);
         config.binds.retain(|bind| bind.target == Path::new(WORKSPACE_INSIDE));
     }
+    settings.sandbox.apply(&mut config);
+    request.min_tier = least_tier(&config);
     // One command has no use for an interpreter that waits for the next.
     config.warm_max = 0;
     config.gate = Some(net::gate(&settings.web));
