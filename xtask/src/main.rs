@@ -15,16 +15,17 @@ Usage: cargo xtask <CHORE>
 
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
   bench [NAME]        build for release and run the measurements (or one: store, door, run, sandbox)
-  setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters)
+  setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters, runc)
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 5] = [
+const NEEDED: [(&str, &[&str], &str); 6] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
     ("Xvfb", &[], "xvfb"),
     ("tesseract", &[], "tesseract-ocr"),
     ("python3", &[], "python3"),
     ("node", &[], "nodejs"),
+    ("runc", &["/usr/sbin/runc"], "runc"),
 ];
 
 /// Programs to measure against.

@@ -2,7 +2,8 @@
 //!
 //! Latency: all variants take turns in one process, so that whatever else the machine does hits them alike; before each
 //! sample the bench waits a little for the machine to be idle. Throughput: each variant alone, at growing concurrency.
-//! Run it as an ordinary user: `cargo bench -p skep-sandbox [-- SAMPLES]`.
+//! Deadlines: how long after one the answer comes. As root it becomes `nobody` first, since that is how sandboxes are
+//! measured fairly: `cargo bench -p skep-sandbox [-- SAMPLES]`.
 #![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
 
 use std::{
@@ -37,6 +38,7 @@ struct Variant {
 
 fn main() {
     skep_sandbox::init();
+    become_ordinary();
     let samples = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(SAMPLES);
     let runtime = Runtime::new().unwrap();
     let sandbox = runtime.block_on(Sandbox::start(Config::default())).unwrap();
@@ -78,7 +80,48 @@ fn main() {
     for (variants, samples) in [(&tiny[..], samples), (&python[..], samples), (&node[..], samples / 2)] {
         latency(variants, samples);
     }
+    deadlines(&sandbox, &runtime, samples / 3);
+    // In a server with a gigabyte of memory a fork has that much to copy.
+    let memory = vec![1u8; LARGE];
+    println!("with {} MB in memory:", memory.len() >> 20);
+    latency(&tiny[..3], samples / 6);
+    drop(memory);
     throughput(&tiny);
+}
+
+/// What a large server holds, in bytes.
+const LARGE: usize = 1 << 30;
+/// A deadline that is to be met.
+const DEADLINE: Duration = Duration::from_millis(100);
+/// The user `nobody` and its group.
+const NOBODY: u32 = 65534;
+
+/// Starts over as an ordinary user if this is root.
+fn become_ordinary() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Its path may lie where only root can go; this one does not need it.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).uid(NOBODY).gid(NOBODY).current_dir("/");
+    panic!("cannot start over: {}", command.exec());
+}
+
+fn deadlines(sandbox: &Sandbox, runtime: &Runtime, samples: usize) {
+    let mut request = Request::new(Run::Shell("trap '' TERM; (setsid sleep 1000 &); while :; do :; done".into()));
+    request.limits.wall = DEADLINE;
+    let mut late: Vec<Duration> = (0..samples)
+        .map(|_| {
+            let start = Instant::now();
+            let (sandbox, request) = (sandbox.clone(), request.clone());
+            let task = runtime.spawn(async move { sandbox.run(request, Default::default()).await });
+            assert_eq!(runtime.block_on(task).unwrap().unwrap().end, End::Timeout);
+            start.elapsed() - DEADLINE
+        })
+        .collect();
+    late.sort_unstable();
+    let at = |percent: usize| late[(late.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    println!("after a deadline, ms: median {:.1}, p90 {:.1}, worst {:.1}\n", at(50), at(90), at(100));
 }
 
 fn run(sandbox: &Sandbox, runtime: &Handle, request: Request) {

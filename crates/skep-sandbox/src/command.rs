@@ -30,7 +30,8 @@ use crate::{
     limits,
     slot::{Order, place_streams},
     sys,
-    wire::{self, Job, Message as _, Report},
+    warm::Interpreter,
+    wire::{self, CALL_MAX, Job, Message as _, Report},
     zygote::Template,
 };
 
@@ -45,7 +46,7 @@ const WHY_MAX: usize = 1000;
 
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
-    let message = match lock_in(template, &job.limits, job.net) {
+    let message = match lock_in(template, &job.limits, &job.net) {
         Ok(()) => Report::Unfit(execute(job)),
         Err(fault) => Report::Fault(fault),
     };
@@ -55,8 +56,8 @@ pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
 
 /// Locks itself in, waits for an order, and becomes its command.
 pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
-    let locked = lock_in(template, &Limits::default(), Net::None);
-    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; 64]) else { sys::exit(0) };
+    let locked = lock_in(template, &Limits::default(), &Net::None);
+    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; CALL_MAX]) else { sys::exit(0) };
     let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
     let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
         Ok(job) => Report::Unfit(execute(&job)),
@@ -66,13 +67,21 @@ pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
     sys::exit(127)
 }
 
+/// Locks itself in and becomes an interpreter whose program will come. Its end says that it could not.
+pub(crate) fn boot(template: &Template, interpreter: &Interpreter) -> ! {
+    if lock_in(template, &Limits::default(), &Net::None).is_ok() {
+        execute(&interpreter.job());
+    }
+    sys::exit(127)
+}
+
 fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<Job, Fault> {
     place_streams(stdout, stderr, stdin).at("place descriptors")?;
     Job::parse(&wire::read_all(job).at("read the job")?).at("read the job")
 }
 
 /// Takes away everything that the command is not to have, for good.
-fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> {
+fn lock_in(template: &Template, limits: &Limits, net: &Net) -> Result<(), Fault> {
     sys::reset_signals().at("reset signals")?;
     sys::close_from_at_exec(3).at("close descriptors")?;
     let defences = template.defences;
@@ -82,11 +91,11 @@ fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> 
     // Landlock and the filter cannot be had without this much.
     set_no_new_privs(true).at("refuse new privileges")?;
     if defences.has(Defence::Capabilities) {
-        drop_privileges(CapabilitySet::empty())?;
+        keep_capabilities(CapabilitySet::empty())?;
     }
     if defences.has(Defence::Landlock) {
         let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-        let tcp = net == Net::Loopback;
+        let tcp = net.loopback();
         landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
     }
     if defences.has(Defence::Filter) {
@@ -95,8 +104,8 @@ fn lock_in(template: &Template, limits: &Limits, net: Net) -> Result<(), Fault> 
     Ok(())
 }
 
-/// Gives up every capability but `kept`, and every way to get one back.
-pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
+/// Gives up every way to gain a capability, for the caller and all that it starts.
+pub(crate) fn refuse_privileges() -> Result<(), Fault> {
     let locked = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
@@ -112,7 +121,11 @@ pub(crate) fn drop_privileges(kept: CapabilitySet) -> Result<(), Fault> {
             break;
         }
     }
-    clear_ambient_capability_set().at("drop ambient capabilities")?;
+    clear_ambient_capability_set().at("drop ambient capabilities")
+}
+
+/// Gives up every capability but `kept`.
+pub(crate) fn keep_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).at("drop capabilities")
 }
@@ -126,7 +139,7 @@ fn execute(job: &Job) -> String {
 fn try_to_execute(job: &Job) -> String {
     for (path, bytes) in &job.files {
         if let Err(error) = write(path, bytes) {
-            return format!("the file {} cannot be written: {error}", path.display());
+            return unwritten(path, &error);
         }
     }
     if let Err(error) = chdir(&job.cwd) {
@@ -161,7 +174,13 @@ fn search(program: &CString, argv: &[CString], env: &[CString], job: &Job) -> io
     worst
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Says that a file of the request could not be written.
+pub(crate) fn unwritten(path: &Path, error: &io::Error) -> String {
+    format!("the file {} cannot be written: {error}", path.display()).chars().take(WHY_MAX).collect()
+}
+
+/// Writes a file of the request.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }

@@ -61,7 +61,12 @@ impl Helper {
             .spawn()
             .map_err(setup("execute the helper"))?;
         let control = listen(ours).map_err(setup("listen to the helper"))?;
-        let bytes = Setup { binds: config.binds.clone(), defences: Defences::without(&config.without) }.bytes();
+        let bytes = Setup {
+            binds: config.binds.clone(),
+            defences: Defences::without(&config.without),
+            warm_max: config.warm_max,
+        }
+        .bytes();
         if bytes.len() > MESSAGE_MAX {
             return Err(Error::Invalid("there are too many binds".into()));
         }
@@ -79,7 +84,7 @@ impl Helper {
     }
 
     /// Orders a sandbox. An error means that the helper has died and nothing was started.
-    pub(crate) async fn order(&self, call: Call, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) async fn order(&self, call: &Call, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.control, &call.bytes(), fds).await
     }
 }

@@ -15,8 +15,8 @@
 //! # The map
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
-//! request while it runs) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
-//! itself, with its `pool`) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
+//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
+//! itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
 //! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
 //! that need `unsafe`.
 
@@ -31,10 +31,12 @@ mod helper;
 mod landlock;
 mod limits;
 mod memory;
+mod oci;
 mod outcome;
 mod outputs;
 mod pool;
 mod probe;
+mod proxy;
 mod request;
 mod root;
 mod sandbox;
@@ -46,14 +48,17 @@ mod supervise;
 mod sys;
 mod tier;
 mod users;
+mod warm;
 mod wire;
 mod zygote;
 
 pub use self::{
     defence::Defence,
     error::Error,
-    outcome::{End, OutFile, Outcome, Usage},
+    oci::Oci,
+    outcome::{End, OutFile, Outcome, Start, Usage},
     probe::Report,
+    proxy::{Connection, Destination, Gate},
     request::{InFile, Limits, Net, Request, Run},
     sandbox::{Bind, Config, Sandbox},
     selftest::{Attempt, Verdict},

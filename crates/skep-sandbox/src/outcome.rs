@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{Protection, Tier};
+use crate::{Connection, Protection, Tier};
 
 /// How it ended and what it left.
 #[derive(Clone, Debug)]
@@ -21,10 +21,25 @@ pub struct Outcome {
     pub skipped: Vec<(PathBuf, &'static str)>,
     /// What it used.
     pub usage: Usage,
+    /// How its sandbox came to be. `None`: it was cancelled before it had one.
+    pub start: Option<Start>,
+    /// Connections that it asked for, if it was granted hosts; the first 256.
+    pub connections: Vec<Connection>,
     /// Isolation that was in force.
     pub tier: Tier,
     /// What this machine could not enforce.
     pub missing: Vec<Protection>,
+}
+
+/// How the sandbox of a request came to be. They differ in speed only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It was made when the request came.
+    Fresh,
+    /// It had been made ahead.
+    Ready,
+    /// It had been made ahead, and its interpreter started.
+    Warm,
 }
 
 /// How a command ended. That it could not be started is an [`Error`](crate::Error) instead.

@@ -9,6 +9,7 @@ use std::{
     collections::VecDeque,
     os::fd::{AsFd as _, OwnedFd},
     thread::available_parallelism,
+    time::{Duration, Instant},
 };
 
 use libc::pid_t;
@@ -16,6 +17,7 @@ use rustix::event::Timespec;
 
 use crate::{
     slot::Order,
+    warm::Interpreter,
     wire::{self, Call, Message as _},
 };
 
@@ -25,6 +27,8 @@ const READY_MAX: usize = 4;
 const MAKE_AFTER_NS: i64 = 200_000;
 /// How long nobody must have asked before the pool shrinks, in seconds.
 const SHRINK_AFTER_S: i64 = 10;
+/// How long after its last request a kind of interpreter is kept waiting.
+const WARM_FOR: Duration = Duration::from_secs(60);
 
 /// A sandbox that waits for its request.
 pub(crate) struct Waiting {
@@ -52,17 +56,23 @@ impl Pool {
     }
 
     /// How long the zygote should wait for something to happen before it asks what to do. `None`: for ever.
-    pub(crate) fn patience(&self, running: usize) -> Option<Timespec> {
-        if self.wants_more(running) {
+    pub(crate) fn patience(&self, running: usize, warm: &Warm) -> Option<Timespec> {
+        if self.has_time(running) && (self.wants_more() || warm.wanted().is_some()) {
             Some(Timespec { tv_sec: 0, tv_nsec: MAKE_AFTER_NS })
         } else {
-            (self.target > 1).then_some(Timespec { tv_sec: SHRINK_AFTER_S, tv_nsec: 0 })
+            let shrinks = self.target > 1 || !warm.kinds.is_empty();
+            shrinks.then_some(Timespec { tv_sec: SHRINK_AFTER_S, tv_nsec: 0 })
         }
     }
 
-    /// Whether this is a time to make another, with so many requests running.
-    pub(crate) fn wants_more(&self, running: usize) -> bool {
-        self.waiting.len() < self.target && running < self.processors
+    /// Whether this is a time to make something, with so many requests running.
+    pub(crate) fn has_time(&self, running: usize) -> bool {
+        running < self.processors
+    }
+
+    /// Whether there should be another.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.waiting.len() < self.target
     }
 
     pub(crate) fn add(&mut self, waiting: Waiting) {
@@ -81,7 +91,7 @@ impl Pool {
     }
 
     /// Gives an order to a sandbox that is ready.
-    pub(crate) fn hand_over(&mut self, call: Call, order: &Order) -> Option<(pid_t, OwnedFd)> {
+    pub(crate) fn hand_over(&mut self, call: &Call, order: &Order) -> Option<(pid_t, OwnedFd)> {
         while let Some(Waiting { pid, pidfd, keeper, command }) = self.waiting.pop_front() {
             // The keeper first: it must know where to report before there is anything to report.
             let told = wire::send(&keeper, &call.bytes(), &[order.report.as_fd()])
@@ -93,5 +103,101 @@ impl Pool {
         }
         self.target = (self.target + 1).min(READY_MAX);
         None
+    }
+}
+
+/// An interpreter that waits for its program.
+pub(crate) struct Booted {
+    pub(crate) pid: pid_t,
+    pub(crate) pidfd: OwnedFd,
+    /// Its keeper hears here.
+    pub(crate) keeper: OwnedFd,
+    /// Standard output and error, to be read.
+    pub(crate) streams: [OwnedFd; 2],
+}
+
+/// Interpreters that wait: one of each kind that was asked for of late.
+pub(crate) struct Warm {
+    /// The one that was asked for last comes last.
+    kinds: Vec<Kind>,
+    /// How many kinds there may be.
+    max: usize,
+}
+
+struct Kind {
+    interpreter: Interpreter,
+    asked: Instant,
+    state: State,
+}
+
+enum State {
+    /// Its last one has been handed over, or there was none yet.
+    Wanted,
+    Waits(Booted),
+    /// It ended before there was anything to do, so another would, too: the program may not be installed.
+    Unfit,
+}
+
+impl Warm {
+    pub(crate) fn new(max: usize) -> Warm {
+        Warm { kinds: Vec::new(), max }
+    }
+
+    /// The kind that is missed most.
+    pub(crate) fn wanted(&self) -> Option<&Interpreter> {
+        let kind = self.kinds.iter().rev().find(|kind| matches!(kind.state, State::Wanted));
+        kind.map(|kind| &kind.interpreter)
+    }
+
+    pub(crate) fn add(&mut self, interpreter: &Interpreter, booted: Booted) {
+        self.set(interpreter, State::Waits(booted));
+    }
+
+    /// It cannot be started.
+    pub(crate) fn give_up(&mut self, interpreter: &Interpreter) {
+        self.set(interpreter, State::Unfit);
+    }
+
+    fn set(&mut self, interpreter: &Interpreter, state: State) {
+        if let Some(kind) = self.kinds.iter_mut().find(|kind| kind.interpreter == *interpreter) {
+            kind.state = state;
+        }
+    }
+
+    /// It has died.
+    pub(crate) fn forget(&mut self, dead: pid_t) {
+        let waited = |kind: &&mut Kind| matches!(&kind.state, State::Waits(Booted { pid, .. }) if *pid == dead);
+        if let Some(kind) = self.kinds.iter_mut().find(waited) {
+            kind.state = State::Unfit;
+        }
+    }
+
+    /// Lets those go that nobody has asked for in a while. Closing their sockets ends them.
+    pub(crate) fn shrink(&mut self, now: Instant) {
+        self.kinds.retain(|kind| now.duration_since(kind.asked) < WARM_FOR);
+    }
+
+    /// Gives an order to an interpreter of the kind that it wants, and remembers that it was wanted.
+    pub(crate) fn hand_over(&mut self, call: &Call, order: &Order, now: Instant) -> Option<Booted> {
+        self.shrink(now);
+        let interpreter = call.interpreter.as_ref().filter(|_| self.max > 0)?;
+        let known = self.kinds.iter().position(|kind| kind.interpreter == *interpreter);
+        let mut kind = match known {
+            Some(at) => self.kinds.remove(at),
+            None => Kind { interpreter: interpreter.clone(), asked: now, state: State::Wanted },
+        };
+        kind.asked = now;
+        let state = match kind.state {
+            State::Unfit => State::Unfit,
+            _ => State::Wanted,
+        };
+        let waiting = std::mem::replace(&mut kind.state, state);
+        if self.kinds.len() == self.max {
+            self.kinds.remove(0);
+        }
+        self.kinds.push(kind);
+        let State::Waits(booted) = waiting else { return None };
+        let fds: Vec<_> = [&order.report, &order.job].into_iter().chain(&order.stdin).map(OwnedFd::as_fd).collect();
+        wire::send(&booted.keeper, &call.bytes(), &fds).is_ok().then_some(booted)
     }
 }

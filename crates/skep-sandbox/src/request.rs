@@ -10,13 +10,21 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Tier, slot::CODE_MAX, wire::Job};
+use crate::{
+    Error, Tier, proxy,
+    root::CERTIFICATES,
+    slot::CODE_MAX,
+    warm::{Interpreter, Language},
+    wire::{Call, Job},
+};
 
 /// Where programs are looked for inside.
 const PATH: &str = "PATH=/usr/local/bin:/usr/bin:/bin";
 /// The clean environment. Modules of a request lie in `/tmp`, its program in `/code`.
-const ENVIRONMENT: [&str; 6] =
+pub(crate) const ENVIRONMENT: [&str; 6] =
     [PATH, "HOME=/tmp", "LANG=C.UTF-8", "PYTHONPATH=/tmp", "PYTHONDONTWRITEBYTECODE=1", "NODE_PATH=/tmp"];
+/// Where a command starts.
+pub(crate) const CWD: &str = "/tmp";
 /// Arguments and environment together, in bytes: less than the kernel's own limit, so that it is us who explain it.
 const WORDS_MAX: usize = 1 << 20;
 /// One argument or variable, in bytes: the kernel's own limit, with its final NUL.
@@ -129,18 +137,29 @@ impl Default for Limits {
 }
 
 /// What of the network a request sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Net {
     /// Nothing, not even loopback.
     #[default]
     None,
     /// A loopback interface of its own.
     Loopback,
+    /// A loopback interface of its own, and on it an HTTP proxy that leads to these hosts, each `host:port`, as far as
+    /// [`Config::gate`](crate::Config::gate) lets it. The usual variables (`HTTPS_PROXY`, …) tell programs of it.
+    Allow(Vec<String>),
+}
+
+impl Net {
+    /// Whether there is a loopback interface.
+    pub(crate) fn loopback(&self) -> bool {
+        *self != Net::None
+    }
 }
 
 impl Request {
-    /// The request as a sandbox understands it, and its standard input.
-    pub(crate) fn into_job(self) -> Result<(Job, Vec<u8>), Error> {
+    /// The request as a sandbox understands it, what the helper must know of it, and its standard input.
+    pub(crate) fn into_job(self) -> Result<(Job, Call, Vec<u8>), Error> {
+        let interpreter = Interpreter::of(&self);
         let (argv, code) = self.run.into_words();
         let mut files = Vec::with_capacity(self.files.len() + 1);
         if let Some((path, code)) = code {
@@ -156,6 +175,9 @@ impl Request {
             return Err(invalid(format!("more than {FILES_MAX} files; pass an archive")));
         }
         let mut env: Vec<OsString> = ENVIRONMENT.map(OsString::from).to_vec();
+        if let Net::Allow(_) = self.net {
+            env.extend(proxy_variables());
+        }
         for (name, value) in &self.env {
             if name.is_empty() || name.contains('=') {
                 return Err(invalid(format!("`{name}` cannot be the name of a variable")));
@@ -168,12 +190,24 @@ impl Request {
         if self.limits.processes == 0 || self.limits.open_files < OPEN_FILES_MIN {
             return Err(invalid(format!("a command needs one process and {OPEN_FILES_MIN} open files at least")));
         }
-        let cwd = self.cwd.unwrap_or_else(|| "/tmp".into());
+        let cwd = self.cwd.unwrap_or_else(|| CWD.into());
         if cwd.as_os_str().as_bytes().contains(&0) {
             return Err(invalid("the working directory has a NUL byte in it".into()));
         }
-        Ok((Job { argv, env, cwd, files, limits: self.limits, net: self.net }, self.stdin))
+        let job = Job { argv, env, cwd, files, limits: self.limits, net: self.net };
+        let call = job.call(interpreter);
+        Ok((job, call, self.stdin))
     }
+}
+
+/// What tells programs of the proxy. Half of them look for the upper case, half for the lower.
+fn proxy_variables() -> impl Iterator<Item = OsString> {
+    let proxy = format!("http://127.0.0.1:{}", proxy::PORT);
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+    let proxied = names.map(|name| format!("{name}={proxy}").into());
+    let others = ["NO_PROXY=localhost,127.0.0.1", "no_proxy=localhost,127.0.0.1", "NODE_USE_ENV_PROXY=1"];
+    let certificates = format!("SSL_CERT_FILE={CERTIFICATES}").into();
+    proxied.into_iter().chain(others.map(OsString::from)).chain([certificates])
 }
 
 /// Open files without which not even a dynamic loader works.
@@ -182,12 +216,12 @@ const OPEN_FILES_MIN: u32 = 8;
 impl Run {
     /// The command line, and the file with the code if there is one.
     fn into_words(self) -> (Vec<OsString>, Option<(&'static str, String)>) {
-        let (program, path, code) = match self {
+        let ([program, path], code) = match self {
             Run::Argv(words) => return (words, None),
-            Run::Shell(code) => ("sh", "/code/main.sh", code),
-            Run::Bash(code) => ("bash", "/code/main.sh", code),
-            Run::Python(code) => ("python3", "/code/main.py", code),
-            Run::JavaScript(code) => ("node", "/code/main.js", code),
+            Run::Shell(code) => (["sh", "/code/main.sh"], code),
+            Run::Bash(code) => (["bash", "/code/main.sh"], code),
+            Run::Python(code) => (Language::Python.words(), code),
+            Run::JavaScript(code) => (Language::JavaScript.words(), code),
         };
         (vec![program.into(), path.into()], Some((path, code)))
     }

@@ -35,7 +35,9 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 /// Configuration that programs need to start: where libraries are, which `awk` is meant.
 const ETC_DIRECTORIES: [&str; 1] = ["/etc/alternatives"];
 /// Files of `/etc` that are copied if they are no larger than [`COPY_MAX`].
-const ETC_FILES: [&str; 3] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types"];
+const ETC_FILES: [&str; 4] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", CERTIFICATES];
+/// Whom the host trusts to name servers.
+pub(crate) const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Largest file that is copied, in bytes.
 const COPY_MAX: u64 = 1 << 20;
 /// Size of the root itself: a few links, the copies above and mount points.
@@ -163,6 +165,7 @@ pub(crate) fn build(parts: Parts) -> Result<Root, Fault> {
         symlinkat(target, &root, at).at("link devices")?;
     }
     for (path, bytes) in &parts.files {
+        make_directory(&root, path.parent().unwrap_or(path))?;
         write(&root, path, bytes)?;
     }
     for (path, text) in ETC {

@@ -18,9 +18,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
     helper::Helper,
-    probe, root, selftest,
+    oci::Oci,
+    probe,
+    proxy::Proxy,
+    root, selftest,
     supervise::Supervised,
     users::USERS_MAX,
     wire::{self, Message as _},
@@ -37,13 +40,31 @@ pub struct Config {
     pub concurrency_max: usize,
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
+    /// Interpreters that may wait, started, for the next request: one for each combination of language and working
+    /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 10 MB, `node`
+    /// 45 MB. 0: none.
+    pub warm_max: usize,
+    /// Which addresses requests that were granted hosts ([`Net::Allow`](crate::Net::Allow)) may be connected to.
+    /// `None`: no request can be granted any.
+    pub gate: Option<Gate>,
+    /// Run requests in containers of this runtime instead; they must accept [`Tier::Oci`].
+    pub oci: Option<Oci>,
     /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
     pub without: Vec<Defence>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { helper: None, binds: Vec::new(), concurrency_max: 64, waiting_max: 4096, without: Vec::new() }
+        Config {
+            helper: None,
+            binds: Vec::new(),
+            concurrency_max: 64,
+            waiting_max: 4096,
+            warm_max: 3,
+            gate: None,
+            oci: None,
+            without: Vec::new(),
+        }
     }
 }
 
@@ -89,8 +110,8 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    /// The helper that takes orders now. Replaced when it has died.
-    helper: Mutex<Arc<Helper>>,
+    /// The helper that takes orders now. Replaced when it has died. Containers need none.
+    helper: Mutex<Option<Arc<Helper>>>,
     running: Semaphore,
     waiting: AtomicUsize,
 }
@@ -103,7 +124,11 @@ impl Sandbox {
     /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
     pub async fn start(config: Config) -> Result<Sandbox, Error> {
         config.check()?;
-        let helper = Mutex::new(Arc::new(Helper::start(&config).await?));
+        let helper = match &config.oci {
+            Some(oci) => oci.check().await.map(|()| None)?,
+            None => Some(Arc::new(Helper::start(&config).await?)),
+        };
+        let helper = Mutex::new(helper);
         let running = Semaphore::new(config.concurrency_max.clamp(1, USERS_MAX as usize));
         Ok(Sandbox { shared: Arc::new(Shared { config, helper, running, waiting: AtomicUsize::new(0) }) })
     }
@@ -118,7 +143,11 @@ impl Sandbox {
     pub async fn run(&self, request: Request, cancel: CancellationToken) -> Result<Outcome, Error> {
         let asked = Instant::now();
         let min_tier = request.min_tier;
-        let (job, stdin) = request.into_job()?;
+        let (job, call, stdin) = request.into_job()?;
+        let proxy = match &job.net {
+            Net::Allow(hosts) => Some(Proxy::new(hosts, self.shared.config.gate.as_ref())?),
+            Net::None | Net::Loopback => None,
+        };
         let _place = select! {
             biased;
             place = self.place() => place?,
@@ -128,19 +157,23 @@ impl Sandbox {
         let bytes = wire::sealed("job", &job.bytes()).map_err(memory)?;
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
+        if let Some(oci) = &self.shared.config.oci {
+            probe::demand(Tier::Oci, min_tier)?;
+            return oci.run(&self.shared.config.binds, job, stdin, &cancel).await;
+        }
         let started = Instant::now();
         let (supervised, ends) =
-            Supervised::new().map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
         let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
         fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
         probe::demand(helper.tier, min_tier)?;
-        let helper = match helper.order(job.call(), &fds).await {
+        let helper = match helper.order(&call, &fds).await {
             Ok(()) => helper,
             Err(_) => {
                 let next = self.helper(Some(&helper)).await?;
                 probe::demand(next.tier, min_tier)?;
-                next.order(job.call(), &fds).await.map_err(|_| Error::HelperDied)?;
+                next.order(&call, &fds).await.map_err(|_| Error::HelperDied)?;
                 next
             }
         };
@@ -182,16 +215,19 @@ impl Sandbox {
     /// The helper, or a new one if the present one is `dead`.
     async fn helper(&self, dead: Option<&Arc<Helper>>) -> Result<Arc<Helper>, Error> {
         let mut current = self.shared.helper.lock().await;
-        if dead.is_some_and(|dead| Arc::ptr_eq(dead, &current)) {
-            tracing::warn!("the sandbox's helper process died; starting another");
-            *current = Arc::new(Helper::start(&self.shared.config).await?);
+        match &*current {
+            Some(helper) if dead.is_none_or(|dead| !Arc::ptr_eq(dead, helper)) => return Ok(Arc::clone(helper)),
+            Some(_) => tracing::warn!("the sandbox's helper process died; starting another"),
+            None => (),
         }
-        Ok(Arc::clone(&current))
+        let next = Arc::new(Helper::start(&self.shared.config).await?);
+        *current = Some(Arc::clone(&next));
+        Ok(next)
     }
 
     /// The outcome of a request that was cancelled before it got a place.
     async fn cancelled(&self, asked: Instant) -> Outcome {
-        let tier = self.shared.helper.lock().await.tier;
+        let tier = self.shared.helper.lock().await.as_ref().map_or(Tier::Oci, |helper| helper.tier);
         Outcome {
             end: End::Cancelled,
             stdout: Vec::new(),
@@ -200,6 +236,8 @@ impl Sandbox {
             outputs: Vec::new(),
             skipped: Vec::new(),
             usage: Usage { wall: asked.elapsed(), ..Usage::default() },
+            start: None,
+            connections: Vec::new(),
             tier,
             missing: tier.missing(),
         }
@@ -226,4 +264,4 @@ impl Drop for Waiting<'_> {
 }
 
 /// The weakest tier there is, for probing.
-pub(crate) const WEAKEST: Tier = Tier::StrictWithoutProc;
+pub(crate) const WEAKEST: Tier = Tier::Oci;

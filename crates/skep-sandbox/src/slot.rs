@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     mount::MountAttrFlags,
+    net::{AddressFamily, SocketFlags, SocketType, bind, socket_with},
     process::{DumpableBehavior, set_dumpable_behavior, setsid},
     thread::{CapabilitySet, Gid, Uid, set_thread_res_gid, set_thread_res_uid},
 };
@@ -26,10 +28,11 @@ use crate::{
     fault::{At, Fault},
     limits,
     memory::Watch,
-    root, sys,
+    proxy, root, sys,
     sys::{Cloned, Status},
     users::map_user,
-    wire::{self, Call, Job, Message as _, Report},
+    warm::{Awaited, Interpreter, Undelivered},
+    wire::{self, CALL_MAX, Call, Job, Message as _, Report},
     zygote::Template,
 };
 
@@ -39,6 +42,10 @@ const USER: u32 = 1000;
 const TMP_FILES_MAX: u32 = 16_384;
 /// Size of `/code`, in bytes; the length of a program is limited before (`request.rs`).
 pub(crate) const CODE_MAX: u64 = 8 << 20;
+/// Files in `/code`: itself, a program, and for a moment the pipe in its place.
+const CODE_FILES_MAX: u32 = 3;
+/// Connections to the proxy that wait to be accepted.
+const BACKLOG: i32 = 64;
 /// How often memory is measured.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
@@ -81,6 +88,8 @@ pub(crate) enum Purpose<'a> {
     Order(&'a Order),
     /// The first request that comes: its report and memory limit to the keeper, the whole order to the command.
     Ready { keeper: OwnedFd, command: OwnedFd },
+    /// The first request that this interpreter can serve: its report, memory limit, job and input to the keeper.
+    Warm { keeper: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, interpreter: &'a Interpreter },
 }
 
 /// The keeper's life, in a process just cloned into namespaces of its own as `user` of the zygote's.
@@ -97,7 +106,7 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
                 let job = Job::parse(&bytes).at("read the job")?;
                 drop(bytes);
                 let run = || -> () { command::run(template, &job, report) };
-                Ok((job.limits.memory, prepare(template, &job.limits, job.net, run)?))
+                Ok((job.limits.memory, furnish(template, &job.limits, &job.net)?.start(false, run)?))
             });
             match started {
                 Ok((memory, started)) => Keeper::new(started).begin(keeper, memory).run(),
@@ -106,18 +115,34 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
         }
         Purpose::Ready { .. } => {
             let wait = || -> () { command::wait(template, &command) };
-            match placed.and_then(|()| prepare(template, &Limits::default(), Net::None, wait)) {
+            match placed.and_then(|()| furnish(template, &Limits::default(), &Net::None)?.start(true, wait)) {
                 Ok(started) => {
                     drop(command);
                     Keeper { calls: Some(keeper), ..Keeper::new(started) }.run()
                 }
                 Err(fault) => match hear(&keeper) {
-                    Some((report, _)) => give_up(&report, fault),
+                    Some(Heard { report, .. }) => give_up(&report, fault),
                     None => sys::exit(1),
                 },
             }
         }
+        Purpose::Warm { interpreter, .. } => {
+            let stdin = interpreter.stdin.then_some(command);
+            match placed.and_then(|()| boot(template, interpreter, stdin)) {
+                Ok(warm) => Keeper { calls: Some(keeper), ..warm }.run(),
+                // There will be no second try with this one.
+                Err(_) => sys::exit(1),
+            }
+        }
     }
+}
+
+/// Starts an interpreter that waits.
+fn boot(template: &Template, interpreter: &Interpreter, stdin: Option<OwnedFd>) -> Result<Keeper, Fault> {
+    let furnished = furnish(template, &Limits::default(), &Net::None)?;
+    let awaited = Awaited::new(interpreter.language, stdin)?;
+    let started = furnished.start(false, || command::boot(template, interpreter))?;
+    Ok(Keeper { awaited: Some(awaited), ..Keeper::new(started) })
 }
 
 fn give_up(report: &OwnedFd, fault: Fault) -> ! {
@@ -125,13 +150,23 @@ fn give_up(report: &OwnedFd, fault: Fault) -> ! {
     sys::exit(1)
 }
 
-/// Waits for the request that a ready sandbox is to serve: where to report, and the limit on memory. `None`: there
-/// will be none.
-fn hear(calls: &OwnedFd) -> Option<(OwnedFd, u64)> {
-    let mut buffer = [0; 64];
+/// What a keeper is told of the request that its sandbox is to serve.
+struct Heard {
+    report: OwnedFd,
+    memory_max: u64,
+    /// For an interpreter that waits: its job.
+    job: Option<OwnedFd>,
+    /// And its standard input, if there is any.
+    stdin: Option<OwnedFd>,
+}
+
+/// Waits for the request that a sandbox made ahead is to serve. `None`: there will be none.
+fn hear(calls: &OwnedFd) -> Option<Heard> {
+    let mut buffer = [0; CALL_MAX];
     let (length, fds) = wire::receive(calls, &mut buffer).ok()??;
     let call = Call::parse(&buffer[..length]).ok()?;
-    Some((fds.into_iter().next()?, call.memory))
+    let mut fds = fds.into_iter();
+    Some(Heard { report: fds.next()?, memory_max: call.memory, job: fds.next(), stdin: fds.next() })
 }
 
 /// Becomes the sandbox's user and lets go of everything of the zygote's but what the purpose needs.
@@ -147,9 +182,18 @@ fn place(template: &Template, purpose: &Purpose<'_>, user: u32) -> Result<(), Fa
             (&order.report, &order.job)
         }
         Purpose::Ready { keeper, command } => (keeper, command),
+        Purpose::Warm { keeper, stdout, stderr, interpreter } => {
+            // Nothing is in it before the request comes.
+            let stdin = wire::memory("stdin").at("make standard input")?;
+            place_streams(stdout, stderr, interpreter.stdin.then_some(&stdin)).at("place descriptors")?;
+            sys::place(stdin.as_fd(), COMMAND, true).at("place descriptors")?;
+            (keeper, keeper)
+        }
     };
     sys::place(keeper.as_fd(), KEEPER, true).at("place descriptors")?;
-    sys::place(command.as_fd(), COMMAND, true).at("place descriptors")?;
+    if !matches!(purpose, Purpose::Warm { .. }) {
+        sys::place(command.as_fd(), COMMAND, true).at("place descriptors")?;
+    }
     sys::close_from(COMMAND + 1).at("close descriptors")
 }
 
@@ -162,8 +206,19 @@ pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&O
     sys::place(stderr.as_fd(), 2, false)
 }
 
-/// Makes what is private to this sandbox and starts its command, which is `run`.
-fn prepare(template: &Template, limits: &Limits, net: Net, run: impl FnOnce()) -> Result<Started, Fault> {
+/// Starts a process that runs `becomes` in a copy of this one's memory.
+fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
+    match sys::clone(0)? {
+        Cloned::Child => {
+            becomes();
+            sys::exit(127)
+        }
+        Cloned::Parent(pid, _pidfd) => Ok(pid),
+    }
+}
+
+/// Makes what is private to this sandbox.
+fn furnish(template: &Template, limits: &Limits, net: &Net) -> Result<Furnished, Fault> {
     // Writing one's own quotas needs one's own /proc/self; hidden from its equals only below.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at("stay dumpable")?;
     let tier = template.root.tier;
@@ -176,28 +231,54 @@ fn prepare(template: &Template, limits: &Limits, net: Net, run: impl FnOnce()) -
         limits::sacrifice_first()?;
     }
     rustix::system::sethostname(b"sandbox").at("set the host name")?;
-    if net == Net::Loopback {
+    if net.loopback() {
         sys::loopback_up().at("bring up loopback")?;
     }
+    let proxy = match net {
+        Net::Allow(_) => Some(listen().at("listen for the proxy")?),
+        Net::None | Net::Loopback => None,
+    };
     if defences.has(Defence::Hiding) {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
     }
     let watched = tier == Tier::Strict && defences.has(Defence::MemoryWatch);
     let watch = if watched { Some(Watch::new().at("watch memory")?) } else { None };
 
-    let signals = sys::child_signals().at("receive signals")?;
-    let command = match sys::clone(0).at("start the command")? {
-        Cloned::Child => {
-            run();
-            sys::exit(127)
-        }
-        Cloned::Parent(pid, _pidfd) => pid,
-    };
-    // The keeper must not keep the command's pipes open.
-    sys::close(0, 2).at("close descriptors")?;
-    // Its processes may hide from one another, but not from the keeper that measures them.
-    command::drop_privileges(CapabilitySet::SYS_PTRACE)?;
-    Ok(Started { command, signals, watch, outputs })
+    if defences.has(Defence::Capabilities) {
+        // Inherited by the command, so done once for both.
+        command::refuse_privileges()?;
+    }
+    Ok(Furnished { watch, outputs, proxy })
+}
+
+/// What is private to a sandbox, before anything runs in it.
+struct Furnished {
+    watch: Option<Watch>,
+    outputs: OwnedFd,
+    /// Where the command will look for a proxy. The server accepts.
+    proxy: Option<OwnedFd>,
+}
+
+impl Furnished {
+    /// Starts the command, which is `run`. If it waits for something before it executes its program, it needs a memory
+    /// of its own.
+    fn start(self, waits: bool, run: impl FnMut()) -> Result<Started, Fault> {
+        let signals = sys::child_signals().at("receive signals")?;
+        let command = if waits { fork(run) } else { sys::start(run) }.at("start the command")?;
+        // The keeper must not keep the command's pipes open.
+        sys::close(0, 2).at("close descriptors")?;
+        // Its processes may hide from one another, but not from the keeper that measures them.
+        command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
+        Ok(Started { command, signals, watch: self.watch, outputs: self.outputs, proxy: self.proxy })
+    }
+}
+
+/// A socket for connections from inside, in the sandbox's own network.
+fn listen() -> Result<OwnedFd, Errno> {
+    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, proxy::PORT))?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
 }
 
 /// Mounts what no two sandboxes share, and returns `/outputs`.
@@ -207,7 +288,7 @@ fn mount_own(tier: Tier, limits: &Limits, hiding: bool) -> Result<OwnedFd, Fault
         root::attach(&proc, "/proc").at("mount /proc")?;
     }
     own_tmpfs("/tmp", limits.tmp, TMP_FILES_MAX, "1777")?;
-    own_tmpfs("/code", CODE_MAX, 2, "755")?;
+    own_tmpfs("/code", CODE_MAX, CODE_FILES_MAX, "755")?;
     // The root counts as a file, too.
     own_tmpfs("/outputs", limits.outputs, limits.files.saturating_add(1), "755")
 }
@@ -227,6 +308,7 @@ struct Started {
     signals: OwnedFd,
     watch: Option<Watch>,
     outputs: OwnedFd,
+    proxy: Option<OwnedFd>,
 }
 
 /// The keeper while the command runs.
@@ -237,6 +319,8 @@ struct Keeper {
     /// Where the server hears of the request.
     report: Option<OwnedFd>,
     memory_max: u64,
+    /// What an interpreter waits for.
+    awaited: Option<Awaited>,
 }
 
 /// Why the keeper makes an end.
@@ -248,13 +332,15 @@ enum Cause {
 
 impl Keeper {
     fn new(started: Started) -> Keeper {
-        Keeper { started, calls: None, report: None, memory_max: u64::MAX }
+        Keeper { started, calls: None, report: None, memory_max: u64::MAX, awaited: None }
     }
 
     /// From here on there is a request.
-    fn begin(self, report: OwnedFd, memory_max: u64) -> Keeper {
+    fn begin(mut self, report: OwnedFd, memory_max: u64) -> Keeper {
         // If the server does not want to hear it, its end is closed, which we shall see.
-        let _ = wire::send(&report, &Report::Outputs.bytes(), &[self.started.outputs.as_fd()]);
+        let proxy = self.started.proxy.take();
+        let fds: Vec<_> = [&self.started.outputs].into_iter().chain(&proxy).map(OwnedFd::as_fd).collect();
+        let _ = wire::send(&report, &Report::Outputs.bytes(), &fds);
         Keeper { report: Some(report), calls: None, memory_max, ..self }
     }
 
@@ -296,8 +382,10 @@ impl Keeper {
                 };
             }
             if signal && let Some(status) = self.command_ended() {
-                // What ran so fast was told after us.
                 return match self.calls {
+                    // An interpreter that ended without a program is of no use.
+                    Some(_) if self.awaited.is_some() => (self, Cause::HungUp),
+                    // What ran so fast was told after us.
                     Some(_) => match self.hear() {
                         Ok(keeper) => (keeper, Cause::Ended(status)),
                         Err(keeper) => (keeper, Cause::HungUp),
@@ -329,10 +417,20 @@ impl Keeper {
 
     /// Takes the request. An error: there will be none.
     fn hear(mut self) -> Result<Keeper, Keeper> {
-        match self.calls.take().as_ref().and_then(hear) {
-            Some((report, memory_max)) => Ok(self.begin(report, memory_max)),
-            None => Err(self),
-        }
+        let Some(Heard { report, memory_max, job, stdin }) = self.calls.take().as_ref().and_then(hear) else {
+            return Err(self);
+        };
+        let undelivered = match (self.awaited.take(), job) {
+            (Some(awaited), Some(job)) => awaited.deliver(job, stdin).err(),
+            _ => None,
+        };
+        let message = match undelivered {
+            None => return Ok(self.begin(report, memory_max)),
+            Some(Undelivered::Unfit(why)) => Report::Unfit(why),
+            Some(Undelivered::Fault(fault)) => Report::Fault(fault),
+        };
+        let _ = wire::send(&report, &message.bytes(), &[]);
+        Err(self)
     }
 
     /// Reaps what has ended, and says how the command did.

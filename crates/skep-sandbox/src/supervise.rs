@@ -10,17 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::{
+    buffer::spare_capacity,
+    io::Errno,
+    process::{Signal, pidfd_send_signal},
+};
 use tokio::{
     io::{AsyncReadExt as _, unix::AsyncFd},
     net::unix::pipe,
     select,
+    task::JoinSet,
     time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Limits, Outcome, Tier, Usage, helper, outputs, probe,
+    End, Error, Limits, Outcome, Start, Tier, Usage, helper, outputs, probe,
+    proxy::Proxy,
     sys::{Status, Used},
     wire::{Message as _, Report},
 };
@@ -37,6 +43,10 @@ pub(crate) struct Supervised {
     stderr: Stream,
     pidfd: Option<OwnedFd>,
     outputs: Option<OwnedFd>,
+    start: Option<Start>,
+    /// For a request that was granted hosts, and those who serve it.
+    proxy: Option<Proxy>,
+    serving: JoinSet<()>,
     /// Nothing runs any more.
     over: bool,
 }
@@ -56,12 +66,22 @@ struct Fate {
 
 impl Supervised {
     /// Both ends of a new request.
-    pub(crate) fn new() -> io::Result<(Supervised, Ends)> {
+    pub(crate) fn new(proxy: Option<Proxy>) -> io::Result<(Supervised, Ends)> {
         let (report, their_report) = helper::pair()?;
         let (stdout, their_stdout) = Stream::new()?;
         let (stderr, their_stderr) = Stream::new()?;
         let report = helper::listen(report)?;
-        let supervised = Supervised { report, stdout, stderr, pidfd: None, outputs: None, over: false };
+        let supervised = Supervised {
+            report,
+            stdout,
+            stderr,
+            pidfd: None,
+            outputs: None,
+            start: None,
+            proxy,
+            serving: JoinSet::new(),
+            over: false,
+        };
         Ok((supervised, Ends { report: their_report, stdout: their_stdout, stderr: their_stderr }))
     }
 
@@ -102,6 +122,8 @@ impl Supervised {
                 cpu: Duration::from_micros(fate.used.cpu_us),
                 memory_peak: fate.used.memory_peak,
             },
+            start: self.start,
+            connections: self.proxy.as_ref().map(Proxy::connections).unwrap_or_default(),
             tier,
             missing: tier.missing(),
         })
@@ -154,10 +176,23 @@ impl Supervised {
     fn hear(&mut self, message: io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>) -> Result<Option<Fate>, Error> {
         let Ok(Some((bytes, fds))) = message else { return Err(Error::HelperDied) };
         let report = Report::parse(&bytes).map_err(|source| Error::Setup { step: "read a report".into(), source })?;
-        let fd = fds.into_iter().next();
+        let mut fds = fds.into_iter();
+        let fd = fds.next();
         match report {
-            Report::Born => self.pidfd = fd,
-            Report::Outputs => self.outputs = fd,
+            Report::Born(start) => {
+                (self.start, self.pidfd) = (Some(start), fd);
+                for (stream, pipe) in [&mut self.stdout, &mut self.stderr].into_iter().zip(fds) {
+                    *stream =
+                        Stream::of(pipe).map_err(|source| Error::Setup { step: "take the output".into(), source })?;
+                }
+            }
+            Report::Outputs => {
+                self.outputs = fd;
+                if let (Some(proxy), Some(listener)) = (&self.proxy, fds.next()) {
+                    let serving = proxy.serve(listener);
+                    self.serving = serving.map_err(|source| Error::Setup { step: "serve the proxy".into(), source })?;
+                }
+            }
             Report::Fault(fault) => return Err(probe::explain(fault)),
             Report::Unfit(why) => return Err(Error::Invalid(why)),
             Report::Ended { status, memory_exceeded, used } => {
@@ -209,9 +244,14 @@ struct Stream {
 impl Stream {
     fn new() -> io::Result<(Stream, OwnedFd)> {
         let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        Ok((Stream::of(ours)?, theirs))
+    }
+
+    /// Reads from the end of a pipe.
+    fn of(ours: OwnedFd) -> io::Result<Stream> {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let pipe = pipe::Receiver::from_owned_fd_unchecked(ours)?;
-        Ok((Stream { pipe, bytes: Vec::new(), open: true }, theirs))
+        Ok(Stream { pipe, bytes: Vec::new(), open: true })
     }
 
     /// Waits for more.
@@ -222,13 +262,16 @@ impl Stream {
     }
 
     /// Takes what is left in the pipe. Nobody writes to it any more.
+    ///
+    /// Reads past the event loop, which may not have heard yet that there is something.
     fn drain(&mut self) -> io::Result<()> {
         while self.open {
             self.bytes.reserve(4096);
-            match self.pipe.try_read_buf(&mut self.bytes) {
+            match rustix::io::read(&self.pipe, spare_capacity(&mut self.bytes)) {
                 Ok(length) => self.open = length > 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => (),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

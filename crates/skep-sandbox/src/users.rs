@@ -17,6 +17,8 @@ use crate::fault::{At, Fault};
 
 /// Ids that the sandboxes of a server run by root may use, one each: also how many can live at once.
 pub(crate) const USERS_MAX: u32 = 4096;
+/// The id of containers, behind those.
+pub(crate) const CONTAINER_USER: u32 = USERS_FROM + USERS_MAX + 1;
 /// Where those ids start. systemd's list of id ranges keeps this one free, and `useradd` never comes here.
 const USERS_FROM: u32 = 2_000_000_000;
 

@@ -32,19 +32,22 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Limits, Net, Tier,
+    Bind, Limits, Net, Start, Tier,
     defence::Defences,
     fault::Fault,
     sys::{Status, Used},
+    warm::{Interpreter, Language},
 };
 
 /// Longest message, in bytes; jobs go beside it.
 pub(crate) const MESSAGE_MAX: usize = 64 << 10;
+/// Longest [`Call`], in bytes: one with an interpreter in a working directory of the longest kind.
+pub(crate) const CALL_MAX: usize = 2 << 10;
 /// Most descriptors with one message.
 const FDS_MAX: usize = 8;
 
 /// An order. Its descriptors: report, job, standard output, standard error, and standard input if there is any.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Call {
     /// A sandbox that was made with the default limits and without a network will do.
     pub(crate) plain: bool,
@@ -52,6 +55,8 @@ pub(crate) struct Call {
     pub(crate) loopback: bool,
     /// The limit on memory, which can be set late.
     pub(crate) memory: u64,
+    /// The interpreter that will do as well if it has been started already.
+    pub(crate) interpreter: Option<Interpreter>,
 }
 
 /// What the zygote must know before it builds the root.
@@ -59,6 +64,8 @@ pub(crate) struct Call {
 pub(crate) struct Setup {
     pub(crate) binds: Vec<Bind>,
     pub(crate) defences: Defences,
+    /// Interpreters that may wait.
+    pub(crate) warm_max: usize,
 }
 
 /// The zygote's first and only answer on the control socket.
@@ -73,9 +80,11 @@ pub(crate) enum Hello {
 /// What happens to one request, in order of time.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Report {
-    /// The sandbox has a process. With its pidfd.
-    Born,
-    /// `/outputs` exists. With a descriptor of it that outlives the sandbox.
+    /// The sandbox has a process. With its pidfd, and if it is warm with the ends of its standard output and error, which
+    /// are not those that came with the order.
+    Born(Start),
+    /// `/outputs` exists. With a descriptor of it that outlives the sandbox, and one to accept the connections for the
+    /// proxy, if there is to be one.
     Outputs,
     /// It could not be set up; nothing of the command has run.
     Fault(Fault),
@@ -187,11 +196,12 @@ impl Message for Setup {
             out.bytes(bind.target.as_os_str().as_bytes());
         });
         out.number(self.defences.0);
+        out.number(self.warm_max as u64);
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
         let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
-        Some(Setup { binds, defences: Defences(from.number()?) })
+        Some(Setup { binds, defences: Defences(from.number()?), warm_max: from.small()? })
     }
 }
 
@@ -200,10 +210,36 @@ impl Message for Call {
         out.number(self.plain);
         out.number(self.loopback);
         out.number(self.memory);
+        out.list(self.interpreter.as_slice(), |out, interpreter| interpreter.encode(out));
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Call> {
-        Some(Call { plain: from.number()? == 1, loopback: from.number()? == 1, memory: from.number()? })
+        Some(Call {
+            plain: from.number()? == 1,
+            loopback: from.number()? == 1,
+            memory: from.number()?,
+            interpreter: from.list(Interpreter::decode)?.pop(),
+        })
+    }
+}
+
+impl Message for Interpreter {
+    fn encode(&self, out: &mut Encoder) {
+        out.number(match self.language {
+            Language::Python => 0u8,
+            Language::JavaScript => 1,
+        });
+        out.bytes(self.cwd.as_os_str().as_bytes());
+        out.number(self.stdin);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Interpreter> {
+        let language = match from.number()? {
+            0 => Language::Python,
+            1 => Language::JavaScript,
+            _ => return None,
+        };
+        Some(Interpreter { language, cwd: from.os()?.into(), stdin: from.number()? == 1 })
     }
 }
 
@@ -235,6 +271,7 @@ impl Message for Tier {
         out.number(match self {
             Tier::StrictWithoutProc => 0u8,
             Tier::Strict => 1,
+            Tier::Oci => 2,
         });
     }
 
@@ -242,6 +279,7 @@ impl Message for Tier {
         Some(match from.number()? {
             0 => Tier::StrictWithoutProc,
             1 => Tier::Strict,
+            2 => Tier::Oci,
             _ => return None,
         })
     }
@@ -272,7 +310,14 @@ impl Message for Used {
 impl Message for Report {
     fn encode(&self, out: &mut Encoder) {
         match self {
-            Report::Born => out.number(0u8),
+            Report::Born(start) => {
+                out.number(0u8);
+                out.number(match start {
+                    Start::Fresh => 0u8,
+                    Start::Ready => 1,
+                    Start::Warm => 2,
+                });
+            }
             Report::Outputs => out.number(1u8),
             Report::Fault(fault) => {
                 out.number(2u8);
@@ -302,7 +347,12 @@ impl Message for Report {
 
     fn decode(from: &mut Decoder<'_>) -> Option<Report> {
         Some(match from.number()? {
-            0 => Report::Born,
+            0 => Report::Born(match from.number()? {
+                0 => Start::Fresh,
+                1 => Start::Ready,
+                2 => Start::Warm,
+                _ => return None,
+            }),
             1 => Report::Outputs,
             2 => Report::Fault(Fault::decode(from)?),
             3 => Report::Unfit(from.text()?),
@@ -352,11 +402,14 @@ impl Message for Limits {
 
 impl Job {
     /// What of it a sandbox must know before its first instruction.
-    pub(crate) fn call(&self) -> Call {
+    ///
+    /// `interpreter` is one that serves it as well, the limits aside.
+    pub(crate) fn call(&self, interpreter: Option<Interpreter>) -> Call {
         let Limits { wall, memory, output, .. } = self.limits;
         // These three are enforced from outside.
         let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
-        Call { plain, loopback: self.net == Net::Loopback, memory }
+        let interpreter = interpreter.filter(|_| plain);
+        Call { plain, loopback: self.net.loopback(), memory, interpreter }
     }
 }
 
@@ -370,10 +423,14 @@ impl Message for Job {
             out.bytes(bytes);
         });
         self.limits.encode(out);
-        out.number(match self.net {
-            Net::None => 0u8,
-            Net::Loopback => 1,
-        });
+        match &self.net {
+            Net::None => out.number(0u8),
+            Net::Loopback => out.number(1u8),
+            Net::Allow(hosts) => {
+                out.number(2u8);
+                out.list(hosts, |out, host| out.bytes(host.as_bytes()));
+            }
+        }
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Job> {
@@ -386,6 +443,7 @@ impl Message for Job {
             net: match from.number()? {
                 0 => Net::None,
                 1 => Net::Loopback,
+                2 => Net::Allow(from.list(Decoder::text)?),
                 _ => return None,
             },
         })
@@ -431,12 +489,21 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option
 
 /// A file in memory that nobody can change any more: how jobs and standard input go in.
 pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(fd);
+    let mut file = File::from(memory(name)?);
     file.write_all(bytes)?;
     io::Seek::rewind(&mut file)?;
-    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    seal(&file)?;
     Ok(file.into())
+}
+
+/// An empty file in memory that can be sealed.
+pub(crate) fn memory(name: &str) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?)
+}
+
+/// Takes from everybody the right to change a file in memory.
+pub(crate) fn seal(file: impl AsFd) -> io::Result<()> {
+    Ok(fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?)
 }
 
 /// Reads such a file from its start.
@@ -455,7 +522,7 @@ mod tests {
         let used = Used { cpu_us: 7, memory_peak: 8 };
         let fault = Fault { step: "mount /proc".into(), errno: libc::EPERM };
         for report in [
-            Report::Born,
+            Report::Born(Start::Warm),
             Report::Outputs,
             Report::Fault(fault.clone()),
             Report::Unfit("no `x`".into()),
@@ -477,7 +544,7 @@ mod tests {
             net: Net::Loopback,
         };
         assert_eq!(Job::parse(&job.bytes()).unwrap(), job);
-        assert_eq!(Call::parse(&job.call().bytes()).unwrap(), job.call());
+        assert_eq!(Call::parse(&job.call(None).bytes()).unwrap(), job.call(None));
     }
 
     #[test]
@@ -485,9 +552,9 @@ mod tests {
         let job = |limits, net| Job { argv: vec![], env: vec![], cwd: "/".into(), files: vec![], limits, net };
         let default = Limits::default();
         let outside = Limits { wall: Duration::ZERO, memory: 1, output: 2, ..default.clone() };
-        assert!(job(default.clone(), Net::None).call().plain);
-        assert!(job(outside, Net::None).call().plain);
-        assert!(!job(default.clone(), Net::Loopback).call().plain);
+        assert!(job(default.clone(), Net::None).call(None).plain);
+        assert!(job(outside, Net::None).call(None).plain);
+        assert!(!job(default.clone(), Net::Loopback).call(None).plain);
         for changed in [
             Limits { cpu: Duration::ZERO, ..default.clone() },
             Limits { address_space: Some(1), ..default.clone() },
@@ -497,7 +564,7 @@ mod tests {
             Limits { files: 1, ..default.clone() },
             Limits { open_files: 100, ..default.clone() },
         ] {
-            assert!(!job(changed, Net::None).call().plain);
+            assert!(!job(changed, Net::None).call(None).plain);
         }
     }
 

@@ -23,6 +23,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
 };
 
 use libc::pid_t;
@@ -35,15 +36,17 @@ use rustix::{
 };
 
 use crate::{
+    Start,
     defence::{Defence, Defences},
     fault::{At, Fault},
-    pool::{Pool, Waiting},
+    pool::{Booted, Pool, Waiting, Warm},
     root::{self, Parts},
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
     sys::{self, Cloned},
     users::{Users, become_user, map_user},
+    warm::Interpreter,
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
 };
 
@@ -158,6 +161,16 @@ struct Zygote {
     seats: Seats,
     living: HashMap<pid_t, Living>,
     ready: Pool,
+    warm: Warm,
+}
+
+/// A sandbox that has begun to serve a request.
+struct Born {
+    start: Start,
+    pid: pid_t,
+    seat: Seat,
+    /// What goes with [`Report::Born`], the pidfd first.
+    fds: Vec<OwnedFd>,
 }
 
 /// A sandbox whose keeper has not been reaped.
@@ -215,6 +228,7 @@ impl Zygote {
             seats: Seats::new(range),
             living: HashMap::new(),
             ready: Pool::new(),
+            warm: Warm::new(setup.warm_max),
         })
     }
 
@@ -244,7 +258,7 @@ impl Zygote {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.launcher, PollFlags::empty()),
         ];
-        let patience = self.ready.patience(self.running());
+        let patience = self.ready.patience(self.running(), &self.warm);
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
@@ -261,9 +275,19 @@ impl Zygote {
 
     /// Nothing has happened for a while.
     fn idle(&mut self) {
-        if !self.ready.wants_more(self.running()) {
-            return self.ready.shrink();
+        let time = self.ready.has_time(self.running());
+        if time && self.ready.wants_more() {
+            self.make_ready();
+        } else if time && let Some(interpreter) = self.warm.wanted().cloned() {
+            self.boot(&interpreter);
+        } else {
+            self.ready.shrink();
+            self.warm.shrink(Instant::now());
         }
+    }
+
+    /// Makes a sandbox ahead.
+    fn make_ready(&mut self) {
         let Ok((keeper, their_keeper)) = pair() else { return };
         let Ok((command, their_command)) = pair() else { return };
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
@@ -273,27 +297,63 @@ impl Zygote {
         }
     }
 
+    /// Makes a sandbox ahead and starts an interpreter in it.
+    fn boot(&mut self, interpreter: &Interpreter) {
+        match self.try_to_boot(interpreter) {
+            Ok(booted) => self.warm.add(interpreter, booted),
+            Err(_) => self.warm.give_up(interpreter),
+        }
+    }
+
+    fn try_to_boot(&mut self, interpreter: &Interpreter) -> Result<Booted, Fault> {
+        let (keeper, their_keeper) = pair().at("make a socket")?;
+        let (stdout, their_stdout) = pipe().at("make a pipe")?;
+        let (stderr, their_stderr) = pipe().at("make a pipe")?;
+        let purpose = Purpose::Warm { keeper: their_keeper, stdout: their_stdout, stderr: their_stderr, interpreter };
+        let (pid, seat, pidfd) = self.clone_keeper(purpose, false)?;
+        self.living.insert(pid, Living { report: None, seat });
+        Ok(Booted { pid, pidfd, keeper, streams: [stdout, stderr] })
+    }
+
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
     fn start(&mut self, call: Call, order: Order) {
-        let ready = if call.plain { self.ready.hand_over(call, &order) } else { None };
-        let ready = ready.and_then(|(pid, pidfd)| Some((pid, self.living.remove(&pid)?.seat, pidfd)));
-        let born = match ready {
-            Some(ready) => Ok(ready),
-            None => self.clone_keeper(Purpose::Order(&order), call.loopback),
+        let born = match self.made_ahead(&call, &order) {
+            Some(born) => Ok(born),
+            None => self.clone_keeper(Purpose::Order(&order), call.loopback).map(|(pid, seat, pidfd)| Born {
+                start: Start::Fresh,
+                pid,
+                seat,
+                fds: vec![pidfd],
+            }),
         };
         // A server that has gone away shows on the control socket.
         let _ = match born {
-            Ok((pid, seat, pidfd)) => {
-                let told = wire::send(&order.report, &Report::Born.bytes(), &[pidfd.as_fd()]);
+            Ok(Born { start, pid, seat, fds }) => {
+                let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+                let told = wire::send(&order.report, &Report::Born(start).bytes(), &fds);
                 if told.is_err() {
                     // Nobody waits for it any more.
-                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                    let _ = rustix::process::pidfd_send_signal(fds[0], Signal::KILL);
                 }
                 self.living.insert(pid, Living { report: Some(order.report), seat });
                 told
             }
             Err(fault) => wire::send(&order.report, &Report::Fault(fault).bytes(), &[]),
         };
+    }
+
+    /// Gives the order to a sandbox that was made ahead, if one will do.
+    fn made_ahead(&mut self, call: &Call, order: &Order) -> Option<Born> {
+        let warm = self.warm.hand_over(call, order, Instant::now());
+        let (start, pid, fds) = if let Some(Booted { pid, pidfd, streams: [stdout, stderr], .. }) = warm {
+            (Start::Warm, pid, vec![pidfd, stdout, stderr])
+        } else if call.plain {
+            let (pid, pidfd) = self.ready.hand_over(call, order)?;
+            (Start::Ready, pid, vec![pidfd])
+        } else {
+            return None;
+        };
+        Some(Born { start, pid, seat: self.living.remove(&pid)?.seat, fds })
     }
 
     /// Starts a keeper, with rights to its network if it is to have `loopback`.
@@ -323,6 +383,7 @@ impl Zygote {
         sys::drain(&self.signals);
         while let Some(ended) = sys::reap(false) {
             self.ready.forget(ended.pid);
+            self.warm.forget(ended.pid);
             if let Some(Living { report, seat }) = self.living.remove(&ended.pid) {
                 self.seats.give_back(seat);
                 if let Some(report) = report {
@@ -332,6 +393,11 @@ impl Zygote {
             }
         }
     }
+}
+
+/// The end to read and the end to write.
+fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {

@@ -4,6 +4,7 @@ mod common;
 
 use common::{again_as_ordinary_user, config, sandbox};
 use skep_sandbox::{Config, Defence, Sandbox, Verdict};
+use tokio::task::JoinSet;
 
 #[test]
 fn all_of_this_holds_for_an_ordinary_user() {
@@ -58,9 +59,15 @@ fn opened_by(defence: Defence) -> &'static [&'static str] {
 
 #[tokio::test]
 async fn every_wall_is_missed_when_it_is_left_out() {
+    // Side by side, since most of the time is spent waiting for deadlines.
+    let mut tried = JoinSet::new();
     for defence in Defence::ALL {
-        let sandbox = Sandbox::start(Config { without: vec![defence], ..config() }).await.unwrap();
-        let attempts = sandbox.selftest().await;
+        tried.spawn(async move {
+            let sandbox = Sandbox::start(Config { without: vec![defence], ..config() }).await.unwrap();
+            (defence, sandbox.selftest().await)
+        });
+    }
+    for (defence, attempts) in tried.join_all().await {
         for attack in opened_by(defence) {
             let attempt = attempts.iter().find(|attempt| attempt.attack == *attack).unwrap();
             assert!(matches!(attempt.verdict, Verdict::Broken(_)), "without {defence:?}: {attempt:?}");

@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs::Permissions,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::Path,
+};
 
 use common::{again_as_ordinary_user, argv, bash, config, is_root, run, sandbox, script_of, text};
 use skep_sandbox::{Bind, End, Error, InFile, Net, Protection, Request, Run, Sandbox, Tier};
@@ -103,6 +107,53 @@ async fn what_was_left_in_outputs_comes_back_and_nothing_else() {
     assert_eq!(files, [("a/b/one", "1\n", false), ("empty", "", false), ("two", "2\n", true)]);
     let skipped: Vec<_> = outcome.skipped.iter().map(|(path, why)| (path.to_str().unwrap(), *why)).collect();
     assert_eq!(skipped, [("dirlink", "a link"), ("fifo", "not a regular file"), ("link", "a link")]);
+}
+
+#[tokio::test]
+async fn odd_names_come_back_as_they_are_and_sockets_not_at_all() {
+    let program = "import os, socket
+for name in [b'a\\nb', b'\\xff\\xfe', b'x' * 255, b'..a', b'-rf', b' ']:
+    open(os.path.join(b'/outputs', name), 'w').write('1')
+socket.socket(socket.AF_UNIX).bind('/outputs/socket')";
+    let outcome = run(&sandbox().await, Request::new(Run::Python(program.into()))).await;
+    assert_eq!(outcome.end, End::Exit(0), "{}", text(&outcome.stderr));
+    let names: Vec<&[u8]> = outcome.outputs.iter().map(|file| file.path.as_os_str().as_bytes()).collect();
+    assert_eq!(names, [&b" "[..], b"-rf", b"..a", b"a\nb", &[b'x'; 255], b"\xff\xfe"]);
+    assert_eq!(outcome.skipped, [("socket".into(), "not a regular file")]);
+}
+
+#[tokio::test]
+async fn two_sandboxes_at_once_do_not_reach_one_another() {
+    let sandbox = sandbox().await;
+    let mark = common::mark();
+    let listen = format!(
+        "import socket, subprocess
+a = socket.socket(socket.AF_UNIX); a.bind('\\0skep-{mark}'); a.listen()
+b = socket.socket(); b.bind(('127.0.0.1', 45678)); b.listen()
+subprocess.run(['sleep', '{mark}'])"
+    );
+    let connect = format!(
+        "import socket
+for family, to in [(socket.AF_UNIX, '\\0skep-{mark}'), (socket.AF_INET, ('127.0.0.1', 45678))]:
+    try: socket.socket(family).connect(to); print('reached', to)
+    except OSError: pass
+socket.socket(socket.AF_UNIX).bind('\\0skep-{mark}'); print('free')"
+    );
+    let loopback = |code: String| Request { net: Net::Loopback, ..Request::new(Run::Python(code)) };
+    let attempts = async {
+        common::wait_for_marked(&format!("sleep\0{mark}"), 1).await;
+        (
+            run(&sandbox, loopback(connect.clone())).await,
+            run(&sandbox, Request::new(Run::Python(connect.clone()))).await,
+        )
+    };
+    let (with, without) = tokio::select! {
+        outcome = sandbox.run(loopback(listen), Default::default()) => panic!("{outcome:?}"),
+        outcomes = attempts => outcomes,
+    };
+    for outcome in [with, without] {
+        assert_eq!(text(&outcome.stdout), "free\n", "{}", text(&outcome.stderr));
+    }
 }
 
 #[tokio::test]

@@ -81,7 +81,9 @@ impl Hive {
 
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
-    let sandbox = SandboxOnDemand::new(tools::sandbox_config(workspace, outputs));
+    let mut config = tools::sandbox_config(workspace, outputs);
+    settings.sandbox.apply(&mut config);
+    let sandbox = SandboxOnDemand::new(config);
     let parts = Parts {
         sandbox: sandbox.clone(),
         web: net::Client::new(&settings.web),

@@ -28,6 +28,7 @@ use reqwest::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use skep_sandbox::{Destination, Gate};
 use tokio::sync::OnceCell;
 
 use crate::catalogue::ToolError;
@@ -393,6 +394,26 @@ const BLOCKED_PORTS: [u16; 83] = [
     532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
     5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 ];
+
+/// The same rules for the connections of a command that was granted some hosts: an address that is not for everybody is
+/// reached only if the operator listed the host with that port. Which ports are served is for whoever grants them, since
+/// a tunnel need not carry HTTP.
+pub fn gate(settings: &Settings) -> Gate {
+    let rules = Client::new(settings).rules;
+    Gate::new(move |Destination { host, port, address }| {
+        let listed = rules.allowed.get(host);
+        if listed.is_some_and(|ports| ports.contains(port)) {
+            return Ok(());
+        }
+        if listed.is_some() {
+            return Err(format!("{host} may be reached, but not at port {port}: see web.allow_hosts"));
+        }
+        match address::forbidden(*address) {
+            Some(why) => Err(Forbidden { name: host.clone(), address: *address, why }.to_string()),
+            None => Ok(()),
+        }
+    })
+}
 
 /// Resolves names and leaves only addresses that may be reached. The connection is made to these and no others.
 struct Resolver(Arc<Rules>);

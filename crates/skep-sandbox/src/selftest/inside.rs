@@ -90,6 +90,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("send UDP to the host", udp),
     attack("reach the internet", || reached(connect("1.1.1.1:53"))),
     attack("send ping", ping),
+    attack("use IPv6", ipv6),
     attack("reach an abstract socket of the host", abstract_socket),
     attack("reach a socket in the host's file system", pathname_socket),
     attack("dump core", dump_core),
@@ -467,6 +468,13 @@ fn ping() -> Result {
         reached(call(libc::SYS_socket, [libc::AF_INET.into(), kind.into(), libc::IPPROTO_ICMP.into(), 0, 0]))?;
     }
     Ok(())
+}
+
+fn ipv6() -> Result {
+    reached(UdpSocket::bind("[::]:0").and_then(|socket| socket.send_to(b"x", "[::1]:9")))?;
+    reached(connect("[::1]:9"))?;
+    reached(connect("[2606:4700:4700::1111]:53"))?;
+    reached(call(libc::SYS_socket, [libc::AF_INET6.into(), libc::SOCK_RAW.into(), libc::IPPROTO_ICMPV6.into(), 0, 0]))
 }
 
 fn abstract_socket() -> Result {

@@ -76,6 +76,7 @@ async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> 
     let here = hive::workspace(&settings.workspace)?;
     let (_, sandbox) = hive::catalogue(settings, &here, &here);
     let (works, detail, cure) = match sandbox.get().await {
+        Err(skep_sandbox::Error::Unavailable { reason, cure }) => (false, reason, Some(cure)),
         Err(error) => (false, error.to_string(), None),
         Ok(sandbox) => {
             let report = sandbox.probe().await;

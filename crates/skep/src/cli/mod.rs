@@ -2,10 +2,12 @@
 
 mod check;
 mod doctor;
+mod exec;
 mod logs;
 mod progress;
 mod run;
 mod runs;
+mod sandbox;
 mod serve;
 mod tools;
 
@@ -46,6 +48,7 @@ Examples:
   skep run \"search for TODO here, then count them by file\"
   skep run examples/audit.yaml
   skep serve
+  skep exec --lang python -- untrusted.py
   skep doctor";
 
 /// What every command takes.
@@ -73,6 +76,8 @@ enum Command {
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Serve(serve::Arguments),
+    Exec(exec::Arguments),
+    Sandbox(sandbox::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -90,6 +95,8 @@ impl Cli {
             Command::Tools(arguments) => tools::tools(common, arguments),
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
+            Command::Exec(arguments) => exec::exec(common, arguments).await,
+            Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
             Command::Doctor(arguments) => doctor::doctor(common, arguments).await,
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     model, net,
     plan::AGENTS_MAX,
     schema::Schema,
-    tools::{code::Policy, search},
+    tools::{SandboxSettings, code::Policy, search},
 };
 
 /// Settings of Skep.
@@ -42,6 +42,8 @@ pub(super) struct File {
     pub(super) search: search::Settings,
     /// What generated code may use.
     pub(super) code: Policy,
+    /// How commands are kept in.
+    pub(super) sandbox: SandboxSettings,
     /// Requests to addresses that callers choose (`fetch_url`, `http_request`).
     pub(super) web: net::Settings,
     /// The model that plans sentences beyond the rules, writes code and answers `ai`. Without it the rest works.

@@ -27,14 +27,22 @@ use crate::{
     document::{Diagnostic, Document, Format},
     model, net,
     run::Agents,
-    tools::{code::Policy, search},
+    tools::{SandboxSettings, code::Policy, search},
 };
 
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
 /// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 7] =
-    ["/hubs", "/database", "/home", "/model/base_url", "/model/api_key_env", "/search", "/web/allow_hosts"];
+const FOR_NAMED_FILES: [&str; 8] = [
+    "/sandbox/container",
+    "/hubs",
+    "/database",
+    "/home",
+    "/model/base_url",
+    "/model/api_key_env",
+    "/search",
+    "/web/allow_hosts",
+];
 /// Bytes of a token's file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
@@ -63,6 +71,8 @@ pub struct Settings {
     pub search: search::Settings,
     /// What generated code may use.
     pub code: Policy,
+    /// How commands are kept in.
+    pub sandbox: SandboxSettings,
     /// Requests to addresses that callers choose.
     pub web: net::Settings,
     /// The model, if there is one.
@@ -217,6 +227,7 @@ fn fill_in(
         tools,
         search,
         code,
+        sandbox,
         web,
         model,
         log,
@@ -246,6 +257,7 @@ fn fill_in(
         tools,
         search,
         code,
+        sandbox,
         web,
         model,
         log,

@@ -43,6 +43,7 @@ impl Probe {
                 let report = sandbox.get().await.map_err(|error| error.to_string())?.probe().await;
                 match report.tier {
                     Some(Tier::Strict) => Ok("strict".to_owned()),
+                    Some(Tier::Oci) => Ok("container".to_owned()),
                     Some(Tier::StrictWithoutProc) => Ok("strict without /proc".to_owned()),
                     None => Err(report.advice.join("; ")),
                 }

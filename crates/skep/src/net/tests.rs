@@ -352,3 +352,22 @@ proptest! {
         prop_assert!(Client::new(&Settings::default()).rules.check(&url).is_err(), "{}", url);
     }
 }
+
+#[test]
+fn a_command_is_connected_to_what_is_for_everybody_and_to_what_the_operator_listed() {
+    let listed = vec![HostPort::try_from("db.example:5432".to_owned()).unwrap()];
+    let gate = gate(&Settings { allow_hosts: listed, ..Settings::default() });
+    let ask = |host: &str, port, address: &str| {
+        gate.ask(&Destination { host: host.into(), port, address: address.parse().unwrap() })
+    };
+    assert_eq!(ask("example.org", 443, "93.184.216.34"), Ok(()));
+    assert_eq!(ask("db.example", 5432, "10.0.0.7"), Ok(()));
+    for (host, port, address) in [
+        ("db.example", 22, "10.0.0.7"),
+        ("rebinds.example", 80, "127.0.0.1"),
+        ("rebinds.example", 80, "::ffff:10.0.0.7"),
+        ("metadata", 80, "169.254.169.254"),
+    ] {
+        assert!(ask(host, port, address).is_err(), "{host}:{port} {address}");
+    }
+}

@@ -16,7 +16,7 @@ pub mod search;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use sandboxed::{SandboxOnDemand, config as sandbox_config};
+pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config, least_tier};
 
 use crate::{
     catalogue::Tool,

@@ -1,15 +1,51 @@
 //! What the tools that run a command share: the sandbox, and the answer that a command gives.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Map, Value};
-use skep_sandbox::{Config, End, Error, Outcome, Request, Run, Sandbox};
+use skep_sandbox::{Config, End, Error, Oci, Outcome, Request, Run, Sandbox, Tier};
 use tokio::sync::OnceCell;
 
 use crate::{
     catalogue::ToolError,
     workspace::{Context, WORKSPACE_INSIDE},
 };
+
+/// How commands are kept in: section `[sandbox]` of the configuration.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Interpreters that may wait, started, for the next program; `python3` holds about 10 MB, `node` 45 MB. Default: 3.
+    pub warm_max: Option<usize>,
+    /// Run commands in containers instead. That is slower, and keeps less in.
+    pub container: Option<Container>,
+}
+
+/// A container runtime and what its containers are made from.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// Program that runs containers by the OCI runtime specification: `runc`, `crun`, `runsc`, or a path to one.
+    pub runtime: PathBuf,
+    /// Directory with the root of every container, such as an image that was unpacked there. Shown read-only.
+    pub root: PathBuf,
+}
+
+impl Settings {
+    /// Put them into what a sandbox is made from.
+    pub fn apply(&self, config: &mut Config) {
+        config.warm_max = self.warm_max.unwrap_or(config.warm_max);
+        let container = self.container.as_ref();
+        config.oci = container.map(|Container { runtime, root }| Oci { runtime: runtime.clone(), root: root.clone() });
+    }
+}
+
+/// The least isolation to ask for: what the operator has chosen, and never less than that.
+pub fn least_tier(config: &Config) -> Tier {
+    if config.oci.is_some() { Tier::Oci } else { Tier::Strict }
+}
 
 /// The sandbox of this process, started when it is first needed; cheap to clone.
 #[derive(Clone)]
@@ -69,6 +105,7 @@ impl SandboxOnDemand {
         request.stdin = job.stdin;
         request.files = job.files;
         request.limits.wall = context.time_left();
+        request.min_tier = least_tier(&self.config);
         let workspace = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace"));
         request.cwd = workspace.filter(|_| job.in_workspace).cloned();
         let sandbox = self.get().await.map_err(not_run)?;

@@ -1,0 +1,303 @@
+//! `skep exec`.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use skep_sandbox::{End, Error, InFile, Net, Outcome, Request, Run, Sandbox};
+
+use super::{Common, print, stop_on_signal};
+use crate::{
+    config::Overrides,
+    hive, net,
+    tools::{least_tier, sandbox_config},
+    workspace::{Dir, Outputs, WORKSPACE_INSIDE},
+};
+
+/// What a command may be given altogether, in bytes: input, program and files.
+const GIVEN_BYTES_MAX: u64 = 64 << 20;
+/// The command did not end by itself: its deadline came, as `timeout(1)` has it.
+const TIMED_OUT: u8 = 124;
+/// It was not run, or stopped at a limit.
+const NOT_RUN: u8 = 125;
+/// Added to the number of the signal that ended a command, as shells do.
+const SIGNALLED: i32 = 128;
+
+/// Run a command in a fresh sandbox: no network, no files but those of the system and what is given here
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  skep exec -- sh -c 'id; ls /'
+  skep exec --lang python --timeout 5 -- untrusted.py
+  echo 'print(6 * 7)' | skep exec --lang python -- -
+  skep exec --in data.csv --out results -- sh -c 'sort data.csv > /outputs/sorted.csv'
+  skep exec --allow-net example.org:443 -- curl -s https://example.org
+
+The exit code is the command's; 128 + N if signal N ended it, 124 after the deadline, 125 if it was not run or was
+stopped at another limit.")]
+pub(super) struct Arguments {
+    /// The first word is a program in this language (a file, or `-` for standard input), the rest are its arguments
+    #[arg(long, value_enum)]
+    lang: Option<Lang>,
+    /// Deadline in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    timeout: f64,
+    /// Most memory that all its processes hold together, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    memory: u64,
+    /// A host that it may connect to, with the port; private networks only as far as web.allow_hosts lists them
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_net: Vec<String>,
+    /// A file that it finds under the same name in its working directory, /tmp
+    #[arg(long = "in", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Directory to which the files are written that it leaves in /outputs
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Directory that it sees read-only as /workspace, and starts in
+    #[arg(long, short = 'C', value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// A variable of its environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Give it standard input; it is read to its end first
+    #[arg(long, short = 'i')]
+    stdin: bool,
+    /// Print how it ended and what it left as JSON, and exit with 0 if it was run
+    #[arg(long)]
+    json: bool,
+    /// The command
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Lang {
+    Python,
+    #[value(alias = "js")]
+    Javascript,
+    Bash,
+    Sh,
+}
+
+impl Lang {
+    /// The interpreter, and the name that a program is given.
+    fn words(self) -> [&'static str; 2] {
+        match self {
+            Lang::Python => ["python3", "main.py"],
+            Lang::Javascript => ["node", "main.js"],
+            Lang::Bash => ["bash", "main.sh"],
+            Lang::Sh => ["sh", "main.sh"],
+        }
+    }
+}
+
+pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = common.settings(Overrides::default())?;
+    let mut request = request(&arguments)?;
+    let mut config = skep_sandbox::Config::default();
+    if let Some(path) = &arguments.workspace {
+        let workspace = hive::workspace(path)?;
+        config = sandbox_config(&workspace, &workspace);
+        config.binds.retain(|bind| bind.target == Path::new(WORKSPACE_INSIDE));
+    }
+    settings.sandbox.apply(&mut config);
+    request.min_tier = least_tier(&config);
+    // One command has no use for an interpreter that waits for the next.
+    config.warm_max = 0;
+    config.gate = Some(net::gate(&settings.web));
+    let outputs =
+        arguments.out.as_deref().map(Dir::create).transpose().context("cannot make the directory of --out")?;
+    let mut signals = tokio::task::JoinSet::new();
+    let stop = stop_on_signal(&mut signals)?;
+    let ran = async { Sandbox::start(config).await?.run(request, stop).await };
+    let outcome = match ran.await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            eprintln!("skep: {error}{source}");
+            if let Error::Unavailable { .. } = error {
+                eprintln!("skep: `skep doctor` says more");
+            }
+            return Ok(ExitCode::from(NOT_RUN));
+        }
+    };
+    if let Some(outputs) = outputs {
+        let outputs = Outputs::new(outputs, "");
+        for file in &outcome.outputs {
+            outputs
+                .write(&file.path, &file.bytes)
+                .map_err(|error| anyhow::anyhow!("{}: {error}", file.path.display()))?;
+        }
+    }
+    if arguments.json {
+        print(&format!("{:#}\n", describe(&outcome)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    pass_on(&outcome, arguments.out.is_some())?;
+    Ok(exit_code(outcome.end))
+}
+
+fn request(arguments: &Arguments) -> anyhow::Result<Request> {
+    let mut left = GIVEN_BYTES_MAX;
+    let mut files = Vec::new();
+    for path in &arguments.files {
+        let name = path.file_name().with_context(|| format!("--in {}: this is not a file", path.display()))?;
+        let file = File::open(path).with_context(|| format!("--in {}", path.display()))?;
+        ensure!(file.metadata()?.is_file(), "--in {}: this is not a file", path.display());
+        files.push(InFile { path: name.into(), bytes: read(file, &mut left)? });
+    }
+    let run = match arguments.lang {
+        None => Run::Argv(arguments.command.clone()),
+        Some(lang) => program(lang, &arguments.command, &mut files, &mut left)?,
+    };
+    let from_input = arguments.lang.is_some() && arguments.command[0] == "-";
+    ensure!(!(arguments.stdin && from_input), "the program comes from standard input, so there is none left for it");
+    let mut request = Request::new(run);
+    request.files = files;
+    if arguments.stdin {
+        request.stdin = read(io::stdin(), &mut left)?;
+    }
+    for variable in &arguments.env {
+        let (name, value) =
+            variable.split_once('=').with_context(|| format!("--env {variable}: NAME=VALUE is expected"))?;
+        request.env.push((name.to_owned(), value.to_owned()));
+    }
+    request.limits.wall = Duration::try_from_secs_f64(arguments.timeout).context("--timeout")?;
+    // One process may compute for as long as the command may take.
+    request.limits.cpu = request.limits.cpu.max(request.limits.wall);
+    request.limits.memory = arguments.memory.saturating_mul(1 << 20);
+    request.cwd = arguments.workspace.as_ref().map(|_| WORKSPACE_INSIDE.into());
+    if !arguments.allow_net.is_empty() {
+        request.net = Net::Allow(arguments.allow_net.clone());
+    }
+    Ok(request)
+}
+
+/// A program in a language: alone it is handed over as code, with arguments it is a file.
+fn program(lang: Lang, words: &[OsString], files: &mut Vec<InFile>, left: &mut u64) -> anyhow::Result<Run> {
+    let (path, arguments) = (&words[0], &words[1..]);
+    let bytes = match path.to_str() {
+        Some("-") => read(io::stdin(), left)?,
+        _ => read(File::open(path).with_context(|| Path::new(path).display().to_string())?, left)?,
+    };
+    let [interpreter, name] = lang.words();
+    if !arguments.is_empty() {
+        files.push(InFile { path: name.into(), bytes });
+        let argv = [interpreter.into(), format!("/tmp/{name}").into()].into_iter().chain(arguments.iter().cloned());
+        return Ok(Run::Argv(argv.collect()));
+    }
+    let code =
+        String::from_utf8(bytes).with_context(|| format!("{} is not text in UTF-8", Path::new(path).display()))?;
+    Ok(match lang {
+        Lang::Python => Run::Python(code),
+        Lang::Javascript => Run::JavaScript(code),
+        Lang::Bash => Run::Bash(code),
+        Lang::Sh => Run::Shell(code),
+    })
+}
+
+fn read(from: impl io::Read, left: &mut u64) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(*left + 1).read_to_end(&mut bytes)?;
+    match left.checked_sub(bytes.len() as u64) {
+        Some(rest) => *left = rest,
+        None => bail!("more than {GIVEN_BYTES_MAX} bytes cannot be given to a command; show it a directory with -C"),
+    }
+    Ok(bytes)
+}
+
+/// Print what it printed, and say on standard error what a person should know beside that.
+fn pass_on(outcome: &Outcome, kept: bool) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    };
+    let mut out = io::stdout().lock();
+    gone(out.write_all(&outcome.stdout).and_then(|()| out.flush()))?;
+    gone(io::stderr().lock().write_all(&outcome.stderr))?;
+    match outcome.end {
+        End::Exit(_) | End::Signal(_) => (),
+        End::Timeout => eprintln!("skep: its time was up"),
+        End::OutputLimit => eprintln!("skep: it printed more than allowed"),
+        End::MemoryLimit => eprintln!("skep: it used more memory than allowed"),
+        End::Cancelled => eprintln!("skep: it was stopped"),
+    }
+    for connection in &outcome.connections {
+        if let Err(why) = &connection.connected {
+            eprintln!("skep: it was kept from connecting: {why}");
+        }
+    }
+    for (path, why) in &outcome.skipped {
+        eprintln!("skep: /outputs/{} was not kept: {why}", path.display());
+    }
+    if !kept && !outcome.outputs.is_empty() {
+        eprintln!("skep: {} files in /outputs were dropped; --out DIR keeps them", outcome.outputs.len());
+    }
+    Ok(())
+}
+
+fn exit_code(end: End) -> ExitCode {
+    match end {
+        End::Exit(code) => ExitCode::from(u8::try_from(code).unwrap_or(NOT_RUN)),
+        End::Signal(signal) => ExitCode::from(u8::try_from(SIGNALLED + signal).unwrap_or(NOT_RUN)),
+        End::Timeout => ExitCode::from(TIMED_OUT),
+        End::OutputLimit | End::MemoryLimit => ExitCode::from(NOT_RUN),
+        End::Cancelled => ExitCode::from(super::INTERRUPTED),
+    }
+}
+
+fn describe(outcome: &Outcome) -> Value {
+    let (end, code) = match outcome.end {
+        End::Exit(code) => ("exit", Some(code)),
+        End::Signal(signal) => ("signal", Some(signal)),
+        End::Timeout => ("timeout", None),
+        End::OutputLimit => ("output_limit", None),
+        End::MemoryLimit => ("memory_limit", None),
+        End::Cancelled => ("cancelled", None),
+    };
+    let outputs = outcome.outputs.iter().map(
+        |file| json!({ "path": file.path.to_string_lossy(), "bytes": file.bytes.len(), "executable": file.executable }),
+    );
+    let skipped = outcome.skipped.iter().map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why }));
+    let connections = outcome.connections.iter().map(|connection| {
+        let (address, refused) = match &connection.connected {
+            Ok(address) => (Some(address), None),
+            Err(why) => (None, Some(why)),
+        };
+        json!({ "host": connection.host, "port": connection.port, "address": address, "refused": refused })
+    });
+    json!({
+        "end": end,
+        "code": code,
+        "stdout": text(&outcome.stdout),
+        "stderr": text(&outcome.stderr),
+        "truncated": outcome.truncated,
+        "outputs": outputs.collect::<Vec<_>>(),
+        "skipped": skipped.collect::<Vec<_>>(),
+        "connections": connections.collect::<Vec<_>>(),
+        "usage": {
+            "wall_ms": outcome.usage.wall.as_secs_f64() * 1e3,
+            "cpu_ms": outcome.usage.cpu.as_secs_f64() * 1e3,
+            "memory_peak_bytes": outcome.usage.memory_peak,
+        },
+        "tier": format!("{:?}", outcome.tier),
+        "missing": outcome.missing.iter().map(|missing| format!("{missing:?}")).collect::<Vec<_>>(),
+    })
+}
+
+/// Text as it is, anything else in base64.
+fn text(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
