@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::{
     BoxFuture, Call, Outcome, Service, code, input,
@@ -19,7 +19,6 @@ pub(super) struct Exchange {
     outcome: Option<Outcome>,
     events: mpsc::Receiver<Event>,
     peer: Peer,
-    cancel: CancellationToken,
     _cancelled_with_it: DropGuard,
 }
 
@@ -32,7 +31,7 @@ pub(super) enum Step {
 impl Exchange {
     /// Begin. `rounds_max`: how often an `input_required` result is carried out by asking; 0 leaves that to the caller.
     pub(super) fn begin(service: &Arc<dyn Service>, call: Call, terms: Terms, rounds_max: usize) -> Exchange {
-        let cancel = call.cancel.clone();
+        let guard = call.cancel.clone().drop_guard();
         let (peer, events) = peer::peer(Arc::clone(&call.caller), terms);
         let work = match rounds_max {
             0 => Arc::clone(service).handle(call, peer.clone()),
@@ -43,8 +42,7 @@ impl Exchange {
                 |_| Err(ErrorObject::new(code::INTERNAL_ERROR, "the call failed inside the server; its log says why"));
             outcome.unwrap_or_else(fault)
         });
-        let guard = cancel.clone().drop_guard();
-        Exchange { handler: Box::pin(handler), outcome: None, events, peer, cancel, _cancelled_with_it: guard }
+        Exchange { handler: Box::pin(handler), outcome: None, events, peer, _cancelled_with_it: guard }
     }
 
     /// Work on until there is something to send. What was said before the result comes before the result.
@@ -69,10 +67,5 @@ impl Exchange {
     /// The caller has asked again, perhaps on other terms.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.peer.set_terms(terms);
-    }
-
-    /// Rung when the caller withdraws.
-    pub(super) fn cancel(&self) -> &CancellationToken {
-        &self.cancel
     }
 }
