@@ -204,4 +204,4 @@ fn raw(value: &Value) -> Outcome {
 }
 
 /// The revision of callers that never say which they speak (contract S2).
-pub(super) const UNANNOUNCED: Revision = Revision::V2024_11_05;
+pub(super) const UNANNOUNCED: Revision = Revision::V2025_06_18;
