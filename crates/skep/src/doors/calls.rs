@@ -19,18 +19,22 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Wait for a turn, take the arguments apart, and call the tool. Dropping the future cancels the call.
-    pub(super) async fn call<E: Send + 'static>(
+    /// Wait for a turn, take the arguments apart, and call the tool. Dropping the future cancels the call. The arguments
+    /// are held until it ends, and with them their share of the memory.
+    pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
         &self,
         tool: String,
-        arguments: impl FnOnce() -> Result<Value, E> + Send + 'static,
+        arguments: A,
+        parse: impl FnOnce(&A) -> Result<Value, E> + Send + 'static,
         deadline: Option<Duration>,
     ) -> Result<Result<Result<Answer, ToolError>, E>, Refused> {
         let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
         let outputs = Outputs::new(self.outputs.clone(), "");
         let call = |cancel| async move {
-            let call = Call { tool, deadline, arguments: arguments()? };
-            Ok(catalogue.call(call, Context::new(workspace, outputs, cancel)).await)
+            let call = Call { tool, deadline, arguments: parse(&arguments)? };
+            let called = catalogue.call(call, Context::new(workspace, outputs, cancel)).await;
+            drop(arguments);
+            Ok(called)
         };
         self.admission.run(call).await
     }

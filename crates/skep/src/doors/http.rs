@@ -137,7 +137,7 @@ impl Hub {
         arguments: Arguments,
         deadline: Option<Duration>,
     ) -> Result<Result<Answer, ToolError>, Problem> {
-        self.calls.call(tool, move || arguments.parse(), deadline).await?
+        self.calls.call(tool, arguments, Arguments::parse, deadline).await?
     }
 }
 

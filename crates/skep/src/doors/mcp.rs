@@ -162,9 +162,10 @@ impl Tools {
         if arguments.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {
             return Err(invalid("params.arguments must be an object"));
         }
-        let parse = move || body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()));
-        let called = self.calls.call(name, parse, None);
-        match called.await.map_err(refused)?? {
+        let parse = |arguments: &Option<Box<RawValue>>| {
+            body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
+        };
+        match self.calls.call(name, arguments, parse, None).await.map_err(refused)?? {
             Ok(answer) => raw(&result(&answer)),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
             Err(ToolError::Busy(message)) => Err(busy(message)),
