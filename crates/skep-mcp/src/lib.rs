@@ -1,5 +1,6 @@
 //! The Model Context Protocol in every revision, as server and as client. Knows no hub.
 
+pub mod client;
 pub mod framing;
 pub mod gateway;
 pub mod message;

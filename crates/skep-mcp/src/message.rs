@@ -73,6 +73,34 @@ pub enum Message {
     Response(Response),
 }
 
+impl Message {
+    /// Its text, in one line. What it carries may have been written in several: outside of strings they mean nothing in
+    /// JSON, and within strings there are none.
+    pub fn to_line(&self) -> String {
+        let text = match self {
+            Message::Request(Request { id, method, params }) => {
+                format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params))
+            }
+            Message::Notification(Notification { method, params }) => {
+                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params))
+            }
+            Message::Response(Response { id, outcome }) => match outcome {
+                Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id)),
+                Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, json(id), json(error)),
+            },
+        };
+        if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+    }
+}
+
+fn member(params: &Option<Box<RawValue>>) -> String {
+    params.as_ref().map_or(String::new(), |params| format!(r#","params":{params}"#))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
 /// What came in at once.
 #[derive(Debug)]
 pub enum Incoming {

@@ -1,6 +1,9 @@
 //! A call that goes on to another server, whatever revision it speaks.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -37,9 +40,10 @@ struct Relay {
 
 impl Handler for Relay {
     fn notification(&self, notification: Notification) {
-        if let (true, Some(params)) =
-            (matches!(notification.method.as_str(), "notifications/progress" | "notifications/message"), notification.params)
-        {
+        if let (true, Some(params)) = (
+            matches!(notification.method.as_str(), "notifications/progress" | "notifications/message"),
+            notification.params,
+        ) {
             self.peer.notify(notification.method, params);
         }
     }
@@ -54,12 +58,14 @@ impl Handler for Relay {
 pub struct Remote {
     connection: Connection,
     changes: broadcast::Sender<Change>,
+    /// The resources that somebody watches: the server is told once.
+    watched: Mutex<HashMap<String, Weak<Watched>>>,
 }
 
 impl Remote {
     /// The server at the other end of a connection that was made with this sender's [`Remote::listener`].
     pub fn new(connection: Connection, changes: broadcast::Sender<Change>) -> Remote {
-        Remote { connection, changes }
+        Remote { connection, changes, watched: Mutex::default() }
     }
 
     /// What to give as the handler of a connection, so that changes reach the gateway.
@@ -124,12 +130,20 @@ impl Service for Remote {
 
     fn watch(self: Arc<Self>, uri: String, _: Arc<Caller>) -> server::BoxFuture<Result<Watch, ErrorObject>> {
         Box::pin(async move {
-            let connection = self.connection.clone();
-            match connection.watch(&uri).await {
-                Ok(()) => Ok(Box::new(Watched { connection, uri }) as Watch),
-                Err(CallError::Rpc(error)) => Err(error),
-                Err(error) => Err(ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
+            let watched = || self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(shared) = watched().get(&uri).and_then(Weak::upgrade) {
+                return Ok(Box::new(shared) as Watch);
             }
+            match self.connection.watch(&uri).await {
+                Ok(()) => {}
+                Err(CallError::Rpc(error)) => return Err(error),
+                Err(error) => return Err(ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
+            }
+            let shared = Arc::new(Watched { connection: self.connection.clone(), uri: uri.clone() });
+            let mut watched = watched();
+            watched.retain(|_, watch| watch.strong_count() > 0);
+            watched.insert(uri, Arc::downgrade(&shared));
+            Ok(Box::new(shared) as Watch)
         })
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use serde_json::{Value, value::{RawValue, to_raw_value}};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -17,7 +20,10 @@ use super::{
 };
 use crate::{
     message::ErrorObject,
-    server::{Call, Change, Members, Peer, code, headers::{self, HeaderArgument}},
+    server::{
+        Call, Change, Members, Peer, code,
+        headers::{self, HeaderArgument},
+    },
 };
 
 /// Pages of one server's list; what comes after is left out.
@@ -173,7 +179,8 @@ pub(super) async fn all(
     call: &Call,
     peer: &Peer,
 ) -> Vec<(Arc<Member>, Arc<List>)> {
-    let asked = members.iter().map(|member| async move { Some((Arc::clone(member), one(member, kind, call, peer).await?)) });
+    let asked =
+        members.iter().map(|member| async move { Some((Arc::clone(member), one(member, kind, call, peer).await?)) });
     join_all(asked).await.into_iter().flatten().collect()
 }
 
@@ -225,7 +232,8 @@ async fn read(member: &Member, kind: Kind, call: &Call, peer: &Peer) -> Result<L
             cancel: call.cancel.child_token(),
         };
         let page = Arc::clone(&member.origin.service).handle(call, peer.clone()).await?;
-        let no_list = || ErrorObject::new(code::INTERNAL_ERROR, format!("what it lists is no list of {}", kind.items()));
+        let no_list =
+            || ErrorObject::new(code::INTERNAL_ERROR, format!("what it lists is no list of {}", kind.items()));
         let page = Members::parse(&page).ok_or_else(no_list)?;
         let items: Vec<Members> = page.read(kind.items()).ok_or_else(no_list)?;
         list.items.extend(items.into_iter().filter_map(|item| Some((item.read::<String>(kind.key())?, item))));

@@ -103,7 +103,9 @@ impl Gateway {
             while let Some(change) = gone.run_until_cancelled(changes.recv()).await {
                 let changes = match change {
                     Ok(change) => vec![change],
-                    Err(broadcast::error::RecvError::Lagged(_)) => vec![Change::Tools, Change::Prompts, Change::Resources],
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        vec![Change::Tools, Change::Prompts, Change::Resources]
+                    }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
                 let Some(member) = weak.upgrade() else { return };
@@ -135,7 +137,12 @@ impl Gateway {
     async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
         let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
         let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
-        let unknown = || invalid(format!("there is no {} {name:?} here", if call.method == "tools/call" { "tool" } else { "prompt" }));
+        let unknown = || {
+            invalid(format!(
+                "there is no {} {name:?} here",
+                if call.method == "tools/call" { "tool" } else { "prompt" }
+            ))
+        };
         let (member, inner) = self.owner(&name).ok_or_else(unknown)?;
         if call.method == "tools/call" && !(member.origin.allows)(&inner) {
             return Err(unknown());
@@ -172,7 +179,8 @@ impl Gateway {
         let mut about = params.get("ref").and_then(Members::parse).ok_or_else(|| invalid("params.ref is missing"))?;
         let member = match (about.read::<String>("name"), about.read::<String>("uri")) {
             (Some(name), _) => {
-                let (member, inner) = self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
+                let (member, inner) =
+                    self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
                 about.put("name", inner);
                 params.set("ref", about.into_raw());
                 call.params = Some(params.into_raw());
@@ -186,7 +194,13 @@ impl Gateway {
 
     async fn list(&self, kind: Kind, call: Call, peer: Peer) -> Outcome {
         let cursor = call.params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("cursor"));
-        let after = cursor.as_deref().map(|cursor| cursor::read(cursor).ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))).transpose()?;
+        let after = cursor
+            .as_deref()
+            .map(|cursor| {
+                cursor::read(cursor)
+                    .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
+            })
+            .transpose()?;
         let all = lists::all(&self.members(), kind, &call, &peer).await;
         let page = lists::merge(kind, &all, after);
         to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
@@ -223,7 +237,12 @@ impl Service for Gateway {
 
     fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
         Box::pin(async move {
-            let list = Call { method: String::new(), params: None, caller: Arc::clone(&caller), cancel: CancellationToken::new() };
+            let list = Call {
+                method: String::new(),
+                params: None,
+                caller: Arc::clone(&caller),
+                cancel: CancellationToken::new(),
+            };
             let peer = Peer::nobody(Arc::clone(&caller));
             let member = self.owner_of_uri(&uri, &list, &peer).await.ok_or_else(|| no_resource(&uri))?;
             Arc::clone(&member.origin.service).watch(uri, caller).await
