@@ -12,13 +12,20 @@ use tokio::sync::broadcast;
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
     message::{ErrorObject, Notification},
-    server::{self, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code},
+    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code},
 };
 
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
 /// messages, and its questions, as far as the caller declared that it answers such.
 pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: CallOptions) -> Outcome {
-    let Call { method, params, caller, cancel } = call;
+    let Call { method, mut params, caller, cancel } = call;
+    // A session's log level is the server's to know with each request (2026-07-28).
+    if connection.info().revision.is_modern()
+        && !caller.revision.is_modern()
+        && let Some(level) = peer.level()
+    {
+        params = Some(with_level(params.as_deref(), level));
+    }
     let options = CallOptions {
         wants_progress: peer.wants_progress(),
         capabilities: Some(caller.capabilities.clone()),
@@ -31,6 +38,14 @@ pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: C
         CallError::Rpc(error) => error,
         error => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
     })
+}
+
+fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
+    let mut members = params.and_then(Members::parse).unwrap_or_default();
+    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+    meta.put("io.modelcontextprotocol/logLevel", level);
+    members.set("_meta", meta.into_raw());
+    members.into_raw()
 }
 
 /// Passes on what a server sends because of a call.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use skep_mcp::{
     message::ErrorObject,
+    revision::Revision,
     server::{
         BoxFuture, Call, Caller, Change, Description, Limits, Outcome, Peer, Server, Service, Watch, headers, lines,
     },
@@ -15,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::service::Fixture;
+use crate::{behind::gateway, service::Fixture};
 
 /// Nothing here takes so long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,7 +74,7 @@ impl Service for Stalling {
 /// A server, and what its calls report.
 pub(crate) struct Hub {
     pub(crate) server: Server,
-    told: mpsc::UnboundedReceiver<&'static str>,
+    pub(crate) told: mpsc::UnboundedReceiver<&'static str>,
     pub(crate) release: Arc<Semaphore>,
 }
 
@@ -83,6 +84,13 @@ impl Hub {
         let release = Arc::new(Semaphore::new(0));
         let service = Stalling { fixture: Arc::new(Fixture::new()), tell, release: Arc::clone(&release) };
         Hub { server: Server::new(Arc::new(service), limits), told, release }
+    }
+
+    /// The same behind a gateway, under each of these names.
+    pub(crate) async fn behind_gateway(names: &[&str], revision: Revision) -> Hub {
+        let hub = Hub::new(Limits::default());
+        let gateway = gateway(hub.server.clone(), names, revision).await.unwrap();
+        Hub { server: Server::new(gateway, Limits::default()), ..hub }
     }
 
     pub(crate) async fn told(&mut self, expected: &str) {
