@@ -8,6 +8,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
@@ -18,26 +19,43 @@ use crate::{
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
 /// messages, and its questions, as far as the caller declared that it answers such.
 pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: CallOptions) -> Outcome {
-    let Call { method, mut params, caller, cancel } = call;
-    // A session's log level is the server's to know with each request (2026-07-28).
-    if connection.info().revision.is_modern()
-        && !caller.revision.is_modern()
-        && let Some(level) = peer.level()
-    {
-        params = Some(with_level(params.as_deref(), level));
-    }
-    let options = CallOptions {
-        wants_progress: peer.wants_progress(),
-        capabilities: Some(caller.capabilities.clone()),
-        handler: Some(Arc::new(Relay { peer })),
-        ..options
-    };
+    let Request { method, params, options, cancel } = Request::new(call, peer, options);
     let withdrawn = || ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew");
     let called = cancel.run_until_cancelled(connection.call(&method, params, options)).await;
     called.ok_or_else(withdrawn)?.map_err(|error| match error {
         CallError::Rpc(error) => error,
         error => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
     })
+}
+
+/// A call as it goes on to another server.
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The parameters.
+    pub params: Option<Box<RawValue>>,
+    /// What is asked for beside the result: progress and questions go to the caller.
+    pub options: CallOptions,
+    /// Rung when the caller withdraws.
+    pub cancel: CancellationToken,
+}
+
+impl Request {
+    /// What a call becomes, with the times of `options`.
+    pub fn new(call: Call, peer: Peer, options: CallOptions) -> Request {
+        let Call { method, mut params, caller, cancel } = call;
+        // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
+        if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
+            params = Some(with_level(params.as_deref(), level));
+        }
+        let options = CallOptions {
+            wants_progress: peer.wants_progress(),
+            capabilities: Some(caller.capabilities.clone()),
+            handler: Some(Arc::new(Relay { peer })),
+            ..options
+        };
+        Request { method, params, options, cancel }
+    }
 }
 
 fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
@@ -100,7 +118,7 @@ impl Handler for Listener {
 }
 
 /// The change that a notification tells of.
-fn change(notification: &Notification) -> Option<Change> {
+pub fn change(notification: &Notification) -> Option<Change> {
     match notification.method.as_str() {
         "notifications/tools/list_changed" => Some(Change::Tools),
         "notifications/prompts/list_changed" => Some(Change::Prompts),

@@ -18,7 +18,7 @@ use serde_json::{json, value::to_raw_value};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::forward::{Remote, forward};
+pub use self::forward::{Remote, Request, change, forward};
 use self::lists::{Kind, Lists};
 use crate::{
     message::ErrorObject,
