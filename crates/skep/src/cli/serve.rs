@@ -29,11 +29,14 @@ pub(super) struct Arguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, token_file, workspace } = arguments;
-    let settings = common.settings(Overrides { bind, token_file, workspace, ..Overrides::default() })?;
+    let Arguments { bind, token_file, workspace, mcp_config } = arguments;
+    let settings = common.settings(Overrides { bind, token_file, workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
