@@ -329,10 +329,10 @@ impl Connection {
         }
     }
 
-    /// End it: what is under way fails, an HTTP session is deleted, a process sees the end of its input.
-    pub async fn close(&self) {
+    /// End it: what is under way fails for this reason, an HTTP session is deleted, a process sees the end of its input.
+    pub async fn close(&self, reason: &str) {
         match &self.inner.transport {
-            Transport::Link(link) => link.close("it was closed").await,
+            Transport::Link(link) => link.close(reason).await,
             Transport::Http(http) => http.close().await,
         }
         self.inner.tasks.close();

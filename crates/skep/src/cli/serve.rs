@@ -33,23 +33,29 @@ pub(super) struct Arguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 /// Where JSON-RPC in lines is taken, unless somebody says otherwise.
 const TCP: &str = "127.0.0.1:9500";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, tcp, token_file, workspace } = arguments;
-    let settings = common.settings(Overrides { bind, tcp, token_file, workspace, ..Overrides::default() })?;
+    let Arguments { bind, tcp, token_file, workspace, mcp_config } = arguments;
+    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
+    let settings = common.settings(overrides)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings).await?;
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let upstreams = settings.upstreams.clone();
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
+    let doors =
+        Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, probes }).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
     }

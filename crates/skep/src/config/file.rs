@@ -1,6 +1,6 @@
 //! The form of `skep.toml`.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{collections::BTreeMap, path::PathBuf, sync::OnceLock};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use crate::{
     plan::AGENTS_MAX,
     schema::Schema,
     tools::{code::Policy, search},
+    upstreams::config::Entry,
 };
 
 /// Settings of Skep.
@@ -46,6 +47,9 @@ pub(super) struct File {
     pub(super) web: net::Settings,
     /// The model that plans sentences beyond the rules, writes code and answers `ai`. Without it the rest works.
     pub(super) model: model::Settings,
+    /// MCP servers, by name, in the form that MCP clients have them.
+    #[serde(rename = "mcpServers")]
+    pub(super) mcp_servers: BTreeMap<String, Entry>,
     /// The log.
     pub(super) log: Log,
 }

@@ -13,6 +13,7 @@
 //! drain time; then it is cancelled, which kills its sandboxes; then the connections are closed.
 
 pub mod admission;
+mod behind;
 pub mod body;
 mod calls;
 mod guard;
@@ -47,7 +48,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::http::Hub;
-use crate::{catalogue::Catalogue, workspace::Dir};
+use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
@@ -115,6 +116,8 @@ pub struct Parts {
     pub workspace: Dir,
     /// Where calls write.
     pub outputs: Dir,
+    /// MCP servers, whose tools are served along.
+    pub upstreams: Vec<Upstream>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
 }
@@ -196,8 +199,10 @@ impl Doors {
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
         });
+        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, &options.bodies);
         let hub = Hub {
-            mcp: mcp::server(&calls, &options.bodies),
+            mcp,
+            upstreams,
             calls,
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
@@ -247,6 +252,7 @@ impl Doors {
         let calls_cancelled = hub.calls.admission.drain(options.drain_time).await;
         upkeep.cancel();
         hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
+        hub.upstreams.close().await;
         close.cancel();
         tasks.close();
         tasks.wait().await;
