@@ -12,7 +12,7 @@ use skep_mcp::{
 };
 use tokio::sync::broadcast;
 
-use crate::upstreams::{Handler, Options, UpstreamError, Upstreams};
+use crate::upstreams::{Handler, Options, Upstream, UpstreamError, Upstreams};
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
@@ -39,16 +39,19 @@ impl Handler for Heard {
     }
 }
 
-/// What stands behind the gateway: every server that is configured.
-pub(super) fn origins(upstreams: &Upstreams, heard: &Heard) -> Vec<Origin> {
-    let origin = |name: String| {
-        let changes = heard.changes(&name);
-        let service =
-            Arc::new(Behind { upstreams: upstreams.clone(), name: name.clone(), changes, watched: RwLock::default() });
-        // The pool knows which tools are allowed, and neither lists nor calls others.
-        Origin { name, service, allows: Box::new(|_| true) }
+/// What stands behind the gateway: these servers of the pool, with the tools that are allowed.
+pub(super) fn origins(upstreams: &Upstreams, configs: &[Upstream], heard: &Heard) -> Vec<Origin> {
+    let origin = |config: &Upstream| {
+        let (name, tools) = (config.name.clone(), config.tools.clone());
+        let service = Arc::new(Behind {
+            upstreams: upstreams.clone(),
+            changes: heard.changes(&name),
+            name: name.clone(),
+            watched: RwLock::default(),
+        });
+        Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)) }
     };
-    upstreams.names().into_iter().map(origin).collect()
+    configs.iter().map(origin).collect()
 }
 
 /// One of them.

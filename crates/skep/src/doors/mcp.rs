@@ -58,16 +58,15 @@ pub(super) fn server(calls: &Arc<Calls>, upstreams: Vec<Upstream>, bodies: &body
         Limits { message_bytes_max: bodies.body_bytes_max, body_time_max: bodies.body_time_max, ..Limits::default() };
     let tools = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
     let heard = Arc::new(Heard::default());
-    let is_alone = upstreams.is_empty();
-    let upstreams = Upstreams::new(upstreams, Arc::clone(&heard) as Arc<dyn Handler>);
-    if is_alone {
-        return (Server::new(tools, limits), upstreams);
+    let pool = Upstreams::new(upstreams.clone(), Arc::clone(&heard) as Arc<dyn Handler>);
+    if upstreams.is_empty() {
+        return (Server::new(tools, limits), pool);
     }
     let gateway = Gateway::new(tools.describe());
-    let mut origins = behind::origins(&upstreams, &heard);
+    let mut origins = behind::origins(&pool, &upstreams, &heard);
     origins.push(Origin { name: String::new(), service: tools, allows: Box::new(|_| true) });
     gateway.set(origins);
-    (Server::new(Arc::new(gateway), limits), upstreams)
+    (Server::new(Arc::new(gateway), limits), pool)
 }
 
 /// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.

@@ -70,6 +70,8 @@ pub struct Options {
     pub bind: Vec<String>,
     /// Addresses for JSON-RPC in lines. Port 0 takes a free one.
     pub tcp: Vec<String>,
+    /// The same, where an address that another program has is done without.
+    pub tcp_if_free: Vec<String>,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -95,6 +97,7 @@ impl Default for Options {
         Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
+            tcp_if_free: Vec::new(),
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -189,7 +192,12 @@ impl Doors {
         if listeners.is_empty() {
             return Err(OpenError::NoAddress);
         }
-        let (tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
+        let (mut tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
+        match listen(&options.tcp_if_free, options.token.is_some()).await {
+            Ok((more, _)) => tcp_listeners.extend(more),
+            Err(OpenError::Bind { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
