@@ -222,6 +222,7 @@ impl Link {
                     }
                 }
             }
+            "notifications/subscriptions/acknowledged" => {} // we asked for it
             "notifications/message" => self.only_handler().notification(notification),
             _ => self.handler.notification(notification),
         }
