@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod framing;
+pub mod gateway;
 pub mod message;
 pub mod revision;
 pub mod server;

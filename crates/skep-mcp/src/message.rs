@@ -5,6 +5,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
+/// Lists and objects of a message may be nested so deep: what only passes through here is taken apart by others.
+pub const DEPTH_MAX: usize = 128;
 
 /// Names a request among those of its sender.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -138,6 +140,9 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
     let not_json = |error: serde_json::Error| malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"));
     let whole: &RawValue = serde_json::from_slice(text).map_err(not_json)?;
+    if depth(text) > DEPTH_MAX {
+        return Err(malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}")));
+    }
     if !whole.get().starts_with('[') {
         return read(whole).map(Incoming::Single);
     }
@@ -146,6 +151,25 @@ pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
         return Err(malformed(None, INVALID_REQUEST, "a batch must not be empty"));
     }
     Ok(Incoming::Batch(parts.into_iter().map(read).collect()))
+}
+
+/// How deep valid JSON is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn read(text: &RawValue) -> Result<Message, Malformed> {

@@ -113,3 +113,26 @@ fn a_run_falls_back_to_this_machine_when_no_hub_answers_and_says_so() {
     let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();
     assert_eq!((&task["place"], &task["result"]["stdout"]), (&json!("local"), &json!("hello\n")));
 }
+
+#[test]
+fn a_client_that_spawns_its_servers_talks_to_one_over_standard_input_and_output() {
+    use std::io::Write as _;
+    let user = User::new();
+    user.file("notes.txt", "remember the milk");
+    let mut command = user.command(&["mcp-stdio"]);
+    let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let messages = [
+        r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{}}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"file_read","arguments":{"path":"notes.txt"}}}"#,
+    ];
+    let mut input = server.stdin.take().unwrap();
+    writeln!(input, "{}", messages.join("\n")).unwrap();
+    drop(input);
+    let said = server.wait_with_output().unwrap();
+    let lines: Vec<Value> =
+        String::from_utf8(said.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["result"]["protocolVersion"], "2025-06-18");
+    assert!(lines[1]["result"]["structuredContent"].to_string().contains("remember the milk"), "{}", lines[1]);
+    assert_eq!((lines.len(), said.status.code()), (2, Some(0)));
+}

@@ -15,7 +15,7 @@ use axum::{
     body::{Body, Bytes},
     extract::Request as HttpRequest,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::stream;
@@ -58,7 +58,7 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     };
     let body = match read_body(&server, body).await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into_response(),
     };
     match parse(&body) {
         Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
@@ -73,19 +73,36 @@ fn principal(request: &HttpRequest) -> Arc<str> {
     request.extensions().get::<Principal>().map_or_else(|| "".into(), |principal| Arc::clone(&principal.0))
 }
 
-async fn read_body(server: &Server, body: Body) -> Result<Bytes, Response> {
+async fn read_body(server: &Server, body: Body) -> Result<Bytes, Refusal> {
     let limits = &server.inner.limits;
-    let read = timeout(limits.body_time_max, axum::body::to_bytes(body, limits.message_bytes_max)).await;
-    match read {
+    match timeout(limits.body_time_max, axum::body::to_bytes(body, limits.message_bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => {
             let message = format!("the body is larger than {} bytes, or cut off", limits.message_bytes_max);
-            Err(failure(StatusCode::PAYLOAD_TOO_LARGE, None, &ErrorObject::new(code::INVALID_REQUEST, message)))
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message))
         }
         Err(_) => {
             let message = format!("the body did not arrive within {}s", limits.body_time_max.as_secs());
-            Err(failure(StatusCode::REQUEST_TIMEOUT, None, &ErrorObject::new(code::INVALID_REQUEST, message)))
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message))
         }
+    }
+}
+
+/// A message that was not even looked at.
+struct Refusal {
+    status: StatusCode,
+    error: ErrorObject,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal { status, error: ErrorObject::new(code::INVALID_REQUEST, message) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        failure(self.status, None, &self.error)
     }
 }
 

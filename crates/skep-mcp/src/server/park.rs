@@ -16,12 +16,11 @@ use tokio::time::Instant;
 use super::{Members, code, exchange::Exchange, peer::Asked, unguessable};
 use crate::message::ErrorObject;
 
-/// Tells our states from those of servers behind this one, which pass through.
-const PREFIX: &str = "skep-waiting-";
-
 /// The calls that wait.
 pub(super) struct Parked {
     calls: Mutex<HashMap<String, Waiting>>,
+    /// Tells our states from those of servers behind this one, which may be of the same kind and pass through.
+    prefix: String,
     calls_max: usize,
     time_max: Duration,
 }
@@ -60,7 +59,7 @@ impl Identity {
 
 impl Parked {
     pub(super) fn new(calls_max: usize, time_max: Duration) -> Parked {
-        Parked { calls: Mutex::default(), calls_max, time_max }
+        Parked { calls: Mutex::default(), prefix: format!("waiting-{}-", unguessable()), calls_max, time_max }
     }
 
     /// Put a call aside. Returns the state with which it is taken up again.
@@ -72,7 +71,7 @@ impl Parked {
             let message = format!("{} calls wait for input already; answer or repeat one of them", self.calls_max);
             Err(ErrorObject::new(code::BUSY, message))
         } else {
-            let state = format!("{PREFIX}{}", unguessable());
+            let state = format!("{}{}", self.prefix, unguessable());
             calls.insert(state.clone(), Waiting { call, until: now + self.time_max });
             Ok(state)
         };
@@ -84,7 +83,7 @@ impl Parked {
     /// The call that waits under this state. `None` if the state is not one of ours.
     pub(super) fn take(&self, state: &RawValue, identity: &Identity) -> Option<Result<ParkedCall, ErrorObject>> {
         let state: String = serde_json::from_str(state.get()).ok()?;
-        if !state.starts_with(PREFIX) {
+        if !state.starts_with(&self.prefix) {
             return None;
         }
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);

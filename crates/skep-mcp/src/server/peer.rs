@@ -68,6 +68,11 @@ pub(super) fn peer(caller: Arc<Caller>, terms: Terms) -> (Peer, mpsc::Receiver<E
 }
 
 impl Peer {
+    /// A caller that hears nothing and answers nothing, for what is asked on its behalf.
+    pub fn nobody(caller: Arc<Caller>) -> Peer {
+        peer(caller, Terms::default()).0
+    }
+
     /// Who it is.
     pub fn caller(&self) -> &Arc<Caller> {
         &self.caller

@@ -176,7 +176,7 @@ impl Session {
         }
         let answer = match request.method.as_str() {
             "initialize" => Some(self.initialize(request.params.as_deref())),
-            "ping" => Some(Ok(input::empty())),
+            "ping" => Some(self.finished("ping", Ok(input::empty()))),
             _ => None,
         };
         let outcome = match answer {
@@ -186,15 +186,15 @@ impl Session {
                 Err(error) => Err(error),
             },
         };
-        self.finish(&request, outcome, to).await;
+        to.end(Some(sink::response(&request.id, &outcome))).await;
     }
 
-    async fn finish(&self, request: &Request, outcome: Outcome, to: &Sink) {
-        let outcome = match self.customs.finish {
-            Some(finish) => outcome.map(|result| finish(&request.method, result)),
+    /// What this connection makes of a result, before it takes the form of the caller's revision.
+    fn finished(&self, method: &str, outcome: Outcome) -> Outcome {
+        match self.customs.finish {
+            Some(finish) => outcome.map(|result| finish(method, result)),
             None => outcome,
-        };
-        to.end(Some(sink::response(&request.id, &outcome))).await;
+        }
     }
 
     fn caller(&self) -> Result<Arc<Caller>, ErrorObject> {
@@ -309,7 +309,7 @@ impl Session {
     async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) {
         let cancel = match self.admit(&request.id) {
             Ok(cancel) => cancel,
-            Err(error) => return self.finish(&request, Err(error), to).await,
+            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error))).await,
         };
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         self.tasks.spawn(async move {
@@ -317,7 +317,7 @@ impl Session {
             let outcome = cancel.clone().run_until_cancelled(session.work(&request, caller, &cancel, &to)).await;
             lock(&session.running).remove(&request.id);
             match outcome {
-                Some(outcome) => session.finish(&request, outcome, &to).await,
+                Some(outcome) => to.end(Some(sink::response(&request.id, &outcome))).await,
                 None => to.end(None).await, // a withdrawn request is not answered
             }
         });
@@ -362,6 +362,7 @@ impl Session {
                 }
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
                 Step::Done(outcome) => {
+                    let outcome = self.finished(method, outcome);
                     return convert::outcome(method, params.as_deref(), outcome, revision, &Value::Null);
                 }
             }
@@ -393,13 +394,9 @@ impl Session {
         }
         let outcomes = calls.into_iter().map(|Wanted { id, method, params }| async move {
             let outcome = match method.as_str() {
-                "ping" => Ok(input::empty()),
+                "ping" => self.finished("ping", Ok(input::empty())),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
                 _ => self.call(&method, params, Arc::clone(caller), cancel.child_token(), to).await,
-            };
-            let outcome = match self.customs.finish {
-                Some(finish) => outcome.map(|result| finish(&method, result)),
-                None => outcome,
             };
             let mut answer = Members::default();
             if let Some(id) = id {

@@ -3,6 +3,7 @@
 mod check;
 mod doctor;
 mod logs;
+mod mcp_stdio;
 mod progress;
 mod run;
 mod runs;
@@ -73,6 +74,7 @@ enum Command {
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Serve(serve::Arguments),
+    McpStdio(mcp_stdio::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -90,6 +92,7 @@ impl Cli {
             Command::Tools(arguments) => tools::tools(common, arguments),
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
+            Command::McpStdio(arguments) => mcp_stdio::serve(common, arguments).await,
             Command::Doctor(arguments) => doctor::doctor(common, arguments).await,
         }
     }

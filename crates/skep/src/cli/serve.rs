@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
+use tokio::net::TcpListener;
 
 use super::{Common, stop_on_signal};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     workspace::{Dir, OUTPUTS},
 };
 
-/// Serve the tools over HTTP: POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
+/// Serve the tools over HTTP: MCP on /mcp and /sse, POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
 ///
 /// Listens on this machine only, unless it is given a token. Ctrl-C ends it after the calls that are under way.
 #[derive(Debug, Args)]
@@ -23,6 +24,9 @@ pub(super) struct Arguments {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     bind: Vec<String>,
+    /// Address for JSON-RPC in lines; may be given several times [default: 127.0.0.1:9500, if it is free]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    tcp: Vec<String>,
     /// File that holds the token which clients must send (Authorization: Bearer …)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -34,12 +38,16 @@ pub(super) struct Arguments {
     mcp_config: Option<PathBuf>,
 }
 
+/// Where JSON-RPC in lines is taken, unless somebody says otherwise.
+const TCP: &str = "127.0.0.1:9500";
+
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, token_file, workspace, mcp_config } = arguments;
-    let settings = common.settings(Overrides { bind, token_file, workspace, mcp_config, ..Overrides::default() })?;
+    let Arguments { bind, tcp, token_file, workspace, mcp_config } = arguments;
+    let flags = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
+    let settings = common.settings(flags)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
-    let options = options(&settings)?;
+    let options = options(&settings).await?;
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
@@ -48,6 +56,9 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
+    }
+    for address in doors.tcp_addresses() {
+        eprintln!("listening on tcp://{address}");
     }
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
@@ -69,13 +80,22 @@ fn store(hive: &Hive) -> Probe {
     })
 }
 
-fn options(settings: &Settings) -> anyhow::Result<Options> {
+async fn options(settings: &Settings) -> anyhow::Result<Options> {
     let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
     let mut options = Options { allowed_hosts, allowed_origins, ..Options::default() };
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;
     }
+    options.tcp = match &settings.serve.tcp {
+        Some(addresses) => addresses.clone(),
+        // Nobody asked for it, so another hub that has it already is no fault.
+        None if TcpListener::bind(TCP).await.is_ok() => vec![TCP.to_owned()],
+        None => {
+            eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
+            Vec::new()
+        }
+    };
     let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, drain_time, .. } = settings.serve;
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);

@@ -60,6 +60,8 @@ pub(super) struct File {
 pub struct Serve {
     /// Addresses to listen on. Default: 127.0.0.1:8000. Others than this machine's own need a token.
     pub bind: Vec<String>,
+    /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
+    pub tcp: Option<Vec<String>>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.

@@ -89,6 +89,8 @@ pub struct Overrides {
     pub hubs: Vec<String>,
     /// See [`Serve::bind`].
     pub bind: Vec<String>,
+    /// See [`Serve::tcp`].
+    pub tcp: Vec<String>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`Settings::agents`].
@@ -253,6 +255,9 @@ fn fill_in(
     };
     if !flags.bind.is_empty() {
         serve.bind = flags.bind;
+    }
+    if !flags.tcp.is_empty() {
+        serve.tcp = Some(flags.tcp);
     }
     Ok(Settings {
         home,

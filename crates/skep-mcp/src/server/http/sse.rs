@@ -5,15 +5,15 @@ use std::sync::Arc;
 use axum::{
     extract::{Query, Request as HttpRequest, State},
     http::StatusCode,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use tokio::sync::mpsc;
 
-use super::{Events, event, event_stream, failure, plain, principal, read_body};
+use super::{Events, Refusal, event, event_stream, failure, plain, principal, read_body};
 use crate::{
-    message::{ErrorObject, Incoming, parse},
+    message::{Incoming, parse},
     server::{
-        Server, code,
+        Server,
         session::{Customs, Session},
         sink::Sink,
     },
@@ -74,7 +74,7 @@ pub(super) async fn receive(
     };
     let body = match read_body(&server, request.into_body()).await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into_response(),
     };
     let to = session.unsolicited().clone();
     match parse(&body) {
@@ -85,7 +85,7 @@ pub(super) async fn receive(
         }
         Ok(Incoming::Batch(_)) => {
             let message = format!("at most {} messages go into one batch", server.inner.limits.batch_max);
-            return failure(StatusCode::BAD_REQUEST, None, &ErrorObject::new(code::INVALID_REQUEST, message));
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
         }
     }
     plain(StatusCode::ACCEPTED, "Accepted")

@@ -57,25 +57,26 @@ pub(super) async fn receive(
     }
     let limits = &server.inner.limits;
     let mut begun = modern::begin(&server.inner, request, principal, CancellationToken::new()).await;
-    let mut first = None;
-    while !accepts.events {
-        match begun.next().await {
-            Some(Frame::Notification(_)) => {} // it cannot be told
-            frame => {
-                first = frame;
-                break;
-            }
-        }
-    }
-    if first.is_none() {
-        first = timeout(limits.json_time_max, begun.next()).await.unwrap_or_default();
-    }
+    let first = match accepts.events {
+        true => timeout(limits.json_time_max, begun.next()).await.unwrap_or_default(),
+        false => answer(&mut begun).await,
+    };
     match first {
         Some(Frame::Answer(Answer { text, status })) if accepts.json => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             json(status, text)
         }
         first => event_stream(Frames { first, begun }, limits.keep_alive),
+    }
+}
+
+/// The answer alone: what comes before it cannot be told.
+async fn answer(begun: &mut Begun) -> Option<Frame> {
+    loop {
+        match begun.next().await {
+            Some(Frame::Notification(_)) => {}
+            frame => return frame,
+        }
     }
 }
 

@@ -6,19 +6,19 @@ use std::{collections::VecDeque, sync::Arc};
 use axum::{
     extract::{Request as HttpRequest, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
 use super::{
-    Accepts, Events, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, json, plain,
-    principal, stateless,
+    Accepts, Events, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event, event_stream, failure,
+    json, plain, principal, stateless,
 };
 use crate::{
-    message::{ErrorObject, Incoming, Message},
+    message::{Incoming, Message},
     revision::Revision,
     server::{
-        Server, code,
+        Server,
         session::{Customs, Session},
         sink::{EventStream, Reader, Sink, StreamEvent},
     },
@@ -35,7 +35,6 @@ pub(super) async fn receive(
     principal: &Arc<str>,
     accepts: Accepts,
 ) -> Response {
-    let refuse = |status, message: String| failure(status, None, &ErrorObject::new(code::INVALID_REQUEST, message));
     let is_first = matches!(&incoming, Incoming::Single(Message::Request(request)) if request.method == "initialize");
     let session = if is_first && !headers.contains_key(SESSION_ID) {
         let limits = &server.inner.limits;
@@ -44,7 +43,7 @@ pub(super) async fn receive(
     } else {
         match find(server, headers, principal) {
             Ok(session) => session,
-            Err(response) => return response,
+            Err(refusal) => return refusal.into_response(),
         }
     };
     let stream = session.open_stream();
@@ -58,12 +57,12 @@ pub(super) async fn receive(
         Incoming::Batch(_) if !session.takes_batches() => {
             stream.close();
             let message = "batches ended with 2025-03-26; send one message at a time".to_owned();
-            return refuse(StatusCode::BAD_REQUEST, message);
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
         }
         Incoming::Batch(messages) if messages.len() > server.inner.limits.batch_max => {
             stream.close();
             let message = format!("at most {} messages go into one batch", server.inner.limits.batch_max);
-            return refuse(StatusCode::BAD_REQUEST, message);
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
         }
         Incoming::Batch(messages) => {
             let has_requests = messages.iter().any(|message| matches!(message, Ok(Message::Request(_)) | Err(_)));
@@ -93,15 +92,9 @@ async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStrea
     let limits = &server.inner.limits;
     let mut reader = stream.read();
     let mut first = VecDeque::new();
-    while !accepts.events {
-        match reader.next().await {
-            Some(event) if event.is_last => {
-                first.push_back(event);
-                break;
-            }
-            Some(_) => {} // it cannot be told
-            None => break,
-        }
+    if !accepts.events {
+        // What comes before the answer cannot be told.
+        first.extend(until_last(&mut reader).await);
     }
     if first.is_empty() && accepts.json {
         match timeout(limits.json_time_max, reader.next()).await {
@@ -114,6 +107,15 @@ async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStrea
     match first.front() {
         Some(event) if event.is_last && accepts.json => json(StatusCode::OK, event.text.to_string()),
         _ => events(server, session, first, reader),
+    }
+}
+
+async fn until_last(reader: &mut Reader) -> Option<StreamEvent> {
+    loop {
+        let event = reader.next().await?;
+        if event.is_last {
+            return Some(event);
+        }
     }
 }
 
@@ -161,7 +163,7 @@ pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> 
     }
     let session = match find(&server, headers, &principal) {
         Ok(session) => session,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into_response(),
     };
     let last = headers.get(LAST_EVENT_ID).map(|id| {
         let (stream, event) = id.to_str().ok()?.trim().split_once('_')?;
@@ -189,7 +191,7 @@ pub(super) async fn end(State(server): State<Server>, request: HttpRequest) -> R
             server.inner.sessions.remove(&session.id);
             plain(StatusCode::OK, "")
         }
-        Err(response) => response,
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -203,8 +205,8 @@ fn not_for_sessions(headers: &HeaderMap) -> Option<Response> {
 }
 
 /// The session that the headers name.
-fn find(server: &Server, headers: &HeaderMap, principal: &Arc<str>) -> Result<Arc<Session>, Response> {
-    let refuse = |status, message: &str| Err(failure(status, None, &ErrorObject::new(code::INVALID_REQUEST, message)));
+fn find(server: &Server, headers: &HeaderMap, principal: &Arc<str>) -> Result<Arc<Session>, Refusal> {
+    let refuse = |status, message: &str| Err(Refusal::new(status, message));
     let Some(id) = headers.get(SESSION_ID).and_then(|id| id.to_str().ok()) else {
         let message = "this is neither a request with the metadata of 2026-07-28 (params._meta) nor one of a session: \
                        send initialize, and then the Mcp-Session-Id that comes with its answer";
