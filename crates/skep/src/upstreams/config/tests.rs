@@ -43,19 +43,28 @@ fn every_fault_names_its_place_and_what_to_do() {
         (r#"{"command": "x", "url": "http://y"}"#, "mcpServers.a.url: a server has a command or a URL, not both"),
         (r#"{"args": []}"#, "mcpServers.a: `command` or `url` is missing"),
         (r#"{"command": 7}"#, "mcpServers.a.command: must be text"),
-        (r#"{"command": "x", "args": ["${GONE}"]}"#, "mcpServers.a.args[0]: the environment has no GONE; set it, or write"),
+        (
+            r#"{"command": "x", "args": ["${GONE}"]}"#,
+            "mcpServers.a.args[0]: the environment has no GONE; set it, or write",
+        ),
         (r#"{"command": "x", "env": {"A": "${input:key}"}}"#, "mcpServers.a.env.A: ${input:key} is not known here"),
         (r#"{"command": "x", "env": {"A": "${TOKEN"}}"#, "mcpServers.a.env.A: `${` has no `}`"),
         (r#"{"url": "ftp://x"}"#, "mcpServers.a.url: must begin with https://"),
         (r#"{"url": "tcp://x"}"#, "mcpServers.a.url: must be tcp://host:port"),
-        (r#"{"url": "http://x", "headers": {"a b": "c"}}"#, "mcpServers.a.headers: \"a b\" is not the name of a header"),
+        (
+            r#"{"url": "http://x", "headers": {"a b": "c"}}"#,
+            "mcpServers.a.headers: \"a b\" is not the name of a header",
+        ),
         (r#"{"type": "stdio", "url": "http://x"}"#, "mcpServers.a.type: a server of the type stdio has a command"),
         (r#"{"type": "carrier-pigeon", "url": "http://x"}"#, "mcpServers.a.type: "),
         (r#"{"command": "x", "timeout": "soon"}"#, "mcpServers.a.timeout: must be a time such as"),
     ] {
         let (servers, problems) = read_as("c.json", &format!("{{\"mcpServers\": {{\n\"a\": {entry}\n}}}}"));
         assert!(servers.is_empty(), "{entry}");
-        assert!(problems.iter().any(|one| one.starts_with("c.json:2:") && one.contains(expected)), "{entry}: {problems:?}");
+        assert!(
+            problems.iter().any(|one| one.starts_with("c.json:2:") && one.contains(expected)),
+            "{entry}: {problems:?}"
+        );
     }
     let (_, problems) = read_as("c.json", r#"{"mcpServers": {"a__b": {"command": "x"}}}"#);
     assert!(problems[0].contains("a server's name has at most 64"), "{problems:?}");
