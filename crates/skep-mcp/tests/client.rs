@@ -224,7 +224,8 @@ struct Ear(mpsc::UnboundedSender<String>);
 
 impl Handler for Ear {
     fn notification(&self, notification: Notification) {
-        let _ = self.0.send(format!("{} {}", notification.method, notification.params.unwrap()));
+        let params = notification.params.map_or(String::new(), |params| params.to_string());
+        let _ = self.0.send(format!("{} {params}", notification.method));
     }
 
     fn request(
@@ -399,8 +400,12 @@ async fn every_transport_and_era_gives_the_same_answers() {
     let older = Some(Revision::V2025_11_25);
     let mut served = Served(server, JoinSet::new());
     let mcp = format!("{url}/mcp");
-    let (ear, mut heard) = mpsc::unbounded_channel();
-    let with_ear = |revision| Setup { handler: Arc::new(Ear(ear.clone())), ..setup(revision) };
+    let mut heard = Vec::new();
+    let mut with_ear = |revision| {
+        let (ear, hears) = mpsc::unbounded_channel();
+        heard.push(hears);
+        Setup { handler: Arc::new(Ear(ear)), ..setup(revision) }
+    };
     let connections = [
         Connection::over_lines(&mut served, with_ear(None)).await.unwrap(),
         Connection::over_lines(&mut served, with_ear(older)).await.unwrap(),
@@ -433,14 +438,18 @@ async fn every_transport_and_era_gives_the_same_answers() {
         let dropped = tokio::time::timeout(Duration::from_secs(10), echo.dropped.notified()).await;
         assert!(dropped.is_ok(), "{number}: the server was not told");
     }
-    // Each hears of changes: listeners are opened in the background, so say it until all have heard.
-    let mut count = 0;
-    while count < connections.len() {
-        eprintln!("heard {count}");
-        let _ = echo.changes.send(Change::Tools);
-        count = 0;
-        while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(100), heard.recv()).await {
-            count += 1;
+    // Each hears of changes. Listeners are opened in the background, so it is said until it is heard.
+    for (number, heard) in heard.iter_mut().enumerate() {
+        let telling = async {
+            loop {
+                let _ = echo.changes.send(Change::Tools);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            heard = heard.recv() => assert!(heard.unwrap().contains("tools/list_changed"), "{number}"),
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("{number}: nothing was heard"),
+            () = telling => {}
         }
     }
     for connection in connections {

@@ -384,7 +384,9 @@ impl Http {
             ("notifications/progress", Some(asked)) if link::token(&notification) == Some(asked.id) => {
                 asked.flight.progress(notification);
             }
+            // Late, or an answer to our own.
             ("notifications/progress" | "notifications/cancelled", _) => {}
+            ("notifications/subscriptions/acknowledged", _) => {}
             ("notifications/message", asked) => self.handler(asked).notification(notification),
             _ => self.setup.handler.notification(notification),
         }

@@ -381,3 +381,6 @@ fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagno
     }
     problems
 }
+
+#[cfg(test)]
+mod tests;
