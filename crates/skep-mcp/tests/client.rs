@@ -1,5 +1,7 @@
 //! The client against servers of every kind: well-behaved ones of ours, and scripted ones that are not.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::VecDeque,
     io,

@@ -1,5 +1,7 @@
 //! The pool of MCP servers, with real processes that behave badly.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,

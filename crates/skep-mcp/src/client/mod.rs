@@ -126,6 +126,8 @@ pub struct Limits {
     /// How long a server may take to say whether it speaks 2026-07-28 before it is asked in the older way as well.
     pub probe_time_max: Duration,
     /// How long it may then stay silent until it is started anew, without that question: some servers do not survive it.
+    /// Those that mind mostly die of it, which needs no waiting; package runners that fetch a server first are silent for
+    /// as long, and must not be cut short.
     pub silence_time_max: Duration,
     /// Time for everything until the first call.
     pub start_time_max: Duration,
@@ -140,8 +142,8 @@ impl Default for Limits {
             calls_at_once_max: 256,
             asked_at_once_max: 32,
             probe_time_max: Duration::from_secs(4),
-            silence_time_max: Duration::from_secs(10),
-            start_time_max: Duration::from_secs(60),
+            silence_time_max: Duration::from_secs(45),
+            start_time_max: Duration::from_secs(120),
             write_time_max: Duration::from_secs(30),
         }
     }

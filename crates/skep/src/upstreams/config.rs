@@ -34,7 +34,7 @@ const SERVERS_MAX: usize = 500;
 
 /// A server in a file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+#[serde(deny_unknown_fields, default)]
 pub struct Entry {
     /// How it is reached. Default: `stdio` with a command; `http` with a URL, which finds out whether it is `sse`.
     pub r#type: Option<Kind>,
@@ -58,7 +58,7 @@ pub struct Entry {
     pub timeout: Option<Span>,
     /// How long a call may take in all. Default: 1h.
     pub deadline: Option<Span>,
-    /// How long it may take to start. Default: 60s.
+    /// How long it may take to start; a package runner may have to fetch it first. Default: 2m.
     pub start_timeout: Option<Span>,
     /// After so long without a call it is stopped, until the next one. Default: 10m.
     pub idle_timeout: Option<Span>,
@@ -165,7 +165,7 @@ impl Upstream {
             tools: Filter::default(),
             timeout: Duration::from_secs(60),
             deadline: Duration::from_secs(3600),
-            start_time_max: Duration::from_secs(60),
+            start_time_max: Duration::from_secs(120),
             idle_time_max: Duration::from_secs(600),
             exclusive: false,
             calls_at_once: 64,
