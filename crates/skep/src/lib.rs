@@ -18,4 +18,5 @@ pub mod plan;
 pub mod run;
 pub mod schema;
 pub mod tools;
+pub mod upstreams;
 pub mod workspace;

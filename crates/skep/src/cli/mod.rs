@@ -4,6 +4,7 @@ mod check;
 mod doctor;
 mod exec;
 mod logs;
+mod mcp_stdio;
 mod progress;
 mod run;
 mod runs;
@@ -78,6 +79,7 @@ enum Command {
     Serve(serve::Arguments),
     Exec(exec::Arguments),
     Sandbox(sandbox::Arguments),
+    McpStdio(mcp_stdio::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -97,6 +99,7 @@ impl Cli {
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
+            Command::McpStdio(arguments) => mcp_stdio::serve(common, arguments).await,
             Command::Doctor(arguments) => doctor::doctor(common, arguments).await,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     workspace::{Dir, OUTPUTS},
 };
 
-/// Serve the tools over HTTP: POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
+/// Serve the tools over HTTP: MCP on /mcp and /sse, POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
 ///
 /// Listens on this machine only, unless it is given a token. Ctrl-C ends it after the calls that are under way.
 #[derive(Debug, Args)]
@@ -23,28 +23,47 @@ pub(super) struct Arguments {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     bind: Vec<String>,
+    /// Address for JSON-RPC in lines; may be given several times [default: 127.0.0.1:9500, if it is free]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    tcp: Vec<String>,
     /// File that holds the token which clients must send (Authorization: Bearer …)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
+/// Where JSON-RPC in lines is taken, unless somebody says otherwise.
+const TCP: &str = "127.0.0.1:9500";
+
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, token_file, workspace } = arguments;
-    let settings = common.settings(Overrides { bind, token_file, workspace, ..Overrides::default() })?;
+    let Arguments { bind, tcp, token_file, workspace, mcp_config } = arguments;
+    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
+    let settings = common.settings(overrides)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
+    let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let upstreams = settings.upstreams.clone();
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
+    let doors =
+        Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, probes }).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
+    }
+    for address in doors.tcp_addresses() {
+        eprintln!("listening on tcp://{address}");
+    }
+    if wants_tcp && doors.tcp_addresses().is_empty() {
+        eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
@@ -72,6 +91,11 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;
+    }
+    match &settings.serve.tcp {
+        Some(addresses) => options.tcp = addresses.clone(),
+        // Nobody asked for it, so another hub that has it already is no fault.
+        None => options.tcp_if_free = vec![TCP.to_owned()],
     }
     let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, drain_time, .. } = settings.serve;
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);

@@ -22,6 +22,8 @@ enum Form {
     Number,
     /// Separated by commas.
     List,
+    /// A port of this machine, as the address that it stands for.
+    Port,
 }
 
 /// All variables that are read, with the keys that they stand for.
@@ -33,6 +35,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "SKEP_TOKEN", pointer: "/token", form: Form::Text },
     Variable { name: "SKEP_TOKEN_FILE", pointer: "/token_file", form: Form::Text },
     Variable { name: "SKEP_BIND", pointer: "/serve/bind", form: Form::List },
+    Variable { name: "MCP_TCP_PORT", pointer: "/serve/tcp", form: Form::Port },
+    Variable { name: "SKEP_TCP", pointer: "/serve/tcp", form: Form::List },
     Variable { name: "SKEP_ALLOWED_HOSTS", pointer: "/serve/allowed_hosts", form: Form::List },
     Variable { name: "SKEP_ALLOWED_ORIGINS", pointer: "/serve/allowed_origins", form: Form::List },
     Variable { name: "SKEP_CALLS_AT_ONCE", pointer: "/serve/calls_at_once", form: Form::Number },
@@ -56,6 +60,7 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
         let value = match form {
             Form::Text => Value::from(text),
             Form::Number => text.trim().parse::<u64>().map_or(Value::from(text), Value::from),
+            Form::Port => vec![format!("127.0.0.1:{}", text.trim())].into(),
             Form::List => text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
         };
         let place = pointer.split('/').skip(1).fold(&mut root, |place, key| &mut place[key]);

@@ -1,6 +1,6 @@
 //! The form of `skep.toml`.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{collections::BTreeMap, path::PathBuf, sync::OnceLock};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use crate::{
     plan::AGENTS_MAX,
     schema::Schema,
     tools::{SandboxSettings, code::Policy, search},
+    upstreams::config::Entry,
 };
 
 /// Settings of Skep.
@@ -48,6 +49,9 @@ pub(super) struct File {
     pub(super) web: net::Settings,
     /// The model that plans sentences beyond the rules, writes code and answers `ai`. Without it the rest works.
     pub(super) model: model::Settings,
+    /// MCP servers, by name, in the form that MCP clients have them.
+    #[serde(rename = "mcpServers")]
+    pub(super) mcp_servers: BTreeMap<String, Entry>,
     /// The log.
     pub(super) log: Log,
 }
@@ -58,6 +62,8 @@ pub(super) struct File {
 pub struct Serve {
     /// Addresses to listen on. Default: 127.0.0.1:8000. Others than this machine's own need a token.
     pub bind: Vec<String>,
+    /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
+    pub tcp: Option<Vec<String>>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.

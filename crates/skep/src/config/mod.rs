@@ -28,12 +28,13 @@ use crate::{
     model, net,
     run::Agents,
     tools::{SandboxSettings, code::Policy, search},
+    upstreams::{self, Upstream},
 };
 
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
 /// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 8] = [
+const FOR_NAMED_FILES: [&str; 9] = [
     "/sandbox/container",
     "/hubs",
     "/database",
@@ -42,7 +43,10 @@ const FOR_NAMED_FILES: [&str; 8] = [
     "/model/api_key_env",
     "/search",
     "/web/allow_hosts",
+    SERVERS,
 ];
+/// The key of the MCP servers.
+const SERVERS: &str = "/mcpServers";
 /// Bytes of a token's file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
@@ -77,6 +81,8 @@ pub struct Settings {
     pub web: net::Settings,
     /// The model, if there is one.
     pub model: model::Settings,
+    /// The MCP servers behind this hub.
+    pub upstreams: Vec<Upstream>,
     /// The log.
     pub log: Log,
 }
@@ -94,12 +100,16 @@ pub struct Overrides {
     pub hubs: Vec<String>,
     /// See [`Serve::bind`].
     pub bind: Vec<String>,
+    /// See [`Serve::tcp`].
+    pub tcp: Vec<String>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`Settings::agents`].
     pub actors: Option<u32>,
     /// See [`Settings::agents`].
     pub observers: Option<u32>,
+    /// File of an MCP client whose servers are added to [`Settings::upstreams`].
+    pub mcp_config: Option<PathBuf>,
 }
 
 /// The settings cannot be used: every fault.
@@ -116,7 +126,7 @@ impl Settings {
             Some(_) => None,
             None => find(variable),
         };
-        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path).0));
+        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path, variable).0));
         if !strange.is_empty() {
             return Err(BadSettings(strange));
         }
@@ -130,10 +140,15 @@ impl Settings {
         flags: Overrides,
     ) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
         let (mut value, mut problems) = match file {
-            Some(path) => read(path),
+            Some(path) => read(path, &variable),
             None => (Value::Object(Default::default()), Vec::new()),
         };
         let (above, faults) = environment::read(&variable);
+        problems.extend(faults);
+        let (more_servers, faults) = match &flags.mcp_config {
+            Some(path) => upstreams::config::read(path, &variable),
+            None => (Vec::new(), Vec::new()),
+        };
         problems.extend(faults);
         if problems.iter().any(Diagnostic::is_error) {
             return Err(BadSettings(problems));
@@ -144,7 +159,9 @@ impl Settings {
             let key = error.path().to_string();
             BadSettings(vec![Diagnostic { key, ..Diagnostic::of_file(&name, error.into_inner().to_string()) }])
         })?;
-        let settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
+        let mut settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
+        settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
+        settings.upstreams.extend(more_servers);
         Ok((settings, problems))
     }
 
@@ -156,12 +173,12 @@ impl Settings {
 
 /// Every fault of a file of settings, for `skep check`.
 pub fn check(path: &Path) -> Vec<Diagnostic> {
-    read(path).1
+    read(path, |name| env::var(name).ok()).1
 }
 
 /// The file's settings in the form of `skep.toml`, and its problems. After an error the settings are of no use.
-fn read(path: &Path) -> (Value, Vec<Diagnostic>) {
-    let document = match Document::read(path) {
+fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Diagnostic>) {
+    let mut document = match Document::read(path) {
         Ok(document) => document,
         Err(problems) => return (Value::Null, problems),
     };
@@ -169,6 +186,13 @@ fn read(path: &Path) -> (Value, Vec<Diagnostic>) {
         return legacy::read(&document);
     }
     let mut problems = document.validate(file::schema());
+    if problems.is_empty()
+        && let Some(servers) = document.value.pointer_mut(SERVERS)
+    {
+        let faults = upstreams::config::prepare(servers, variable);
+        let place = |(pointer, message)| document.problem(&format!("{SERVERS}{pointer}"), message);
+        problems.extend(faults.into_iter().map(place).collect::<Vec<_>>());
+    }
     if problems.is_empty() {
         problems.extend(document.deserialise::<file::File>().err());
     }
@@ -230,6 +254,7 @@ fn fill_in(
         sandbox,
         web,
         model,
+        mcp_servers,
         log,
     } = file;
     let home = match flags.home.or(home) {
@@ -242,6 +267,9 @@ fn fill_in(
     };
     if !flags.bind.is_empty() {
         serve.bind = flags.bind;
+    }
+    if !flags.tcp.is_empty() {
+        serve.tcp = Some(flags.tcp);
     }
     Ok(Settings {
         home,
@@ -260,6 +288,7 @@ fn fill_in(
         sandbox,
         web,
         model,
+        upstreams: upstreams::config::upstreams(mcp_servers),
         log,
     })
 }

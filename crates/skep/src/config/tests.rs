@@ -123,3 +123,39 @@ fn a_file_that_was_only_found_does_not_say_where_keys_are_sent() {
         "the user's own says what it likes"
     );
 }
+
+#[test]
+fn servers_are_read_from_the_file_with_their_variables_and_a_named_file_of_a_client_adds_to_them() {
+    let text = "[mcpServers.time]\ncommand = 'uvx'\nargs = ['mcp-server-time', '--zone=${ZONE:-UTC}']\n\
+        [mcpServers.both]\nurl = 'http://old'\n";
+    let (_here, path) = Here::with("skep.toml", text);
+    let (_there, more) = Here::with("more.json", r#"{"mcpServers": {"both": {"url": "http://new"}}}"#);
+    let flags = Overrides { mcp_config: Some(more), ..Overrides::default() };
+    let (settings, _) = Settings::resolve(Some(&path), environment(&[("ZONE", "CET")]), flags).unwrap();
+    let shown = format!("{:?}", settings.upstreams);
+    assert_eq!(settings.upstreams.len(), 2);
+    assert!(shown.contains("--zone=CET"), "{shown}");
+    let url = |one: &Upstream| match &one.transport {
+        upstreams::config::Transport::Http { url, .. } => Some(url.reveal().to_owned()),
+        _ => None,
+    };
+    assert_eq!(settings.upstreams.iter().find_map(url).as_deref(), Some("http://new"));
+}
+
+#[test]
+fn a_fault_of_a_server_names_file_line_and_key() {
+    let text = "[mcpServers.time]\ncommand = 'uvx'\nargs = ['${GONE}']\n[mcpServers.x]\ncomand = 'y'\n";
+    let (_here, path) = Here::with("skep.toml", text);
+    let unknown = faults(&path, &[]);
+    assert!(unknown[0].starts_with("skep.toml:5:1: mcpServers.x.comand: "), "{unknown:?}");
+    let (_here, path) = Here::with("skep.toml", &text.replace("comand", "command"));
+    let gone = faults(&path, &[]);
+    assert!(gone[0].starts_with("skep.toml:3:9: mcpServers.time.args[0]: the environment has no GONE"), "{gone:?}");
+}
+
+#[test]
+fn a_file_that_was_only_found_starts_no_commands() {
+    let value = serde_json::json!({ "mcpServers": { "x": { "command": "rm" } } });
+    let faults = strange(Path::new("skep.toml"), &value);
+    assert!(faults[0].to_string().contains("mcpServers"), "{faults:?}");
+}

@@ -167,6 +167,11 @@ impl Whole {
         Ok(Wanted { tool: envelope.tool, timeout: envelope.timeout.map(seconds).transpose()?, arguments })
     }
 
+    /// The bytes, and the share of the memory to keep while they are needed.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Option<OwnedSemaphorePermit>) {
+        (self.bytes, self.share)
+    }
+
     /// The body of `POST /tools/{tool}`: nothing but the arguments. An empty one means no arguments.
     pub(super) fn into_arguments(self) -> Result<Arguments, Problem> {
         let json = match self.bytes.trim_ascii() {
@@ -188,13 +193,18 @@ pub(super) fn seconds(timeout: f64) -> Result<Duration, Problem> {
 impl Arguments {
     /// The arguments as values.
     pub(super) fn parse(&self) -> Result<Value, Problem> {
-        let Some(json) = &self.json else { return Ok(Value::Object(serde_json::Map::new())) };
-        if values(json.get()) > VALUES_MAX {
-            let message = format!("the arguments hold more than {VALUES_MAX} values; put large data into one text");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message));
-        }
-        serde_json::from_str(json.get()).map_err(|error| not_json(&error))
+        parse(self.json.as_deref())
     }
+}
+
+/// The arguments of a call as values, unless they are too many or too deep.
+pub(super) fn parse(json: Option<&RawValue>) -> Result<Value, Problem> {
+    let Some(json) = json else { return Ok(Value::Object(serde_json::Map::new())) };
+    if values(json.get()) > VALUES_MAX {
+        let message = format!("the arguments hold more than {VALUES_MAX} values; put large data into one text");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message));
+    }
+    serde_json::from_str(json.get()).map_err(|error| not_json(&error))
 }
 
 /// At least as many values as valid JSON has: each but the first follows a comma, a colon, or an opening bracket.

@@ -23,16 +23,17 @@ use serde_json::{Map, Value, json};
 use tracing::Instrument as _;
 
 use super::{
-    admission::Admission,
     body::{self, Arguments, Bodies},
+    calls::Calls,
     guard::Guard,
     health::{Health, Status},
+    mcp,
     metrics::{self, Metrics},
     problem::{Problem, json_response},
 };
 use crate::{
-    catalogue::{Answer, Call, Catalogue, ToolError},
-    workspace::{Context, Dir, Outputs},
+    catalogue::{Answer, ToolError},
+    upstreams::Upstreams,
 };
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
@@ -42,10 +43,10 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 
 /// What the handlers share.
 pub(super) struct Hub {
-    pub(super) catalogue: Arc<Catalogue>,
-    pub(super) workspace: Dir,
-    pub(super) outputs: Dir,
-    pub(super) admission: Admission,
+    pub(super) calls: Arc<Calls>,
+    pub(super) mcp: skep_mcp::server::Server,
+    /// The servers behind the gateway.
+    pub(super) upstreams: Upstreams,
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,
@@ -62,6 +63,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/tools/{tool}", get(show_tool).post(call_tool))
         .route("/health", get(health))
         .route("/metrics", get(show_metrics))
+        .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
@@ -140,19 +142,13 @@ impl Hub {
         arguments: Arguments,
         deadline: Option<Duration>,
     ) -> Result<Result<Answer, ToolError>, Problem> {
-        let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
-        let outputs = Outputs::new(self.outputs.clone(), "");
-        let call = |cancel| async move {
-            let call = Call { tool, deadline, arguments: arguments.parse()? };
-            Ok(catalogue.call(call, Context::new(workspace, outputs, cancel)).await)
-        };
-        self.admission.run(call).await?
+        self.calls.call(tool, arguments, Arguments::parse, deadline).await?
     }
 }
 
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
-    let tools: Vec<Value> = hub.catalogue.tools().map(|tool| tool.to_json()).collect();
+    let tools: Vec<Value> = hub.calls.catalogue.tools().map(|tool| tool.to_json()).collect();
     json_response(StatusCode::OK, &json!({"tools": tools}))
 }
 
@@ -161,7 +157,7 @@ async fn show_tool(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    Ok(match hub.catalogue.get(&tool_name(path)?) {
+    Ok(match hub.calls.catalogue.get(&tool_name(path)?) {
         Ok(tool) => json_response(StatusCode::OK, &tool.to_json()),
         Err(error) => json_response(status(&error), &error.to_json()),
     })
@@ -175,8 +171,8 @@ fn tool_name(path: Result<Path<String>, PathRejection>) -> Result<String, Proble
 
 /// Everything about how the hub is. 503 if nothing can be relied on.
 async fn health(State(hub): State<Arc<Hub>>) -> Response {
-    let (findings, load) = (hub.health.check().await, hub.admission.load());
-    let draining = hub.admission.is_draining();
+    let (findings, load) = (hub.health.check().await, hub.calls.admission.load());
+    let draining = hub.calls.admission.is_draining();
     let mut answer = Map::new();
     let status = if draining { "draining" } else { findings.status.as_str() };
     answer.insert("status".into(), status.into());
@@ -198,7 +194,7 @@ async fn live() -> Response {
 
 /// New calls are taken: send some.
 async fn ready(State(hub): State<Arc<Hub>>) -> Response {
-    let (code, status) = match hub.admission.is_draining() {
+    let (code, status) = match hub.calls.admission.is_draining() {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         false => (StatusCode::OK, "ready"),
     };
@@ -209,13 +205,13 @@ async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> 
     let elsewhere = |&reason: &&str| Problem::new(StatusCode::NOT_IMPLEMENTED, "unavailable", reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
-    let text = metrics.render(hub.admission.load(), connections, hub.started.elapsed());
+    let text = metrics.render(hub.calls.admission.load(), connections, hub.started.elapsed());
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, format)], text).into_response())
 }
 
 async fn no_such_path() -> Problem {
-    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, GET /health, GET /metrics";
+    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /health, GET /metrics";
     Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing here; this hub answers {paths}"))
 }
 
@@ -256,7 +252,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if hub.admission.is_draining() {
+    if hub.calls.admission.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     metrics::request(&method, route, status, began);

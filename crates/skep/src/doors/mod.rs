@@ -2,7 +2,9 @@
 //! the rules of a call are the catalogue's ([`Catalogue::call`]), how many run at once is the [`admission`]'s.
 //!
 //! This module owns what is true of every connection: where the hub listens, how many connections it keeps, how long it
-//! waits for them, and how it stops. [`http`] is the first door; its router is a table of contents.
+//! waits for them, and how it stops. [`http`] is the first door; its router is a table of contents. [`tcp`] is for
+//! programs that speak JSON-RPC in lines. [`mcp`] is what the Model Context Protocol reaches on both, and on standard
+//! input and output.
 //!
 //! **Safe by default.** The hub listens on loopback; a wider address is refused without a token; a web page is never
 //! answered unless the operator named it ([`guard`]).
@@ -11,12 +13,16 @@
 //! drain time; then it is cancelled, which kills its sandboxes; then the connections are closed.
 
 pub mod admission;
+mod behind;
 pub mod body;
+mod calls;
 mod guard;
 mod health;
 mod http;
+pub mod mcp;
 mod metrics;
 mod problem;
+mod tcp;
 
 use std::{
     io,
@@ -42,7 +48,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::http::Hub;
-use crate::{catalogue::Catalogue, workspace::Dir};
+use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
@@ -62,6 +68,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Addresses to listen on, `host:port`; port 0 takes a free one.
     pub bind: Vec<String>,
+    /// Addresses for JSON-RPC in lines. Port 0 takes a free one.
+    pub tcp: Vec<String>,
+    /// The same, where an address that another program has is done without.
+    pub tcp_if_free: Vec<String>,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -86,6 +96,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
+            tcp: Vec::new(),
+            tcp_if_free: Vec::new(),
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -107,6 +119,8 @@ pub struct Parts {
     pub workspace: Dir,
     /// Where calls write.
     pub outputs: Dir,
+    /// MCP servers, whose tools are served along.
+    pub upstreams: Vec<Upstream>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
 }
@@ -160,6 +174,7 @@ pub struct Stopped {
 pub struct Doors {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    tcp_listeners: Vec<TcpListener>,
     hub: Arc<Hub>,
     options: Options,
 }
@@ -173,15 +188,30 @@ impl Doors {
     /// Check the options and listen.
     pub async fn open(mut options: Options, parts: Parts) -> Result<Doors, OpenError> {
         options.connections_max = options.connections_max.min(connections_possible());
-        let (listeners, names) = listen(&options).await?;
+        let (listeners, names) = listen(&options.bind, options.token.is_some()).await?;
+        if listeners.is_empty() {
+            return Err(OpenError::NoAddress);
+        }
+        let (mut tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
+        match listen(&options.tcp_if_free, options.token.is_some()).await {
+            Ok((more, _)) => tcp_listeners.extend(more),
+            Err(OpenError::Bind { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
-        let hub = Hub {
+        let calls = Arc::new(calls::Calls {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
+        });
+        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, &options.bodies);
+        let hub = Hub {
+            mcp,
+            upstreams,
+            calls,
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
@@ -189,7 +219,7 @@ impl Doors {
             started: Instant::now(),
             connections: AtomicUsize::new(0),
         };
-        Ok(Doors { listeners, addresses, hub: Arc::new(hub), options })
+        Ok(Doors { listeners, addresses, tcp_listeners, hub: Arc::new(hub), options })
     }
 
     /// Where the hub listens, with the ports that were found.
@@ -197,9 +227,14 @@ impl Doors {
         &self.addresses
     }
 
+    /// Where lines of JSON-RPC are taken, with the ports that were found.
+    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
+        self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
     pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
-        let Doors { listeners, hub, options, .. } = self;
+        let Doors { listeners, tcp_listeners, hub, options, .. } = self;
         let (upkeep, close, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
@@ -207,15 +242,25 @@ impl Doors {
         let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, close.clone()));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
-            accepting.spawn(accept(listener, Arc::clone(&connections), tasks.clone(), stop_accepting.clone()));
+            let connections = Arc::clone(&connections);
+            let admit = move |stream| connections.admit(stream);
+            accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
+        }
+        let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options));
+        for listener in tcp_listeners {
+            let lines = Arc::clone(&lines);
+            let admit = move |stream| lines.admit(stream);
+            accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
         }
         shutdown.cancelled().await;
-        hub.admission.start_draining(); // first, so that nobody is served after the listeners are gone
+        hub.calls.admission.start_draining(); // first, so that nobody is served after the listeners are gone
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
-        let calls_cancelled = hub.admission.drain(options.drain_time).await;
+        let calls_cancelled = hub.calls.admission.drain(options.drain_time).await;
         upkeep.cancel();
+        hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
+        hub.upstreams.close().await;
         close.cancel();
         tasks.close();
         tasks.wait().await;
@@ -224,13 +269,13 @@ impl Doors {
 }
 
 /// Listen on every address that is named, and give the names back.
-async fn listen(options: &Options) -> Result<(Vec<TcpListener>, Vec<String>), OpenError> {
+async fn listen(addresses: &[String], has_token: bool) -> Result<(Vec<TcpListener>, Vec<String>), OpenError> {
     let (mut listeners, mut names) = (Vec::new(), Vec::new());
-    for address in &options.bind {
+    for address in addresses {
         let bind = |source| OpenError::Bind { address: address.clone(), source };
         let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(bind)?.collect();
         if let Some(&open) = resolved.iter().find(|address| !address.ip().is_loopback())
-            && options.token.is_none()
+            && !has_token
         {
             return Err(OpenError::NoToken { address: open });
         }
@@ -239,7 +284,7 @@ async fn listen(options: &Options) -> Result<(Vec<TcpListener>, Vec<String>), Op
         }
         names.extend(address.rsplit_once(':').map(|(name, _)| name.to_owned()));
     }
-    if listeners.is_empty() { Err(OpenError::NoAddress) } else { Ok((listeners, names)) }
+    Ok((listeners, names))
 }
 
 /// Raise the soft limit of open files to the hard one, and see how many connections that leaves room for.
@@ -253,11 +298,18 @@ fn connections_possible() -> usize {
 }
 
 /// Take connections until `stop` is rung.
-async fn accept(listener: TcpListener, connections: Arc<Connections>, tasks: TaskTracker, stop: CancellationToken) {
+async fn accept<F>(
+    listener: TcpListener,
+    admit: impl Fn(TcpStream) -> Option<F>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
-                if let Some(connection) = connections.admit(stream) {
+                if let Some(connection) = admit(stream) {
                     tasks.spawn(connection);
                 }
             }
@@ -324,7 +376,7 @@ impl Connections {
     async fn converse(&self, stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
         self.hub.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.hub.connections);
-        if let Err(error) = self.prepare(&stream) {
+        if let Err(error) = prepare(&stream, self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
         let conversation = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -340,13 +392,13 @@ impl Connections {
             tracing::debug!(%error, "a connection broke off");
         }
     }
+}
 
-    /// Send small answers at once, and give up on a peer that takes nothing.
-    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let ms = self.write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
-        Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
-    }
+/// Send small answers at once, and give up on a peer that takes nothing.
+fn prepare(stream: &TcpStream, write_time_max: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let ms = write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
 }
 
 /// Takes one off when it goes.

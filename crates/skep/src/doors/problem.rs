@@ -26,6 +26,11 @@ impl Problem {
         Problem { status, code, message: message.into(), header: None }
     }
 
+    /// What is wrong, in one sentence.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn with(self, name: HeaderName, value: HeaderValue) -> Problem {
         Problem { header: Some((name, value)), ..self }
     }

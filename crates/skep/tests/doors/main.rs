@@ -3,4 +3,5 @@
 
 mod http;
 mod hubs;
+mod mcp;
 mod support;

@@ -37,6 +37,8 @@ pub(crate) async fn eventually(asked: impl AsyncFn() -> bool) {
 /// A hub on a port of its own.
 pub(crate) struct Hub {
     pub(crate) address: SocketAddr,
+    /// Where lines of JSON-RPC are taken.
+    pub(crate) tcp: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) stopped: JoinHandle<Stopped>,
     /// What the tools report: `stall` says when it starts and when it is given up.
@@ -59,13 +61,15 @@ impl Hub {
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
         let catalogue = Arc::new(Catalogue::new(tools));
-        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), probes };
-        let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..options };
+        let parts =
+            Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), upstreams: Vec::new(), probes };
+        let anywhere = || vec!["127.0.0.1:0".to_owned()];
+        let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let doors = Doors::open(options, parts).await.unwrap();
-        let (address, shutdown) = (doors.addresses()[0], CancellationToken::new());
+        let (address, tcp, shutdown) = (doors.addresses()[0], doors.tcp_addresses()[0], CancellationToken::new());
         #[expect(clippy::disallowed_methods, reason = "the test awaits it where that matters")]
         let stopped = tokio::spawn(doors.serve(shutdown.clone()));
-        Hub { address, shutdown, stopped, told, release, _directory: directory }
+        Hub { address, tcp, shutdown, stopped, told, release, _directory: directory }
     }
 
     /// Wait for what a tool reports.

@@ -1,0 +1,539 @@
+//! HTTP: one request for each message, answered as JSON or as a stream of events.
+//!
+//! In 2026-07-28 a request stands alone, and closing its stream withdraws it. Before, there is a session: a server that
+//! has forgotten it answers 404, and it is opened again, once; a stream that broke off is continued by its last event; a
+//! second stream carries what belongs to no request.
+
+mod events;
+mod names;
+mod sse;
+
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde_json::{Value, value::RawValue};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::events::Parser;
+pub(super) use self::sse::link as sse_link;
+use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
+use crate::{
+    message::{ErrorObject, Id, Incoming, Message, Notification, Request, parse},
+    revision::Revision,
+    server::{
+        code,
+        headers::{HeaderArgument, header_arguments},
+    },
+};
+
+/// Bytes of a body that is shown in an error.
+const SHOWN_MAX: usize = 200;
+/// How often one answer's stream is continued.
+const RESUMES_MAX: u32 = 5;
+/// Before a stream is opened again, unless the server says otherwise.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest such time.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Time for what nobody waits for: the end of a session, a withdrawal.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+/// Tools whose marked arguments are remembered.
+const MARKED_MAX: usize = 10_000;
+
+const SESSION: &str = "mcp-session-id";
+const VERSION: &str = "mcp-protocol-version";
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// A server's address, and how it is asked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The address.
+    pub url: Url,
+    /// Sent with each request.
+    pub headers: HeaderMap,
+    /// Makes the connections.
+    pub client: Client,
+    /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
+    pub is_sse: bool,
+}
+
+pub(super) struct Http {
+    target: Target,
+    setup: Setup,
+    calls: Semaphore,
+    last_id: AtomicI64,
+    state: RwLock<State>,
+    /// Held while a session is opened again.
+    reopening: tokio::sync::Mutex<()>,
+    /// Which arguments of which tools are repeated in headers.
+    marked: Mutex<HashMap<String, Vec<HeaderArgument>>>,
+    closed: CancellationToken,
+    rubbish: Rubbish,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    revision: Option<Revision>,
+    session: Option<HeaderValue>,
+}
+
+/// What comes of sending a message.
+enum Sent {
+    /// A response with a body.
+    Answer(Response),
+    /// The server has forgotten the session.
+    Forgotten,
+}
+
+/// What was asked, to be recognised in what comes.
+struct Asked<'a> {
+    id: i64,
+    flight: &'a Flight,
+}
+
+impl Http {
+    pub(super) fn new(target: Target, setup: &Setup) -> Arc<Http> {
+        Arc::new(Http {
+            target,
+            calls: Semaphore::new(setup.limits.calls_at_once_max),
+            setup: setup.clone(),
+            last_id: AtomicI64::new(0),
+            state: RwLock::default(),
+            reopening: tokio::sync::Mutex::default(),
+            marked: Mutex::default(),
+            closed: CancellationToken::new(),
+            rubbish: Rubbish::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    fn state(&self) -> State {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Speak this revision from now on.
+    pub(super) fn speak(&self, revision: Revision) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).revision = Some(revision);
+    }
+
+    fn is_modern(&self) -> bool {
+        self.state().revision.is_some_and(Revision::is_modern)
+    }
+
+    /// Call a method. Dropping the future withdraws the call.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        method: &str,
+        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
+        flight: &Flight,
+    ) -> Result<Box<RawValue>, CallError> {
+        let calling = async {
+            let _permit = self.calls.acquire().await;
+            let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+            let params = params(id);
+            let headers = self.headers(method, params.as_deref());
+            let request = Request { id: Id::Number(id), method: method.to_owned(), params };
+            let text = Message::Request(request).to_line();
+            let asked = Asked { id, flight };
+            let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
+            let result = self.ask(&text, headers, &asked).await;
+            withdraw.http = None;
+            if method == "tools/list"
+                && let Ok(result) = &result
+            {
+                self.remember_marks(result);
+            }
+            result
+        };
+        tokio::select! {
+            result = calling => result,
+            () = self.closed.cancelled() => Err(CallError::Closed("it was closed".to_owned())),
+        }
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        text: &str,
+        headers: HeaderMap,
+        asked: &Asked<'_>,
+    ) -> Result<Box<RawValue>, CallError> {
+        for is_first in [true, false] {
+            let session = self.state().session;
+            match self.post(text.to_owned(), headers.clone()).await? {
+                Sent::Answer(response) => return self.read(response, asked).await,
+                Sent::Forgotten if is_first => self.reopen(session).await?,
+                Sent::Forgotten => break,
+            }
+        }
+        Err(CallError::Closed("the server forgets its sessions at once".to_owned()))
+    }
+
+    /// Open the session anew, unless somebody else has done so.
+    async fn reopen(self: &Arc<Self>, forgotten: Option<HeaderValue>) -> Result<(), CallError> {
+        let _reopening = self.reopening.lock().await;
+        if self.state().session != forgotten {
+            return Ok(());
+        }
+        tracing::info!(url = %self.target.url, "the server has forgotten the session; it is opened again");
+        Box::pin(open::session(self, &self.setup)).await.map(drop)
+    }
+
+    /// Open a session: `initialize`, whose answer names it.
+    pub(super) async fn initialize(
+        self: &Arc<Self>,
+        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, CallError> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let request = Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
+        let body = Message::Request(request).to_line();
+        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").body(body);
+        let response = request.send().await.map_err(|error| failed(&error))?;
+        let session = response.headers().get(SESSION).cloned();
+        let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
+        self.state.write().unwrap_or_else(PoisonError::into_inner).session = session;
+        Ok(result)
+    }
+
+    pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
+        let headers = self.headers(&notification.method, notification.params.as_deref());
+        match self.post(Message::Notification(notification).to_line(), headers).await? {
+            Sent::Answer(response) if response.status().is_success() => Ok(()),
+            Sent::Answer(response) => Err(self.refused(response).await),
+            Sent::Forgotten => Ok(()), // the session that it was for is gone
+        }
+    }
+
+    fn headers(&self, method: &str, params: Option<&RawValue>) -> HeaderMap {
+        if !self.is_modern() {
+            return HeaderMap::new();
+        }
+        let marked = |tool: &str| {
+            self.marked.lock().unwrap_or_else(PoisonError::into_inner).get(tool).cloned().unwrap_or_default()
+        };
+        names::headers(method, params, marked)
+    }
+
+    /// Which arguments must be repeated in headers; a request that lacks them would be refused.
+    fn remember_marks(&self, result: &RawValue) {
+        if !self.is_modern() || !result.get().contains("x-mcp-header") {
+            return;
+        }
+        let Ok(mut result) = serde_json::from_str::<Value>(result.get()) else { return };
+        let Some(tools) = result["tools"].as_array_mut() else { return };
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        for tool in tools {
+            let arguments = header_arguments(&tool["inputSchema"]);
+            if let (Some(name), false) = (tool["name"].as_str(), marked.len() >= MARKED_MAX) {
+                marked.insert(name.to_owned(), arguments);
+            }
+        }
+    }
+
+    /// A request with what each carries.
+    fn request(&self, method: Method) -> RequestBuilder {
+        let accept = if method == Method::GET { EVENT_STREAM } else { "application/json, text/event-stream" };
+        let request = self.target.client.request(method, self.target.url.clone());
+        let mut request = request.headers(self.target.headers.clone()).header(ACCEPT, accept);
+        let State { revision, session } = self.state();
+        if let Some(session) = session {
+            request = request.header(SESSION, session);
+            // Wanted since 2025-06-18, and harmless before.
+            if let Some(revision) = revision {
+                request = request.header(VERSION, revision.as_str());
+            }
+        } else if let Some(revision) = revision.filter(|revision| *revision >= Revision::V2025_06_18) {
+            request = request.header(VERSION, revision.as_str());
+        }
+        request
+    }
+
+    async fn post(&self, body: String, headers: HeaderMap) -> Result<Sent, CallError> {
+        let has_session = self.state().session.is_some();
+        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").headers(headers).body(body);
+        let response = request.send().await.map_err(|error| failed(&error))?;
+        let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
+        Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
+    }
+
+    /// The answer in what was received: a message, or a stream of which it is the last.
+    async fn read(self: &Arc<Self>, response: Response, asked: &Asked<'_>) -> Result<Box<RawValue>, CallError> {
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        if is_event_stream(&response) {
+            return self.follow(response, asked).await;
+        }
+        let status = response.status();
+        let body = body(response, self.setup.limits.message_bytes_max).await?;
+        match self.take(&body, Some(asked)) {
+            Some(outcome) => outcome,
+            None if body.is_empty() => {
+                Err(CallError::Protocol(format!("an empty answer with HTTP status {}", status.as_u16())))
+            }
+            None => Err(CallError::Protocol(format!("the answer is no response: {}", shown(&body)))),
+        }
+    }
+
+    /// An answer that is a refusal: an error of the protocol, or one of HTTP alone.
+    async fn refused(&self, response: Response) -> CallError {
+        let status = response.status().as_u16();
+        let body = match body(response, self.setup.limits.message_bytes_max).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
+        match parse(&body) {
+            Ok(Incoming::Single(Message::Response(response))) => match response.outcome {
+                Err(error) => CallError::Rpc(error),
+                Ok(_) => CallError::Http { status, text: shown(&body) },
+            },
+            _ => CallError::Http { status, text: shown(&body) },
+        }
+    }
+
+    /// Follow a stream until the answer comes.
+    async fn follow(self: &Arc<Self>, response: Response, asked: &Asked<'_>) -> Result<Box<RawValue>, CallError> {
+        let mut parser = Parser::new(self.setup.limits.message_bytes_max);
+        let mut response = Some(response);
+        for _ in 0..=RESUMES_MAX {
+            if let Some(stream) = response.take()
+                && let Some(outcome) = self.stream(stream, &mut parser, Some(asked)).await?
+            {
+                return outcome;
+            }
+            let Some(last) = parser.last_id.clone().filter(|_| !self.is_modern()) else { break };
+            sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
+            let request = self.request(Method::GET).header("last-event-id", last);
+            let resumed = request.send().await.ok();
+            response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
+        }
+        Err(CallError::Closed("the answer's stream ended before the answer".to_owned()))
+    }
+
+    /// Take the events of a stream until it ends, or the answer has come.
+    async fn stream(
+        self: &Arc<Self>,
+        mut response: Response,
+        parser: &mut Parser,
+        asked: Option<&Asked<'_>>,
+    ) -> Result<Option<Result<Box<RawValue>, CallError>>, CallError> {
+        // A stream that breaks off has ended.
+        while let Ok(Some(part)) = response.chunk().await {
+            for event in parser.push(&part)? {
+                if !matches!(event.name.as_str(), "" | "message") {
+                    continue;
+                }
+                let outcome = self.take(event.data.as_bytes(), asked);
+                if outcome.is_some() {
+                    return Ok(outcome);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Take what came in at once; the answer, if it is among it.
+    fn take(self: &Arc<Self>, text: &[u8], asked: Option<&Asked<'_>>) -> Option<Result<Box<RawValue>, CallError>> {
+        let messages = match parse(text) {
+            Ok(Incoming::Single(message)) => vec![Ok(message)],
+            Ok(Incoming::Batch(messages)) => messages,
+            Err(malformed) => vec![Err(malformed)],
+        };
+        let mut answer = None;
+        for message in messages {
+            match message {
+                Ok(Message::Response(response)) => {
+                    let is_answer = asked.is_some_and(|asked| match &response.id {
+                        Some(Id::Number(id)) => *id == asked.id,
+                        Some(Id::String(id)) => *id == asked.id.to_string(),
+                        None => response.outcome.is_err(),
+                    });
+                    if is_answer {
+                        answer = Some(response.outcome.map_err(CallError::Rpc));
+                    }
+                }
+                Ok(Message::Notification(notification)) => self.notified(notification, asked),
+                Ok(Message::Request(request)) => self.asked(request, asked),
+                Err(malformed) => self.rubbish.log(text, &malformed.error.message),
+            }
+        }
+        answer
+    }
+
+    fn notified(&self, notification: Notification, asked: Option<&Asked<'_>>) {
+        match (notification.method.as_str(), asked) {
+            ("notifications/progress", Some(asked)) if link::token(&notification) == Some(asked.id) => {
+                asked.flight.progress(notification);
+            }
+            // Late, or an answer to our own.
+            ("notifications/progress" | "notifications/cancelled", _) => {}
+            ("notifications/subscriptions/acknowledged", _) => {}
+            ("notifications/message", asked) => self.handler(asked).notification(notification),
+            _ => self.setup.handler.notification(notification),
+        }
+    }
+
+    fn handler(&self, asked: Option<&Asked<'_>>) -> Arc<dyn Handler> {
+        let own = asked.and_then(|asked| asked.flight.handler.as_ref());
+        Arc::clone(own.unwrap_or(&self.setup.handler))
+    }
+
+    /// Answer a request of the server.
+    fn asked(self: &Arc<Self>, Request { id, method, params }: Request, asked: Option<&Asked<'_>>) {
+        let answer = if method == "ping" {
+            None
+        } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
+            let message =
+                format!("at most {} requests of a server are answered at once", self.setup.limits.asked_at_once_max);
+            let error = ErrorObject::new(code::BUSY, message);
+            Some(Box::pin(async { Err(error) }) as futures_util::future::BoxFuture<'static, _>)
+        } else {
+            Some(self.handler(asked).request(method, params))
+        };
+        let http = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let answering = async {
+                let outcome = match answer {
+                    Some(answer) => answer.await,
+                    None => RawValue::from_string("{}".to_owned())
+                        .map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
+                };
+                let text = Message::Response(crate::message::Response { id: Some(id), outcome }).to_line();
+                if let Err(error) = http.post(text, HeaderMap::new()).await {
+                    tracing::warn!(%error, "the server did not take an answer");
+                }
+            };
+            let _ = http.closed.run_until_cancelled(answering).await;
+        });
+    }
+
+    /// Hear what belongs to no request, as long as the connection lives. Servers need not have such a stream.
+    pub(super) fn listen(self: &Arc<Self>) {
+        let http = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _ = http.closed.run_until_cancelled(http.hear()).await;
+        });
+    }
+
+    async fn hear(self: &Arc<Self>) {
+        let mut parser = Parser::new(self.setup.limits.message_bytes_max);
+        let mut pause = RETRY;
+        loop {
+            let mut request = self.request(Method::GET);
+            if let Some(last) = &parser.last_id {
+                request = request.header("last-event-id", last);
+            }
+            match request.send().await {
+                Ok(response) if response.status().is_success() && is_event_stream(&response) => {
+                    pause = RETRY;
+                    if let Err(error) = self.stream(response, &mut parser, None).await {
+                        tracing::warn!(%error, "the server's stream cannot be read");
+                    }
+                }
+                Ok(response) if response.status() == StatusCode::METHOD_NOT_ALLOWED => return,
+                Ok(_) | Err(_) => {
+                    parser.last_id = None; // it may be of a session that is gone
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+            sleep(parser.retry.unwrap_or(pause).clamp(pause, RETRY_MAX)).await;
+        }
+    }
+
+    /// Nothing more will come or go.
+    pub(super) fn shut(&self) {
+        self.closed.cancel();
+        let has_session = self.state.write().unwrap_or_else(PoisonError::into_inner).session.is_some();
+        if has_session && tokio::runtime::Handle::try_current().is_ok() {
+            let ending = self.end_session();
+            self.tasks.spawn(ending);
+        }
+    }
+
+    fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
+        let request = self.request(Method::DELETE);
+        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        async {
+            // A server may refuse to end sessions (405); then it forgets them some time.
+            let _ = timeout(FAREWELL_MAX, request.send()).await;
+        }
+    }
+
+    /// The same, and wait for the session's end.
+    pub(super) async fn close(&self) {
+        self.shut();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Tells an older server that nobody waits any more: to such a one, a closed stream says nothing.
+struct Withdraw<'a> {
+    http: Option<&'a Arc<Http>>,
+    id: i64,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        let Some(http) = self.http.take().filter(|http| !http.closed.is_cancelled()) else { return };
+        let (http, text) = (Arc::clone(http), link::cancelled(self.id));
+        let tasks = http.tasks.clone();
+        tasks.spawn(async move {
+            let _ = timeout(FAREWELL_MAX, http.post(text, HeaderMap::new())).await;
+        });
+    }
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+/// A body, if it is not too large.
+async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, CallError> {
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| failed(&error))? {
+        if body.len() + part.len() > bytes_max {
+            return Err(CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+fn shown(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(SHOWN_MAX)]).trim().to_owned()
+}
+
+/// The whole chain: what reqwest says first is only that something failed. The address may hold a key.
+fn failed(error: &reqwest::Error) -> CallError {
+    let mut text = String::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    CallError::Closed(if text.is_empty() { "the request failed".to_owned() } else { text })
+}

@@ -1,0 +1,357 @@
+//! A two-way stream of messages: what was asked and not answered yet, and what comes in.
+//!
+//! How messages are told apart and where they are written is the transport's: it takes the text from the queue, and
+//! hands in what it reads.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
+
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::AbortHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{CallError, Flight, Handler, Limits, Rubbish};
+use crate::{
+    message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
+    server::{Members, code},
+};
+
+/// Messages that wait to be written; whoever has another one waits.
+const QUEUE_MAX: usize = 256;
+
+/// A text to be sent, and the call that it begins.
+pub(super) struct Outgoing {
+    pub(super) text: String,
+    pub(super) call: Option<i64>,
+}
+
+pub(super) struct Link {
+    state: Mutex<State>,
+    out: mpsc::Sender<Outgoing>,
+    handler: Arc<dyn Handler>,
+    calls: Semaphore,
+    asked_max: usize,
+    closed: CancellationToken,
+    rubbish: Rubbish,
+    /// Readers, writers, and answers to the server.
+    pub(super) tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct State {
+    pending: HashMap<i64, Pending>,
+    /// Requests of the server that are not answered yet.
+    asked: HashMap<Id, AbortHandle>,
+    last_id: i64,
+    /// Why it is closed.
+    reason: Option<String>,
+}
+
+/// A question of the server's that a call waits for, while it lives.
+struct Question(Arc<Flight>);
+
+impl Question {
+    fn new(flight: Arc<Flight>) -> Question {
+        flight.questions.fetch_add(1, Ordering::Relaxed);
+        Question(flight)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.questions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Pending {
+    answer: oneshot::Sender<Result<Box<RawValue>, CallError>>,
+    flight: Arc<Flight>,
+}
+
+impl Link {
+    /// A link, and the queue of what is to be sent.
+    pub(super) fn new(handler: Arc<dyn Handler>, limits: &Limits) -> (Arc<Link>, mpsc::Receiver<Outgoing>) {
+        let (out, queue) = mpsc::channel(QUEUE_MAX);
+        let link = Link {
+            state: Mutex::default(),
+            out,
+            handler,
+            calls: Semaphore::new(limits.calls_at_once_max),
+            asked_max: limits.asked_at_once_max,
+            closed: CancellationToken::new(),
+            rubbish: Rubbish::new(),
+            tasks: TaskTracker::new(),
+        };
+        (Arc::new(link), queue)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    pub(super) fn reason(&self) -> Option<String> {
+        self.state().reason.clone()
+    }
+
+    fn closed_error(&self) -> CallError {
+        CallError::Closed(self.reason().unwrap_or_else(|| "it was closed".to_owned()))
+    }
+
+    /// Call a method, with parameters that may need the request's id. Dropping the future withdraws the call.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        method: &str,
+        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
+        flight: &Arc<Flight>,
+    ) -> Result<Box<RawValue>, CallError> {
+        let _permit = tokio::select! {
+            permit = self.calls.acquire() => permit,
+            () = self.closed.cancelled() => return Err(self.closed_error()),
+        };
+        let (answer, answered) = oneshot::channel();
+        let id = {
+            let mut state = self.state();
+            if state.reason.is_some() {
+                drop(state);
+                return Err(self.closed_error());
+            }
+            state.last_id += 1;
+            let id = state.last_id;
+            state.pending.insert(id, Pending { answer, flight: Arc::clone(flight) });
+            id
+        };
+        let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
+        let request = Request { id: Id::Number(id), method: method.to_owned(), params: params(id) };
+        self.send(Outgoing { text: Message::Request(request).to_line(), call: Some(id) }).await?;
+        answered.await.unwrap_or_else(|_| Err(self.closed_error()))
+    }
+
+    pub(super) async fn notify(&self, notification: Notification) -> Result<(), CallError> {
+        self.send(Outgoing { text: Message::Notification(notification).to_line(), call: None }).await
+    }
+
+    async fn send(&self, outgoing: Outgoing) -> Result<(), CallError> {
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(self.closed_error()),
+            sent = self.out.send(outgoing) => sent.map_err(|_| self.closed_error()),
+        }
+    }
+
+    /// Take what came in at once.
+    pub(super) fn receive(self: &Arc<Self>, text: &[u8]) {
+        match parse(text) {
+            Ok(Incoming::Single(message)) => self.take(message),
+            Ok(Incoming::Batch(messages)) => {
+                for message in messages {
+                    match message {
+                        Ok(message) => self.take(message),
+                        Err(malformed) => self.skip(text, malformed),
+                    }
+                }
+            }
+            Err(malformed) => self.skip(text, malformed),
+        }
+    }
+
+    /// Something too long came in. If one call only waits, it was its answer.
+    pub(super) fn receive_too_long(&self, bytes_max: usize) {
+        self.rubbish.log(b"", "the message is too long");
+        let only = {
+            let state = self.state();
+            if state.pending.len() == 1 { state.pending.keys().next().copied() } else { None }
+        };
+        if let Some(id) = only {
+            self.fail(id, CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
+        }
+    }
+
+    /// What is no message harms nobody, but for the call that it names.
+    fn skip(&self, text: &[u8], malformed: Malformed) {
+        self.rubbish.log(text, &malformed.error.message);
+        if let Some(Id::Number(id)) = malformed.id {
+            self.fail(id, CallError::Protocol(malformed.error.message));
+        }
+    }
+
+    /// End a call.
+    pub(super) fn fail(&self, id: i64, error: CallError) {
+        let pending = self.state().pending.remove(&id);
+        if let Some(pending) = pending {
+            let _ = pending.answer.send(Err(error)); // the caller may have gone
+        }
+    }
+
+    fn take(self: &Arc<Self>, message: Message) {
+        match message {
+            Message::Response(Response { id, outcome }) => self.answered(id, outcome),
+            Message::Notification(notification) => self.notified(notification),
+            Message::Request(request) => self.asked(request),
+        }
+    }
+
+    fn answered(&self, id: Option<Id>, outcome: Result<Box<RawValue>, ErrorObject>) {
+        let number = match &id {
+            Some(Id::Number(number)) => Some(*number),
+            Some(Id::String(text)) => text.parse().ok(), // some servers write every id as a string
+            None => None,
+        };
+        let pending = number.and_then(|number| self.state().pending.remove(&number));
+        match (pending, outcome) {
+            (Some(pending), outcome) => {
+                let _ = pending.answer.send(outcome.map_err(CallError::Rpc)); // the caller may have gone
+            }
+            // To a message whose id it could not read.
+            (None, Err(error)) if id.is_none() => {
+                tracing::warn!(code = error.code, message = error.message, "the server refused a message");
+            }
+            (None, _) => tracing::debug!(?id, "an answer that nobody waits for (any more)"),
+        }
+    }
+
+    fn notified(&self, notification: Notification) {
+        match notification.method.as_str() {
+            "notifications/progress" => {
+                if let Some(flight) = token(&notification).and_then(|id| self.flight(id)) {
+                    flight.progress(notification);
+                }
+            }
+            "notifications/cancelled" => {
+                let params = notification.params.as_deref().and_then(Members::parse);
+                let id: Option<Id> = params.and_then(|params| params.read("requestId"));
+                match id.as_ref().and_then(|id| self.state().asked.remove(id)) {
+                    Some(answering) => answering.abort(),
+                    // 2026-07-28 ends listening so.
+                    None => {
+                        if let Some(Id::Number(id)) = id {
+                            self.fail(id, CallError::Closed("the server ended it".to_owned()));
+                        }
+                    }
+                }
+            }
+            "notifications/subscriptions/acknowledged" => {} // we asked for it
+            "notifications/message" => self.only_handler().notification(notification),
+            _ => self.handler.notification(notification),
+        }
+    }
+
+    fn flight(&self, id: i64) -> Option<Arc<Flight>> {
+        self.state().pending.get(&id).map(|pending| Arc::clone(&pending.flight))
+    }
+
+    /// The call that a server means when it does not say which: the only one with a handler that is not waiting for an
+    /// answer to a question already. A call that waits for its caller's input does not speak.
+    fn only_flight(&self) -> Option<Arc<Flight>> {
+        let state = self.state();
+        let heard = || state.pending.values().map(|pending| &pending.flight).filter(|flight| flight.handler.is_some());
+        let only = |mut flights: Box<dyn Iterator<Item = &Arc<Flight>> + '_>| match (flights.next(), flights.next()) {
+            (Some(only), None) => Some(Arc::clone(only)),
+            _ => None,
+        };
+        let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
+        only(Box::new(heard().filter(is_free))).or_else(|| only(Box::new(heard())))
+    }
+
+    fn only_handler(&self) -> Arc<dyn Handler> {
+        let own = self.only_flight().and_then(|flight| flight.handler.clone());
+        own.unwrap_or_else(|| Arc::clone(&self.handler))
+    }
+
+    fn asked(self: &Arc<Self>, Request { id, method, params }: Request) {
+        if method == "ping" {
+            self.reply(
+                id,
+                to_raw_value(&serde_json::json!({}))
+                    .map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
+            );
+            return;
+        }
+        if self.state().asked.len() >= self.asked_max {
+            let message = format!("at most {} requests of a server are answered at once", self.asked_max);
+            self.reply(id, Err(ErrorObject::new(code::BUSY, message)));
+            return;
+        }
+        let flight = self.only_flight();
+        let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
+        let answer = handler.request(method, params);
+        let question = flight.map(Question::new);
+        let (link, asked) = (Arc::clone(self), id.clone());
+        // Held until the entry is there, so that a quick answer finds it.
+        let mut state = self.state();
+        let answering = self.tasks.spawn(async move {
+            let _question = question;
+            let outcome = tokio::select! {
+                outcome = answer => outcome,
+                () = link.closed.cancelled() => return,
+            };
+            link.state().asked.remove(&asked);
+            let text = Message::Response(Response { id: Some(asked), outcome }).to_line();
+            let _ = link.send(Outgoing { text, call: None }).await; // closed
+        });
+        state.asked.insert(id, answering.abort_handle());
+    }
+
+    /// Answer without waiting: to a server that takes nothing, nothing is said.
+    fn reply(&self, id: Id, outcome: Result<Box<RawValue>, ErrorObject>) {
+        let text = Message::Response(Response { id: Some(id), outcome }).to_line();
+        let _ = self.out.try_send(Outgoing { text, call: None });
+    }
+
+    /// Nothing more will come or go: all calls fail with the reason.
+    pub(super) fn shut(&self, reason: &str) {
+        let pending = {
+            let mut state = self.state();
+            state.reason.get_or_insert_with(|| reason.to_owned());
+            std::mem::take(&mut state.pending)
+        };
+        self.closed.cancel();
+        let error = self.closed_error();
+        for pending in pending.into_values() {
+            let _ = pending.answer.send(Err(error.clone())); // the caller may have gone
+        }
+    }
+
+    /// The same, and wait until the streams are closed.
+    pub(super) async fn close(&self, reason: &str) {
+        self.shut(reason);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The call that progress belongs to.
+pub(super) fn token(notification: &Notification) -> Option<i64> {
+    notification.params.as_deref().and_then(Members::parse)?.read("progressToken")
+}
+
+/// Tells the server that nobody waits any more, unless it has answered.
+struct Withdraw<'a> {
+    link: &'a Link,
+    id: i64,
+    is_told: bool,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        let was_pending = self.link.state().pending.remove(&self.id).is_some();
+        if was_pending && self.is_told {
+            // Full: the server takes nothing anyhow.
+            let _ = self.link.out.try_send(Outgoing { text: cancelled(self.id), call: None });
+        }
+    }
+}
+
+/// The notification that withdraws a call.
+pub(super) fn cancelled(id: i64) -> String {
+    let params = to_raw_value(&serde_json::json!({ "requestId": id, "reason": "the caller does not wait any more" }));
+    Message::Notification(Notification { method: "notifications/cancelled".to_owned(), params: params.ok() }).to_line()
+}

@@ -1,0 +1,511 @@
+//! The client side of the protocol, for every revision at once: one connection to one server.
+//!
+//! A [`Connection`] finds out which era a server speaks, and from then on a call is a call: its parameters and its result
+//! pass through as text. Only what belongs to the connection is changed on the way: ids, progress tokens, and the metadata
+//! that requests of 2026-07-28 carry and older ones must not.
+//!
+//! Transports: lines (stdio of a child process, TCP; [`Connection::over_lines`]), Streamable HTTP and the HTTP+SSE of
+//! 2024-11-05 ([`Connection::over_http`]). Who starts a process, keeps it, and ends it is decided outside: this module is
+//! only told how to get a new pair of streams ([`Dial`]).
+//!
+//! Nothing that a server does harms more than its own callers: what is no message is skipped and logged, and queues,
+//! sizes and times have limits ([`Limits`]).
+
+mod http;
+mod lines;
+mod link;
+mod open;
+mod params;
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    http::Target,
+    lines::{Dial, Streams, Tcp},
+};
+use crate::{
+    message::{ErrorObject, Notification},
+    revision::Revision,
+    server::code,
+};
+
+/// Between two attempts to listen for changes.
+const LISTEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why a call has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The server answered with an error; it is the caller's, as it is.
+    #[error("{} ({})", .0.message, .0.code)]
+    Rpc(ErrorObject),
+    /// It did not answer in time; it was told to stop.
+    #[error("no answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// The connection is gone, and with it the call. Whether the server acted on it is not known.
+    #[error("the connection to the server is closed: {0}")]
+    Closed(String),
+    /// The HTTP server answered with this status and no message of the protocol.
+    #[error("the server answered with HTTP status {status}: {text}")]
+    Http {
+        /// The status.
+        status: u16,
+        /// The beginning of the body.
+        text: String,
+    },
+    /// What it sent is not the protocol.
+    #[error("the server does not keep to the protocol: {0}")]
+    Protocol(String),
+}
+
+/// What a server sends on its own account.
+pub trait Handler: Send + Sync + 'static {
+    /// A notification. Called from the task that reads: it must not block.
+    fn notification(&self, notification: Notification);
+
+    /// A request of the server (revisions until 2025-11-25): `elicitation/create`, `sampling/createMessage`,
+    /// `roots/list`. `ping` is answered before it comes here. Dropping the future withdraws it.
+    fn request(
+        &self,
+        method: String,
+        params: Option<Box<RawValue>>,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let _ = params;
+        let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
+        Box::pin(async { Err(error) })
+    }
+}
+
+/// Ignores notifications and refuses requests.
+impl Handler for () {
+    fn notification(&self, _: Notification) {}
+}
+
+/// Who connects, and within which limits.
+#[derive(Clone)]
+pub struct Setup {
+    /// `Implementation`: what this client is.
+    pub info: Value,
+    /// `ClientCapabilities`: what it can do for a server.
+    pub capabilities: Value,
+    /// Gets what belongs to no call.
+    pub handler: Arc<dyn Handler>,
+    /// The limits.
+    pub limits: Limits,
+    /// What the server spoke the last time; spares the question when that was an older revision.
+    pub revision: Option<Revision>,
+}
+
+/// The limits of a connection.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one message.
+    pub message_bytes_max: usize,
+    /// Calls under way at once; one more waits.
+    pub calls_at_once_max: usize,
+    /// Requests of the server under way at once; one more is refused.
+    pub asked_at_once_max: usize,
+    /// How long a server may take to say whether it speaks 2026-07-28 before it is asked in the older way as well.
+    pub probe_time_max: Duration,
+    /// How long it may then stay silent until it is started anew, without that question: some servers do not survive it.
+    /// Those that mind mostly die of it, which needs no waiting; package runners that fetch a server first are silent for
+    /// as long, and must not be cut short.
+    pub silence_time_max: Duration,
+    /// Time for everything until the first call.
+    pub start_time_max: Duration,
+    /// A server that takes nothing for so long is given up.
+    pub write_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message_bytes_max: 32 << 20,
+            calls_at_once_max: 256,
+            asked_at_once_max: 32,
+            probe_time_max: Duration::from_secs(4),
+            silence_time_max: Duration::from_secs(45),
+            start_time_max: Duration::from_secs(120),
+            write_time_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one call asks for.
+#[derive(Clone)]
+pub struct CallOptions {
+    /// How long the server may be silent; progress begins it anew.
+    pub timeout: Duration,
+    /// How long it may take in all.
+    pub deadline: Duration,
+    /// Whether to ask for progress, which goes to `handler`.
+    pub wants_progress: bool,
+    /// Gets what the server sends because of this call: progress, log messages, requests. On lines, where only progress
+    /// says which call it belongs to, the rest comes here while this call is the only one that may speak; otherwise the connection's
+    /// handler gets it.
+    pub handler: Option<Arc<dyn Handler>>,
+    /// What the caller can do for the server within this call (2026-07-28); otherwise the connection's capabilities.
+    pub capabilities: Option<Value>,
+}
+
+impl Default for CallOptions {
+    fn default() -> CallOptions {
+        CallOptions {
+            timeout: Duration::from_secs(60),
+            deadline: Duration::from_secs(3600),
+            wants_progress: false,
+            handler: None,
+            capabilities: None,
+        }
+    }
+}
+
+/// What a server says about itself.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The revision in use.
+    pub revision: Revision,
+    /// `Implementation`; for display, never to be trusted.
+    pub server: Option<Value>,
+    /// `ServerCapabilities`.
+    pub capabilities: Value,
+    /// How a model should use it.
+    pub instructions: Option<String>,
+}
+
+impl Info {
+    /// Whether the server declared `capabilities.{area}.{what}`.
+    fn declares(&self, area: &str, what: &str) -> bool {
+        self.capabilities[area][what] == Value::Bool(true)
+    }
+}
+
+/// A connection to a server, open and ready. Clones share it; the last one closes it when it is dropped.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    transport: Transport,
+    info: Info,
+    setup: Setup,
+    /// The resources that are watched (2026-07-28).
+    watched: watch::Sender<BTreeSet<String>>,
+    closed: CancellationToken,
+    tasks: TaskTracker,
+}
+
+enum Transport {
+    Link(Arc<link::Link>),
+    Http(Arc<http::Http>),
+}
+
+/// A call that is under way, as the transport sees it.
+struct Flight {
+    handler: Option<Arc<dyn Handler>>,
+    progressed: Notify,
+    /// Questions of the server's that were given to this call's handler and are not answered.
+    questions: AtomicUsize,
+}
+
+impl Flight {
+    fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
+        Arc::new(Flight { handler, progressed: Notify::new(), questions: AtomicUsize::new(0) })
+    }
+
+    /// Progress, which was sent under the call's own token.
+    fn progress(&self, notification: Notification) {
+        self.progressed.notify_one();
+        if let Some(handler) = &self.handler {
+            handler.notification(notification);
+        }
+    }
+}
+
+impl Connection {
+    /// Connect over lines: one message a line, over whatever `dial` opens. It is asked again when the server did not
+    /// survive the question which era it speaks.
+    pub async fn over_lines(dial: &mut dyn Dial, setup: Setup) -> Result<Connection, CallError> {
+        let time_max = setup.limits.start_time_max;
+        let opening = open::lines(dial, &setup);
+        let (link, info) = within(time_max, opening).await?;
+        Ok(Connection::new(Transport::Link(link), info, setup))
+    }
+
+    /// Connect over HTTP.
+    pub async fn over_http(target: Target, setup: Setup) -> Result<Connection, CallError> {
+        let time_max = setup.limits.start_time_max;
+        let (transport, info) = within(time_max, open::http(target, &setup)).await?;
+        Ok(Connection::new(transport, info, setup))
+    }
+
+    fn new(transport: Transport, info: Info, setup: Setup) -> Connection {
+        let closed = match &transport {
+            Transport::Link(link) => link.closed().clone(),
+            Transport::Http(http) => http.closed().clone(),
+        };
+        let inner = Inner {
+            watched: watch::Sender::new(BTreeSet::new()),
+            tasks: TaskTracker::new(),
+            transport,
+            info,
+            setup,
+            closed,
+        };
+        let connection = Connection { inner: Arc::new(inner) };
+        if connection.inner.info.revision.is_modern() {
+            connection.inner.tasks.spawn(listen(Arc::downgrade(&connection.inner)));
+        }
+        connection
+    }
+
+    /// What the server says about itself.
+    pub fn info(&self) -> &Info {
+        &self.inner.info
+    }
+
+    /// Call a method. Dropping the future withdraws the call.
+    pub async fn call(
+        &self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: CallOptions,
+    ) -> Result<Box<RawValue>, CallError> {
+        self.inner.call(method, params, options).await
+    }
+
+    /// Hear of changes of a resource, as `notifications/resources/updated`.
+    pub async fn watch(&self, uri: &str) -> Result<(), CallError> {
+        if self.inner.info.revision.is_modern() {
+            self.inner.watched.send_if_modified(|uris| uris.insert(uri.to_owned()));
+            return Ok(());
+        }
+        self.inner.call("resources/subscribe", uri_params(uri), CallOptions::default()).await.map(drop)
+    }
+
+    /// Hear of them no more.
+    pub async fn unwatch(&self, uri: &str) -> Result<(), CallError> {
+        if self.inner.info.revision.is_modern() {
+            self.inner.watched.send_if_modified(|uris| uris.remove(uri));
+            return Ok(());
+        }
+        self.inner.call("resources/unsubscribe", uri_params(uri), CallOptions::default()).await.map(drop)
+    }
+
+    /// Tell the server something.
+    pub async fn notify(&self, method: &str, params: Option<Box<RawValue>>) -> Result<(), CallError> {
+        let notification = Notification { method: method.to_owned(), params };
+        match &self.inner.transport {
+            Transport::Link(link) => link.notify(notification).await,
+            Transport::Http(http) => http.notify(notification).await,
+        }
+    }
+
+    /// Rung when the connection is gone.
+    pub fn closed(&self) -> &CancellationToken {
+        &self.inner.closed
+    }
+
+    /// Why it is gone, once it is.
+    pub fn reason(&self) -> Option<String> {
+        match &self.inner.transport {
+            Transport::Link(link) => link.reason(),
+            Transport::Http(_) => self.inner.closed.is_cancelled().then(|| "it was closed".to_owned()),
+        }
+    }
+
+    /// End it: what is under way fails for this reason, an HTTP session is deleted, a process sees the end of its input.
+    pub async fn close(&self, reason: &str) {
+        match &self.inner.transport {
+            Transport::Link(link) => link.close(reason).await,
+            Transport::Http(http) => http.close().await,
+        }
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    async fn call(
+        &self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: CallOptions,
+    ) -> Result<Box<RawValue>, CallError> {
+        let flight = Flight::new(options.handler.clone());
+        let meta = params::Meta {
+            setup: &self.setup,
+            is_modern: self.info.revision.is_modern(),
+            capabilities: options.capabilities.as_ref().unwrap_or(&self.setup.capabilities),
+            wants_progress: options.wants_progress,
+        };
+        let calling = async {
+            match &self.transport {
+                Transport::Link(link) => link.call(method, |id| meta.put_in(params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(params, id), &flight).await,
+            }
+        };
+        timed(&options, &flight, calling).await
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        match &self.transport {
+            Transport::Link(link) => link.shut("it was closed"),
+            Transport::Http(http) => http.shut(),
+        }
+    }
+}
+
+fn uri_params(uri: &str) -> Option<Box<RawValue>> {
+    to_raw_value(&json!({ "uri": uri })).ok()
+}
+
+async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    tokio::time::timeout(time_max, future).await.unwrap_or(Err(CallError::TimedOut(time_max)))
+}
+
+/// Wait for a call, but not longer than its options allow. Whatever is given up is dropped, and so withdrawn.
+async fn timed<T>(
+    options: &CallOptions,
+    flight: &Flight,
+    calling: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let start = Instant::now();
+    let in_all = sleep(options.deadline);
+    let silence = sleep(options.timeout);
+    tokio::pin!(calling, in_all, silence);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut calling => return result,
+            () = flight.progressed.notified() => silence.as_mut().reset(Instant::now() + options.timeout),
+            () = &mut in_all => return Err(CallError::TimedOut(start.elapsed())),
+            () = &mut silence => return Err(CallError::TimedOut(start.elapsed())),
+        }
+    }
+}
+
+/// Listen for what changes at a server of 2026-07-28, as long as the connection lives.
+async fn listen(connection: Weak<Inner>) {
+    let Some((mut watched, closed)) = connection.upgrade().map(|one| (one.watched.subscribe(), one.closed.clone()))
+    else {
+        return;
+    };
+    loop {
+        let uris: Vec<String> = watched.borrow_and_update().iter().cloned().collect();
+        let listening = async {
+            let Some(connection) = connection.upgrade() else { return false };
+            let info = &connection.info;
+            let mut wanted = json!({});
+            for (area, name) in [
+                ("tools", "toolsListChanged"),
+                ("prompts", "promptsListChanged"),
+                ("resources", "resourcesListChanged"),
+            ] {
+                if info.declares(area, "listChanged") {
+                    wanted[name] = true.into();
+                }
+            }
+            if !uris.is_empty() {
+                wanted["resourceSubscriptions"] = json!(uris);
+            }
+            if wanted.as_object().is_none_or(serde_json::Map::is_empty) {
+                return true; // until something is watched
+            }
+            // The connection must not live on because it is listened to.
+            let open = connection.listen(wanted);
+            drop(connection);
+            open.await
+        };
+        let was_refused = tokio::select! {
+            was_refused = listening => was_refused,
+            _ = watched.changed() => continue,
+            () = closed.cancelled() => return,
+        };
+        let pause = async {
+            if was_refused {
+                std::future::pending::<()>().await;
+            }
+            sleep(LISTEN_PAUSE).await;
+        };
+        tokio::select! {
+            () = pause => {}
+            changed = watched.changed() => if changed.is_err() { return },
+            () = closed.cancelled() => return,
+        }
+    }
+}
+
+impl Inner {
+    /// One stream of changes, until it ends; whether the server does not have such a thing.
+    fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
+        let params = to_raw_value(&json!({ "notifications": wanted })).ok();
+        let setup = self.setup.clone();
+        let transport = match &self.transport {
+            Transport::Link(link) => Transport::Link(Arc::clone(link)),
+            Transport::Http(http) => Transport::Http(Arc::clone(http)),
+        };
+        async move {
+            let meta = params::Meta {
+                setup: &setup,
+                is_modern: true,
+                capabilities: &setup.capabilities,
+                wants_progress: false,
+            };
+            let flight = Flight::new(None);
+            let method = "subscriptions/listen";
+            let ended = match &transport {
+                Transport::Link(link) => link.call(method, |id| meta.put_in(params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(params, id), &flight).await,
+            };
+            matches!(ended, Err(CallError::Rpc(_)))
+        }
+    }
+}
+
+/// Logs what a server sent that is no message; of many the first few.
+struct Rubbish {
+    seen: std::sync::atomic::AtomicU32,
+    is_over: AtomicBool,
+}
+
+impl Rubbish {
+    /// Lines that are logged for one connection.
+    const LOGGED_MAX: u32 = 10;
+    /// Bytes of them that are logged.
+    const BYTES_MAX: usize = 200;
+
+    fn new() -> Rubbish {
+        Rubbish { seen: 0.into(), is_over: false.into() }
+    }
+
+    fn log(&self, text: &[u8], why: &str) {
+        if self.seen.fetch_add(1, Ordering::Relaxed) < Self::LOGGED_MAX {
+            let text = String::from_utf8_lossy(&text[..text.len().min(Self::BYTES_MAX)]);
+            tracing::warn!(%text, why, "the server sent what is no message; skipped");
+        } else if !self.is_over.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the server sends more that is no message; not logged any more");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Our own cursors: where a page of a merged list ended, by name, so that they stay good when servers come and go.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+/// The item after which the next page begins: its server and its key.
+pub(super) type Place = (String, String);
+
+pub(super) fn write(place: &Place) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(place).unwrap_or_default())
+}
+
+pub(super) fn read(cursor: &str) -> Option<Place> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()
+}

@@ -1,0 +1,186 @@
+//! A call that goes on to another server, whatever revision it speaks.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{CallError, CallOptions, Connection, Handler},
+    message::{ErrorObject, Notification},
+    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code},
+};
+
+/// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
+/// messages, and its questions, as far as the caller declared that it answers such.
+pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: CallOptions) -> Outcome {
+    let Request { method, params, options, cancel } = Request::new(call, peer, options);
+    let withdrawn = || ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew");
+    let called = cancel.run_until_cancelled(connection.call(&method, params, options)).await;
+    called.ok_or_else(withdrawn)?.map_err(|error| match error {
+        CallError::Rpc(error) => error,
+        error => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
+    })
+}
+
+/// A call as it goes on to another server.
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The parameters.
+    pub params: Option<Box<RawValue>>,
+    /// What is asked for beside the result: progress and questions go to the caller.
+    pub options: CallOptions,
+    /// Rung when the caller withdraws.
+    pub cancel: CancellationToken,
+}
+
+impl Request {
+    /// What a call becomes, with the times of `options`.
+    pub fn new(call: Call, peer: Peer, options: CallOptions) -> Request {
+        let Call { method, mut params, caller, cancel } = call;
+        // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
+        if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
+            params = Some(with_level(params.as_deref(), level));
+        }
+        let options = CallOptions {
+            wants_progress: peer.wants_progress(),
+            capabilities: Some(caller.capabilities.clone()),
+            handler: Some(Arc::new(Relay { peer })),
+            ..options
+        };
+        Request { method, params, options, cancel }
+    }
+}
+
+fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
+    let mut members = params.and_then(Members::parse).unwrap_or_default();
+    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+    meta.put("io.modelcontextprotocol/logLevel", level);
+    members.set("_meta", meta.into_raw());
+    members.into_raw()
+}
+
+/// Passes on what a server sends because of a call.
+struct Relay {
+    peer: Peer,
+}
+
+impl Handler for Relay {
+    fn notification(&self, notification: Notification) {
+        if let (true, Some(params)) = (
+            matches!(notification.method.as_str(), "notifications/progress" | "notifications/message"),
+            notification.params,
+        ) {
+            self.peer.notify(notification.method, params);
+        }
+    }
+
+    fn request(&self, method: String, params: Option<Box<RawValue>>) -> BoxFuture<'static, Outcome> {
+        let peer = self.peer.clone();
+        Box::pin(async move { peer.request(&method, params.unwrap_or_else(|| Members::default().into_raw())).await })
+    }
+}
+
+/// A connection as a service: what stands behind a gateway when nobody keeps a pool.
+pub struct Remote {
+    connection: Connection,
+    changes: broadcast::Sender<Change>,
+    /// The resources that somebody watches: the server is told once.
+    watched: Mutex<HashMap<String, Weak<Watched>>>,
+}
+
+impl Remote {
+    /// The server at the other end of a connection that was made with this sender's [`Remote::listener`].
+    pub fn new(connection: Connection, changes: broadcast::Sender<Change>) -> Remote {
+        Remote { connection, changes, watched: Mutex::default() }
+    }
+
+    /// What to give as the handler of a connection, so that changes reach the gateway.
+    pub fn listener(changes: broadcast::Sender<Change>) -> Arc<dyn Handler> {
+        Arc::new(Listener(changes))
+    }
+}
+
+struct Listener(broadcast::Sender<Change>);
+
+impl Handler for Listener {
+    fn notification(&self, notification: Notification) {
+        if let Some(change) = change(&notification) {
+            let _ = self.0.send(change); // nobody may listen
+        }
+    }
+}
+
+/// The change that a notification tells of.
+pub fn change(notification: &Notification) -> Option<Change> {
+    match notification.method.as_str() {
+        "notifications/tools/list_changed" => Some(Change::Tools),
+        "notifications/prompts/list_changed" => Some(Change::Prompts),
+        "notifications/resources/list_changed" => Some(Change::Resources),
+        "notifications/resources/updated" => {
+            let params = notification.params.as_deref().and_then(Members::parse)?;
+            params.read("uri").map(Change::Resource)
+        }
+        _ => None,
+    }
+}
+
+/// Stops watching when it goes.
+struct Watched {
+    connection: Connection,
+    uri: String,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let (connection, uri) = (self.connection.clone(), std::mem::take(&mut self.uri));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            #[expect(clippy::let_underscore_future, reason = "nobody can wait for the end of a watch")]
+            let _ = runtime.spawn(async move { connection.unwatch(&uri).await });
+        }
+    }
+}
+
+impl Service for Remote {
+    fn describe(&self) -> Description {
+        let info = self.connection.info();
+        Description {
+            info: info.server.clone().unwrap_or_default(),
+            capabilities: info.capabilities.clone(),
+            instructions: info.instructions.clone(),
+        }
+    }
+
+    fn handle(self: Arc<Self>, call: Call, peer: Peer) -> server::BoxFuture<Outcome> {
+        Box::pin(async move { forward(&self.connection, call, peer, CallOptions::default()).await })
+    }
+
+    fn watch(self: Arc<Self>, uri: String, _: Arc<Caller>) -> server::BoxFuture<Result<Watch, ErrorObject>> {
+        Box::pin(async move {
+            let watched = || self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(shared) = watched().get(&uri).and_then(Weak::upgrade) {
+                return Ok(Box::new(shared) as Watch);
+            }
+            match self.connection.watch(&uri).await {
+                Ok(()) => {}
+                Err(CallError::Rpc(error)) => return Err(error),
+                Err(error) => return Err(ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
+            }
+            let shared = Arc::new(Watched { connection: self.connection.clone(), uri: uri.clone() });
+            let mut watched = watched();
+            watched.retain(|_, watch| watch.strong_count() > 0);
+            watched.insert(uri, Arc::downgrade(&shared));
+            Ok(Box::new(shared) as Watch)
+        })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}

@@ -1,0 +1,261 @@
+//! Many servers as one: a [`Service`] made of services.
+//!
+//! A server behind the gateway is a service with a name. Its tools and prompts are called `server__tool`; names of servers
+//! have no `__`, so that a name can be taken apart without looking anything up, and no two tools can collide. What belongs
+//! to the gateway itself has no prefix, nor has a single server that stands alone. Resources keep their URIs: which server
+//! has one is found out from the lists, and of two with one URI the first server has it.
+//!
+//! Descriptions, schemas, annotations, arguments and results pass through as text. A server that fails to answer a list
+//! is missing from the merged one, and costs nobody else anything.
+
+mod cursor;
+mod forward;
+mod lists;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::{json, value::to_raw_value};
+use tokio::sync::broadcast;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::forward::{Remote, Request, change, forward};
+use self::lists::{Kind, Lists};
+use crate::{
+    message::ErrorObject,
+    server::{
+        BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code,
+        headers::HeaderArgument,
+    },
+};
+
+/// Between a server's name and that of its tool.
+pub const SEPARATOR: &str = "__";
+/// Changes that wait for a listener; one that is further behind is told to look at everything again.
+const CHANGES_MAX: usize = 256;
+
+/// A server behind the gateway.
+pub struct Origin {
+    /// Its name, which has no [`SEPARATOR`]; empty for what has no prefix.
+    pub name: String,
+    /// The server.
+    pub service: Arc<dyn Service>,
+    /// Which of its tools there are, by its own names.
+    pub allows: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+/// An origin, and what it listed.
+struct Member {
+    origin: Origin,
+    lists: Lists,
+    /// Ends what watches it when it is taken out.
+    _watched: tokio_util::sync::DropGuard,
+}
+
+/// Many servers as one. Give it to a [`crate::server::Server`].
+pub struct Gateway {
+    /// What it says about itself.
+    description: Description,
+    members: RwLock<Arc<Vec<Arc<Member>>>>,
+    changes: broadcast::Sender<Change>,
+    tasks: TaskTracker,
+}
+
+impl Gateway {
+    /// A gateway with nothing behind it. To what it can do itself, the description's capabilities, comes what any server
+    /// behind it may.
+    pub fn new(mut description: Description) -> Gateway {
+        description.capabilities = json!({
+            "tools": { "listChanged": true },
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true, "subscribe": true },
+            "completions": {},
+            "logging": {},
+        });
+        let changes = broadcast::channel(CHANGES_MAX).0;
+        Gateway { description, members: RwLock::default(), changes, tasks: TaskTracker::new() }
+    }
+
+    /// Put these servers behind it, instead of those that were. Calls that are under way go on. One whose service is the
+    /// same keeps what it has listed.
+    pub fn set(&self, mut origins: Vec<Origin>) {
+        origins.sort_by(|a, b| a.name.cmp(&b.name));
+        origins.dedup_by(|b, a| a.name == b.name);
+        let before = self.members();
+        let kept = |origin: &Origin| {
+            let same = |member: &&Arc<Member>| {
+                member.origin.name == origin.name && Arc::ptr_eq(&member.origin.service, &origin.service)
+            };
+            before.iter().find(same).cloned()
+        };
+        let members = origins.into_iter().map(|origin| kept(&origin).unwrap_or_else(|| self.member(origin))).collect();
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members);
+        for change in [Change::Tools, Change::Prompts, Change::Resources] {
+            let _ = self.changes.send(change); // nobody may listen
+        }
+    }
+
+    fn member(&self, origin: Origin) -> Arc<Member> {
+        let gone = CancellationToken::new();
+        let mut changes = origin.service.changes();
+        let member = Arc::new(Member { origin, lists: Lists::default(), _watched: gone.clone().drop_guard() });
+        let (weak, all) = (Arc::downgrade(&member), self.changes.clone());
+        self.tasks.spawn(async move {
+            while let Some(change) = gone.run_until_cancelled(changes.recv()).await {
+                let changes = match change {
+                    Ok(change) => vec![change],
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        vec![Change::Tools, Change::Prompts, Change::Resources]
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let Some(member) = weak.upgrade() else { return };
+                for change in changes {
+                    member.lists.forget(&change);
+                    let _ = all.send(change); // nobody may listen
+                }
+            }
+        });
+        member
+    }
+
+    fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The server that a name of a tool or a prompt belongs to, and its own name for it.
+    fn owner(&self, name: &str) -> Option<(Arc<Member>, String)> {
+        let members = self.members();
+        let (server, inner) = match name.split_once(SEPARATOR) {
+            Some((server, inner)) if members.iter().any(|member| member.origin.name == server) => (server, inner),
+            _ => ("", name),
+        };
+        let member = members.iter().find(|member| member.origin.name == server)?;
+        Some((Arc::clone(member), inner.to_owned()))
+    }
+
+    /// Hand a call on to its server, under the server's own name.
+    async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
+        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
+        let unknown = || {
+            invalid(format!(
+                "there is no {} {name:?} here",
+                if call.method == "tools/call" { "tool" } else { "prompt" }
+            ))
+        };
+        let (member, inner) = self.owner(&name).ok_or_else(unknown)?;
+        if call.method == "tools/call" && !(member.origin.allows)(&inner) {
+            return Err(unknown());
+        }
+        if inner != name {
+            params.put("name", &inner);
+            call.params = Some(params.into_raw());
+        }
+        Arc::clone(&member.origin.service).handle(call, peer).await
+    }
+
+    async fn read(&self, call: Call, peer: Peer) -> Outcome {
+        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let uri: String = params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
+        let member = self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?;
+        Arc::clone(&member.origin.service).handle(call, peer).await
+    }
+
+    /// The first server that lists this URI, or a template that it fits.
+    async fn owner_of_uri(&self, uri: &str, call: &Call, peer: &Peer) -> Option<Arc<Member>> {
+        let members = self.members();
+        for kind in [Kind::Resources, Kind::Templates] {
+            let all = lists::all(&members, kind, call, peer).await;
+            let has = |(_, list): &&(Arc<Member>, Arc<lists::List>)| list.has_uri(kind, uri);
+            if let Some((member, _)) = all.iter().find(has) {
+                return Some(Arc::clone(member));
+            }
+        }
+        None
+    }
+
+    async fn complete(&self, mut call: Call, peer: Peer) -> Outcome {
+        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let mut about = params.get("ref").and_then(Members::parse).ok_or_else(|| invalid("params.ref is missing"))?;
+        let member = match (about.read::<String>("name"), about.read::<String>("uri")) {
+            (Some(name), _) => {
+                let (member, inner) =
+                    self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
+                about.put("name", inner);
+                params.set("ref", about.into_raw());
+                call.params = Some(params.into_raw());
+                member
+            }
+            (None, Some(uri)) => self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?,
+            (None, None) => return Err(invalid("params.ref has neither name nor uri")),
+        };
+        Arc::clone(&member.origin.service).handle(call, peer).await
+    }
+
+    async fn list(&self, kind: Kind, call: Call, peer: Peer) -> Outcome {
+        let cursor = call.params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("cursor"));
+        let after = cursor
+            .as_deref()
+            .map(|cursor| {
+                cursor::read(cursor)
+                    .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
+            })
+            .transpose()?;
+        let all = lists::all(&self.members(), kind, &call, &peer).await;
+        let page = lists::merge(kind, &all, after);
+        to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+    }
+}
+
+fn invalid(message: impl Into<String>) -> ErrorObject {
+    ErrorObject::new(code::INVALID_PARAMS, message)
+}
+
+fn no_resource(uri: &str) -> ErrorObject {
+    invalid("there is no such resource").with_data(&json!({ "uri": uri }))
+}
+
+impl Service for Gateway {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
+        Box::pin(async move {
+            match call.method.as_str() {
+                "tools/call" | "prompts/get" => self.call_named(call, peer).await,
+                "resources/read" => self.read(call, peer).await,
+                "completion/complete" => self.complete(call, peer).await,
+                "tools/list" => self.list(Kind::Tools, call, peer).await,
+                "prompts/list" => self.list(Kind::Prompts, call, peer).await,
+                "resources/list" => self.list(Kind::Resources, call, peer).await,
+                "resources/templates/list" => self.list(Kind::Templates, call, peer).await,
+                method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
+            }
+        })
+    }
+
+    fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
+        Box::pin(async move {
+            let list = Call {
+                method: String::new(),
+                params: None,
+                caller: Arc::clone(&caller),
+                cancel: CancellationToken::new(),
+            };
+            let peer = Peer::nobody(Arc::clone(&caller));
+            let member = self.owner_of_uri(&uri, &list, &peer).await.ok_or_else(|| no_resource(&uri))?;
+            Arc::clone(&member.origin.service).watch(uri, caller).await
+        })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
+        let Some((member, inner)) = self.owner(tool) else { return Vec::new() };
+        let known = member.lists.header_arguments(&inner);
+        if known.is_empty() { member.origin.service.header_arguments(&inner) } else { known }
+    }
+}

@@ -1,0 +1,8 @@
+//! The Model Context Protocol in every revision, as server and as client. Knows no hub.
+
+pub mod client;
+pub mod framing;
+pub mod gateway;
+pub mod message;
+pub mod revision;
+pub mod server;

@@ -1,0 +1,213 @@
+//! The envelope: JSON-RPC 2.0, with whatever it carries left as text.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+const PARSE_ERROR: i64 = -32700;
+const INVALID_REQUEST: i64 = -32600;
+/// Lists and objects of a message may be nested so deep: what only passes through here is taken apart by others.
+pub const DEPTH_MAX: usize = 128;
+
+/// Names a request among those of its sender.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "the two types that the protocol allows")]
+pub enum Id {
+    Number(i64),
+    String(String),
+}
+
+/// A request, which wants a response.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "JSON-RPC's names")]
+pub struct Request {
+    pub id: Id,
+    pub method: String,
+    pub params: Option<Box<RawValue>>,
+}
+
+/// A notification, which wants none.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "JSON-RPC's names")]
+pub struct Notification {
+    pub method: String,
+    pub params: Option<Box<RawValue>>,
+}
+
+/// A response. The id is missing only in errors about a request whose id could not be read.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "JSON-RPC's names")]
+pub struct Response {
+    pub id: Option<Id>,
+    pub outcome: Result<Box<RawValue>, ErrorObject>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "JSON-RPC's names")]
+pub struct ErrorObject {
+    pub code: i64,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
+}
+
+impl ErrorObject {
+    /// An error without data.
+    pub fn new(code: i64, message: impl Into<String>) -> ErrorObject {
+        ErrorObject { code, message: message.into(), data: None }
+    }
+
+    /// The same with data.
+    pub fn with_data(self, data: &impl Serialize) -> ErrorObject {
+        ErrorObject { data: to_raw_value(data).ok(), ..self }
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "JSON-RPC's names")]
+pub enum Message {
+    Request(Request),
+    Notification(Notification),
+    Response(Response),
+}
+
+impl Message {
+    /// Its text, in one line. What it carries may have been written in several: outside of strings they mean nothing in
+    /// JSON, and within strings there are none.
+    pub fn to_line(&self) -> String {
+        let text = match self {
+            Message::Request(Request { id, method, params }) => {
+                format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params))
+            }
+            Message::Notification(Notification { method, params }) => {
+                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params))
+            }
+            Message::Response(Response { id, outcome }) => match outcome {
+                Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id)),
+                Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, json(id), json(error)),
+            },
+        };
+        if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+    }
+}
+
+fn member(params: &Option<Box<RawValue>>) -> String {
+    params.as_ref().map_or(String::new(), |params| format!(r#","params":{params}"#))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// What came in at once.
+#[derive(Debug)]
+pub enum Incoming {
+    /// One message.
+    Single(Message),
+    /// A list of messages (2025-03-26); each stands for itself.
+    Batch(Vec<Result<Message, Malformed>>),
+}
+
+/// What came in is no message.
+#[derive(Clone, Debug)]
+pub struct Malformed {
+    /// The id, if it could be read.
+    pub id: Option<Id>,
+    /// The answer.
+    pub error: ErrorObject,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    jsonrpc: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present")]
+    id: Option<Box<RawValue>>,
+    method: Option<Box<RawValue>>,
+    params: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present")]
+    result: Option<Box<RawValue>>,
+    error: Option<Box<RawValue>>,
+}
+
+/// `null` is something other than nothing.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Read what came in at once.
+pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
+    let not_json = |error: serde_json::Error| malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"));
+    let whole: &RawValue = serde_json::from_slice(text).map_err(not_json)?;
+    if depth(text) > DEPTH_MAX {
+        return Err(malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}")));
+    }
+    if !whole.get().starts_with('[') {
+        return read(whole).map(Incoming::Single);
+    }
+    let parts: Vec<&RawValue> = serde_json::from_str(whole.get()).map_err(not_json)?;
+    if parts.is_empty() {
+        return Err(malformed(None, INVALID_REQUEST, "a batch must not be empty"));
+    }
+    Ok(Incoming::Batch(parts.into_iter().map(read).collect()))
+}
+
+/// How deep valid JSON is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn read(text: &RawValue) -> Result<Message, Malformed> {
+    let raw: Raw = match text.get().as_bytes().first() {
+        Some(b'{') => {
+            serde_json::from_str(text.get()).map_err(|error| malformed(None, INVALID_REQUEST, error.to_string()))?
+        }
+        _ => return Err(malformed(None, INVALID_REQUEST, "a message is an object")),
+    };
+    let id: Option<Id> = raw.id.as_deref().and_then(|id| serde_json::from_str(id.get()).ok());
+    let invalid = |message: &str| Err(malformed(id.clone(), INVALID_REQUEST, message));
+    if raw.jsonrpc.as_deref().map(RawValue::get) != Some("\"2.0\"") {
+        return invalid("`jsonrpc` must be \"2.0\"");
+    }
+    if let Some(method) = raw.method {
+        let Ok(method) = serde_json::from_str::<String>(method.get()) else {
+            return invalid("`method` must be a string");
+        };
+        let params = raw.params.filter(|params| params.get() != "null");
+        if params.as_deref().is_some_and(|params| !params.get().starts_with(['{', '['])) {
+            return invalid("`params` must be an object");
+        }
+        return match (raw.id, id) {
+            (None, _) => Ok(Message::Notification(Notification { method, params })),
+            (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
+            (Some(_), None) => Err(malformed(None, INVALID_REQUEST, "`id` must be a string or an integer")),
+        };
+    }
+    match (raw.result, raw.error) {
+        (Some(result), None) => Ok(Message::Response(Response { id, outcome: Ok(result) })),
+        (None, Some(error)) => match serde_json::from_str(error.get()) {
+            Ok(error) => Ok(Message::Response(Response { id, outcome: Err(error) })),
+            Err(_) => invalid("`error` must have `code` and `message`"),
+        },
+        _ => invalid("a message has `method`, `result` or `error`"),
+    }
+}
+
+fn malformed(id: Option<Id>, code: i64, message: impl Into<String>) -> Malformed {
+    Malformed { id, error: ErrorObject::new(code, message) }
+}

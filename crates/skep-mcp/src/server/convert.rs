@@ -1,0 +1,355 @@
+//! What a service gives, in the form of the caller's revision.
+//!
+//! Most results need no change and are not even parsed: a member that must go or come is first looked for as text, which
+//! costs a fraction of parsing and leaves megabytes of content alone.
+
+use serde::Serialize;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{Description, Members, Outcome, code};
+use crate::{message::ErrorObject, revision::Revision};
+
+/// Where a result of 2026-07-28 names its server.
+const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+/// Members of results that older revisions do not have.
+const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
+/// The answer to a request of `revision`.
+pub(super) fn outcome(
+    method: &str,
+    params: Option<&RawValue>,
+    outcome: Outcome,
+    to: Revision,
+    info: &Value,
+) -> Outcome {
+    match outcome {
+        Ok(result) if to.is_modern() => lift(method, result, info),
+        Ok(result) => Ok(lower(method, result, to)),
+        Err(error) if to.is_modern() => Err(lift_error(error, params)),
+        Err(error) => Err(lower_error(method, error)),
+    }
+}
+
+/// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
+fn lift(method: &str, result: Box<RawValue>, info: &Value) -> Outcome {
+    let text = result.get();
+    let is_cacheable = matches!(
+        method,
+        "server/discover"
+            | "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+    );
+    let has = |name: &str| text.contains(&format!("\"{name}\""));
+    if is_cacheable || has("resultType") || has("_meta") {
+        let Some(mut members) = Members::parse(&result) else { return Err(not_an_object(method)) };
+        if members.get("resultType").is_none() {
+            members.put("resultType", "complete");
+        }
+        let is_complete = members.read::<String>("resultType").as_deref() == Some("complete");
+        if is_cacheable && is_complete {
+            if members.get("ttlMs").is_none() {
+                members.put("ttlMs", 0);
+            }
+            if members.get("cacheScope").is_none() {
+                members.put("cacheScope", "private");
+            }
+        }
+        let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+        if meta.get(SERVER_INFO).is_none() {
+            meta.put(SERVER_INFO, info);
+            members.set("_meta", meta.into_raw());
+        }
+        return Ok(members.into_raw());
+    }
+    let Some(rest) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    let meta = json!({ SERVER_INFO: info });
+    let lifted = format!("{{\"resultType\":\"complete\",\"_meta\":{meta}{comma}{rest}");
+    RawValue::from_string(lifted).map_err(|_| not_an_object(method))
+}
+
+fn not_an_object(method: &str) -> ErrorObject {
+    ErrorObject::new(code::INTERNAL_ERROR, format!("the server's result of {method} is not an object"))
+}
+
+/// Codes that 2026-07-28 does not have.
+fn lift_error(error: ErrorObject, params: Option<&RawValue>) -> ErrorObject {
+    const URL_ELICITATION_REQUIRED: i64 = -32042;
+    match error.code {
+        code::RESOURCE_NOT_FOUND => {
+            let uri = params.and_then(Members::parse).and_then(|params| params.read::<String>("uri"));
+            let error = ErrorObject { code: code::INVALID_PARAMS, ..error };
+            match (&error.data, uri) {
+                (None, Some(uri)) => error.with_data(&json!({ "uri": uri })),
+                _ => error,
+            }
+        }
+        URL_ELICITATION_REQUIRED => ErrorObject { code: code::INVALID_PARAMS, ..error },
+        _ => error,
+    }
+}
+
+/// Codes that older revisions do not have.
+fn lower_error(method: &str, error: ErrorObject) -> ErrorObject {
+    let names_uri = error.data.as_deref().and_then(Members::parse).is_some_and(|data| data.get("uri").is_some());
+    let code = match error.code {
+        code::INVALID_PARAMS if method == "resources/read" && names_uri => code::RESOURCE_NOT_FOUND,
+        code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION => code::INVALID_PARAMS,
+        code => code,
+    };
+    ErrorObject { code, ..error }
+}
+
+/// Take out what the revision does not know.
+fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
+    let has = |name: &str| result.get().contains(&format!("\"{name}\""));
+    let is_touched = match method {
+        "tools/call" => has("structuredContent") || (to < Revision::V2025_06_18 && has("content")),
+        "prompts/get" => to < Revision::V2025_06_18,
+        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => true,
+        _ => false,
+    };
+    if !is_touched && !MODERN_MEMBERS.into_iter().any(has) {
+        return result;
+    }
+    let Some(mut members) = Members::parse(&result) else { return result };
+    for name in MODERN_MEMBERS {
+        members.remove(name);
+    }
+    match method {
+        "tools/call" => lower_tool_result(&mut members, to),
+        "prompts/get" => edit_items(&mut members, "messages", |message| {
+            edit_member(message, "content", |content| lower_content(content, to))
+        }),
+        "tools/list" => edit_items(&mut members, "tools", |tool| lower_tool(tool, to)),
+        "prompts/list" => edit_items(&mut members, "prompts", |prompt| lower_item(prompt, to)),
+        "resources/list" => edit_items(&mut members, "resources", |resource| lower_item(resource, to)),
+        "resources/templates/list" => {
+            edit_items(&mut members, "resourceTemplates", |template| lower_item(template, to))
+        }
+        _ => {}
+    }
+    members.into_raw()
+}
+
+/// Structured content came with 2025-06-18, and until 2026-07-28 it had to be an object.
+fn lower_tool_result(result: &mut Members, to: Revision) {
+    let is_object = |value: &RawValue| value.get().trim_start().starts_with('{');
+    if to < Revision::V2025_06_18 || result.get("structuredContent").is_some_and(|content| !is_object(content)) {
+        result.remove("structuredContent");
+    }
+    if to < Revision::V2025_06_18 {
+        edit_items(result, "content", |content| lower_content(content, to));
+    }
+}
+
+/// A kind of content that the revision does not know becomes text that says what it is.
+fn lower_content(content: &mut Members, to: Revision) {
+    let text = match content.read::<String>("type").as_deref() {
+        Some("resource_link") if to < Revision::V2025_06_18 => {
+            let (name, uri): (Option<String>, Option<String>) = (content.read("name"), content.read("uri"));
+            format!("[resource {}: {}]", name.unwrap_or_default(), uri.unwrap_or_default())
+        }
+        Some("audio") if to < Revision::V2025_03_26 => {
+            format!("[audio, {}]", content.read::<String>("mimeType").unwrap_or_default())
+        }
+        _ => return,
+    };
+    let mut lowered = Members::default();
+    lowered.put("type", "text");
+    lowered.put("text", text);
+    *content = lowered;
+}
+
+fn lower_tool(tool: &mut Members, to: Revision) {
+    lower_item(tool, to);
+    let is_object = |schema: &RawValue| {
+        Members::parse(schema).and_then(|schema| schema.read::<String>("type")).as_deref() == Some("object")
+    };
+    if to < Revision::V2025_06_18 || tool.get("outputSchema").is_some_and(|schema| !is_object(schema)) {
+        tool.remove("outputSchema");
+    }
+    if to < Revision::V2025_03_26 {
+        tool.remove("annotations");
+    }
+    if to < Revision::V2025_11_25 {
+        tool.remove("execution");
+    }
+}
+
+fn lower_item(item: &mut Members, to: Revision) {
+    if to < Revision::V2025_11_25 {
+        item.remove("icons");
+    }
+    if to < Revision::V2025_06_18 {
+        item.remove("title");
+        item.remove("_meta");
+    }
+}
+
+/// Change each object of a list.
+fn edit_items(members: &mut Members, name: &str, edit: impl Fn(&mut Members)) {
+    let Some(items) = members.read::<Vec<&RawValue>>(name) else { return };
+    let edited: Vec<Box<RawValue>> = items
+        .into_iter()
+        .map(|item| match Members::parse(item) {
+            Some(mut item) => {
+                edit(&mut item);
+                item.into_raw()
+            }
+            None => item.to_owned(),
+        })
+        .collect();
+    members.put(name, edited);
+}
+
+fn edit_member(members: &mut Members, name: &str, edit: impl Fn(&mut Members)) {
+    if let Some(mut member) = members.get(name).and_then(Members::parse) {
+        edit(&mut member);
+        members.set(name, member.into_raw());
+    }
+}
+
+/// The result of `initialize`.
+pub(super) fn initialize(description: Description, revision: Revision) -> Box<RawValue> {
+    let Description { mut info, mut capabilities, instructions } = description;
+    remove(&mut capabilities, &["extensions"]);
+    if revision < Revision::V2025_03_26 {
+        remove(&mut capabilities, &["completions"]);
+    }
+    if revision < Revision::V2025_11_25 {
+        remove(&mut info, &["icons", "websiteUrl", "description"]);
+        remove(&mut capabilities, &["tasks"]);
+    }
+    if revision < Revision::V2025_06_18 {
+        remove(&mut info, &["title"]);
+    }
+    let mut result = Members::default();
+    result.put("protocolVersion", revision.as_str());
+    result.put("capabilities", capabilities);
+    result.put("serverInfo", info);
+    if let Some(instructions) = instructions {
+        result.put("instructions", instructions);
+    }
+    result.into_raw()
+}
+
+/// The result of `server/discover`.
+pub(super) fn discover(description: Description) -> Box<RawValue> {
+    /// Nothing here changes while the server runs but what its upstreams can do.
+    const TTL_MS: u32 = 60_000;
+    let Description { mut capabilities, instructions, .. } = description;
+    remove(&mut capabilities, &["tasks"]);
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Discovered {
+        supported_versions: [&'static str; 1],
+        capabilities: Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instructions: Option<String>,
+        ttl_ms: u32,
+        cache_scope: &'static str,
+    }
+    let discovered = Discovered {
+        supported_versions: supported(),
+        capabilities,
+        instructions,
+        ttl_ms: TTL_MS,
+        cache_scope: "private",
+    };
+    to_raw_value(&discovered).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// The revisions that a request may name in its metadata. Those before are negotiated by `initialize`.
+pub(super) fn supported() -> [&'static str; 1] {
+    [Revision::V2026_07_28.as_str()]
+}
+
+fn remove(object: &mut Value, names: &[&str]) {
+    if let Value::Object(members) = object {
+        for name in names {
+            members.shift_remove(*name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    fn lifted(method: &str, text: &str) -> String {
+        lift(method, raw(text), &json!({"name": "s"})).unwrap().get().to_owned()
+    }
+
+    fn lowered(method: &str, text: &str, to: Revision) -> String {
+        lower(method, raw(text), to).get().to_owned()
+    }
+
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}"#;
+
+    #[test]
+    fn a_result_of_2026_says_that_it_is_complete_and_whose_it_is() {
+        assert_eq!(
+            lifted("tools/call", r#"{"content":[]}"#),
+            format!(r#"{{"resultType":"complete",{META},"content":[]}}"#)
+        );
+        assert_eq!(lifted("x", "{ }"), format!(r#"{{"resultType":"complete",{META} }}"#));
+        let task = r#"{"resultType":"task","taskId":"t"}"#;
+        assert_eq!(lifted("tools/call", task), format!(r#"{{"resultType":"task","taskId":"t",{META}}}"#));
+        let own = r#"{"_meta":{"a":1},"content":[]}"#;
+        assert_eq!(
+            lifted("tools/call", own),
+            r#"{"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[],"resultType":"complete"}"#
+        );
+        assert!(lift("tools/call", raw("[]"), &Value::Null).is_err());
+    }
+
+    #[test]
+    fn what_may_be_cached_says_for_how_long_and_by_whom() {
+        let list = lifted("tools/list", r#"{"tools":[],"ttlMs":5}"#);
+        assert_eq!(list, format!(r#"{{"tools":[],"ttlMs":5,"resultType":"complete","cacheScope":"private",{META}}}"#));
+        let input = lifted("resources/read", r#"{"resultType":"input_required","requestState":"s"}"#);
+        assert!(!input.contains("ttlMs"), "{input}");
+    }
+
+    #[test]
+    fn an_older_caller_gets_nothing_that_it_does_not_know() {
+        let tool = r#"{"tools":[{"name":"a","title":"A","icons":[],"inputSchema":{},"outputSchema":{"type":"object"},"annotations":{},"x":1}],"ttlMs":1,"cacheScope":"public","resultType":"complete"}"#;
+        assert_eq!(
+            lowered("tools/list", tool, Revision::V2024_11_05),
+            r#"{"tools":[{"name":"a","inputSchema":{},"x":1}]}"#
+        );
+        assert_eq!(
+            lowered("tools/list", tool, Revision::V2025_06_18),
+            r#"{"tools":[{"name":"a","title":"A","inputSchema":{},"outputSchema":{"type":"object"},"annotations":{},"x":1}]}"#
+        );
+        let result = r#"{"content":[{"type":"audio","data":"","mimeType":"audio/wav"},{"type":"resource_link","uri":"a:b","name":"n"},{"type":"text","text":"t"}],"structuredContent":{"a":1}}"#;
+        assert_eq!(
+            lowered("tools/call", result, Revision::V2024_11_05),
+            r#"{"content":[{"type":"text","text":"[audio, audio/wav]"},{"type":"text","text":"[resource n: a:b]"},{"type":"text","text":"t"}]}"#
+        );
+        assert_eq!(lowered("tools/call", result, Revision::V2025_11_25), result);
+        let list = r#"{"content":[],"structuredContent":[1]}"#;
+        assert_eq!(lowered("tools/call", list, Revision::V2025_11_25), r#"{"content":[]}"#, "not an object");
+    }
+
+    #[test]
+    fn a_missing_resource_has_the_code_of_the_revision() {
+        let missing = || ErrorObject::new(code::INVALID_PARAMS, "no such resource").with_data(&json!({"uri": "a:b"}));
+        assert_eq!(lower_error("resources/read", missing()).code, code::RESOURCE_NOT_FOUND);
+        assert_eq!(lower_error("tools/call", missing()).code, code::INVALID_PARAMS);
+        let old = ErrorObject::new(code::RESOURCE_NOT_FOUND, "no such resource");
+        let new = lift_error(old, Some(&raw(r#"{"uri":"a:b"}"#)));
+        assert_eq!((new.code, new.data.unwrap().get()), (code::INVALID_PARAMS, r#"{"uri":"a:b"}"#));
+    }
+}

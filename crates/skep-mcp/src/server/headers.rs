@@ -1,0 +1,161 @@
+//! The headers in which HTTP callers of 2026-07-28 repeat what is in the body, so that what stands between can route by
+//! them. Whoever reads the body must see that they agree: otherwise what checked the header and what is run differ.
+
+use axum::http::{HeaderMap, HeaderName};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{Members, Service, code, modern};
+use crate::message::{ErrorObject, Request};
+
+/// The mark of a tool's argument that is repeated in a header.
+const MARK: &str = "x-mcp-header";
+/// Schemas are looked into so deep.
+const DEPTH_MAX: usize = 16;
+
+/// An argument that callers repeat in the header `Mcp-Param-{name}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderArgument {
+    /// What comes after `Mcp-Param-`.
+    pub name: String,
+    /// The way to it: names of properties, from the arguments down.
+    pub path: Vec<String>,
+}
+
+/// The arguments of a tool that its input schema marks with `x-mcp-header`; marks that are not valid count for nothing:
+/// a name must be fit for a header and used once, its value a string, an integer or a boolean.
+pub fn header_arguments(input_schema: &Value) -> Vec<HeaderArgument> {
+    let mut found: Vec<HeaderArgument> = Vec::new();
+    collect(input_schema, &mut Vec::new(), &mut found);
+    found
+}
+
+fn collect(schema: &Value, path: &mut Vec<String>, found: &mut Vec<HeaderArgument>) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+    if path.len() >= DEPTH_MAX {
+        return;
+    }
+    for (property, schema) in properties {
+        path.push(property.clone());
+        let is_plain = matches!(schema.get("type").and_then(Value::as_str), Some("string" | "integer" | "boolean"));
+        if let Some(name) = schema.get(MARK).and_then(Value::as_str)
+            && is_plain
+            && HeaderName::try_from(name).is_ok()
+            && !found.iter().any(|other| other.name.eq_ignore_ascii_case(name))
+        {
+            found.push(HeaderArgument { name: name.to_owned(), path: path.clone() });
+        }
+        collect(schema, path, found);
+        path.pop();
+    }
+}
+
+/// Compare the headers of a request with its body.
+pub(super) fn check(headers: &HeaderMap, request: &Request, service: &dyn Service) -> Result<(), ErrorObject> {
+    let version = modern::named_revision(request.params.as_deref()).unwrap_or_default();
+    compare(headers, "mcp-protocol-version", Some(&json!(version)))?;
+    compare(headers, "mcp-method", Some(&json!(request.method)))?;
+    let params = request.params.as_deref().and_then(Members::parse).unwrap_or_default();
+    let named = match request.method.as_str() {
+        "tools/call" | "prompts/get" => "name",
+        "resources/read" => "uri",
+        method if method.starts_with("tasks/") => "taskId",
+        _ => return Ok(()),
+    };
+    let name = params.read::<Value>(named);
+    compare(headers, "mcp-name", name.as_ref())?;
+    let ("tools/call", Some(Value::String(tool))) = (request.method.as_str(), &name) else { return Ok(()) };
+    let marked = service.header_arguments(tool);
+    if marked.is_empty() {
+        return Ok(());
+    }
+    let arguments = params.read::<Value>("arguments").unwrap_or_default();
+    for HeaderArgument { name, path } in marked {
+        let value =
+            path.iter().try_fold(&arguments, |value, property| value.get(property)).filter(|value| !value.is_null());
+        compare(headers, &format!("mcp-param-{}", name.to_ascii_lowercase()), value)?;
+    }
+    Ok(())
+}
+
+/// The header must be there if and only if the body has the value, and mean the same.
+fn compare(headers: &HeaderMap, name: &str, value: Option<&Value>) -> Result<(), ErrorObject> {
+    let mismatch = |message: String| Err(ErrorObject::new(code::HEADER_MISMATCH, message));
+    let mut all = headers.get_all(name).iter();
+    let (header, more) = (all.next(), all.next());
+    if more.is_some() {
+        return mismatch(format!("the header {name} is there more than once"));
+    }
+    let (header, value) = match (header, value) {
+        (None, None) => return Ok(()),
+        (None, Some(_)) => return mismatch(format!("the header {name} is missing; it repeats what the body says")),
+        (Some(_), None) => return mismatch(format!("the header {name} says what the body does not")),
+        (Some(header), Some(value)) => (header, value),
+    };
+    let Some(decoded) = header.to_str().ok().and_then(|text| decode(text.trim_matches([' ', '\t']))) else {
+        return mismatch(format!(
+            "the header {name} is not well-formed; other than visible ASCII goes into =?base64?…?="
+        ));
+    };
+    let is_same = match value {
+        Value::String(text) => *text == decoded,
+        Value::Bool(flag) => decoded == flag.to_string(),
+        // 7 and 7.0 are one number.
+        Value::Number(number) => decoded.parse::<f64>().ok() == number.as_f64() && number.as_f64().is_some(),
+        _ => false,
+    };
+    if is_same { Ok(()) } else { mismatch(format!("the header {name} says something else than the body")) }
+}
+
+/// The value that a header stands for.
+fn decode(text: &str) -> Option<String> {
+    match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok(),
+        None => Some(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(header: &'static str, value: Value) -> bool {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("mcp-param-x"), header.parse().unwrap())]);
+        compare(&headers, "mcp-param-x", Some(&value)).is_ok()
+    }
+
+    #[test]
+    fn a_header_means_what_it_encodes() {
+        assert!(same("Hello", json!("Hello")));
+        assert!(same("  Hello ", json!("Hello")), "white space around a header is not part of it");
+        assert!(same("=?base64?SGVsbG8=?=", json!("Hello")));
+        assert!(same("=?base64?SGVsbG8=", json!("=?base64?SGVsbG8=")), "without its end it is literal");
+        assert!(same("7", json!(7)) && same("7.0", json!(7)) && same("true", json!(true)));
+        for (header, value) in [
+            ("hello", json!("Hello")),
+            ("=?base64?SGVsbG8?=", json!("Hello")),
+            ("=?base64?SGVs!!!bG8=?=", json!("Hello")),
+            ("=?base64?/w==?=", json!("\u{fffd}")),
+            ("8", json!(7)),
+            ("seven", json!(7)),
+            ("True", json!(true)),
+            ("{}", json!({})),
+        ] {
+            assert!(!same(header, value), "{header}");
+        }
+    }
+
+    #[test]
+    fn only_valid_marks_count() {
+        let schema = json!({"properties": {
+            "region": {"type": "string", "x-mcp-header": "Region"},
+            "again": {"type": "string", "x-mcp-header": "region"},
+            "list": {"type": "array", "x-mcp-header": "List"},
+            "bad": {"type": "string", "x-mcp-header": "two words"},
+            "in": {"type": "object", "properties": {"count": {"type": "integer", "x-mcp-header": "Count"}}},
+        }});
+        let found = header_arguments(&schema);
+        let names: Vec<(&str, String)> = found.iter().map(|one| (one.name.as_str(), one.path.join("."))).collect();
+        assert_eq!(names, [("Region", "region".to_owned()), ("Count", "in.count".to_owned())]);
+    }
+}

@@ -1,0 +1,196 @@
+//! The HTTP transports. [`router`] is their table of contents.
+//!
+//! One endpoint serves both eras. A request that names its revision in its metadata, or 2026-07-28 in its header, is
+//! stateless: it lives and dies with its HTTP request. Everything else belongs to a session, whose calls outlive it.
+//! An answer that is ready soon is sent as JSON; what takes longer, or has something to say before, becomes a stream.
+
+mod sse;
+mod stateless;
+mod streamable;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Request as HttpRequest,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::stream;
+use tokio::time::timeout;
+
+use super::{Server, code, sink};
+use crate::message::{ErrorObject, parse};
+
+pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Who the caller is, as whoever stands before this router found out: an extension of the request.
+#[derive(Clone, Debug)]
+pub struct Principal(pub Arc<str>);
+
+/// `/mcp` for Streamable HTTP of every revision; `/sse` and `/messages` for HTTP+SSE (2024-11-05).
+pub fn router(server: Server) -> Router {
+    Router::new()
+        .route("/mcp", post(receive).get(streamable::read).delete(streamable::end))
+        .route("/sse", get(sse::open))
+        .route("/messages", post(sse::receive))
+        .with_state(server)
+}
+
+/// One message, or several, on the endpoint of both eras.
+async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Response {
+    let principal = principal(&request);
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    let accepts = match Accepts::read(&headers) {
+        Some(accepts) => accepts,
+        None => {
+            return plain(
+                StatusCode::NOT_ACCEPTABLE,
+                "the answer is application/json or text/event-stream; accept both",
+            );
+        }
+    };
+    let body = match read_body(&server, body).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_response(),
+    };
+    match parse(&body) {
+        Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
+        Ok(incoming) if stateless::is_meant(&headers, &incoming) => {
+            stateless::receive(&server, &headers, incoming, &principal, accepts).await
+        }
+        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts).await,
+    }
+}
+
+fn principal(request: &HttpRequest) -> Arc<str> {
+    request.extensions().get::<Principal>().map_or_else(|| "".into(), |principal| Arc::clone(&principal.0))
+}
+
+async fn read_body(server: &Server, body: Body) -> Result<Bytes, Refusal> {
+    let limits = &server.inner.limits;
+    match timeout(limits.body_time_max, axum::body::to_bytes(body, limits.message_bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => {
+            let message = format!("the body is larger than {} bytes, or cut off", limits.message_bytes_max);
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+        }
+        Err(_) => {
+            let message = format!("the body did not arrive within {}s", limits.body_time_max.as_secs());
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
+}
+
+/// A message that was not even looked at.
+struct Refusal {
+    status: StatusCode,
+    error: ErrorObject,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal { status, error: ErrorObject::new(code::INVALID_REQUEST, message) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        failure(self.status, None, &self.error)
+    }
+}
+
+/// What the client can read.
+#[derive(Clone, Copy)]
+struct Accepts {
+    json: bool,
+    events: bool,
+}
+
+impl Accepts {
+    /// `None` if it is neither. A client that says nothing reads both.
+    fn read(headers: &HeaderMap) -> Option<Accepts> {
+        let all = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect::<Vec<_>>()
+            .join(",");
+        if all.trim().is_empty() {
+            return Some(Accepts { json: true, events: true });
+        }
+        let takes = |wanted: &[&str]| {
+            let types = all.split(',').map(|one| one.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+            types.into_iter().any(|one| wanted.contains(&one.as_str()))
+        };
+        let json = takes(&["application/json", "application/*", "*/*"]);
+        let events = takes(&[EVENT_STREAM, "text/*", "*/*"]);
+        (json || events).then_some(Accepts { json, events })
+    }
+}
+
+fn json(status: StatusCode, text: String) -> Response {
+    respond(status, "application/json", Body::from(text))
+}
+
+fn plain(status: StatusCode, text: &str) -> Response {
+    respond(status, "text/plain; charset=utf-8", Body::from(text.to_owned()))
+}
+
+/// Taken, and there is nothing to say about it.
+fn accepted() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+fn failure(status: StatusCode, id: Option<&crate::message::Id>, error: &ErrorObject) -> Response {
+    let mut response = json(status, sink::error(id, error));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Something that gives events until it ends. Dropped when the client goes away.
+trait Events: Send + 'static {
+    /// The next event, as it stands in the stream.
+    fn next(&mut self) -> impl Future<Output = Option<String>> + Send;
+}
+
+/// A stream of events, with a comment now and then while there are none.
+fn event_stream(events: impl Events, keep_alive: Duration) -> Response {
+    let chunks = stream::unfold(events, move |mut events| async move {
+        let chunk = match timeout(keep_alive, events.next()).await {
+            Ok(Some(event)) => event,
+            Ok(None) => return None,
+            Err(_) => ": still here\n\n".to_owned(),
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(chunk)), events))
+    });
+    let mut response = respond(StatusCode::OK, EVENT_STREAM, Body::from_stream(chunks));
+    // Proxies that collect answers would hold events back (nginx).
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// One message as an event.
+fn event(id: Option<&str>, text: &str) -> String {
+    match id {
+        Some(id) => format!("id: {id}\nevent: message\ndata: {text}\n\n"),
+        None => format!("event: message\ndata: {text}\n\n"),
+    }
+}

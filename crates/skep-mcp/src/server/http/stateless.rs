@@ -1,0 +1,99 @@
+//! Streamable HTTP of 2026-07-28: one request, one answer, nothing kept. A client that goes away cancels its request.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepts, Events, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, json};
+use crate::{
+    message::{ErrorObject, Incoming, Message},
+    revision::Revision,
+    server::{
+        Server, code, headers,
+        modern::{self, Answer, Begun, Frame},
+    },
+};
+
+/// Whether this is a request of 2026-07-28 or later.
+pub(super) fn is_meant(headers: &HeaderMap, incoming: &Incoming) -> bool {
+    let says_so = matches!(incoming, Incoming::Single(Message::Request(request)) if modern::is_modern(request));
+    says_so || names_modern_revision(headers)
+}
+
+/// Whether the header names 2026-07-28, or, outside of a session, a revision that nobody knows.
+pub(super) fn names_modern_revision(headers: &HeaderMap) -> bool {
+    let Some(version) = headers.get(PROTOCOL_VERSION) else { return false };
+    match version.to_str().ok().and_then(|version| version.trim().parse::<Revision>().ok()) {
+        Some(revision) => revision.is_modern(),
+        None => !headers.contains_key(SESSION_ID),
+    }
+}
+
+pub(super) async fn receive(
+    server: &Server,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    principal: &Arc<str>,
+    accepts: Accepts,
+) -> Response {
+    let request = match incoming {
+        Incoming::Single(Message::Request(request)) => request,
+        Incoming::Single(Message::Notification(_)) => return accepted(),
+        _ => {
+            let message = "the body must be one request or one notification (2026-07-28)";
+            return failure(StatusCode::BAD_REQUEST, None, &ErrorObject::new(code::INVALID_REQUEST, message));
+        }
+    };
+    // Without metadata there is nothing to compare the headers with, and beginning it says what is missing.
+    if modern::named_revision(request.params.as_deref()).is_some()
+        && let Err(error) = headers::check(headers, &request, &*server.inner.service)
+    {
+        return failure(StatusCode::BAD_REQUEST, Some(&request.id), &error);
+    }
+    let limits = &server.inner.limits;
+    let mut begun = modern::begin(&server.inner, request, principal, CancellationToken::new()).await;
+    let first = match accepts.events {
+        true => timeout(limits.json_time_max, begun.next()).await.unwrap_or_default(),
+        false => answer(&mut begun).await,
+    };
+    match first {
+        Some(Frame::Answer(Answer { text, status })) if accepts.json => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+            json(status, text)
+        }
+        first => event_stream(Frames { first, begun }, limits.keep_alive),
+    }
+}
+
+/// The answer alone: what comes before it cannot be told.
+async fn answer(begun: &mut Begun) -> Option<Frame> {
+    loop {
+        match begun.next().await {
+            Some(Frame::Notification(_)) => {}
+            frame => return frame,
+        }
+    }
+}
+
+/// What is sent for one request.
+struct Frames {
+    first: Option<Frame>,
+    begun: Begun,
+}
+
+impl Events for Frames {
+    async fn next(&mut self) -> Option<String> {
+        let frame = match self.first.take() {
+            Some(frame) => frame,
+            None => self.begun.next().await?,
+        };
+        Some(match frame {
+            Frame::Notification(text) | Frame::Answer(Answer { text, .. }) => event(None, &text),
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! Input that a service asks for in its result (2026-07-28: `input_required`), brought to callers of older revisions:
+//! each of its requests becomes a request to the caller, and the call is repeated with the answers.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::value::RawValue;
+
+use super::{Call, Members, Outcome, Peer, Service, code};
+use crate::message::ErrorObject;
+
+/// Requests that one result may ask to be answered at once.
+const REQUESTS_MAX: usize = 16;
+
+/// Let the service answer, asking the caller for whatever it wants to know, at most `rounds_max` times.
+pub(super) async fn carry_out(service: Arc<dyn Service>, call: Call, peer: Peer, rounds_max: usize) -> Outcome {
+    let Call { method, params, caller, cancel } = call;
+    let mut repeated = params.clone();
+    for _ in 0..=rounds_max {
+        let (method, caller, cancel) = (method.clone(), Arc::clone(&caller), cancel.clone());
+        let call = Call { method, params: repeated, caller, cancel };
+        let result = Arc::clone(&service).handle(call, peer.clone()).await?;
+        let Some(wanted) = wanted(&result) else { return Ok(result) };
+        repeated = Some(answer(&wanted, params.as_deref(), &peer).await?);
+    }
+    let message = format!("the server asked for input more than {rounds_max} times in one call");
+    Err(ErrorObject::new(code::INTERNAL_ERROR, message))
+}
+
+/// The result's members, if it asks for input.
+fn wanted(result: &RawValue) -> Option<Members> {
+    if !result.get().contains("input_required") {
+        return None;
+    }
+    let members = Members::parse(result)?;
+    (members.read::<String>("resultType").as_deref() == Some("input_required")).then_some(members)
+}
+
+/// The original parameters with the caller's answers and the server's state, which goes back byte for byte.
+async fn answer(wanted: &Members, params: Option<&RawValue>, peer: &Peer) -> Outcome {
+    let requests = wanted.get("inputRequests").and_then(Members::parse).unwrap_or_default();
+    if requests.iter().count() > REQUESTS_MAX {
+        let message = format!("the server asked for more than {REQUESTS_MAX} inputs at once");
+        return Err(ErrorObject::new(code::INTERNAL_ERROR, message));
+    }
+    let asked = requests.iter().map(|(key, request)| async move {
+        let request = Members::parse(request).unwrap_or_default();
+        let method: String = request.read("method").unwrap_or_default();
+        let params = request.get("params").map_or_else(empty, ToOwned::to_owned);
+        peer.request(&method, params).await.map(|answer| (key, answer))
+    });
+    let mut responses = Members::default();
+    for answered in join_all(asked).await {
+        let (key, answer) = answered?;
+        responses.set(key, answer);
+    }
+    let mut repeated = params.and_then(Members::parse).unwrap_or_default();
+    repeated.set("inputResponses", responses.into_raw());
+    match wanted.get("requestState") {
+        Some(state) => repeated.set("requestState", state.to_owned()),
+        None => repeated.remove("requestState"),
+    }
+    Ok(repeated.into_raw())
+}
+
+pub(super) fn empty() -> Box<RawValue> {
+    Members::default().into_raw()
+}

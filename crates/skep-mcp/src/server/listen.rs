@@ -1,0 +1,179 @@
+//! `subscriptions/listen` (2026-07-28): one request that stays open and is told of changes.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use serde_json::{Value, json, value::to_raw_value};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Caller, Change, Inner, Members, Watch, code,
+    modern::{Answer, Frame},
+    sink,
+};
+use crate::message::{ErrorObject, Id};
+
+const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// An open request.
+pub(super) struct Listener {
+    id: Id,
+    wanted: Wanted,
+    changes: broadcast::Receiver<Change>,
+    _watches: Vec<Watch>,
+    ready: VecDeque<Frame>,
+    ended: bool,
+    stop: CancellationToken,
+    _counted: OwnedSemaphorePermit,
+}
+
+/// What the caller wants to hear of.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Wanted {
+    tools_list_changed: bool,
+    prompts_list_changed: bool,
+    resources_list_changed: bool,
+    resource_subscriptions: Vec<String>,
+}
+
+impl Listener {
+    /// Begin to listen. What cannot be honoured is left out of the acknowledgement.
+    pub(super) async fn open(
+        server: &Arc<Inner>,
+        id: Id,
+        params: &Members,
+        caller: &Arc<Caller>,
+    ) -> Result<Listener, ErrorObject> {
+        let invalid = |message: String| ErrorObject::new(code::INVALID_PARAMS, message);
+        let wanted =
+            params.get("notifications").ok_or_else(|| invalid("params.notifications is missing".to_owned()))?;
+        let mut wanted: Wanted = serde_json::from_str(wanted.get())
+            .map_err(|error| invalid(format!("params.notifications does not fit: {error}")))?;
+        let watches_max = server.limits.watches_max;
+        if wanted.resource_subscriptions.len() > watches_max {
+            return Err(invalid(format!("at most {watches_max} resources can be watched by one request")));
+        }
+        let counted = Arc::clone(&server.listeners).try_acquire_owned().map_err(|_| {
+            let message = "too many listeners are open; close one, or try again later";
+            ErrorObject::new(code::BUSY, message)
+        })?;
+        let changes = server.service.changes(); // before anything is acknowledged, so that nothing is missed
+        let (mut watches, mut watched) = (Vec::new(), Vec::new());
+        for uri in std::mem::take(&mut wanted.resource_subscriptions) {
+            let service = Arc::clone(&server.service);
+            if let Ok(watch) = service.watch(uri.clone(), Arc::clone(caller)).await {
+                watches.push(watch);
+                watched.push(uri);
+            }
+        }
+        wanted.resource_subscriptions = watched;
+        let mut listener = Listener {
+            id,
+            wanted,
+            changes,
+            _watches: watches,
+            ready: VecDeque::new(),
+            ended: false,
+            stop: server.stop.clone(),
+            _counted: counted,
+        };
+        let acknowledged = listener.wanted.acknowledged();
+        listener.say("notifications/subscriptions/acknowledged", json!({ "notifications": acknowledged }));
+        Ok(listener)
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Some(frame);
+            }
+            if self.ended {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => self.end(),
+                change = self.changes.recv() => match change {
+                    Ok(change) => self.tell(&change),
+                    // It did not keep up: whatever it missed, it must look again.
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.tell_all(),
+                    Err(broadcast::error::RecvError::Closed) => self.end(),
+                },
+            }
+        }
+    }
+
+    fn tell_all(&mut self) {
+        let resources = self.wanted.resource_subscriptions.clone().into_iter().map(Change::Resource);
+        for change in [Change::Tools, Change::Prompts, Change::Resources].into_iter().chain(resources) {
+            self.tell(&change);
+        }
+    }
+
+    fn tell(&mut self, change: &Change) {
+        let wanted = &self.wanted;
+        let is_wanted = match change {
+            Change::Tools => wanted.tools_list_changed,
+            Change::Prompts => wanted.prompts_list_changed,
+            Change::Resources => wanted.resources_list_changed,
+            Change::Resource(uri) => wanted.resource_subscriptions.contains(uri),
+        };
+        if is_wanted {
+            let (method, params) = change.notification();
+            self.say(method, params);
+        }
+    }
+
+    /// Every message carries the request's id, in its own type.
+    fn say(&mut self, method: &str, mut params: Value) {
+        params["_meta"] = self.meta();
+        if let Ok(params) = to_raw_value(&params) {
+            self.ready.push_back(Frame::Notification(sink::notification(method, &params)));
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        let result = to_raw_value(&json!({ "resultType": "complete", "_meta": self.meta() }));
+        let outcome = result.map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()));
+        self.ready.push_back(Frame::Answer(Answer { text: sink::response(&self.id, &outcome), status: 200 }));
+    }
+
+    fn meta(&self) -> Value {
+        json!({ SUBSCRIPTION_ID: self.id })
+    }
+}
+
+impl Wanted {
+    /// The part that is honoured, in the form of the request.
+    fn acknowledged(&self) -> Value {
+        let mut part = serde_json::Map::new();
+        for (name, wanted) in [
+            ("toolsListChanged", self.tools_list_changed),
+            ("promptsListChanged", self.prompts_list_changed),
+            ("resourcesListChanged", self.resources_list_changed),
+        ] {
+            if wanted {
+                part.insert(name.to_owned(), true.into());
+            }
+        }
+        if !self.resource_subscriptions.is_empty() {
+            let uris: Vec<&str> = self.resource_subscriptions.iter().map(String::as_str).collect();
+            part.insert("resourceSubscriptions".to_owned(), uris.into());
+        }
+        part.into()
+    }
+}
+
+impl Change {
+    /// The notification that tells of it.
+    pub(super) fn notification(&self) -> (&'static str, Value) {
+        match self {
+            Change::Tools => ("notifications/tools/list_changed", json!({})),
+            Change::Prompts => ("notifications/prompts/list_changed", json!({})),
+            Change::Resources => ("notifications/resources/list_changed", json!({})),
+            Change::Resource(uri) => ("notifications/resources/updated", json!({ "uri": uri })),
+        }
+    }
+}

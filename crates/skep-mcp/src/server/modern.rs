@@ -1,0 +1,305 @@
+//! Requests of 2026-07-28: each carries its revision, its caller and its capabilities, and none depends on another.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::FutureExt as _;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Call, Caller, Inner, Members, Outcome, code, convert,
+    exchange::{Exchange, Step},
+    listen::Listener,
+    park::{Identity, ParkedCall},
+    peer::{Asked, Event, Terms},
+    sink,
+};
+use crate::{
+    message::{ErrorObject, Id, Request},
+    revision::Revision,
+};
+
+/// The metadata of a request.
+pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// What older revisions have and this one has not.
+const REMOVED: [&str; 6] =
+    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "tasks/list"];
+/// What may be answered with a wish for input.
+const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+
+/// The revision that a request names in its metadata, as it is written there.
+pub(super) fn named_revision(params: Option<&RawValue>) -> Option<String> {
+    let params = params.filter(|params| params.get().contains(PROTOCOL_VERSION)).and_then(Members::parse)?;
+    params.get("_meta").and_then(Members::parse)?.read(PROTOCOL_VERSION)
+}
+
+/// Whether a request is one of this revision: it says so, or it asks what only this revision knows.
+pub(super) fn is_modern(request: &Request) -> bool {
+    named_revision(request.params.as_deref()).is_some()
+        || matches!(request.method.as_str(), "server/discover" | "subscriptions/listen")
+}
+
+/// What is sent for a request.
+pub(super) enum Frame {
+    /// There will be more.
+    Notification(String),
+    /// The end.
+    Answer(Answer),
+}
+
+/// The last message of a request.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) text: String,
+    /// The status that HTTP has for it.
+    pub(super) status: u16,
+}
+
+impl Answer {
+    /// A refusal before anything was run.
+    pub(super) fn refused(id: Option<&Id>, error: ErrorObject) -> Answer {
+        let status = if error.code == code::INVALID_PARAMS { 400 } else { status(error.code) };
+        Answer { text: sink::error(id, &error), status }
+    }
+}
+
+/// Streamable HTTP, 2026-07-28: what the caller got wrong about the protocol shows in the status.
+fn status(code: i64) -> u16 {
+    match code {
+        code::METHOD_NOT_FOUND => 404,
+        code::PARSE_ERROR | code::INVALID_REQUEST => 400,
+        code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION => 400,
+        code::BUSY => 503,
+        _ => 200,
+    }
+}
+
+/// A request that was begun.
+pub(super) enum Begun {
+    Answered(Answer),
+    Running(Box<Running>),
+    Listening(Box<Listener>),
+}
+
+impl Begun {
+    /// What is to be sent next; `None` after the answer.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        match self {
+            Begun::Running(running) => running.next().await,
+            Begun::Listening(listener) => listener.next().await,
+            Begun::Answered(answer) => {
+                let answer = Answer { text: std::mem::take(&mut answer.text), status: answer.status };
+                (!answer.text.is_empty()).then_some(Frame::Answer(answer))
+            }
+        }
+    }
+}
+
+/// Check a request and begin it. Dropping what was begun cancels it; so does `cancel`.
+pub(super) async fn begin(
+    server: &Arc<Inner>,
+    request: Request,
+    principal: &Arc<str>,
+    cancel: CancellationToken,
+) -> Begun {
+    match try_begin(server, &request, principal, cancel).await {
+        Ok(begun) => begun,
+        Err(error) => Begun::Answered(Answer::refused(Some(&request.id), error)),
+    }
+}
+
+async fn try_begin(
+    server: &Arc<Inner>,
+    request: &Request,
+    principal: &Arc<str>,
+    cancel: CancellationToken,
+) -> Result<Begun, ErrorObject> {
+    let Request { id, method, params, .. } = request;
+    let members = params.as_deref().and_then(Members::parse).unwrap_or_default();
+    let (caller, terms) = read_meta(&members, principal)?;
+    if REMOVED.contains(&method.as_str()) {
+        let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
+        return Err(ErrorObject::new(code::METHOD_NOT_FOUND, message));
+    }
+    let caller = Arc::new(caller);
+    match method.as_str() {
+        "server/discover" => {
+            let description = server.service.describe();
+            let info = description.info.clone();
+            let outcome = convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &info);
+            Ok(Begun::Answered(Answer { text: sink::response(id, &outcome), status: 200 }))
+        }
+        "subscriptions/listen" => {
+            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), &members, &caller).await?)))
+        }
+        _ => {
+            let identity = Identity::new(principal, method, &members);
+            let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
+            let (exchange, asked, keys) = match waiting.transpose()? {
+                None => {
+                    let call = Call { method: method.clone(), params: params.clone(), caller, cancel };
+                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), 0)
+                }
+                Some(ParkedCall { exchange, asked, keys, .. }) => {
+                    exchange.set_terms(terms);
+                    (exchange, answer(asked, members.get("inputResponses")), keys)
+                }
+            };
+            let running = Running {
+                server: Arc::clone(server),
+                id: id.clone(),
+                method: method.clone(),
+                params: params.clone(),
+                identity,
+                exchange: Some(exchange),
+                asked,
+                keys,
+                ready: VecDeque::new(),
+            };
+            Ok(Begun::Running(Box::new(running)))
+        }
+    }
+}
+
+/// Give the answers to those who asked; what is left was not answered.
+fn answer(asked: Vec<(String, Asked)>, responses: Option<&RawValue>) -> Vec<(String, Asked)> {
+    let responses = responses.and_then(Members::parse).unwrap_or_default();
+    let mut left = Vec::new();
+    for (key, asked) in asked {
+        match responses.get(&key) {
+            Some(response) if response.get().starts_with('{') => {
+                let _ = asked.answer.send(Ok(response.to_owned())); // the service may have stopped waiting
+            }
+            _ => left.push((key, asked)),
+        }
+    }
+    left
+}
+
+/// Who asks, and on what terms (2026-07-28, request metadata).
+fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+    let missing = |name: &str| {
+        let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
+        ErrorObject::new(code::INVALID_PARAMS, message)
+    };
+    let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
+    let requested: String = meta.read(PROTOCOL_VERSION).ok_or_else(|| missing(PROTOCOL_VERSION))?;
+    let capabilities: Value =
+        meta.read(CLIENT_CAPABILITIES).filter(Value::is_object).ok_or_else(|| missing(CLIENT_CAPABILITIES))?;
+    if requested != Revision::V2026_07_28.as_str() {
+        let message = format!("this server does not speak {requested:?} without a handshake");
+        let data = json!({ "supported": convert::supported(), "requested": requested });
+        return Err(ErrorObject::new(code::UNSUPPORTED_VERSION, message).with_data(&data));
+    }
+    let terms = Terms { progress: progress_token(&meta), level: meta.read(LOG_LEVEL) };
+    let caller = Caller {
+        revision: Revision::V2026_07_28,
+        capabilities,
+        info: meta.read(CLIENT_INFO),
+        principal: Arc::clone(principal),
+        session: None,
+    };
+    Ok((caller, terms))
+}
+
+/// A string or an integer (progress).
+pub(super) fn progress_token(meta: &Members) -> Option<Box<RawValue>> {
+    let token = meta.get("progressToken")?;
+    let value: Value = serde_json::from_str(token.get()).ok()?;
+    (value.is_string() || value.is_i64() || value.is_u64()).then(|| token.to_owned())
+}
+
+/// A call under way.
+pub(super) struct Running {
+    server: Arc<Inner>,
+    id: Id,
+    method: String,
+    params: Option<Box<RawValue>>,
+    identity: Identity,
+    exchange: Option<Exchange>,
+    /// What the service wants to know and the caller has not said.
+    asked: Vec<(String, Asked)>,
+    keys: usize,
+    ready: VecDeque<Frame>,
+}
+
+impl Running {
+    async fn next(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.ready.pop_front() {
+            return Some(frame);
+        }
+        // The caller repeated the call without all that was asked: ask again.
+        if !self.asked.is_empty() {
+            return self.park();
+        }
+        let step = self.exchange.as_mut()?.next().await;
+        self.take(step);
+        // Whatever else the service asks at once goes into the same result.
+        while !self.asked.is_empty()
+            && let Some(step) = self.exchange.as_mut().and_then(|exchange| exchange.next().now_or_never())
+        {
+            self.take(step);
+        }
+        if !self.asked.is_empty() {
+            let frame = self.park()?;
+            self.ready.push_back(frame);
+        }
+        self.ready.pop_front()
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Event(Event::Notification { method, params }) => {
+                self.ready.push_back(Frame::Notification(sink::notification(&method, &params)));
+            }
+            Step::Event(Event::Ask(asked)) if MAY_ASK.contains(&self.method.as_str()) => {
+                self.keys += 1;
+                self.asked.push((format!("input-{}", self.keys), asked));
+            }
+            Step::Event(Event::Ask(asked)) => {
+                let message = format!("{} may not ask its caller for input", self.method);
+                let _ = asked.answer.send(Err(ErrorObject::new(code::INTERNAL_ERROR, message)));
+            }
+            Step::Done(outcome) => {
+                self.exchange = None;
+                self.asked.clear();
+                let frame = self.answer(outcome);
+                self.ready.push_back(frame);
+            }
+        }
+    }
+
+    fn answer(&self, outcome: Outcome) -> Frame {
+        let info = self.server.service.describe().info;
+        let outcome = convert::outcome(&self.method, self.params.as_deref(), outcome, Revision::V2026_07_28, &info);
+        let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
+        Frame::Answer(Answer { text: sink::response(&self.id, &outcome), status })
+    }
+
+    /// Put the call aside and tell the caller what is wanted.
+    fn park(&mut self) -> Option<Frame> {
+        let exchange = self.exchange.take()?;
+        let mut requests = Members::default();
+        for (key, asked) in &self.asked {
+            let mut request = Members::default();
+            request.put("method", &asked.method);
+            request.set("params", asked.params.clone());
+            requests.set(key, request.into_raw());
+        }
+        let (asked, keys, identity) = (std::mem::take(&mut self.asked), self.keys, self.identity.clone());
+        let outcome = self.server.parked.put(ParkedCall { exchange, asked, keys, identity }).and_then(|state| {
+            let mut result = Members::default();
+            result.put("resultType", "input_required");
+            result.set("inputRequests", requests.into_raw());
+            result.put("requestState", state);
+            to_raw_value(&result).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+        });
+        Some(self.answer(outcome))
+    }
+}

@@ -1,0 +1,100 @@
+//! Calls that wait for their caller's input (2026-07-28, multi round-trip requests): the service has asked, the caller was
+//! told so in an `input_required` result, and the call goes on when it is repeated with the answers.
+//!
+//! What waits is kept here, not in the `requestState`: that is only an unguessable name. It opens the call for the
+//! principal that began it, for the same method and arguments, once.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Members, code, exchange::Exchange, peer::Asked, unguessable};
+use crate::message::ErrorObject;
+
+/// The calls that wait.
+pub(super) struct Parked {
+    calls: Mutex<HashMap<String, Waiting>>,
+    /// Tells our states from those of servers behind this one, which may be of the same kind and pass through.
+    prefix: String,
+    calls_max: usize,
+    time_max: Duration,
+}
+
+struct Waiting {
+    call: ParkedCall,
+    until: Instant,
+}
+
+/// A call that waits, and what it waits for.
+pub(super) struct ParkedCall {
+    pub(super) exchange: Exchange,
+    /// What was asked and not yet answered, by its key.
+    pub(super) asked: Vec<(String, Asked)>,
+    /// How much was asked in all: keys are not used twice.
+    pub(super) keys: usize,
+    pub(super) identity: Identity,
+}
+
+/// What must be the same when a call is repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    principal: String,
+    method: String,
+    /// `name` or `uri`, and `arguments`, as they were written.
+    about: [Option<String>; 3],
+}
+
+impl Identity {
+    pub(super) fn new(principal: &str, method: &str, params: &Members) -> Identity {
+        let text = |name| params.get(name).map(|value| value.get().to_owned());
+        let about = [text("name"), text("uri"), text("arguments")];
+        Identity { principal: principal.to_owned(), method: method.to_owned(), about }
+    }
+}
+
+impl Parked {
+    pub(super) fn new(calls_max: usize, time_max: Duration) -> Parked {
+        Parked { calls: Mutex::default(), prefix: format!("waiting-{}-", unguessable()), calls_max, time_max }
+    }
+
+    /// Put a call aside. Returns the state with which it is taken up again.
+    pub(super) fn put(&self, call: ParkedCall) -> Result<String, ErrorObject> {
+        let now = Instant::now();
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let expired: Vec<_> = calls.extract_if(|_, waiting| waiting.until <= now).collect();
+        let result = if calls.len() >= self.calls_max {
+            let message = format!("{} calls wait for input already; answer or repeat one of them", self.calls_max);
+            Err(ErrorObject::new(code::BUSY, message))
+        } else {
+            let state = format!("{}{}", self.prefix, unguessable());
+            calls.insert(state.clone(), Waiting { call, until: now + self.time_max });
+            Ok(state)
+        };
+        drop(calls);
+        drop(expired); // outside the lock: it cancels calls
+        result
+    }
+
+    /// The call that waits under this state. `None` if the state is not one of ours.
+    pub(super) fn take(&self, state: &RawValue, identity: &Identity) -> Option<Result<ParkedCall, ErrorObject>> {
+        let state: String = serde_json::from_str(state.get()).ok()?;
+        if !state.starts_with(&self.prefix) {
+            return None;
+        }
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_meant = calls
+            .get(&state)
+            .is_some_and(|waiting| waiting.until > Instant::now() && waiting.call.identity == *identity);
+        let call = if is_meant { calls.remove(&state) } else { None };
+        Some(call.map(|waiting| waiting.call).ok_or_else(|| {
+            let message = "no call waits under this requestState (it was answered, has expired, or was for another \
+                           request); call again without it";
+            ErrorObject::new(code::INVALID_PARAMS, message)
+        }))
+    }
+}

@@ -1,0 +1,595 @@
+//! Sessions of the revisions until 2025-11-25: begun by `initialize`, on a connection of their own or under an
+//! `Mcp-Session-Id`.
+//!
+//! A session outlives the HTTP requests that it is used by: its calls run in tasks, and a connection that breaks does not
+//! cancel them. On a connection with lines the session also carries the stateless requests of 2026-07-28; the two eras
+//! share nothing there but ids and the number of requests at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
+    exchange::{Exchange, Step},
+    input,
+    modern::{self, Frame},
+    peer::{Asked, Event, Terms},
+    sink::{self, Batch, EventStream, Sink},
+    unguessable,
+};
+use crate::{
+    message::{ErrorObject, Id, Malformed, Message, Notification, Request, Response},
+    revision::Revision,
+};
+
+/// What a transport allows beyond the specification.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Customs {
+    /// Requests without a handshake are taken as this revision's.
+    pub(super) unannounced: Option<Revision>,
+    /// There is a method `batch`.
+    pub(super) has_batch_method: bool,
+    /// Changes results before they are sent.
+    pub(super) finish: Option<super::lines::Finish>,
+    /// Requests of 2026-07-28 may come on this connection too.
+    pub(super) is_dual: bool,
+}
+
+/// One session.
+pub(super) struct Session {
+    server: Arc<Inner>,
+    pub(super) id: Arc<str>,
+    pub(super) principal: Arc<str>,
+    customs: Customs,
+    negotiated: OnceLock<Arc<Caller>>,
+    level: Mutex<Level>,
+    /// Requests to the caller that it has not answered.
+    asked: Mutex<HashMap<i64, oneshot::Sender<Outcome>>>,
+    asked_last: AtomicI64,
+    running: Mutex<HashMap<Id, CancellationToken>>,
+    watches: Mutex<HashMap<String, Watch>>,
+    /// Where messages go that belong to no request.
+    unsolicited: Sink,
+    streams: Mutex<VecDeque<Arc<EventStream>>>,
+    streams_last: AtomicU64,
+    used: Mutex<Instant>,
+    /// Its requests.
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    pub(super) fn new(server: &Arc<Inner>, principal: Arc<str>, unsolicited: Sink, customs: Customs) -> Arc<Session> {
+        let streams = match &unsolicited {
+            Sink::Stream(stream) => VecDeque::from([Arc::clone(stream)]),
+            _ => VecDeque::new(),
+        };
+        Arc::new(Session {
+            id: unguessable().into(),
+            principal,
+            customs,
+            negotiated: OnceLock::new(),
+            level: Mutex::new(Level::Debug),
+            asked: Mutex::default(),
+            asked_last: AtomicI64::new(0),
+            running: Mutex::default(),
+            watches: Mutex::default(),
+            unsolicited,
+            streams: Mutex::new(streams),
+            streams_last: AtomicU64::new(0),
+            used: Mutex::new(Instant::now()),
+            tasks: TaskTracker::new(),
+            closed: server.stop.child_token(),
+            server: Arc::clone(server),
+        })
+    }
+
+    /// The revision that was agreed on, once it was.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.negotiated.get().map(|caller| caller.revision)
+    }
+
+    /// Rung when the session ends.
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    /// Wait until the requests that were received are answered.
+    pub(super) async fn answered_all(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Where messages go that belong to no request.
+    pub(super) fn unsolicited(&self) -> &Sink {
+        &self.unsolicited
+    }
+
+    /// Cancel everything of it.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+        for stream in lock(&self.streams).iter() {
+            stream.close();
+        }
+        lock(&self.watches).clear();
+        lock(&self.asked).clear();
+    }
+
+    /// Whether messages that came together are taken apart (2025-03-26).
+    pub(super) fn takes_batches(&self) -> bool {
+        self.customs.has_batch_method || matches!(self.revision(), None | Some(Revision::V2025_03_26))
+    }
+
+    /// Take messages that came together; their answers go together, too.
+    pub(super) async fn receive_batch(self: &Arc<Self>, messages: Vec<Result<Message, Malformed>>, to: &Sink) {
+        let requests = messages.iter().filter(|message| matches!(message, Ok(Message::Request(_)) | Err(_))).count();
+        if requests == 0 {
+            to.end(None).await;
+        }
+        let batch = Sink::Batch(Arc::new(Batch::new(to.clone(), self.unsolicited.clone(), requests)));
+        for message in messages {
+            match message {
+                Ok(Message::Request(request)) if request.method == "initialize" => {
+                    let error = ErrorObject::new(code::INVALID_REQUEST, "initialize must not be part of a batch");
+                    batch.end(Some(sink::error(Some(&request.id), &error))).await;
+                }
+                Ok(message) => self.receive(message, &batch).await,
+                Err(malformed) => batch.end(Some(sink::error(malformed.id.as_ref(), &malformed.error))).await,
+            }
+        }
+    }
+
+    /// Take one message. Answers go `to`; this returns before they do, unless they are known at once.
+    pub(super) async fn receive(self: &Arc<Self>, message: Message, to: &Sink) {
+        *lock(&self.used) = Instant::now();
+        match message {
+            Message::Request(request) => self.request(request, to).await,
+            Message::Notification(notification) => self.notified(&notification),
+            Message::Response(response) => self.answered(response),
+        }
+    }
+
+    async fn request(self: &Arc<Self>, request: Request, to: &Sink) {
+        if self.customs.is_dual && modern::is_modern(&request) {
+            return self.begin_modern(request, to).await;
+        }
+        let answer = match request.method.as_str() {
+            "initialize" => Some(self.initialize(request.params.as_deref())),
+            "ping" => Some(self.finished("ping", Ok(input::empty()))),
+            _ => None,
+        };
+        let outcome = match answer {
+            Some(outcome) => outcome,
+            None => match self.caller() {
+                Ok(caller) => return self.begin(request, caller, to).await,
+                Err(error) => Err(error),
+            },
+        };
+        to.end(Some(sink::response(&request.id, &outcome))).await;
+    }
+
+    /// What this connection makes of a result, before it takes the form of the caller's revision.
+    fn finished(&self, method: &str, outcome: Outcome) -> Outcome {
+        match self.customs.finish {
+            Some(finish) => outcome.map(|result| finish(method, result)),
+            None => outcome,
+        }
+    }
+
+    fn caller(&self) -> Result<Arc<Caller>, ErrorObject> {
+        if let (None, Some(revision)) = (self.negotiated.get(), self.customs.unannounced) {
+            let _ = self.negotiated.set(self.make_caller(revision, &Members::default()));
+        }
+        self.negotiated.get().cloned().ok_or_else(|| {
+            let message = "send initialize first, or the metadata of a stateless request (2026-07-28) in params._meta";
+            ErrorObject::new(code::INVALID_REQUEST, message)
+        })
+    }
+
+    fn make_caller(&self, revision: Revision, params: &Members) -> Arc<Caller> {
+        Arc::new(Caller {
+            revision,
+            capabilities: params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default())),
+            info: params.read("clientInfo"),
+            principal: Arc::clone(&self.principal),
+            session: Some(Arc::clone(&self.id)),
+        })
+    }
+
+    fn initialize(self: &Arc<Self>, params: Option<&RawValue>) -> Outcome {
+        let invalid = |message: &str| ErrorObject::new(code::INVALID_PARAMS, message.to_owned());
+        let params = params.and_then(Members::parse).ok_or_else(|| invalid("initialize needs params"))?;
+        let requested: String = params
+            .read("protocolVersion")
+            .ok_or_else(|| invalid("params.protocolVersion is missing; it looks like \"2025-11-25\""))?;
+        // What is not known, and 2026-07-28, which has no handshake, gets the newest that has one.
+        let known = requested.parse::<Revision>().ok().filter(|revision| !revision.is_modern());
+        let revision = known.unwrap_or(Revision::V2025_11_25);
+        if self.negotiated.set(self.make_caller(revision, &params)).is_err() {
+            let message = "this session is initialized already; open another one";
+            return Err(ErrorObject::new(code::INVALID_REQUEST, message));
+        }
+        let changes = self.server.service.changes();
+        self.server.tasks.spawn(Arc::clone(self).tell_changes(changes));
+        Ok(convert::initialize(self.server.service.describe(), revision))
+    }
+
+    /// Tell the caller of changes until the session ends.
+    async fn tell_changes(self: Arc<Self>, mut changes: broadcast::Receiver<Change>) {
+        while let Some(change) = self.closed.run_until_cancelled(changes.recv()).await {
+            let told = match change {
+                Ok(change) => vec![change],
+                // It did not keep up: whatever it missed, it must look again.
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let watched =
+                        lock(&self.watches).keys().map(|uri| Change::Resource(uri.clone())).collect::<Vec<_>>();
+                    [Change::Tools, Change::Prompts, Change::Resources].into_iter().chain(watched).collect()
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            for change in told {
+                if let Change::Resource(uri) = &change
+                    && !lock(&self.watches).contains_key(uri)
+                {
+                    continue;
+                }
+                let (method, params) = change.notification();
+                if let Ok(params) = to_raw_value(&params) {
+                    self.unsolicited.send(sink::notification(method, &params)).await;
+                }
+            }
+        }
+    }
+
+    /// Count a request as running, unless there are too many or its id is in use.
+    fn admit(&self, id: &Id) -> Result<CancellationToken, ErrorObject> {
+        let requests_max = self.server.limits.requests_at_once_max;
+        let mut running = lock(&self.running);
+        if running.contains_key(id) {
+            return Err(ErrorObject::new(code::INVALID_REQUEST, "another request with this id is under way"));
+        }
+        if running.len() >= requests_max {
+            let message = format!("{requests_max} requests are under way on this session; wait for an answer");
+            return Err(ErrorObject::new(code::BUSY, message));
+        }
+        let cancel = self.closed.child_token();
+        running.insert(id.clone(), cancel.clone());
+        Ok(cancel)
+    }
+
+    async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) {
+        let cancel = match self.admit(&request.id) {
+            Ok(cancel) => cancel,
+            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error))).await,
+        };
+        let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
+        self.tasks.spawn(async move {
+            let _counted = counted;
+            let id = request.id.clone();
+            let is_listener = request.method == "subscriptions/listen";
+            let mut begun = modern::begin(&session.server, request, &session.principal, cancel.clone()).await;
+            let answer = loop {
+                match cancel.run_until_cancelled(begun.next()).await {
+                    Some(Some(Frame::Notification(text))) => to.send(text).await,
+                    Some(Some(Frame::Answer(answer))) => break Some(answer.text),
+                    Some(None) | None => break None,
+                }
+            };
+            lock(&session.running).remove(&id);
+            if answer.is_some() && is_listener {
+                // How a server takes down a listener on a connection with lines (2026-07-28, subscriptions).
+                let params = to_raw_value(&serde_json::json!({ "requestId": id })).unwrap_or_else(|_| input::empty());
+                to.send(sink::notification("notifications/cancelled", &params)).await;
+            }
+            to.end(answer).await;
+        });
+    }
+
+    async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) {
+        let cancel = match self.admit(&request.id) {
+            Ok(cancel) => cancel,
+            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error))).await,
+        };
+        let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
+        self.tasks.spawn(async move {
+            let _counted = counted;
+            let outcome = cancel.clone().run_until_cancelled(session.work(&request, caller, &cancel, &to)).await;
+            lock(&session.running).remove(&request.id);
+            match outcome {
+                Some(outcome) => to.end(Some(sink::response(&request.id, &outcome))).await,
+                None => to.end(None).await, // a withdrawn request is not answered
+            }
+        });
+    }
+
+    /// Answer one request of an older revision.
+    async fn work(
+        self: &Arc<Self>,
+        request: &Request,
+        caller: Arc<Caller>,
+        cancel: &CancellationToken,
+        to: &Sink,
+    ) -> Outcome {
+        let params = request.params.as_deref();
+        match request.method.as_str() {
+            "logging/setLevel" => self.set_level(params),
+            "resources/subscribe" => self.watch(params, caller).await,
+            "resources/unsubscribe" => self.unwatch(params),
+            "batch" if self.customs.has_batch_method => self.batch(params, &caller, cancel, to).await,
+            method => self.call(method, request.params.clone(), caller, cancel.clone(), to).await,
+        }
+    }
+
+    async fn call(
+        self: &Arc<Self>,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        caller: Arc<Caller>,
+        cancel: CancellationToken,
+        to: &Sink,
+    ) -> Outcome {
+        let revision = caller.revision;
+        let members = params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+        let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
+        let call = Call { method: method.to_owned(), params: params.clone(), caller, cancel };
+        let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
+        loop {
+            match exchange.next().await {
+                Step::Event(Event::Notification { method, params }) => {
+                    to.send(sink::notification(&method, &params)).await
+                }
+                Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
+                Step::Done(outcome) => {
+                    let outcome = self.finished(method, outcome);
+                    return convert::outcome(method, params.as_deref(), outcome, revision, &Value::Null);
+                }
+            }
+        }
+    }
+
+    /// Calls in one request (`batch`): they run at once, and the result is the list of their outcomes, in their order.
+    async fn batch(
+        self: &Arc<Self>,
+        params: Option<&RawValue>,
+        caller: &Arc<Caller>,
+        cancel: &CancellationToken,
+        to: &Sink,
+    ) -> Outcome {
+        #[derive(serde::Deserialize)]
+        struct Wanted {
+            id: Option<Box<RawValue>>,
+            method: String,
+            params: Option<Box<RawValue>>,
+        }
+        let invalid = |message: String| ErrorObject::new(code::INVALID_PARAMS, message);
+        let text = params.map_or("", RawValue::get);
+        let calls: Vec<Wanted> = serde_json::from_str(text).map_err(|error| {
+            invalid(format!("params must be a list of calls, each with method and params: {error}"))
+        })?;
+        let batch_max = self.server.limits.batch_max;
+        if calls.len() > batch_max {
+            return Err(invalid(format!("at most {batch_max} calls go into one batch")));
+        }
+        let outcomes = calls.into_iter().map(|Wanted { id, method, params }| async move {
+            let outcome = match method.as_str() {
+                "ping" => self.finished("ping", Ok(input::empty())),
+                "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
+                _ => self.call(&method, params, Arc::clone(caller), cancel.child_token(), to).await,
+            };
+            let mut answer = Members::default();
+            if let Some(id) = id {
+                answer.set("id", id);
+            }
+            match outcome {
+                Ok(result) => answer.set("result", result),
+                Err(error) => answer.put("error", error),
+            }
+            answer
+        });
+        let outcomes = join_all(outcomes).await;
+        to_raw_value(&outcomes).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+    }
+
+    /// Send a request to the caller and wait, beside the call, for what it says.
+    async fn ask(self: &Arc<Self>, asked: Asked, to: &Sink) {
+        let Asked { method, params, mut answer } = asked;
+        let id = self.asked_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (tell, told) = oneshot::channel();
+        lock(&self.asked).insert(id, tell);
+        to.send(sink::request(id, &method, &params)).await;
+        let (session, time_max) = (Arc::clone(self), self.server.limits.input_time_max);
+        self.server.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                () = answer.closed() => None,
+                outcome = timeout(time_max, told) => Some(outcome),
+            };
+            lock(&session.asked).remove(&id);
+            if let Some(outcome) = outcome {
+                let late = |_| {
+                    Err(ErrorObject::new(code::INTERNAL_ERROR, format!("the caller did not answer {method} in time")))
+                };
+                let gone = |_| {
+                    Err(ErrorObject::new(
+                        code::INTERNAL_ERROR,
+                        format!("the caller went away before it answered {method}"),
+                    ))
+                };
+                let _ = answer.send(outcome.map_or_else(late, |told| told.unwrap_or_else(gone)));
+            }
+        });
+    }
+
+    fn answered(&self, response: Response) {
+        let id = match &response.id {
+            Some(Id::Number(id)) => *id,
+            _ => return, // not one of ours
+        };
+        if let Some(waiting) = lock(&self.asked).remove(&id) {
+            let _ = waiting.send(response.outcome);
+        }
+    }
+
+    fn notified(&self, notification: &Notification) {
+        if notification.method != "notifications/cancelled" {
+            return; // `initialized` needs no answer, and the rest concerns nobody here
+        }
+        let id =
+            notification.params.as_deref().and_then(Members::parse).and_then(|params| params.read::<Id>("requestId"));
+        if let Some(cancel) = id.and_then(|id| lock(&self.running).get(&id).cloned()) {
+            cancel.cancel();
+        }
+    }
+
+    fn set_level(&self, params: Option<&RawValue>) -> Outcome {
+        let level = params.and_then(Members::parse).and_then(|params| params.read::<Level>("level"));
+        let invalid = || {
+            let message = "params.level must be one of debug, info, notice, warning, error, critical, alert, emergency";
+            ErrorObject::new(code::INVALID_PARAMS, message)
+        };
+        *lock(&self.level) = level.ok_or_else(invalid)?;
+        Ok(input::empty())
+    }
+
+    async fn watch(&self, params: Option<&RawValue>, caller: Arc<Caller>) -> Outcome {
+        let uri = uri(params)?;
+        if lock(&self.watches).contains_key(&uri) {
+            return Ok(input::empty());
+        }
+        let watches_max = self.server.limits.watches_max;
+        if lock(&self.watches).len() >= watches_max {
+            let message = format!("{watches_max} resources are watched already; unsubscribe from one");
+            return Err(ErrorObject::new(code::BUSY, message));
+        }
+        let watch = Arc::clone(&self.server.service).watch(uri.clone(), caller).await?;
+        lock(&self.watches).insert(uri, watch);
+        Ok(input::empty())
+    }
+
+    fn unwatch(&self, params: Option<&RawValue>) -> Outcome {
+        lock(&self.watches).remove(&uri(params)?);
+        Ok(input::empty())
+    }
+
+    /// A stream for the messages of one HTTP request. Answered ones are kept for a while, in case their reader comes back.
+    pub(super) fn open_stream(&self) -> Arc<EventStream> {
+        let limits = &self.server.limits;
+        let number = self.streams_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let stream = Arc::new(EventStream::new(number, limits.events_max, limits.events_bytes_max));
+        let mut streams = lock(&self.streams);
+        let over = streams.iter().filter(|stream| stream.is_over()).count();
+        let mut excess = over.saturating_sub(limits.streams_kept_max.saturating_sub(1));
+        streams.retain(|stream| {
+            let is_excess = excess > 0 && stream.is_over();
+            excess -= usize::from(is_excess);
+            !is_excess
+        });
+        streams.push_back(Arc::clone(&stream));
+        stream
+    }
+
+    /// The stream of this number, if it is still kept. Number 0 has what belongs to no request.
+    pub(super) fn stream(&self, number: u64) -> Option<Arc<EventStream>> {
+        *lock(&self.used) = Instant::now();
+        lock(&self.streams).iter().find(|stream| stream.number == number).cloned()
+    }
+
+    /// Since when nobody has used it; `None` while somebody does.
+    fn idle_since(&self) -> Option<Instant> {
+        let is_connected = matches!(&self.unsolicited, Sink::Queue(queue) if !queue.is_closed());
+        let is_read = lock(&self.streams).iter().any(|stream| stream.is_attached());
+        let is_used = is_connected || is_read || !lock(&self.running).is_empty();
+        (!is_used).then(|| *lock(&self.used))
+    }
+}
+
+fn uri(params: Option<&RawValue>) -> Result<String, ErrorObject> {
+    let uri = params.and_then(Members::parse).and_then(|params| params.read("uri"));
+    uri.ok_or_else(|| ErrorObject::new(code::INVALID_PARAMS, "params.uri is missing"))
+}
+
+/// The sessions that have a name of their own (Streamable HTTP, HTTP+SSE).
+pub(super) struct Sessions {
+    by_id: Mutex<HashMap<Arc<str>, Arc<Session>>>,
+    sessions_max: usize,
+    idle_max: Duration,
+}
+
+impl Sessions {
+    pub(super) fn new(sessions_max: usize, idle_max: Duration) -> Sessions {
+        Sessions { by_id: Mutex::default(), sessions_max, idle_max }
+    }
+
+    /// Keep a session. Those that idled too long are forgotten; if there are still too many, the one that idles longest
+    /// makes room.
+    pub(super) fn insert(&self, session: &Arc<Session>) -> Result<(), ErrorObject> {
+        let now = Instant::now();
+        let mut by_id = lock(&self.by_id);
+        let is_expired = |session: &Arc<Session>| session.idle_since().is_some_and(|since| now - since > self.idle_max);
+        let mut gone: Vec<Arc<Session>> =
+            by_id.extract_if(|_, session| is_expired(session)).map(|(_, gone)| gone).collect();
+        if by_id.len() >= self.sessions_max {
+            let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, Arc::clone(&session.id))));
+            let longest = idle.min_by_key(|(since, _)| *since).map(|(_, id)| id);
+            gone.extend(longest.and_then(|id| by_id.remove(&id)));
+        }
+        let result = if by_id.len() < self.sessions_max {
+            by_id.insert(Arc::clone(&session.id), Arc::clone(session));
+            Ok(())
+        } else {
+            let message = format!("{} sessions are in use; try again later", self.sessions_max);
+            Err(ErrorObject::new(code::BUSY, message))
+        };
+        drop(by_id);
+        gone.iter().for_each(|session| session.close());
+        result
+    }
+
+    /// The session of this id, for the principal that opened it and for nobody else.
+    pub(super) fn get(&self, id: &str, principal: &str) -> Option<Arc<Session>> {
+        let session = lock(&self.by_id).get(id).cloned().filter(|session| &*session.principal == principal)?;
+        let is_expired = session.idle_since().is_some_and(|since| since.elapsed() > self.idle_max);
+        if is_expired {
+            self.remove(id);
+        }
+        (!is_expired).then_some(session)
+    }
+
+    /// Forget a session and cancel what runs in it.
+    pub(super) fn remove(&self, id: &str) {
+        let gone = lock(&self.by_id).remove(id);
+        if let Some(session) = gone {
+            session.close();
+        }
+    }
+
+    pub(super) fn close_all(&self) {
+        let all: Vec<_> = lock(&self.by_id).drain().map(|(_, session)| session).collect();
+        all.iter().for_each(|session| session.close());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        lock(&self.by_id).len()
+    }
+}

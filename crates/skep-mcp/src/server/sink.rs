@@ -1,0 +1,277 @@
+//! Where messages of a session go, and their text.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc};
+
+use super::Outcome;
+use crate::message::{ErrorObject, Id};
+
+/// The text of a response.
+pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
+    match outcome {
+        Ok(result) => one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id))),
+        Err(object) => error(Some(id), object),
+    }
+}
+
+/// What a server behind this one sends may be written in several lines; outside of strings they mean nothing in JSON, and
+/// within strings there are none.
+fn one_line(text: String) -> String {
+    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+}
+
+/// The text of an error; without an id if none could be read, which JSON-RPC writes as null.
+pub(super) fn error(id: Option<&Id>, object: &ErrorObject) -> String {
+    one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, id.map_or("null".to_owned(), json), json(object)))
+}
+
+/// The text of a notification.
+pub(super) fn notification(method: &str, params: &RawValue) -> String {
+    match params.get() {
+        "{}" | "null" => format!(r#"{{"jsonrpc":"2.0","method":{}}}"#, json(method)),
+        params => one_line(format!(r#"{{"jsonrpc":"2.0","method":{},"params":{params}}}"#, json(method))),
+    }
+}
+
+/// The text of a request.
+pub(super) fn request(id: i64, method: &str, params: &RawValue) -> String {
+    one_line(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{params}}}"#, json(method)))
+}
+
+fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// Where the messages of a request go.
+#[derive(Clone)]
+pub(super) enum Sink {
+    /// A connection that all requests share. Bounded; whoever sends waits.
+    Queue(mpsc::Sender<String>),
+    /// The event stream of one HTTP request.
+    Stream(Arc<EventStream>),
+    /// The answers of a batch, which are sent together.
+    Batch(Arc<Batch>),
+}
+
+impl Sink {
+    /// Send a message that is not the last of its request.
+    pub(super) async fn send(&self, text: String) {
+        match self {
+            Sink::Queue(queue) => drop(queue.send(text).await), // closed: there is nobody to tell
+            Sink::Stream(stream) => stream.push(text, false).await,
+            Sink::Batch(batch) => Box::pin(batch.others.send(text)).await,
+        }
+    }
+
+    /// Send the answer, or nothing to a caller that has withdrawn its request.
+    pub(super) async fn end(&self, answer: Option<String>) {
+        match self {
+            Sink::Queue(queue) => {
+                if let Some(text) = answer {
+                    drop(queue.send(text).await);
+                }
+            }
+            Sink::Stream(stream) => match answer {
+                Some(text) => stream.push(text, true).await,
+                None => stream.close(),
+            },
+            Sink::Batch(batch) => {
+                if let Some(answers) = batch.take(answer) {
+                    Box::pin(batch.to.end(answers)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The answers of a batch (2025-03-26), until all are there.
+pub(super) struct Batch {
+    to: Sink,
+    others: Sink,
+    answers: Mutex<(usize, Vec<String>)>,
+}
+
+impl Batch {
+    /// A batch of `requests` whose answers go `to` one place, and other messages of them to another.
+    pub(super) fn new(to: Sink, others: Sink, requests: usize) -> Batch {
+        Batch { to, others, answers: Mutex::new((requests, Vec::new())) }
+    }
+
+    /// Take one answer; gives all when it was the last. `None` inside: no request wants an answer.
+    fn take(&self, answer: Option<String>) -> Option<Option<String>> {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.1.extend(answer);
+        answers.0 = answers.0.saturating_sub(1);
+        (answers.0 == 0).then(|| (!answers.1.is_empty()).then(|| format!("[{}]", answers.1.join(","))))
+    }
+}
+
+/// One event of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct StreamEvent {
+    pub(super) number: u64,
+    pub(super) text: Arc<str>,
+    /// The answer: nothing comes after it.
+    pub(super) is_last: bool,
+}
+
+/// The messages of one event stream, kept until they are read, and after that while there is room: a reader that lost its
+/// connection goes on where it was (`Last-Event-ID`).
+pub(super) struct EventStream {
+    /// Its number in the session.
+    pub(super) number: u64,
+    events_max: usize,
+    bytes_max: usize,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<StreamEvent>,
+    bytes: usize,
+    /// Number of the next event; the first is 1.
+    next: u64,
+    /// Number of the last event that was read.
+    read: u64,
+    /// Counts readers; only the newest one reads.
+    reader: u64,
+    is_attached: bool,
+    is_closed: bool,
+}
+
+impl EventStream {
+    pub(super) fn new(number: u64, events_max: usize, bytes_max: usize) -> EventStream {
+        let state = Mutex::new(State { next: 1, ..State::default() });
+        EventStream { number, events_max, bytes_max, state, changed: Notify::new() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Add a message. While somebody reads too slowly this waits; when nobody reads, the oldest messages give way.
+    async fn push(&self, text: String, is_last: bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let has_room = {
+                let state = self.state();
+                let unread = (state.next - 1).saturating_sub(state.read) as usize;
+                let fits = unread < self.events_max && state.bytes + text.len() <= self.bytes_max;
+                !state.is_attached || state.is_closed || unread == 0 || fits
+            };
+            if has_room {
+                break;
+            }
+            changed.await;
+        }
+        let mut state = self.state();
+        if state.is_closed {
+            return;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.bytes += text.len();
+        state.events.push_back(StreamEvent { number, text: text.into(), is_last });
+        state.is_closed = is_last;
+        while state.events.len() > self.events_max || (state.bytes > self.bytes_max && state.events.len() > 1) {
+            let Some(gone) = state.events.pop_front() else { break };
+            state.bytes -= gone.text.len();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Nothing more will come.
+    pub(super) fn close(&self) {
+        self.state().is_closed = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it has ended and everything was read.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state();
+        state.is_closed && !state.is_attached
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.state().is_attached
+    }
+
+    /// Read what comes after event `after`; an older reader ends.
+    pub(super) fn read_after(self: &Arc<Self>, after: u64) -> Reader {
+        let mut state = self.state();
+        state.reader += 1;
+        state.is_attached = true;
+        state.read = after;
+        let reader = Reader { stream: Arc::clone(self), number: state.reader, after };
+        drop(state);
+        self.changed.notify_waiters();
+        reader
+    }
+
+    /// Read what nobody has read yet.
+    pub(super) fn read(self: &Arc<Self>) -> Reader {
+        let after = self.state().read;
+        self.read_after(after)
+    }
+}
+
+/// Reads an event stream.
+pub(super) struct Reader {
+    stream: Arc<EventStream>,
+    number: u64,
+    after: u64,
+}
+
+impl Reader {
+    /// The next event; `None` when the stream has ended, or another reader has taken over.
+    pub(super) async fn next(&mut self) -> Option<StreamEvent> {
+        loop {
+            let changed = self.stream.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.stream.state();
+                if state.reader != self.number {
+                    return None;
+                }
+                let next = state.events.iter().find(|event| event.number > self.after).cloned();
+                if let Some(event) = next {
+                    self.after = event.number;
+                    state.read = event.number;
+                    drop(state);
+                    self.stream.changed.notify_waiters();
+                    return Some(event);
+                }
+                if state.is_closed {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// The stream's number, and that of the event after which this reader is.
+    pub(super) fn position(&self) -> (u64, u64) {
+        (self.stream.number, self.after)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.stream.state();
+        if state.reader == self.number {
+            state.is_attached = false;
+        }
+        drop(state);
+        self.stream.changed.notify_waiters();
+    }
+}

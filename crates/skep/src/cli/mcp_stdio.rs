@@ -1,0 +1,49 @@
+//! `skep mcp-stdio`.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Common, stop_on_signal};
+use crate::{
+    config::Overrides,
+    doors::{Options, Parts, mcp},
+    hive,
+    workspace::{Dir, OUTPUTS},
+};
+
+/// Serve the tools to one MCP client on standard input and output
+///
+/// For clients that spawn their servers: name `skep` as the command and `mcp-stdio` as its argument. The log goes to
+/// standard error.
+#[derive(Debug, Args)]
+#[command(after_help = "Example, for Claude Desktop, Cursor or VS Code:
+  {\"mcpServers\": {\"skep\": {\"command\": \"skep\", \"args\": [\"mcp-stdio\"]}}}")]
+pub(super) struct Arguments {
+    /// Directory whose files the tools may read [default: the current directory]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
+}
+
+pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { workspace, mcp_config } = arguments;
+    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    let workspace = hive::workspace(&settings.workspace)?;
+    let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
+    let (catalogue, upstreams) = (Arc::new(catalogue), settings.upstreams);
+    let parts = Parts { catalogue, workspace, outputs, upstreams, probes: Vec::new() };
+    let mut signals = tokio::task::JoinSet::new();
+    let stop = stop_on_signal(&mut signals)?;
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    mcp::serve_lines(Options::default(), parts, input, output, stop.clone()).await?;
+    if stop.is_cancelled() {
+        // A thread still waits for input, and the runtime would wait for it. Sandboxes die with this process.
+        std::process::exit(0);
+    }
+    Ok(ExitCode::SUCCESS)
+}

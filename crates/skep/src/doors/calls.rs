@@ -1,0 +1,41 @@
+//! A call, as every door makes it: through the admission, into the catalogue.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use super::admission::{Admission, Refused};
+use crate::{
+    catalogue::{Answer, Call, Catalogue, ToolError},
+    workspace::{Context, Dir, Outputs},
+};
+
+/// The tools, where they work, and how many run at once. One behind all doors.
+pub(super) struct Calls {
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) workspace: Dir,
+    pub(super) outputs: Dir,
+    pub(super) admission: Admission,
+}
+
+impl Calls {
+    /// Wait for a turn, take the arguments apart, and call the tool. Dropping the future cancels the call. The arguments
+    /// are held until it ends, and with them their share of the memory.
+    pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
+        &self,
+        tool: String,
+        arguments: A,
+        parse: impl FnOnce(&A) -> Result<Value, E> + Send + 'static,
+        deadline: Option<Duration>,
+    ) -> Result<Result<Result<Answer, ToolError>, E>, Refused> {
+        let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
+        let outputs = Outputs::new(self.outputs.clone(), "");
+        let call = |cancel| async move {
+            let call = Call { tool, deadline, arguments: parse(&arguments)? };
+            let called = catalogue.call(call, Context::new(workspace, outputs, cancel)).await;
+            drop(arguments);
+            Ok(called)
+        };
+        self.admission.run(call).await
+    }
+}

@@ -1,0 +1,229 @@
+//! The tools as a server of the Model Context Protocol.
+//!
+//! The protocol itself is `skep-mcp`'s; here is what it serves, and what the hub adds around its HTTP routes: bodies are
+//! read within the limits of all doors.
+
+use std::{sync::Arc, time::SystemTime};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use skep_mcp::{
+    gateway::{Gateway, Origin},
+    message::ErrorObject,
+    revision::Revision,
+    server::{
+        BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Watch, code,
+        http, lines,
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::broadcast,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Options, Parts,
+    admission::Refused,
+    behind::{self, Heard},
+    body,
+    calls::Calls,
+    http::Hub,
+};
+use crate::{
+    catalogue::{Answer, Tool, ToolError},
+    upstreams::{Handler, Upstream, Upstreams},
+};
+
+/// Changes that wait for a listener; one that is further behind is told to look at everything again.
+const CHANGES_MAX: usize = 256;
+/// Milliseconds for which the list of tools may be kept: it does not change while the hub runs.
+const LIST_TTL_MS: u32 = 60_000;
+
+const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read from the workspace; what is written goes \
+                            under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
+
+/// The server of a hub, and what stands behind it. With nothing behind it, it is the tools alone.
+pub(super) fn server(calls: &Arc<Calls>, upstreams: Vec<Upstream>, bodies: &body::Limits) -> (Server, Upstreams) {
+    let limits =
+        Limits { message_bytes_max: bodies.body_bytes_max, body_time_max: bodies.body_time_max, ..Limits::default() };
+    let tools = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
+    let heard = Arc::new(Heard::default());
+    let pool = Upstreams::new(upstreams.clone(), Arc::clone(&heard) as Arc<dyn Handler>);
+    if upstreams.is_empty() {
+        return (Server::new(tools, limits), pool);
+    }
+    let gateway = Gateway::new(tools.describe());
+    let mut origins = behind::origins(&pool, &upstreams, &heard);
+    origins.push(Origin { name: String::new(), service: tools, allows: Box::new(|_| true) });
+    gateway.set(origins);
+    (Server::new(Arc::new(gateway), limits), pool)
+}
+
+/// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.
+pub async fn serve_lines(
+    options: Options,
+    parts: Parts,
+    input: impl AsyncRead + Unpin,
+    output: impl AsyncWrite + Unpin,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let Parts { catalogue, workspace, outputs, upstreams, .. } = parts;
+    let admission = super::admission::Admission::new(options.calls);
+    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
+    let (server, upstreams) = server(&calls, upstreams, &options.bodies);
+    let served = stop.run_until_cancelled(lines::serve(&server, input, output, lines::Options::default())).await;
+    server.stop().await;
+    upstreams.close().await;
+    calls.admission.drain(std::time::Duration::ZERO).await;
+    served.unwrap_or(Ok(()))
+}
+
+/// `/mcp`, `/sse` and `/messages`.
+pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
+    let reading = middleware::from_fn_with_state(Arc::clone(hub), read_body);
+    http::router(hub.mcp.clone()).layer(reading).with_state(())
+}
+
+/// Read the body as every door does; it counts as held until the answer has begun.
+async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match hub.bodies.read(&parts.headers, body).await {
+        Ok(whole) => {
+            let (bytes, _share) = whole.into_parts();
+            next.run(Request::from_parts(parts, Body::from(bytes))).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// How callers of the door for lines see results: `ping` tells the time, and the members of a tool's answer stand beside
+/// `content` and `structuredContent` (contract S2).
+pub(super) fn finish(method: &str, result: Box<RawValue>) -> Box<RawValue> {
+    let finished = match method {
+        "ping" => to_raw_value(&json!({ "status": "ok", "timestamp": now_ms() })).ok(),
+        "tools/call" => beside(&result),
+        _ => None,
+    };
+    finished.unwrap_or(result)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn beside(result: &RawValue) -> Option<Box<RawValue>> {
+    let mut members = Members::parse(result)?;
+    let answer = members.get("structuredContent").and_then(Members::parse)?;
+    for (name, value) in answer.iter() {
+        if members.get(name).is_none() {
+            members.set(name, value.to_owned());
+        }
+    }
+    Some(members.into_raw())
+}
+
+/// The catalogue, as the protocol sees it.
+struct Tools {
+    calls: Arc<Calls>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Service for Tools {
+    fn describe(&self) -> Description {
+        Description {
+            info: json!({ "name": "skep", "title": "Skep", "version": env!("CARGO_PKG_VERSION") }),
+            capabilities: json!({ "tools": { "listChanged": true } }),
+            instructions: Some(INSTRUCTIONS.to_owned()),
+        }
+    }
+
+    fn handle(self: Arc<Self>, call: Call, _: Peer) -> BoxFuture<Outcome> {
+        Box::pin(async move {
+            match call.method.as_str() {
+                "tools/list" => self.list(),
+                "tools/call" => self.call(call).await,
+                method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
+            }
+        })
+    }
+
+    fn watch(self: Arc<Self>, uri: String, _: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
+        let error =
+            ErrorObject::new(code::INVALID_PARAMS, "there is no such resource").with_data(&json!({ "uri": uri }));
+        Box::pin(async { Err(error) })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}
+
+impl Tools {
+    fn list(&self) -> Outcome {
+        let tools: Vec<Value> = self.calls.catalogue.tools().map(Tool::to_json).collect();
+        raw(&json!({ "tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "public" }))
+    }
+
+    async fn call(&self, call: Call) -> Outcome {
+        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
+        let arguments = params.get("arguments").map(ToOwned::to_owned);
+        if arguments.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {
+            return Err(invalid("params.arguments must be an object"));
+        }
+        let parse = |arguments: &Option<Box<RawValue>>| {
+            body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
+        };
+        match self.calls.call(name, arguments, parse, None).await.map_err(refused)?? {
+            Ok(answer) => raw(&result(&answer)),
+            Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
+            Err(ToolError::Busy(message)) => Err(busy(message)),
+            Err(error) => raw(&failure(&error)),
+        }
+    }
+}
+
+/// An answer in both forms: structured, and as text for those who read nothing else.
+fn result(answer: &Answer) -> Value {
+    let structured = Value::Object(answer.value.clone());
+    json!({ "content": [{ "type": "text", "text": structured.to_string() }], "structuredContent": structured })
+}
+
+/// A failure for the model to read: what went wrong, and everything that is known about it.
+fn failure(error: &ToolError) -> Value {
+    json!({ "content": [{ "type": "text", "text": error.to_json().to_string() }], "isError": true })
+}
+
+fn refused(refused: Refused) -> ErrorObject {
+    match refused {
+        Refused::Busy | Refused::Draining => busy(refused.to_string()),
+        Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),
+    }
+}
+
+fn busy(message: String) -> ErrorObject {
+    ErrorObject::new(code::BUSY, message)
+}
+
+fn invalid(message: impl Into<String>) -> ErrorObject {
+    ErrorObject::new(code::INVALID_PARAMS, message)
+}
+
+fn raw(value: &Value) -> Outcome {
+    to_raw_value(value).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+}
+
+/// The revision of callers that never say which they speak (contract S2).
+pub(super) const UNANNOUNCED: Revision = Revision::V2025_06_18;

@@ -1,0 +1,124 @@
+//! JSON-RPC in lines over TCP: the Model Context Protocol, with what S2's clients expect beside it.
+//!
+//! Where the hub has a token, a connection says it first: `{"jsonrpc":"2.0","id":0,"method":"authenticate",
+//! "params":{"token":"…"}}`. What does not begin as JSON is cut off at once: a web page can have its browser send an HTTP
+//! request here, and a body that it chose must not be read as messages.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use skep_mcp::{
+    framing,
+    message::{self, Incoming, Message},
+    server::lines,
+};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::{Options, guard::Token, http::Hub, mcp, metrics, prepare};
+
+/// Bytes of the message that brings the token.
+const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// What all connections share.
+pub(super) struct Lines {
+    hub: Arc<Hub>,
+    token: Option<Token>,
+    open: Arc<Semaphore>,
+    head_time_max: Duration,
+    write_time_max: Duration,
+}
+
+impl Lines {
+    pub(super) fn new(hub: Arc<Hub>, options: &Options) -> Lines {
+        Lines {
+            hub,
+            token: options.token.clone(),
+            open: Arc::new(Semaphore::new(options.connections_max.max(1))),
+            head_time_max: options.head_time_max,
+            write_time_max: options.write_time_max,
+        }
+    }
+
+    /// The connection as a task, or `None` if there are too many.
+    pub(super) fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
+            metrics::too_many_connections();
+            return None;
+        };
+        let lines = Arc::clone(self);
+        Some(async move {
+            let _counted = permit;
+            if let Err(error) = lines.converse(stream).await {
+                tracing::debug!(%error, "a connection broke off");
+            }
+        })
+    }
+
+    async fn converse(&self, stream: TcpStream) -> std::io::Result<()> {
+        prepare(&stream, self.write_time_max)?;
+        let (input, mut output) = stream.into_split();
+        let mut input = BufReader::new(input);
+        if let Some(token) = &self.token {
+            let opened = timeout(self.head_time_max, authenticate(token, &mut input)).await;
+            let (text, is_open) = opened.unwrap_or_else(|_| Ok((String::new(), false)))?;
+            output.write_all(text.as_bytes()).await?;
+            if !is_open {
+                return Ok(());
+            }
+        }
+        // Idle connections are welcome once they have said something.
+        if !timeout(self.head_time_max, begins_as_json(&mut input)).await.unwrap_or(Ok(false))? {
+            return Ok(());
+        }
+        let options = lines::Options {
+            principal: "".into(),
+            unannounced: Some(mcp::UNANNOUNCED),
+            has_batch_method: true,
+            finish: Some(mcp::finish),
+        };
+        lines::serve(&self.hub.mcp, input, output, options).await
+    }
+}
+
+async fn begins_as_json(input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<bool> {
+    loop {
+        let chunk = input.fill_buf().await?;
+        match chunk.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(at) => return Ok(matches!(chunk[at], b'{' | b'[')),
+            None if chunk.is_empty() => return Ok(false),
+            None => {
+                let blank = chunk.len();
+                input.consume(blank);
+            }
+        }
+    }
+}
+
+/// The answer to the first message, and whether it brought the token.
+async fn authenticate(token: &Token, input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<(String, bool)> {
+    let mut lines = framing::Lines::new(input, TOKEN_MESSAGE_BYTES_MAX);
+    let line = match lines.next().await? {
+        Some(Ok(line)) if line.starts_with(b"{") => line,
+        _ => return Ok((String::new(), false)),
+    };
+    let Ok(Incoming::Single(Message::Request(request))) = message::parse(line) else {
+        return Ok((String::new(), false));
+    };
+    let params: Value = request.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+    let is_open =
+        request.method == "authenticate" && params["token"].as_str().is_some_and(|given| token.is(given.as_bytes()));
+    let mut answer = json!({ "jsonrpc": "2.0", "id": request.id });
+    match is_open {
+        true => answer["result"] = json!({ "status": "ok" }),
+        false => {
+            let message = "this hub wants its token first: {\"method\":\"authenticate\",\"params\":{\"token\":\"…\"}}";
+            answer["error"] = json!({ "code": -32600, "message": message });
+        }
+    }
+    Ok((format!("{answer}\n"), is_open))
+}

@@ -1,0 +1,386 @@
+//! Which MCP servers there are: `[mcpServers.NAME]` of `skep.toml`, and the files that MCP clients write.
+//!
+//! ```json
+//! {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"TZ": "${TZ:-UTC}"}}}}
+//! ```
+//!
+//! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`; both are taken. Keys of such a file
+//! that mean something to its client alone are passed over with a warning; in `skep.toml` an unknown key is an error.
+//!
+//! A server that is listed is a command that will be run: such a table counts only in files that the user named, and in
+//! the user's own.
+
+use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::OnceLock, time::Duration};
+
+use reqwest::{
+    Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    config::Secret,
+    document::{Diagnostic, Document, member},
+    duration::Span,
+    schema::Schema,
+};
+
+/// Characters of a server's name: it goes before the names of its tools, which have at most 128.
+const NAME_MAX: usize = 64;
+/// Servers of one hub.
+const SERVERS_MAX: usize = 500;
+
+/// A server in a file.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Entry {
+    /// How it is reached. Default: `stdio` with a command; `http` with a URL, which finds out whether it is `sse`.
+    pub r#type: Option<Kind>,
+    /// The program that is the server.
+    pub command: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment, beside a few variables of this process such as PATH and HOME.
+    pub env: BTreeMap<String, Secret>,
+    /// The directory that it runs in. Default: the current one.
+    pub cwd: Option<PathBuf>,
+    /// The server's address: `https://…`, or `tcp://host:port` for one message a line.
+    pub url: Option<Secret>,
+    /// Sent with each HTTP request.
+    pub headers: BTreeMap<String, Secret>,
+    /// Not this one.
+    pub disabled: bool,
+    /// Which of its tools there are.
+    pub tools: Filter,
+    /// How long it may be silent within a call. Default: 60s.
+    pub timeout: Option<Span>,
+    /// How long a call may take in all. Default: 1h.
+    pub deadline: Option<Span>,
+    /// How long it may take to start; a package runner may have to fetch it first. Default: 2m.
+    pub start_timeout: Option<Span>,
+    /// After so long without a call it is stopped, until the next one. Default: 10m.
+    pub idle_timeout: Option<Span>,
+    /// Whether each caller gets a server of its own, as browsers need it.
+    pub exclusive: bool,
+    /// Calls that it takes at once; others wait, each caller in turn. Default: 64.
+    #[schemars(range(min = 1, max = 256))]
+    pub calls_at_once: Option<usize>,
+}
+
+/// How a server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A command.
+    Stdio,
+    /// Streamable HTTP.
+    #[serde(alias = "streamable-http", alias = "streamableHttp", alias = "streamable_http")]
+    Http,
+    /// The HTTP+SSE of 2024-11-05.
+    Sse,
+    /// One message a line.
+    Tcp,
+}
+
+/// Which tools there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Only these, if any is named; by the server's own names.
+    pub allow: Vec<String>,
+    /// Not these.
+    pub deny: Vec<String>,
+}
+
+impl Filter {
+    /// Whether this tool is one of them.
+    pub fn allows(&self, tool: &str) -> bool {
+        (self.allow.is_empty() || self.allow.iter().any(|name| name == tool))
+            && !self.deny.iter().any(|name| name == tool)
+    }
+}
+
+/// A server, as it is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its name here.
+    pub name: String,
+    /// How it is reached.
+    pub transport: Transport,
+    /// Which of its tools there are.
+    pub tools: Filter,
+    /// How long it may be silent within a call.
+    pub timeout: Duration,
+    /// How long a call may take in all.
+    pub deadline: Duration,
+    /// How long it may take to start.
+    pub start_time_max: Duration,
+    /// After so long without a call it is stopped.
+    pub idle_time_max: Duration,
+    /// Whether each caller gets one of its own.
+    pub exclusive: bool,
+    /// Calls that it takes at once.
+    pub calls_at_once: usize,
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A process of ours, over its standard input and output.
+    Stdio(Command),
+    /// HTTP.
+    Http {
+        /// The address, which may hold a key.
+        url: Secret,
+        /// Sent with each request.
+        headers: BTreeMap<String, Secret>,
+        /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
+        is_sse: bool,
+    },
+    /// One message a line; `host:port`.
+    Tcp(String),
+}
+
+/// A program to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables beside those that every server gets.
+    pub env: BTreeMap<String, Secret>,
+    /// Where it runs.
+    pub cwd: Option<PathBuf>,
+}
+
+impl Upstream {
+    /// A server with the defaults.
+    pub fn new(name: impl Into<String>, transport: Transport) -> Upstream {
+        Upstream {
+            name: name.into(),
+            transport,
+            tools: Filter::default(),
+            timeout: Duration::from_secs(60),
+            deadline: Duration::from_secs(3600),
+            start_time_max: Duration::from_secs(120),
+            idle_time_max: Duration::from_secs(600),
+            exclusive: false,
+            calls_at_once: 64,
+        }
+    }
+}
+
+/// A fault of a value: JSON Pointer from the table of servers, and what is wrong.
+type Fault = (String, String);
+
+/// Put variables into the texts of a table of servers, and check what a schema cannot tell.
+pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let Some(servers) = servers.as_object_mut() else { return faults };
+    if servers.len() > SERVERS_MAX {
+        faults.push((String::new(), format!("at most {SERVERS_MAX} servers may be listed")));
+    }
+    for (name, entry) in servers.iter_mut().filter(|(_, entry)| entry["disabled"] != true) {
+        let pointer = member("", name);
+        let before = faults.len();
+        for key in ["command", "args", "env", "cwd", "url", "headers"] {
+            if let Some(value) = entry.get_mut(key) {
+                expand(value, &member(&pointer, key), &variable, &mut faults);
+            }
+        }
+        if faults.len() == before
+            && let Ok(entry) = Entry::deserialize(&*entry)
+            && let Err((key, message)) = upstream(name, entry)
+        {
+            let pointer = if key.is_empty() { pointer } else { member(&pointer, key) };
+            faults.push((pointer, message));
+        }
+    }
+    faults
+}
+
+/// The servers of a table that was prepared; those that are switched off are left out.
+pub fn upstreams(servers: BTreeMap<String, Entry>) -> Vec<Upstream> {
+    let on = servers.into_iter().filter(|(_, entry)| !entry.disabled);
+    on.filter_map(|(name, entry)| upstream(&name, entry).ok()).collect()
+}
+
+/// The server that an entry means, or the key at fault and why.
+fn upstream(name: &str, entry: Entry) -> Result<Upstream, (&'static str, String)> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) || name.contains("__") {
+        let message =
+            format!("a server's name has at most {NAME_MAX} letters, digits, _, - and ., and no two _ in a row");
+        return Err(("", message));
+    }
+    let transport = transport(&entry)?;
+    let default = Upstream::new(name, transport);
+    let time = |span: Option<Span>, default: Duration| span.map_or(default, |span| span.0);
+    Ok(Upstream {
+        tools: entry.tools,
+        timeout: time(entry.timeout, default.timeout),
+        deadline: time(entry.deadline, default.deadline),
+        start_time_max: time(entry.start_timeout, default.start_time_max),
+        idle_time_max: time(entry.idle_timeout, default.idle_time_max),
+        exclusive: entry.exclusive,
+        calls_at_once: entry.calls_at_once.unwrap_or(default.calls_at_once),
+        ..default
+    })
+}
+
+fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
+    let Entry { r#type, command, args, env, cwd, url, headers, .. } = entry;
+    match (command, url) {
+        (Some(_), Some(_)) => Err(("url", "a server has a command or a URL, not both".to_owned())),
+        (None, None) => Err(("", "`command` or `url` is missing".to_owned())),
+        (Some(program), None) => {
+            if r#type.is_some_and(|kind| kind != Kind::Stdio) {
+                return Err(("type", "a server with a command is of the type stdio".to_owned()));
+            }
+            if program.trim().is_empty() {
+                return Err(("command", "must not be empty".to_owned()));
+            }
+            let (args, env, cwd) = (args.clone(), env.clone(), cwd.clone());
+            Ok(Transport::Stdio(Command { program: program.clone(), args, env, cwd }))
+        }
+        (None, Some(url)) => {
+            let parsed = Url::parse(url.reveal()).map_err(|error| ("url", format!("is not a URL: {error}")))?;
+            match (parsed.scheme(), r#type) {
+                ("tcp", None | Some(Kind::Tcp)) => match (parsed.host_str(), parsed.port()) {
+                    (Some(host), Some(port)) => Ok(Transport::Tcp(format!("{host}:{port}"))),
+                    _ => Err(("url", "must be tcp://host:port".to_owned())),
+                },
+                ("http" | "https", None | Some(Kind::Http | Kind::Sse)) => {
+                    header_map(headers).map_err(|message| ("headers", message))?;
+                    let is_sse = *r#type == Some(Kind::Sse);
+                    Ok(Transport::Http { url: url.clone(), headers: headers.clone(), is_sse })
+                }
+                (_, Some(Kind::Stdio)) => Err(("type", "a server of the type stdio has a command, no URL".to_owned())),
+                (_, Some(Kind::Tcp)) => Err(("url", "must be tcp://host:port".to_owned())),
+                _ => Err(("url", "must begin with https://, http:// or tcp://".to_owned())),
+            }
+        }
+    }
+}
+
+/// Headers as they are sent.
+pub(super) fn header_map(headers: &BTreeMap<String, Secret>) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let known = HeaderName::try_from(name).map_err(|_| format!("{name:?} is not the name of a header"))?;
+        let mut value =
+            HeaderValue::try_from(value.reveal()).map_err(|_| format!("the value of {name} does not fit a header"))?;
+        value.set_sensitive(true);
+        map.insert(known, value);
+    }
+    Ok(map)
+}
+
+/// Put variables into every text of a value.
+fn expand(value: &mut Value, pointer: &str, variable: &impl Fn(&str) -> Option<String>, faults: &mut Vec<Fault>) {
+    match value {
+        Value::String(text) => match expand_text(text, variable) {
+            Ok(expanded) => *text = expanded,
+            Err(message) => faults.push((pointer.to_owned(), message)),
+        },
+        Value::Array(elements) => {
+            for (index, element) in elements.iter_mut().enumerate() {
+                expand(element, &format!("{pointer}/{index}"), variable, faults);
+            }
+        }
+        Value::Object(members) => {
+            for (name, value) in members {
+                expand(value, &member(pointer, name), variable, faults);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `${NAME}`, `${env:NAME}` and `${NAME:-default}`; all else stays as it is.
+fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let (mut expanded, mut rest) = (String::new(), text);
+    while let Some(start) = rest.find("${") {
+        expanded.push_str(&rest[..start]);
+        let Some((inside, after)) = rest[start + 2..].split_once('}') else {
+            return Err("`${` has no `}`".to_owned());
+        };
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default.to_owned())),
+            None => (inside, None),
+        };
+        let name = name.strip_prefix("env:").unwrap_or(name);
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Err(format!(
+                "${{{inside}}} is not known here; write ${{NAME}} or ${{NAME:-default}} for a variable of the environment"
+            ));
+        }
+        let value = variable(name).filter(|value| default.is_none() || !value.is_empty()).or(default);
+        match value {
+            Some(value) => expanded.push_str(&value),
+            None => return Err(format!("the environment has no {name}; set it, or write ${{{name}:-default}}")),
+        }
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+/// The servers of a file that an MCP client wrote (`--mcp-config`). Without an error among the problems it can be used.
+pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upstream>, Vec<Diagnostic>) {
+    let document = match Document::read(path) {
+        Ok(document) => document,
+        Err(problems) => return (Vec::new(), problems),
+    };
+    let found = ["mcpServers", "servers"].into_iter().find(|key| document.value[*key].is_object());
+    let Some(key) = found else {
+        let message = "there is no table `mcpServers` (or `servers`, as VS Code has it)";
+        return (Vec::new(), vec![document.problem("", message)]);
+    };
+    let table = member("", key);
+    let mut problems = Vec::new();
+    let mut servers = document.value[key].clone();
+    problems.extend(validate(&document, &table, &mut servers));
+    if !problems.iter().any(Diagnostic::is_error) {
+        let faults = prepare(&mut servers, variable);
+        problems.extend(
+            faults.into_iter().map(|(pointer, message)| document.problem(&format!("{table}{pointer}"), message)),
+        );
+    }
+    if problems.iter().any(Diagnostic::is_error) {
+        return (Vec::new(), problems);
+    }
+    match serde_json::from_value(servers) {
+        Ok(servers) => (upstreams(servers), problems),
+        Err(error) => (Vec::new(), vec![Diagnostic::of_file(path.display().to_string(), error.to_string())]),
+    }
+}
+
+/// What the schema has against the servers. Unknown keys are taken out: they are their client's.
+fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagnostic> {
+    static SCHEMA: OnceLock<Schema> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(Schema::of::<Entry>);
+    let mut problems = Vec::new();
+    for (name, entry) in servers.as_object_mut().into_iter().flatten() {
+        let here = member(table, name);
+        let known = schema.json().get("properties").and_then(Value::as_object);
+        if let (Some(members), Some(known)) = (entry.as_object_mut(), known) {
+            let unknown: Vec<String> = members.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
+            for key in unknown {
+                members.shift_remove(&key);
+                problems.push(document.problem(&member(&here, &key), "is not known here and has no effect").warning());
+            }
+        }
+        for violation in schema.violations(entry) {
+            let problem = document.problem(&format!("{here}{}", violation.pointer), violation.message);
+            problems.push(Diagnostic { help: violation.help, ..problem });
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,519 @@
+//! The MCP servers behind this hub: one of each, shared by all callers.
+//!
+//! A server is started when it is first called, whoever calls meanwhile waits for the same start, and it is stopped when
+//! nobody has called it for a while. One that dies fails the calls that it had, at once and with its last words, and is
+//! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
+//! know nothing of each other, and neither do their callers.
+//!
+//! [`config`] says which servers there are, [`process`] starts and ends the process of one, [`pool`] decides when.
+//! What a call means (names of tools, revisions of callers) is decided above.
+
+pub mod config;
+mod fair;
+mod pool;
+mod process;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, join_all};
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
+use skep_mcp::{
+    client::{self, CallError, CallOptions, Info},
+    message::{ErrorObject, Notification},
+    server::Members,
+};
+
+pub use self::config::Upstream;
+use self::{fair::Queue, pool::Slot};
+use crate::schema::suggest;
+
+/// Calls that wait for one server.
+const WAITING_MAX: usize = 1024;
+/// Processes of one server that each caller has of its own.
+const EXCLUSIVE_MAX: usize = 32;
+/// Pages of a list, and what is on them together. A server with more is at fault.
+const PAGES_MAX: usize = 1000;
+const ITEMS_MAX: usize = 20_000;
+/// How long a list is kept if the server says neither for how long nor when it changes.
+const LIST_TIME: Duration = Duration::from_secs(60);
+/// Longest time that a server may say.
+const LIST_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Hears what servers say on their own account.
+pub trait Handler: Send + Sync + 'static {
+    /// A notification: lists or resources have changed, a log message that belongs to no call. Must not block.
+    fn notification(&self, server: &str, notification: Notification);
+
+    /// A request that belongs to no call that is known.
+    fn request(
+        &self,
+        server: &str,
+        method: String,
+        params: Option<Box<RawValue>>,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let _ = server;
+        client::Handler::request(&(), method, params)
+    }
+}
+
+/// Ignores notifications and refuses requests.
+impl Handler for () {
+    fn notification(&self, _: &str, _: Notification) {}
+}
+
+/// Who calls, and what is asked for.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Whose turn it is in the queue, and whose process it is where a server is not shared.
+    pub caller: Arc<str>,
+    /// Times, progress, and who hears what belongs to the call; the server's own times if `None`.
+    pub call: Option<CallOptions>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// There is no such server.
+    #[error("there is no MCP server {name:?}{}", .help.as_ref().map_or(String::new(), |help| format!("; {help}")))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// A name that may have been meant.
+        help: Option<String>,
+    },
+    /// The configuration does not allow this tool.
+    #[error("the tool {tool:?} of the MCP server {server:?} is not allowed here (tools.allow, tools.deny)")]
+    Denied {
+        /// The server.
+        server: String,
+        /// The tool.
+        tool: String,
+    },
+    /// It cannot be started, or is not started for now.
+    #[error("the MCP server {server:?} is not available: {reason}")]
+    Unavailable {
+        /// The server.
+        server: String,
+        /// Why.
+        reason: String,
+        /// When it will be tried again.
+        retry_after: Duration,
+    },
+    /// Too many calls wait for it, or too many callers have a process of their own.
+    #[error("the MCP server {server:?} is busy: {reason}; try again later")]
+    Busy {
+        /// The server.
+        server: String,
+        /// With what.
+        reason: String,
+    },
+    /// It was called, and there is no result.
+    #[error("the MCP server {server:?}: {error}")]
+    Call {
+        /// The server.
+        server: String,
+        /// Why.
+        error: CallError,
+    },
+}
+
+/// How a server is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody needs it.
+    Stopped,
+    /// It is being started.
+    Starting,
+    /// It takes calls.
+    Running,
+    /// It failed, and is not started again before this time has passed.
+    Waiting(Duration),
+    /// It failed to come up so often that it is left alone for this time.
+    Quarantined(Duration),
+}
+
+/// A server, as people want to see it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// How it is doing; of a server that is not shared, the process that is doing best.
+    pub state: State,
+    /// Its processes.
+    pub pids: Vec<u32>,
+    /// Calls that it is working on.
+    pub in_flight: usize,
+    /// Calls that wait for their turn.
+    pub waiting: usize,
+    /// How often it was started.
+    pub starts: u64,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// The last lines of its standard error.
+    pub stderr: Vec<String>,
+    /// What it says about itself, once it runs.
+    pub info: Option<Info>,
+}
+
+/// A list of a server, whole.
+#[derive(Debug)]
+pub struct List {
+    /// Its items, as the server wrote them.
+    pub items: Vec<Box<RawValue>>,
+    /// Until when it is fresh.
+    pub fresh_until: Instant,
+    /// Whether it is this hub's alone (`cacheScope`).
+    pub is_private: bool,
+}
+
+/// All servers. Clones share them.
+#[derive(Clone)]
+pub struct Upstreams {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    servers: Mutex<BTreeMap<String, Arc<Server>>>,
+    handler: Arc<dyn Handler>,
+}
+
+/// One server: its slots, and what they share.
+struct Server {
+    config: Upstream,
+    slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
+    lists: Mutex<HashMap<String, Arc<Listing>>>,
+    handler: Arc<dyn Handler>,
+}
+
+/// A list that is kept. Whoever fetches it holds the lock, so that it is fetched once.
+#[derive(Default)]
+struct Listing {
+    kept: tokio::sync::Mutex<Option<Arc<List>>>,
+    /// Counts the changes: a list that was fetched meanwhile is not kept.
+    changes: std::sync::atomic::AtomicU64,
+}
+
+impl Upstreams {
+    /// These servers; none is started.
+    pub fn new(configs: impl IntoIterator<Item = Upstream>, handler: Arc<dyn Handler>) -> Upstreams {
+        let server = |config: Upstream| (config.name.clone(), Server::new(config, &handler));
+        let servers = configs.into_iter().map(server).collect();
+        Upstreams { inner: Arc::new(Inner { servers: Mutex::new(servers), handler }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Server>>> {
+        self.inner.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Server>, UpstreamError> {
+        let servers = self.lock();
+        let unknown = || UpstreamError::Unknown {
+            name: name.to_owned(),
+            help: suggest(name, servers.keys().map(String::as_str)),
+        };
+        servers.get(name).cloned().ok_or_else(unknown)
+    }
+
+    /// The names of the servers, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// How they are doing.
+    pub fn servers(&self) -> Vec<Status> {
+        let servers: Vec<Arc<Server>> = self.lock().values().cloned().collect();
+        servers.iter().map(|server| server.status()).collect()
+    }
+
+    /// What a server says about itself; starts it.
+    pub async fn info(&self, server: &str) -> Result<Info, UpstreamError> {
+        self.find(server)?.info().await
+    }
+
+    /// Call a method of a server. Dropping the future withdraws the call.
+    pub async fn call(
+        &self,
+        server: &str,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: Options,
+    ) -> Result<Box<RawValue>, UpstreamError> {
+        self.find(server)?.call(method, params, options).await
+    }
+
+    /// What a call of a server asks for unless somebody says otherwise: its own times.
+    pub fn call_options(&self, server: &str) -> Result<CallOptions, UpstreamError> {
+        Ok(self.find(server)?.call_options())
+    }
+
+    /// The tools of a server that are allowed here.
+    pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
+        self.list(server, "tools/list").await
+    }
+
+    /// A list of a server: `tools/list`, `prompts/list`, `resources/list` or `resources/templates/list`, all its pages.
+    /// Kept until the server says that it changed, or for as long as it says.
+    pub async fn list(&self, server: &str, method: &str) -> Result<Arc<List>, UpstreamError> {
+        self.find(server)?.list(method).await
+    }
+
+    /// Hear of changes of a resource, until `unwatch`, for as long as the server's process lives.
+    pub async fn watch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
+        self.find(server)?.watch(uri, true).await
+    }
+
+    /// Hear of them no more.
+    pub async fn unwatch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
+        self.find(server)?.watch(uri, false).await
+    }
+
+    /// Add a server, or change the one of this name: its calls end first. One that is as before is left alone.
+    pub async fn add(&self, config: Upstream) {
+        let old = {
+            let mut servers = self.lock();
+            if servers.get(&config.name).is_some_and(|server| server.config == config) {
+                return;
+            }
+            servers.insert(config.name.clone(), Server::new(config, &self.inner.handler))
+        };
+        if let Some(old) = old {
+            old.close(pool::DRAIN_MAX).await;
+        }
+    }
+
+    /// Remove a server, when its calls have ended; whether there was one.
+    pub async fn remove(&self, name: &str) -> bool {
+        let old = self.lock().remove(name);
+        let was_there = old.is_some();
+        if let Some(old) = old {
+            old.close(pool::DRAIN_MAX).await;
+        }
+        was_there
+    }
+
+    /// End all of them, with everything that they have started.
+    pub async fn close(&self) {
+        let servers = std::mem::take(&mut *self.lock());
+        join_all(servers.values().map(|server| server.close(Duration::ZERO))).await;
+    }
+}
+
+impl Server {
+    fn new(config: Upstream, handler: &Arc<dyn Handler>) -> Arc<Server> {
+        let handler = Arc::clone(handler);
+        Arc::new(Server { config, slots: Mutex::default(), lists: Mutex::default(), handler })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: CallError) -> UpstreamError {
+        UpstreamError::Call { server: self.config.name.clone(), error }
+    }
+
+    fn busy(&self, reason: String) -> UpstreamError {
+        UpstreamError::Busy { server: self.config.name.clone(), reason }
+    }
+
+    /// The process that this caller's calls go to: the shared one, or its own.
+    fn slot(self: &Arc<Self>, caller: &Arc<str>) -> Result<Arc<Slot>, UpstreamError> {
+        let key: Arc<str> = if self.config.exclusive { Arc::clone(caller) } else { "".into() };
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(&key) {
+            return Ok(Arc::clone(slot));
+        }
+        if slots.len() >= EXCLUSIVE_MAX {
+            slots.retain(|_, slot| !slot.is_stopped());
+        }
+        if slots.len() >= EXCLUSIVE_MAX {
+            return Err(self.busy(format!("{EXCLUSIVE_MAX} callers have a process of their own")));
+        }
+        let queue = Queue::new(self.config.calls_at_once, WAITING_MAX);
+        let slot = Slot::new(self, queue);
+        slots.insert(key, Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    async fn call(
+        self: &Arc<Self>,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: Options,
+    ) -> Result<Box<RawValue>, UpstreamError> {
+        if method == "tools/call" && self.config.tools != config::Filter::default() {
+            let tool = params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("name"));
+            if let Some(tool) = tool.filter(|tool| !self.config.tools.allows(tool)) {
+                return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
+            }
+        }
+        let Options { caller, call } = options;
+        let slot = self.slot(&caller)?;
+        let call = call.unwrap_or_else(|| self.call_options());
+        slot.call(&caller, method, params, call).await
+    }
+
+    /// What a call of ours asks for.
+    fn call_options(&self) -> CallOptions {
+        CallOptions { timeout: self.config.timeout, deadline: self.config.deadline, ..CallOptions::default() }
+    }
+
+    async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
+        let slot = self.slot(&"".into())?;
+        slot.with(async |connection| Ok(connection.info().clone())).await
+    }
+
+    async fn watch(self: &Arc<Self>, uri: &str, on: bool) -> Result<(), UpstreamError> {
+        let slot = self.slot(&"".into())?;
+        slot.with(async |connection| if on { connection.watch(uri).await } else { connection.unwatch(uri).await }).await
+    }
+
+    fn listing(&self, method: &str) -> Arc<Listing> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lists.entry(method.to_owned()).or_default())
+    }
+
+    async fn list(self: &Arc<Self>, method: &str) -> Result<Arc<List>, UpstreamError> {
+        use std::sync::atomic::Ordering;
+        let listing = self.listing(method);
+        let mut kept = listing.kept.lock().await;
+        if let Some(list) = kept.as_ref().filter(|list| Instant::now() < list.fresh_until) {
+            return Ok(Arc::clone(list));
+        }
+        self.info().await?; // a start changes all lists
+        let changes = listing.changes.load(Ordering::Acquire);
+        let list = Arc::new(self.fetch(method).await?);
+        // Changed meanwhile: the next one fetches it again.
+        *kept = (listing.changes.load(Ordering::Acquire) == changes).then(|| Arc::clone(&list));
+        Ok(list)
+    }
+
+    /// A list is not what it was.
+    fn changed(&self, method: &str) {
+        let listing = self.listing(method);
+        listing.changes.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        if let Ok(mut kept) = listing.kept.try_lock() {
+            *kept = None;
+        } // else it is being fetched, and will not be kept
+    }
+
+    /// No list may be what it was.
+    fn forget_lists(&self) {
+        let methods: Vec<String> = self.lists.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        methods.iter().for_each(|method| self.changed(method));
+    }
+
+    /// All pages of a list.
+    async fn fetch(self: &Arc<Self>, method: &str) -> Result<List, UpstreamError> {
+        let protocol = |message: String| self.failed(CallError::Protocol(message));
+        let key = match method {
+            "tools/list" => "tools",
+            "prompts/list" => "prompts",
+            "resources/list" => "resources",
+            "resources/templates/list" => "resourceTemplates",
+            other => return Err(protocol(format!("{other} is not the method of a list"))),
+        };
+        let is_announced = {
+            let info = self.info().await?;
+            let area = if method.starts_with("resources/") { "resources" } else { key };
+            info.capabilities[area]["listChanged"] == true
+        };
+        let mut list = List { items: Vec::new(), fresh_until: Instant::now() + LIST_TIME_MAX, is_private: false };
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let params = cursor.as_ref().and_then(|cursor| to_raw_value(&serde_json::json!({ "cursor": cursor })).ok());
+            let result = self.call(method, params, Options::default()).await?;
+            let page =
+                Members::parse(&result).ok_or_else(|| protocol(format!("its answer to {method} is no object")))?;
+            let items = page.read::<Vec<Box<RawValue>>>(key);
+            list.items.extend(items.ok_or_else(|| protocol(format!("its answer to {method} has no list {key:?}")))?);
+            if list.items.len() > ITEMS_MAX {
+                return Err(protocol(format!("{method} has more than {ITEMS_MAX} items")));
+            }
+            let time = match page.read::<f64>("ttlMs") {
+                Some(millis) if millis > 0.0 => Duration::from_millis(millis.min(1e12) as u64).min(LIST_TIME_MAX),
+                Some(_) => Duration::ZERO,
+                None if is_announced => LIST_TIME_MAX,
+                None => LIST_TIME,
+            };
+            list.fresh_until = list.fresh_until.min(Instant::now() + time);
+            list.is_private |= page.read::<String>("cacheScope").as_deref() == Some("private");
+            let next = page.read::<String>("nextCursor");
+            if next.is_none() || next == cursor {
+                if method == "tools/list" {
+                    list.items.retain(|tool| name(tool).is_none_or(|name| self.config.tools.allows(&name)));
+                }
+                return Ok(list);
+            }
+            cursor = next;
+        }
+        Err(protocol(format!("{method} has more than {PAGES_MAX} pages")))
+    }
+
+    fn status(&self) -> Status {
+        let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();
+        let mut status = Status {
+            name: self.config.name.clone(),
+            state: State::Stopped,
+            pids: Vec::new(),
+            in_flight: 0,
+            waiting: 0,
+            starts: 0,
+            last_error: None,
+            stderr: Vec::new(),
+            info: None,
+        };
+        slots.iter().for_each(|slot| slot.add_to(&mut status));
+        status
+    }
+
+    /// End its processes: those that are called when their calls have ended, but no later than after `drain`.
+    async fn close(&self, drain: Duration) {
+        let slots: Vec<Arc<Slot>> = self.slots().drain().map(|(_, slot)| slot).collect();
+        join_all(slots.iter().map(|slot| slot.close(drain))).await;
+    }
+}
+
+/// The name of a tool.
+fn name(tool: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    serde_json::from_str::<Named>(tool.get()).ok().map(|tool| tool.name)
+}
+
+/// Tells the handler which server it is that speaks.
+struct Named(std::sync::Weak<Server>);
+
+impl client::Handler for Named {
+    fn notification(&self, notification: Notification) {
+        let Some(server) = self.0.upgrade() else { return };
+        match notification.method.as_str() {
+            "notifications/tools/list_changed" => server.changed("tools/list"),
+            "notifications/prompts/list_changed" => server.changed("prompts/list"),
+            "notifications/resources/list_changed" => {
+                server.changed("resources/list");
+                server.changed("resources/templates/list");
+            }
+            _ => {}
+        }
+        server.handler.notification(&server.config.name, notification);
+    }
+
+    fn request(
+        &self,
+        method: String,
+        params: Option<Box<RawValue>>,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        match self.0.upgrade() {
+            Some(server) => server.handler.request(&server.config.name, method, params),
+            None => client::Handler::request(&(), method, params),
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! When a server runs: a slot is the place of one process (or connection), and knows whether there is one.
+//!
+//! ```text
+//!            first call                initialised
+//! Stopped ──────────────▶ Starting ──────────────────▶ Running
+//!    ▲                       │ fails: wait, longer        │ idle: ended
+//!    │                       │ each time; after five      │ dies: calls fail,
+//!    └───────────────────────┘ quarantine                 │ wait if it keeps dying
+//!    └────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A start belongs to no caller: whoever leaves does not stop it for the others. Who supervises a process owns it, and
+//! the next one is started when it has ended.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{FutureExt as _, Shared};
+use reqwest::{Url, redirect};
+use serde_json::{json, value::RawValue};
+use skep_mcp::{
+    client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp},
+    revision::Revision,
+};
+use tokio::{
+    sync::{Notify, OwnedMutexGuard, oneshot},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Named, Server, State, Status, Upstream, UpstreamError,
+    config::{Transport, header_map},
+    fair::{Full, Queue},
+    process::{Process, Spawner, Stderr},
+};
+
+/// How long running calls may go on when their server is removed or changed.
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Before the second start in a row; doubled for each one after. The first one may be made at once.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// Longest such time.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A server that never came up so often is left alone.
+const QUARANTINE_AFTER: u32 = 5;
+/// For so long.
+const QUARANTINE_TIME: Duration = Duration::from_secs(300);
+/// A process that lived so long did not die of its start.
+const STABLE_TIME: Duration = Duration::from_secs(60);
+/// How long a server may take to answer whether it is alive, and how often it is asked.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
+const CHECKS_MAX: u32 = 3;
+/// How long what a process wrote last may take to be read.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+/// Idle times are not shorter.
+const IDLE_TIME_MIN: Duration = Duration::from_millis(10);
+/// Redirects that are followed; to the same server only, since keys are sent along.
+const REDIRECTS_MAX: usize = 5;
+/// Time that connecting may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+type Started = Result<Arc<Running>, UpstreamError>;
+
+pub(super) struct Slot {
+    config: Upstream,
+    server: Weak<Server>,
+    queue: Arc<Queue>,
+    inside: Mutex<Inside>,
+    /// Held while there is a process.
+    alive: Arc<tokio::sync::Mutex<()>>,
+    /// Rung when the last call has ended.
+    quiet: Notify,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Inside {
+    phase: Phase,
+    /// Calls, with those that wait.
+    in_flight: usize,
+    last_used: Instant,
+    starts: u64,
+    /// Starts and early deaths in a row.
+    failures: u32,
+    /// Starts in a row that came to nothing.
+    unstarted: u32,
+    retry_at: Option<Instant>,
+    last_error: Option<String>,
+    stderr: Stderr,
+    /// What it spoke the last time.
+    revision: Option<Revision>,
+    is_closed: bool,
+}
+
+enum Phase {
+    Stopped,
+    Starting(Shared<oneshot::Receiver<Started>>),
+    Running(Arc<Running>),
+}
+
+/// A server that runs.
+pub(super) struct Running {
+    connection: Connection,
+    pid: Option<u32>,
+    since: Instant,
+    /// Rung to end it.
+    stop: CancellationToken,
+    /// Rung when it has died, and `last_words` says how.
+    died: CancellationToken,
+    last_words: Mutex<Option<String>>,
+    is_checked: AtomicBool,
+}
+
+/// Counts a call while it lives.
+struct Used<'a>(&'a Slot);
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.0.inside();
+        inside.in_flight -= 1;
+        inside.last_used = Instant::now();
+        if inside.in_flight == 0 {
+            self.0.quiet.notify_waiters();
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn new(server: &Arc<Server>, queue: Arc<Queue>) -> Arc<Slot> {
+        let inside = Inside {
+            phase: Phase::Stopped,
+            in_flight: 0,
+            last_used: Instant::now(),
+            starts: 0,
+            failures: 0,
+            unstarted: 0,
+            retry_at: None,
+            last_error: None,
+            stderr: Stderr::default(),
+            revision: None,
+            is_closed: false,
+        };
+        Arc::new(Slot {
+            config: server.config.clone(),
+            server: Arc::downgrade(server),
+            queue,
+            inside: Mutex::new(inside),
+            alive: Arc::default(),
+            quiet: Notify::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody needs it.
+    pub(super) fn is_stopped(&self) -> bool {
+        let inside = self.inside();
+        inside.in_flight == 0 && matches!(inside.phase, Phase::Stopped)
+    }
+
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        caller: &Arc<str>,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: CallOptions,
+    ) -> Result<Box<RawValue>, UpstreamError> {
+        let _used = self.enter()?;
+        let busy = |reason| UpstreamError::Busy { server: self.config.name.clone(), reason };
+        let _permit = match timeout(options.timeout, self.queue.acquire(caller)).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(Full(waiting))) => return Err(busy(format!("{waiting} calls wait for it"))),
+            Err(_) => return Err(busy(format!("it had no time for this call within {} s", options.timeout.as_secs()))),
+        };
+        let running = self.running().await?;
+        let result = running.connection.call(method, params, options).await;
+        self.judge(&running, result).await
+    }
+
+    /// Do something with its connection, besides the calls.
+    pub(super) async fn with<T>(
+        self: &Arc<Self>,
+        act: impl AsyncFnOnce(&Connection) -> Result<T, CallError>,
+    ) -> Result<T, UpstreamError> {
+        let _used = self.enter()?;
+        let running = self.running().await?;
+        let result = act(&running.connection).await;
+        self.judge(&running, result).await
+    }
+
+    /// Begin to use it.
+    fn enter(&self) -> Result<Used<'_>, UpstreamError> {
+        let mut inside = self.inside();
+        if inside.is_closed {
+            return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+        }
+        inside.in_flight += 1;
+        Ok(Used(self))
+    }
+
+    /// What a result means for the server, and how it is told.
+    async fn judge<T>(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        result: Result<T, CallError>,
+    ) -> Result<T, UpstreamError> {
+        let error = match result {
+            Ok(result) => return Ok(result),
+            Err(CallError::Closed(reason)) => {
+                let _ = timeout(LAST_WORDS_MAX * 2, running.died.cancelled()).await;
+                let words = running.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                CallError::Closed(words.unwrap_or(reason))
+            }
+            Err(error) => error,
+        };
+        if matches!(error, CallError::TimedOut(_)) {
+            self.check(running);
+        }
+        Err(UpstreamError::Call { server: self.config.name.clone(), error })
+    }
+
+    fn unavailable(&self, reason: String, retry_after: Duration) -> UpstreamError {
+        UpstreamError::Unavailable { server: self.config.name.clone(), reason, retry_after }
+    }
+
+    /// The server; started if need be, by whoever comes first.
+    async fn running(self: &Arc<Self>) -> Started {
+        loop {
+            let dead = {
+                let mut inside = self.inside();
+                match &inside.phase {
+                    Phase::Running(running) if !running.connection.closed().is_cancelled() => {
+                        return Ok(Arc::clone(running));
+                    }
+                    Phase::Running(running) => Ok(Arc::clone(running)),
+                    Phase::Starting(starting) => Err(starting.clone()),
+                    Phase::Stopped => Err(self.begin(&mut inside)?),
+                }
+            };
+            match dead {
+                Ok(dead) => dead.died.cancelled().await,
+                Err(starting) => {
+                    let gone = || Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+                    return starting.await.unwrap_or_else(|_| gone());
+                }
+            }
+        }
+    }
+
+    /// Begin to start it, unless it is too early for that.
+    fn begin(self: &Arc<Self>, inside: &mut Inside) -> Result<Shared<oneshot::Receiver<Started>>, UpstreamError> {
+        if inside.is_closed {
+            return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+        }
+        let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        if !wait.is_zero() {
+            let what = if inside.unstarted >= QUARANTINE_AFTER {
+                format!("it failed to start {} times in a row and is left alone", inside.unstarted)
+            } else {
+                "it is started again".to_owned()
+            };
+            let when = if inside.unstarted >= QUARANTINE_AFTER { "for another" } else { "in" };
+            let last = inside.last_error.clone().unwrap_or_default();
+            let reason = format!("{what} {when} {} s; {last}", wait.as_secs_f32().ceil());
+            return Err(self.unavailable(reason, wait));
+        }
+        let (sender, started) = oneshot::channel();
+        let started = started.shared();
+        inside.phase = Phase::Starting(started.clone());
+        let slot = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let result = slot.start().await;
+            let _ = sender.send(result); // everybody may have left
+        });
+        Ok(started)
+    }
+
+    async fn start(self: &Arc<Self>) -> Started {
+        let alive = Arc::clone(&self.alive).lock_owned().await;
+        let (stderr, revision) = {
+            let mut inside = self.inside();
+            inside.stderr = Stderr::default();
+            inside.starts += 1;
+            (inside.stderr.clone(), inside.revision)
+        };
+        let opening = self.open(stderr.clone(), revision);
+        let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err("it was removed".to_owned()));
+        let mut inside = self.inside();
+        match opened {
+            Ok((connection, process)) => {
+                let running = Arc::new(Running {
+                    pid: process.as_ref().map(|process| process.pid),
+                    since: Instant::now(),
+                    stop: self.stop.child_token(),
+                    died: CancellationToken::new(),
+                    last_words: Mutex::default(),
+                    is_checked: AtomicBool::new(false),
+                    connection,
+                });
+                inside.revision = Some(running.connection.info().revision);
+                inside.unstarted = 0;
+                inside.retry_at = None;
+                inside.last_used = Instant::now();
+                inside.phase = Phase::Running(Arc::clone(&running));
+                drop(inside);
+                if let Some(server) = self.server.upgrade() {
+                    server.forget_lists(); // it may be another version
+                }
+                self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
+                Ok(running)
+            }
+            Err(error) => {
+                let reason = format!("it failed to start: {error}");
+                inside.revision = None; // ask it again
+                inside.unstarted += 1;
+                inside.failures += 1;
+                let wait =
+                    if inside.unstarted >= QUARANTINE_AFTER { QUARANTINE_TIME } else { backoff(inside.failures) };
+                inside.retry_at = Some(Instant::now() + wait);
+                inside.last_error = Some(reason.clone());
+                inside.phase = Phase::Stopped;
+                tracing::warn!(server = self.config.name, reason, "an MCP server is not available");
+                Err(self.unavailable(reason, wait))
+            }
+        }
+    }
+
+    /// Connect, or say why not.
+    async fn open(&self, stderr: Stderr, revision: Option<Revision>) -> Result<(Connection, Option<Process>), String> {
+        let setup = Setup {
+            info: json!({ "name": "skep", "title": "Skep", "version": env!("CARGO_PKG_VERSION") }),
+            // What callers can do differs; it is said with each call, and whoever cannot answer refuses.
+            capabilities: json!({ "roots": {}, "sampling": {}, "elicitation": { "form": {}, "url": {} } }),
+            handler: Arc::new(Named(self.server.clone())),
+            limits: Limits { start_time_max: self.config.start_time_max, ..Limits::default() },
+            revision,
+        };
+        match &self.config.transport {
+            Transport::Stdio(command) => {
+                let mut spawner = Spawner::new(&self.config.name, command.clone(), stderr.clone());
+                match Connection::over_lines(&mut spawner, setup).await {
+                    Ok(connection) => Ok((connection, spawner.process)),
+                    Err(error) => {
+                        let Some(mut process) = spawner.process else { return Err(error.to_string()) };
+                        let status = process.last_words(LAST_WORDS_MAX).await;
+                        process.kill().await;
+                        let status = status.map_or(String::new(), |status| format!(" ({status})"));
+                        Err(format!("{error}{status}{}", stderr.shown()))
+                    }
+                }
+            }
+            Transport::Tcp(address) => {
+                let connection = Connection::over_lines(&mut Tcp(address.clone()), setup).await;
+                Ok((connection.map_err(|error| format!("{address}: {error}"))?, None))
+            }
+            Transport::Http { url, headers, is_sse } => {
+                let url = Url::parse(url.reveal()).map_err(|error| error.to_string())?;
+                let target = Target { url, headers: header_map(headers)?, client: http_client()?, is_sse: *is_sse };
+                match Connection::over_http(target, setup).await {
+                    Ok(connection) => Ok((connection, None)),
+                    Err(error @ CallError::Http { status: 401 | 403, .. }) => {
+                        Err(format!("{error}; put what it wants into its `headers`, such as Authorization"))
+                    }
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Watch over a server until it has ended.
+    async fn supervise(
+        self: Arc<Self>,
+        running: Arc<Running>,
+        mut process: Option<Process>,
+        stderr: Stderr,
+        _alive: OwnedMutexGuard<()>,
+    ) {
+        let closed = running.connection.closed();
+        let has_died = loop {
+            let ended = async {
+                match &mut process {
+                    Some(process) => drop(process.ended().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = running.stop.cancelled() => break false,
+                () = closed.cancelled() => break true,
+                () = ended => {
+                    // It may have answered before it ended.
+                    let _ = timeout(LAST_WORDS_MAX, closed.cancelled()).await;
+                    break true;
+                }
+                () = sleep(self.idle_for()) => if self.retire() {
+                    break false;
+                }
+            }
+        };
+        if has_died {
+            let words = self.died(&running, process.as_mut(), &stderr).await;
+            running.connection.close(&words).await;
+        } else {
+            self.forget(&running);
+            running.connection.close("it was stopped").await;
+        }
+        running.died.cancel();
+        match process {
+            Some(process) if has_died => drop(process.kill().await),
+            Some(process) => drop(process.end().await),
+            None => {}
+        }
+    }
+
+    /// Note that it has died, and how.
+    async fn died(&self, running: &Running, process: Option<&mut Process>, stderr: &Stderr) -> String {
+        let status = match process {
+            Some(process) => process.last_words(LAST_WORDS_MAX).await,
+            None => None,
+        };
+        let how = match (status, running.connection.reason()) {
+            (Some(status), _) => format!("the process ended ({status})"),
+            (None, Some(reason)) => reason,
+            (None, None) => "the connection was lost".to_owned(),
+        };
+        let words = format!("{how}{}", stderr.shown());
+        *running.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.clone());
+        let mut inside = self.inside();
+        inside.failures = if running.since.elapsed() < STABLE_TIME { inside.failures + 1 } else { 1 };
+        inside.retry_at = Some(Instant::now() + backoff(inside.failures));
+        inside.last_error = Some(words.clone());
+        inside.phase = Phase::Stopped;
+        tracing::warn!(server = self.config.name, words, "an MCP server died");
+        running.died.cancel();
+        words
+    }
+
+    /// It takes no calls any more.
+    fn forget(&self, running: &Arc<Running>) {
+        let mut inside = self.inside();
+        if matches!(&inside.phase, Phase::Running(current) if Arc::ptr_eq(current, running)) {
+            inside.phase = Phase::Stopped;
+        }
+    }
+
+    /// How long until it may be idle for long enough.
+    fn idle_for(&self) -> Duration {
+        let inside = self.inside();
+        let idle = self.config.idle_time_max.max(IDLE_TIME_MIN);
+        if inside.in_flight > 0 { idle } else { idle.saturating_sub(inside.last_used.elapsed()) }
+    }
+
+    /// Whether it is idle for long enough; then it is nobody's any more.
+    fn retire(&self) -> bool {
+        let mut inside = self.inside();
+        let is_idle = inside.in_flight == 0 && inside.last_used.elapsed() >= self.config.idle_time_max;
+        if is_idle {
+            inside.phase = Phase::Stopped;
+            inside.failures = 0;
+        }
+        is_idle
+    }
+
+    /// A call was not answered in time: is the server alive? One that does not say so is ended, at once if nobody else
+    /// waits for it.
+    fn check(self: &Arc<Self>, running: &Arc<Running>) {
+        if running.is_checked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (slot, running) = (Arc::clone(self), Arc::clone(running));
+        self.tasks.spawn(async move {
+            let connection = &running.connection;
+            let question = if connection.info().revision.is_modern() { "server/discover" } else { "ping" };
+            for _ in 0..CHECKS_MAX {
+                let options =
+                    CallOptions { timeout: CHECK_TIME_MAX, deadline: CHECK_TIME_MAX, ..CallOptions::default() };
+                let asked = connection.call(question, None, options);
+                let answer = tokio::select! {
+                    answer = asked => answer,
+                    () = running.stop.cancelled() => return,
+                };
+                if !matches!(answer, Err(CallError::TimedOut(_))) {
+                    running.is_checked.store(false, Ordering::Release);
+                    return; // it lives, or is gone already
+                }
+                if slot.inside().in_flight == 0 {
+                    break;
+                }
+            }
+            connection.close("it hangs: it does not even answer whether it is alive").await;
+        });
+    }
+
+    /// End it when its calls have ended, but no later than after `drain`.
+    pub(super) async fn close(&self, drain: Duration) {
+        self.inside().is_closed = true;
+        let quiet = async {
+            loop {
+                let quiet = self.quiet.notified();
+                tokio::pin!(quiet);
+                quiet.as_mut().enable();
+                if self.inside().in_flight == 0 {
+                    return;
+                }
+                quiet.await;
+            }
+        };
+        let _ = timeout(drain, quiet).await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.inside().phase = Phase::Stopped;
+    }
+
+    /// Add what there is to say.
+    pub(super) fn add_to(&self, status: &mut Status) {
+        let inside = self.inside();
+        let waiting = self.queue.waiting();
+        let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        status.state = match (&inside.phase, &status.state) {
+            (Phase::Running(_), _) | (_, State::Running) => State::Running,
+            (Phase::Starting(_), _) | (_, State::Starting) => State::Starting,
+            (Phase::Stopped, _) if wait.is_zero() => State::Stopped,
+            (Phase::Stopped, _) if inside.unstarted >= QUARANTINE_AFTER => State::Quarantined(wait),
+            (Phase::Stopped, _) => State::Waiting(wait),
+        };
+        if let Phase::Running(running) = &inside.phase {
+            status.pids.extend(running.pid);
+            status.info.get_or_insert_with(|| running.connection.info().clone());
+        }
+        status.in_flight += inside.in_flight.saturating_sub(waiting);
+        status.waiting += waiting;
+        status.starts += inside.starts;
+        if inside.last_error.is_some() {
+            status.last_error.clone_from(&inside.last_error);
+        }
+        status.stderr.extend(inside.stderr.lines());
+    }
+}
+
+/// How long to wait after so many failures in a row.
+fn backoff(failures: u32) -> Duration {
+    match failures.checked_sub(2) {
+        Some(doubled) => BACKOFF.saturating_mul(1 << doubled.min(10)).min(BACKOFF_MAX),
+        None => Duration::ZERO,
+    }
+}
+
+/// What the operator configured may be anywhere; but keys go nowhere else.
+fn http_client() -> Result<reqwest::Client, String> {
+    let policy = redirect::Policy::custom(|attempt| {
+        let is_same = attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
+        if is_same && attempt.previous().len() <= REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }
+    });
+    let client = reqwest::Client::builder().redirect(policy).connect_timeout(CONNECT_MAX).tcp_nodelay(true).build();
+    client.map_err(|error| error.to_string())
+}
