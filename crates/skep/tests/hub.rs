@@ -136,3 +136,42 @@ fn a_client_that_spawns_its_servers_talks_to_one_over_standard_input_and_output(
     assert!(lines[1]["result"]["structuredContent"].to_string().contains("remember the milk"), "{}", lines[1]);
     assert_eq!((lines.len(), said.status.code()), (2, Some(0)));
 }
+
+#[test]
+fn tools_of_a_server_behind_the_hub_are_called_by_its_name() {
+    use std::io::Write as _;
+    let user = User::new();
+    user.file("notes.txt", "remember the milk");
+    let inner = json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"], "cwd": user.workspace(),
+        "env": { "SKEP_HOME": user.home().join("inner") }, "tools": { "deny": ["bash"] } });
+    let broken = json!({ "command": "/nothing/here" });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": inner, "broken": broken } }).to_string());
+    let mut command = user.command(&["mcp-stdio", "--mcp-config", "mcp.json"]);
+    let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (server.stdin.take().unwrap(), BufReader::new(server.stdout.take().unwrap()).lines());
+    let mut ask = |id: i64, method: &str, params: Value| -> Value {
+        let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {} });
+        let mut message = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        message["params"]["_meta"] = meta;
+        writeln!(input, "{message}").unwrap();
+        serde_json::from_str(&output.next().unwrap().unwrap()).unwrap()
+    };
+    let list = ask(1, "tools/list", json!({}));
+    let names: Vec<&str> =
+        list["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    assert!(
+        names.contains(&"bash") && names.contains(&"inner__file_read") && !names.contains(&"inner__bash"),
+        "{names:?}"
+    );
+    let read = ask(2, "tools/call", json!({ "name": "inner__file_read", "arguments": { "path": "notes.txt" } }));
+    assert!(read["result"]["structuredContent"].to_string().contains("remember the milk"), "{read}");
+    let denied = ask(3, "tools/call", json!({ "name": "inner__bash", "arguments": { "command": "echo hi" } }));
+    assert_eq!(denied["error"]["code"], -32602, "{denied}");
+    let down = ask(4, "tools/call", json!({ "name": "broken__anything", "arguments": {} }));
+    assert!(down["error"]["message"].as_str().unwrap().contains("broken"), "{down}");
+    let own = ask(5, "tools/call", json!({ "name": "file_read", "arguments": { "path": "notes.txt" } }));
+    assert!(own["result"].is_object(), "{own}");
+    drop(input);
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+}

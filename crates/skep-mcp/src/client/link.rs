@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use serde_json::value::{RawValue, to_raw_value};
@@ -50,6 +50,22 @@ struct State {
     last_id: i64,
     /// Why it is closed.
     reason: Option<String>,
+}
+
+/// A question of the server's that a call waits for, while it lives.
+struct Question(Arc<Flight>);
+
+impl Question {
+    fn new(flight: Arc<Flight>) -> Question {
+        flight.questions.fetch_add(1, Ordering::Relaxed);
+        Question(flight)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.questions.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Pending {
@@ -232,14 +248,22 @@ impl Link {
         self.state().pending.get(&id).map(|pending| Arc::clone(&pending.flight))
     }
 
-    /// The handler of the only call with one of its own; if there are others it is not known whose is meant.
-    fn only_handler(&self) -> Arc<dyn Handler> {
+    /// The call that a server means when it does not say which: the only one with a handler that is not waiting for an
+    /// answer to a question already. A call that waits for its caller's input does not speak.
+    fn only_flight(&self) -> Option<Arc<Flight>> {
         let state = self.state();
-        let mut handlers = state.pending.values().filter_map(|pending| pending.flight.handler.as_ref());
-        match (handlers.next(), handlers.next()) {
-            (Some(only), None) => Arc::clone(only),
-            _ => Arc::clone(&self.handler),
-        }
+        let heard = || state.pending.values().map(|pending| &pending.flight).filter(|flight| flight.handler.is_some());
+        let only = |mut flights: Box<dyn Iterator<Item = &Arc<Flight>> + '_>| match (flights.next(), flights.next()) {
+            (Some(only), None) => Some(Arc::clone(only)),
+            _ => None,
+        };
+        let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
+        only(Box::new(heard().filter(is_free))).or_else(|| only(Box::new(heard())))
+    }
+
+    fn only_handler(&self) -> Arc<dyn Handler> {
+        let own = self.only_flight().and_then(|flight| flight.handler.clone());
+        own.unwrap_or_else(|| Arc::clone(&self.handler))
     }
 
     fn asked(self: &Arc<Self>, Request { id, method, params }: Request) {
@@ -256,11 +280,15 @@ impl Link {
             self.reply(id, Err(ErrorObject::new(code::BUSY, message)));
             return;
         }
-        let answer = self.only_handler().request(method, params);
+        let flight = self.only_flight();
+        let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
+        let answer = handler.request(method, params);
+        let question = flight.map(Question::new);
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();
         let answering = self.tasks.spawn(async move {
+            let _question = question;
             let outcome = tokio::select! {
                 outcome = answer => outcome,
                 () = link.closed.cancelled() => return,

@@ -22,7 +22,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -159,7 +159,7 @@ pub struct CallOptions {
     /// Whether to ask for progress, which goes to `handler`.
     pub wants_progress: bool,
     /// Gets what the server sends because of this call: progress, log messages, requests. On lines, where only progress
-    /// says which call it belongs to, the rest comes here while this call is the only one; otherwise the connection's
+    /// says which call it belongs to, the rest comes here while this call is the only one that may speak; otherwise the connection's
     /// handler gets it.
     pub handler: Option<Arc<dyn Handler>>,
     /// What the caller can do for the server within this call (2026-07-28); otherwise the connection's capabilities.
@@ -223,11 +223,13 @@ enum Transport {
 struct Flight {
     handler: Option<Arc<dyn Handler>>,
     progressed: Notify,
+    /// Questions of the server's that were given to this call's handler and are not answered.
+    questions: AtomicUsize,
 }
 
 impl Flight {
     fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
-        Arc::new(Flight { handler, progressed: Notify::new() })
+        Arc::new(Flight { handler, progressed: Notify::new(), questions: AtomicUsize::new(0) })
     }
 
     /// Progress, which was sent under the call's own token.

@@ -227,6 +227,20 @@ async fn a_server_may_not_ask_what_the_caller_did_not_declare() {
 }
 
 #[tokio::test]
+async fn a_call_that_waits_for_input_is_not_taken_for_the_one_that_asks() {
+    let hub = Hub::behind_gateway(&["one"], Revision::V2025_11_25).await;
+    let mut waiting = Agent::connect(&hub, true).await;
+    let asked =
+        waiting.ask("tools/call", json!({ "name": "one__test_elicitation", "arguments": { "message": "?" } })).await;
+    assert_eq!(asked["result"]["resultType"], "input_required");
+    let mut agent = Agent::connect(&hub, false).await;
+    let answer = |_: &Value| json!({ "action": "decline" });
+    let params = json!({ "name": "one__test_elicitation", "arguments": { "message": "?" } });
+    let (asked, done) = agent.converse(params, answer).await;
+    assert_eq!(asked, ["elicitation/create"], "{done}");
+}
+
+#[tokio::test]
 async fn a_change_behind_the_gateway_is_told_and_the_list_is_read_again() {
     for_each_pair(async |_, mut agent, pair| {
         agent.ask("tools/list", json!({})).await;

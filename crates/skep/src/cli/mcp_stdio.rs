@@ -24,14 +24,19 @@ pub(super) struct Arguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides { workspace: arguments.workspace, ..Overrides::default() })?;
+    let Arguments { workspace, mcp_config } = arguments;
+    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes: Vec::new() };
+    let (catalogue, upstreams) = (Arc::new(catalogue), settings.upstreams);
+    let parts = Parts { catalogue, workspace, outputs, upstreams, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());

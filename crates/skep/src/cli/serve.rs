@@ -4,7 +4,6 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::net::TcpListener;
 
 use super::{Common, stop_on_signal};
 use crate::{
@@ -43,22 +42,28 @@ const TCP: &str = "127.0.0.1:9500";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { bind, tcp, token_file, workspace, mcp_config } = arguments;
-    let flags = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
-    let settings = common.settings(flags)?;
+    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
+    let settings = common.settings(overrides)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
-    let options = options(&settings).await?;
+    let options = options(&settings)?;
+    let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let upstreams = settings.upstreams.clone();
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
+    let doors =
+        Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, probes }).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
     }
     for address in doors.tcp_addresses() {
         eprintln!("listening on tcp://{address}");
+    }
+    if wants_tcp && doors.tcp_addresses().is_empty() {
+        eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
@@ -80,22 +85,18 @@ fn store(hive: &Hive) -> Probe {
     })
 }
 
-async fn options(settings: &Settings) -> anyhow::Result<Options> {
+fn options(settings: &Settings) -> anyhow::Result<Options> {
     let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
     let mut options = Options { allowed_hosts, allowed_origins, ..Options::default() };
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;
     }
-    options.tcp = match &settings.serve.tcp {
-        Some(addresses) => addresses.clone(),
+    match &settings.serve.tcp {
+        Some(addresses) => options.tcp = addresses.clone(),
         // Nobody asked for it, so another hub that has it already is no fault.
-        None if TcpListener::bind(TCP).await.is_ok() => vec![TCP.to_owned()],
-        None => {
-            eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
-            Vec::new()
-        }
-    };
+        None => options.tcp_if_free = vec![TCP.to_owned()],
+    }
     let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, drain_time, .. } = settings.serve;
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);

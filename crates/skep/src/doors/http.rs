@@ -31,7 +31,10 @@ use super::{
     metrics::{self, Metrics},
     problem::{Problem, json_response},
 };
-use crate::catalogue::{Answer, ToolError};
+use crate::{
+    catalogue::{Answer, ToolError},
+    upstreams::Upstreams,
+};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,6 +45,8 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 pub(super) struct Hub {
     pub(super) calls: Arc<Calls>,
     pub(super) mcp: skep_mcp::server::Server,
+    /// The servers behind the gateway.
+    pub(super) upstreams: Upstreams,
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,

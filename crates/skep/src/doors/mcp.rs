@@ -17,6 +17,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use skep_mcp::{
+    gateway::{Gateway, Origin},
     message::ErrorObject,
     revision::Revision,
     server::{
@@ -30,8 +31,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Parts, admission::Refused, body, calls::Calls, http::Hub};
-use crate::catalogue::{Answer, Tool, ToolError};
+use super::{
+    Options, Parts,
+    admission::Refused,
+    behind::{self, Heard},
+    body,
+    calls::Calls,
+    http::Hub,
+};
+use crate::{
+    catalogue::{Answer, Tool, ToolError},
+    upstreams::{Handler, Upstream, Upstreams},
+};
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
@@ -41,12 +52,21 @@ const LIST_TTL_MS: u32 = 60_000;
 const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read from the workspace; what is written goes \
                             under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
 
-/// The server of a hub.
-pub(super) fn server(calls: &Arc<Calls>, bodies: &body::Limits) -> Server {
+/// The server of a hub, and what stands behind it. With nothing behind it, it is the tools alone.
+pub(super) fn server(calls: &Arc<Calls>, upstreams: Vec<Upstream>, bodies: &body::Limits) -> (Server, Upstreams) {
     let limits =
         Limits { message_bytes_max: bodies.body_bytes_max, body_time_max: bodies.body_time_max, ..Limits::default() };
-    let service = Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 };
-    Server::new(Arc::new(service), limits)
+    let tools = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
+    let heard = Arc::new(Heard::default());
+    let pool = Upstreams::new(upstreams.clone(), Arc::clone(&heard) as Arc<dyn Handler>);
+    if upstreams.is_empty() {
+        return (Server::new(tools, limits), pool);
+    }
+    let gateway = Gateway::new(tools.describe());
+    let mut origins = behind::origins(&pool, &upstreams, &heard);
+    origins.push(Origin { name: String::new(), service: tools, allows: Box::new(|_| true) });
+    gateway.set(origins);
+    (Server::new(Arc::new(gateway), limits), pool)
 }
 
 /// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.
@@ -57,12 +77,13 @@ pub async fn serve_lines(
     output: impl AsyncWrite + Unpin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let Parts { catalogue, workspace, outputs, .. } = parts;
+    let Parts { catalogue, workspace, outputs, upstreams, .. } = parts;
     let admission = super::admission::Admission::new(options.calls);
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
-    let server = server(&calls, &options.bodies);
+    let (server, upstreams) = server(&calls, upstreams, &options.bodies);
     let served = stop.run_until_cancelled(lines::serve(&server, input, output, lines::Options::default())).await;
     server.stop().await;
+    upstreams.close().await;
     calls.admission.drain(std::time::Duration::ZERO).await;
     served.unwrap_or(Ok(()))
 }

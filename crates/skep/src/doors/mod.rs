@@ -13,6 +13,7 @@
 //! drain time; then it is cancelled, which kills its sandboxes; then the connections are closed.
 
 pub mod admission;
+mod behind;
 pub mod body;
 mod calls;
 mod guard;
@@ -47,7 +48,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::http::Hub;
-use crate::{catalogue::Catalogue, workspace::Dir};
+use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
@@ -69,6 +70,8 @@ pub struct Options {
     pub bind: Vec<String>,
     /// Addresses for JSON-RPC in lines. Port 0 takes a free one.
     pub tcp: Vec<String>,
+    /// The same, where an address that another program has is done without.
+    pub tcp_if_free: Vec<String>,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -94,6 +97,7 @@ impl Default for Options {
         Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
+            tcp_if_free: Vec::new(),
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -115,6 +119,8 @@ pub struct Parts {
     pub workspace: Dir,
     /// Where calls write.
     pub outputs: Dir,
+    /// MCP servers, whose tools are served along.
+    pub upstreams: Vec<Upstream>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
 }
@@ -186,7 +192,12 @@ impl Doors {
         if listeners.is_empty() {
             return Err(OpenError::NoAddress);
         }
-        let (tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
+        let (mut tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
+        match listen(&options.tcp_if_free, options.token.is_some()).await {
+            Ok((more, _)) => tcp_listeners.extend(more),
+            Err(OpenError::Bind { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
@@ -196,8 +207,10 @@ impl Doors {
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
         });
+        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, &options.bodies);
         let hub = Hub {
-            mcp: mcp::server(&calls, &options.bodies),
+            mcp,
+            upstreams,
             calls,
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
@@ -247,6 +260,7 @@ impl Doors {
         let calls_cancelled = hub.calls.admission.drain(options.drain_time).await;
         upkeep.cancel();
         hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
+        hub.upstreams.close().await;
         close.cancel();
         tasks.close();
         tasks.wait().await;

@@ -246,6 +246,11 @@ impl Upstreams {
         self.find(server)?.call(method, params, options).await
     }
 
+    /// What a call of a server asks for unless somebody says otherwise: its own times.
+    pub fn call_options(&self, server: &str) -> Result<CallOptions, UpstreamError> {
+        Ok(self.find(server)?.call_options())
+    }
+
     /// The tools of a server that are allowed here.
     pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
         self.list(server, "tools/list").await
