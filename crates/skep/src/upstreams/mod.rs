@@ -5,7 +5,7 @@
 //! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
 //! know nothing of each other, and neither do their callers.
 //!
-//! [`config`] says which servers there are, [`process`] starts and ends the process of one, [`pool`] decides when.
+//! [`config`] says which servers there are, `process` starts and ends the process of one, `pool` decides when.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 pub mod config;
