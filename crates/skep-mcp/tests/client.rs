@@ -191,7 +191,13 @@ async fn rubbish_harms_nobody_but_the_call_that_it_names() {
             Some(Vec::new())
         }
         Some("second") => {
-            let mut replies = vec![json!("[]"), json!({ "jsonrpc": "2.0", "id": first, "results": "misspelt" })];
+            // It withdraws a question of its own that has a number of ours.
+            let withdrawn = json!({ "requestId": message["id"] });
+            let mut replies = vec![
+                json!("[]"),
+                json!({ "jsonrpc": "2.0", "id": first, "results": "misspelt" }),
+                json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": withdrawn }),
+            ];
             replies.extend(result(&message, json!("fine"))?);
             Some(replies)
         }

@@ -46,7 +46,12 @@ for line in sys.stdin:
     method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
     if method == "initialize":
         send({"id": id, "result": {"protocolVersion": "2025-06-18", "serverInfo": {"name": "bad", "version": "1"},
-            "capabilities": {"tools": {"listChanged": True}}}})
+            "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True}}}})
+    elif method == "resources/subscribe":
+        send({"id": id, "result": {}})
+        with open(os.path.join(here, "watched"), "a") as file: file.write(params["uri"] + "\n")
+    elif method == "resources/unsubscribe":
+        send({"id": id, "result": {}})
     elif method == "tools/list":
         note("listed")
         page = int(params.get("cursor", "0"))
@@ -204,6 +209,22 @@ async fn an_idle_server_is_stopped_but_none_that_works_and_the_next_call_starts_
     }
     until(|| !is_alive(pid)).await;
     assert_eq!(fixture.starts(), 2);
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_watched_is_not_idle_and_its_successor_is_told() {
+    let fixture = fixture("", |config| config.idle_time_max = Duration::from_millis(50));
+    fixture.upstreams.watch("bad", "test://a").await.unwrap();
+    let pid = fixture.pid().await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // six times as long as it may be idle
+    assert!(is_alive(pid));
+    fixture.call("die").await.unwrap_err();
+    fixture.pid().await;
+    let watched = fixture.here.path().join("watched");
+    until(|| std::fs::read_to_string(&watched).unwrap_or_default() == "test://a\ntest://a\n").await;
+    fixture.upstreams.unwatch("bad", "test://a").await.unwrap();
+    until(|| fixture.upstreams.servers()[0].state == State::Stopped).await;
     fixture.upstreams.close().await;
 }
 

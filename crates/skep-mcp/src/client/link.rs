@@ -71,6 +71,8 @@ impl Drop for Question {
 struct Pending {
     answer: oneshot::Sender<Result<Box<RawValue>, CallError>>,
     flight: Arc<Flight>,
+    /// Whether it is one that the server may end with a notification (2026-07-28, subscriptions).
+    is_listening: bool,
 }
 
 impl Link {
@@ -126,7 +128,8 @@ impl Link {
             }
             state.last_id += 1;
             let id = state.last_id;
-            state.pending.insert(id, Pending { answer, flight: Arc::clone(flight) });
+            let is_listening = method == "subscriptions/listen";
+            state.pending.insert(id, Pending { answer, flight: Arc::clone(flight), is_listening });
             id
         };
         let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
@@ -230,9 +233,10 @@ impl Link {
                 let id: Option<Id> = params.and_then(|params| params.read("requestId"));
                 match id.as_ref().and_then(|id| self.state().asked.remove(id)) {
                     Some(answering) => answering.abort(),
-                    // 2026-07-28 ends listening so.
                     None => {
-                        if let Some(Id::Number(id)) = id {
+                        if let Some(Id::Number(id)) = id
+                            && self.is_listening(id)
+                        {
                             self.fail(id, CallError::Closed("the server ended it".to_owned()));
                         }
                     }
@@ -242,6 +246,11 @@ impl Link {
             "notifications/message" => self.only_handler().notification(notification),
             _ => self.handler.notification(notification),
         }
+    }
+
+    /// Other calls are not ended so: the number may be that of a question of the server's, long answered.
+    fn is_listening(&self, id: i64) -> bool {
+        self.state().pending.get(&id).is_some_and(|pending| pending.is_listening)
     }
 
     fn flight(&self, id: i64) -> Option<Arc<Flight>> {

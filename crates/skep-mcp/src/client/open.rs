@@ -116,15 +116,15 @@ fn ready() -> Notification {
 pub(super) async fn lines(dial: &mut dyn Dial, setup: &Setup) -> Result<(Arc<Link>, Info), CallError> {
     let is_older = setup.revision.is_some_and(|revision| !revision.is_modern());
     if !is_older {
-        let link = Guard(open(dial, setup).await?);
-        match ask(&link.0, setup).await {
+        let link = Guard::new(open(dial, setup).await?);
+        match ask(&link.link, setup).await {
             Ok(info) => return Ok((link.keep(), info)),
             // It may have died of the question, or holds this process to the era of the first message.
             Err(error) => tracing::debug!(%error, "the server is started again, without being asked for its era"),
         }
     }
-    let link = Guard(open(dial, setup).await?);
-    let info = initialize(&link.0, setup).await?;
+    let link = Guard::new(open(dial, setup).await?);
+    let info = initialize(&link.link, setup).await?;
     Ok((link.keep(), info))
 }
 
@@ -134,17 +134,27 @@ async fn open(dial: &mut dyn Dial, setup: &Setup) -> Result<Arc<Link>, CallError
 }
 
 /// A link that is shut unless it is kept: a connection that is not finished leaves nothing open.
-struct Guard(Arc<Link>);
+struct Guard {
+    link: Arc<Link>,
+    is_kept: bool,
+}
 
 impl Guard {
-    fn keep(self) -> Arc<Link> {
-        Arc::clone(&std::mem::ManuallyDrop::new(self).0)
+    fn new(link: Arc<Link>) -> Guard {
+        Guard { link, is_kept: false }
+    }
+
+    fn keep(mut self) -> Arc<Link> {
+        self.is_kept = true;
+        Arc::clone(&self.link)
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.shut("it was given up");
+        if !self.is_kept {
+            self.link.shut("it was given up");
+        }
     }
 }
 
@@ -231,7 +241,7 @@ pub(super) async fn session(http: &Arc<Http>, setup: &Setup) -> Result<Info, Cal
 }
 
 async fn sse(target: Target, setup: &Setup) -> Result<(Transport, Info), CallError> {
-    let link = Guard(super::http::sse_link(target, setup).await?);
-    let info = initialize(&link.0, setup).await?;
+    let link = Guard::new(super::http::sse_link(target, setup).await?);
+    let info = initialize(&link.link, setup).await?;
     Ok((Transport::Link(link.keep()), info))
 }

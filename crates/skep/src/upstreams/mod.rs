@@ -5,7 +5,7 @@
 //! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
 //! know nothing of each other, and neither do their callers.
 //!
-//! [`config`] says which servers there are, [`process`] starts and ends the process of one, [`pool`] decides when.
+//! [`config`] says which servers there are, `process` starts and ends the process of one, `pool` decides when.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 pub mod config;
@@ -262,14 +262,15 @@ impl Upstreams {
         self.find(server)?.list(method).await
     }
 
-    /// Hear of changes of a resource, until `unwatch`, for as long as the server's process lives.
+    /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
+    /// watched is asked for again as soon as it is started.
     pub async fn watch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.watch(uri, true).await
+        self.find(server)?.slot(&"".into())?.watch(uri).await
     }
 
     /// Hear of them no more.
     pub async fn unwatch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.watch(uri, false).await
+        self.find(server)?.slot(&"".into())?.unwatch(uri).await
     }
 
     /// Add a server, or change the one of this name: its calls end first. One that is as before is left alone.
@@ -366,11 +367,6 @@ impl Server {
     async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
         let slot = self.slot(&"".into())?;
         slot.with(async |connection| Ok(connection.info().clone())).await
-    }
-
-    async fn watch(self: &Arc<Self>, uri: &str, on: bool) -> Result<(), UpstreamError> {
-        let slot = self.slot(&"".into())?;
-        slot.with(async |connection| if on { connection.watch(uri).await } else { connection.unwatch(uri).await }).await
     }
 
     fn listing(&self, method: &str) -> Arc<Listing> {

@@ -13,6 +13,7 @@
 //! the next one is started when it has ended.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -92,6 +93,8 @@ struct Inside {
     retry_at: Option<Instant>,
     last_error: Option<String>,
     stderr: Stderr,
+    /// Resources that somebody watches: while there are any it is not idle, and each new process is told of them.
+    watched: BTreeSet<String>,
     /// What it spoke the last time.
     revision: Option<Revision>,
     is_closed: bool,
@@ -142,6 +145,7 @@ impl Slot {
             retry_at: None,
             last_error: None,
             stderr: Stderr::default(),
+            watched: BTreeSet::new(),
             revision: None,
             is_closed: false,
         };
@@ -195,6 +199,36 @@ impl Slot {
         let running = self.running().await?;
         let result = act(&running.connection).await;
         self.judge(&running, result).await
+    }
+
+    /// Hear of changes of a resource, until `unwatch`.
+    pub(super) async fn watch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
+        self.with(async |connection| connection.watch(uri).await).await?;
+        self.inside().watched.insert(uri.to_owned());
+        Ok(())
+    }
+
+    /// Hear of them no more. A server that does not run need not be told.
+    pub(super) async fn unwatch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
+        let is_running = {
+            let mut inside = self.inside();
+            inside.watched.remove(uri) && matches!(inside.phase, Phase::Running(_))
+        };
+        if is_running { self.with(async |connection| connection.unwatch(uri).await).await } else { Ok(()) }
+    }
+
+    /// Tell a new process what is watched.
+    async fn watch_again(self: Arc<Self>, running: Arc<Running>, uris: BTreeSet<String>) {
+        for uri in uris {
+            let watching = running.connection.watch(&uri);
+            match self.stop.run_until_cancelled(watching).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    tracing::warn!(server = self.config.name, uri, %error, "a resource is not watched any more");
+                }
+                None => return,
+            }
+        }
     }
 
     /// Begin to use it.
@@ -311,7 +345,9 @@ impl Slot {
                 inside.retry_at = None;
                 inside.last_used = Instant::now();
                 inside.phase = Phase::Running(Arc::clone(&running));
+                let watched = inside.watched.clone();
                 drop(inside);
+                self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
                 if let Some(server) = self.server.upgrade() {
                     server.forget_lists(); // it may be another version
                 }
@@ -456,13 +492,15 @@ impl Slot {
     fn idle_for(&self) -> Duration {
         let inside = self.inside();
         let idle = self.config.idle_time_max.max(IDLE_TIME_MIN);
-        if inside.in_flight > 0 { idle } else { idle.saturating_sub(inside.last_used.elapsed()) }
+        let is_needed = inside.in_flight > 0 || !inside.watched.is_empty();
+        if is_needed { idle } else { idle.saturating_sub(inside.last_used.elapsed()) }
     }
 
     /// Whether it is idle for long enough; then it is nobody's any more.
     fn retire(&self) -> bool {
         let mut inside = self.inside();
-        let is_idle = inside.in_flight == 0 && inside.last_used.elapsed() >= self.config.idle_time_max;
+        let is_needed = inside.in_flight > 0 || !inside.watched.is_empty();
+        let is_idle = !is_needed && inside.last_used.elapsed() >= self.config.idle_time_max;
         if is_idle {
             inside.phase = Phase::Stopped;
             inside.failures = 0;
