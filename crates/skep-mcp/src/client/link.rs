@@ -257,17 +257,24 @@ impl Link {
         self.state().pending.get(&id).map(|pending| Arc::clone(&pending.flight))
     }
 
-    /// The call that a server means when it does not say which: the only one with a handler that is not waiting for an
-    /// answer to a question already. A call that waits for its caller's input does not speak.
+    /// The call that a server means when it does not say which: the only one with a handler. Among several calls of one
+    /// principal, the only one that is not waiting for an answer to a question already, since a call that waits for its
+    /// caller's input does not speak. Between principals nothing is guessed: one could see what belongs to another.
     fn only_flight(&self) -> Option<Arc<Flight>> {
         let state = self.state();
-        let heard = || state.pending.values().map(|pending| &pending.flight).filter(|flight| flight.handler.is_some());
-        let only = |mut flights: Box<dyn Iterator<Item = &Arc<Flight>> + '_>| match (flights.next(), flights.next()) {
+        let heard = || {
+            let flights = state.pending.values().map(|pending| &pending.flight);
+            flights.filter_map(|flight| flight.handler.as_ref().map(|handler| (flight, handler.principal())))
+        };
+        let only = |flights: &mut dyn Iterator<Item = &Arc<Flight>>| match (flights.next(), flights.next()) {
             (Some(only), None) => Some(Arc::clone(only)),
             _ => None,
         };
+        let first = heard().next()?.1;
         let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
-        only(Box::new(heard().filter(is_free))).or_else(|| only(Box::new(heard())))
+        let free = || only(&mut heard().map(|(flight, _)| flight).filter(is_free));
+        let of_one_principal = heard().all(|(_, principal)| principal == first);
+        of_one_principal.then(free).flatten().or_else(|| only(&mut heard().map(|(flight, _)| flight)))
     }
 
     fn only_handler(&self) -> Arc<dyn Handler> {

@@ -92,6 +92,11 @@ pub trait Handler: Send + Sync + 'static {
         let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
         Box::pin(async { Err(error) })
     }
+
+    /// On whose behalf the call is made. A question that may belong to calls of several principals goes to none of them.
+    fn principal(&self) -> &str {
+        ""
+    }
 }
 
 /// Ignores notifications and refuses requests.

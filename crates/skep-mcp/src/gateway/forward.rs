@@ -51,7 +51,7 @@ impl Request {
         let options = CallOptions {
             wants_progress: peer.wants_progress(),
             capabilities: Some(caller.capabilities.clone()),
-            handler: Some(Arc::new(Relay { peer })),
+            handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };
         Request { method, params, options, cancel }
@@ -69,6 +69,7 @@ fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
 /// Passes on what a server sends because of a call.
 struct Relay {
     peer: Peer,
+    principal: Arc<str>,
 }
 
 impl Handler for Relay {
@@ -84,6 +85,10 @@ impl Handler for Relay {
     fn request(&self, method: String, params: Option<Box<RawValue>>) -> BoxFuture<'static, Outcome> {
         let peer = self.peer.clone();
         Box::pin(async move { peer.request(&method, params.unwrap_or_else(|| Members::default().into_raw())).await })
+    }
+
+    fn principal(&self) -> &str {
+        &self.principal
     }
 }
 

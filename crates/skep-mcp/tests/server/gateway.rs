@@ -7,7 +7,9 @@ use skep_mcp::{
     gateway::{Gateway, Origin},
     message::ErrorObject,
     revision::Revision,
-    server::{BoxFuture, Call, Caller, Change, Description, Limits, Outcome, Peer, Server, Service, Watch, code},
+    server::{
+        BoxFuture, Call, Caller, Change, Description, Limits, Outcome, Peer, Server, Service, Watch, code, lines,
+    },
 };
 use tokio::sync::broadcast;
 
@@ -238,6 +240,19 @@ async fn a_call_that_waits_for_input_is_not_taken_for_the_one_that_asks() {
     let params = json!({ "name": "one__test_elicitation", "arguments": { "message": "?" } });
     let (asked, done) = agent.converse(params, answer).await;
     assert_eq!(asked, ["elicitation/create"], "{done}");
+}
+
+#[tokio::test]
+async fn a_question_that_may_belong_to_either_of_two_principals_goes_to_none() {
+    let hub = Hub::behind_gateway(&["one"], Revision::V2025_11_25).await;
+    let mut waiting = Agent::connect(&hub, true).await;
+    let params = json!({ "name": "one__test_elicitation", "arguments": { "message": "?" } });
+    let asked = waiting.ask("tools/call", params.clone()).await;
+    assert_eq!(asked["result"]["resultType"], "input_required");
+    let options = lines::Options { principal: "somebody else".into(), ..lines::Options::default() };
+    let mut agent = Agent { client: hub.connect_with(options, 1 << 20), is_stateless: true, last: 0 };
+    let refused = agent.ask("tools/call", params).await;
+    assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains("elicitation")), "{refused}");
 }
 
 #[tokio::test]
