@@ -44,7 +44,7 @@ pub struct Config {
     /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 10 MB, `node`
     /// 45 MB. 0: none.
     pub warm_max: usize,
-    /// Which addresses requests that were granted hosts ([`Net::Allow`](crate::Net::Allow)) may be connected to.
+    /// Which addresses requests that were granted hosts ([`Net::Allow`]) may be connected to.
     /// `None`: no request can be granted any.
     pub gate: Option<Gate>,
     /// Run requests in containers of this runtime instead; they must accept [`Tier::Oci`].

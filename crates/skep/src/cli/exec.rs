@@ -187,7 +187,10 @@ fn program(lang: Lang, words: &[OsString], files: &mut Vec<InFile>, left: &mut u
     let (path, arguments) = (&words[0], &words[1..]);
     let bytes = match path.to_str() {
         Some("-") => read(io::stdin(), left)?,
-        _ => read(File::open(path).with_context(|| Path::new(path).display().to_string())?, left)?,
+        _ => {
+            let what = || format!("{} (code itself goes to standard input, with `-` here)", Path::new(path).display());
+            read(File::open(path).with_context(what)?, left)?
+        }
     };
     let [interpreter, name] = lang.words();
     if !arguments.is_empty() {
