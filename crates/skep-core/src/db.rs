@@ -12,6 +12,7 @@ mod artefacts;
 mod error;
 mod events;
 mod lines;
+mod mcp_tasks;
 mod migrations;
 mod postgres;
 mod runs;
@@ -142,7 +143,7 @@ fn place(places: &Arc<Semaphore>, full: &'static str) -> Result<Place, DbError> 
     })
 }
 
-/// What a write can do: the methods in `db/{tasks,runs,events,artefacts}.rs`.
+/// What a write can do: the methods in `db/{tasks,runs,events,artefacts,mcp_tasks}.rs`.
 pub struct Tx<'a> {
     namespace: &'a Namespace,
     sql: Sql<'a>,

@@ -1,6 +1,6 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`] and [`run`] hold the rules, [`event`] what is written down about them, [`db`] loads
+//! Read in this order: [`task`], [`run`] and [`mcp_task`] hold the rules, [`event`] what is written down about them, [`db`] loads
 //! and saves, [`app`] joins all of it in one transaction for each operation. [`policy`] says who may call what,
 //! [`limits`] how much of anything is taken.
 
@@ -9,6 +9,7 @@ pub mod artefact;
 pub mod db;
 pub mod event;
 pub mod limits;
+pub mod mcp_task;
 pub mod policy;
 pub mod run;
 pub mod task;

@@ -3,7 +3,7 @@
 //! Everything that is kept has a size that somebody chose on purpose. What comes too large is refused before anything
 //! is written, with the number that was exceeded. How much may *wait* is the store's affair: [`crate::db::Limits`].
 
-use std::io;
+use std::{io, time::Duration};
 
 use serde_json::Value;
 
@@ -33,6 +33,18 @@ pub const ARTEFACT_BYTES_MAX: usize = 16 << 20;
 pub const ARTEFACTS_MAX: usize = 256;
 /// Bytes of all artefacts that come with one answer.
 pub const ARTEFACTS_BYTES_MAX: usize = 64 << 20;
+/// MCP tasks that one principal may have, running and ended, until they expire.
+pub const MCP_TASKS_MAX: usize = 1_000;
+/// Bytes that all MCP tasks of one principal may take, requests and results together.
+pub const MCP_TASKS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of the request that an MCP task is made of, as JSON text.
+pub const MCP_TASK_REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an MCP task's result, error or open questions, as JSON text.
+pub const MCP_TASK_CONTENT_BYTES_MAX: usize = 16 << 20;
+/// How long an MCP task may run, waiting for input included, before it is deleted.
+pub const MCP_TASK_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long an MCP task is kept after its end.
+pub const MCP_TASK_KEPT: Duration = Duration::from_secs(3600);
 /// Rows in one page of runs or events; who asks for more gets this many.
 pub const PAGE_MAX: usize = 1_000;
 

@@ -18,8 +18,10 @@ pub(super) struct Migration {
 }
 
 /// All steps, in order.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { number: 1, name: "start", sql: include_str!("../../migrations/0001_start.sql") }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { number: 1, name: "start", sql: include_str!("../../migrations/0001_start.sql") },
+    Migration { number: 2, name: "mcp_tasks", sql: include_str!("../../migrations/0002_mcp_tasks.sql") },
+];
 
 /// A step that the database has seen: number and checksum.
 type Seen = (i64, String);

@@ -9,6 +9,7 @@ mod durable;
 mod groups;
 mod hubs;
 mod log;
+mod mcp_tasks;
 #[path = "../postgres/mod.rs"]
 mod postgres;
 mod runs;

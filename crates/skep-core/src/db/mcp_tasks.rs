@@ -1,0 +1,149 @@
+//! MCP tasks as rows.
+
+use super::{
+    Db, DbError, Doing, Tx,
+    events::page,
+    sql::{Cause, Row, values},
+};
+use crate::{
+    Namespace, Timestamp,
+    mcp_task::{Holder, McpTask, McpTaskId, State},
+};
+
+const COLUMNS: &str = "id, principal, request, may_repeat, attempt, holder, state, content, created, updated, expires";
+
+impl Tx<'_> {
+    /// The task of this name, locked until the transaction ends.
+    pub async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
+        let lock = self.sql.for_update();
+        let sql = format!("select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and expires > $3 {lock}");
+        self.first(&sql, values![&self.namespace.0, &id.0, now.0], from_row).await.doing("load an MCP task")
+    }
+
+    /// How many tasks a principal has, and how many bytes they take.
+    pub async fn count_mcp_tasks(&mut self, principal: &str, now: Timestamp) -> Result<(usize, usize), DbError> {
+        let sql = "select count(*), cast(coalesce(sum(bytes), 0) as bigint) from mcp_task
+             where namespace = $1 and principal = $2 and expires > $3";
+        let read = |row: &Row<'_>| Ok((row.next::<i64>()?.try_into()?, row.next::<i64>()?.try_into()?));
+        let count = self.first(sql, values![&self.namespace.0, principal, now.0], read).await;
+        Ok(count.doing("count MCP tasks")?.unwrap_or_default())
+    }
+
+    /// Keep a new task.
+    pub async fn add_mcp_task(&mut self, task: &McpTask, held_until: Timestamp) -> Result<(), DbError> {
+        let sql = format!(
+            "insert into mcp_task (namespace, {COLUMNS}, bytes, held_until)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        );
+        let values = values![
+            &self.namespace.0,
+            &task.id.0,
+            &task.principal,
+            &task.request,
+            task.may_repeat,
+            task.attempt,
+            &task.holder.0,
+            task.state.name(),
+            task.state.content(),
+            task.created.0,
+            task.updated.0,
+            task.expires.0,
+            bytes(task),
+            held_until.0,
+        ];
+        self.execute(&sql, values).await.doing("add an MCP task")
+    }
+
+    /// Keep the task as it now is. Nobody holds what is over.
+    pub async fn save_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
+        let held = if task.state.is_over() { "null" } else { "held_until" };
+        let sql = format!(
+            "update mcp_task set attempt = $1, holder = $2, state = $3, content = $4, updated = $5, expires = $6,
+             bytes = $7, held_until = {held} where namespace = $8 and id = $9"
+        );
+        let (state, content) = (task.state.name(), task.state.content());
+        let (updated, expires) = (task.updated.0, task.expires.0);
+        let (holder, namespace, id) = (&task.holder.0, &self.namespace.0, &task.id.0);
+        let values = values![task.attempt, holder, state, content, updated, expires, bytes(task), namespace, id];
+        self.execute(&sql, values).await.doing("save an MCP task")
+    }
+
+    /// Put off the end of these holds, as far as they are this holder's. Gives the tasks and their attempts.
+    pub async fn hold_mcp_tasks(
+        &mut self,
+        holder: &Holder,
+        ids: &[McpTaskId],
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<(McpTaskId, u32)>, DbError> {
+        let any = self.sql.any(4);
+        let sql = format!(
+            "update mcp_task set held_until = $1
+             where namespace = $2 and holder = $3 and id {any} and held_until is not null and expires > $5
+             returning id, attempt"
+        );
+        let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
+        let values = values![until.0, &self.namespace.0, &holder.0, names, now.0];
+        let read = |row: &Row<'_>| Ok((McpTaskId(row.next()?), row.next::<i64>()?.try_into()?));
+        self.change(&sql, values, read).await.doing("hold MCP tasks")
+    }
+
+    /// Tasks that nobody holds any more, locked, the longest abandoned first; such as another transaction holds are
+    /// passed over.
+    pub async fn mcp_tasks_let_go(&mut self, now: Timestamp, limit: usize) -> Result<Vec<McpTask>, DbError> {
+        let lock = self.sql.for_update_skip_locked();
+        let sql = format!(
+            "select {COLUMNS} from mcp_task where namespace = $1 and held_until <= $2 and expires > $3
+             order by held_until limit $4 {lock}"
+        );
+        let values = values![&self.namespace.0, now.0, now.0, page(limit)];
+        self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
+    }
+
+    /// Delete what has expired. Gives how many there were.
+    pub async fn expire_mcp_tasks(&mut self, now: Timestamp) -> Result<u64, DbError> {
+        let sql = "delete from mcp_task where namespace = $1 and expires <= $2 returning id";
+        let gone = self.change(sql, values![&self.namespace.0, now.0], |_| Ok(())).await;
+        Ok(gone.doing("delete expired MCP tasks")?.len() as u64)
+    }
+}
+
+impl Db {
+    /// A principal's task, as it is now; `None` also for one that has expired.
+    pub async fn mcp_task(
+        &self,
+        namespace: &Namespace,
+        principal: &str,
+        id: &McpTaskId,
+        now: Timestamp,
+    ) -> Result<Option<McpTask>, DbError> {
+        let (namespace, principal, id) = (namespace.0.clone(), principal.to_owned(), id.0.clone());
+        let sql = format!(
+            "select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and principal = $3 and expires > $4"
+        );
+        let tasks = self.read(async move |db| {
+            db.all(&sql, values![&namespace, &id, &principal, now.0], from_row).await.doing("read an MCP task")
+        });
+        Ok(tasks.await?.pop())
+    }
+}
+
+fn bytes(task: &McpTask) -> i64 {
+    i64::try_from(task.bytes()).unwrap_or(i64::MAX)
+}
+
+fn from_row(row: &Row<'_>) -> Result<McpTask, Cause> {
+    let (id, principal, request) = (McpTaskId(row.next()?), row.next()?, row.next()?);
+    let (may_repeat, attempt, holder) = (row.next()?, row.next::<i64>()?.try_into()?, Holder(row.next()?));
+    let (state, content): (String, Option<String>) = (row.next()?, row.next()?);
+    let state = match (state.as_str(), content) {
+        ("working", _) => State::Working,
+        ("input_required", Some(content)) => State::InputRequired(content),
+        ("completed", Some(content)) => State::Completed(content),
+        ("failed", Some(content)) => State::Failed(content),
+        ("cancelled", _) => State::Cancelled,
+        _ => return Err("unknown state of an MCP task".into()),
+    };
+    let (created, updated, expires) = (Timestamp(row.next()?), Timestamp(row.next()?), Timestamp(row.next()?));
+    Ok(McpTask { id, principal, request, may_repeat, attempt, holder, state, created, updated, expires })
+}

@@ -1,0 +1,176 @@
+//! Calls of MCP tools that outlive the request that made them: what the protocol calls tasks.
+//!
+//! They are not the tasks of [`crate::task`]. Those are work that waits for any worker, with queues, dependencies,
+//! retries and a log that people read; these are calls that run already, in the hub that took them, with the
+//! protocol's five states, a principal and a time to live. One table for both would be mostly nulls, and every rule
+//! would begin with the question which of the two it is about.
+//!
+//! A hub **holds** what it runs, and says so again and again. What nobody holds any more is taken over, under the
+//! next attempt; what the former holder still says is refused. An end is final. Request and content are JSON text that
+//! the core never reads: a result comes back byte for byte.
+
+use crate::{
+    Timestamp,
+    limits::{self, Invalid, MCP_TASK_CONTENT_BYTES_MAX, MCP_TASK_KEPT, MCP_TASK_REQUEST_BYTES_MAX, MCP_TASK_TIME_MAX},
+};
+
+/// Names a task. Whoever makes one takes care that nobody can guess it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct McpTaskId(pub String);
+
+/// The hub that runs a task: a name that no other process ever had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder(pub String);
+
+/// A task that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMcpTask {
+    /// Its name.
+    pub id: McpTaskId,
+    /// Whose it is.
+    pub principal: String,
+    /// The parameters of the call, JSON.
+    pub request: String,
+    /// Whether the call may be made again when nobody knows how far it came.
+    pub may_repeat: bool,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct McpTask {
+    /// Its name.
+    pub id: McpTaskId,
+    /// Whose it is.
+    pub principal: String,
+    /// The parameters of the call, JSON.
+    pub request: String,
+    /// Whether the call may be made again when nobody knows how far it came.
+    pub may_repeat: bool,
+    /// How often the call was begun.
+    pub attempt: u32,
+    /// Who runs it, or ran it last.
+    pub holder: Holder,
+    /// How far it is.
+    pub state: State,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When its state last changed.
+    pub updated: Timestamp,
+    /// When it is deleted.
+    pub expires: Timestamp,
+}
+
+/// How far a task is; what comes with it is JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The call runs.
+    Working,
+    /// It waits for answers to these requests.
+    InputRequired(String),
+    /// It has this result.
+    Completed(String),
+    /// It ended with this error.
+    Failed(String),
+    /// It was withdrawn.
+    Cancelled,
+}
+
+impl State {
+    /// Its name, in messages and in the store.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Working => "working",
+            State::InputRequired(_) => "input_required",
+            State::Completed(_) => "completed",
+            State::Failed(_) => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+
+    /// What comes with it.
+    pub fn content(&self) -> Option<&str> {
+        match self {
+            State::Working | State::Cancelled => None,
+            State::InputRequired(text) | State::Completed(text) | State::Failed(text) => Some(text),
+        }
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_over(&self) -> bool {
+        matches!(self, State::Completed(_) | State::Failed(_) | State::Cancelled)
+    }
+}
+
+/// Why a task did not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It has ended.
+    #[error("the task is over")]
+    Over,
+    /// Another hub runs it now, or this one does under another attempt.
+    #[error("the task has been taken over by another attempt, so this one no longer counts")]
+    TakenOver,
+}
+
+impl McpTask {
+    /// A task that `holder` begins to run now.
+    pub fn new(new: NewMcpTask, holder: Holder, now: Timestamp) -> McpTask {
+        let NewMcpTask { id, principal, request, may_repeat } = new;
+        let (state, expires) = (State::Working, now.after(MCP_TASK_TIME_MAX));
+        McpTask { id, principal, request, may_repeat, attempt: 1, holder, state, created: now, updated: now, expires }
+    }
+
+    /// Its run says how far it is.
+    pub fn report(&mut self, holder: &Holder, attempt: u32, state: State, now: Timestamp) -> Result<(), Refused> {
+        if self.state.is_over() {
+            return Err(Refused::Over);
+        }
+        if (&self.holder, self.attempt) != (holder, attempt) {
+            return Err(Refused::TakenOver);
+        }
+        self.change(state, now);
+        Ok(())
+    }
+
+    /// Its principal wants no more of it.
+    pub fn cancel(&mut self, now: Timestamp) -> Result<(), Refused> {
+        if self.state.is_over() {
+            return Err(Refused::Over);
+        }
+        self.change(State::Cancelled, now);
+        Ok(())
+    }
+
+    /// Nobody runs it any more, and `holder` does from now on: from the beginning.
+    pub fn take_over(&mut self, holder: Holder, now: Timestamp) {
+        self.attempt += 1;
+        self.holder = holder;
+        self.change(State::Working, now);
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.request.len() + self.state.content().map_or(0, str::len)
+    }
+
+    fn change(&mut self, state: State, now: Timestamp) {
+        if state.is_over() {
+            self.expires = now.after(MCP_TASK_KEPT);
+        }
+        self.state = state;
+        self.updated = now;
+    }
+}
+
+/// Whether a task may be made of this.
+pub(crate) fn check_new(new: &NewMcpTask) -> Result<(), Invalid> {
+    limits::check_name("the task", &new.id.0)?;
+    limits::check_bytes("the principal", new.principal.len(), limits::NAME_BYTES_MAX)?;
+    limits::check_bytes("the request", new.request.len(), MCP_TASK_REQUEST_BYTES_MAX)
+}
+
+/// Whether this may be kept.
+pub(crate) fn check_state(state: &State) -> Result<(), Invalid> {
+    let bytes = state.content().map_or(0, str::len);
+    limits::check_bytes("the result of the task", bytes, MCP_TASK_CONTENT_BYTES_MAX)
+}

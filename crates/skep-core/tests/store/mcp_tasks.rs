@@ -1,0 +1,184 @@
+//! What calls that outlive their request can rely on.
+
+use skep_core::{
+    app::{McpTaskError, TAKEN_OVER_MAX},
+    limits::{self, Invalid, MCP_TASK_KEPT, MCP_TASK_TIME_MAX},
+    mcp_task::{Holder, McpTask, McpTaskId, NewMcpTask, Refused, State},
+};
+
+use super::*;
+
+const HOLD: Duration = Duration::from_secs(10);
+
+fn hub(name: &str) -> Holder {
+    Holder(name.into())
+}
+
+fn name(id: &str) -> McpTaskId {
+    McpTaskId(id.into())
+}
+
+fn new_call(id: &str, principal: &str) -> NewMcpTask {
+    let request = r#"{"name":"sleep","arguments":{"s": 1.50}}"#.to_owned();
+    NewMcpTask { id: name(id), principal: principal.to_owned(), request, may_repeat: true }
+}
+
+async fn create(app: &App, new: NewMcpTask, at: Timestamp) -> Result<McpTask, McpTaskError> {
+    app.create_mcp_task(&permit(), new, &hub("a"), HOLD, at).await
+}
+
+async fn report(app: &App, id: &str, by: (&str, u32), state: State, at: Timestamp) -> Result<McpTask, McpTaskError> {
+    app.report_mcp_task(&permit(), &name(id), (&hub(by.0), by.1), state, at).await
+}
+
+async fn read(app: &App, principal: &str, id: &str, at: Timestamp) -> Option<McpTask> {
+    app.db.mcp_task(permit().namespace(), principal, &name(id), at).await.unwrap()
+}
+
+async fn take_over(app: &App, by: &str, at: Timestamp) -> Vec<McpTask> {
+    app.take_over_mcp_tasks(&permit(), &hub(by), HOLD, at).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_comes_back_byte_for_byte_and_an_end_is_final() {
+    on_every_database(async |app| {
+        let made = create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        assert_eq!(
+            (made.attempt, &made.state, made.created, made.expires),
+            (1, &State::Working, NOW, NOW.after(MCP_TASK_TIME_MAX))
+        );
+        assert_eq!(read(&app, "ann", "t", NOW).await.as_ref(), Some(&made));
+        let asked = State::InputRequired(r#"{"k":{"method":"elicitation/create"}}"#.into());
+        assert_eq!(report(&app, "t", ("a", 1), asked.clone(), NOW).await.unwrap().state, asked);
+        let result = State::Completed("{\"x\": 1.50,\n \"y\":\"\\u0000\"}".into());
+        let ended = report(&app, "t", ("a", 1), result.clone(), LATER).await.unwrap();
+        assert_eq!((ended.updated, ended.expires), (LATER, LATER.after(MCP_TASK_KEPT)));
+        assert_eq!(read(&app, "ann", "t", LATER).await.unwrap().state, result);
+
+        let again = report(&app, "t", ("a", 1), State::Working, LATER).await;
+        assert!(matches!(again, Err(McpTaskError::Refused(Refused::Over))), "{again:?}");
+        let cancelled = app.cancel_mcp_task(&permit(), "ann", &name("t"), LATER).await.unwrap();
+        assert_eq!(cancelled.state, result, "it was over");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_its_principals_alone() {
+    on_every_database(async |app| {
+        create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        assert_eq!(read(&app, "bob", "t", NOW).await, None);
+        let cancelled = app.cancel_mcp_task(&permit(), "bob", &name("t"), NOW).await;
+        assert!(matches!(cancelled, Err(McpTaskError::Unknown)), "{cancelled:?}");
+        let elsewhere = app.cancel_mcp_task(&permit_in("other"), "ann", &name("t"), NOW).await;
+        assert!(matches!(elsewhere, Err(McpTaskError::Unknown)), "{elsewhere:?}");
+        assert_eq!(read(&app, "ann", "t", NOW).await.unwrap().state, State::Working);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
+    on_every_database(async |app| {
+        for id in ["kept", "lost", "done"] {
+            create(&app, new_call(id, "ann"), NOW).await.unwrap();
+        }
+        report(&app, "done", ("a", 1), State::Completed("{}".into()), NOW).await.unwrap();
+        let half = NOW.after(HOLD / 2);
+        let ids = ["kept", "done", "never"].map(name).to_vec();
+        let held = app.hold_mcp_tasks(&permit(), &hub("a"), ids, HOLD, half).await.unwrap();
+        assert_eq!(held, [(name("kept"), 1)], "what is over needs no holder");
+        let stolen = app.hold_mcp_tasks(&permit(), &hub("b"), vec![name("lost")], HOLD, half).await.unwrap();
+        assert_eq!(stolen, [], "it is another's");
+
+        assert_eq!(take_over(&app, "b", half).await, []);
+        let taken = take_over(&app, "b", NOW.after(HOLD)).await;
+        assert_eq!(taken.iter().map(|task| (task.id.0.as_str(), task.attempt)).collect::<Vec<_>>(), [("lost", 2)]);
+        assert_eq!(take_over(&app, "c", NOW.after(HOLD)).await, [], "one has it");
+        let late = report(&app, "lost", ("a", 1), State::Completed("{}".into()), LATER).await;
+        assert!(matches!(late, Err(McpTaskError::Refused(Refused::TakenOver))), "{late:?}");
+        report(&app, "lost", ("b", 2), State::Failed("{}".into()), LATER).await.unwrap();
+
+        app.release_mcp_task(&permit(), &name("kept"), &hub("a"), half).await.unwrap();
+        assert_eq!(take_over(&app, "b", half).await.len(), 1, "let go of, it need not run out");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_is_held_by_nobody() {
+    on_every_database(async |app| {
+        create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        let cancelled = app.cancel_mcp_task(&permit(), "ann", &name("t"), NOW).await.unwrap();
+        assert_eq!(cancelled.state, State::Cancelled);
+        assert_eq!(app.hold_mcp_tasks(&permit(), &hub("a"), vec![name("t")], HOLD, NOW).await.unwrap(), []);
+        assert_eq!(take_over(&app, "b", LATER).await, []);
+        let late = report(&app, "t", ("a", 1), State::Completed("{}".into()), NOW).await;
+        assert!(matches!(late, Err(McpTaskError::Refused(Refused::Over))), "{late:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_task_cannot_be_seen_and_is_then_gone() {
+    on_every_database(async |app| {
+        for id in ["runs", "ended"] {
+            create(&app, new_call(id, "ann"), NOW).await.unwrap();
+        }
+        report(&app, "ended", ("a", 1), State::Completed("{}".into()), NOW).await.unwrap();
+        let end = NOW.after(MCP_TASK_KEPT);
+        assert!(read(&app, "ann", "ended", Timestamp(end.0 - 1)).await.is_some());
+        assert_eq!(read(&app, "ann", "ended", end).await, None);
+        assert_eq!(app.expire_mcp_tasks(&permit(), end).await.unwrap(), 1);
+        assert_eq!(read(&app, "ann", "ended", NOW).await, None, "really");
+        assert!(read(&app, "ann", "runs", end).await.is_some());
+        let last = NOW.after(MCP_TASK_TIME_MAX);
+        assert_eq!(take_over(&app, "b", last).await, [], "what has expired is not run again");
+        assert_eq!(app.expire_mcp_tasks(&permit(), last).await.unwrap(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_has_so_many_tasks_and_so_many_bytes() {
+    on_every_database(async |app| {
+        let mut creating = tokio::task::JoinSet::new();
+        for n in 0..limits::MCP_TASKS_MAX {
+            let app = app.clone();
+            creating.spawn(async move { create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap() });
+        }
+        creating.join_all().await;
+        let more = create(&app, new_call("more", "ann"), NOW).await;
+        assert!(matches!(more, Err(McpTaskError::TooMany)), "{more:?}");
+        create(&app, new_call("bobs", "bob"), NOW).await.unwrap();
+        create(&app, new_call("more", "ann"), NOW.after(MCP_TASK_TIME_MAX)).await.unwrap();
+        assert_eq!(take_over(&app, "b", LATER).await.len(), TAKEN_OVER_MAX);
+
+        let request = "x".repeat(limits::MCP_TASK_REQUEST_BYTES_MAX + 1);
+        let large = create(&app, NewMcpTask { request, ..new_call("large", "bob") }, NOW).await;
+        assert!(matches!(large, Err(McpTaskError::Invalid(Invalid::TooLarge { .. }))), "{large:?}");
+        let result = |bytes| State::Completed("x".repeat(bytes));
+        let large = report(&app, "bobs", ("a", 1), result(limits::MCP_TASK_CONTENT_BYTES_MAX + 1), NOW).await;
+        assert!(matches!(large, Err(McpTaskError::Invalid(Invalid::TooLarge { .. }))), "{large:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_no_longer_fit_are_refused_but_a_failure_is_always_kept() {
+    on_every_database(async |app| {
+        let content = || State::Completed("x".repeat(limits::MCP_TASK_CONTENT_BYTES_MAX));
+        let fitting = limits::MCP_TASKS_BYTES_MAX / limits::MCP_TASK_CONTENT_BYTES_MAX;
+        for n in 0..fitting {
+            create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap();
+        }
+        let last = (fitting - 1).to_string();
+        for n in 0..fitting - 1 {
+            report(&app, &n.to_string(), ("a", 1), content(), NOW).await.unwrap();
+        }
+        let full = report(&app, &last, ("a", 1), content(), NOW).await;
+        assert!(matches!(full, Err(McpTaskError::Full)), "the requests take some, too: {full:?}");
+        report(&app, &last, ("a", 1), State::Failed(r#"{"code":-32603}"#.into()), NOW).await.unwrap();
+    })
+    .await;
+}
