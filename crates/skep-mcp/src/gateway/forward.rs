@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
     message::{ErrorObject, Notification},
-    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code},
+    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code, tasks},
 };
 
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
@@ -48,9 +48,11 @@ impl Request {
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
             params = Some(with_level(params.as_deref(), level));
         }
+        let mut capabilities = caller.capabilities.clone();
+        tasks::undeclare(&mut capabilities); // a task of that server would be nobody's here
         let options = CallOptions {
             wants_progress: peer.wants_progress(),
-            capabilities: Some(caller.capabilities.clone()),
+            capabilities: Some(capabilities),
             handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };

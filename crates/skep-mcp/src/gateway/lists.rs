@@ -165,6 +165,19 @@ impl Lists {
         }
     }
 
+    /// Whether the server says of a tool that it changes nothing, or nothing more when it is called again; as far as the
+    /// list was ever read.
+    pub(super) fn may_repeat(&self, tool: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = known.get(&Kind::Tools).map(|known| Arc::clone(&known.list));
+        drop(known);
+        let item = list.as_ref().and_then(|list| list.items.iter().find(|(name, _)| name == tool));
+        let annotations = item.and_then(|(_, item)| item.get("annotations")).and_then(Members::parse);
+        annotations.is_some_and(|annotations| {
+            ["readOnlyHint", "idempotentHint"].iter().any(|hint| annotations.read(hint) == Some(true))
+        })
+    }
+
     /// The marked arguments of a tool, by the server's own name, as far as the list was ever read.
     pub(super) fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

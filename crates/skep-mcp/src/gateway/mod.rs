@@ -253,6 +253,12 @@ impl Service for Gateway {
         self.changes.subscribe()
     }
 
+    /// What a server says itself counts, and so does what it lists about the tool.
+    fn may_repeat(&self, tool: &str) -> bool {
+        let Some((member, inner)) = self.owner(tool) else { return false };
+        member.origin.service.may_repeat(&inner) || member.lists.may_repeat(&inner)
+    }
+
     fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
         let Some((member, inner)) = self.owner(tool) else { return Vec::new() };
         let known = member.lists.header_arguments(&inner);

@@ -33,6 +33,11 @@ pub(super) fn outcome(
     }
 }
 
+/// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
+pub(super) fn error_of(outcome: Outcome, params: Option<&RawValue>) -> Outcome {
+    outcome.map_err(|error| lift_error(error, params))
+}
+
 /// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
 fn lift(method: &str, result: Box<RawValue>, info: &Value) -> Outcome {
     let text = result.get();

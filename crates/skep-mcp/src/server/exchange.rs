@@ -3,6 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
@@ -31,12 +32,28 @@ pub(super) enum Step {
 impl Exchange {
     /// Begin. `rounds_max`: how often an `input_required` result is carried out by asking; 0 leaves that to the caller.
     pub(super) fn begin(service: &Arc<dyn Service>, call: Call, terms: Terms, rounds_max: usize) -> Exchange {
+        Exchange::run(call, terms, |call, peer| match rounds_max {
+            0 => Arc::clone(service).handle(call, peer),
+            _ => Box::pin(input::carry_out(Arc::clone(service), call, peer, rounds_max)),
+        })
+    }
+
+    /// Go on with a call whose result asks for input: ask the peer, and repeat it with the answers.
+    pub(super) fn carry_on(
+        service: &Arc<dyn Service>,
+        call: Call,
+        terms: Terms,
+        result: Box<RawValue>,
+        rounds_max: usize,
+    ) -> Exchange {
+        let service = Arc::clone(service);
+        Exchange::run(call, terms, |call, peer| Box::pin(input::carry_on(service, call, peer, result, rounds_max)))
+    }
+
+    fn run(call: Call, terms: Terms, work: impl FnOnce(Call, Peer) -> BoxFuture<Outcome>) -> Exchange {
         let guard = call.cancel.clone().drop_guard();
         let (peer, events) = peer::peer(Arc::clone(&call.caller), terms);
-        let work = match rounds_max {
-            0 => Arc::clone(service).handle(call, peer.clone()),
-            _ => Box::pin(input::carry_out(Arc::clone(service), call, peer.clone(), rounds_max)),
-        };
+        let work = work(call, peer.clone());
         let handler = AssertUnwindSafe(work).catch_unwind().map(|outcome| {
             let fault =
                 |_| Err(ErrorObject::new(code::INTERNAL_ERROR, "the call failed inside the server; its log says why"));
@@ -62,6 +79,11 @@ impl Exchange {
                 outcome = &mut self.handler, if self.outcome.is_none() => self.outcome = Some(outcome),
             }
         }
+    }
+
+    /// What is said next, without working on. Never ends while there is nothing.
+    pub(super) async fn next_event(&mut self) -> Option<Event> {
+        self.events.recv().await
     }
 
     /// The caller has asked again, perhaps on other terms.

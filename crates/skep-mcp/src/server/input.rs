@@ -14,17 +14,38 @@ const REQUESTS_MAX: usize = 16;
 
 /// Let the service answer, asking the caller for whatever it wants to know, at most `rounds_max` times.
 pub(super) async fn carry_out(service: Arc<dyn Service>, call: Call, peer: Peer, rounds_max: usize) -> Outcome {
-    let Call { method, params, caller, cancel } = call;
-    let mut repeated = params.clone();
-    for _ in 0..=rounds_max {
-        let (method, caller, cancel) = (method.clone(), Arc::clone(&caller), cancel.clone());
-        let call = Call { method, params: repeated, caller, cancel };
-        let result = Arc::clone(&service).handle(call, peer.clone()).await?;
+    let result = Arc::clone(&service).handle(again(&call, call.params.clone()), peer.clone()).await?;
+    carry_on(service, call, peer, result, rounds_max).await
+}
+
+/// The same for a call that was made already, with this result.
+pub(super) async fn carry_on(
+    service: Arc<dyn Service>,
+    call: Call,
+    peer: Peer,
+    mut result: Box<RawValue>,
+    rounds_max: usize,
+) -> Outcome {
+    for _ in 0..rounds_max {
         let Some(wanted) = wanted(&result) else { return Ok(result) };
-        repeated = Some(answer(&wanted, params.as_deref(), &peer).await?);
+        let params = answer(&wanted, call.params.as_deref(), &peer).await?;
+        result = Arc::clone(&service).handle(again(&call, Some(params)), peer.clone()).await?;
+    }
+    if wanted(&result).is_none() {
+        return Ok(result);
     }
     let message = format!("the server asked for input more than {rounds_max} times in one call");
     Err(ErrorObject::new(code::INTERNAL_ERROR, message))
+}
+
+fn again(call: &Call, params: Option<Box<RawValue>>) -> Call {
+    let (method, caller, cancel) = (call.method.clone(), Arc::clone(&call.caller), call.cancel.clone());
+    Call { method, params, caller, cancel }
+}
+
+/// Whether the result asks for input.
+pub(super) fn is_wanted(result: &RawValue) -> bool {
+    wanted(result).is_some()
 }
 
 /// The result's members, if it asks for input.

@@ -10,6 +10,7 @@ use super::{
     Caller, Change, Inner, Members, Watch, code,
     modern::{Answer, Frame},
     sink,
+    tasks::{self, Task, Tasks},
 };
 use crate::message::{ErrorObject, Id};
 
@@ -21,6 +22,9 @@ pub(super) struct Listener {
     wanted: Wanted,
     changes: broadcast::Receiver<Change>,
     _watches: Vec<Watch>,
+    tasks: Option<WatchedTasks>,
+    /// Tasks that have changed and were not looked at yet.
+    changed: VecDeque<Arc<str>>,
     ready: VecDeque<Frame>,
     ended: bool,
     stop: CancellationToken,
@@ -35,6 +39,25 @@ struct Wanted {
     prompts_list_changed: bool,
     resources_list_changed: bool,
     resource_subscriptions: Vec<String>,
+    /// Tasks, with the extension of that name.
+    task_ids: Option<Vec<String>>,
+}
+
+/// The tasks that a listener hears of.
+struct WatchedTasks {
+    tasks: Arc<Tasks>,
+    principal: Arc<str>,
+    changes: broadcast::Receiver<Arc<str>>,
+}
+
+impl WatchedTasks {
+    /// The next task that has changed; `None` if some were missed. Never ends where nothing is watched.
+    async fn next(watched: &mut Option<WatchedTasks>) -> Option<Arc<str>> {
+        match watched {
+            Some(watched) => watched.changes.recv().await.ok(),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Listener {
@@ -54,6 +77,7 @@ impl Listener {
         if wanted.resource_subscriptions.len() > watches_max {
             return Err(invalid(format!("at most {watches_max} resources can be watched by one request")));
         }
+        let tasks = watch_tasks(server, &wanted, caller)?;
         let counted = Arc::clone(&server.listeners).try_acquire_owned().map_err(|_| {
             let message = "too many listeners are open; close one, or try again later";
             ErrorObject::new(code::BUSY, message)
@@ -73,13 +97,22 @@ impl Listener {
             wanted,
             changes,
             _watches: watches,
+            tasks,
+            changed: VecDeque::new(),
             ready: VecDeque::new(),
             ended: false,
             stop: server.stop.clone(),
             _counted: counted,
         };
+        let mut known = Vec::new();
+        for id in listener.wanted.task_ids.iter().flatten() {
+            known.extend(listener.task(id).await);
+        }
+        listener.wanted.task_ids = listener.tasks.is_some().then(|| known.iter().map(|task| task.id.clone()).collect());
         let acknowledged = listener.wanted.acknowledged();
         listener.say("notifications/subscriptions/acknowledged", json!({ "notifications": acknowledged }));
+        // What happened between the handle and now would be missed otherwise.
+        known.iter().for_each(|task| listener.tell_task(task));
         Ok(listener)
     }
 
@@ -91,9 +124,16 @@ impl Listener {
             if self.ended {
                 return None;
             }
+            if let Some(id) = self.changed.front().cloned() {
+                let task = self.task(&id).await; // whoever waits for a frame may stop waiting here, and come back
+                self.changed.pop_front();
+                task.iter().for_each(|task| self.tell_task(task));
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => self.end(),
+                changed = WatchedTasks::next(&mut self.tasks) => self.changed(changed),
                 change = self.changes.recv() => match change {
                     Ok(change) => self.tell(&change),
                     // It did not keep up: whatever it missed, it must look again.
@@ -102,6 +142,24 @@ impl Listener {
                 },
             }
         }
+    }
+
+    /// A task that is listened to, as it is; `None` if there is none, or the store cannot say.
+    async fn task(&self, id: &str) -> Option<Task> {
+        let WatchedTasks { tasks, principal, .. } = self.tasks.as_ref()?;
+        tasks.get(principal, id).await.ok()
+    }
+
+    /// Look at a task that has changed, or at all of them.
+    fn changed(&mut self, changed: Option<Arc<str>>) {
+        let wanted = self.wanted.task_ids.iter().flatten().map(String::as_str);
+        let wanted = wanted.filter(|id| changed.as_deref().is_none_or(|changed| changed == *id));
+        let new: Vec<Arc<str>> = wanted.map(Arc::from).filter(|id| !self.changed.contains(id)).collect();
+        self.changed.extend(new);
+    }
+
+    fn tell_task(&mut self, task: &Task) {
+        self.say_members("notifications/tasks", task.detailed());
     }
 
     fn tell_all(&mut self) {
@@ -126,11 +184,15 @@ impl Listener {
     }
 
     /// Every message carries the request's id, in its own type.
-    fn say(&mut self, method: &str, mut params: Value) {
-        params["_meta"] = self.meta();
-        if let Ok(params) = to_raw_value(&params) {
-            self.ready.push_back(Frame::Notification(sink::notification(method, &params)));
+    fn say(&mut self, method: &str, params: Value) {
+        if let Some(params) = to_raw_value(&params).ok().as_deref().and_then(Members::parse) {
+            self.say_members(method, params);
         }
+    }
+
+    fn say_members(&mut self, method: &str, mut params: Members) {
+        params.put("_meta", self.meta());
+        self.ready.push_back(Frame::Notification(sink::notification(method, &params.into_raw())));
     }
 
     fn end(&mut self) {
@@ -162,8 +224,25 @@ impl Wanted {
             let uris: Vec<&str> = self.resource_subscriptions.iter().map(String::as_str).collect();
             part.insert("resourceSubscriptions".to_owned(), uris.into());
         }
+        if let Some(ids) = &self.task_ids {
+            part.insert("taskIds".to_owned(), ids.clone().into());
+        }
         part.into()
     }
+}
+
+/// Begin to hear of tasks, if some are wanted. A server without them honours none.
+fn watch_tasks(server: &Inner, wanted: &Wanted, caller: &Caller) -> Result<Option<WatchedTasks>, ErrorObject> {
+    let (Some(ids), Some(tasks)) = (&wanted.task_ids, &server.durable) else { return Ok(None) };
+    if !tasks::is_declared(caller) {
+        return Err(tasks::undeclared("params.notifications.taskIds"));
+    }
+    if ids.len() > tasks::WATCHED_MAX {
+        let message = format!("at most {} tasks can be watched by one request", tasks::WATCHED_MAX);
+        return Err(ErrorObject::new(code::INVALID_PARAMS, message));
+    }
+    let (tasks, principal, changes) = (Arc::clone(tasks), Arc::clone(&caller.principal), tasks.changes());
+    Ok(Some(WatchedTasks { tasks, principal, changes }))
 }
 
 impl Change {

@@ -24,6 +24,7 @@ mod park;
 mod peer;
 mod session;
 mod sink;
+pub mod tasks;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -83,6 +84,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// What changes from now on.
     fn changes(&self) -> broadcast::Receiver<Change>;
+
+    /// Whether a call of this tool may be made again when nobody knows how far the first one came. Asked when a call
+    /// becomes a task ([`tasks`]).
+    fn may_repeat(&self, _tool: &str) -> bool {
+        false
+    }
 
     /// The arguments of a tool that HTTP callers of 2026-07-28 repeat in headers (`x-mcp-header`).
     fn header_arguments(&self, _tool: &str) -> Vec<headers::HeaderArgument> {
@@ -196,6 +203,9 @@ pub struct Limits {
     pub listeners_max: usize,
     /// An answer that is ready within this time is sent as JSON, a later one as a stream.
     pub json_time_max: Duration,
+    /// A call that runs longer becomes a task, for callers that take such ([`tasks`]). Shorter than `json_time_max`, so
+    /// that these callers never see a stream.
+    pub task_after: Duration,
     /// How often a silent stream gets a comment, so that nobody on the way takes it for dead.
     pub keep_alive: Duration,
     /// Events that are kept for one stream until they are read (older revisions).
@@ -224,6 +234,7 @@ impl Default for Limits {
             watches_max: 1000,
             listeners_max: 4096,
             json_time_max: Duration::from_secs(2),
+            task_after: Duration::from_millis(1500),
             keep_alive: Duration::from_secs(15),
             events_max: 256,
             events_bytes_max: 16 << 20,
@@ -245,6 +256,8 @@ struct Inner {
     parked: park::Parked,
     sessions: session::Sessions,
     listeners: Arc<tokio::sync::Semaphore>,
+    /// Calls that outlive their request, if there is a store for them.
+    durable: Option<Arc<tasks::Tasks>>,
     /// Requests of sessions, which go on when their HTTP request has gone away.
     tasks: TaskTracker,
     /// Rung when the server stops.
@@ -254,10 +267,24 @@ struct Inner {
 impl Server {
     /// A server with nothing under way.
     pub fn new(service: Arc<dyn Service>, limits: Limits) -> Server {
+        Server::with(service, limits, None)
+    }
+
+    /// The same, and calls that take long become tasks, which are kept in this store. Tasks that a former server left
+    /// there are gone on with at once. To be called inside a runtime.
+    pub fn with_tasks(service: Arc<dyn Service>, limits: Limits, store: Arc<dyn tasks::TaskStore>) -> Server {
+        let durable = Arc::new(tasks::Tasks::new(store));
+        let server = Server::with(service, limits, Some(Arc::clone(&durable)));
+        server.inner.tasks.spawn(tasks::Tasks::keep(Arc::downgrade(&server.inner), durable));
+        server
+    }
+
+    fn with(service: Arc<dyn Service>, limits: Limits, durable: Option<Arc<tasks::Tasks>>) -> Server {
         let inner = Inner {
             parked: park::Parked::new(limits.parked_max, limits.parked_time_max),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
+            durable,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             service,
@@ -266,8 +293,17 @@ impl Server {
         Server { inner: Arc::new(inner) }
     }
 
+    /// Let go of the tasks that run: their calls are given up here, and whoever comes next takes them over. To be called
+    /// before their calls are cancelled one by one, which would look like their end.
+    pub async fn put_tasks_aside(&self) {
+        if let Some(tasks) = &self.inner.durable {
+            tasks.put_aside().await;
+        }
+    }
+
     /// End listeners and sessions, cancel what is under way, and wait for it.
     pub async fn stop(&self) {
+        self.put_tasks_aside().await;
         self.inner.stop.cancel();
         self.inner.sessions.close_all();
         self.inner.tasks.close();

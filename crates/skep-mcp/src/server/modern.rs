@@ -7,15 +7,21 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Call, Caller, Inner, Members, Outcome, code, convert,
     exchange::{Exchange, Step},
+    input,
     listen::Listener,
     park::{Identity, ParkedCall},
     peer::{Asked, Event, Terms},
     sink,
+    tasks::{self, Became, Origin},
 };
 use crate::{
     message::{ErrorObject, Id, Request},
@@ -28,8 +34,15 @@ const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What older revisions have and this one has not.
-const REMOVED: [&str; 6] =
-    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "tasks/list"];
+const REMOVED: [&str; 7] = [
+    "initialize",
+    "ping",
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "tasks/list",
+    "tasks/result",
+];
 /// What may be answered with a wish for input.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
@@ -130,7 +143,10 @@ async fn try_begin(
     let caller = Arc::new(caller);
     match method.as_str() {
         "server/discover" => {
-            let description = server.service.describe();
+            let mut description = server.service.describe();
+            if server.durable.is_some() {
+                tasks::declare(&mut description.capabilities);
+            }
             let info = description.info.clone();
             let outcome = convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &info);
             Ok(Begun::Answered(Answer { text: sink::response(id, &outcome), status: 200 }))
@@ -139,6 +155,15 @@ async fn try_begin(
             Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), &members, &caller).await?)))
         }
         _ => {
+            if let Some(tasks) = &server.durable
+                && let Some(outcome) = tasks.answer(method, &members, &caller).await
+            {
+                return Ok(Begun::Answered(answered(server, id, method, params.as_deref(), outcome)));
+            }
+            let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
+            // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
+            let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
+            let origin = Origin { params: params.clone().unwrap_or_else(input::empty), caller: Arc::clone(&caller) };
             let identity = Identity::new(principal, method, &members);
             let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
@@ -148,7 +173,8 @@ async fn try_begin(
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {
                     exchange.set_terms(terms);
-                    (exchange, answer(asked, members.get("inputResponses")), keys)
+                    let responses = members.get("inputResponses").and_then(Members::parse).unwrap_or_default();
+                    (exchange, answer(asked, &responses), keys)
                 }
             };
             let running = Running {
@@ -161,15 +187,22 @@ async fn try_begin(
                 asked,
                 keys,
                 ready: VecDeque::new(),
+                task_at,
+                origin,
+                becoming: None,
             };
             Ok(Begun::Running(Box::new(running)))
         }
     }
 }
 
+/// Whether the server may give a task instead of the result.
+fn may_become_task(server: &Inner, method: &str, caller: &Caller) -> bool {
+    method == "tools/call" && server.durable.is_some() && tasks::is_declared(caller)
+}
+
 /// Give the answers to those who asked; what is left was not answered.
-fn answer(asked: Vec<(String, Asked)>, responses: Option<&RawValue>) -> Vec<(String, Asked)> {
-    let responses = responses.and_then(Members::parse).unwrap_or_default();
+pub(super) fn answer(asked: Vec<(String, Asked)>, responses: &Members) -> Vec<(String, Asked)> {
     let mut left = Vec::new();
     for (key, asked) in asked {
         match responses.get(&key) {
@@ -182,8 +215,28 @@ fn answer(asked: Vec<(String, Asked)>, responses: Option<&RawValue>) -> Vec<(Str
     left
 }
 
+/// What is asked, by its keys.
+pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
+    let mut requests = Members::default();
+    for (key, asked) in asked {
+        let mut request = Members::default();
+        request.put("method", &asked.method);
+        request.set("params", asked.params.clone());
+        requests.set(key, request.into_raw());
+    }
+    requests.into_raw()
+}
+
+/// The last message of a request, for what the service gave.
+fn answered(server: &Inner, id: &Id, method: &str, params: Option<&RawValue>, outcome: Outcome) -> Answer {
+    let info = server.service.describe().info;
+    let outcome = convert::outcome(method, params, outcome, Revision::V2026_07_28, &info);
+    let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
+    Answer { text: sink::response(id, &outcome), status }
+}
+
 /// Who asks, and on what terms (2026-07-28, request metadata).
-fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+pub(super) fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
         ErrorObject::new(code::INVALID_PARAMS, message)
@@ -227,6 +280,11 @@ pub(super) struct Running {
     asked: Vec<(String, Asked)>,
     keys: usize,
     ready: VecDeque<Frame>,
+    /// When it becomes a task.
+    task_at: Option<Instant>,
+    origin: Origin,
+    /// It is being stored.
+    becoming: Option<oneshot::Receiver<Became>>,
 }
 
 impl Running {
@@ -238,8 +296,31 @@ impl Running {
         if !self.asked.is_empty() {
             return self.park();
         }
-        let step = self.exchange.as_mut()?.next().await;
-        self.take(step);
+        loop {
+            // What is awaited here is kept in `self`: whoever waits for a frame may stop waiting and come back.
+            if let Some(becoming) = &mut self.becoming {
+                let became = becoming.await;
+                self.becoming = None;
+                match became {
+                    Ok(Became::Task(handle)) => return Some(self.answer(Ok(handle))),
+                    Ok(Became::Call(exchange)) => self.exchange = Some(*exchange),
+                    Err(_) => {
+                        let error =
+                            ErrorObject::new(code::INTERNAL_ERROR, "the server stopped before it had an answer");
+                        return Some(self.answer(Err(error)));
+                    }
+                }
+            }
+            let exchange = self.exchange.as_mut()?;
+            let step = match self.task_at {
+                None => Some(exchange.next().await),
+                Some(at) => timeout_at(at, exchange.next()).await.ok(),
+            };
+            match step {
+                Some(step) => break self.take(step),
+                None => self.become_task(),
+            }
+        }
         // Whatever else the service asks at once goes into the same result.
         while !self.asked.is_empty()
             && let Some(step) = self.exchange.as_mut().and_then(|exchange| exchange.next().now_or_never())
@@ -251,6 +332,14 @@ impl Running {
             self.ready.push_back(frame);
         }
         self.ready.pop_front()
+    }
+
+    /// It has run for long enough: let it be stored.
+    fn become_task(&mut self) {
+        self.task_at = None;
+        if let (Some(tasks), Some(exchange)) = (&self.server.durable, self.exchange.take()) {
+            self.becoming = Some(tasks.begin(&self.server, self.origin.clone(), exchange));
+        }
     }
 
     fn take(&mut self, step: Step) {
@@ -276,27 +365,18 @@ impl Running {
     }
 
     fn answer(&self, outcome: Outcome) -> Frame {
-        let info = self.server.service.describe().info;
-        let outcome = convert::outcome(&self.method, self.params.as_deref(), outcome, Revision::V2026_07_28, &info);
-        let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
-        Frame::Answer(Answer { text: sink::response(&self.id, &outcome), status })
+        Frame::Answer(answered(&self.server, &self.id, &self.method, self.params.as_deref(), outcome))
     }
 
     /// Put the call aside and tell the caller what is wanted.
     fn park(&mut self) -> Option<Frame> {
         let exchange = self.exchange.take()?;
-        let mut requests = Members::default();
-        for (key, asked) in &self.asked {
-            let mut request = Members::default();
-            request.put("method", &asked.method);
-            request.set("params", asked.params.clone());
-            requests.set(key, request.into_raw());
-        }
+        let requests = input_requests(&self.asked);
         let (asked, keys, identity) = (std::mem::take(&mut self.asked), self.keys, self.identity.clone());
         let outcome = self.server.parked.put(ParkedCall { exchange, asked, keys, identity }).and_then(|state| {
             let mut result = Members::default();
             result.put("resultType", "input_required");
-            result.set("inputRequests", requests.into_raw());
+            result.set("inputRequests", requests);
             result.put("requestState", state);
             to_raw_value(&result).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
         });
