@@ -9,3 +9,4 @@ mod lines;
 #[path = "../../examples/fixture/service.rs"]
 mod service;
 mod support;
+mod tasks;

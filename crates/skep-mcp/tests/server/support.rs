@@ -103,14 +103,19 @@ impl Hub {
     }
 
     pub(crate) fn connect_with(&self, options: lines::Options, buffer: usize) -> Client {
-        let (here, there) = tokio::io::duplex(buffer);
-        let server = self.server.clone();
-        let (input, output) = tokio::io::split(there);
-        #[expect(clippy::disallowed_methods, reason = "the test waits for what it says")]
-        let serving = tokio::spawn(async move { lines::serve(&server, input, output, options).await });
-        let (input, output) = tokio::io::split(here);
-        Client { input: BufReader::new(input), output, serving }
+        connect(&self.server, options, buffer)
     }
+}
+
+/// A connection with lines to any server.
+pub(crate) fn connect(server: &Server, options: lines::Options, buffer: usize) -> Client {
+    let (here, there) = tokio::io::duplex(buffer);
+    let server = server.clone();
+    let (input, output) = tokio::io::split(there);
+    #[expect(clippy::disallowed_methods, reason = "the test waits for what it says")]
+    let serving = tokio::spawn(async move { lines::serve(&server, input, output, options).await });
+    let (input, output) = tokio::io::split(here);
+    Client { input: BufReader::new(input), output, serving }
 }
 
 /// One end of a connection.
