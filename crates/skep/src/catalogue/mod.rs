@@ -65,6 +65,14 @@ pub struct Annotations {
     pub open_world_hint: bool,
 }
 
+impl Annotations {
+    /// Whether a call may be made again when nobody knows how far the first one came: it changes nothing more, or what it
+    /// does stays in its own sandbox and in outputs.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.read_only_hint || self.idempotent_hint || !(self.destructive_hint || self.open_world_hint)
+    }
+}
+
 /// A tool written in this program: one type in one file of `tools/`, holding what it needs to work.
 pub trait BuiltIn: Send + Sync + 'static {
     /// Unique name.

@@ -36,7 +36,8 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
     let (catalogue, upstreams) = (Arc::new(catalogue), settings.upstreams);
-    let parts = Parts { catalogue, workspace, outputs, upstreams, probes: Vec::new() };
+    // It lives as long as its one client, so there is nobody who could ask for a task later.
+    let parts = Parts { catalogue, workspace, outputs, upstreams, store: None, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());

@@ -54,8 +54,9 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let doors =
-        Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, probes }).await?;
+    let store = Some((hive.app.clone(), hive.permit.clone()));
+    let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, store, probes };
+    let doors = Doors::open(options, parts).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
     }

@@ -133,14 +133,22 @@ impl Admission {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Take no new calls, let the others end within `time`, and cancel what is left then. Returns how many were cancelled.
-    pub async fn drain(&self, time: Duration) -> usize {
+    /// Take no new calls, and let the others end within `time`. Returns how many are left then.
+    pub async fn settle(&self, time: Duration) -> usize {
         self.start_draining();
         self.calls.close();
-        if timeout(time, self.calls.wait()).await.is_ok() {
+        match timeout(time, self.calls.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.calls.len(),
+        }
+    }
+
+    /// Take no new calls, let the others end within `time`, and cancel what is left then. Returns how many were cancelled.
+    pub async fn drain(&self, time: Duration) -> usize {
+        let cancelled = self.settle(time).await;
+        if cancelled == 0 {
             return 0;
         }
-        let cancelled = self.calls.len();
         self.cancel.cancel();
         if timeout(CANCEL_TIME, self.calls.wait()).await.is_err() {
             tracing::warn!(calls = self.calls.len(), "calls did not stop when they were cancelled");

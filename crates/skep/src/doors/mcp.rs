@@ -16,6 +16,7 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
+use skep_core::{app::App, policy::Permit};
 use skep_mcp::{
     gateway::{Gateway, Origin},
     message::ErrorObject,
@@ -38,6 +39,7 @@ use super::{
     body,
     calls::Calls,
     http::Hub,
+    tasks::Kept,
 };
 use crate::{
     catalogue::{Answer, Tool, ToolError},
@@ -53,20 +55,33 @@ const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read fr
                             under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
 
 /// The server of a hub, and what stands behind it. With nothing behind it, it is the tools alone.
-pub(super) fn server(calls: &Arc<Calls>, upstreams: Vec<Upstream>, bodies: &body::Limits) -> (Server, Upstreams) {
+pub(super) fn server(
+    calls: &Arc<Calls>,
+    upstreams: Vec<Upstream>,
+    store: Option<(App, Permit)>,
+    bodies: &body::Limits,
+) -> (Server, Upstreams) {
     let limits =
         Limits { message_bytes_max: bodies.body_bytes_max, body_time_max: bodies.body_time_max, ..Limits::default() };
     let tools = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
     let heard = Arc::new(Heard::default());
     let pool = Upstreams::new(upstreams.clone(), Arc::clone(&heard) as Arc<dyn Handler>);
     if upstreams.is_empty() {
-        return (Server::new(tools, limits), pool);
+        return (start(tools, limits, store), pool);
     }
     let gateway = Gateway::new(tools.describe());
     let mut origins = behind::origins(&pool, &upstreams, &heard);
     origins.push(Origin { name: String::new(), service: tools, allows: Box::new(|_| true) });
     gateway.set(origins);
-    (Server::new(Arc::new(gateway), limits), pool)
+    (start(Arc::new(gateway), limits, store), pool)
+}
+
+/// A server whose calls may become tasks, if there is a store for them.
+fn start(service: Arc<dyn Service>, limits: Limits, store: Option<(App, Permit)>) -> Server {
+    match store {
+        Some((app, permit)) => Server::with_tasks(service, limits, Arc::new(Kept::new(app, permit))),
+        None => Server::new(service, limits),
+    }
 }
 
 /// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.
@@ -77,10 +92,10 @@ pub async fn serve_lines(
     output: impl AsyncWrite + Unpin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let Parts { catalogue, workspace, outputs, upstreams, .. } = parts;
+    let Parts { catalogue, workspace, outputs, upstreams, store, .. } = parts;
     let admission = super::admission::Admission::new(options.calls);
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
-    let (server, upstreams) = server(&calls, upstreams, &options.bodies);
+    let (server, upstreams) = server(&calls, upstreams, store, &options.bodies);
     let served = stop.run_until_cancelled(lines::serve(&server, input, output, lines::Options::default())).await;
     server.stop().await;
     upstreams.close().await;
@@ -167,6 +182,10 @@ impl Service for Tools {
 
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+
+    fn may_repeat(&self, tool: &str) -> bool {
+        self.calls.catalogue.get(tool).is_ok_and(|tool| tool.annotations.may_repeat())
     }
 }
 

@@ -10,7 +10,8 @@
 //! answered unless the operator named it ([`guard`]).
 //!
 //! **Stopping.** No new connections and no new calls (503, so that callers go elsewhere); what runs may end within the
-//! drain time; then it is cancelled, which kills its sandboxes; then the connections are closed.
+//! drain time; then MCP tasks are let go of, for the next start or another hub, and the rest is cancelled, which kills
+//! its sandboxes; then the connections are closed.
 
 pub mod admission;
 mod behind;
@@ -22,6 +23,7 @@ mod http;
 pub mod mcp;
 mod metrics;
 mod problem;
+mod tasks;
 mod tcp;
 
 use std::{
@@ -40,6 +42,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use skep_core::{app::App, policy::Permit};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -121,6 +124,8 @@ pub struct Parts {
     pub outputs: Dir,
     /// MCP servers, whose tools are served along.
     pub upstreams: Vec<Upstream>,
+    /// Where calls are kept that outlive their request, and the right to do so. Without it no call becomes a task.
+    pub store: Option<(App, Permit)>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
 }
@@ -207,7 +212,7 @@ impl Doors {
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
         });
-        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, &options.bodies);
+        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, parts.store, &options.bodies);
         let hub = Hub {
             mcp,
             upstreams,
@@ -257,7 +262,9 @@ impl Doors {
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
-        let calls_cancelled = hub.calls.admission.drain(options.drain_time).await;
+        let calls_cancelled = hub.calls.admission.settle(options.drain_time).await;
+        hub.mcp.put_tasks_aside().await; // first, so that being cancelled is not taken for their end
+        hub.calls.admission.drain(Duration::ZERO).await;
         upkeep.cancel();
         hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
         hub.upstreams.close().await;

@@ -441,7 +441,14 @@ async fn refusal(options: Options) -> String {
     let directory = tempfile::tempdir().unwrap();
     let dir = Dir::open(directory.path()).unwrap();
     let catalogue = Arc::new(Catalogue::new([]));
-    let parts = Parts { catalogue, workspace: dir.clone(), outputs: dir, upstreams: Vec::new(), probes: Vec::new() };
+    let parts = Parts {
+        catalogue,
+        workspace: dir.clone(),
+        outputs: dir,
+        upstreams: Vec::new(),
+        store: None,
+        probes: Vec::new(),
+    };
     match Doors::open(options, parts).await {
         Ok(_) => "started".to_owned(),
         Err(error) => error.to_string(),
