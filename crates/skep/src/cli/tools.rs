@@ -74,7 +74,7 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let schema = &catalogue.get(&arguments.tool)?.input_schema;
+    let schema = catalogue.get(&arguments.tool)?.input_schema();
     let call = Call {
         tool: arguments.tool.clone(),
         arguments: Value::Object(members(&arguments, schema)?),

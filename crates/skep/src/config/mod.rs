@@ -18,13 +18,15 @@ use std::{
 
 use serde_json::Value;
 
+#[cfg(test)]
+pub(crate) use self::file::schema;
 pub use self::{
     environment::{VARIABLES, Variable},
     file::{Log, LogFormat, Run, Serve, Tools, json_schema},
     secret::Secret,
 };
 use crate::{
-    document::{Diagnostic, Document, Format},
+    document::{self, Diagnostic, Document, Format, dotted},
     model, net,
     run::Agents,
     tools::{SandboxSettings, code::Policy, search},
@@ -155,9 +157,8 @@ impl Settings {
         }
         merge(&mut value, above);
         let name = file.map_or("environment".to_owned(), |path| path.display().to_string());
-        let file: file::File = serde_path_to_error::deserialize(value).map_err(|error| {
-            let key = error.path().to_string();
-            BadSettings(vec![Diagnostic { key, ..Diagnostic::of_file(&name, error.into_inner().to_string()) }])
+        let file: file::File = document::read(&value).map_err(|(pointer, message)| {
+            BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(&name, message) }])
         })?;
         let mut settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
         settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
