@@ -227,7 +227,11 @@ async fn listening(mut command: Command) -> io::Result<(Child, String)> {
         if let Some((_, address)) = line.split_once("listening on http://") {
             let address = address.trim().to_owned();
             // What else it says is read, so that it never waits for somebody who does.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            let stderr = lines.into_inner().into_inner().into_owned_fd()?;
+            std::thread::spawn(move || {
+                let mut all = std::fs::File::from(stderr);
+                std::io::copy(&mut all, &mut std::io::sink())
+            });
             return Ok((child, address));
         }
     }

@@ -5,6 +5,7 @@
 //! through [`Catalogue::call`], which is the list of steps that every call takes (`call.rs`).
 
 mod call;
+mod upstream;
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::LazyLock, time::Duration};
 
@@ -18,17 +19,19 @@ use serde_json::{Map, Value, json};
 use crate::{
     document,
     schema::{Schema, Violation, nearest_name, shorten},
+    upstreams::Upstreams,
     workspace::Context,
 };
 
 /// Characters of an unknown tool's name that are repeated to the caller.
 const NAME_CHARS_SHOWN: usize = 100;
 
-/// All tools of this process.
+/// All tools of this process: Skep's own, and those of the MCP servers behind it.
 pub struct Catalogue {
     tools: BTreeMap<&'static str, Tool>,
     /// Few runs need it.
     cache: LazyLock<call::Cache>,
+    upstreams: Upstreams,
 }
 
 /// One tool, with its handler hidden behind JSON.
@@ -313,18 +316,23 @@ impl Catalogue {
         Catalogue {
             tools: tools.into_iter().map(|tool| (tool.name, tool)).collect(),
             cache: LazyLock::new(call::cache),
+            upstreams: Upstreams::default(),
         }
     }
 
-    /// The tool of this name.
+    /// The tool of this name, of Skep's own.
     pub fn get(&self, name: &str) -> Result<&Tool, ToolError> {
-        self.tools.get(name).ok_or_else(|| ToolError::Unknown {
-            name: shorten(name, NAME_CHARS_SHOWN),
-            nearest: nearest_name(name, self.tools.keys().copied()).map(str::to_owned),
-        })
+        self.tools.get(name).ok_or_else(|| self.unknown(name))
     }
 
-    /// All tools, by name.
+    fn unknown(&self, name: &str) -> ToolError {
+        ToolError::Unknown {
+            name: shorten(name, NAME_CHARS_SHOWN),
+            nearest: nearest_name(name, self.tools.keys().copied()).map(str::to_owned),
+        }
+    }
+
+    /// Skep's own tools, by name.
     pub fn tools(&self) -> impl Iterator<Item = &Tool> {
         self.tools.values()
     }

@@ -70,6 +70,9 @@ pub struct Serve {
     pub bind: Vec<String>,
     /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
     pub tcp: Option<Vec<String>>,
+    /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
+    /// keep their own names, and Skep's tools are not served along. Default: true.
+    pub prefix: Option<bool>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.

@@ -85,6 +85,8 @@ pub struct Settings {
     pub model: model::Settings,
     /// The MCP servers behind this hub.
     pub upstreams: Vec<Upstream>,
+    /// The files that these settings are from.
+    pub files: Vec<PathBuf>,
     /// The log.
     pub log: Log,
 }
@@ -104,6 +106,8 @@ pub struct Overrides {
     pub bind: Vec<String>,
     /// See [`Serve::tcp`].
     pub tcp: Vec<String>,
+    /// See [`Serve::prefix`].
+    pub prefix: Option<bool>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`Settings::agents`].
@@ -147,7 +151,9 @@ impl Settings {
         };
         let (above, faults) = environment::read(&variable);
         problems.extend(faults);
-        let (more_servers, faults) = match &flags.mcp_config {
+        let mcp_config = flags.mcp_config.clone();
+        let files = file.map(Path::to_owned).into_iter().chain(mcp_config.clone()).collect();
+        let (more_servers, faults) = match &mcp_config {
             Some(path) => upstreams::config::read(path, &variable),
             None => (Vec::new(), Vec::new()),
         };
@@ -163,6 +169,7 @@ impl Settings {
         let mut settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
         settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
         settings.upstreams.extend(more_servers);
+        settings.files = files;
         Ok((settings, problems))
     }
 
@@ -269,6 +276,7 @@ fn fill_in(
     if !flags.bind.is_empty() {
         serve.bind = flags.bind;
     }
+    serve.prefix = flags.prefix.or(serve.prefix);
     if !flags.tcp.is_empty() {
         serve.tcp = Some(flags.tcp);
     }
@@ -290,6 +298,7 @@ fn fill_in(
         web,
         model,
         upstreams: upstreams::config::upstreams(mcp_servers),
+        files: Vec::new(),
         log,
     })
 }

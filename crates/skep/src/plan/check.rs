@@ -189,6 +189,9 @@ impl<'a> Check<'a> {
 
     fn tool(&mut self, at: &str, name: &'a str, args: &Value) {
         let Some(catalogue) = self.catalogue else { return };
+        if catalogue.of_upstream(name).is_some() {
+            return; // what the server has is known once it runs
+        }
         let Some(tool) = catalogue.tools().find(|tool| tool.name == name) else {
             let help = suggest(name, catalogue.tools().map(|tool| tool.name));
             let help = help.unwrap_or_else(|| "`skep tools` lists those that there are".to_owned());

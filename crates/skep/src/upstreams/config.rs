@@ -360,6 +360,34 @@ pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upst
     }
 }
 
+/// One server, as its entry in such a file would have it, or every fault.
+pub fn read_one(name: &str, entry: Value, variable: impl Fn(&str) -> Option<String>) -> Result<Upstream, Vec<String>> {
+    static SCHEMA: Schema = Schema::of::<Entry>();
+    let say = |pointer: &str, message: &str| match pointer.trim_start_matches('/') {
+        "" => message.to_owned(),
+        key => format!("{}: {message}", key.replace('/', ".")),
+    };
+    let violations = SCHEMA.violations(&entry);
+    if !violations.is_empty() {
+        let sentence = |one: &crate::schema::Violation| {
+            let help = one.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
+            format!("{}{help}", say(&one.pointer, &one.message))
+        };
+        return Err(violations.iter().map(sentence).collect());
+    }
+    let mut servers = Value::Object(serde_json::Map::from_iter([(name.to_owned(), entry)]));
+    let faults = prepare(&mut servers, variable);
+    if !faults.is_empty() {
+        let prefix = member("", name);
+        let sentence = |(pointer, message): (String, String)| say(pointer.trim_start_matches(&prefix), &message);
+        return Err(faults.into_iter().map(sentence).collect());
+    }
+    let mut servers: BTreeMap<String, Entry> =
+        serde_json::from_value(servers).map_err(|error| vec![error.to_string()])?;
+    let entry = servers.remove(name).unwrap_or_default();
+    upstream(name, entry).map_err(|(key, message)| vec![say(key, &message)])
+}
+
 /// What the schema has against the servers. Unknown keys are taken out: they are their client's.
 fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagnostic> {
     static SCHEMA: Schema = Schema::of::<Entry>();

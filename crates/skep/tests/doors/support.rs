@@ -61,8 +61,7 @@ impl Hub {
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
         let catalogue = Arc::new(Catalogue::new(tools));
-        let parts =
-            Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), upstreams: Vec::new(), probes };
+        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let doors = Doors::open(options, parts).await.unwrap();
