@@ -19,6 +19,7 @@ use crate::{
     net,
     run::{Home, Swarm},
     tools::{self, Parts, SandboxOnDemand},
+    upstreams::Upstreams,
     workspace::Dir,
 };
 
@@ -101,7 +102,7 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         tool
     };
     let tools = tools::built_in(parts).into_iter().filter(is_on).map(with_deadline);
-    (Catalogue::new(tools), sandbox)
+    (Catalogue::new(tools).with_upstreams(Upstreams::new(settings.upstreams.clone())), sandbox)
 }
 
 /// The configured model, if there is one, with its key from the environment.

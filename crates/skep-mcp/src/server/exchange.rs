@@ -1,6 +1,6 @@
 //! A request under way: the handler at work, and what it says meanwhile.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
@@ -35,6 +35,17 @@ impl Exchange {
         Exchange::run(call, terms, |call, peer| match rounds_max {
             0 => Arc::clone(service).handle(call, peer),
             _ => Box::pin(input::carry_out(Arc::clone(service), call, peer, rounds_max)),
+        })
+    }
+
+    /// Begin after a pause, for a caller that hears nothing meanwhile.
+    pub(super) fn begin_after(pause: Duration, service: &Arc<dyn Service>, call: Call, rounds_max: usize) -> Exchange {
+        let service = Arc::clone(service);
+        Exchange::run(call, Terms::default(), |call, peer| {
+            Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                input::carry_out(service, call, peer, rounds_max).await
+            })
         })
     }
 

@@ -270,13 +270,18 @@ impl Server {
         Server::with(service, limits, None)
     }
 
-    /// The same, and calls that take long become tasks, which are kept in this store. Tasks that a former server left
-    /// there are gone on with at once. To be called inside a runtime.
+    /// The same, and calls that take long become tasks, which are kept in this store. [`Server::keep_tasks`] is to be
+    /// called when the service is ready.
     pub fn with_tasks(service: Arc<dyn Service>, limits: Limits, store: Arc<dyn tasks::TaskStore>) -> Server {
-        let durable = Arc::new(tasks::Tasks::new(store));
-        let server = Server::with(service, limits, Some(Arc::clone(&durable)));
-        server.inner.tasks.spawn(tasks::Tasks::keep(Arc::downgrade(&server.inner), durable));
-        server
+        Server::with(service, limits, Some(Arc::new(tasks::Tasks::new(store))))
+    }
+
+    /// Hold the tasks that run here from now on, and go on with those that a former server left in the store, until the
+    /// server stops. To be called once, inside a runtime.
+    pub fn keep_tasks(&self) {
+        if let Some(durable) = &self.inner.durable {
+            self.inner.tasks.spawn(tasks::Tasks::keep(Arc::downgrade(&self.inner), Arc::clone(durable)));
+        }
     }
 
     fn with(service: Arc<dyn Service>, limits: Limits, durable: Option<Arc<tasks::Tasks>>) -> Server {

@@ -508,6 +508,12 @@ impl Driver {
                         exchange = Exchange::carry_on(service, call, Terms::default(), result, rounds);
                         continue;
                     }
+                    // Whoever asked is told to try again later; a call that is made again does so by itself.
+                    Step::Done(Err(error)) if error.code == code::BUSY && self.attempt > 1 => {
+                        let rounds = self.server.limits.rounds_max;
+                        exchange = Exchange::begin_after(BEAT, &self.server.service, origin.call(), rounds);
+                        continue;
+                    }
                     Step::Done(outcome) => ended(outcome, &origin.params),
                 },
             };

@@ -222,6 +222,7 @@ impl Hub {
         let tools = Tools { tell, release: Arc::clone(&release), changes: broadcast::channel(1).0 };
         let limits = Limits { task_after: Duration::ZERO, ..Limits::default() };
         let server = Server::with_tasks(Arc::new(tools), limits, Arc::new(store.clone()));
+        server.keep_tasks();
         Hub { server, store, told, release }
     }
 

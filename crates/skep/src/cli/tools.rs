@@ -8,13 +8,15 @@ use serde_json::{Map, Value};
 
 use super::{Common, FAILED, print, stop_on_signal};
 use crate::{
-    catalogue::{Call, Tool},
+    catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
     hive,
     workspace::{Context, Dir, OUTPUTS, Outputs},
 };
 
 /// List the tools, or describe one
+///
+/// Those of MCP servers, which are started for it, are called SERVER__TOOL.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only this one, with its schemas
@@ -23,13 +25,17 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 /// Call one tool and print its answer as JSON; the exit code is 0 only if its status is "ok"
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   skep call bash --arg command='ls | wc -l'
-  skep call search --args '{\"query\": \"TODO\", \"limit\": 5}'")]
+  skep call search --args '{\"query\": \"TODO\", \"limit\": 5}'
+  skep call --mcp-config mcp.json time__get_current_time --arg timezone=Europe/Berlin")]
 pub(super) struct CallArguments {
     /// Name of the tool
     tool: String,
@@ -45,49 +51,76 @@ pub(super) struct CallArguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
-pub(super) fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { tool, json, mcp_config } = arguments;
+    let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
-    if let Some(name) = &arguments.tool {
-        print(&format!("{:#}\n", catalogue.get(name)?.to_json()))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text: String = match arguments.json {
-        true => format!("{:#}\n", catalogue.tools().map(Tool::to_json).collect::<Value>()),
-        false => {
-            catalogue.tools().map(|tool| format!("{:24} {}\n", tool.name, first_sentence(tool.description))).collect()
+    let listed = match &tool {
+        Some(name) => catalogue.describe(name).await.map(|tool| (format!("{tool:#}\n"), Vec::new())),
+        None => {
+            let (tools, silent) = catalogue.all(None).await;
+            let text = match json {
+                true => format!("{:#}\n", Value::Array(tools)),
+                false => tools.iter().map(line).collect(),
+            };
+            Ok((text, silent))
         }
     };
+    catalogue.upstreams().close().await;
+    let (text, silent) = listed?;
     print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    for reason in &silent {
+        eprintln!("skep: {reason}");
+    }
+    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn line(tool: &Value) -> String {
+    let says = |member: &str| tool[member].as_str().unwrap_or_default();
+    format!("{:24} {}\n", says("name"), first_sentence(says("description")))
 }
 
 fn first_sentence(text: &str) -> &str {
-    text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
+    let line = text.trim().lines().next().unwrap_or_default();
+    line.split_once(". ").map_or(line, |(first, _)| first).trim_end_matches('.')
 }
 
 pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides { workspace: arguments.workspace.clone(), ..Overrides::default() })?;
+    let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
+    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let schema = &catalogue.get(&arguments.tool)?.input_schema;
-    let call = Call {
-        tool: arguments.tool.clone(),
-        arguments: Value::Object(members(&arguments, schema)?),
-        deadline: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?,
-    };
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
-    let (answer, code) = match catalogue.call(call, context).await {
+    let called = call_one(&catalogue, &arguments, context).await;
+    catalogue.upstreams().close().await;
+    let (answer, code) = match called? {
         Ok(answer) => (answer.to_json(), ExitCode::SUCCESS),
         Err(error) => (error.to_json(), ExitCode::from(FAILED)),
     };
     print(&format!("{answer:#}\n"))?;
     Ok(code)
+}
+
+async fn call_one(
+    catalogue: &Catalogue,
+    arguments: &CallArguments,
+    context: Context,
+) -> anyhow::Result<Result<Answer, ToolError>> {
+    let tool = catalogue.describe(&arguments.tool).await?;
+    let call = Call {
+        tool: arguments.tool.clone(),
+        arguments: Value::Object(members(arguments, &tool["inputSchema"])?),
+        deadline: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?,
+    };
+    Ok(catalogue.call(call, context).await)
 }
 
 fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {

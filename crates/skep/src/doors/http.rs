@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::FutureExt as _;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use tracing::Instrument as _;
 
 use super::{
@@ -30,23 +30,21 @@ use super::{
     mcp,
     metrics::{self, Metrics},
     problem::{Problem, json_response},
+    servers,
 };
-use crate::{
-    catalogue::{Answer, ToolError},
-    upstreams::Upstreams,
-};
+use crate::catalogue::{Answer, ToolError};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A server that has not listed its tools by then is missing from the list.
+const LIST_TIME_MAX: Duration = Duration::from_secs(10);
 /// A caller's name for a request may have so many characters.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
 /// What the handlers share.
 pub(super) struct Hub {
     pub(super) calls: Arc<Calls>,
-    pub(super) mcp: skep_mcp::server::Server,
-    /// The servers behind the gateway.
-    pub(super) upstreams: Upstreams,
+    pub(super) mcp: mcp::Mcp,
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,
@@ -63,6 +61,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/tools/{tool}", get(show_tool).post(call_tool))
         .route("/health", get(health))
         .route("/metrics", get(show_metrics))
+        .merge(servers::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -148,8 +147,12 @@ impl Hub {
 
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
-    let tools: Vec<Value> = hub.calls.catalogue.tools().map(|tool| tool.to_json()).collect();
-    json_response(StatusCode::OK, &json!({"tools": tools}))
+    let (tools, silent) = hub.calls.catalogue.all(Some(LIST_TIME_MAX)).await;
+    let mut answer = json!({ "tools": tools });
+    if !silent.is_empty() {
+        answer["unavailable"] = silent.into();
+    }
+    json_response(StatusCode::OK, &answer)
 }
 
 /// One tool with its schemas.
@@ -157,8 +160,8 @@ async fn show_tool(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    Ok(match hub.calls.catalogue.get(&tool_name(path)?) {
-        Ok(tool) => json_response(StatusCode::OK, &tool.to_json()),
+    Ok(match hub.calls.catalogue.describe(&tool_name(path)?).await {
+        Ok(tool) => json_response(StatusCode::OK, &tool),
         Err(error) => json_response(status(&error), &error.to_json()),
     })
 }
@@ -181,6 +184,7 @@ async fn health(State(hub): State<Arc<Hub>>) -> Response {
     answer.insert("calls_running".into(), load.running.into());
     answer.insert("calls_waiting".into(), load.waiting.into());
     answer.insert("calls_at_once".into(), load.at_once.into());
+    answer.insert("calls_forwarded".into(), load.forwarded.into());
     answer.extend(findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())));
     let well = !draining && findings.status != Status::Unhealthy;
     let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

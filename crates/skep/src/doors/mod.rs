@@ -23,6 +23,7 @@ mod http;
 pub mod mcp;
 mod metrics;
 mod problem;
+mod servers;
 mod tasks;
 mod tcp;
 
@@ -75,6 +76,8 @@ pub struct Options {
     pub tcp: Vec<String>,
     /// The same, where an address that another program has is done without.
     pub tcp_if_free: Vec<String>,
+    /// Whether tools of MCP servers are called `server__tool` over MCP; without, there must be exactly one server.
+    pub prefix: bool,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -101,6 +104,7 @@ impl Default for Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
             tcp_if_free: Vec::new(),
+            prefix: true,
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -122,8 +126,6 @@ pub struct Parts {
     pub workspace: Dir,
     /// Where calls write.
     pub outputs: Dir,
-    /// MCP servers, whose tools are served along.
-    pub upstreams: Vec<Upstream>,
     /// Where calls are kept that outlive their request, and the right to do so. Without it no call becomes a task.
     pub store: Option<(App, Permit)>,
     /// What `GET /health` tries.
@@ -156,6 +158,9 @@ pub enum OpenError {
     /// An origin that is none.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
+    /// Several servers, or none, and no prefix to tell their tools apart.
+    #[error(transparent)]
+    NotOne(#[from] mcp::NotOne),
 }
 
 fn cure(error: &io::Error) -> &'static str {
@@ -182,6 +187,18 @@ pub struct Doors {
     tcp_listeners: Vec<TcpListener>,
     hub: Arc<Hub>,
     options: Options,
+}
+
+/// The MCP servers behind a hub.
+pub struct Servers {
+    hub: Arc<Hub>,
+}
+
+impl Servers {
+    /// Have these servers from now on. Those that are as before are left alone; calls of the others may end.
+    pub async fn set(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
+        self.hub.mcp.set(configs).await
+    }
 }
 
 /// Open the doors and serve until `shutdown` is rung.
@@ -212,10 +229,9 @@ impl Doors {
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
         });
-        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, parts.store, &options.bodies);
+        let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
             mcp,
-            upstreams,
             calls,
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
@@ -235,6 +251,11 @@ impl Doors {
     /// Where lines of JSON-RPC are taken, with the ports that were found.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The servers behind the hub, to be changed while it runs.
+    pub fn servers(&self) -> Servers {
+        Servers { hub: Arc::clone(&self.hub) }
     }
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
@@ -263,11 +284,11 @@ impl Doors {
         accepting.close();
         accepting.wait().await;
         let calls_cancelled = hub.calls.admission.settle(options.drain_time).await;
-        hub.mcp.put_tasks_aside().await; // first, so that being cancelled is not taken for their end
+        hub.mcp.server.put_tasks_aside().await; // first, so that being cancelled is not taken for their end
         hub.calls.admission.drain(Duration::ZERO).await;
         upkeep.cancel();
-        hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
-        hub.upstreams.close().await;
+        hub.mcp.server.stop().await; // ends streams, which would otherwise keep their connections
+        hub.calls.catalogue.upstreams().close().await;
         close.cancel();
         tasks.close();
         tasks.wait().await;
