@@ -16,9 +16,10 @@ const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 /// Nothing here takes so long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server of an older revision with a tool that never answers, and says nothing about whether it may be repeated.
+/// A server of an older revision. One tool never answers, and nobody says whether it may be called again; the other only
+/// looks whether there is a file, and does not answer before.
 const HANGING: &str = r#"
-import json, sys
+import json, os, sys
 for line in sys.stdin:
     message = json.loads(line)
     method, id = message.get("method"), message.get("id")
@@ -26,7 +27,11 @@ for line in sys.stdin:
     if method == "initialize":
         result = {"protocolVersion": "2025-06-18", "serverInfo": {"name": "h", "version": "1"}, "capabilities": {"tools": {}}}
     elif method == "tools/list":
-        result = {"tools": [{"name": "hang", "inputSchema": {"type": "object"}}]}
+        schema = {"type": "object"}
+        look = {"name": "look", "inputSchema": schema, "annotations": {"readOnlyHint": True}}
+        result = {"tools": [{"name": "hang", "inputSchema": schema}, look]}
+    elif method == "tools/call" and message["params"]["name"] == "look" and os.path.exists("two"):
+        result = {"content": [{"type": "text", "text": "it is there"}]}
     if result is not None:
         print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
 "#;
@@ -141,7 +146,8 @@ async fn after_kill_9_tasks_tell_the_truth() {
     let hub = Hub::start(&user);
     let discovered = hub.ask("server/discover", json!({})).await;
     assert_eq!(discovered["result"]["capabilities"]["extensions"], json!({ EXTENSION: {} }));
-    hub.ask("tools/list", json!({})).await;
+    let listed = hub.ask("tools/list", json!({})).await;
+    assert!(listed.to_string().contains("other__look"), "{listed}");
     let done = hub.begin("bash", wait_for("one")).await;
     user.file("one", "");
     let finished = hub.until(&done, "completed").await;
@@ -149,8 +155,10 @@ async fn after_kill_9_tasks_tell_the_truth() {
     // In a sandbox of its own a command may run again; of a server's tool nobody said so.
     let safe = hub.begin("bash", wait_for("two")).await;
     let unsafe_ = hub.begin("other__hang", json!({})).await;
+    let looks = hub.begin("other__look", json!({})).await;
     hub.kill();
 
+    user.file("two", "");
     let hub = Hub::start(&user);
     let kept = hub.get(&done).await;
     assert_eq!((&kept["status"], &kept["result"]), (&json!("completed"), &finished["result"]));
@@ -158,9 +166,10 @@ async fn after_kill_9_tasks_tell_the_truth() {
     let failed = hub.until(&unsafe_, "failed").await;
     let message = failed["error"]["message"].as_str().unwrap();
     assert!(message.contains("the hub was restarted while the call ran"), "{message}");
-    user.file("two", "");
     let again = hub.until(&safe, "completed").await;
     assert_eq!(again["result"]["structuredContent"]["stdout"], "two is there\n");
+    let looked = hub.until(&looks, "completed").await;
+    assert_eq!(looked["result"]["content"][0]["text"], "it is there");
     let unknown = hub.ask("tasks/get", json!({ "taskId": "0".repeat(32) })).await;
     assert_eq!(unknown["error"]["code"], -32602);
 }

@@ -5,3 +5,4 @@ mod http;
 mod hubs;
 mod mcp;
 mod support;
+mod tasks;

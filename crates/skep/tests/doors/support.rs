@@ -8,6 +8,7 @@ use skep::{
     doors::{Doors, Options, Parts, Probe, Stopped},
     workspace::{Context, Dir},
 };
+use skep_core::{app::App, policy::Permit};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -54,6 +55,11 @@ impl Hub {
     }
 
     pub(crate) async fn start_with(options: Options, probes: Vec<Probe>) -> Hub {
+        Hub::start_stored(options, probes, None).await
+    }
+
+    /// A hub that keeps long calls in this store.
+    pub(crate) async fn start_stored(options: Options, probes: Vec<Probe>, store: Option<(App, Permit)>) -> Hub {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
         let (tell, told) = mpsc::unbounded_channel();
@@ -61,7 +67,7 @@ impl Hub {
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
         let catalogue = Arc::new(Catalogue::new(tools));
-        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), store: None, probes };
+        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), store, probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let doors = Doors::open(options, parts).await.unwrap();
