@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use skep::doors::Options;
 use skep_core::{
     Namespace, Timestamp,
     app::App,
     db::{Db, Limits},
-    mcp_task::{Holder, McpTaskId, State},
+    mcp_task::{McpTask, McpTaskId, State},
     policy::{Actor, Permit},
 };
 
-use crate::support::{Hub, within};
+use crate::support::{Hub, eventually, within};
 
-const END_OF_TIME: Timestamp = Timestamp(i64::MAX);
+/// Enough for one of them to be unlucky.
+const TASKS: usize = 12;
 
 async fn store(directory: &tempfile::TempDir) -> (App, Permit) {
     let address = format!("sqlite:{}", directory.path().join("hub.db").display());
@@ -41,33 +43,37 @@ async fn begin(hub: &Hub) -> String {
     answer["result"]["taskId"].as_str().unwrap().to_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_stops_leaves_its_tasks_to_whoever_comes_next() {
     let directory = tempfile::tempdir().unwrap();
     let (app, permit) = store(&directory).await;
     let options = Options { drain_time: Duration::from_millis(1), ..Options::default() };
     let mut hub = Hub::start_stored(options, Vec::new(), Some((app.clone(), permit.clone()))).await;
-    let id = begin(&hub).await;
-    hub.told("running").await;
-    hub.shutdown.cancel();
-    hub.told("given up").await;
+    let ids = join_all((0..TASKS).map(|_| begin(&hub))).await;
+    for said in ["running", "given up"] {
+        for _ in 0..TASKS {
+            hub.told(said).await;
+        }
+        hub.shutdown.cancel();
+    }
     within(&mut hub.stopped).await.unwrap();
-    let task = app.db.mcp_task(permit.namespace(), "", &McpTaskId(id.clone()), Timestamp(0)).await.unwrap().unwrap();
-    assert_eq!((task.state, task.attempt), (State::Working, 1), "being cancelled by the hub is no end");
+    for id in &ids {
+        let task = read(&app, &permit, id).await;
+        assert_eq!((task.state, task.attempt), (State::Working, 1), "being cancelled by the hub is no end");
+    }
 
     let mut next = Hub::start_stored(Options::default(), Vec::new(), Some((app.clone(), permit.clone()))).await;
-    next.told("running").await; // at once: it was let go of
-    next.release.add_permits(1);
-    within(async {
-        loop {
-            let task = app.db.mcp_task(permit.namespace(), "", &McpTaskId(id.clone()), Timestamp(0)).await;
-            match task.unwrap().unwrap().state {
-                State::Working => tokio::task::yield_now().await,
-                state => break assert!(matches!(state, State::Completed(_)), "{state:?}"),
-            }
-        }
+    for _ in 0..TASKS {
+        next.told("running").await; // at once: they were let go of
+    }
+    next.release.add_permits(TASKS);
+    eventually(async || {
+        let states = ids.iter().map(async |id| read(&app, &permit, id).await.state);
+        join_all(states).await.iter().all(|state| matches!(state, State::Completed(_)))
     })
     .await;
-    let nobody = app.take_over_mcp_tasks(&permit, &Holder("test".into()), Duration::ZERO, END_OF_TIME).await;
-    assert_eq!(nobody.unwrap(), []);
+}
+
+async fn read(app: &App, permit: &Permit, id: &str) -> McpTask {
+    app.db.mcp_task(permit.namespace(), "", &McpTaskId(id.to_owned()), Timestamp(0)).await.unwrap().unwrap()
 }
