@@ -59,7 +59,7 @@ pub(super) fn check(headers: &HeaderMap, request: &Request, service: &dyn Servic
     let named = match request.method.as_str() {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
-        method if method.starts_with("tasks/") => "taskId",
+        "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
         _ => return Ok(()),
     };
     let name = params.read::<Value>(named);

@@ -153,11 +153,13 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
         // Nobody asked for it, so another hub that has it already is no fault.
         None => options.tcp_if_free = vec![TCP.to_owned()],
     }
-    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, drain_time, .. } = settings.serve;
+    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, task_after, drain_time, .. } =
+        settings.serve;
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
     options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
     options.connections_max = connections_max.unwrap_or(options.connections_max);
+    options.task_after = task_after.map_or(options.task_after, |time| time.0);
     options.drain_time = drain_time.map_or(options.drain_time, |time| time.0);
     Ok(options)
 }

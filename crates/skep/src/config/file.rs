@@ -88,6 +88,8 @@ pub struct Serve {
     /// Connections that are open at once.
     #[garde(range(min = 1))]
     pub connections_max: Option<usize>,
+    /// MCP calls that run longer become tasks, for callers that take such. Default: 1500ms.
+    pub task_after: Option<Span>,
     /// Time that running calls get to end when the hub stops. Default: 30s.
     pub drain_time: Option<Span>,
 }

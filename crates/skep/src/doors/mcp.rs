@@ -47,6 +47,11 @@ const LIST_TTL_MS: u32 = 60_000;
 const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read from the workspace; what is written goes \
                             under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
 
+/// When a call becomes a task, unless the operator says otherwise.
+pub(super) fn task_after() -> std::time::Duration {
+    Limits::default().task_after
+}
+
 /// What a hub serves over MCP: its own tools, and the servers behind it.
 pub(super) struct Mcp {
     pub(super) server: Server,
@@ -69,6 +74,7 @@ impl Mcp {
         let limits = Limits {
             message_bytes_max: bodies.body_bytes_max,
             body_time_max: bodies.body_time_max,
+            task_after: options.task_after,
             ..Limits::default()
         };
         let own = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });

@@ -94,6 +94,8 @@ pub struct Options {
     pub head_time_max: Duration,
     /// A connection that takes nothing of its answer for so long is closed.
     pub write_time_max: Duration,
+    /// MCP calls that run longer become tasks, for callers that take such, where there is a store for them.
+    pub task_after: Duration,
     /// Time that running calls get to end when the hub stops.
     pub drain_time: Duration,
 }
@@ -113,6 +115,7 @@ impl Default for Options {
             connections_max: 8192,
             head_time_max: Duration::from_secs(30),
             write_time_max: Duration::from_secs(30),
+            task_after: mcp::task_after(),
             drain_time: Duration::from_secs(30),
         }
     }
