@@ -163,7 +163,7 @@ async fn try_begin(
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
             // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
             let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
-            let origin = Origin { params: params.clone().unwrap_or_else(input::empty), caller: Arc::clone(&caller) };
+            let asks = Arc::clone(&caller);
             let identity = Identity::new(principal, method, &members);
             let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
@@ -188,7 +188,7 @@ async fn try_begin(
                 keys,
                 ready: VecDeque::new(),
                 task_at,
-                origin,
+                caller: asks,
                 becoming: None,
             };
             Ok(Begun::Running(Box::new(running)))
@@ -282,7 +282,7 @@ pub(super) struct Running {
     ready: VecDeque<Frame>,
     /// When it becomes a task.
     task_at: Option<Instant>,
-    origin: Origin,
+    caller: Arc<Caller>,
     /// It is being stored.
     becoming: Option<oneshot::Receiver<Became>>,
 }
@@ -338,7 +338,9 @@ impl Running {
     fn become_task(&mut self) {
         self.task_at = None;
         if let (Some(tasks), Some(exchange)) = (&self.server.durable, self.exchange.take()) {
-            self.becoming = Some(tasks.begin(&self.server, self.origin.clone(), exchange));
+            let params = self.params.clone().unwrap_or_else(input::empty);
+            let origin = Origin { params, caller: Arc::clone(&self.caller) };
+            self.becoming = Some(tasks.begin(&self.server, origin, exchange));
         }
     }
 

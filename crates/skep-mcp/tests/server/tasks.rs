@@ -107,11 +107,19 @@ struct Store {
     tasks_max: usize,
     /// One for each task that was not taken.
     refused: Arc<Semaphore>,
+    /// Says that a task is to be kept, and keeps it when it may.
+    gate: Option<(mpsc::UnboundedSender<&'static str>, Arc<Semaphore>)>,
 }
 
 impl Store {
     fn new() -> Store {
-        Store { rows: Arc::default(), holder: 1, tasks_max: usize::MAX, refused: Arc::new(Semaphore::new(0)) }
+        Store {
+            rows: Arc::default(),
+            holder: 1,
+            tasks_max: usize::MAX,
+            refused: Arc::new(Semaphore::new(0)),
+            gate: None,
+        }
     }
 
     /// The same rows, as a server sees them that starts after the other one was killed.
@@ -153,7 +161,14 @@ impl TaskStore for Store {
         let state = State::Working;
         let task = Task { id, principal, params, may_repeat, attempt: 1, state, created, updated: created, expires };
         rows.insert(task.id.clone(), (task.clone(), self.holder));
-        ready(Ok(task))
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            if let Some((tell, gate)) = gate {
+                let _ = tell.send("keeping");
+                gate.acquire().await.unwrap().forget();
+            }
+            Ok(task)
+        })
     }
 
     fn get(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
@@ -352,6 +367,24 @@ async fn a_call_that_the_store_does_not_take_goes_on_as_it_was() {
     within(hub.store.refused.acquire()).await.unwrap().forget();
     hub.release.add_permits(1);
     assert_eq!(client.next().await["result"]["content"][0]["text"], "done");
+}
+
+#[tokio::test]
+async fn a_caller_who_withdraws_before_there_is_a_handle_leaves_no_task_that_runs() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let mut hub = Hub::new(Store { gate: Some((tell, Arc::clone(&gate))), ..Store::new() });
+    let mut client = hub.connect("ann");
+    client.send(stateless(request(1, "tools/call", json!({ "name": "slow" })), declared())).await;
+    hub.told("running").await;
+    assert_eq!(within(told.recv()).await, Some("keeping"));
+    client.send(json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 } })).await;
+    let discovered = ask(&mut client, "server/discover", json!({})).await; // the withdrawal was read
+    assert!(discovered["result"].is_object());
+    gate.add_permits(1);
+    hub.told("ended").await;
+    let rows = hub.store.rows.lock().unwrap();
+    assert!(rows.values().all(|(task, _)| matches!(task.state, State::Cancelled)), "{rows:?}");
 }
 
 #[tokio::test]
