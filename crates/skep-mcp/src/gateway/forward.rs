@@ -48,8 +48,7 @@ impl Request {
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
             params = Some(with_level(params.as_deref(), level));
         }
-        let mut capabilities = caller.capabilities.clone();
-        tasks::undeclare(&mut capabilities); // a task of that server would be nobody's here
+        let capabilities = tasks::undeclared_in(&caller.capabilities); // a task of that server would be nobody's here
         let options = CallOptions {
             wants_progress: peer.wants_progress(),
             capabilities: Some(capabilities),

@@ -65,7 +65,7 @@ impl Listener {
     pub(super) async fn open(
         server: &Arc<Inner>,
         id: Id,
-        params: &Members,
+        params: &Members<'_>,
         caller: &Arc<Caller>,
     ) -> Result<Listener, ErrorObject> {
         let invalid = |message: String| ErrorObject::new(code::INVALID_PARAMS, message);
@@ -190,7 +190,7 @@ impl Listener {
         }
     }
 
-    fn say_members(&mut self, method: &str, mut params: Members) {
+    fn say_members(&mut self, method: &str, mut params: Members<'_>) {
         params.put("_meta", self.meta());
         self.ready.push_back(Frame::Notification(sink::notification(method, &params.into_raw())));
     }

@@ -28,7 +28,10 @@ pub mod tasks;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use serde_json::{Value, value::RawValue};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -130,7 +133,7 @@ pub struct Caller {
     /// What it speaks.
     pub revision: Revision,
     /// `ClientCapabilities`, as declared.
-    pub capabilities: Value,
+    pub capabilities: Arc<Value>,
     /// `Implementation`, as declared; for display, never to be trusted.
     pub info: Option<Value>,
     /// Who the transport says it is.
@@ -252,6 +255,8 @@ pub struct Server {
 
 struct Inner {
     service: Arc<dyn Service>,
+    /// What goes with every result of 2026-07-28: the `Implementation`, as text.
+    info: Box<RawValue>,
     limits: Limits,
     parked: park::Parked,
     sessions: session::Sessions,
@@ -285,7 +290,9 @@ impl Server {
     }
 
     fn with(service: Arc<dyn Service>, limits: Limits, durable: Option<Arc<tasks::Tasks>>) -> Server {
+        let info = to_raw_value(&service.describe().info).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let inner = Inner {
+            info,
             parked: park::Parked::new(limits.parked_max, limits.parked_time_max),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),

@@ -147,8 +147,8 @@ async fn try_begin(
             if server.durable.is_some() {
                 tasks::declare(&mut description.capabilities);
             }
-            let info = description.info.clone();
-            let outcome = convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &info);
+            let outcome =
+                convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &server.info);
             Ok(Begun::Answered(Answer { text: sink::response(id, &outcome), status: 200 }))
         }
         "subscriptions/listen" => {
@@ -202,7 +202,7 @@ fn may_become_task(server: &Inner, method: &str, caller: &Caller) -> bool {
 }
 
 /// Give the answers to those who asked; what is left was not answered.
-pub(super) fn answer(asked: Vec<(String, Asked)>, responses: &Members) -> Vec<(String, Asked)> {
+pub(super) fn answer(asked: Vec<(String, Asked)>, responses: &Members<'_>) -> Vec<(String, Asked)> {
     let mut left = Vec::new();
     for (key, asked) in asked {
         match responses.get(&key) {
@@ -229,14 +229,13 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 
 /// The last message of a request, for what the service gave.
 fn answered(server: &Inner, id: &Id, method: &str, params: Option<&RawValue>, outcome: Outcome) -> Answer {
-    let info = server.service.describe().info;
-    let outcome = convert::outcome(method, params, outcome, Revision::V2026_07_28, &info);
+    let outcome = convert::outcome(method, params, outcome, Revision::V2026_07_28, &server.info);
     let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
     Answer { text: sink::response(id, &outcome), status }
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
-pub(super) fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+pub(super) fn read_meta(params: &Members<'_>, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
         ErrorObject::new(code::INVALID_PARAMS, message)
@@ -253,7 +252,7 @@ pub(super) fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Calle
     let terms = Terms { progress: progress_token(&meta), level: meta.read(LOG_LEVEL) };
     let caller = Caller {
         revision: Revision::V2026_07_28,
-        capabilities,
+        capabilities: Arc::new(capabilities),
         info: meta.read(CLIENT_INFO),
         principal: Arc::clone(principal),
         session: None,
@@ -262,7 +261,7 @@ pub(super) fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Calle
 }
 
 /// A string or an integer (progress).
-pub(super) fn progress_token(meta: &Members) -> Option<Box<RawValue>> {
+pub(super) fn progress_token(meta: &Members<'_>) -> Option<Box<RawValue>> {
     let token = meta.get("progressToken")?;
     let value: Value = serde_json::from_str(token.get()).ok()?;
     (value.is_string() || value.is_i64() || value.is_u64()).then(|| token.to_owned())

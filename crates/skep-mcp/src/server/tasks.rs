@@ -151,7 +151,7 @@ pub enum NotKept {
 
 impl Task {
     /// The `Task` object; with the state's own members it is a `DetailedTask`.
-    fn members(&self, is_detailed: bool) -> Members {
+    fn members(&self, is_detailed: bool) -> Members<'static> {
         let mut members = Members::default();
         members.put("taskId", &self.id);
         let status = match &self.state {
@@ -186,7 +186,7 @@ impl Task {
     }
 
     /// Everything that there is to say of it, as `notifications/tasks` does.
-    pub(super) fn detailed(&self) -> Members {
+    pub(super) fn detailed(&self) -> Members<'static> {
         self.members(true)
     }
 
@@ -228,7 +228,7 @@ pub(super) struct Tasks {
 struct Run {
     attempt: u32,
     cancel: CancellationToken,
-    answers: mpsc::Sender<Members>,
+    answers: mpsc::Sender<Members<'static>>,
 }
 
 /// What came of a call that was to become a task.
@@ -275,7 +275,7 @@ impl Tasks {
     // ---- what callers ask
 
     /// `tasks/get`, `tasks/update`, `tasks/cancel`; `None` if it is another method.
-    pub(super) async fn answer(&self, method: &str, params: &Members, caller: &Caller) -> Option<Outcome> {
+    pub(super) async fn answer(&self, method: &str, params: &Members<'_>, caller: &Caller) -> Option<Outcome> {
         let known = matches!(method, "tasks/get" | "tasks/update" | "tasks/cancel");
         if !known {
             return None;
@@ -302,8 +302,8 @@ impl Tasks {
         self.changes.subscribe()
     }
 
-    async fn update(&self, principal: &str, id: &str, params: &Members) -> Outcome {
-        let Some(responses) = params.get("inputResponses").and_then(Members::parse) else {
+    async fn update(&self, principal: &str, id: &str, params: &Members<'_>) -> Outcome {
+        let Some(responses) = params.get("inputResponses").and_then(Members::parse).map(Members::into_owned) else {
             let message = "params.inputResponses is missing: an object of the keys that were asked and their answers";
             return Err(ErrorObject::new(code::INVALID_PARAMS, message));
         };
@@ -456,7 +456,7 @@ struct Driver {
     id: String,
     attempt: u32,
     cancel: CancellationToken,
-    answers: mpsc::Receiver<Members>,
+    answers: mpsc::Receiver<Members<'static>>,
     /// What the call wants to know and nobody has said.
     asked: Vec<(String, Asked)>,
     keys: usize,
@@ -622,8 +622,12 @@ pub(super) fn declare(capabilities: &mut serde_json::Value) {
 }
 
 /// A caller's capabilities without the extension, as servers behind this one are told them.
-pub(crate) fn undeclare(capabilities: &mut serde_json::Value) {
-    if let Some(extensions) = capabilities.get_mut("extensions").and_then(serde_json::Value::as_object_mut) {
+pub(crate) fn undeclared_in(capabilities: &Arc<serde_json::Value>) -> Arc<serde_json::Value> {
+    let mut capabilities = Arc::clone(capabilities);
+    if capabilities.get("extensions").and_then(|all| all.get(EXTENSION)).is_some()
+        && let Some(serde_json::Value::Object(extensions)) = Arc::make_mut(&mut capabilities).get_mut("extensions")
+    {
         extensions.remove(EXTENSION);
     }
+    capabilities
 }
