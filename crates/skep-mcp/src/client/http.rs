@@ -18,8 +18,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    Client, Method, Request, Response, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
@@ -33,7 +34,7 @@ use self::events::Parser;
 pub(super) use self::sse::link as sse_link;
 use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
 use crate::{
-    message::{ErrorObject, Id, Incoming, Message, Notification, Request, parse},
+    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
     revision::Revision,
     server::{
         code,
@@ -90,6 +91,27 @@ pub(super) struct Http {
 struct State {
     revision: Option<Revision>,
     session: Option<HeaderValue>,
+    /// What each request carries.
+    headers: HeaderMap,
+}
+
+impl State {
+    fn make_headers(&self, own: &HeaderMap) -> HeaderMap {
+        let mut headers = own.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        let revision = match &self.session {
+            // Wanted since 2025-06-18, and harmless before.
+            Some(_) => self.revision,
+            None => self.revision.filter(|revision| *revision >= Revision::V2025_06_18),
+        };
+        if let Some(session) = &self.session {
+            headers.insert(SESSION, session.clone());
+        }
+        if let Some(revision) = revision {
+            headers.insert(VERSION, HeaderValue::from_static(revision.as_str()));
+        }
+        headers
+    }
 }
 
 /// What comes of sending a message.
@@ -108,12 +130,13 @@ struct Asked<'a> {
 
 impl Http {
     pub(super) fn new(target: Target, setup: &Setup) -> Arc<Http> {
+        let state = State { headers: State::default().make_headers(&target.headers), ..State::default() };
         Arc::new(Http {
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
             last_id: AtomicI64::new(0),
-            state: RwLock::default(),
+            state: RwLock::new(state),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
             closed: CancellationToken::new(),
@@ -126,17 +149,28 @@ impl Http {
         &self.closed
     }
 
-    fn state(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Change what is said to the server, and so the headers that say it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        state.headers = state.make_headers(&self.target.headers);
+    }
+
+    fn session(&self) -> Option<HeaderValue> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).session.clone()
+    }
+
+    fn has_session(&self) -> bool {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).session.is_some()
     }
 
     /// Speak this revision from now on.
     pub(super) fn speak(&self, revision: Revision) {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).revision = Some(revision);
+        self.change(|state| state.revision = Some(revision));
     }
 
     fn is_modern(&self) -> bool {
-        self.state().revision.is_some_and(Revision::is_modern)
+        self.state.read().unwrap_or_else(PoisonError::into_inner).revision.is_some_and(Revision::is_modern)
     }
 
     /// Call a method. Dropping the future withdraws the call.
@@ -151,11 +185,11 @@ impl Http {
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
             let headers = self.headers(method, params.as_deref());
-            let request = Request { id: Id::Number(id), method: method.to_owned(), params };
-            let text = Message::Request(request).to_line();
+            let request = message::Request { id: Id::Number(id), method: method.to_owned(), params };
+            let text = Bytes::from(Message::Request(request).to_line());
             let asked = Asked { id, flight };
             let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
-            let result = self.ask(&text, headers, &asked).await;
+            let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
             if method == "tools/list"
                 && let Ok(result) = &result
@@ -172,13 +206,13 @@ impl Http {
 
     async fn ask(
         self: &Arc<Self>,
-        text: &str,
+        text: Bytes,
         headers: HeaderMap,
         asked: &Asked<'_>,
     ) -> Result<Box<RawValue>, CallError> {
         for is_first in [true, false] {
-            let session = self.state().session;
-            match self.post(text.to_owned(), headers.clone()).await? {
+            let session = self.session();
+            match self.post(text.clone(), headers.clone()).await? {
                 Sent::Answer(response) => return self.read(response, asked).await,
                 Sent::Forgotten if is_first => self.reopen(session).await?,
                 Sent::Forgotten => break,
@@ -190,7 +224,7 @@ impl Http {
     /// Open the session anew, unless somebody else has done so.
     async fn reopen(self: &Arc<Self>, forgotten: Option<HeaderValue>) -> Result<(), CallError> {
         let _reopening = self.reopening.lock().await;
-        if self.state().session != forgotten {
+        if self.session() != forgotten {
             return Ok(());
         }
         tracing::info!(url = %self.target.url, "the server has forgotten the session; it is opened again");
@@ -202,21 +236,22 @@ impl Http {
         self: &Arc<Self>,
         params: impl FnOnce(i64) -> Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, CallError> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let request = Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
+        let request = message::Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
         let body = Message::Request(request).to_line();
-        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").body(body);
-        let response = request.send().await.map_err(|error| failed(&error))?;
+        let mut request = self.request(Method::POST);
+        *request.body_mut() = Some(body.into());
+        let response = self.send(request).await.map_err(|error| failed(&error))?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = session;
+        self.change(|state| state.session = session);
         Ok(result)
     }
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
         let headers = self.headers(&notification.method, notification.params.as_deref());
-        match self.post(Message::Notification(notification).to_line(), headers).await? {
+        match self.post(Message::Notification(notification).to_line().into(), headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
             Sent::Forgotten => Ok(()), // the session that it was for is gone
@@ -250,27 +285,39 @@ impl Http {
     }
 
     /// A request with what each carries.
-    fn request(&self, method: Method) -> RequestBuilder {
-        let accept = if method == Method::GET { EVENT_STREAM } else { "application/json, text/event-stream" };
-        let request = self.target.client.request(method, self.target.url.clone());
-        let mut request = request.headers(self.target.headers.clone()).header(ACCEPT, accept);
-        let State { revision, session } = self.state();
-        if let Some(session) = session {
-            request = request.header(SESSION, session);
-            // Wanted since 2025-06-18, and harmless before.
-            if let Some(revision) = revision {
-                request = request.header(VERSION, revision.as_str());
-            }
-        } else if let Some(revision) = revision.filter(|revision| *revision >= Revision::V2025_06_18) {
-            request = request.header(VERSION, revision.as_str());
+    fn request(&self, method: Method) -> Request {
+        let is_get = method == Method::GET;
+        let mut request = Request::new(method, self.target.url.clone());
+        let headers = request.headers_mut();
+        headers.clone_from(&self.state.read().unwrap_or_else(PoisonError::into_inner).headers);
+        if is_get {
+            headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         request
     }
 
-    async fn post(&self, body: String, headers: HeaderMap) -> Result<Sent, CallError> {
-        let has_session = self.state().session.is_some();
-        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").headers(headers).body(body);
-        let response = request.send().await.map_err(|error| failed(&error))?;
+    /// A request for a stream, from this event on.
+    fn resume(&self, last: Option<&str>) -> Request {
+        let mut request = self.request(Method::GET);
+        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
+            request.headers_mut().insert("last-event-id", last);
+        }
+        request
+    }
+
+    /// Send a request as the client does, without what its builder looks up anew for each.
+    fn send(&self, request: Request) -> impl Future<Output = reqwest::Result<Response>> + Send + use<> {
+        self.target.client.execute(request)
+    }
+
+    async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Sent, CallError> {
+        let has_session = self.has_session();
+        let mut request = self.request(Method::POST);
+        request.headers_mut().extend(headers);
+        *request.body_mut() = Some(body.into());
+        let response = self.send(request).await.map_err(|error| failed(&error))?;
         let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
@@ -322,8 +369,7 @@ impl Http {
             }
             let Some(last) = parser.last_id.clone().filter(|_| !self.is_modern()) else { break };
             sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
-            let request = self.request(Method::GET).header("last-event-id", last);
-            let resumed = request.send().await.ok();
+            let resumed = self.send(self.resume(Some(&last))).await.ok();
             response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
         }
         Err(CallError::Closed("the answer's stream ended before the answer".to_owned()))
@@ -398,7 +444,7 @@ impl Http {
     }
 
     /// Answer a request of the server.
-    fn asked(self: &Arc<Self>, Request { id, method, params }: Request, asked: Option<&Asked<'_>>) {
+    fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
         let answer = if method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
@@ -417,8 +463,8 @@ impl Http {
                     None => RawValue::from_string("{}".to_owned())
                         .map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
                 };
-                let text = Message::Response(crate::message::Response { id: Some(id), outcome }).to_line();
-                if let Err(error) = http.post(text, HeaderMap::new()).await {
+                let text = Message::Response(message::Response { id: Some(id), outcome }).to_line();
+                if let Err(error) = http.post(text.into(), HeaderMap::new()).await {
                     tracing::warn!(%error, "the server did not take an answer");
                 }
             };
@@ -438,11 +484,7 @@ impl Http {
         let mut parser = Parser::new(self.setup.limits.message_bytes_max);
         let mut pause = RETRY;
         loop {
-            let mut request = self.request(Method::GET);
-            if let Some(last) = &parser.last_id {
-                request = request.header("last-event-id", last);
-            }
-            match request.send().await {
+            match self.send(self.resume(parser.last_id.as_deref())).await {
                 Ok(response) if response.status().is_success() && is_event_stream(&response) => {
                     pause = RETRY;
                     if let Err(error) = self.stream(response, &mut parser, None).await {
@@ -462,7 +504,7 @@ impl Http {
     /// Nothing more will come or go.
     pub(super) fn shut(&self) {
         self.closed.cancel();
-        let has_session = self.state.write().unwrap_or_else(PoisonError::into_inner).session.is_some();
+        let has_session = self.has_session();
         if has_session && tokio::runtime::Handle::try_current().is_ok() {
             let ending = self.end_session();
             self.tasks.spawn(ending);
@@ -470,11 +512,11 @@ impl Http {
     }
 
     fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
-        let request = self.request(Method::DELETE);
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        let ending = self.send(self.request(Method::DELETE));
+        self.change(|state| state.session = None);
         async {
             // A server may refuse to end sessions (405); then it forgets them some time.
-            let _ = timeout(FAREWELL_MAX, request.send()).await;
+            let _ = timeout(FAREWELL_MAX, ending).await;
         }
     }
 
@@ -498,7 +540,7 @@ impl Drop for Withdraw<'_> {
         let (http, text) = (Arc::clone(http), link::cancelled(self.id));
         let tasks = http.tasks.clone();
         tasks.spawn(async move {
-            let _ = timeout(FAREWELL_MAX, http.post(text, HeaderMap::new())).await;
+            let _ = timeout(FAREWELL_MAX, http.post(text.into(), HeaderMap::new())).await;
         });
     }
 }
@@ -509,15 +551,20 @@ fn is_event_stream(response: &Response) -> bool {
 }
 
 /// A body, if it is not too large.
-async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, CallError> {
-    let mut body = Vec::new();
+async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+    let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await.map_err(|error| failed(&error))? {
-        if body.len() + part.len() > bytes_max {
+        if first.len().max(whole.len()) + part.len() > bytes_max {
             return Err(CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
         }
-        body.extend_from_slice(&part);
+        if first.is_empty() && whole.is_empty() {
+            first = part; // most often it is all
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
+        whole.extend_from_slice(&part);
     }
-    Ok(body)
+    Ok(if whole.is_empty() { first } else { whole.into() })
 }
 
 fn shown(body: &[u8]) -> String {
