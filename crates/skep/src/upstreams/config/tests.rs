@@ -95,7 +95,7 @@ fn what_clients_call_differently_counts_all_the_same() {
     }
 
     let (_, problems) = read_as("c.json", "{\"mcpServers\": {\"a\": {\"command\": \"x\",\n\"disabledTools\": [7]}}}");
-    assert!(problems[0].starts_with("c.json:2:19: error: mcpServers.a.disabledTools[0]: must be text"), "{problems:?}");
+    assert!(problems[0].starts_with("c.json:2:19: mcpServers.a.disabledTools[0]: must be text"), "{problems:?}");
     let twice = r#"{"mcpServers": {"a": {"url": "http://a.example", "serverUrl": "http://b.example"}}}"#;
     let (servers, problems) = read_as("c.json", twice);
     assert!(problems[0].contains("a.serverUrl: is not known here and has no effect"), "{problems:?}");
