@@ -4,6 +4,7 @@
 //! has forgotten it answers 404, and it is opened again, once; a stream that broke off is continued by its last event; a
 //! second stream carries what belongs to no request.
 
+mod direct;
 mod events;
 mod names;
 mod sse;
@@ -20,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Client, Method, Request, Response, StatusCode, Url,
+    Client, Method, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
@@ -30,8 +31,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::events::Parser;
 pub(super) use self::sse::link as sse_link;
+use self::{direct::Direct, events::Parser};
 use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
 use crate::{
     message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
@@ -70,10 +71,14 @@ pub struct Target {
     pub client: Client,
     /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
     pub is_sse: bool,
+    /// Whether a server without TLS is reached without the client, and so without its proxies and its resolver. It saves half of
+    /// what a call costs.
+    pub is_direct: bool,
 }
 
 pub(super) struct Http {
     target: Target,
+    direct: Option<Arc<Direct>>,
     setup: Setup,
     calls: Semaphore,
     last_id: AtomicI64,
@@ -122,6 +127,42 @@ enum Sent {
     Forgotten,
 }
 
+/// What a server answers, by either way.
+enum Response {
+    Client(reqwest::Response),
+    Direct(Box<direct::Response>),
+}
+
+impl From<reqwest::Response> for Response {
+    fn from(response: reqwest::Response) -> Response {
+        Response::Client(response)
+    }
+}
+
+impl Response {
+    fn status(&self) -> StatusCode {
+        match self {
+            Response::Client(response) => response.status(),
+            Response::Direct(response) => response.status(),
+        }
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        match self {
+            Response::Client(response) => response.headers(),
+            Response::Direct(response) => response.headers(),
+        }
+    }
+
+    /// The next part of the body; `None` after the last one.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
+        match self {
+            Response::Client(response) => response.chunk().await.map_err(|error| failed(&error)),
+            Response::Direct(response) => response.chunk().await.map_err(CallError::Closed),
+        }
+    }
+}
+
 /// What was asked, to be recognised in what comes.
 struct Asked<'a> {
     id: i64,
@@ -131,7 +172,9 @@ struct Asked<'a> {
 impl Http {
     pub(super) fn new(target: Target, setup: &Setup) -> Arc<Http> {
         let state = State { headers: State::default().make_headers(&target.headers), ..State::default() };
+        let direct = target.is_direct.then(|| Direct::new(&target.url)).flatten();
         Arc::new(Http {
+            direct,
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
@@ -235,9 +278,7 @@ impl Http {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let request = message::Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
         let body = Message::Request(request).to_line();
-        let mut request = self.request(Method::POST);
-        *request.body_mut() = Some(body.into());
-        let response = self.send(request).await.map_err(|error| failed(&error))?;
+        let response = self.send(Method::POST, HeaderMap::new(), body.into()).await?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
         self.change(|state| state.session = session);
@@ -301,40 +342,54 @@ impl Http {
         true
     }
 
-    /// A request with what each carries.
-    fn request(&self, method: Method) -> Request {
-        let is_get = method == Method::GET;
-        let mut request = Request::new(method, self.target.url.clone());
-        let headers = request.headers_mut();
-        headers.clone_from(&self.state.read().unwrap_or_else(PoisonError::into_inner).headers);
-        if is_get {
+    /// The headers that each request carries.
+    fn headers_for(&self, method: &Method) -> HeaderMap {
+        let mut headers = self.state.read().unwrap_or_else(PoisonError::into_inner).headers.clone();
+        if *method == Method::GET {
             headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         } else {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        request
+        headers
     }
 
-    /// A request for a stream, from this event on.
-    fn resume(&self, last: Option<&str>) -> Request {
-        let mut request = self.request(Method::GET);
-        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
-            request.headers_mut().insert("last-event-id", last);
+    /// Send a request with these headers besides.
+    fn send(
+        &self,
+        method: Method,
+        more: HeaderMap,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response, CallError>> + Send + use<> {
+        let mut headers = self.headers_for(&method);
+        headers.extend(more);
+        let (direct, client, url) = (self.direct.clone(), self.target.client.clone(), self.target.url.clone());
+        async move {
+            if let Some(direct) = direct {
+                let sent = direct.send(&method, &headers, &body).await;
+                let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
+                if !response.status().is_redirection() {
+                    return Ok(Response::Direct(Box::new(response)));
+                } // where it leads to, the client decides
+            }
+            let mut request = reqwest::Request::new(method, url);
+            *request.headers_mut() = headers;
+            *request.body_mut() = (!body.is_empty()).then(|| body.into());
+            client.execute(request).await.map(Response::from).map_err(|error| failed(&error))
         }
-        request
     }
 
-    /// Send a request as the client does, without what its builder looks up anew for each.
-    fn send(&self, request: Request) -> impl Future<Output = reqwest::Result<Response>> + Send + use<> {
-        self.target.client.execute(request)
+    /// Open a stream, from this event on.
+    async fn resume(&self, last: Option<&str>) -> Result<Response, CallError> {
+        let mut more = HeaderMap::new();
+        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
+            more.insert("last-event-id", last);
+        }
+        self.send(Method::GET, more, Bytes::new()).await
     }
 
     async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Sent, CallError> {
         let has_session = self.has_session();
-        let mut request = self.request(Method::POST);
-        request.headers_mut().extend(headers);
-        *request.body_mut() = Some(body.into());
-        let response = self.send(request).await.map_err(|error| failed(&error))?;
+        let response = self.send(Method::POST, headers, body).await?;
         let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
@@ -386,7 +441,7 @@ impl Http {
             }
             let Some(last) = parser.last_id.clone().filter(|_| !self.is_modern()) else { break };
             sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
-            let resumed = self.send(self.resume(Some(&last))).await.ok();
+            let resumed = self.resume(Some(&last)).await.ok();
             response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
         }
         Err(CallError::Closed("the answer's stream ended before the answer".to_owned()))
@@ -501,7 +556,7 @@ impl Http {
         let mut parser = Parser::new(self.setup.limits.message_bytes_max);
         let mut pause = RETRY;
         loop {
-            match self.send(self.resume(parser.last_id.as_deref())).await {
+            match self.resume(parser.last_id.as_deref()).await {
                 Ok(response) if response.status().is_success() && is_event_stream(&response) => {
                     pause = RETRY;
                     if let Err(error) = self.stream(response, &mut parser, None).await {
@@ -529,7 +584,7 @@ impl Http {
     }
 
     fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
-        let ending = self.send(self.request(Method::DELETE));
+        let ending = self.send(Method::DELETE, HeaderMap::new(), Bytes::new());
         self.change(|state| state.session = None);
         async {
             // A server may refuse to end sessions (405); then it forgets them some time.
@@ -570,7 +625,7 @@ fn is_event_stream(response: &Response) -> bool {
 /// A body, if it is not too large.
 async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
-    while let Some(part) = response.chunk().await.map_err(|error| failed(&error))? {
+    while let Some(part) = response.chunk().await? {
         if first.len().max(whole.len()) + part.len() > bytes_max {
             return Err(CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
         }
