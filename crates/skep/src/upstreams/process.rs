@@ -81,6 +81,11 @@ impl Stderr {
         lines.push_back(line);
     }
 
+    /// What follows is another process's.
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// All that is kept.
     pub(super) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
@@ -114,6 +119,7 @@ impl Dial for Spawner {
         Box::pin(async {
             if let Some(process) = self.process.take() {
                 process.kill().await;
+                self.stderr.clear();
             }
             let (process, streams) = Process::spawn(&self.name, &self.command, &self.stderr).await?;
             self.process = Some(process);
