@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`; both are taken. So are the names that
-//! clients have for what we have too ([`SPELLINGS`]): a tool that was switched off there is not to be had here. Keys that
+//! clients have for what we have too (`SPELLINGS`): a tool that was switched off there is not to be had here. Keys that
 //! mean something to their client alone are passed over with a warning; in `skep.toml` an unknown key is an error.
 //!
 //! A server that is listed is a command that will be run: such a table counts only in files that the user named, and in
