@@ -339,7 +339,10 @@ impl Service for Echo {
             if call.method == "tools/list" {
                 let marked = json!({ "type": "string", "x-mcp-header": "Region" });
                 let schema = json!({ "type": "object", "properties": { "region": marked } });
-                return Ok(raw(&json!({ "tools": [{ "name": "echo", "inputSchema": schema }] })).unwrap());
+                let faulty = json!({ "type": "object", "properties": { "a": { "x-mcp-header": "two words" } } });
+                let tools =
+                    [json!({ "name": "echo", "inputSchema": schema }), json!({ "name": "no", "inputSchema": faulty })];
+                return Ok(raw(&json!({ "tools": tools })).unwrap());
             }
             match params["name"].as_str().unwrap_or_default() {
                 "hang" => {
@@ -432,6 +435,9 @@ async fn every_transport_and_era_gives_the_same_answers() {
         // Marked arguments go into headers, once the tools are known.
         let tools = connection.call("tools/list", None, CallOptions::default()).await.unwrap();
         assert!(tools.get().contains("x-mcp-header"), "{number}");
+        // One with a mark that is no header's name cannot be called where there are such headers.
+        let is_modern_http = number == 2;
+        assert_eq!(tools.get().contains("two words"), !is_modern_http, "{number}");
         let answer: Value = serde_json::from_str(call("echo").await.unwrap().get()).unwrap();
         assert_eq!(answer["heard"]["region"], "größe ", "{number}");
         assert!(matches!(call("fail").await, Err(CallError::Rpc(ErrorObject { code: -32602, .. }))), "{number}");

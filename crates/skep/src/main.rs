@@ -8,8 +8,9 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // First of all: this program may have been started as the helper of its own sandbox.
+    // First of all: this program may have been started as the helper of its own sandbox, or to become an MCP server.
     skep_sandbox::init();
+    skep::upstreams::init();
     let cli = skep::cli::Cli::parse();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -195,6 +195,111 @@ async fn servers_are_changed_over_http_only_where_callers_need_a_token() {
     assert_eq!(hub.names().await, [] as [Value; 0]);
 }
 
+/// A server that minds neither the end of its input nor SIGTERM, and has started a process that left its group.
+const STUBBORN: &str = r#"
+import json, os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+null = subprocess.DEVNULL
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+away = subprocess.Popen(sleep, stdin=null, stdout=null, stderr=null, start_new_session=True)
+for line in sys.stdin:
+    message = json.loads(line)
+    method, id = message["method"], message.get("id")
+    answer = {"error": {"code": -32601, "message": "unknown"}}
+    if method == "initialize":
+        answer = {"result": {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}}
+    if method == "tools/call":
+        if message["params"]["name"] == "hang": continue
+        answer = {"result": {"content": [], "structuredContent": {"pids": [os.getpid(), away.pid]}}}
+    if id is not None: print(json.dumps({"jsonrpc": "2.0", "id": id, **answer}), flush=True)
+time.sleep(600)
+"#;
+
+/// A file that names it.
+fn stubborn(user: &User) -> String {
+    let servers = json!({ "mcpServers": { "bad": { "command": "python3", "args": ["-c", STUBBORN] } } });
+    user.file("mcp.json", &servers.to_string());
+    path(user, "mcp.json")
+}
+
+fn is_alive(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// Wait until a process has ended that is not ours to wait for.
+async fn ended(pid: u64) {
+    let waiting = async {
+        while is_alive(pid) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.expect("it goes on");
+}
+
+#[tokio::test]
+async fn of_a_hub_that_is_killed_no_server_stays_and_the_next_hub_ends_what_they_had_started() {
+    let user = User::new();
+    let path = stubborn(&user);
+    let mut hub = Hub::start(&user, &["--mcp-config", &path], None);
+    let (status, answer) = hub.ask(Method::POST, "/tools/bad__pids", &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
+    assert_eq!(hub.get("/servers/bad").await["pids"], json!([pids[0]]), "nothing stands between it and the hub");
+    hub.child.kill().unwrap();
+    ended(pids[0]).await;
+
+    let next = Hub::start(&user, &["--mcp-config", &path], None);
+    let (status, answer) = next.ask(Method::POST, "/tools/bad__pids", &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    ended(pids[1]).await;
+    let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
+    assert!(pids.iter().all(|pid| is_alive(*pid)), "its own are left alone");
+    next.ask(Method::POST, "/servers/bad/restart", &Value::Null).await; // and leave nothing behind here
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_takes_no_turns_from_the_hubs_own_tools() {
+    let user = User::new();
+    user.file("settings.toml", "[serve]\ncalls_at_once = 1\n");
+    let (config, servers) = (path(&user, "settings.toml"), stubborn(&user));
+    let hub = Hub::start(&user, &["--config", &config, "--mcp-config", &servers], None);
+    let own = async {
+        while hub.get("/servers/bad").await["calls_running"] != 2 {
+            tokio::task::yield_now().await;
+        }
+        hub.ask(Method::POST, "/tools/compose", &json!({ "text": "hi" })).await
+    };
+    let (nothing, process) = (json!({}), json!({ "tool": "bad__hang", "args": {} }));
+    tokio::select! {
+        answer = hub.ask(Method::POST, "/tools/bad__hang", &nothing) => panic!("{answer:?}"),
+        answer = hub.ask(Method::POST, "/process", &process) => panic!("{answer:?}"),
+        (status, answer) = own => assert_eq!((status, &answer["text"]), (200, &json!("hi")), "{answer}"),
+    }
+    hub.ask(Method::POST, "/servers/bad/restart", &Value::Null).await; // leaves nothing behind here
+}
+
+#[tokio::test]
+async fn a_hub_behind_a_hub_answers_over_every_transport() {
+    let user = User::new();
+    let mut behind = Hub::start(&user, &["--tcp", "127.0.0.1:0"], None);
+    let tcp = behind.says("tcp://").rsplit(' ').next().unwrap().to_owned();
+    let servers = json!({
+        "http": { "url": format!("{}/mcp", behind.url) },
+        "sse": { "type": "sse", "url": format!("{}/sse", behind.url) },
+        "tcp": { "url": tcp },
+    });
+    user.file("mcp.json", &json!({ "servers": servers }).to_string());
+    let hub = Hub::start(&user, &["--mcp-config", &path(&user, "mcp.json")], None);
+    for (server, revision) in [("http", "2026-07-28"), ("sse", "2025-11-25"), ("tcp", "2026-07-28")] {
+        let (status, answer) =
+            hub.ask(Method::POST, &format!("/tools/{server}__compose"), &json!({ "text": "hi" })).await;
+        assert_eq!(status, 200, "{server}: {answer}");
+        assert!(answer.to_string().contains("hi"), "{server}: {answer}");
+        assert_eq!(hub.get(&format!("/servers/{server}")).await["revision"], revision);
+    }
+}
+
 #[tokio::test]
 async fn the_one_server_without_a_prefix_keeps_its_names() {
     let user = User::new();

@@ -21,14 +21,16 @@ use skep_mcp::client::CallError;
 
 /// A server of an older revision. Its arguments say how it misbehaves; a directory tells what it does.
 const SERVER: &str = r#"
-import json, os, subprocess, sys, time
+import json, os, signal, subprocess, sys, threading, time
 mode, here = sys.argv[1], sys.argv[2]
 def note(name, text=""):
     with open(os.path.join(here, name + ".new"), "w") as file: file.write(text)
     os.rename(os.path.join(here, name + ".new"), os.path.join(here, name))
+lock = threading.Lock()
 def send(message):
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-    sys.stdout.flush()
+    with lock:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
 with open(os.path.join(here, "starts"), "a") as file: file.write(f"{os.getpid()}\n")
 print("Hello from standard error", file=sys.stderr, flush=True)
 if mode == "broken":
@@ -40,6 +42,13 @@ if mode == "children":
     away = subprocess.Popen(sleep, stdin=subprocess.DEVNULL, start_new_session=True)
     note("children", f"{same.pid} {away.pid}")
 if mode == "rubbish": print("starting…\n{]")
+if mode == "mute": time.sleep(600)
+if mode == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def flood():
+    while True:
+        send({"method": "notifications/message", "params": {"level": "info", "data": "more"}})
+        send({"method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}})
+        os.write(2, b"more and more\n" * 100)
 for line in sys.stdin:
     message = json.loads(line)
     method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
@@ -64,6 +73,15 @@ for line in sys.stdin:
             print("I cannot go on", file=sys.stderr, flush=True)
             os._exit(7)
         elif name == "hang": note("hangs")
+        elif name == "freeze": time.sleep(600)
+        elif name == "flood":
+            threading.Thread(target=flood, daemon=True).start()
+            note("floods")
+        elif name == "huge": send({"id": id, "result": "x" * (33 << 20)})
+        elif name == "half":
+            sys.stdout.write('{"jsonrpc": "2.0", "id": ' + str(id) + ', "resu')
+            sys.stdout.flush()
+            os._exit(0)
         elif name == "change":
             send({"method": "notifications/tools/list_changed"})
             send({"id": id, "result": None})
@@ -71,6 +89,7 @@ for line in sys.stdin:
     elif id is not None and "method" in message:
         send({"id": id, "error": {"code": -32601, "message": "unknown"}})
 note("ended")
+if mode == "stubborn": time.sleep(600)
 "#;
 
 struct Fixture {
@@ -271,6 +290,203 @@ async fn a_server_that_never_comes_up_says_why_and_is_not_tried_at_once() {
     assert!(error.contains("`/no/such/program` cannot be started"), "{error}");
     let error = fixture.upstreams.tools("bat").await.unwrap_err().to_string();
     assert!(error.contains("did you mean \"bad\"?"), "{error}");
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_fails_to_start_again_and_again_is_left_alone_until_somebody_says_otherwise() {
+    let fixture = fixture("broken", |_| ());
+    let mut starts = 0;
+    let error = loop {
+        let error = fixture.call("pid").await.unwrap_err();
+        let UpstreamError::Unavailable { retry_after, .. } = &error else { panic!("{error}") };
+        if matches!(fixture.upstreams.servers()[0].state, State::Quarantined(_)) {
+            break fixture.call("pid").await.unwrap_err().to_string();
+        }
+        starts += 1;
+        assert!(starts < 5, "{error}");
+        tokio::time::sleep(*retry_after).await; // it is what the caller is told
+    };
+    assert!(error.contains("it failed to start 5 times in a row") && error.contains("cannot find my key"), "{error}");
+    assert_eq!(fixture.upstreams.servers()[0].starts, 5);
+    fixture.upstreams.restart("bad").await.unwrap();
+    assert!(fixture.call("pid").await.unwrap_err().to_string().contains("it failed to start: "));
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_never_says_a_word_is_given_up_in_time() {
+    let fixture = fixture("mute", |config| config.start_time_max = Duration::from_secs(1));
+    let errors = join_all((0..5).map(|_| fixture.call("pid"))).await;
+    for error in errors {
+        assert!(matches!(error, Err(UpstreamError::Unavailable { .. })), "{error:?}");
+    }
+    let pids = std::fs::read_to_string(fixture.here.path().join("starts")).unwrap_or_default();
+    until(|| !pids.lines().any(|pid| is_alive(pid.parse().unwrap()))).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_ended_and_one_that_is_slow_with_a_call_is_not() {
+    let fixture = fixture("stubborn", |config| config.timeout = Duration::from_secs(2));
+    let pid = fixture.pid().await;
+    let slow = fixture.call("hang").await.unwrap_err();
+    assert!(matches!(slow, UpstreamError::Call { error: CallError::TimedOut(_), .. }), "{slow}");
+    assert_eq!(fixture.pid().await, pid, "it does say that it is alive");
+
+    let frozen = fixture.call("freeze").await.unwrap_err();
+    assert!(matches!(frozen, UpstreamError::Call { error: CallError::TimedOut(_), .. }), "{frozen}");
+    until(|| !is_alive(pid)).await;
+    let status = fixture.upstreams.servers().remove(0);
+    assert!(status.last_error.as_ref().is_some_and(|error| error.contains("it hangs")), "{status:?}");
+    assert_ne!(fixture.pid().await, pid);
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_minds_neither_the_end_of_its_input_nor_sigterm_is_killed() {
+    let fixture = fixture("stubborn", |_| ());
+    let pid = fixture.pid().await;
+    fixture.upstreams.close().await;
+    fixture.noted("ended").await; // it has seen the end of its input
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn a_flood_harms_no_other_server_and_not_even_the_calls_of_its_own() {
+    let fixture = fixture("", |_| ());
+    let other = tempfile::tempdir().unwrap();
+    fixture.upstreams.add(Upstream { name: "other".to_owned(), ..server("", other.path()) }).await;
+    let pid = fixture.pid().await;
+    let calls = async {
+        fixture.noted("floods").await;
+        for _ in 0..20 {
+            let params = to_raw_value(&json!({ "name": "t0", "arguments": [] })).ok();
+            let answer = fixture.upstreams.call("other", "tools/call", params, Options::default()).await;
+            assert_eq!(answer.unwrap().get(), "[]");
+            assert_eq!(fixture.pid().await, pid);
+        }
+    };
+    tokio::select! {
+        answer = fixture.call("flood") => panic!("{answer:?}"),
+        () = calls => {}
+    }
+    assert!(fixture.upstreams.servers()[0].stderr.len() <= 50, "what is kept has a limit");
+    fixture.upstreams.close().await;
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_or_breaks_off_fails_its_call_alone() {
+    let fixture = fixture("", |_| ());
+    let pid = fixture.pid().await;
+    let error = fixture.call("huge").await.err().unwrap().to_string(); // not shown if there is none
+    assert!(error.contains("longer than 33554432 bytes"), "{error}");
+    assert_eq!(fixture.pid().await, pid);
+    let error = fixture.call("half").await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Call { error: CallError::Closed(_), .. }), "{error}");
+    assert_ne!(fixture.pid().await, pid);
+    fixture.upstreams.close().await;
+}
+
+/// What an older server answers, if it does; the result of a call is its arguments.
+fn answer(message: &Value) -> Option<Value> {
+    let id = message.get("id")?;
+    let result = match message["method"].as_str()? {
+        "initialize" => json!({
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "serverInfo": { "name": "s", "version": "1" },
+        }),
+        "tools/call" => message["params"]["arguments"].clone(),
+        _ => {
+            let error = json!({ "code": -32601, "message": "unknown" });
+            return Some(json!({ "jsonrpc": "2.0", "id": id, "error": error }));
+        }
+    };
+    Some(json!({ "jsonrpc": "2.0", "id": id, "result": result }))
+}
+
+#[tokio::test]
+async fn a_server_behind_tcp_is_connected_to_again_when_the_connection_was_lost() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serve = async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (input, mut output) = stream.into_split();
+            let mut lines = BufReader::new(input).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let message: Value = serde_json::from_str(&line).unwrap();
+                if message["params"]["name"] == "die" {
+                    break;
+                }
+                if let Some(answer) = answer(&message) {
+                    output.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+                }
+            }
+        }
+    };
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(serve);
+    let fixture = fixture("", |config| config.transport = Transport::Tcp(address.clone()));
+    for _ in 0..2 {
+        assert_eq!(fixture.call("t0").await.unwrap().get(), r#"{"said":1.5}"#);
+        let error = fixture.call("die").await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Call { error: CallError::Closed(_), .. }), "{error}");
+    }
+    serving.shutdown().await;
+    let UpstreamError::Unavailable { retry_after, .. } = fixture.call("t0").await.unwrap_err() else { panic!() };
+    tokio::time::sleep(retry_after).await;
+    let error = fixture.call("t0").await.unwrap_err().to_string();
+    assert!(error.contains(&address) && error.contains("refused"), "{error}");
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_stream_broke_off_is_read_on_where_it_ended() {
+    use std::sync::{Arc, Mutex};
+
+    use axum::{
+        body::Bytes,
+        http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE},
+        response::IntoResponse as _,
+        routing::post,
+    };
+    const EVENTS: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "text/event-stream")];
+    let kept: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+    let (keep, give) = (Arc::clone(&kept), Arc::clone(&kept));
+    let ask = async move |body: Bytes| {
+        let message: Value = serde_json::from_slice(&body).unwrap();
+        let Some(answer) = answer(&message) else { return StatusCode::ACCEPTED.into_response() };
+        if message["method"] != "tools/call" {
+            return axum::Json(answer).into_response();
+        }
+        let id = format!("event-{}", message["id"]);
+        let begin = format!("id: {id}\nretry: 1\ndata:\n\n");
+        keep.lock().unwrap().push((id, answer));
+        (EVENTS, begin).into_response() // and the stream ends
+    };
+    let read_on = async move |headers: HeaderMap| {
+        let last = headers.get("last-event-id").and_then(|last| last.to_str().ok()).unwrap_or_default();
+        let kept = give.lock().unwrap();
+        match kept.iter().find(|(id, _)| id == last) {
+            Some((_, answer)) => (EVENTS, format!("data: {answer}\n\n")).into_response(),
+            None => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+    let router = axum::Router::new().route("/mcp", post(ask).get(read_on));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let fixture = fixture("", |config| {
+        let url = skep::config::Secret::new(url);
+        config.transport = Transport::Http { url, headers: BTreeMap::new(), is_sse: false };
+    });
+    let answers = join_all((0..3).map(|_| fixture.call("t0"))).await;
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().get() == r#"{"said":1.5}"#), "{answers:?}");
+    assert_eq!(kept.lock().unwrap().len(), 3, "no call was made twice");
     fixture.upstreams.close().await;
 }
 

@@ -38,8 +38,8 @@ use crate::{
     message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
     revision::Revision,
     server::{
-        code,
-        headers::{HeaderArgument, header_arguments},
+        Members, code,
+        headers::{HeaderArgument, has_faulty_mark, header_arguments},
     },
 };
 
@@ -234,12 +234,7 @@ impl Http {
             let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
             let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
-            if method == "tools/list"
-                && let Ok(result) = &result
-            {
-                self.remember_marks(result);
-            }
-            result
+            if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
         };
         tokio::select! {
             result = calling => result,
@@ -270,7 +265,7 @@ impl Http {
         if self.session() != forgotten {
             return Ok(());
         }
-        tracing::info!(url = %self.target.url, "the server has forgotten the session; it is opened again");
+        tracing::info!(host = self.target.url.host_str(), "the server has forgotten the session; it is opened again");
         Box::pin(open::session(self, &self.setup)).await.map(drop)
     }
 
@@ -309,20 +304,42 @@ impl Http {
         names::headers(method, params, marked)
     }
 
-    /// Which arguments must be repeated in headers; a request that lacks them would be refused.
-    fn remember_marks(&self, result: &RawValue) {
+    /// Remember which arguments must be repeated in headers: a request that lacks them would be refused. A tool with a
+    /// mark that is not valid cannot be called so, and is left out.
+    fn take_marks(&self, result: Box<RawValue>) -> Box<RawValue> {
         if !self.is_modern() || !result.get().contains("x-mcp-header") {
-            return;
+            return result;
         }
-        let Ok(mut result) = serde_json::from_str::<Value>(result.get()) else { return };
-        let Some(tools) = result["tools"].as_array_mut() else { return };
+        let fit = Members::parse(&result).and_then(|mut page| {
+            let mut tools: Vec<Box<RawValue>> = page.read("tools")?;
+            let listed = tools.len();
+            tools.retain(|tool| self.take_mark(tool));
+            let is_less = tools.len() < listed;
+            is_less.then(|| {
+                page.put("tools", tools);
+                page.into_raw()
+            })
+        });
+        fit.unwrap_or(result)
+    }
+
+    /// Whether the tool can be called.
+    fn take_mark(&self, tool: &RawValue) -> bool {
+        let tool: Value = serde_json::from_str(tool.get()).unwrap_or_default();
+        let Some(name) = tool["name"].as_str() else { return true };
+        if has_faulty_mark(&tool["inputSchema"]) {
+            tracing::warn!(
+                host = self.target.url.host_str(),
+                tool = name,
+                "left out: an x-mcp-header of it is not valid"
+            );
+            return false;
+        }
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        for tool in tools {
-            let arguments = header_arguments(&tool["inputSchema"]);
-            if let (Some(name), false) = (tool["name"].as_str(), marked.len() >= MARKED_MAX) {
-                marked.insert(name.to_owned(), arguments);
-            }
+        if marked.len() < MARKED_MAX {
+            marked.insert(name.to_owned(), header_arguments(&tool["inputSchema"]));
         }
+        true
     }
 
     /// The headers that each request carries.

@@ -50,6 +50,25 @@ fn collect(schema: &Value, path: &mut Vec<String>, found: &mut Vec<HeaderArgumen
     }
 }
 
+/// Whether a mark of a tool is not valid: over HTTP, clients must leave such a tool alone (2026-07-28, custom headers).
+pub fn has_faulty_mark(input_schema: &Value) -> bool {
+    marks(input_schema) > header_arguments(input_schema).len()
+}
+
+/// The marks in a schema, wherever they are.
+fn marks(schema: &Value) -> usize {
+    let of_member = |(keyword, value): (&String, &Value)| match (keyword.as_str(), value) {
+        (MARK, _) => 1,
+        ("const" | "default" | "enum" | "examples", _) => 0, // data, whatever it looks like
+        ("properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions", Value::Object(named)) => {
+            named.values().map(marks).sum()
+        }
+        (_, Value::Array(schemas)) => schemas.iter().map(marks).sum(),
+        (_, value) => marks(value),
+    };
+    schema.as_object().map_or(0, |members| members.iter().map(of_member).sum())
+}
+
 /// Compare the headers of a request with its body, which names this revision.
 pub(super) fn check(
     headers: &HeaderMap,
@@ -163,5 +182,27 @@ mod tests {
         let found = header_arguments(&schema);
         let names: Vec<(&str, String)> = found.iter().map(|one| (one.name.as_str(), one.path.join("."))).collect();
         assert_eq!(names, [("Region", "region".to_owned()), ("Count", "in.count".to_owned())]);
+    }
+
+    #[test]
+    fn a_mark_that_does_not_count_is_a_fault() {
+        let mark = json!({"type": "string", "x-mcp-header": "Region"});
+        for (faulty, schema) in [
+            (
+                false,
+                json!({"properties": {"a": mark, "in": {"properties": {"b": {"type": "boolean", "x-mcp-header": "B"}}}}}),
+            ),
+            (false, json!({"properties": {"x-mcp-header": {"type": "string", "default": {"x-mcp-header": 7}}}})),
+            (true, json!({"properties": {"a": mark, "b": mark}})),
+            (true, json!({"properties": {"a": {"type": "number", "x-mcp-header": "A"}}})),
+            (true, json!({"properties": {"a": {"type": "string", "x-mcp-header": "a b"}}})),
+            (true, json!({"properties": {"a": {"type": "string", "x-mcp-header": 7}}})),
+            (true, json!({"properties": {"a": {"type": "array", "items": mark}}})),
+            (true, json!({"anyOf": [{"properties": {"a": mark}}]})),
+            (true, json!({"$defs": {"a": mark}})),
+            (true, mark.clone()),
+        ] {
+            assert_eq!(has_faulty_mark(&schema), faulty, "{schema}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One message a line, over any pair of byte streams: standard input and output, TCP, Unix sockets.
 //!
 //! A connection may carry a session (`initialize`) and stateless requests (2026-07-28) side by side. When its input ends,
-//! what was asked is still answered, within [`END_TIME_MAX`]; when it takes nothing, it is closed.
+//! what was asked is still answered, within `END_TIME_MAX`; when it takes nothing, it is closed.
 
 use std::{io, sync::Arc, time::Duration};
 

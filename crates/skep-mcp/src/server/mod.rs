@@ -4,7 +4,7 @@
 //! protocol asks: it tells a stateless request (2026-07-28) from a session's (older revisions), negotiates, checks the
 //! metadata, keeps sessions, subscriptions and cancellations, and puts a result into the form of the caller's revision.
 //!
-//! Both eras share one idea: a request under way is an [`exchange::Exchange`], which says what is to be sent next. A
+//! Both eras share one idea: a request under way is an *exchange*, which says what is to be sent next. A
 //! service that needs something from its caller asks its [`Peer`]; whether that becomes a request on the caller's stream
 //! (older revisions) or an `input_required` result and a call that waits for its repetition (2026-07-28) is decided here.
 //!

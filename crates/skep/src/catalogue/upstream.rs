@@ -50,8 +50,9 @@ impl Catalogue {
     pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
         let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let read = |tool: &Box<RawValue>| serde_json::from_str(tool.get()).ok();
-        let tools: Vec<Value> = list.items.iter().filter_map(read).map(|tool| named(server, tool)).collect();
+        let read = |tool: &RawValue| serde_json::from_str(tool.get()).ok();
+        let tools: Vec<Value> =
+            list.items.iter().filter_map(|tool| read(tool)).map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
         let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
@@ -116,8 +117,8 @@ pub(crate) async fn listed_tools(
     for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
         match list {
             Ok(list) => {
-                let read = |tool: &Box<RawValue>| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
-                tools.extend(list.items.iter().filter_map(read));
+                let read = |tool: &RawValue| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
+                tools.extend(list.items.iter().filter_map(|tool| read(tool)));
             }
             Err(reason) => silent.push(reason),
         }

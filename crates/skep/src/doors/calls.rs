@@ -1,8 +1,11 @@
 //! A call, as every door makes it: through the admission, into the catalogue.
+//!
+//! Tools of MCP servers run elsewhere, so their calls take no turn from ours: a server that hangs holds up its own callers.
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Refused};
 use crate::{
@@ -19,7 +22,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Wait for a turn, take the arguments apart, and call the tool. Dropping the future cancels the call. The arguments
+    /// Wait for a turn if the tool is ours, take the arguments apart, and call it. Dropping the future cancels the call. The arguments
     /// are held until it ends, and with them their share of the memory.
     pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
         &self,
@@ -30,12 +33,17 @@ impl Calls {
     ) -> Result<Result<Result<Answer, ToolError>, E>, Refused> {
         let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
         let outputs = Outputs::new(self.outputs.clone(), "");
-        let call = |cancel| async move {
+        let is_forwarded = catalogue.of_upstream(&tool).is_some();
+        let call = |cancel: CancellationToken| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
             let called = catalogue.call(call, Context::new(workspace, outputs, cancel)).await;
             drop(arguments);
             Ok(called)
         };
-        self.admission.run(call).await
+        if !is_forwarded {
+            return self.admission.run(call).await;
+        }
+        let pass = self.admission.pass()?;
+        Ok(call(pass.cancel.clone()).await)
     }
 }

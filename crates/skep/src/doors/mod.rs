@@ -2,12 +2,12 @@
 //! the rules of a call are the catalogue's ([`Catalogue::call`]), how many run at once is the [`admission`]'s.
 //!
 //! This module owns what is true of every connection: where the hub listens, how many connections it keeps, how long it
-//! waits for them, and how it stops. [`http`] is the first door; its router is a table of contents. [`tcp`] is for
+//! waits for them, and how it stops. `http` is the first door; its router is a table of contents. `tcp` is for
 //! programs that speak JSON-RPC in lines. [`mcp`] is what the Model Context Protocol reaches on both, and on standard
 //! input and output.
 //!
 //! **Safe by default.** The hub listens on loopback; a wider address is refused without a token; a web page is never
-//! answered unless the operator named it ([`guard`]).
+//! answered unless the operator named it (`guard`).
 //!
 //! **Stopping.** No new connections and no new calls (503, so that callers go elsewhere); what runs may end within the
 //! drain time; then MCP tasks are let go of, for the next start or another hub, and the rest is cancelled, which kills

@@ -4,8 +4,9 @@
 //! {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"TZ": "${TZ:-UTC}"}}}}
 //! ```
 //!
-//! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`; both are taken. Keys of such a file
-//! that mean something to its client alone are passed over with a warning; in `skep.toml` an unknown key is an error.
+//! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`; both are taken. So are the names that
+//! clients have for what we have too (`SPELLINGS`): a tool that was switched off there is not to be had here. Keys that
+//! mean something to their client alone are passed over with a warning; in `skep.toml` an unknown key is an error.
 //!
 //! A server that is listed is a command that will be run: such a table counts only in files that the user named, and in
 //! the user's own.
@@ -18,7 +19,7 @@ use reqwest::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     config::Secret,
@@ -31,6 +32,21 @@ use crate::{
 const NAME_MAX: usize = 64;
 /// Servers of one hub.
 const SERVERS_MAX: usize = 500;
+
+/// In a list of tools: each of them.
+const ALL: &str = "*";
+/// What clients call a key of ours: their key, and ours as a JSON Pointer.
+const SPELLINGS: [(&str, &str); 9] = [
+    ("serverUrl", "/url"),              // Windsurf
+    ("httpUrl", "/url"),                // Gemini CLI
+    ("includeTools", "/tools/allow"),   // Gemini CLI
+    ("allowedTools", "/tools/allow"),   // LangChain
+    ("excludeTools", "/tools/deny"),    // Gemini CLI
+    ("disabledTools", "/tools/deny"),   // Roo Code, Windsurf
+    ("startTimeout", "/start_timeout"), // ours, as a file of such keys has them
+    ("idleTimeout", "/idle_timeout"),
+    ("callsAtOnce", "/calls_at_once"),
+];
 
 /// A server in a file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
@@ -75,6 +91,7 @@ pub struct Entry {
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A command.
+    #[serde(alias = "local")]
     Stdio,
     /// Streamable HTTP.
     #[serde(alias = "streamable-http", alias = "streamableHttp", alias = "streamable_http")]
@@ -89,17 +106,17 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// Only these, if any is named; by the server's own names.
+    /// Only these, if any is named; by the server's own names, `*` for all.
     pub allow: Vec<String>,
-    /// Not these.
+    /// Not these; `*` for none at all.
     pub deny: Vec<String>,
 }
 
 impl Filter {
     /// Whether this tool is one of them.
     pub fn allows(&self, tool: &str) -> bool {
-        (self.allow.is_empty() || self.allow.iter().any(|name| name == tool))
-            && !self.deny.iter().any(|name| name == tool)
+        let names = |list: &[String]| list.iter().any(|name| name == tool || name == ALL);
+        (self.allow.is_empty() || names(&self.allow)) && !names(&self.deny)
     }
 }
 
@@ -330,6 +347,38 @@ fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<
     Ok(expanded)
 }
 
+/// Give an entry of a client's file our keys. Returns where what is ours now stood: our pointer, and theirs.
+fn translate(entry: &mut Value) -> Vec<(&'static str, &'static str)> {
+    let mut renamed = Vec::new();
+    let Some(members) = entry.as_object_mut() else { return renamed };
+    // GitHub Copilot: a list of the tools there are, `["*"]` for all and `[]` for none.
+    if let Some(Value::Array(names)) = members.get_mut("tools") {
+        let filter = match names.as_slice() {
+            [] => json!({ "deny": [ALL] }),
+            names if names.iter().any(|name| name == ALL) => json!({}),
+            _ => json!({ "allow": std::mem::take(names) }),
+        };
+        members.insert("tools".to_owned(), filter);
+        renamed.push(("/tools/allow", "/tools"));
+    }
+    for (theirs, ours) in SPELLINGS {
+        let Some((table, key)) = ours.rsplit_once('/').filter(|_| members.contains_key(theirs)) else { continue };
+        let table = table.trim_start_matches('/');
+        let value = members.get(theirs).cloned().unwrap_or_default();
+        let target = match table {
+            "" => Some(&mut *members),
+            table => members.entry(table).or_insert_with(|| json!({})).as_object_mut(),
+        };
+        // Said twice, ours counts, and theirs stays to be warned of.
+        if let Some(target) = target.filter(|target| !target.contains_key(key)) {
+            target.insert(key.to_owned(), value);
+            members.shift_remove(theirs);
+            renamed.push((ours, theirs));
+        }
+    }
+    renamed
+}
+
 /// The servers of a file that an MCP client wrote (`--mcp-config`). Without an error among the problems it can be used.
 pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upstream>, Vec<Diagnostic>) {
     let document = match Document::read(path) {
@@ -361,8 +410,13 @@ pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upst
 }
 
 /// One server, as its entry in such a file would have it, or every fault.
-pub fn read_one(name: &str, entry: Value, variable: impl Fn(&str) -> Option<String>) -> Result<Upstream, Vec<String>> {
+pub fn read_one(
+    name: &str,
+    mut entry: Value,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Upstream, Vec<String>> {
     static SCHEMA: Schema = Schema::of::<Entry>();
+    translate(&mut entry);
     let say = |pointer: &str, message: &str| match pointer.trim_start_matches('/') {
         "" => message.to_owned(),
         key => format!("{}: {message}", key.replace('/', ".")),
@@ -394,6 +448,7 @@ fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagno
     let mut problems = Vec::new();
     for (name, entry) in servers.as_object_mut().into_iter().flatten() {
         let here = member(table, name);
+        let renamed = translate(entry);
         let known = SCHEMA.json().get("properties").and_then(Value::as_object);
         if let (Some(members), Some(known)) = (entry.as_object_mut(), known) {
             let unknown: Vec<String> = members.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
@@ -403,7 +458,13 @@ fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagno
             }
         }
         for violation in SCHEMA.violations(entry) {
-            let problem = document.problem(&format!("{here}{}", violation.pointer), violation.message);
+            // Where the author wrote it.
+            let theirs = renamed.iter().find_map(|(ours, theirs)| {
+                let rest = violation.pointer.strip_prefix(ours)?;
+                Some(format!("/{}{rest}", theirs.trim_start_matches('/')))
+            });
+            let pointer = theirs.as_ref().unwrap_or(&violation.pointer);
+            let problem = document.problem(&format!("{here}{pointer}"), violation.message);
             problems.push(Diagnostic { help: violation.help, ..problem });
         }
     }

@@ -10,6 +10,7 @@
 
 pub mod config;
 mod fair;
+mod guard;
 mod pool;
 mod process;
 
@@ -30,7 +31,7 @@ use skep_mcp::{
 };
 use tokio::sync::broadcast;
 
-pub use self::config::Upstream;
+pub use self::{config::Upstream, guard::init};
 use self::{fair::Queue, pool::Slot};
 use crate::schema::suggest;
 

@@ -53,7 +53,7 @@ const QUARANTINE_AFTER: u32 = 5;
 const QUARANTINE_TIME: Duration = Duration::from_secs(300);
 /// A process that lived so long did not die of its start.
 const STABLE_TIME: Duration = Duration::from_secs(60);
-/// How long a server may take to answer whether it is alive, and how often it is asked.
+/// How long a server may take to answer whether it is alive, if its calls may take so long; and how often it is asked.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
 const CHECKS_MAX: u32 = 3;
 /// How long what a process wrote last may take to be read.
@@ -524,9 +524,9 @@ impl Slot {
         self.tasks.spawn(async move {
             let connection = &running.connection;
             let question = if connection.info().revision.is_modern() { "server/discover" } else { "ping" };
+            let time_max = slot.config.timeout.min(CHECK_TIME_MAX);
             for _ in 0..CHECKS_MAX {
-                let options =
-                    CallOptions { timeout: CHECK_TIME_MAX, deadline: CHECK_TIME_MAX, ..CallOptions::default() };
+                let options = CallOptions { timeout: time_max, deadline: time_max, ..CallOptions::default() };
                 let asked = connection.call(question, None, options);
                 let answer = tokio::select! {
                     answer = asked => answer,

@@ -1,12 +1,14 @@
 //! A server as a process of ours: started with streams, and ended with everything that it has started.
 //!
 //! `npx`, `uvx` and shells stand between us and the server, and servers start browsers and more. So each process leads a
-//! group of its own, and carries a mark in its environment by which what has left the group is found in `/proc`.
+//! group of its own, and carries a mark in its environment by which what has left the group is found in `/proc`. The mark
+//! names the hub as well: what a hub that was killed has left is ended by the next one.
 //! Its environment is not ours: tokens of the hub are not for it.
 
 use std::{
     collections::VecDeque,
     fs, io,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::config::Command;
+use super::{config::Command, guard};
 
 /// How long a process may take to end after its input has ended, and again after SIGTERM.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
@@ -79,6 +81,11 @@ impl Stderr {
         lines.push_back(line);
     }
 
+    /// What follows is another process's.
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// All that is kept.
     pub(super) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
@@ -112,8 +119,9 @@ impl Dial for Spawner {
         Box::pin(async {
             if let Some(process) = self.process.take() {
                 process.kill().await;
+                self.stderr.clear();
             }
-            let (process, streams) = Process::spawn(&self.name, &self.command, &self.stderr)?;
+            let (process, streams) = Process::spawn(&self.name, &self.command, &self.stderr).await?;
             self.process = Some(process);
             Ok(streams)
         })
@@ -131,9 +139,11 @@ pub(super) struct Process {
 }
 
 impl Process {
-    fn spawn(name: &str, command: &Command, stderr: &Stderr) -> io::Result<(Process, Streams)> {
-        let mark = format!("{name}-{:016x}", random());
-        let mut process = tokio::process::Command::new(&command.program);
+    async fn spawn(name: &str, command: &Command, stderr: &Stderr) -> io::Result<(Process, Streams)> {
+        sweep_orphans().await;
+        let hub = Hub::this();
+        let mark = format!("{name}-{}-{}-{:016x}", hub.pid, hub.started, random());
+        let mut process = guard::command(&command.program);
         process.args(&command.args).env_clear().envs(inherited()).env(MARK, &mark);
         process.envs(command.env.iter().map(|(name, value)| (name, value.reveal())));
         if let Some(cwd) = &command.cwd {
@@ -141,11 +151,10 @@ impl Process {
         }
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         process.process_group(0).kill_on_drop(true);
-        let spawned = process.spawn().map_err(|error| {
+        let mut child = guard::spawn(process).await.map_err(|error| {
             let cwd = command.cwd.as_ref().map_or(String::new(), |cwd| format!(" in {}", cwd.display()));
             io::Error::new(error.kind(), format!("`{}` cannot be started{cwd}: {error}", command.program))
         })?;
-        let mut child = spawned;
         let missing = || io::Error::other("the process has no streams");
         let (input, output) = (child.stdout.take().ok_or_else(missing)?, child.stdin.take().ok_or_else(missing)?);
         let errors = child.stderr.take().ok_or_else(missing)?;
@@ -219,7 +228,65 @@ fn sweep(mark: &str) {
 
 /// Whether there was anything.
 fn kill_marked(mark: &str) -> bool {
-    let wanted = format!("{MARK}={mark}");
+    kill_where(|_, found| found == mark)
+}
+
+/// Kill what hubs of this machine have left that ended without ending their servers; once in the life of a hub.
+async fn sweep_orphans() {
+    static IS_DONE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let sweep = async {
+        let Ok(ours) = fs::read_link("/proc/self/ns/pid") else { return };
+        // In another PID namespace, a container for instance, the number of the hub is somebody else's here.
+        let is_orphan = move |process: &Path, mark: &str| {
+            Hub::of(mark).is_some_and(|hub| !hub.is_alive())
+                && fs::read_link(process.join("ns/pid")).is_ok_and(|theirs| theirs == ours)
+        };
+        let sweeping = move || (0..SWEEPS_MAX).any(|_| !kill_where(&is_orphan));
+        if let Ok(false) = tokio::task::spawn_blocking(sweeping).await {
+            tracing::warn!("processes of a hub that has ended cannot be ended");
+        }
+    };
+    IS_DONE.get_or_init(|| sweep).await;
+}
+
+/// A hub, as marks name it. Numbers of processes are used again, so the time of its start (in ticks since the machine's)
+/// belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hub {
+    pid: u32,
+    started: u64,
+}
+
+impl Hub {
+    fn this() -> Hub {
+        let pid = std::process::id();
+        Hub { pid, started: started(pid).unwrap_or(0) }
+    }
+
+    /// The hub in a mark: `NAME-PID-STARTED-RANDOM`.
+    fn of(mark: &str) -> Option<Hub> {
+        let mut parts = mark.rsplitn(4, '-').skip(1);
+        let (started, pid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        parts.next().map(|_name| Hub { pid, started })
+    }
+
+    fn is_alive(self) -> bool {
+        started(self.pid).is_some_and(|started| started == self.started)
+    }
+}
+
+/// When a process was started, unless it has ended: the fields 3 (state) and 22 (starttime) of proc(5)'s `stat`, counted after
+/// the name, which may hold anything.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    fields.next().filter(|state| !matches!(*state, "Z" | "X"))?;
+    fields.nth(18)?.parse().ok()
+}
+
+/// Kill what has a mark that is so, given its directory in `/proc`; whether there was anything.
+fn kill_where(is_so: impl Fn(&Path, &str) -> bool) -> bool {
+    let prefix = format!("{MARK}=");
     let mut found = false;
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
@@ -227,7 +294,10 @@ fn kill_marked(mark: &str) -> bool {
         // Opened before the environment is read: then what is killed is what was read, whoever has the number later.
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default(); // empty once it is dead
-        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+        let mut variables = environment.split(|byte| *byte == 0);
+        let mark = variables.find_map(|variable| variable.strip_prefix(prefix.as_bytes()));
+        let mark = mark.and_then(|mark| std::str::from_utf8(mark).ok());
+        if mark.is_some_and(|mark| is_so(&entry.path(), mark)) {
             found |= pidfd_send_signal(&process, Signal::KILL).is_ok();
         }
     }
@@ -266,5 +336,21 @@ async fn read(name: String, errors: ChildStderr, stderr: Stderr) {
         };
         tracing::debug!(server = name, "{text}");
         stderr.push(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_tells_its_hub_whatever_the_server_is_called() {
+        let hub = Hub::this();
+        assert!(hub.started > 0 && hub.is_alive());
+        assert_eq!(Hub::of(&format!("a-b-7-{}-{}-00ff", hub.pid, hub.started)), Some(hub));
+        assert!(!Hub { started: hub.started + 1, ..hub }.is_alive(), "another process with its number");
+        for mark in ["", "a", "a-00ff", "1-2-00ff", "a-x-2-00ff", "a-1-x-00ff"] {
+            assert_eq!(Hub::of(mark), None, "{mark}");
+        }
     }
 }

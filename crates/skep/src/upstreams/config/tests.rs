@@ -73,6 +73,36 @@ fn every_fault_names_its_place_and_what_to_do() {
 }
 
 #[test]
+fn what_clients_call_differently_counts_all_the_same() {
+    let one = |entry: &str| {
+        let (mut servers, problems) = read_as("c.json", &format!(r#"{{"mcpServers": {{"a": {entry}}}}}"#));
+        assert!(problems.is_empty(), "{entry}: {problems:?}");
+        servers.remove(0)
+    };
+    let tools = |entry: &str| {
+        let tools = one(&format!(r#"{{"command": "x", {entry}}}"#)).tools;
+        ["read", "write"].map(|tool| tools.allows(tool))
+    };
+    assert_eq!(tools(r#""type": "local", "tools": ["*"]"#), [true, true]);
+    assert_eq!(tools(r#""tools": ["read"]"#), [true, false]);
+    assert_eq!(tools(r#""tools": []"#), [false, false]);
+    assert_eq!(tools(r#""includeTools": ["read", "write"], "excludeTools": ["write"]"#), [true, false]);
+    assert_eq!(tools(r#""disabledTools": ["write"]"#), [true, false]);
+    assert_eq!(one(r#"{"command": "x", "idleTimeout": "5s"}"#).idle_time_max, Duration::from_secs(5));
+    for key in ["serverUrl", "httpUrl"] {
+        let server = one(&format!(r#"{{"{key}": "http://h.example/mcp"}}"#));
+        assert!(matches!(&server.transport, Transport::Http { url, .. } if url.reveal() == "http://h.example/mcp"));
+    }
+
+    let (_, problems) = read_as("c.json", "{\"mcpServers\": {\"a\": {\"command\": \"x\",\n\"disabledTools\": [7]}}}");
+    assert!(problems[0].starts_with("c.json:2:19: mcpServers.a.disabledTools[0]: must be text"), "{problems:?}");
+    let twice = r#"{"mcpServers": {"a": {"url": "http://a.example", "serverUrl": "http://b.example"}}}"#;
+    let (servers, problems) = read_as("c.json", twice);
+    assert!(problems[0].contains("a.serverUrl: is not known here and has no effect"), "{problems:?}");
+    assert!(matches!(&servers[0].transport, Transport::Http { url, .. } if url.reveal() == "http://a.example"));
+}
+
+#[test]
 fn tools_are_allowed_by_name() {
     let filter = |allow: &[&str], deny: &[&str]| {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
