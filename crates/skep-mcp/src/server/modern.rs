@@ -1,12 +1,12 @@
 //! Requests of 2026-07-28: each carries its revision, its caller and its capabilities, and none depends on another.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +32,10 @@ const REMOVED: [&str; 6] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "tasks/list"];
 /// What may be answered with a wish for input.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+
+/// What a service asks within this time of its first question goes to the caller together with it: questions of an older
+/// server arrive one by one, and each result with a wish costs its caller a round.
+const ASKED_TOGETHER: Duration = Duration::from_millis(20);
 
 /// The revision that a request names in its metadata, as it is written there.
 pub(super) fn named_revision(params: Option<&RawValue>) -> Option<String> {
@@ -240,10 +244,12 @@ impl Running {
         }
         let step = self.exchange.as_mut()?.next().await;
         self.take(step);
-        // Whatever else the service asks at once goes into the same result.
+        let together = sleep(ASKED_TOGETHER);
+        tokio::pin!(together);
         while !self.asked.is_empty()
-            && let Some(step) = self.exchange.as_mut().and_then(|exchange| exchange.next().now_or_never())
+            && let Some(exchange) = self.exchange.as_mut()
         {
+            let step = tokio::select! { biased; step = exchange.next() => step, () = &mut together => break };
             self.take(step);
         }
         if !self.asked.is_empty() {
