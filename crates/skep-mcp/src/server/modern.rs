@@ -273,7 +273,10 @@ impl Running {
                 let _ = asked.answer.send(Err(ErrorObject::new(code::INTERNAL_ERROR, message)));
             }
             Step::Done(outcome) => {
-                self.exchange = None;
+                let outcome = match self.exchange.take() {
+                    Some(exchange) => exchange.explain(outcome),
+                    None => outcome,
+                };
                 self.asked.clear();
                 let frame = self.answer(outcome);
                 self.ready.push_back(frame);
