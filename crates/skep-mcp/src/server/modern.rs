@@ -35,7 +35,7 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
 /// What a service asks within this time of its first question goes to the caller together with it: questions of an older
 /// server arrive one by one, and each result with a wish costs its caller a round.
-const ASKED_TOGETHER: Duration = Duration::from_millis(20);
+const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
 /// The revision that a request names in its metadata, as it is written there.
 pub(super) fn named_revision(params: Option<&RawValue>) -> Option<String> {
