@@ -96,7 +96,8 @@ impl Message {
                 Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, json(id), json(error)),
             },
         };
-        if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+        let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
+        if is_one { text } else { text.replace(['\n', '\r'], " ") }
     }
 }
 
@@ -190,22 +191,34 @@ impl<'de> Deserialize<'de> for Raw<'de> {
 
 /// Read what came in at once.
 pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
-    let not_json = |error: serde_json::Error| malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"));
-    let whole: &RawValue = serde_json::from_slice(text).map_err(not_json)?;
-    if depth(text) > DEPTH_MAX {
-        return Err(malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}")));
+    if !text.trim_ascii_start().starts_with(b"[") {
+        return read(text).map(Incoming::Single);
     }
-    if !whole.get().starts_with('[') {
-        return read(whole).map(Incoming::Single);
-    }
-    let parts: Vec<&RawValue> = serde_json::from_str(whole.get()).map_err(not_json)?;
+    let parts: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
     if parts.is_empty() {
         return Err(malformed(None, INVALID_REQUEST, "a batch must not be empty"));
     }
     if parts.len() > BATCH_MAX {
         return Err(malformed(None, INVALID_REQUEST, format!("a batch has at most {BATCH_MAX} messages")));
     }
-    Ok(Incoming::Batch(parts.into_iter().map(read).collect()))
+    if is_too_deep(text) {
+        return Err(too_deep());
+    }
+    Ok(Incoming::Batch(parts.into_iter().map(|part| read(part.get().as_bytes())).collect()))
+}
+
+fn not_json(error: &serde_json::Error) -> Malformed {
+    malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"))
+}
+
+fn too_deep() -> Malformed {
+    malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}"))
+}
+
+/// Whether valid JSON is nested deeper than it may be. Most has fewer brackets than that, which is quickly seen.
+fn is_too_deep(json: &[u8]) -> bool {
+    let opening = json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    opening > DEPTH_MAX && depth(json) > DEPTH_MAX
 }
 
 /// How deep valid JSON is nested.
@@ -227,12 +240,22 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-fn read(text: &RawValue) -> Result<Message, Malformed> {
-    if !text.get().starts_with('{') {
-        return Err(malformed(None, INVALID_REQUEST, "a message is an object"));
+fn read(text: &[u8]) -> Result<Message, Malformed> {
+    let raw: Raw<'_> = match serde_json::from_slice(text) {
+        Ok(raw) if text.trim_ascii_start().starts_with(b"{") => raw,
+        read => {
+            // What is no JSON at all is told before what is no message.
+            serde_json::from_slice::<&RawValue>(text).map_err(|error| not_json(&error))?;
+            let why = match read {
+                Err(error) if text.trim_ascii_start().starts_with(b"{") => error.to_string(),
+                _ => "a message is an object".to_owned(),
+            };
+            return Err(malformed(None, INVALID_REQUEST, why));
+        }
+    };
+    if is_too_deep(text) {
+        return Err(too_deep());
     }
-    let raw: Raw<'_> =
-        serde_json::from_str(text.get()).map_err(|error| malformed(None, INVALID_REQUEST, error.to_string()))?;
     let id: Option<Id> = raw.get(Name::Id).and_then(|id| serde_json::from_str(id.get()).ok());
     let id = id.filter(|_| !raw.has_ids);
     let invalid = |message: &str| Err(malformed(id.clone(), INVALID_REQUEST, message));

@@ -217,3 +217,61 @@ async fn the_one_server_without_a_prefix_keeps_its_names() {
     let several = user.skep(&["serve", "--bind", "127.0.0.1:0", "--mcp-config", &path, "--no-prefix"]);
     assert!(several.code() != 0 && several.stderr().contains("exactly one MCP server"), "{}", several.stderr());
 }
+
+#[test]
+fn a_prompt_lists_the_tools_and_what_a_model_writes_then_is_called() {
+    let user = User::new();
+    let config = config(&user, &["inner"]);
+    let prompt = user.skep(&["prompt", "inner", "--mcp-config", &config]).ok().stdout();
+    assert!(prompt.contains("## Server: inner") && prompt.contains("### compose"), "{prompt}");
+    assert!(!prompt.contains("## Server: skep"), "{prompt}");
+
+    let block = |server: &str, arguments: &str| {
+        format!(
+            "<use_mcp_tool><server_name>{server}</server_name><tool_name>compose</tool_name><arguments>{arguments}</arguments></use_mcp_tool>"
+        )
+    };
+    user.file(
+        "said.txt",
+        &format!("First {}, then {}.", block("inner", r#"{"text": "a"}"#), block("skep", r#"{"text": "b"}"#)),
+    );
+    let call = ["call", "--use-mcp-tool", "said.txt", "--mcp-config", &config];
+    let answers = user.skep(&call).ok().json();
+    assert_eq!((&answers[0]["structuredContent"]["text"], &answers[1]["text"]), (&json!("a"), &json!("b")));
+    user.file("said.txt", &format!("{} {}", block("inner", "{"), block("inner", r#"{"text": "c"}"#)));
+    let said = user.skep(&call);
+    assert_eq!(said.code(), 1);
+    assert_eq!(said.json()[0]["code"], "malformed");
+    assert_eq!(said.json()[1]["status"], "ok", "what is wrong costs nothing else");
+}
+
+#[tokio::test]
+async fn long_lists_of_tools_may_be_hidden_behind_a_search() {
+    let user = User::new();
+    config(&user, &["inner"]);
+    user.file("settings.toml", "[tools]\nsearch = true\n");
+    let arguments = ["--mcp-config", &path(&user, "mcp.json"), "--config", &path(&user, "settings.toml")];
+    let hub = Hub::start(&user, &arguments, None);
+    let mcp = async |method: &str, mut params: Value| -> Value {
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        let name = params["name"].as_str().map(str::to_owned);
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let request = reqwest::Client::new().post(format!("{}/mcp", hub.url)).json(&body);
+        let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
+        let request = name.iter().fold(request, |request, name| request.header("mcp-name", name));
+        request.send().await.unwrap().json::<Value>().await.unwrap()["result"].clone()
+    };
+    let list = mcp("tools/list", json!({})).await;
+    let names: Vec<&str> =
+        list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"search_tools") && !names.iter().any(|name| name.contains("__")), "{names:?}");
+    let query =
+        json!({ "name": "search_tools", "arguments": { "query": "put texts together with a template", "limit": 1 } });
+    let found = mcp("tools/call", query).await["structuredContent"]["tools"][0].clone();
+    assert_eq!(found["name"], "inner__compose");
+    let called = mcp("tools/call", json!({ "name": "inner__compose", "arguments": { "text": "hi" } })).await;
+    assert_eq!(called["structuredContent"]["text"], "hi");
+}

@@ -211,10 +211,10 @@ impl Session {
         })
     }
 
-    fn make_caller(&self, revision: Revision, params: &Members) -> Arc<Caller> {
+    fn make_caller(&self, revision: Revision, params: &Members<'_>) -> Arc<Caller> {
         Arc::new(Caller {
             revision,
-            capabilities: params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default())),
+            capabilities: Arc::new(params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default()))),
             info: params.read("clientInfo"),
             principal: Arc::clone(&self.principal),
             session: Some(Arc::clone(&self.id)),
@@ -378,7 +378,7 @@ impl Session {
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
                 Step::Done(outcome) => {
                     let outcome = self.finished(method, outcome);
-                    return convert::outcome(method, params.as_deref(), outcome, revision, &Value::Null);
+                    return convert::outcome(method, params.as_deref(), outcome, revision, RawValue::NULL);
                 }
             }
         }

@@ -1,12 +1,9 @@
 //! Tools of MCP servers, `server__tool`, as tools of the catalogue.
 //!
-//! The gateway hands on text and never comes here with a parsed call; but both go through [`Catalogue::forward`], where
-//! every call of a server is timed and counted.
+//! The gateway hands on text and never comes here with a parsed call. What both share, the pool has: the turns of callers,
+//! times, and that every call is counted.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::{
@@ -23,18 +20,6 @@ use crate::{
     upstreams::{Options, UpstreamError, Upstreams},
     workspace::Context,
 };
-
-/// Methods whose name is a label of the metrics; all others share one.
-const METHODS: [&str; 8] = [
-    "tools/call",
-    "tools/list",
-    "prompts/get",
-    "prompts/list",
-    "resources/read",
-    "resources/list",
-    "resources/templates/list",
-    "completion/complete",
-];
 
 impl Catalogue {
     /// The same with the tools of these servers.
@@ -56,27 +41,8 @@ impl Catalogue {
     /// Starts the servers, and waits for each for its own time to start, or no longer than `time_max`.
     pub async fn all(&self, time_max: Option<Duration>) -> (Vec<Value>, Vec<String>) {
         let mut tools: Vec<Value> = self.tools().map(Tool::to_json).collect();
-        let mut silent = Vec::new();
-        let names = self.upstreams.names();
-        let list = async |server: &String| {
-            let listing = self.upstreams.tools(server);
-            match time_max {
-                None => listing.await.map_err(|error| error.to_string()),
-                Some(time) => match timeout(time, listing).await {
-                    Ok(listed) => listed.map_err(|error| error.to_string()),
-                    Err(_) => {
-                        Err(format!("the MCP server {server:?} has not listed its tools yet; ask again in a moment"))
-                    }
-                },
-            }
-        };
-        let lists = join_all(names.iter().map(list)).await;
-        for (server, list) in names.iter().zip(lists) {
-            match list {
-                Ok(list) => tools.extend(list.items.iter().filter_map(|tool| named(server, tool))),
-                Err(error) => silent.push(error),
-            }
-        }
+        let (listed, silent) = listed_tools(&self.upstreams, &self.upstreams.names(), time_max).await;
+        tools.extend(listed.into_iter().map(|(server, tool)| named(&server, tool)));
         (tools, silent)
     }
 
@@ -84,25 +50,12 @@ impl Catalogue {
     pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
         let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let tools: Vec<Value> = list.items.iter().filter_map(|tool| named(server, tool)).collect();
+        let read = |tool: &Box<RawValue>| serde_json::from_str(tool.get()).ok();
+        let tools: Vec<Value> = list.items.iter().filter_map(read).map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
         let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
         tools.iter().find(|tool| tool["name"] == name).cloned().ok_or_else(unknown)
-    }
-
-    /// Call a method of a server, with text in and out, and count it. Dropping the future withdraws the call.
-    pub async fn forward(
-        &self,
-        server: &str,
-        method: &str,
-        params: Option<Box<RawValue>>,
-        options: Options,
-    ) -> Result<Box<RawValue>, UpstreamError> {
-        let began = Instant::now();
-        let result = self.upstreams.call(server, method, params, options).await;
-        record(server, method, &result, began.elapsed());
-        result
     }
 
     /// Call a tool of a server as one of the catalogue.
@@ -110,27 +63,73 @@ impl Catalogue {
         let Some((server, tool)) = self.of_upstream(&call.tool) else {
             return Err(self.unknown(&call.tool));
         };
-        let mut options = self.upstreams.call_options(server).map_err(|error| failed(&call.tool, error))?;
-        if let Some(deadline) = call.deadline {
-            options.deadline = deadline.min(DEADLINE_MAX);
-            options.timeout = options.timeout.max(options.deadline);
-        }
-        let params = to_raw_value(&json!({ "name": tool, "arguments": call.arguments })).ok();
-        let options = Options { caller: Arc::from(""), call: Some(options) };
-        let calling = self.forward(server, "tools/call", params, options);
-        let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
-        let result = result.map_err(|error| failed(&call.tool, error))?;
-        let value = answer(&call.tool, &result)?;
+        let value = call_tool(&self.upstreams, server, tool, call.arguments, call.deadline, context).await?;
         Ok(Answer { value, cached: false })
     }
 }
 
+/// Call a tool of a server, and take its result apart.
+pub(crate) async fn call_tool(
+    upstreams: &Upstreams,
+    server: &str,
+    tool: &str,
+    arguments: Value,
+    deadline: Option<Duration>,
+    context: &Context,
+) -> Result<Map<String, Value>, ToolError> {
+    let name = format!("{server}{SEPARATOR}{tool}");
+    let mut options = upstreams.call_options(server).map_err(|error| failed(&name, error))?;
+    if let Some(deadline) = deadline {
+        options.deadline = deadline.min(DEADLINE_MAX);
+        options.timeout = options.timeout.max(options.deadline);
+    }
+    let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
+    let options = Options { caller: Arc::from(""), call: Some(options) };
+    let calling = upstreams.call(server, "tools/call", params, options);
+    let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
+    answer(&name, &result.map_err(|error| failed(&name, error))?)
+}
+
+/// The tools of these servers, each as its server wrote it; and why some server's are missing. Starts the servers, and waits for
+/// each for its own time to start, or no longer than `time_max`.
+pub(crate) async fn listed_tools(
+    upstreams: &Upstreams,
+    servers: &[String],
+    time_max: Option<Duration>,
+) -> (Vec<(String, Value)>, Vec<String>) {
+    let list = async |server: &String| {
+        let listing = upstreams.tools(server);
+        let listed = match time_max {
+            None => listing.await,
+            Some(time) => match timeout(time, listing).await {
+                Ok(listed) => listed,
+                Err(_) => {
+                    return Err(format!(
+                        "the MCP server {server:?} has not listed its tools yet; ask again in a moment"
+                    ));
+                }
+            },
+        };
+        listed.map_err(|error| error.to_string())
+    };
+    let (mut tools, mut silent) = (Vec::new(), Vec::new());
+    for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
+        match list {
+            Ok(list) => {
+                let read = |tool: &Box<RawValue>| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
+                tools.extend(list.items.iter().filter_map(read));
+            }
+            Err(reason) => silent.push(reason),
+        }
+    }
+    (tools, silent)
+}
+
 /// A tool under its name here; all else as the server wrote it.
-fn named(server: &str, tool: &RawValue) -> Option<Value> {
-    let mut tool: Value = serde_json::from_str(tool.get()).ok()?;
-    let name = format!("{server}{SEPARATOR}{}", tool["name"].as_str()?);
+fn named(server: &str, mut tool: Value) -> Value {
+    let name = format!("{server}{SEPARATOR}{}", tool["name"].as_str().unwrap_or_default());
     tool["name"] = name.into();
-    Some(tool)
+    tool
 }
 
 /// What a `CallToolResult` says: its members, and `text` for what is text in it.
@@ -178,29 +177,6 @@ fn failed(tool: &str, error: UpstreamError) -> ToolError {
         }
         UpstreamError::Unknown { .. } | UpstreamError::Call { .. } => ToolError::failed(error.to_string()),
     }
-}
-
-/// Every call of a server is counted and timed, under the server and how it ended. Names of tools are the callers', and
-/// would make labels without bound.
-fn record(server: &str, method: &str, result: &Result<Box<RawValue>, UpstreamError>, took: Duration) {
-    let outcome = match result {
-        Ok(_) => "ok",
-        Err(UpstreamError::Unknown { .. }) => return, // not a server
-        Err(UpstreamError::Denied { .. }) => "denied",
-        Err(UpstreamError::Busy { .. }) => "busy",
-        Err(UpstreamError::Unavailable { .. }) => "unavailable",
-        Err(UpstreamError::Call { error, .. }) => match error {
-            CallError::Rpc(_) => "error",
-            CallError::TimedOut(_) => "timed_out",
-            CallError::Closed(_) => "closed",
-            CallError::Http { .. } | CallError::Protocol(_) => "protocol",
-        },
-    };
-    let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
-    let server = metrics::SharedString::from(server.to_owned());
-    metrics::counter!("skep_upstream_calls_total", "server" => server.clone(), "method" => method, "outcome" => outcome)
-        .increment(1);
-    metrics::histogram!("skep_upstream_call_seconds", "server" => server, "method" => method).record(took);
 }
 
 #[cfg(test)]

@@ -37,12 +37,13 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let searches_tools = settings.tools.search;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    let options = Options { prefix: !no_prefix, ..Options::default() };
+    let options = Options { prefix: !no_prefix, searches_tools, ..Options::default() };
     mcp::serve_lines(options, parts, input, output, stop.clone()).await?;
     if stop.is_cancelled() {
         // A thread still waits for input, and the runtime would wait for it. Sandboxes die with this process.

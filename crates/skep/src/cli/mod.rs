@@ -6,6 +6,7 @@ mod exec;
 mod logs;
 mod mcp_stdio;
 mod progress;
+mod prompt;
 mod run;
 mod runs;
 mod sandbox;
@@ -78,6 +79,7 @@ enum Command {
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Servers(servers::Arguments),
+    Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
     Sandbox(sandbox::Arguments),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Logs(arguments) => logs::logs(common, arguments).await,
             Command::Tools(arguments) => tools::tools(common, arguments).await,
             Command::Call(arguments) => tools::call(common, arguments).await,
+            Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
             Command::Servers(arguments) => servers::servers(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,

@@ -145,6 +145,7 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     if !bind.is_empty() {
         options.bind = bind;
     }
+    options.searches_tools = settings.tools.search;
     options.prefix = settings.serve.prefix.unwrap_or(options.prefix);
     match &settings.serve.tcp {
         Some(addresses) => options.tcp = addresses.clone(),

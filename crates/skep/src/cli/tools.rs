@@ -1,16 +1,22 @@
 //! `skep tools` and `skep call`.
 
-use std::{io::Read as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, print, stop_on_signal};
+use super::{Common, FAILED, print, prompt::name_of, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
     hive,
+    use_mcp_tool::{self, Part, Use},
     workspace::{Context, Dir, OUTPUTS, Outputs},
 };
 
@@ -38,7 +44,11 @@ pub(super) struct Arguments {
   skep call --mcp-config mcp.json time__get_current_time --arg timezone=Europe/Berlin")]
 pub(super) struct CallArguments {
     /// Name of the tool
-    tool: String,
+    #[arg(required_unless_present = "use_mcp_tool")]
+    tool: Option<String>,
+    /// Call what a model asks for, in order: every <use_mcp_tool> block in this file; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tool", "arguments", "object"])]
+    use_mcp_tool: Option<PathBuf>,
     /// One argument; the value is taken as JSON where it is JSON and fits, otherwise as text
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     arguments: Vec<String>,
@@ -97,40 +107,79 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
+    let deadline = arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?;
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
-    let called = call_one(&catalogue, &arguments, context).await;
-    catalogue.upstreams().close().await;
-    let (answer, code) = match called? {
-        Ok(answer) => (answer.to_json(), ExitCode::SUCCESS),
-        Err(error) => (error.to_json(), ExitCode::from(FAILED)),
+    let called = match &arguments.use_mcp_tool {
+        Some(path) => call_all(&catalogue, path, deadline, context).await,
+        None => call_one(&catalogue, &arguments, deadline, context).await,
     };
+    catalogue.upstreams().close().await;
+    let (answer, is_ok) = called?;
     print(&format!("{answer:#}\n"))?;
-    Ok(code)
+    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn answered(called: Result<Answer, ToolError>) -> (Value, bool) {
+    match called {
+        Ok(answer) => (answer.to_json(), true),
+        Err(error) => (error.to_json(), false),
+    }
+}
+
+/// Call what a model asked for. Each block has its answer, in their order.
+async fn call_all(
+    catalogue: &Catalogue,
+    path: &Path,
+    deadline: Option<Duration>,
+    context: Context,
+) -> anyhow::Result<(Value, bool)> {
+    let text = match path.to_str() {
+        Some("-") => read_stdin()?,
+        _ => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+    };
+    let (mut answers, mut is_ok) = (Vec::new(), true);
+    for part in use_mcp_tool::parse(&text) {
+        let (answer, is_well) = match part {
+            Part::Text(_) => continue,
+            Part::Malformed(message) => (json!({ "status": "error", "code": "malformed", "message": message }), false),
+            Part::Use(Use { server, tool, arguments }) => {
+                let call = Call { tool: name_of(&server, &tool), arguments: Value::Object(arguments), deadline };
+                let (mut answer, is_well) = answered(catalogue.call(call, context.clone()).await);
+                answer["server_name"] = server.into();
+                answer["tool_name"] = tool.into();
+                (answer, is_well)
+            }
+        };
+        is_ok &= is_well;
+        answers.push(answer);
+    }
+    Ok((answers.into(), is_ok))
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    Ok(text)
 }
 
 async fn call_one(
     catalogue: &Catalogue,
     arguments: &CallArguments,
+    deadline: Option<Duration>,
     context: Context,
-) -> anyhow::Result<Result<Answer, ToolError>> {
-    let tool = catalogue.describe(&arguments.tool).await?;
-    let call = Call {
-        tool: arguments.tool.clone(),
-        arguments: Value::Object(members(arguments, &tool["inputSchema"])?),
-        deadline: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?,
-    };
-    Ok(catalogue.call(call, context).await)
+) -> anyhow::Result<(Value, bool)> {
+    let name = arguments.tool.clone().unwrap_or_default();
+    let tool = catalogue.describe(&name).await?;
+    let members = members(arguments, &tool["inputSchema"])?;
+    let call = Call { tool: name, arguments: Value::Object(members), deadline };
+    Ok(answered(catalogue.call(call, context).await))
 }
 
 fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {
     let mut members = match arguments.object.as_deref() {
         None => Map::new(),
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input")?;
-            serde_json::from_str(&text).context("standard input is not a JSON object")?
-        }
+        Some("-") => serde_json::from_str(&read_stdin()?).context("standard input is not a JSON object")?,
         Some(text) => serde_json::from_str(text).context("--args is not a JSON object")?,
     };
     for argument in &arguments.arguments {

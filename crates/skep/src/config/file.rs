@@ -113,6 +113,9 @@ pub struct Tools {
     pub allow: Vec<String>,
     /// Not these.
     pub deny: Vec<String>,
+    /// Whether there is `search_tools`, and MCP clients see the tools of MCP servers only through it. They are called by their
+    /// names all the same. Default: false.
+    pub search: bool,
     /// How long a call may take, unless the caller says otherwise. Default: the tool's own deadline, mostly 10s.
     pub timeout: Option<Span>,
 }

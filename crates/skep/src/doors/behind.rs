@@ -47,7 +47,7 @@ impl Service for Behind {
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };
-            let calling = self.calls.catalogue.forward(&self.name, &method, params, options);
+            let calling = self.upstreams().call(&self.name, &method, params, options);
             tokio::select! {
                 biased;
                 result = calling => result.map_err(failed),

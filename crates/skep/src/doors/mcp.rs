@@ -52,6 +52,7 @@ pub(super) struct Mcp {
     gateway: Arc<Gateway>,
     own: Arc<Tools>,
     has_prefix: bool,
+    lists_tools: bool,
     /// The servers behind the gateway, and how they were configured.
     behind: tokio::sync::Mutex<BTreeMap<String, (Upstream, Arc<Behind>)>>,
 }
@@ -72,7 +73,14 @@ impl Mcp {
         let own = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
         let gateway = Arc::new(Gateway::new(own.describe()));
         let server = Server::new(Arc::clone(&gateway) as Arc<dyn Service>, limits);
-        let mcp = Mcp { server, gateway, own, has_prefix: options.prefix, behind: Default::default() };
+        let mcp = Mcp {
+            server,
+            gateway,
+            own,
+            has_prefix: options.prefix,
+            lists_tools: !options.searches_tools,
+            behind: Default::default(),
+        };
         let mut behind = BTreeMap::new();
         mcp.put(&mut behind, calls.catalogue.upstreams().configs())?;
         Ok(Mcp { behind: behind.into(), ..mcp })
@@ -115,12 +123,12 @@ impl Mcp {
             let tools = config.tools.clone();
             let name = if self.has_prefix { name.clone() } else { String::new() };
             let service = Arc::clone(service) as Arc<dyn Service>;
-            Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)) }
+            Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)), lists_tools: self.lists_tools }
         };
         let mut origins: Vec<Origin> = behind.iter().map(origin).collect();
         if self.has_prefix {
             let service = Arc::clone(&self.own) as Arc<dyn Service>;
-            origins.push(Origin { name: String::new(), service, allows: Box::new(|_| true) });
+            origins.push(Origin { name: String::new(), service, allows: Box::new(|_| true), lists_tools: true });
         }
         self.gateway.set(origins);
         Ok(())
@@ -183,7 +191,8 @@ fn now_ms() -> u64 {
 
 fn beside(result: &RawValue) -> Option<Box<RawValue>> {
     let mut members = Members::parse(result)?;
-    let answer = members.get("structuredContent").and_then(Members::parse)?;
+    let answer = members.get("structuredContent")?.to_owned();
+    let answer = Members::parse(&answer)?;
     for (name, value) in answer.iter() {
         if members.get(name).is_none() {
             members.set(name, value.to_owned());

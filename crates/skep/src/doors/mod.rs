@@ -75,6 +75,8 @@ pub struct Options {
     pub tcp_if_free: Vec<String>,
     /// Whether tools of MCP servers are called `server__tool` over MCP; without, there must be exactly one server.
     pub prefix: bool,
+    /// Whether tools of MCP servers are not listed over MCP, but found by `search_tools`.
+    pub searches_tools: bool,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -102,6 +104,7 @@ impl Default for Options {
             tcp: Vec::new(),
             tcp_if_free: Vec::new(),
             prefix: true,
+            searches_tools: false,
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

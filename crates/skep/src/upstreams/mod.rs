@@ -43,6 +43,18 @@ const EXCLUSIVE_MAX: usize = 32;
 /// Pages of a list, and what is on them together. A server with more is at fault.
 const PAGES_MAX: usize = 1000;
 const ITEMS_MAX: usize = 20_000;
+/// Methods whose name is a label of the metrics; all others share one.
+const METHODS: [&str; 8] = [
+    "tools/call",
+    "tools/list",
+    "prompts/get",
+    "prompts/list",
+    "resources/read",
+    "resources/list",
+    "resources/templates/list",
+    "completion/complete",
+];
+
 /// How long a list is kept if the server says neither for how long nor when it changes.
 const LIST_TIME: Duration = Duration::from_secs(60);
 /// Longest time that a server may say.
@@ -258,7 +270,7 @@ impl Upstreams {
         self.find(server)?.info().await
     }
 
-    /// Call a method of a server. Dropping the future withdraws the call.
+    /// Call a method of a server, and count it. Dropping the future withdraws the call.
     pub async fn call(
         &self,
         server: &str,
@@ -266,7 +278,10 @@ impl Upstreams {
         params: Option<Box<RawValue>>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        self.find(server)?.call(method, params, options).await
+        let began = Instant::now();
+        let result = self.find(server)?.call(method, params, options).await;
+        record(server, method, &result, began.elapsed());
+        result
     }
 
     /// What a call of a server asks for unless somebody says otherwise: its own times.
@@ -498,6 +513,29 @@ impl Server {
         let slots: Vec<Arc<Slot>> = self.slots().drain().map(|(_, slot)| slot).collect();
         join_all(slots.iter().map(|slot| slot.close(drain))).await;
     }
+}
+
+/// Every call of a server is counted and timed, under the server and how it ended. Names of tools are the callers', and
+/// would make labels without bound.
+fn record(server: &str, method: &str, result: &Result<Box<RawValue>, UpstreamError>, took: Duration) {
+    let outcome = match result {
+        Ok(_) => "ok",
+        Err(UpstreamError::Unknown { .. }) => return, // not a server
+        Err(UpstreamError::Denied { .. }) => "denied",
+        Err(UpstreamError::Busy { .. }) => "busy",
+        Err(UpstreamError::Unavailable { .. }) => "unavailable",
+        Err(UpstreamError::Call { error, .. }) => match error {
+            CallError::Rpc(_) => "error",
+            CallError::TimedOut(_) => "timed_out",
+            CallError::Closed(_) => "closed",
+            CallError::Http { .. } | CallError::Protocol(_) => "protocol",
+        },
+    };
+    let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+    let server = metrics::SharedString::from(server.to_owned());
+    metrics::counter!("skep_upstream_calls_total", "server" => server.clone(), "method" => method, "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("skep_upstream_call_seconds", "server" => server, "method" => method).record(took);
 }
 
 async fn ended(server: Option<Arc<Server>>) {
