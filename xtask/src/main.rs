@@ -2,6 +2,8 @@
 //!
 //! Uses nothing but the standard library, so that it is built in a second.
 
+mod conformance;
+
 use std::{
     env,
     path::Path,
@@ -15,16 +17,18 @@ Usage: cargo xtask <CHORE>
 
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
   bench [NAME]        build for release and run the measurements (or one: store, door, gateway, run, sandbox)
+  conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters, runc)
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 6] = [
+const NEEDED: [(&str, &[&str], &str); 7] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
     ("Xvfb", &[], "xvfb"),
     ("tesseract", &[], "tesseract-ocr"),
     ("python3", &[], "python3"),
     ("node", &[], "nodejs"),
+    ("npm", &[], "npm"),
     ("runc", &["/usr/sbin/runc"], "runc"),
 ];
 
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test(rest),
         ["bench"] => bench(&MEASUREMENTS),
         ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
+        ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
         ["setup"] => install(&NEEDED),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");
@@ -74,7 +79,9 @@ fn test(arguments: &[&str]) -> Result<(), String> {
     // With everything installed, a test that would be left out for want of something fails instead.
     let mut command = cargo();
     command.args(["test", "--workspace", "--locked"]).args(arguments).env("SKEP_TEST_REQUIRE", "1");
-    run(&mut command)
+    run(&mut command)?;
+    // With arguments it is not everything that is asked for.
+    if arguments.is_empty() { conformance::check() } else { Ok(()) }
 }
 
 fn bench(names: &[&str]) -> Result<(), String> {

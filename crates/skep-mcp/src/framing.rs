@@ -50,3 +50,41 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         Ok(Some(if is_too_long { Err(TooLong) } else { Ok(self.line.trim_ascii()) }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+    use tokio::io::BufReader;
+
+    use super::*;
+
+    /// All lines, read through a buffer of this many bytes: that is where chunks end.
+    fn lines(input: &[u8], bytes_max: usize, chunk: usize) -> Vec<Result<Vec<u8>, TooLong>> {
+        let mut lines = Lines::new(BufReader::with_capacity(chunk, input), bytes_max);
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().now_or_never().unwrap().unwrap() {
+            all.push(line.map(<[u8]>::to_vec));
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn the_ends_of_chunks_mean_nothing(
+            input in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200),
+            bytes_max in 0_usize..20,
+            chunk in 1_usize..50,
+        ) {
+            let whole = lines(&input, bytes_max, input.len().max(1));
+            prop_assert_eq!(&lines(&input, bytes_max, chunk), &whole);
+            let mut expected: Vec<&[u8]> = input.split(|&byte| byte == b'\n').collect();
+            expected.pop_if(|last| last.is_empty());
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|line| if line.len() > bytes_max { Err(TooLong) } else { Ok(line.trim_ascii().to_vec()) })
+                .collect();
+            prop_assert_eq!(whole, expected);
+        }
+    }
+}

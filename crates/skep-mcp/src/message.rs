@@ -1,12 +1,19 @@
 //! The envelope: JSON-RPC 2.0, with whatever it carries left as text.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::{RawValue, to_raw_value};
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
 /// Lists and objects of a message may be nested so deep: what only passes through here is taken apart by others.
 pub const DEPTH_MAX: usize = 128;
+/// Messages of one batch, whoever sends it; one with more is refused as a whole.
+pub const BATCH_MAX: usize = 1024;
 
 /// Names a request among those of its sender.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -120,26 +127,66 @@ pub struct Malformed {
     pub error: ErrorObject,
 }
 
-/// The members that a message may have, as they stand in its text.
-#[derive(Deserialize)]
-struct Raw<'a> {
-    #[serde(borrow)]
-    jsonrpc: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    method: Option<&'a RawValue>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    result: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
+/// The members that mean something in an envelope.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Name {
+    Jsonrpc,
+    Id,
+    Method,
+    Params,
+    Result,
+    Error,
+    #[serde(other)]
+    Other,
 }
 
-/// `null` is something other than nothing.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+/// An envelope, taken apart.
+#[derive(Default)]
+struct Raw<'a> {
+    members: [Option<&'a RawValue>; 6],
+    /// One of them is there twice.
+    has_duplicate: bool,
+    /// The id is.
+    has_ids: bool,
+}
+
+impl<'a> Raw<'a> {
+    fn get(&self, name: Name) -> Option<&'a RawValue> {
+        self.members.get(name as usize).copied().flatten()
+    }
+
+    /// The same, where `null` says as much as nothing: some libraries write it for what they leave out.
+    fn value(&self, name: Name) -> Option<&'a RawValue> {
+        self.get(name).filter(|value| value.get() != "null")
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Raw<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw<'de>, A::Error> {
+                let mut raw = Raw::default();
+                while let Some(name) = map.next_key::<Name>()? {
+                    let value = map.next_value::<&RawValue>()?;
+                    let Some(member) = raw.members.get_mut(name as usize) else { continue };
+                    if member.replace(value).is_some() {
+                        raw.has_duplicate = true;
+                        raw.has_ids |= matches!(name, Name::Id);
+                    }
+                }
+                Ok(raw)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// Read what came in at once.
@@ -150,6 +197,9 @@ pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
     let parts: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
     if parts.is_empty() {
         return Err(malformed(None, INVALID_REQUEST, "a batch must not be empty"));
+    }
+    if parts.len() > BATCH_MAX {
+        return Err(malformed(None, INVALID_REQUEST, format!("a batch has at most {BATCH_MAX} messages")));
     }
     if is_too_deep(text) {
         return Err(too_deep());
@@ -206,36 +256,45 @@ fn read(text: &[u8]) -> Result<Message, Malformed> {
     if is_too_deep(text) {
         return Err(too_deep());
     }
-    let id: Option<Id> = raw.id.and_then(|id| serde_json::from_str(id.get()).ok());
+    let id: Option<Id> = raw.get(Name::Id).and_then(|id| serde_json::from_str(id.get()).ok());
+    let id = id.filter(|_| !raw.has_ids);
     let invalid = |message: &str| Err(malformed(id.clone(), INVALID_REQUEST, message));
-    if raw.jsonrpc.map(RawValue::get) != Some("\"2.0\"") {
+    if raw.has_duplicate {
+        return invalid("a member of the message is there twice; which one is meant cannot be known");
+    }
+    if raw.get(Name::Jsonrpc).map(RawValue::get) != Some("\"2.0\"") {
         return invalid("`jsonrpc` must be \"2.0\"");
     }
-    if let Some(method) = raw.method {
-        let Ok(method) = serde_json::from_str::<String>(method.get()) else {
-            return invalid("`method` must be a string");
-        };
-        let params = raw.params.filter(|params| params.get() != "null");
-        if params.is_some_and(|params| !params.get().starts_with(['{', '['])) {
-            return invalid("`params` must be an object");
+    match (raw.get(Name::Method), raw.get(Name::Result), raw.value(Name::Error)) {
+        (Some(method), None, None) => {
+            let Ok(method) = serde_json::from_str::<String>(method.get()) else {
+                return invalid("`method` must be a string");
+            };
+            let params = raw.value(Name::Params).map(RawValue::to_owned);
+            if params.as_deref().is_some_and(|params| !params.get().starts_with(['{', '['])) {
+                return invalid("`params` must be an object");
+            }
+            match (raw.get(Name::Id), id) {
+                (None, _) => Ok(Message::Notification(Notification { method, params })),
+                (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
+                (Some(_), None) => Err(malformed(None, INVALID_REQUEST, "`id` must be a string or an integer")),
+            }
         }
-        let params = params.map(ToOwned::to_owned);
-        return match (raw.id, id) {
-            (None, _) => Ok(Message::Notification(Notification { method, params })),
-            (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
-            (Some(_), None) => Err(malformed(None, INVALID_REQUEST, "`id` must be a string or an integer")),
-        };
-    }
-    match (raw.result, raw.error) {
-        (Some(result), None) => Ok(Message::Response(Response { id, outcome: Ok(result.to_owned()) })),
-        (None, Some(error)) => match serde_json::from_str(error.get()) {
+        (None, Some(result), None) if id.is_some() => {
+            Ok(Message::Response(Response { id, outcome: Ok(result.to_owned()) }))
+        }
+        (None, Some(_), None) => invalid("a result needs the `id` of its request, a string or an integer"),
+        (None, None, Some(error)) => match serde_json::from_str(error.get()) {
             Ok(error) => Ok(Message::Response(Response { id, outcome: Err(error) })),
             Err(_) => invalid("`error` must have `code` and `message`"),
         },
-        _ => invalid("a message has `method`, `result` or `error`"),
+        _ => invalid("a message has either `method`, `result` or `error`"),
     }
 }
 
 fn malformed(id: Option<Id>, code: i64, message: impl Into<String>) -> Malformed {
     Malformed { id, error: ErrorObject::new(code, message) }
 }
+
+#[cfg(test)]
+mod tests;

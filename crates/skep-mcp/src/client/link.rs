@@ -5,13 +5,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +32,9 @@ pub(super) struct Outgoing {
     pub(super) call: Option<i64>,
 }
 
+/// Questions that come within this time of one another come from one call, if no other is free to ask.
+const ASKED_TOGETHER: Duration = Duration::from_millis(100);
+
 pub(super) struct Link {
     state: Mutex<State>,
     out: mpsc::Sender<Outgoing>,
@@ -47,6 +52,8 @@ struct State {
     pending: HashMap<i64, Pending>,
     /// Requests of the server that are not answered yet.
     asked: HashMap<Id, AbortHandle>,
+    /// The call that the last of them was given to, and when.
+    asked_last: Option<(Weak<Flight>, Instant)>,
     last_id: i64,
     /// Why it is closed.
     reason: Option<String>,
@@ -259,7 +266,8 @@ impl Link {
 
     /// The call that a server means when it does not say which: the only one with a handler. Among several calls of one
     /// principal, the only one that is not waiting for an answer to a question already, since a call that waits for its
-    /// caller's input does not speak. Between principals nothing is guessed: one could see what belongs to another.
+    /// caller's input does not speak; if all wait, the one that asked just now, as it may ask several things at once.
+    /// Between principals nothing is guessed: one could see what belongs to another.
     fn only_flight(&self) -> Option<Arc<Flight>> {
         let state = self.state();
         let heard = || {
@@ -274,7 +282,17 @@ impl Link {
         let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
         let free = || only(&mut heard().map(|(flight, _)| flight).filter(is_free));
         let of_one_principal = heard().all(|(_, principal)| principal == first);
-        of_one_principal.then(free).flatten().or_else(|| only(&mut heard().map(|(flight, _)| flight)))
+        let asks = || {
+            let (flight, when) = state.asked_last.as_ref()?;
+            if heard().any(|(flight, _)| is_free(&flight)) || when.elapsed() > ASKED_TOGETHER {
+                return None;
+            }
+            flight.upgrade().filter(|asks| heard().any(|(flight, _)| Arc::ptr_eq(flight, asks)))
+        };
+        of_one_principal
+            .then(|| free().or_else(asks))
+            .flatten()
+            .or_else(|| only(&mut heard().map(|(flight, _)| flight)))
     }
 
     fn only_handler(&self) -> Arc<dyn Handler> {
@@ -299,10 +317,12 @@ impl Link {
         let flight = self.only_flight();
         let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
         let answer = handler.request(method, params);
+        let asks = flight.as_ref().map(|flight| (Arc::downgrade(flight), Instant::now()));
         let question = flight.map(Question::new);
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();
+        state.asked_last = asks;
         let answering = self.tasks.spawn(async move {
             let _question = question;
             let outcome = tokio::select! {

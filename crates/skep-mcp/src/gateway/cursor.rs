@@ -12,3 +12,17 @@ pub(super) fn write(place: &Place) -> String {
 pub(super) fn read(cursor: &str) -> Option<Place> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_place_comes_back_and_any_other_text_is_refused(place: Place, text: String) {
+            let cursor = write(&place);
+            proptest::prop_assert_eq!(read(&cursor), Some(place));
+            proptest::prop_assert!(read(&text).is_none_or(|place| read(&write(&place)) == Some(place)));
+        }
+    }
+}

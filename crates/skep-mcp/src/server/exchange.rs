@@ -97,6 +97,11 @@ impl Exchange {
         self.events.recv().await
     }
 
+    /// See [`Peer::explain`].
+    pub(super) fn explain(&self, outcome: Outcome) -> Outcome {
+        self.peer.explain(outcome)
+    }
+
     /// The caller has asked again, perhaps on other terms.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.peer.set_terms(terms);

@@ -1,15 +1,14 @@
 //! Requests of 2026-07-28: each carries its revision, its caller and its capabilities, and none depends on another.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +44,10 @@ const REMOVED: [&str; 7] = [
 ];
 /// What may be answered with a wish for input.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+
+/// What a service asks within this time of its first question goes to the caller together with it: questions of an older
+/// server arrive one by one, and each result with a wish costs its caller a round.
+const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
 /// The revision that a request names in its metadata, as it is written there.
 pub(super) fn named_revision(params: Option<&RawValue>) -> Option<String> {
@@ -321,9 +324,12 @@ impl Running {
             }
         }
         // Whatever else the service asks at once goes into the same result.
+        let together = sleep(ASKED_TOGETHER);
+        tokio::pin!(together);
         while !self.asked.is_empty()
-            && let Some(step) = self.exchange.as_mut().and_then(|exchange| exchange.next().now_or_never())
+            && let Some(exchange) = self.exchange.as_mut()
         {
+            let step = tokio::select! { biased; step = exchange.next() => step, () = &mut together => break };
             self.take(step);
         }
         if !self.asked.is_empty() {
@@ -357,7 +363,10 @@ impl Running {
                 let _ = asked.answer.send(Err(ErrorObject::new(code::INTERNAL_ERROR, message)));
             }
             Step::Done(outcome) => {
-                self.exchange = None;
+                let outcome = match self.exchange.take() {
+                    Some(exchange) => exchange.explain(outcome),
+                    None => outcome,
+                };
                 self.asked.clear();
                 let frame = self.answer(outcome);
                 self.ready.push_back(frame);

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde_json::{
@@ -38,6 +38,8 @@ pub struct Peer {
     caller: Arc<Caller>,
     terms: Arc<Mutex<Terms>>,
     events: mpsc::Sender<Event>,
+    /// The capability that the first question needed which the caller was spared.
+    refused: Arc<OnceLock<Value>>,
 }
 
 /// What the caller wants to hear; a repeated call (2026-07-28) may bring new ones.
@@ -64,7 +66,7 @@ pub(super) struct Asked {
 
 pub(super) fn peer(caller: Arc<Caller>, terms: Terms) -> (Peer, mpsc::Receiver<Event>) {
     let (events, receiver) = mpsc::channel(EVENTS_MAX);
-    (Peer { caller, terms: Arc::new(Mutex::new(terms)), events }, receiver)
+    (Peer { caller, terms: Arc::new(Mutex::new(terms)), events, refused: Arc::default() }, receiver)
 }
 
 impl Peer {
@@ -144,13 +146,27 @@ impl Peer {
     /// long, or is gone.
     pub async fn request(&self, method: &str, params: Box<RawValue>) -> Outcome {
         if let Err(required) = self.caller.allows(method, &params) {
-            return Err(missing_capability(method, &required));
+            let error = missing_capability(method, &required);
+            let _ = self.refused.set(required); // the first one is what the call needed
+            return Err(error);
         }
         let (answer, answered) = oneshot::channel();
         let gone =
             || ErrorObject::new(code::INTERNAL_ERROR, format!("the caller went away before it answered {method}"));
         self.events.send(Event::Ask(Asked { method: method.to_owned(), params, answer })).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The outcome of the call for a caller of 2026-07-28, which is to hear of the capability that it did not declare. A
+    /// server of an older revision is refused its question, and fails with whatever error it has for that.
+    pub(super) fn explain(&self, outcome: Outcome) -> Outcome {
+        match (outcome, self.refused.get()) {
+            (Err(error), Some(required)) if error.code != code::MISSING_CAPABILITY => {
+                let what = format!("the call failed ({}) and", error.message);
+                Err(missing_capability(&what, required))
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     pub(super) fn set_terms(&self, terms: Terms) {

@@ -225,6 +225,16 @@ async fn a_server_may_not_ask_what_the_caller_did_not_declare() {
         client.initialize("2025-11-25", json!({})).await;
         let refused = client.ask(call(1, "one__test_sampling", json!({ "prompt": "?" }))).await;
         assert!(refused["error"]["message"].as_str().unwrap().contains("sampling"), "{}: {refused}", revision.as_str());
+        // An older server has an error of its own for a question that was refused; a stateless caller hears the cause.
+        let mut client = hub.connect();
+        let refused = client.ask(stateless(call(1, "one__test_sampling", json!({ "prompt": "?" })), json!({}))).await;
+        assert_eq!(refused["error"]["code"], -32021, "{}: {refused}", revision.as_str());
+        assert_eq!(
+            refused["error"]["data"]["requiredCapabilities"],
+            json!({ "sampling": {} }),
+            "{}",
+            revision.as_str()
+        );
     }
 }
 

@@ -107,4 +107,25 @@ mod tests {
         assert!(parser.push(&line).is_err());
         assert!(Parser::new(100).push(&Bytes::from("y".repeat(101))).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_body_gives_the_same_however_it_is_cut(
+            body in proptest::collection::vec(proptest::sample::select(&b"\n\n\r: dataevnti\x80\xc3{"[..]), 0..200),
+            cut in 1_usize..40,
+        ) {
+            let read = |part: usize| {
+                let mut parser = Parser::new(60);
+                let read: Result<Vec<Vec<Event>>, ()> =
+                    body.chunks(part).map(|part| parser.push(&Bytes::copy_from_slice(part)).map_err(|_| ())).collect();
+                (read.map(|events| events.into_iter().flatten().collect::<Vec<_>>()), parser.last_id, parser.retry)
+            };
+            let (whole, last_id, retry) = read(200);
+            let (parts, part_id, part_retry) = read(cut);
+            proptest::prop_assert_eq!(&parts, &whole);
+            if whole.is_ok() {
+                proptest::prop_assert_eq!((part_id, part_retry), (last_id, retry));
+            }
+        }
+    }
 }
