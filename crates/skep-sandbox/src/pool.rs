@@ -3,7 +3,7 @@
 //! Making one takes over a millisecond, handing a request to one that is ready a tenth of that. Each serves a single
 //! request and dies. Owns how many there are: more when requests found none, fewer when nobody asks, none are made
 //! while the machine is busy (a pool hides time, it does not save any; a request that finds none gets a sandbox made on
-//! the spot, from the same template).
+//! the spot, from the same template), and none beside a running command for as long as another one is ready.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,7 @@ use crate::{
     wire::{self, Call, Message as _},
 };
 
-/// Most sandboxes that wait. Each is two processes.
+/// Most sandboxes that wait. Each is two processes that hold 0.3 MB together.
 const READY_MAX: usize = 4;
 /// Fewest sandboxes that wait: one for the next request, and one for the request after it, so that the first need not
 /// be replaced while it runs.
@@ -221,5 +221,69 @@ impl Warm {
         let State::Waits(booted) = waiting else { return None };
         let fds: Vec<_> = [&order.report, &order.job].into_iter().chain(&order.stdin).map(OwnedFd::as_fd).collect();
         wire::send(&booted.keeper, &call.bytes(), &fds).is_ok().then_some(booted)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    /// A sandbox that nobody is in, and the end on which its keeper would hear.
+    fn waiting(pid: pid_t) -> (Waiting, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let ((keeper, theirs), (command, pidfd)) = (pair(), pair());
+        (Waiting { pid, pidfd, keeper, command }, theirs)
+    }
+
+    fn pool(target: usize, sandboxes: usize) -> (Pool, Vec<OwnedFd>) {
+        let mut pool = Pool { waiting: VecDeque::new(), target, asked: None, processors: 2 };
+        let theirs = (1..).take(sandboxes).map(|pid| {
+            let (waiting, theirs) = waiting(pid);
+            pool.add(waiting);
+            theirs
+        });
+        let theirs = theirs.collect();
+        (pool, theirs)
+    }
+
+    fn patience(pool: &Pool, running: usize, now: Instant) -> Option<Duration> {
+        pool.patience(running, &Warm::new(0), now).map(|time| Duration::try_from(time).unwrap())
+    }
+
+    #[test]
+    fn a_pool_that_nobody_asks_shrinks_to_its_minimum_and_ends_the_rest() {
+        let (mut pool, theirs) = pool(READY_MAX, READY_MAX);
+        let now = Instant::now();
+        while patience(&pool, 0, now).is_some() {
+            pool.shrink();
+        }
+        assert_eq!(pool.waiting.len(), READY_MIN);
+        let ended = |end: &&OwnedFd| wire::receive(*end, &mut [0; 8]).is_ok_and(|message| message.is_none());
+        assert_eq!(theirs.iter().filter(ended).count(), READY_MAX - READY_MIN);
+    }
+
+    #[test]
+    fn making_is_put_off_while_a_request_runs_but_not_for_long() {
+        let (mut pool, _theirs) = pool(READY_MIN, 1);
+        let start = Instant::now();
+        pool.note_request(start);
+        assert_eq!(patience(&pool, 0, start), Some(MAKE_AFTER));
+        assert_eq!(patience(&pool, 1, start), Some(MAKE_WITHIN));
+        // More requests do not begin the wait anew.
+        let later = start + MAKE_WITHIN;
+        pool.note_request(later);
+        assert_eq!(patience(&pool, 1, later), Some(MAKE_AFTER));
+        // All processors are busy.
+        assert_eq!(patience(&pool, 2, later), None);
+    }
+
+    #[test]
+    fn a_pool_that_is_empty_is_filled_at_once() {
+        let (pool, _theirs) = pool(READY_MIN, 0);
+        assert_eq!(patience(&pool, 1, Instant::now()), Some(MAKE_AFTER));
     }
 }
