@@ -14,7 +14,7 @@ Chores of the Skep project.
 Usage: cargo xtask <CHORE>
 
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
-  bench [NAME]        build for release and run the measurements (or one: store, door, run, sandbox)
+  bench [NAME]        build for release and run the measurements (or one: store, door, gateway, run, sandbox)
   setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters, runc)
 ";
 
@@ -32,7 +32,19 @@ const NEEDED: [(&str, &[&str], &str); 6] = [
 const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap")];
 
 /// The measurements: programs of `bench/`.
-const MEASUREMENTS: [&str; 4] = ["store", "door", "run", "sandbox"];
+const MEASUREMENTS: [&str; 5] = ["store", "door", "gateway", "run", "sandbox"];
+
+/// Gateways of others to measure against: a file that tells that one is installed below `target/peers`, and the commands
+/// that install it there.
+const PEERS: [(&str, &[&str]); 4] = [
+    ("bin/mcp-proxy", &["cargo install --quiet --locked --root . mcp-proxy@0.6.0"]),
+    ("fastmcp/bin/fastmcp", &["python3 -m venv fastmcp", "fastmcp/bin/pip --quiet install fastmcp==4.1.2"]),
+    (
+        "mcp-proxy/bin/mcp-proxy",
+        &["python3 -m venv mcp-proxy", "mcp-proxy/bin/pip --quiet install mcp-proxy==0.12.0 mcp==1.30.0"],
+    ),
+    ("node_modules/.bin/mcp-hub", &["npm install --no-fund --no-audit --prefix . supergateway@4.0.0 mcp-hub@4.2.1"]),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -74,7 +86,39 @@ fn bench(names: &[&str]) -> Result<(), String> {
         match *name {
             // The sandbox can be used without the rest, and so can its measurements.
             "sandbox" => run(cargo().args(["bench", "--package", "skep-sandbox", "--locked"]))?,
+            "gateway" => {
+                peers()?;
+                run(&mut Command::new("target/release/bench-gateway"))?;
+            }
             name => run(&mut Command::new(Path::new("target/release").join(format!("bench-{name}"))))?,
+        }
+    }
+    Ok(())
+}
+
+/// Install the gateways of others. One that cannot be installed is left out of the measurement, which says so.
+fn peers() -> Result<(), String> {
+    let directory = Path::new("target/peers");
+    std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    for (installed, commands) in PEERS {
+        if directory.join(installed).exists() {
+            continue;
+        }
+        println!("installing {installed} below {}", directory.display());
+        for command in commands {
+            let mut words = command.split(' ');
+            let program = words.next().unwrap_or_default();
+            // A program that was just installed is below the directory, where the command runs.
+            let program = if program.contains('/') {
+                directory.join(program).canonicalize().unwrap_or_default()
+            } else {
+                program.into()
+            };
+            let done = run(Command::new(program).args(words).current_dir(directory));
+            if let Err(message) = done {
+                println!("{message}");
+                break;
+            }
         }
     }
     Ok(())

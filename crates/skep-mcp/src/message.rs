@@ -89,7 +89,8 @@ impl Message {
                 Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, json(id), json(error)),
             },
         };
-        if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+        let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
+        if is_one { text } else { text.replace(['\n', '\r'], " ") }
     }
 }
 
@@ -119,38 +120,55 @@ pub struct Malformed {
     pub error: ErrorObject,
 }
 
+/// The members that a message may have, as they stand in its text.
 #[derive(Deserialize)]
-struct Raw {
-    jsonrpc: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "present")]
-    id: Option<Box<RawValue>>,
-    method: Option<Box<RawValue>>,
-    params: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "present")]
-    result: Option<Box<RawValue>>,
-    error: Option<Box<RawValue>>,
+struct Raw<'a> {
+    #[serde(borrow)]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 /// `null` is something other than nothing.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Read what came in at once.
 pub fn parse(text: &[u8]) -> Result<Incoming, Malformed> {
-    let not_json = |error: serde_json::Error| malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"));
-    let whole: &RawValue = serde_json::from_slice(text).map_err(not_json)?;
-    if depth(text) > DEPTH_MAX {
-        return Err(malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}")));
+    if !text.trim_ascii_start().starts_with(b"[") {
+        return read(text).map(Incoming::Single);
     }
-    if !whole.get().starts_with('[') {
-        return read(whole).map(Incoming::Single);
-    }
-    let parts: Vec<&RawValue> = serde_json::from_str(whole.get()).map_err(not_json)?;
+    let parts: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
     if parts.is_empty() {
         return Err(malformed(None, INVALID_REQUEST, "a batch must not be empty"));
     }
-    Ok(Incoming::Batch(parts.into_iter().map(read).collect()))
+    if is_too_deep(text) {
+        return Err(too_deep());
+    }
+    Ok(Incoming::Batch(parts.into_iter().map(|part| read(part.get().as_bytes())).collect()))
+}
+
+fn not_json(error: &serde_json::Error) -> Malformed {
+    malformed(None, PARSE_ERROR, format!("this is not JSON: {error}"))
+}
+
+fn too_deep() -> Malformed {
+    malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}"))
+}
+
+/// Whether valid JSON is nested deeper than it may be. Most has fewer brackets than that, which is quickly seen.
+fn is_too_deep(json: &[u8]) -> bool {
+    let opening = json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    opening > DEPTH_MAX && depth(json) > DEPTH_MAX
 }
 
 /// How deep valid JSON is nested.
@@ -172,16 +190,25 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-fn read(text: &RawValue) -> Result<Message, Malformed> {
-    let raw: Raw = match text.get().as_bytes().first() {
-        Some(b'{') => {
-            serde_json::from_str(text.get()).map_err(|error| malformed(None, INVALID_REQUEST, error.to_string()))?
+fn read(text: &[u8]) -> Result<Message, Malformed> {
+    let raw: Raw<'_> = match serde_json::from_slice(text) {
+        Ok(raw) if text.trim_ascii_start().starts_with(b"{") => raw,
+        read => {
+            // What is no JSON at all is told before what is no message.
+            serde_json::from_slice::<&RawValue>(text).map_err(|error| not_json(&error))?;
+            let why = match read {
+                Err(error) if text.trim_ascii_start().starts_with(b"{") => error.to_string(),
+                _ => "a message is an object".to_owned(),
+            };
+            return Err(malformed(None, INVALID_REQUEST, why));
         }
-        _ => return Err(malformed(None, INVALID_REQUEST, "a message is an object")),
     };
-    let id: Option<Id> = raw.id.as_deref().and_then(|id| serde_json::from_str(id.get()).ok());
+    if is_too_deep(text) {
+        return Err(too_deep());
+    }
+    let id: Option<Id> = raw.id.and_then(|id| serde_json::from_str(id.get()).ok());
     let invalid = |message: &str| Err(malformed(id.clone(), INVALID_REQUEST, message));
-    if raw.jsonrpc.as_deref().map(RawValue::get) != Some("\"2.0\"") {
+    if raw.jsonrpc.map(RawValue::get) != Some("\"2.0\"") {
         return invalid("`jsonrpc` must be \"2.0\"");
     }
     if let Some(method) = raw.method {
@@ -189,9 +216,10 @@ fn read(text: &RawValue) -> Result<Message, Malformed> {
             return invalid("`method` must be a string");
         };
         let params = raw.params.filter(|params| params.get() != "null");
-        if params.as_deref().is_some_and(|params| !params.get().starts_with(['{', '['])) {
+        if params.is_some_and(|params| !params.get().starts_with(['{', '['])) {
             return invalid("`params` must be an object");
         }
+        let params = params.map(ToOwned::to_owned);
         return match (raw.id, id) {
             (None, _) => Ok(Message::Notification(Notification { method, params })),
             (Some(_), Some(id)) => Ok(Message::Request(Request { id, method, params })),
@@ -199,7 +227,7 @@ fn read(text: &RawValue) -> Result<Message, Malformed> {
         };
     }
     match (raw.result, raw.error) {
-        (Some(result), None) => Ok(Message::Response(Response { id, outcome: Ok(result) })),
+        (Some(result), None) => Ok(Message::Response(Response { id, outcome: Ok(result.to_owned()) })),
         (None, Some(error)) => match serde_json::from_str(error.get()) {
             Ok(error) => Ok(Message::Response(Response { id, outcome: Err(error) })),
             Err(_) => invalid("`error` must have `code` and `message`"),

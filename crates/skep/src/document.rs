@@ -14,10 +14,17 @@ mod yaml;
 
 use std::{fmt, fs::File, io::Read as _, path::Path};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserializer, Serialize,
+    de::{
+        DeserializeOwned, IntoDeserializer, Visitor,
+        value::{MapDeserializer, SeqDeserializer},
+    },
+    forward_to_deserialize_any,
+};
 use serde_json::Value;
 
-use crate::schema::Schema;
+use crate::schema::{Schema, kind_of};
 
 /// Bytes in a file.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -230,10 +237,7 @@ impl Document {
 
     /// The value as a type. What a schema can tell has been checked before; this catches the rest, one at a time.
     pub fn deserialise<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
-        serde_path_to_error::deserialize(&self.value).map_err(|error| {
-            let pointer = pointer_of(error.path());
-            self.problem(&pointer, error.into_inner().to_string())
-        })
+        read(&self.value).map_err(|(pointer, message)| self.problem(&pointer, message))
     }
 
     /// The node that a pointer leads to, and its dotted path.
@@ -284,6 +288,93 @@ pub fn member(pointer: &str, name: &str) -> String {
 /// A name out of a pointer.
 fn unescape(name: &str) -> String {
     name.replace("~1", "/").replace("~0", "~")
+}
+
+/// A value as a type, or the JSON Pointer of what does not fit, and why. Where it is, is found out only then.
+pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
+    T::deserialize(Strict(value)).or_else(|_| {
+        let found = serde_path_to_error::deserialize(Strict(value));
+        found.map_err(|error| (pointer_of(error.path()), error.into_inner().to_string()))
+    })
+}
+
+/// A value, for reading a type as its schema has it: a struct or a map is a table. Serde itself would take a list of the fields'
+/// values as well, and for some maps null.
+#[derive(Clone, Copy)]
+struct Strict<'a>(&'a Value);
+
+impl<'de> Deserializer<'de> for Strict<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(elements) => {
+                let mut elements = SeqDeserializer::new(elements.iter().map(Strict));
+                let read = visitor.visit_seq(&mut elements)?;
+                elements.end()?;
+                Ok(read)
+            }
+            Value::Object(members) => {
+                let mut members =
+                    MapDeserializer::new(members.iter().map(|(name, value)| (name.as_str(), Strict(value))));
+                let read = visitor.visit_map(&mut members)?;
+                members.end()?;
+                Ok(read)
+            }
+            plain => plain.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if !self.0.is_object() {
+            return Err(serde::de::Error::custom(format_args!("must be a table, not {}", kind_of(self.0))));
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, serde_json::Error> for Strict<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// The dotted path that a JSON Pointer stands for.
+pub fn dotted(pointer: &str) -> String {
+    pointer.split('/').skip(1).map(unescape).collect::<Vec<_>>().join(".")
 }
 
 fn pointer_of(path: &serde_path_to_error::Path) -> String {

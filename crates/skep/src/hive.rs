@@ -19,6 +19,7 @@ use crate::{
     net,
     run::{Home, Swarm},
     tools::{self, Parts, SandboxOnDemand},
+    upstreams::Upstreams,
     workspace::Dir,
 };
 
@@ -84,12 +85,15 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
     let mut config = tools::sandbox_config(workspace, outputs);
     settings.sandbox.apply(&mut config);
     let sandbox = SandboxOnDemand::new(config);
+    let upstreams = Upstreams::new(settings.upstreams.clone());
     let parts = Parts {
         sandbox: sandbox.clone(),
         web: net::Client::new(&settings.web),
         model: model(settings),
         search: settings.search.clone(),
         code: settings.code.clone(),
+        upstreams: upstreams.clone(),
+        searches_tools: settings.tools.search,
     };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {
@@ -101,7 +105,7 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         tool
     };
     let tools = tools::built_in(parts).into_iter().filter(is_on).map(with_deadline);
-    (Catalogue::new(tools), sandbox)
+    (Catalogue::new(tools).with_upstreams(upstreams), sandbox)
 }
 
 /// The configured model, if there is one, with its key from the environment.

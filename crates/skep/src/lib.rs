@@ -19,4 +19,5 @@ pub mod run;
 pub mod schema;
 pub mod tools;
 pub mod upstreams;
+pub mod use_mcp_tool;
 pub mod workspace;

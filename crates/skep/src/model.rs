@@ -40,7 +40,8 @@ const ANSWER_MAX: usize = 16 << 20;
 const MESSAGE_MAX: usize = 500;
 
 /// Which model answers: section `[model]` of the configuration.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Who serves the model. If absent, it follows from `base_url` (`compatible`) or from the key that is set.
@@ -52,7 +53,7 @@ pub struct Settings {
     /// Name of the environment variable with the key, if it is not the provider's usual one.
     pub api_key_env: Option<String>,
     /// Tokens that an answer may have unless the caller says otherwise.
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     pub max_tokens: u32,
     /// How long an answer may take, retries included.
     pub timeout: Span,

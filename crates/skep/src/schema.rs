@@ -1,23 +1,38 @@
 //! JSON Schema: what a value must look like, and sentences about what it does not.
 //!
-//! The schemas come from Rust types. The `jsonschema` crate decides what fits; the wording is ours, because people and
-//! models act on it: it names what was expected and the *kind* of what was found. A value itself is quoted only where it was meant to be
-//! one of a few words, and then cut short: it may be huge, or a secret.
+//! The schemas come from Rust types, and so does the answer to whether a value fits: it does if the type reads it and its
+//! limits (`garde`) hold. Only a value that does not fit is looked at by schema, for every fault at once: generating and compiling one takes
+//! milliseconds and megabytes. The `jsonschema` crate finds the faults; the wording is ours, because people and models
+//! act on it: it names what was expected and the *kind* of what was found. A value itself is quoted only where it was meant
+//! to be one of a few words, and then cut short: it may be huge, or a secret.
 
+use std::sync::OnceLock;
+
+use garde::Validate;
 use jsonschema::{
     JsonType, ValidationError,
     error::{TypeKind, ValidationErrorKind as Kind},
 };
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::document::{PROBLEMS_MAX, member};
+use crate::document::{PROBLEMS_MAX, member, read};
 
-/// A compiled schema.
+/// The schema of a type. It is made when it is first needed.
 #[derive(Debug)]
 pub struct Schema {
-    json: Value,
-    validator: jsonschema::Validator,
+    accepts: fn(&Value) -> bool,
+    generate: fn() -> Value,
+    json: OnceLock<Value>,
+    validator: OnceLock<jsonschema::Validator>,
+}
+
+/// The schema of a type. What its fields refer to is written out in place.
+pub fn generate<T: JsonSchema>() -> Value {
+    let settings =
+        schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 /// One thing that the schema has against a value.
@@ -34,31 +49,28 @@ pub struct Violation {
 }
 
 impl Schema {
-    /// The schema of a type, for reading it. What the type's fields refer to is written out in place.
-    pub fn of<T: JsonSchema>() -> Schema {
-        let settings =
-            schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-        let json = settings.into_generator().into_root_schema_for::<T>().to_value();
-        Schema::new(json).expect("a schema that is derived from a type compiles; a test reads each")
-    }
-
-    /// Compile a schema. The error says what is wrong with the schema.
-    pub fn new(json: Value) -> Result<Schema, String> {
-        match jsonschema::validator_for(&json) {
-            Ok(validator) => Ok(Schema { json, validator }),
-            Err(error) => Err(error.to_string()),
-        }
+    /// The schema of a type, for reading it.
+    pub const fn of<T: JsonSchema + DeserializeOwned + Validate<Context = ()>>() -> Schema {
+        let accepts = |value: &Value| read::<T>(value).is_ok_and(|read| read.validate().is_ok());
+        Schema { accepts, generate: generate::<T>, json: OnceLock::new(), validator: OnceLock::new() }
     }
 
     /// The schema itself.
     pub fn json(&self) -> &Value {
-        &self.json
+        self.json.get_or_init(self.generate)
     }
 
     /// What is wrong with this value, at most [`PROBLEMS_MAX`] things.
     pub fn violations(&self, value: &Value) -> Vec<Violation> {
         let mut found = Vec::new();
-        for error in self.validator.iter_errors(value) {
+        if (self.accepts)(value) {
+            return found;
+        }
+        let validator = self.validator.get_or_init(|| {
+            jsonschema::validator_for(self.json())
+                .expect("a schema that is derived from a type compiles; a test reads each")
+        });
+        for error in validator.iter_errors(value) {
             self.explain(&error, &mut found);
             if found.len() >= PROBLEMS_MAX {
                 found.truncate(PROBLEMS_MAX);
@@ -165,7 +177,7 @@ impl Schema {
     fn around(&self, error: &ValidationError<'_>) -> &Value {
         let path = error.schema_path().as_str();
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        self.json.pointer(parent).unwrap_or(&Value::Null)
+        self.json().pointer(parent).unwrap_or(&Value::Null)
     }
 }
 

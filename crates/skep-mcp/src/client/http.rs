@@ -4,6 +4,7 @@
 //! has forgotten it answers 404, and it is opened again, once; a stream that broke off is continued by its last event; a
 //! second stream carries what belongs to no request.
 
+mod direct;
 mod events;
 mod names;
 mod sse;
@@ -18,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    Client, Method, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
@@ -29,11 +31,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::events::Parser;
 pub(super) use self::sse::link as sse_link;
+use self::{direct::Direct, events::Parser};
 use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
 use crate::{
-    message::{ErrorObject, Id, Incoming, Message, Notification, Request, parse},
+    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
     revision::Revision,
     server::{
         code,
@@ -69,10 +71,14 @@ pub struct Target {
     pub client: Client,
     /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
     pub is_sse: bool,
+    /// Whether a server without TLS is reached without the client, and so without its proxies and its resolver. It saves half of
+    /// what a call costs.
+    pub is_direct: bool,
 }
 
 pub(super) struct Http {
     target: Target,
+    direct: Option<Arc<Direct>>,
     setup: Setup,
     calls: Semaphore,
     last_id: AtomicI64,
@@ -90,6 +96,27 @@ pub(super) struct Http {
 struct State {
     revision: Option<Revision>,
     session: Option<HeaderValue>,
+    /// What each request carries.
+    headers: HeaderMap,
+}
+
+impl State {
+    fn make_headers(&self, own: &HeaderMap) -> HeaderMap {
+        let mut headers = own.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        let revision = match &self.session {
+            // Wanted since 2025-06-18, and harmless before.
+            Some(_) => self.revision,
+            None => self.revision.filter(|revision| *revision >= Revision::V2025_06_18),
+        };
+        if let Some(session) = &self.session {
+            headers.insert(SESSION, session.clone());
+        }
+        if let Some(revision) = revision {
+            headers.insert(VERSION, HeaderValue::from_static(revision.as_str()));
+        }
+        headers
+    }
 }
 
 /// What comes of sending a message.
@@ -100,6 +127,42 @@ enum Sent {
     Forgotten,
 }
 
+/// What a server answers, by either way.
+enum Response {
+    Client(reqwest::Response),
+    Direct(Box<direct::Response>),
+}
+
+impl From<reqwest::Response> for Response {
+    fn from(response: reqwest::Response) -> Response {
+        Response::Client(response)
+    }
+}
+
+impl Response {
+    fn status(&self) -> StatusCode {
+        match self {
+            Response::Client(response) => response.status(),
+            Response::Direct(response) => response.status(),
+        }
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        match self {
+            Response::Client(response) => response.headers(),
+            Response::Direct(response) => response.headers(),
+        }
+    }
+
+    /// The next part of the body; `None` after the last one.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
+        match self {
+            Response::Client(response) => response.chunk().await.map_err(|error| failed(&error)),
+            Response::Direct(response) => response.chunk().await.map_err(CallError::Closed),
+        }
+    }
+}
+
 /// What was asked, to be recognised in what comes.
 struct Asked<'a> {
     id: i64,
@@ -108,12 +171,15 @@ struct Asked<'a> {
 
 impl Http {
     pub(super) fn new(target: Target, setup: &Setup) -> Arc<Http> {
+        let state = State { headers: State::default().make_headers(&target.headers), ..State::default() };
+        let direct = target.is_direct.then(|| Direct::new(&target.url)).flatten();
         Arc::new(Http {
+            direct,
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
             last_id: AtomicI64::new(0),
-            state: RwLock::default(),
+            state: RwLock::new(state),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
             closed: CancellationToken::new(),
@@ -126,17 +192,28 @@ impl Http {
         &self.closed
     }
 
-    fn state(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Change what is said to the server, and so the headers that say it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        state.headers = state.make_headers(&self.target.headers);
+    }
+
+    fn session(&self) -> Option<HeaderValue> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).session.clone()
+    }
+
+    fn has_session(&self) -> bool {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).session.is_some()
     }
 
     /// Speak this revision from now on.
     pub(super) fn speak(&self, revision: Revision) {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).revision = Some(revision);
+        self.change(|state| state.revision = Some(revision));
     }
 
     fn is_modern(&self) -> bool {
-        self.state().revision.is_some_and(Revision::is_modern)
+        self.state.read().unwrap_or_else(PoisonError::into_inner).revision.is_some_and(Revision::is_modern)
     }
 
     /// Call a method. Dropping the future withdraws the call.
@@ -151,11 +228,11 @@ impl Http {
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
             let headers = self.headers(method, params.as_deref());
-            let request = Request { id: Id::Number(id), method: method.to_owned(), params };
-            let text = Message::Request(request).to_line();
+            let request = message::Request { id: Id::Number(id), method: method.to_owned(), params };
+            let text = Bytes::from(Message::Request(request).to_line());
             let asked = Asked { id, flight };
             let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
-            let result = self.ask(&text, headers, &asked).await;
+            let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
             if method == "tools/list"
                 && let Ok(result) = &result
@@ -172,13 +249,13 @@ impl Http {
 
     async fn ask(
         self: &Arc<Self>,
-        text: &str,
+        text: Bytes,
         headers: HeaderMap,
         asked: &Asked<'_>,
     ) -> Result<Box<RawValue>, CallError> {
         for is_first in [true, false] {
-            let session = self.state().session;
-            match self.post(text.to_owned(), headers.clone()).await? {
+            let session = self.session();
+            match self.post(text.clone(), headers.clone()).await? {
                 Sent::Answer(response) => return self.read(response, asked).await,
                 Sent::Forgotten if is_first => self.reopen(session).await?,
                 Sent::Forgotten => break,
@@ -190,7 +267,7 @@ impl Http {
     /// Open the session anew, unless somebody else has done so.
     async fn reopen(self: &Arc<Self>, forgotten: Option<HeaderValue>) -> Result<(), CallError> {
         let _reopening = self.reopening.lock().await;
-        if self.state().session != forgotten {
+        if self.session() != forgotten {
             return Ok(());
         }
         tracing::info!(url = %self.target.url, "the server has forgotten the session; it is opened again");
@@ -202,21 +279,20 @@ impl Http {
         self: &Arc<Self>,
         params: impl FnOnce(i64) -> Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, CallError> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let request = Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
+        let request = message::Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
         let body = Message::Request(request).to_line();
-        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").body(body);
-        let response = request.send().await.map_err(|error| failed(&error))?;
+        let response = self.send(Method::POST, HeaderMap::new(), body.into()).await?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = session;
+        self.change(|state| state.session = session);
         Ok(result)
     }
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
         let headers = self.headers(&notification.method, notification.params.as_deref());
-        match self.post(Message::Notification(notification).to_line(), headers).await? {
+        match self.post(Message::Notification(notification).to_line().into(), headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
             Sent::Forgotten => Ok(()), // the session that it was for is gone
@@ -249,28 +325,54 @@ impl Http {
         }
     }
 
-    /// A request with what each carries.
-    fn request(&self, method: Method) -> RequestBuilder {
-        let accept = if method == Method::GET { EVENT_STREAM } else { "application/json, text/event-stream" };
-        let request = self.target.client.request(method, self.target.url.clone());
-        let mut request = request.headers(self.target.headers.clone()).header(ACCEPT, accept);
-        let State { revision, session } = self.state();
-        if let Some(session) = session {
-            request = request.header(SESSION, session);
-            // Wanted since 2025-06-18, and harmless before.
-            if let Some(revision) = revision {
-                request = request.header(VERSION, revision.as_str());
-            }
-        } else if let Some(revision) = revision.filter(|revision| *revision >= Revision::V2025_06_18) {
-            request = request.header(VERSION, revision.as_str());
+    /// The headers that each request carries.
+    fn headers_for(&self, method: &Method) -> HeaderMap {
+        let mut headers = self.state.read().unwrap_or_else(PoisonError::into_inner).headers.clone();
+        if *method == Method::GET {
+            headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        request
+        headers
     }
 
-    async fn post(&self, body: String, headers: HeaderMap) -> Result<Sent, CallError> {
-        let has_session = self.state().session.is_some();
-        let request = self.request(Method::POST).header(CONTENT_TYPE, "application/json").headers(headers).body(body);
-        let response = request.send().await.map_err(|error| failed(&error))?;
+    /// Send a request with these headers besides.
+    fn send(
+        &self,
+        method: Method,
+        more: HeaderMap,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response, CallError>> + Send + use<> {
+        let mut headers = self.headers_for(&method);
+        headers.extend(more);
+        let (direct, client, url) = (self.direct.clone(), self.target.client.clone(), self.target.url.clone());
+        async move {
+            if let Some(direct) = direct {
+                let sent = direct.send(&method, &headers, &body).await;
+                let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
+                if !response.status().is_redirection() {
+                    return Ok(Response::Direct(Box::new(response)));
+                } // where it leads to, the client decides
+            }
+            let mut request = reqwest::Request::new(method, url);
+            *request.headers_mut() = headers;
+            *request.body_mut() = (!body.is_empty()).then(|| body.into());
+            client.execute(request).await.map(Response::from).map_err(|error| failed(&error))
+        }
+    }
+
+    /// Open a stream, from this event on.
+    async fn resume(&self, last: Option<&str>) -> Result<Response, CallError> {
+        let mut more = HeaderMap::new();
+        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
+            more.insert("last-event-id", last);
+        }
+        self.send(Method::GET, more, Bytes::new()).await
+    }
+
+    async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Sent, CallError> {
+        let has_session = self.has_session();
+        let response = self.send(Method::POST, headers, body).await?;
         let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
@@ -322,8 +424,7 @@ impl Http {
             }
             let Some(last) = parser.last_id.clone().filter(|_| !self.is_modern()) else { break };
             sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
-            let request = self.request(Method::GET).header("last-event-id", last);
-            let resumed = request.send().await.ok();
+            let resumed = self.resume(Some(&last)).await.ok();
             response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
         }
         Err(CallError::Closed("the answer's stream ended before the answer".to_owned()))
@@ -398,7 +499,7 @@ impl Http {
     }
 
     /// Answer a request of the server.
-    fn asked(self: &Arc<Self>, Request { id, method, params }: Request, asked: Option<&Asked<'_>>) {
+    fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
         let answer = if method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
@@ -417,8 +518,8 @@ impl Http {
                     None => RawValue::from_string("{}".to_owned())
                         .map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
                 };
-                let text = Message::Response(crate::message::Response { id: Some(id), outcome }).to_line();
-                if let Err(error) = http.post(text, HeaderMap::new()).await {
+                let text = Message::Response(message::Response { id: Some(id), outcome }).to_line();
+                if let Err(error) = http.post(text.into(), HeaderMap::new()).await {
                     tracing::warn!(%error, "the server did not take an answer");
                 }
             };
@@ -438,11 +539,7 @@ impl Http {
         let mut parser = Parser::new(self.setup.limits.message_bytes_max);
         let mut pause = RETRY;
         loop {
-            let mut request = self.request(Method::GET);
-            if let Some(last) = &parser.last_id {
-                request = request.header("last-event-id", last);
-            }
-            match request.send().await {
+            match self.resume(parser.last_id.as_deref()).await {
                 Ok(response) if response.status().is_success() && is_event_stream(&response) => {
                     pause = RETRY;
                     if let Err(error) = self.stream(response, &mut parser, None).await {
@@ -462,7 +559,7 @@ impl Http {
     /// Nothing more will come or go.
     pub(super) fn shut(&self) {
         self.closed.cancel();
-        let has_session = self.state.write().unwrap_or_else(PoisonError::into_inner).session.is_some();
+        let has_session = self.has_session();
         if has_session && tokio::runtime::Handle::try_current().is_ok() {
             let ending = self.end_session();
             self.tasks.spawn(ending);
@@ -470,11 +567,11 @@ impl Http {
     }
 
     fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
-        let request = self.request(Method::DELETE);
-        self.state.write().unwrap_or_else(PoisonError::into_inner).session = None;
+        let ending = self.send(Method::DELETE, HeaderMap::new(), Bytes::new());
+        self.change(|state| state.session = None);
         async {
             // A server may refuse to end sessions (405); then it forgets them some time.
-            let _ = timeout(FAREWELL_MAX, request.send()).await;
+            let _ = timeout(FAREWELL_MAX, ending).await;
         }
     }
 
@@ -498,7 +595,7 @@ impl Drop for Withdraw<'_> {
         let (http, text) = (Arc::clone(http), link::cancelled(self.id));
         let tasks = http.tasks.clone();
         tasks.spawn(async move {
-            let _ = timeout(FAREWELL_MAX, http.post(text, HeaderMap::new())).await;
+            let _ = timeout(FAREWELL_MAX, http.post(text.into(), HeaderMap::new())).await;
         });
     }
 }
@@ -509,15 +606,20 @@ fn is_event_stream(response: &Response) -> bool {
 }
 
 /// A body, if it is not too large.
-async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, CallError> {
-    let mut body = Vec::new();
-    while let Some(part) = response.chunk().await.map_err(|error| failed(&error))? {
-        if body.len() + part.len() > bytes_max {
+async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+    let (mut first, mut whole) = (Bytes::new(), Vec::new());
+    while let Some(part) = response.chunk().await? {
+        if first.len().max(whole.len()) + part.len() > bytes_max {
             return Err(CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
         }
-        body.extend_from_slice(&part);
+        if first.is_empty() && whole.is_empty() {
+            first = part; // most often it is all
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
+        whole.extend_from_slice(&part);
     }
-    Ok(body)
+    Ok(if whole.is_empty() { first } else { whole.into() })
 }
 
 fn shown(body: &[u8]) -> String {

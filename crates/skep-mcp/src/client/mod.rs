@@ -168,7 +168,7 @@ pub struct CallOptions {
     /// handler gets it.
     pub handler: Option<Arc<dyn Handler>>,
     /// What the caller can do for the server within this call (2026-07-28); otherwise the connection's capabilities.
-    pub capabilities: Option<Value>,
+    pub capabilities: Option<Arc<Value>>,
 }
 
 impl Default for CallOptions {
@@ -360,7 +360,7 @@ impl Inner {
         let meta = params::Meta {
             setup: &self.setup,
             is_modern: self.info.revision.is_modern(),
-            capabilities: options.capabilities.as_ref().unwrap_or(&self.setup.capabilities),
+            capabilities: options.capabilities.as_deref().unwrap_or(&self.setup.capabilities),
             wants_progress: options.wants_progress,
         };
         let calling = async {

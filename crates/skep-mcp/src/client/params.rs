@@ -49,7 +49,7 @@ impl Meta<'_> {
                 meta.remove(name);
             }
         }
-        let is_empty = |members: &Members| members.iter().next().is_none();
+        let is_empty = |members: &Members<'_>| members.iter().next().is_none();
         if is_empty(&meta) {
             members.remove("_meta");
         } else {

@@ -50,7 +50,7 @@ impl Request {
         }
         let options = CallOptions {
             wants_progress: peer.wants_progress(),
-            capabilities: Some(caller.capabilities.clone()),
+            capabilities: Some(Arc::clone(&caller.capabilities)),
             handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };

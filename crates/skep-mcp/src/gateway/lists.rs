@@ -89,7 +89,7 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(super) struct List {
     /// Keys and items, in the order of the keys.
-    items: Vec<(String, Members)>,
+    items: Vec<(String, Members<'static>)>,
     ttl_ms: u64,
     is_public: bool,
     header_arguments: HashMap<String, Vec<HeaderArgument>>,
@@ -235,8 +235,9 @@ async fn read(member: &Member, kind: Kind, call: &Call, peer: &Peer) -> Result<L
         let no_list =
             || ErrorObject::new(code::INTERNAL_ERROR, format!("what it lists is no list of {}", kind.items()));
         let page = Members::parse(&page).ok_or_else(no_list)?;
-        let items: Vec<Members> = page.read(kind.items()).ok_or_else(no_list)?;
-        list.items.extend(items.into_iter().filter_map(|item| Some((item.read::<String>(kind.key())?, item))));
+        let items: Vec<Members<'_>> = page.read(kind.items()).ok_or_else(no_list)?;
+        let keyed = |item: Members<'_>| Some((item.read::<String>(kind.key())?, item.into_owned()));
+        list.items.extend(items.into_iter().filter_map(keyed));
         list.ttl_ms = list.ttl_ms.min(page.read("ttlMs").unwrap_or(0));
         list.is_public &= page.read::<String>("cacheScope").as_deref() == Some("public");
         cursor = page.get("nextCursor").filter(|cursor| cursor.get() != "null").map(ToOwned::to_owned);
@@ -260,7 +261,7 @@ async fn read(member: &Member, kind: Kind, call: &Call, peer: &Peer) -> Result<L
 }
 
 /// One page of the merged list, the items that come after a place.
-pub(super) fn merge(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<Place>) -> Members {
+pub(super) fn merge(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<Place>) -> Members<'static> {
     let mut items: Vec<Box<RawValue>> = Vec::new();
     let (mut seen, mut last, mut next) = (HashSet::new(), None, None);
     'servers: for (member, list) in all {
@@ -291,7 +292,7 @@ pub(super) fn merge(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<
     page
 }
 
-fn named(kind: Kind, server: &str, key: &str, item: &Members) -> Box<RawValue> {
+fn named(kind: Kind, server: &str, key: &str, item: &Members<'_>) -> Box<RawValue> {
     let mut item = item.clone();
     if kind.has_prefix() && !server.is_empty() {
         item.put("name", format!("{server}{SEPARATOR}{key}"));

@@ -41,6 +41,8 @@ pub struct Origin {
     pub service: Arc<dyn Service>,
     /// Which of its tools there are, by its own names.
     pub allows: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Whether its tools are listed. Those that are not can be called all the same.
+    pub lists_tools: bool,
 }
 
 /// An origin, and what it listed.
@@ -201,7 +203,8 @@ impl Gateway {
                     .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
             })
             .transpose()?;
-        let all = lists::all(&self.members(), kind, &call, &peer).await;
+        let mut all = lists::all(&self.members(), kind, &call, &peer).await;
+        all.retain(|(member, _)| kind != Kind::Tools || member.origin.lists_tools);
         let page = lists::merge(kind, &all, after);
         to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
     }

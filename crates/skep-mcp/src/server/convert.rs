@@ -23,7 +23,7 @@ pub(super) fn outcome(
     params: Option<&RawValue>,
     outcome: Outcome,
     to: Revision,
-    info: &Value,
+    info: &RawValue,
 ) -> Outcome {
     match outcome {
         Ok(result) if to.is_modern() => lift(method, result, info),
@@ -34,7 +34,7 @@ pub(super) fn outcome(
 }
 
 /// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
-fn lift(method: &str, result: Box<RawValue>, info: &Value) -> Outcome {
+fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Outcome {
     let text = result.get();
     let is_cacheable = matches!(
         method,
@@ -45,33 +45,44 @@ fn lift(method: &str, result: Box<RawValue>, info: &Value) -> Outcome {
             | "resources/templates/list"
             | "resources/read"
     );
-    let has = |name: &str| text.contains(&format!("\"{name}\""));
+    let has = |name: &str| has_member(text, name);
     if is_cacheable || has("resultType") || has("_meta") {
         let Some(mut members) = Members::parse(&result) else { return Err(not_an_object(method)) };
-        if members.get("resultType").is_none() {
+        let mut is_changed = members.get("resultType").is_none();
+        if is_changed {
             members.put("resultType", "complete");
         }
         let is_complete = members.read::<String>("resultType").as_deref() == Some("complete");
         if is_cacheable && is_complete {
             if members.get("ttlMs").is_none() {
                 members.put("ttlMs", 0);
+                is_changed = true;
             }
             if members.get("cacheScope").is_none() {
                 members.put("cacheScope", "private");
+                is_changed = true;
             }
         }
         let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
         if meta.get(SERVER_INFO).is_none() {
-            meta.put(SERVER_INFO, info);
-            members.set("_meta", meta.into_raw());
+            meta.set(SERVER_INFO, info.to_owned());
+            let meta = meta.into_raw();
+            members.set("_meta", meta);
+            is_changed = true;
         }
-        return Ok(members.into_raw());
+        let changed = is_changed.then(|| members.into_raw());
+        return Ok(changed.unwrap_or(result));
     }
     let Some(rest) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
     let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
-    let meta = json!({ SERVER_INFO: info });
-    let lifted = format!("{{\"resultType\":\"complete\",\"_meta\":{meta}{comma}{rest}");
+    let lifted = format!("{{\"resultType\":\"complete\",\"_meta\":{{\"{SERVER_INFO}\":{info}}}{comma}{rest}");
     RawValue::from_string(lifted).map_err(|_| not_an_object(method))
+}
+
+/// Whether there may be a member of this name, at any depth.
+fn has_member(text: &str, name: &str) -> bool {
+    let finder = memchr::memmem::Finder::new(name);
+    finder.find_iter(text.as_bytes()).any(|at| text.as_bytes()[..at].ends_with(b"\""))
 }
 
 fn not_an_object(method: &str) -> ErrorObject {
@@ -108,7 +119,7 @@ fn lower_error(method: &str, error: ErrorObject) -> ErrorObject {
 
 /// Take out what the revision does not know.
 fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
-    let has = |name: &str| result.get().contains(&format!("\"{name}\""));
+    let has = |name: &str| has_member(result.get(), name);
     let is_touched = match method {
         "tools/call" => has("structuredContent") || (to < Revision::V2025_06_18 && has("content")),
         "prompts/get" => to < Revision::V2025_06_18,
@@ -139,7 +150,7 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
 }
 
 /// Structured content came with 2025-06-18, and until 2026-07-28 it had to be an object.
-fn lower_tool_result(result: &mut Members, to: Revision) {
+fn lower_tool_result(result: &mut Members<'_>, to: Revision) {
     let is_object = |value: &RawValue| value.get().trim_start().starts_with('{');
     if to < Revision::V2025_06_18 || result.get("structuredContent").is_some_and(|content| !is_object(content)) {
         result.remove("structuredContent");
@@ -150,7 +161,7 @@ fn lower_tool_result(result: &mut Members, to: Revision) {
 }
 
 /// A kind of content that the revision does not know becomes text that says what it is.
-fn lower_content(content: &mut Members, to: Revision) {
+fn lower_content(content: &mut Members<'_>, to: Revision) {
     let text = match content.read::<String>("type").as_deref() {
         Some("resource_link") if to < Revision::V2025_06_18 => {
             let (name, uri): (Option<String>, Option<String>) = (content.read("name"), content.read("uri"));
@@ -167,7 +178,7 @@ fn lower_content(content: &mut Members, to: Revision) {
     *content = lowered;
 }
 
-fn lower_tool(tool: &mut Members, to: Revision) {
+fn lower_tool(tool: &mut Members<'_>, to: Revision) {
     lower_item(tool, to);
     let is_object = |schema: &RawValue| {
         Members::parse(schema).and_then(|schema| schema.read::<String>("type")).as_deref() == Some("object")
@@ -183,7 +194,7 @@ fn lower_tool(tool: &mut Members, to: Revision) {
     }
 }
 
-fn lower_item(item: &mut Members, to: Revision) {
+fn lower_item(item: &mut Members<'_>, to: Revision) {
     if to < Revision::V2025_11_25 {
         item.remove("icons");
     }
@@ -194,7 +205,7 @@ fn lower_item(item: &mut Members, to: Revision) {
 }
 
 /// Change each object of a list.
-fn edit_items(members: &mut Members, name: &str, edit: impl Fn(&mut Members)) {
+fn edit_items(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) {
     let Some(items) = members.read::<Vec<&RawValue>>(name) else { return };
     let edited: Vec<Box<RawValue>> = items
         .into_iter()
@@ -209,7 +220,7 @@ fn edit_items(members: &mut Members, name: &str, edit: impl Fn(&mut Members)) {
     members.put(name, edited);
 }
 
-fn edit_member(members: &mut Members, name: &str, edit: impl Fn(&mut Members)) {
+fn edit_member(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) {
     if let Some(mut member) = members.get(name).and_then(Members::parse) {
         edit(&mut member);
         members.set(name, member.into_raw());
@@ -288,7 +299,7 @@ mod tests {
     }
 
     fn lifted(method: &str, text: &str) -> String {
-        lift(method, raw(text), &json!({"name": "s"})).unwrap().get().to_owned()
+        lift(method, raw(text), &raw(r#"{"name":"s"}"#)).unwrap().get().to_owned()
     }
 
     fn lowered(method: &str, text: &str, to: Revision) -> String {
@@ -311,7 +322,7 @@ mod tests {
             lifted("tools/call", own),
             r#"{"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[],"resultType":"complete"}"#
         );
-        assert!(lift("tools/call", raw("[]"), &Value::Null).is_err());
+        assert!(lift("tools/call", raw("[]"), RawValue::NULL).is_err());
     }
 
     #[test]

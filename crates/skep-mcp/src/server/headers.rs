@@ -3,9 +3,9 @@
 
 use axum::http::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Members, Service, code, modern};
+use super::{Members, Service, code};
 use crate::message::{ErrorObject, Request};
 
 /// The mark of a tool's argument that is repeated in a header.
@@ -50,11 +50,15 @@ fn collect(schema: &Value, path: &mut Vec<String>, found: &mut Vec<HeaderArgumen
     }
 }
 
-/// Compare the headers of a request with its body.
-pub(super) fn check(headers: &HeaderMap, request: &Request, service: &dyn Service) -> Result<(), ErrorObject> {
-    let version = modern::named_revision(request.params.as_deref()).unwrap_or_default();
-    compare(headers, "mcp-protocol-version", Some(&json!(version)))?;
-    compare(headers, "mcp-method", Some(&json!(request.method)))?;
+/// Compare the headers of a request with its body, which names this revision.
+pub(super) fn check(
+    headers: &HeaderMap,
+    request: &Request,
+    version: &str,
+    service: &dyn Service,
+) -> Result<(), ErrorObject> {
+    compare(headers, "mcp-protocol-version", Some(&Value::from(version)))?;
+    compare(headers, "mcp-method", Some(&Value::from(request.method.as_str())))?;
     let params = request.params.as_deref().and_then(Members::parse).unwrap_or_default();
     let named = match request.method.as_str() {
         "tools/call" | "prompts/get" => "name",
@@ -117,6 +121,8 @@ fn decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn same(header: &'static str, value: Value) -> bool {

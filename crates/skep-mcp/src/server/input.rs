@@ -28,7 +28,7 @@ pub(super) async fn carry_out(service: Arc<dyn Service>, call: Call, peer: Peer,
 }
 
 /// The result's members, if it asks for input.
-fn wanted(result: &RawValue) -> Option<Members> {
+fn wanted(result: &RawValue) -> Option<Members<'_>> {
     if !result.get().contains("input_required") {
         return None;
     }
@@ -37,7 +37,7 @@ fn wanted(result: &RawValue) -> Option<Members> {
 }
 
 /// The original parameters with the caller's answers and the server's state, which goes back byte for byte.
-async fn answer(wanted: &Members, params: Option<&RawValue>, peer: &Peer) -> Outcome {
+async fn answer(wanted: &Members<'_>, params: Option<&RawValue>, peer: &Peer) -> Outcome {
     let requests = wanted.get("inputRequests").and_then(Members::parse).unwrap_or_default();
     if requests.iter().count() > REQUESTS_MAX {
         let message = format!("the server asked for more than {REQUESTS_MAX} inputs at once");

@@ -42,7 +42,7 @@ impl Listener {
     pub(super) async fn open(
         server: &Arc<Inner>,
         id: Id,
-        params: &Members,
+        params: &Members<'_>,
         caller: &Arc<Caller>,
     ) -> Result<Listener, ErrorObject> {
         let invalid = |message: String| ErrorObject::new(code::INVALID_PARAMS, message);

@@ -1,20 +1,31 @@
 //! A JSON object whose members stay text: what is not looked at passes through byte for byte and in its order.
 
+use std::borrow::Cow;
+
 use serde::{
     Deserialize, Serialize,
-    de::{MapAccess, Visitor},
+    de::{DeserializeSeed, Error, MapAccess, Visitor},
     ser::SerializeMap as _,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-/// The members of an object, in their order. Of two with one name the first is meant.
+/// The members of an object, in their order. Of two with one name the first is meant. They are borrowed from the text until
+/// they are replaced.
 #[derive(Clone, Debug, Default)]
-pub struct Members(Vec<(String, Box<RawValue>)>);
+pub struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
-impl Members {
+impl<'a> Members<'a> {
     /// The members of an object, or `None` if the text is another value.
-    pub fn parse(object: &RawValue) -> Option<Members> {
+    pub fn parse(object: &'a RawValue) -> Option<Members<'a>> {
         serde_json::from_str(object.get()).ok()
+    }
+
+    /// The same without the text.
+    pub fn into_owned(self) -> Members<'static> {
+        let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
+            (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
+        };
+        Members(self.0.into_iter().map(owned).collect())
     }
 
     /// The member of this name.
@@ -23,15 +34,15 @@ impl Members {
     }
 
     /// The member of this name, as a type; `None` also where it does not fit.
-    pub fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
+    pub fn read<'b, T: Deserialize<'b>>(&'b self, name: &str) -> Option<T> {
         self.get(name).and_then(|value| serde_json::from_str(value.get()).ok())
     }
 
     /// Replace the member of this name where it stands, or add it at the end.
     pub fn set(&mut self, name: &str, value: Box<RawValue>) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, place)) => *place = value,
-            None => self.0.push((name.to_owned(), value)),
+            Some((_, place)) => *place = Cow::Owned(value),
+            None => self.0.push((Cow::Owned(name.to_owned()), Cow::Owned(value))),
         }
     }
 
@@ -49,7 +60,7 @@ impl Members {
 
     /// Names and values, in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// As text again.
@@ -58,20 +69,21 @@ impl Members {
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+/// From text only: what is borrowed must be there.
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members<'a>, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
+                while let Some(name) = map.next_key_seed(Name)? {
+                    members.push((name, Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
                 }
                 Ok(Members(members))
             }
@@ -80,11 +92,38 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-impl Serialize for Members {
+/// A name that is borrowed unless something in it is escaped.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+impl Serialize for Members<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
+            map.serialize_entry(&**name, &**value)?;
         }
         map.end()
     }

@@ -27,7 +27,10 @@ mod sink;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use serde_json::{Value, value::RawValue};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -123,7 +126,7 @@ pub struct Caller {
     /// What it speaks.
     pub revision: Revision,
     /// `ClientCapabilities`, as declared.
-    pub capabilities: Value,
+    pub capabilities: Arc<Value>,
     /// `Implementation`, as declared; for display, never to be trusted.
     pub info: Option<Value>,
     /// Who the transport says it is.
@@ -241,6 +244,8 @@ pub struct Server {
 
 struct Inner {
     service: Arc<dyn Service>,
+    /// What goes with every result of 2026-07-28: the `Implementation`, as text.
+    info: Box<RawValue>,
     limits: Limits,
     parked: park::Parked,
     sessions: session::Sessions,
@@ -254,7 +259,9 @@ struct Inner {
 impl Server {
     /// A server with nothing under way.
     pub fn new(service: Arc<dyn Service>, limits: Limits) -> Server {
+        let info = to_raw_value(&service.describe().info).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let inner = Inner {
+            info,
             parked: park::Parked::new(limits.parked_max, limits.parked_time_max),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),

@@ -131,8 +131,8 @@ async fn try_begin(
     match method.as_str() {
         "server/discover" => {
             let description = server.service.describe();
-            let info = description.info.clone();
-            let outcome = convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &info);
+            let outcome =
+                convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &server.info);
             Ok(Begun::Answered(Answer { text: sink::response(id, &outcome), status: 200 }))
         }
         "subscriptions/listen" => {
@@ -183,7 +183,7 @@ fn answer(asked: Vec<(String, Asked)>, responses: Option<&RawValue>) -> Vec<(Str
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
-fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+fn read_meta(params: &Members<'_>, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
         ErrorObject::new(code::INVALID_PARAMS, message)
@@ -200,7 +200,7 @@ fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), 
     let terms = Terms { progress: progress_token(&meta), level: meta.read(LOG_LEVEL) };
     let caller = Caller {
         revision: Revision::V2026_07_28,
-        capabilities,
+        capabilities: Arc::new(capabilities),
         info: meta.read(CLIENT_INFO),
         principal: Arc::clone(principal),
         session: None,
@@ -209,7 +209,7 @@ fn read_meta(params: &Members, principal: &Arc<str>) -> Result<(Caller, Terms), 
 }
 
 /// A string or an integer (progress).
-pub(super) fn progress_token(meta: &Members) -> Option<Box<RawValue>> {
+pub(super) fn progress_token(meta: &Members<'_>) -> Option<Box<RawValue>> {
     let token = meta.get("progressToken")?;
     let value: Value = serde_json::from_str(token.get()).ok()?;
     (value.is_string() || value.is_i64() || value.is_u64()).then(|| token.to_owned())
@@ -276,8 +276,8 @@ impl Running {
     }
 
     fn answer(&self, outcome: Outcome) -> Frame {
-        let info = self.server.service.describe().info;
-        let outcome = convert::outcome(&self.method, self.params.as_deref(), outcome, Revision::V2026_07_28, &info);
+        let outcome =
+            convert::outcome(&self.method, self.params.as_deref(), outcome, Revision::V2026_07_28, &self.server.info);
         let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
         Frame::Answer(Answer { text: sink::response(&self.id, &outcome), status })
     }

@@ -50,7 +50,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(principal: &str, method: &str, params: &Members) -> Identity {
+    pub(super) fn new(principal: &str, method: &str, params: &Members<'_>) -> Identity {
         let text = |name| params.get(name).map(|value| value.get().to_owned());
         let about = [text("name"), text("uri"), text("arguments")];
         Identity { principal: principal.to_owned(), method: method.to_owned(), about }

@@ -72,6 +72,8 @@ pub(super) struct Session {
     used: Mutex<Instant>,
     /// Its requests.
     tasks: TaskTracker,
+    /// Rung when nothing more is read, and so nobody listens.
+    unheard: CancellationToken,
     closed: CancellationToken,
 }
 
@@ -100,6 +102,7 @@ impl Session {
             streams_last: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
             tasks: TaskTracker::new(),
+            unheard: CancellationToken::new(),
             closed: server.stop.child_token(),
             server: Arc::clone(server),
         })
@@ -115,8 +118,9 @@ impl Session {
         &self.closed
     }
 
-    /// Wait until the requests that were received are answered.
+    /// Wait until the requests that were received are answered. Those that only listen end.
     pub(super) async fn answered_all(&self) {
+        self.unheard.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -207,10 +211,10 @@ impl Session {
         })
     }
 
-    fn make_caller(&self, revision: Revision, params: &Members) -> Arc<Caller> {
+    fn make_caller(&self, revision: Revision, params: &Members<'_>) -> Arc<Caller> {
         Arc::new(Caller {
             revision,
-            capabilities: params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default())),
+            capabilities: Arc::new(params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default()))),
             info: params.read("clientInfo"),
             principal: Arc::clone(&self.principal),
             session: Some(Arc::clone(&self.id)),
@@ -289,8 +293,19 @@ impl Session {
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
             let mut begun = modern::begin(&session.server, request, &session.principal, cancel.clone()).await;
+            let unheard = async {
+                match is_listener {
+                    true => session.unheard.cancelled().await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::pin!(unheard);
             let answer = loop {
-                match cancel.run_until_cancelled(begun.next()).await {
+                let next = tokio::select! {
+                    next = cancel.run_until_cancelled(begun.next()) => next,
+                    () = &mut unheard => None,
+                };
+                match next {
                     Some(Some(Frame::Notification(text))) => to.send(text).await,
                     Some(Some(Frame::Answer(answer))) => break Some(answer.text),
                     Some(None) | None => break None,
@@ -363,7 +378,7 @@ impl Session {
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
                 Step::Done(outcome) => {
                     let outcome = self.finished(method, outcome);
-                    return convert::outcome(method, params.as_deref(), outcome, revision, &Value::Null);
+                    return convert::outcome(method, params.as_deref(), outcome, revision, RawValue::NULL);
                 }
             }
         }

@@ -22,7 +22,8 @@ pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
 /// What a server behind this one sends may be written in several lines; outside of strings they mean nothing in JSON, and
 /// within strings there are none.
 fn one_line(text: String) -> String {
-    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+    let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
+    if is_one { text } else { text.replace(['\n', '\r'], " ") }
 }
 
 /// The text of an error; without an id if none could be read, which JSON-RPC writes as null.

@@ -287,7 +287,7 @@ struct Odd {
 impl Odd {
     fn origin(name: &str, tools: Option<usize>) -> Origin {
         let service = Arc::new(Odd { tools, changes: broadcast::channel(1).0 });
-        Origin { name: name.to_owned(), service, allows: Box::new(|tool| tool != "t0") }
+        Origin { name: name.to_owned(), service, allows: Box::new(|tool| tool != "t0"), lists_tools: true }
     }
 }
 

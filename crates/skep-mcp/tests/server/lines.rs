@@ -354,3 +354,13 @@ async fn a_connection_that_takes_nothing_is_closed() {
     client.send(request(1, "tools/list", json!({}))).await;
     assert_eq!(crate::support::within(client.serving).await.unwrap().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
+
+#[tokio::test]
+async fn who_listens_does_not_hold_up_the_end() {
+    let hub = Hub::new(Limits::default());
+    let mut client = hub.connect();
+    let listen = request(1, "subscriptions/listen", json!({ "notifications": {} }));
+    client.ask(stateless(listen, json!({}))).await;
+    // Requests that run get twice as long.
+    tokio::time::timeout(Duration::from_secs(5), client.end()).await.unwrap().unwrap();
+}

@@ -5,27 +5,34 @@
 //! through [`Catalogue::call`], which is the list of steps that every call takes (`call.rs`).
 
 mod call;
+mod upstream;
 
-use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::LazyLock, time::Duration};
 
 pub(crate) use call::DEADLINE_MAX;
 pub use call::{Answer, Call};
+use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+pub(crate) use upstream::{call_tool, listed_tools};
 
 use crate::{
+    document,
     schema::{Schema, Violation, nearest_name, shorten},
+    upstreams::Upstreams,
     workspace::Context,
 };
 
 /// Characters of an unknown tool's name that are repeated to the caller.
 const NAME_CHARS_SHOWN: usize = 100;
 
-/// All tools of this process.
+/// All tools of this process: Skep's own, and those of the MCP servers behind it.
 pub struct Catalogue {
     tools: BTreeMap<&'static str, Tool>,
-    cache: call::Cache,
+    /// Few runs need it.
+    cache: LazyLock<call::Cache>,
+    upstreams: Upstreams,
 }
 
 /// One tool, with its handler hidden behind JSON.
@@ -40,15 +47,15 @@ pub struct Tool {
     pub deadline: Duration,
     /// How long the answer to these arguments may be given again to an identical call; `None` if never.
     pub cache_ttl: fn(&Value) -> Option<Duration>,
-    /// JSON Schema of the arguments, an object.
-    pub input_schema: Value,
-    /// JSON Schema of the answer, an object.
-    pub output_schema: Value,
-    schema: OnceLock<Schema>,
+    /// The arguments, as they are checked.
+    pub(crate) arguments: Schema,
+    input_schema: LazySchema,
+    output_schema: LazySchema,
     handler: Handler,
 }
 
 type Handler = Box<dyn Fn(Context, Value) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>;
+type LazySchema = LazyLock<Value, fn() -> Value>;
 type Outcome = Result<Map<String, Value>, ToolError>;
 
 /// What a tool does to the world: the hints of the Model Context Protocol (`ToolAnnotations`).
@@ -77,8 +84,9 @@ pub trait BuiltIn: Send + Sync + 'static {
     const DEADLINE: Duration = Duration::from_secs(10);
     /// How long an answer may be given again to an identical call.
     const CACHE_TTL: Option<Duration> = None;
-    /// What it takes. Derive `Deserialize` with `deny_unknown_fields`, so that a misspelt name is an error.
-    type Arguments: DeserializeOwned + JsonSchema + Send;
+    /// What it takes. Derive `Deserialize` with `deny_unknown_fields`, so that a misspelt name is an error, and say its limits
+    /// with `garde`, so that they are in the schema, too.
+    type Arguments: DeserializeOwned + JsonSchema + Validate<Context = ()> + Send;
     /// What it gives; must serialise to an object.
     type Answer: Serialize + JsonSchema;
 
@@ -241,14 +249,8 @@ impl Tool {
         let handler: Handler = Box::new(move |context, arguments| {
             let tool = std::sync::Arc::clone(&tool);
             Box::pin(async move {
-                let arguments = serde_path_to_error::deserialize(arguments).map_err(|error| {
-                    let pointer = match error.path().to_string() {
-                        path if path == "." => String::new(),
-                        path => format!("/{}", path.replace('.', "/")),
-                    };
-                    let message = error.into_inner().to_string();
-                    ToolError::InvalidArguments(vec![Fault { pointer, message }])
-                })?;
+                let arguments = document::read(&arguments)
+                    .map_err(|(pointer, message)| ToolError::InvalidArguments(vec![Fault { pointer, message }]))?;
                 match serde_json::to_value(tool.call(&context, arguments).await?) {
                     Ok(Value::Object(answer)) => Ok(answer),
                     Ok(other) => Err(ToolError::failed(format!("{} answered with {other}, not an object", B::NAME))),
@@ -262,24 +264,30 @@ impl Tool {
             annotations: B::ANNOTATIONS,
             deadline: B::DEADLINE,
             cache_ttl: B::cache_ttl,
-            input_schema: schema::<B::Arguments>(),
-            output_schema: schema::<B::Answer>(),
-            schema: OnceLock::new(),
+            arguments: Schema::of::<B::Arguments>(),
+            input_schema: LazyLock::new(schema::<B::Arguments>),
+            output_schema: LazyLock::new(schema::<B::Answer>),
             handler,
         }
     }
 
+    /// JSON Schema of the arguments, an object.
+    pub fn input_schema(&self) -> &Value {
+        &self.input_schema
+    }
+
+    /// JSON Schema of the answer, an object.
+    pub fn output_schema(&self) -> &Value {
+        &self.output_schema
+    }
+
     /// Every fault of these arguments.
     pub fn faults(&self, arguments: &Value) -> Vec<Fault> {
-        let schema = self.schema.get_or_init(|| {
-            // Generated from a type, so it compiles; a test reads the schema of each tool.
-            Schema::new(self.input_schema.clone()).expect("the schema of a type compiles")
-        });
         let fault = |Violation { pointer, message, help, .. }| Fault {
             pointer,
             message: help.map_or(message.clone(), |help| format!("{message}; {help}")),
         };
-        schema.violations(arguments).into_iter().map(fault).collect()
+        self.arguments.violations(arguments).into_iter().map(fault).collect()
     }
 
     /// The tool as `GET /tools` and MCP's `tools/list` show it.
@@ -287,16 +295,15 @@ impl Tool {
         json!({
             "name": self.name,
             "description": self.description,
-            "inputSchema": self.input_schema,
-            "outputSchema": self.output_schema,
+            "inputSchema": self.input_schema(),
+            "outputSchema": self.output_schema(),
             "annotations": self.annotations,
         })
     }
 }
 
 fn schema<T: JsonSchema>() -> Value {
-    let generator = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    let mut schema = generator.into_generator().into_root_schema_for::<T>().to_value();
+    let mut schema = crate::schema::generate::<T>();
     if let Value::Object(schema) = &mut schema {
         schema.remove("$schema");
         schema.remove("title");
@@ -307,18 +314,26 @@ fn schema<T: JsonSchema>() -> Value {
 impl Catalogue {
     /// A catalogue of these tools. Of two with one name the later counts.
     pub fn new(tools: impl IntoIterator<Item = Tool>) -> Catalogue {
-        Catalogue { tools: tools.into_iter().map(|tool| (tool.name, tool)).collect(), cache: call::cache() }
+        Catalogue {
+            tools: tools.into_iter().map(|tool| (tool.name, tool)).collect(),
+            cache: LazyLock::new(call::cache),
+            upstreams: Upstreams::default(),
+        }
     }
 
-    /// The tool of this name.
+    /// The tool of this name, of Skep's own.
     pub fn get(&self, name: &str) -> Result<&Tool, ToolError> {
-        self.tools.get(name).ok_or_else(|| ToolError::Unknown {
+        self.tools.get(name).ok_or_else(|| self.unknown(name))
+    }
+
+    fn unknown(&self, name: &str) -> ToolError {
+        ToolError::Unknown {
             name: shorten(name, NAME_CHARS_SHOWN),
             nearest: nearest_name(name, self.tools.keys().copied()).map(str::to_owned),
-        })
+        }
     }
 
-    /// All tools, by name.
+    /// Skep's own tools, by name.
     pub fn tools(&self) -> impl Iterator<Item = &Tool> {
         self.tools.values()
     }

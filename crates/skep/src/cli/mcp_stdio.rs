@@ -27,20 +27,24 @@ pub(super) struct Arguments {
     /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
+    /// Leave the names of the one MCP server's tools as they are, and serve nothing else
+    #[arg(long)]
+    no_prefix: bool,
 }
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { workspace, mcp_config } = arguments;
+    let Arguments { workspace, mcp_config, no_prefix } = arguments;
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let searches_tools = settings.tools.search;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let (catalogue, upstreams) = (Arc::new(catalogue), settings.upstreams);
-    let parts = Parts { catalogue, workspace, outputs, upstreams, probes: Vec::new() };
+    let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    mcp::serve_lines(Options::default(), parts, input, output, stop.clone()).await?;
+    let options = Options { prefix: !no_prefix, searches_tools, ..Options::default() };
+    mcp::serve_lines(options, parts, input, output, stop.clone()).await?;
     if stop.is_cancelled() {
         // A thread still waits for input, and the runtime would wait for it. Sandboxes die with this process.
         std::process::exit(0);

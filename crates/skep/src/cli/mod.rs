@@ -6,10 +6,12 @@ mod exec;
 mod logs;
 mod mcp_stdio;
 mod progress;
+mod prompt;
 mod run;
 mod runs;
 mod sandbox;
 mod serve;
+mod servers;
 mod tools;
 
 use std::{
@@ -25,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Log, LogFormat, Overrides, Settings},
+    config::{BadSettings, Log, LogFormat, Overrides, Settings},
     hive::Hive,
 };
 
@@ -76,6 +78,8 @@ enum Command {
     Logs(logs::Arguments),
     Tools(tools::Arguments),
     Call(tools::CallArguments),
+    Servers(servers::Arguments),
+    Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
     Sandbox(sandbox::Arguments),
@@ -94,8 +98,10 @@ impl Cli {
             Command::Runs(arguments) => runs::runs(common, arguments).await,
             Command::Show(arguments) => runs::show(common, arguments).await,
             Command::Logs(arguments) => logs::logs(common, arguments).await,
-            Command::Tools(arguments) => tools::tools(common, arguments),
+            Command::Tools(arguments) => tools::tools(common, arguments).await,
             Command::Call(arguments) => tools::call(common, arguments).await,
+            Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
+            Command::Servers(arguments) => servers::servers(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
@@ -106,6 +112,13 @@ impl Cli {
 }
 
 impl Common {
+    /// Reads the same settings again, without a word.
+    fn again(&self, overrides: &Overrides) -> impl Fn() -> Result<Settings, BadSettings> + Send + use<> {
+        let (config, home, database) = (self.config.clone(), self.home.clone(), self.database.clone());
+        let overrides = Overrides { home, database, ..overrides.clone() };
+        move || Settings::load(config.as_deref(), overrides.clone()).map(|(settings, _)| settings)
+    }
+
     /// The settings: file, environment, and these flags on top.
     fn settings(self, overrides: Overrides) -> anyhow::Result<Settings> {
         let overrides = Overrides { home: self.home, database: self.database, ..overrides };

@@ -1,14 +1,14 @@
 //! `skep serve`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::{Common, stop_on_signal};
 use crate::{
-    config::{Overrides, Serve, Settings},
-    doors::{Doors, Options, Parts, Probe, Token},
+    config::{BadSettings, Overrides, Serve, Settings},
+    doors::{Doors, Options, Parts, Probe, Servers, Token},
     hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
 };
@@ -35,27 +35,34 @@ pub(super) struct Arguments {
     /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
+    /// Over MCP, leave the names of the one MCP server's tools as they are, and serve nothing else
+    #[arg(long)]
+    no_prefix: bool,
 }
+
+/// How often the files that name MCP servers are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where JSON-RPC in lines is taken, unless somebody says otherwise.
 const TCP: &str = "127.0.0.1:9500";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, tcp, token_file, workspace, mcp_config } = arguments;
-    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, ..Overrides::default() };
+    let Arguments { bind, tcp, token_file, workspace, mcp_config, no_prefix } = arguments;
+    let prefix = no_prefix.then_some(false);
+    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, prefix, ..Overrides::default() };
+    let again = common.again(&overrides);
     let settings = common.settings(overrides)?;
+    let watched = Watched::new(settings.files.clone());
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
     let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
-    let upstreams = settings.upstreams.clone();
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let doors =
-        Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, upstreams, probes }).await?;
+    let doors = Doors::open(options, Parts { catalogue: Arc::new(catalogue), workspace, outputs, probes }).await?;
     for address in doors.addresses() {
         eprintln!("listening on http://{address}");
     }
@@ -65,12 +72,58 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if wants_tcp && doors.tcp_addresses().is_empty() {
         eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
+    signals.spawn(watched.follow(doors.servers(), again));
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
     hive.app.db.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The files that name MCP servers, and how they looked the last time.
+struct Watched {
+    files: Vec<PathBuf>,
+    seen: Vec<Look>,
+}
+
+/// Size, time and inode: an editor may write a file anew or put another one in its place.
+type Look = Option<(u64, Option<std::time::SystemTime>, u64)>;
+
+impl Watched {
+    fn new(files: Vec<PathBuf>) -> Watched {
+        Watched { seen: files.iter().map(look).collect(), files }
+    }
+
+    /// Read the settings again when a file has changed, and have the servers that they name. A file that cannot be read
+    /// changes nothing.
+    async fn follow(mut self, servers: Servers, again: impl Fn() -> Result<Settings, BadSettings> + Send + 'static) {
+        if self.files.is_empty() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let seen: Vec<Look> = self.files.iter().map(look).collect();
+            if seen == self.seen {
+                continue;
+            }
+            self.seen = seen;
+            let set = match again() {
+                Ok(settings) => servers.set(settings.upstreams).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match set {
+                Ok(()) => eprintln!("the MCP servers were read again"),
+                Err(error) => eprintln!("skep: the MCP servers stay as they were: {error}"),
+            }
+        }
+    }
+}
+
+fn look(file: &PathBuf) -> Look {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(file).ok()?;
+    Some((found.len(), found.modified().ok(), found.ino()))
 }
 
 /// Reads from the store.
@@ -92,6 +145,8 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     if !bind.is_empty() {
         options.bind = bind;
     }
+    options.searches_tools = settings.tools.search;
+    options.prefix = settings.serve.prefix.unwrap_or(options.prefix);
     match &settings.serve.tcp {
         Some(addresses) => options.tcp = addresses.clone(),
         // Nobody asked for it, so another hub that has it already is no fault.

@@ -1,20 +1,28 @@
 //! `skep tools` and `skep call`.
 
-use std::{io::Read as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, print, stop_on_signal};
+use super::{Common, FAILED, print, prompt::name_of, stop_on_signal};
 use crate::{
-    catalogue::{Call, Tool},
+    catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
     hive,
+    use_mcp_tool::{self, Part, Use},
     workspace::{Context, Dir, OUTPUTS, Outputs},
 };
 
 /// List the tools, or describe one
+///
+/// Those of MCP servers, which are started for it, are called SERVER__TOOL.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only this one, with its schemas
@@ -23,16 +31,24 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 /// Call one tool and print its answer as JSON; the exit code is 0 only if its status is "ok"
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   skep call bash --arg command='ls | wc -l'
-  skep call search --args '{\"query\": \"TODO\", \"limit\": 5}'")]
+  skep call search --args '{\"query\": \"TODO\", \"limit\": 5}'
+  skep call --mcp-config mcp.json time__get_current_time --arg timezone=Europe/Berlin")]
 pub(super) struct CallArguments {
     /// Name of the tool
-    tool: String,
+    #[arg(required_unless_present = "use_mcp_tool")]
+    tool: Option<String>,
+    /// Call what a model asks for, in order: every <use_mcp_tool> block in this file; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tool", "arguments", "object"])]
+    use_mcp_tool: Option<PathBuf>,
     /// One argument; the value is taken as JSON where it is JSON and fits, otherwise as text
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     arguments: Vec<String>,
@@ -45,59 +61,125 @@ pub(super) struct CallArguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
-pub(super) fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { tool, json, mcp_config } = arguments;
+    let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
-    if let Some(name) = &arguments.tool {
-        print(&format!("{:#}\n", catalogue.get(name)?.to_json()))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text: String = match arguments.json {
-        true => format!("{:#}\n", catalogue.tools().map(Tool::to_json).collect::<Value>()),
-        false => {
-            catalogue.tools().map(|tool| format!("{:24} {}\n", tool.name, first_sentence(tool.description))).collect()
+    let listed = match &tool {
+        Some(name) => catalogue.describe(name).await.map(|tool| (format!("{tool:#}\n"), Vec::new())),
+        None => {
+            let (tools, silent) = catalogue.all(None).await;
+            let text = match json {
+                true => format!("{:#}\n", Value::Array(tools)),
+                false => tools.iter().map(line).collect(),
+            };
+            Ok((text, silent))
         }
     };
+    catalogue.upstreams().close().await;
+    let (text, silent) = listed?;
     print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    for reason in &silent {
+        eprintln!("skep: {reason}");
+    }
+    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn line(tool: &Value) -> String {
+    let says = |member: &str| tool[member].as_str().unwrap_or_default();
+    format!("{:24} {}\n", says("name"), first_sentence(says("description")))
 }
 
 fn first_sentence(text: &str) -> &str {
-    text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
+    let line = text.trim().lines().next().unwrap_or_default();
+    line.split_once(". ").map_or(line, |(first, _)| first).trim_end_matches('.')
 }
 
 pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides { workspace: arguments.workspace.clone(), ..Overrides::default() })?;
+    let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
+    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let schema = &catalogue.get(&arguments.tool)?.input_schema;
-    let call = Call {
-        tool: arguments.tool.clone(),
-        arguments: Value::Object(members(&arguments, schema)?),
-        deadline: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?,
-    };
+    let deadline = arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?;
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
-    let (answer, code) = match catalogue.call(call, context).await {
-        Ok(answer) => (answer.to_json(), ExitCode::SUCCESS),
-        Err(error) => (error.to_json(), ExitCode::from(FAILED)),
+    let called = match &arguments.use_mcp_tool {
+        Some(path) => call_all(&catalogue, path, deadline, context).await,
+        None => call_one(&catalogue, &arguments, deadline, context).await,
     };
+    catalogue.upstreams().close().await;
+    let (answer, is_ok) = called?;
     print(&format!("{answer:#}\n"))?;
-    Ok(code)
+    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn answered(called: Result<Answer, ToolError>) -> (Value, bool) {
+    match called {
+        Ok(answer) => (answer.to_json(), true),
+        Err(error) => (error.to_json(), false),
+    }
+}
+
+/// Call what a model asked for. Each block has its answer, in their order.
+async fn call_all(
+    catalogue: &Catalogue,
+    path: &Path,
+    deadline: Option<Duration>,
+    context: Context,
+) -> anyhow::Result<(Value, bool)> {
+    let text = match path.to_str() {
+        Some("-") => read_stdin()?,
+        _ => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+    };
+    let (mut answers, mut is_ok) = (Vec::new(), true);
+    for part in use_mcp_tool::parse(&text) {
+        let (answer, is_well) = match part {
+            Part::Text(_) => continue,
+            Part::Malformed(message) => (json!({ "status": "error", "code": "malformed", "message": message }), false),
+            Part::Use(Use { server, tool, arguments }) => {
+                let call = Call { tool: name_of(&server, &tool), arguments: Value::Object(arguments), deadline };
+                let (mut answer, is_well) = answered(catalogue.call(call, context.clone()).await);
+                answer["server_name"] = server.into();
+                answer["tool_name"] = tool.into();
+                (answer, is_well)
+            }
+        };
+        is_ok &= is_well;
+        answers.push(answer);
+    }
+    Ok((answers.into(), is_ok))
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    Ok(text)
+}
+
+async fn call_one(
+    catalogue: &Catalogue,
+    arguments: &CallArguments,
+    deadline: Option<Duration>,
+    context: Context,
+) -> anyhow::Result<(Value, bool)> {
+    let name = arguments.tool.clone().unwrap_or_default();
+    let tool = catalogue.describe(&name).await?;
+    let members = members(arguments, &tool["inputSchema"])?;
+    let call = Call { tool: name, arguments: Value::Object(members), deadline };
+    Ok(answered(catalogue.call(call, context).await))
 }
 
 fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {
     let mut members = match arguments.object.as_deref() {
         None => Map::new(),
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input")?;
-            serde_json::from_str(&text).context("standard input is not a JSON object")?
-        }
+        Some("-") => serde_json::from_str(&read_stdin()?).context("standard input is not a JSON object")?,
         Some(text) => serde_json::from_str(text).context("--args is not a JSON object")?,
     };
     for argument in &arguments.arguments {

@@ -1,6 +1,6 @@
 //! The form of `skep.toml`.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::OnceLock};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Settings of Skep.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "skep.toml")]
 pub(super) struct File {
@@ -34,8 +35,10 @@ pub(super) struct File {
     /// File with the token.
     pub(super) token_file: Option<PathBuf>,
     /// The HTTP door.
+    #[garde(dive)]
     pub(super) serve: Serve,
     /// Swarms.
+    #[garde(dive)]
     pub(super) run: Run,
     /// Which tools there are.
     pub(super) tools: Tools,
@@ -48,50 +51,57 @@ pub(super) struct File {
     /// Requests to addresses that callers choose (`fetch_url`, `http_request`).
     pub(super) web: net::Settings,
     /// The model that plans sentences beyond the rules, writes code and answers `ai`. Without it the rest works.
+    #[garde(dive)]
     pub(super) model: model::Settings,
     /// MCP servers, by name, in the form that MCP clients have them.
     #[serde(rename = "mcpServers")]
+    #[garde(dive)]
     pub(super) mcp_servers: BTreeMap<String, Entry>,
     /// The log.
     pub(super) log: Log,
 }
 
 /// The HTTP door (`skep serve`).
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
     /// Addresses to listen on. Default: 127.0.0.1:8000. Others than this machine's own need a token.
     pub bind: Vec<String>,
     /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
     pub tcp: Option<Vec<String>>,
+    /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
+    /// keep their own names, and Skep's tools are not served along. Default: true.
+    pub prefix: Option<bool>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.
     pub allowed_origins: Vec<String>,
     /// Bytes of a request's body. Default: 10 MiB.
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     pub body_bytes_max: Option<usize>,
     /// Calls that run at once.
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     pub calls_at_once: Option<usize>,
     /// Calls that wait; one more is refused.
     pub calls_waiting_max: Option<usize>,
     /// Connections that are open at once.
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     pub connections_max: Option<usize>,
     /// Time that running calls get to end when the hub stops. Default: 30s.
     pub drain_time: Option<Span>,
 }
 
 /// Swarms (`skep run`).
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
     /// Actors that work side by side. Default: 4.
-    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    #[garde(range(min = 1, max = AGENTS_MAX))]
     pub actors: Option<u32>,
     /// Observers that work side by side. Default: 2.
-    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    #[garde(range(min = 1, max = AGENTS_MAX))]
     pub observers: Option<u32>,
 }
 
@@ -103,6 +113,9 @@ pub struct Tools {
     pub allow: Vec<String>,
     /// Not these.
     pub deny: Vec<String>,
+    /// Whether there is `search_tools`, and MCP clients see the tools of MCP servers only through it. They are called by their
+    /// names all the same. Default: false.
+    pub search: bool,
     /// How long a call may take, unless the caller says otherwise. Default: the tool's own deadline, mostly 10s.
     pub timeout: Option<Span>,
 }
@@ -129,9 +142,9 @@ pub enum LogFormat {
 }
 
 /// The schema that files and the environment are checked by.
-pub(super) fn schema() -> &'static Schema {
-    static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    SCHEMA.get_or_init(Schema::of::<File>)
+pub(crate) fn schema() -> &'static Schema {
+    static SCHEMA: Schema = Schema::of::<File>();
+    &SCHEMA
 }
 
 /// The JSON Schema of `skep.toml`, for editors.

@@ -11,8 +11,6 @@
 //!   port: 5000
 //! ```
 
-use std::sync::OnceLock;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,12 +21,14 @@ use crate::{
     schema::Schema,
 };
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct File {
     /// Where tools are called, and which.
     mcp: Mcp,
     /// How the containers were started that Skep does without.
+    #[garde(dive)]
     docker: Option<Docker>,
 }
 
@@ -44,7 +44,8 @@ struct Mcp {
     tools: Vec<String>,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Docker {
     #[serde(rename = "swarm")]
@@ -52,14 +53,14 @@ struct Docker {
     #[serde(rename = "ephemeral")]
     _ephemeral: Option<bool>,
     /// The port that the hub listens on.
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     port: Option<u16>,
 }
 
 /// The same settings in the form of `skep.toml`, and what is wrong with them or has no effect.
 pub(super) fn read(document: &Document) -> (Value, Vec<Diagnostic>) {
-    static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    let problems = document.validate(SCHEMA.get_or_init(Schema::of::<File>));
+    static SCHEMA: Schema = Schema::of::<File>();
+    let problems = document.validate(&SCHEMA);
     if !problems.is_empty() {
         return (Value::Null, problems);
     }

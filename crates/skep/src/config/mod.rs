@@ -18,13 +18,15 @@ use std::{
 
 use serde_json::Value;
 
+#[cfg(test)]
+pub(crate) use self::file::schema;
 pub use self::{
     environment::{VARIABLES, Variable},
     file::{Log, LogFormat, Run, Serve, Tools, json_schema},
     secret::Secret,
 };
 use crate::{
-    document::{Diagnostic, Document, Format},
+    document::{self, Diagnostic, Document, Format, dotted},
     model, net,
     run::Agents,
     tools::{SandboxSettings, code::Policy, search},
@@ -83,6 +85,8 @@ pub struct Settings {
     pub model: model::Settings,
     /// The MCP servers behind this hub.
     pub upstreams: Vec<Upstream>,
+    /// The files that these settings are from.
+    pub files: Vec<PathBuf>,
     /// The log.
     pub log: Log,
 }
@@ -102,6 +106,8 @@ pub struct Overrides {
     pub bind: Vec<String>,
     /// See [`Serve::tcp`].
     pub tcp: Vec<String>,
+    /// See [`Serve::prefix`].
+    pub prefix: Option<bool>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`Settings::agents`].
@@ -145,7 +151,9 @@ impl Settings {
         };
         let (above, faults) = environment::read(&variable);
         problems.extend(faults);
-        let (more_servers, faults) = match &flags.mcp_config {
+        let mcp_config = flags.mcp_config.clone();
+        let files = file.map(Path::to_owned).into_iter().chain(mcp_config.clone()).collect();
+        let (more_servers, faults) = match &mcp_config {
             Some(path) => upstreams::config::read(path, &variable),
             None => (Vec::new(), Vec::new()),
         };
@@ -155,13 +163,13 @@ impl Settings {
         }
         merge(&mut value, above);
         let name = file.map_or("environment".to_owned(), |path| path.display().to_string());
-        let file: file::File = serde_path_to_error::deserialize(value).map_err(|error| {
-            let key = error.path().to_string();
-            BadSettings(vec![Diagnostic { key, ..Diagnostic::of_file(&name, error.into_inner().to_string()) }])
+        let file: file::File = document::read(&value).map_err(|(pointer, message)| {
+            BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(&name, message) }])
         })?;
         let mut settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
         settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
         settings.upstreams.extend(more_servers);
+        settings.files = files;
         Ok((settings, problems))
     }
 
@@ -268,6 +276,7 @@ fn fill_in(
     if !flags.bind.is_empty() {
         serve.bind = flags.bind;
     }
+    serve.prefix = flags.prefix.or(serve.prefix);
     if !flags.tcp.is_empty() {
         serve.tcp = Some(flags.tcp);
     }
@@ -289,6 +298,7 @@ fn fill_in(
         web,
         model,
         upstreams: upstreams::config::upstreams(mcp_servers),
+        files: Vec::new(),
         log,
     })
 }

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -31,11 +34,19 @@ pub struct Limits {
     pub waiting_max: usize,
     /// How long a call waits for its turn before it is refused.
     pub waiting_time_max: Duration,
+    /// Calls of MCP servers that are under way; one more is refused. They run elsewhere, so they take no turns from
+    /// others: how many of them a server works on is the server's queue's.
+    pub forwarded_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { calls_at_once: 64, waiting_max: 4096, waiting_time_max: Duration::from_secs(10) }
+        Limits {
+            calls_at_once: 64,
+            waiting_max: 4096,
+            waiting_time_max: Duration::from_secs(10),
+            forwarded_max: 16_384,
+        }
     }
 }
 
@@ -62,6 +73,16 @@ pub struct Load {
     pub waiting: usize,
     /// Calls that may run at once.
     pub at_once: usize,
+    /// Calls of MCP servers that are under way.
+    pub forwarded: usize,
+}
+
+/// The right of a call to go on to an MCP server, while it lives.
+pub struct Pass {
+    /// Rung when the hub stops for good.
+    pub cancel: CancellationToken,
+    _counted: TaskTrackerToken,
+    _seat: OwnedSemaphorePermit,
 }
 
 /// The gate that every call of a hub goes through.
@@ -71,6 +92,8 @@ pub struct Admission {
     seats: Arc<Semaphore>,
     /// One for each call that runs.
     turns: Arc<Semaphore>,
+    /// One for each call that goes on to a server.
+    passes: Arc<Semaphore>,
     /// Calls that run or wait; drained at the end.
     calls: TaskTracker,
     draining: AtomicBool,
@@ -84,6 +107,7 @@ impl Admission {
         Admission {
             seats: Arc::new(Semaphore::new(limits.calls_at_once.saturating_add(limits.waiting_max))),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),
+            passes: Arc::new(Semaphore::new(limits.forwarded_max)),
             calls: TaskTracker::new(),
             draining: AtomicBool::new(false),
             cancel: CancellationToken::new(),
@@ -115,6 +139,14 @@ impl Admission {
         let task = self.calls.spawn(task.in_current_span());
         drop(counted); // from here on the task counts
         task.await.map_err(|_| Refused::Panicked)
+    }
+
+    /// Go on to an MCP server. Such a call takes no turn and no task of its own: nothing of it runs here, and dropping it
+    /// withdraws it.
+    pub fn pass(&self) -> Result<Pass, Refused> {
+        let counted = self.enter()?;
+        let seat = Arc::clone(&self.passes).try_acquire_owned().map_err(|_| Refused::Busy)?;
+        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _seat: seat })
     }
 
     /// Be counted first and look then: [`Admission::drain`] does it the other way round, so neither misses the other.
@@ -153,7 +185,8 @@ impl Admission {
         let at_once = self.limits.calls_at_once;
         let seated = (at_once + self.limits.waiting_max).saturating_sub(self.seats.available_permits());
         let running = at_once.saturating_sub(self.turns.available_permits());
-        Load { running, waiting: seated.saturating_sub(running), at_once }
+        let forwarded = self.limits.forwarded_max.saturating_sub(self.passes.available_permits());
+        Load { running, waiting: seated.saturating_sub(running), at_once, forwarded }
     }
 }
 
@@ -201,7 +234,7 @@ mod tests {
         while admission.load().waiting == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1 });
+        assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1, forwarded: 0 });
         assert_eq!(admission.run(|_| async {}).await, Err(Refused::Busy));
         assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
         first.end.send(()).unwrap();
@@ -209,17 +242,22 @@ mod tests {
         second.running.await.unwrap();
         second.end.send(()).unwrap();
         assert_eq!(second.result.await.unwrap(), Ok("ended"));
-        assert_eq!(admission.load(), Load { running: 0, waiting: 0, at_once: 1 });
+        assert_eq!(admission.load(), Load { running: 0, waiting: 0, at_once: 1, forwarded: 0 });
     }
 
     #[tokio::test]
     async fn who_waits_too_long_is_refused_and_gives_the_seat_back() {
-        let limits = Limits { calls_at_once: 1, waiting_max: 1, waiting_time_max: Duration::from_millis(1) };
+        let limits = Limits {
+            calls_at_once: 1,
+            waiting_max: 1,
+            waiting_time_max: Duration::from_millis(1),
+            ..Limits::default()
+        };
         let admission = Arc::new(Admission::new(limits));
         let first = held(&admission);
         first.running.await.unwrap();
         assert_eq!(held(&admission).result.await.unwrap(), Err(Refused::Busy));
-        assert_eq!(admission.load(), Load { running: 1, waiting: 0, at_once: 1 });
+        assert_eq!(admission.load(), Load { running: 1, waiting: 0, at_once: 1, forwarded: 0 });
     }
 
     #[tokio::test]

@@ -1,66 +1,38 @@
 //! The MCP servers behind this hub, as services for the gateway.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, Weak},
+};
 
 use serde_json::json;
 use skep_mcp::{
     client::CallError,
-    gateway::{Origin, Request, change},
-    message::{ErrorObject, Notification},
+    gateway::Request,
+    message::ErrorObject,
     server::{BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code},
 };
 use tokio::sync::broadcast;
 
-use crate::upstreams::{Handler, Options, Upstream, UpstreamError, Upstreams};
-
-/// Changes that wait for a listener; one that is further behind is told to look at everything again.
-const CHANGES_MAX: usize = 256;
-
-/// What servers say on their own account, for whoever listens to one of them.
-#[derive(Default)]
-pub(super) struct Heard {
-    changes: RwLock<HashMap<String, broadcast::Sender<Change>>>,
-}
-
-impl Heard {
-    fn changes(&self, server: &str) -> broadcast::Sender<Change> {
-        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-        changes.entry(server.to_owned()).or_insert_with(|| broadcast::channel(CHANGES_MAX).0).clone()
-    }
-}
-
-impl Handler for Heard {
-    fn notification(&self, server: &str, notification: Notification) {
-        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(changes), Some(change)) = (changes.get(server), change(&notification)) {
-            let _ = changes.send(change); // nobody may listen
-        }
-    }
-}
-
-/// What stands behind the gateway: these servers of the pool, with the tools that are allowed.
-pub(super) fn origins(upstreams: &Upstreams, configs: &[Upstream], heard: &Heard) -> Vec<Origin> {
-    let origin = |config: &Upstream| {
-        let (name, tools) = (config.name.clone(), config.tools.clone());
-        let service = Arc::new(Behind {
-            upstreams: upstreams.clone(),
-            changes: heard.changes(&name),
-            name: name.clone(),
-            watched: RwLock::default(),
-        });
-        Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)) }
-    };
-    configs.iter().map(origin).collect()
-}
+use super::{admission::Refused, calls::Calls, mcp::refused};
+use crate::upstreams::{Options, UpstreamError, Upstreams};
 
 /// One of them.
-struct Behind {
-    upstreams: Upstreams,
+pub(super) struct Behind {
+    calls: Arc<Calls>,
     name: String,
-    changes: broadcast::Sender<Change>,
     /// The resources that somebody watches: the server is told once.
     watched: RwLock<HashMap<String, Weak<Watched>>>,
+}
+
+impl Behind {
+    pub(super) fn new(calls: &Arc<Calls>, name: &str) -> Behind {
+        Behind { calls: Arc::clone(calls), name: name.to_owned(), watched: RwLock::default() }
+    }
+
+    fn upstreams(&self) -> &Upstreams {
+        self.calls.catalogue.upstreams()
+    }
 }
 
 impl Service for Behind {
@@ -70,13 +42,18 @@ impl Service for Behind {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
+            let pass = self.calls.admission.pass().map_err(refused)?;
             let caller = call.caller.session.clone().unwrap_or_else(|| Arc::clone(&call.caller.principal));
-            let times = self.upstreams.call_options(&self.name).map_err(failed)?;
+            let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };
-            let called = cancel.run_until_cancelled(self.upstreams.call(&self.name, &method, params, options)).await;
-            let withdrawn = || ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew");
-            called.ok_or_else(withdrawn)?.map_err(failed)
+            let calling = self.upstreams().call(&self.name, &method, params, options);
+            tokio::select! {
+                biased;
+                result = calling => result.map_err(failed),
+                () = cancel.cancelled() => Err(ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew")),
+                () = pass.cancel.cancelled() => Err(refused(Refused::Draining)),
+            }
         })
     }
 
@@ -86,7 +63,7 @@ impl Service for Behind {
             if let Some(shared) = known {
                 return Ok(Box::new(shared) as Watch);
             }
-            self.upstreams.watch(&self.name, &uri).await.map_err(failed)?;
+            self.upstreams().watch(&self.name, &uri).await.map_err(failed)?;
             let shared = Arc::new(Watched { behind: Arc::clone(&self), uri: uri.clone() });
             let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
             watched.retain(|_, watch| watch.strong_count() > 0);
@@ -96,7 +73,8 @@ impl Service for Behind {
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+        // Of a server that was removed nothing is heard any more.
+        self.upstreams().changes(&self.name).unwrap_or_else(|_| broadcast::channel(1).1)
     }
 }
 
@@ -110,7 +88,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let (behind, uri) = (Arc::clone(&self.behind), std::mem::take(&mut self.uri));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(async move { behind.upstreams.unwatch(&behind.name, &uri).await }));
+            drop(runtime.spawn(async move { behind.upstreams().unwatch(&behind.name, &uri).await }));
         }
     }
 }

@@ -139,6 +139,11 @@ impl Guard {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
     }
 
+    /// Whether callers must know a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// The third question, asked where something is to be had: does the caller know the token?
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(token) = &self.token else { return Ok(()) };

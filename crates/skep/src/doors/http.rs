@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::FutureExt as _;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use tracing::Instrument as _;
 
 use super::{
@@ -30,23 +30,21 @@ use super::{
     mcp,
     metrics::{self, Metrics},
     problem::{Problem, json_response},
+    servers,
 };
-use crate::{
-    catalogue::{Answer, ToolError},
-    upstreams::Upstreams,
-};
+use crate::catalogue::{Answer, ToolError};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A server that has not listed its tools by then is missing from the list.
+const LIST_TIME_MAX: Duration = Duration::from_secs(10);
 /// A caller's name for a request may have so many characters.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
 /// What the handlers share.
 pub(super) struct Hub {
     pub(super) calls: Arc<Calls>,
-    pub(super) mcp: skep_mcp::server::Server,
-    /// The servers behind the gateway.
-    pub(super) upstreams: Upstreams,
+    pub(super) mcp: mcp::Mcp,
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,
@@ -57,16 +55,19 @@ pub(super) struct Hub {
 
 /// All routes, and what every request passes on its way to them.
 pub(super) fn router(hub: Arc<Hub>) -> Router {
-    let inside = Router::new()
+    let mut inside = Router::new()
         .route("/process", post(process))
         .route("/tools", get(list_tools))
         .route("/tools/{tool}", get(show_tool).post(call_tool))
         .route("/health", get(health))
         .route("/metrics", get(show_metrics))
+        .merge(servers::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
+        .method_not_allowed_fallback(wrong_method);
+    if hub.guard.has_token() {
+        inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
+    }
     let for_everybody = Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
@@ -75,9 +76,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     if let Some(cors) = hub.guard.cors() {
         all = all.layer(cors);
     }
-    all.layer(middleware::from_fn_with_state(Arc::clone(&hub), check_source))
-        .layer(middleware::from_fn_with_state(Arc::clone(&hub), observe))
-        .with_state(hub)
+    all.layer(middleware::from_fn_with_state(Arc::clone(&hub), observe)).with_state(hub)
 }
 
 /// One call, as S0's clients make it: whatever the tool says is an answer with status 200.
@@ -148,8 +147,12 @@ impl Hub {
 
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
-    let tools: Vec<Value> = hub.calls.catalogue.tools().map(|tool| tool.to_json()).collect();
-    json_response(StatusCode::OK, &json!({"tools": tools}))
+    let (tools, silent) = hub.calls.catalogue.all(Some(LIST_TIME_MAX)).await;
+    let mut answer = json!({ "tools": tools });
+    if !silent.is_empty() {
+        answer["unavailable"] = silent.into();
+    }
+    json_response(StatusCode::OK, &answer)
 }
 
 /// One tool with its schemas.
@@ -157,8 +160,8 @@ async fn show_tool(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    Ok(match hub.calls.catalogue.get(&tool_name(path)?) {
-        Ok(tool) => json_response(StatusCode::OK, &tool.to_json()),
+    Ok(match hub.calls.catalogue.describe(&tool_name(path)?).await {
+        Ok(tool) => json_response(StatusCode::OK, &tool),
         Err(error) => json_response(status(&error), &error.to_json()),
     })
 }
@@ -181,6 +184,7 @@ async fn health(State(hub): State<Arc<Hub>>) -> Response {
     answer.insert("calls_running".into(), load.running.into());
     answer.insert("calls_waiting".into(), load.waiting.into());
     answer.insert("calls_at_once".into(), load.at_once.into());
+    answer.insert("calls_forwarded".into(), load.forwarded.into());
     answer.extend(findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())));
     let well = !draining && findings.status != Status::Unhealthy;
     let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -220,13 +224,6 @@ async fn wrong_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
-async fn check_source(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    match hub.guard.check_source(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 async fn want_token(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     match hub.guard.check_token(request.headers()) {
         Ok(()) => next.run(request).await,
@@ -234,7 +231,9 @@ async fn want_token(State(hub): State<Arc<Hub>>, request: Request, next: Next) -
     }
 }
 
-/// Give the request a name, count it, time it, log it (neither body nor headers), and survive a panic in it.
+/// What every request passes: it is given a name, counted, timed and logged (neither body nor headers); it must be for
+/// this hub and from no foreign page; and a panic in it is survived. One layer, since each costs a request some
+/// microseconds.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = request_id(request.headers());
@@ -242,7 +241,13 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
-    let answer = AssertUnwindSafe(next.run(request).instrument(span.clone())).catch_unwind().await;
+    let work = async {
+        match hub.guard.check_source(request.uri(), request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
+    };
+    let answer = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|_| {
         let message = "the hub failed at this request; its log says why";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()

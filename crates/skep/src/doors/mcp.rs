@@ -3,7 +3,7 @@
 //! The protocol itself is `skep-mcp`'s; here is what it serves, and what the hub adds around its HTTP routes: bodies are
 //! read within the limits of all doors.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use axum::{
     Router,
@@ -12,6 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
+use futures_util::future::join_all;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
@@ -31,17 +32,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Options, Parts,
-    admission::Refused,
-    behind::{self, Heard},
-    body,
-    calls::Calls,
-    http::Hub,
-};
+use super::{Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub};
 use crate::{
     catalogue::{Answer, Tool, ToolError},
-    upstreams::{Handler, Upstream, Upstreams},
+    upstreams::Upstream,
 };
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
@@ -52,21 +46,93 @@ const LIST_TTL_MS: u32 = 60_000;
 const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read from the workspace; what is written goes \
                             under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
 
-/// The server of a hub, and what stands behind it. With nothing behind it, it is the tools alone.
-pub(super) fn server(calls: &Arc<Calls>, upstreams: Vec<Upstream>, bodies: &body::Limits) -> (Server, Upstreams) {
-    let limits =
-        Limits { message_bytes_max: bodies.body_bytes_max, body_time_max: bodies.body_time_max, ..Limits::default() };
-    let tools = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
-    let heard = Arc::new(Heard::default());
-    let pool = Upstreams::new(upstreams.clone(), Arc::clone(&heard) as Arc<dyn Handler>);
-    if upstreams.is_empty() {
-        return (Server::new(tools, limits), pool);
+/// What a hub serves over MCP: its own tools, and the servers behind it.
+pub(super) struct Mcp {
+    pub(super) server: Server,
+    gateway: Arc<Gateway>,
+    own: Arc<Tools>,
+    has_prefix: bool,
+    lists_tools: bool,
+    /// The servers behind the gateway, and how they were configured.
+    behind: tokio::sync::Mutex<BTreeMap<String, (Upstream, Arc<Behind>)>>,
+}
+
+/// Without a prefix, names can be told apart for one server only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("without a prefix there must be exactly one MCP server, and there are {0}; name one, or leave the prefix on")]
+pub struct NotOne(pub usize);
+
+impl Mcp {
+    pub(super) fn new(calls: &Arc<Calls>, options: &Options) -> Result<Mcp, NotOne> {
+        let bodies = &options.bodies;
+        let limits = Limits {
+            message_bytes_max: bodies.body_bytes_max,
+            body_time_max: bodies.body_time_max,
+            ..Limits::default()
+        };
+        let own = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
+        let gateway = Arc::new(Gateway::new(own.describe()));
+        let server = Server::new(Arc::clone(&gateway) as Arc<dyn Service>, limits);
+        let mcp = Mcp {
+            server,
+            gateway,
+            own,
+            has_prefix: options.prefix,
+            lists_tools: !options.searches_tools,
+            behind: Default::default(),
+        };
+        let mut behind = BTreeMap::new();
+        mcp.put(&mut behind, calls.catalogue.upstreams().configs())?;
+        Ok(Mcp { behind: behind.into(), ..mcp })
     }
-    let gateway = Gateway::new(tools.describe());
-    let mut origins = behind::origins(&pool, &upstreams, &heard);
-    origins.push(Origin { name: String::new(), service: tools, allows: Box::new(|_| true) });
-    gateway.set(origins);
-    (Server::new(Arc::new(gateway), limits), pool)
+
+    /// Have these servers behind the gateway from now on. Those that are as before are left alone; calls of the others may
+    /// end.
+    pub(super) async fn set(&self, configs: Vec<Upstream>) -> Result<(), NotOne> {
+        let mut behind = self.behind.lock().await;
+        self.may_be(configs.len())?;
+        let upstreams = self.own.calls.catalogue.upstreams();
+        let is_gone = |name: &&String| !configs.iter().any(|config| config.name == **name);
+        let removed: Vec<_> = behind.keys().filter(is_gone).map(|name| upstreams.remove(name)).collect();
+        let added: Vec<_> = configs.iter().map(|config| upstreams.add(config.clone())).collect();
+        self.put(&mut behind, configs)?;
+        drop(behind);
+        tokio::join!(join_all(removed), join_all(added));
+        Ok(())
+    }
+
+    fn may_be(&self, servers: usize) -> Result<(), NotOne> {
+        if self.has_prefix || servers == 1 { Ok(()) } else { Err(NotOne(servers)) }
+    }
+
+    /// Put them behind the gateway: a server that is as before keeps what it has listed.
+    fn put(
+        &self,
+        behind: &mut BTreeMap<String, (Upstream, Arc<Behind>)>,
+        configs: Vec<Upstream>,
+    ) -> Result<(), NotOne> {
+        self.may_be(configs.len())?;
+        let mut before = std::mem::take(behind);
+        for config in configs {
+            let kept = before.remove(&config.name).filter(|(known, _)| *known == config);
+            let fresh = || Arc::new(Behind::new(&self.own.calls, &config.name));
+            let service = kept.map_or_else(fresh, |(_, service)| service);
+            behind.insert(config.name.clone(), (config, service));
+        }
+        let origin = |(name, (config, service)): (&String, &(Upstream, Arc<Behind>))| {
+            let tools = config.tools.clone();
+            let name = if self.has_prefix { name.clone() } else { String::new() };
+            let service = Arc::clone(service) as Arc<dyn Service>;
+            Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)), lists_tools: self.lists_tools }
+        };
+        let mut origins: Vec<Origin> = behind.iter().map(origin).collect();
+        if self.has_prefix {
+            let service = Arc::clone(&self.own) as Arc<dyn Service>;
+            origins.push(Origin { name: String::new(), service, allows: Box::new(|_| true), lists_tools: true });
+        }
+        self.gateway.set(origins);
+        Ok(())
+    }
 }
 
 /// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.
@@ -77,13 +143,13 @@ pub async fn serve_lines(
     output: impl AsyncWrite + Unpin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let Parts { catalogue, workspace, outputs, upstreams, .. } = parts;
-    let admission = super::admission::Admission::new(options.calls);
+    let Parts { catalogue, workspace, outputs, .. } = parts;
+    let admission = super::admission::Admission::new(options.calls.clone());
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
-    let (server, upstreams) = server(&calls, upstreams, &options.bodies);
-    let served = stop.run_until_cancelled(lines::serve(&server, input, output, lines::Options::default())).await;
-    server.stop().await;
-    upstreams.close().await;
+    let mcp = Mcp::new(&calls, &options).map_err(std::io::Error::other)?;
+    let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines::Options::default())).await;
+    mcp.server.stop().await;
+    calls.catalogue.upstreams().close().await;
     calls.admission.drain(std::time::Duration::ZERO).await;
     served.unwrap_or(Ok(()))
 }
@@ -91,7 +157,7 @@ pub async fn serve_lines(
 /// `/mcp`, `/sse` and `/messages`.
 pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
     let reading = middleware::from_fn_with_state(Arc::clone(hub), read_body);
-    http::router(hub.mcp.clone()).layer(reading).with_state(())
+    http::router(hub.mcp.server.clone()).layer(reading).with_state(())
 }
 
 /// Read the body as every door does; it counts as held until the answer has begun.
@@ -125,7 +191,8 @@ fn now_ms() -> u64 {
 
 fn beside(result: &RawValue) -> Option<Box<RawValue>> {
     let mut members = Members::parse(result)?;
-    let answer = members.get("structuredContent").and_then(Members::parse)?;
+    let answer = members.get("structuredContent")?.to_owned();
+    let answer = Members::parse(&answer)?;
     for (name, value) in answer.iter() {
         if members.get(name).is_none() {
             members.set(name, value.to_owned());
@@ -206,7 +273,7 @@ fn failure(error: &ToolError) -> Value {
     json!({ "content": [{ "type": "text", "text": error.to_json().to_string() }], "isError": true })
 }
 
-fn refused(refused: Refused) -> ErrorObject {
+pub(super) fn refused(refused: Refused) -> ErrorObject {
     match refused {
         Refused::Busy | Refused::Draining => busy(refused.to_string()),
         Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),

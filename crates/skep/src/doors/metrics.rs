@@ -56,6 +56,7 @@ impl Metrics {
         metrics::gauge!("skep_calls_running").set(load.running as f64);
         metrics::gauge!("skep_calls_waiting").set(load.waiting as f64);
         metrics::gauge!("skep_calls_at_once").set(load.at_once as f64);
+        metrics::gauge!("skep_calls_forwarded").set(load.forwarded as f64);
         metrics::gauge!("skep_http_connections").set(connections as f64);
         metrics::gauge!("skep_uptime_seconds").set(uptime.as_secs_f64());
         if let Some(bytes) = resident_bytes() {
@@ -90,6 +91,9 @@ fn describe() {
     metrics::describe_gauge!("skep_calls_running", "Calls that run now.");
     metrics::describe_gauge!("skep_calls_waiting", "Calls that wait for their turn.");
     metrics::describe_gauge!("skep_calls_at_once", "Calls that may run at once.");
+    metrics::describe_gauge!("skep_calls_forwarded", "Calls of MCP servers that are under way.");
+    metrics::describe_counter!("skep_upstream_calls_total", "Calls of MCP servers, by how they ended.");
+    metrics::describe_histogram!("skep_upstream_call_seconds", "Time that calls of MCP servers took.");
     metrics::describe_counter!("skep_http_requests_total", "Answered HTTP requests.");
     metrics::describe_histogram!("skep_http_request_seconds", "Time from the head of a request to its answer.");
     metrics::describe_gauge!("skep_http_connections", "Open HTTP connections.");

@@ -22,6 +22,7 @@ mod http;
 pub mod mcp;
 mod metrics;
 mod problem;
+mod servers;
 mod tcp;
 
 use std::{
@@ -72,6 +73,10 @@ pub struct Options {
     pub tcp: Vec<String>,
     /// The same, where an address that another program has is done without.
     pub tcp_if_free: Vec<String>,
+    /// Whether tools of MCP servers are called `server__tool` over MCP; without, there must be exactly one server.
+    pub prefix: bool,
+    /// Whether tools of MCP servers are not listed over MCP, but found by `search_tools`.
+    pub searches_tools: bool,
     /// What callers must know. Without it only loopback addresses may be listened on.
     pub token: Option<Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
@@ -98,6 +103,8 @@ impl Default for Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
             tcp_if_free: Vec::new(),
+            prefix: true,
+            searches_tools: false,
             token: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -119,8 +126,6 @@ pub struct Parts {
     pub workspace: Dir,
     /// Where calls write.
     pub outputs: Dir,
-    /// MCP servers, whose tools are served along.
-    pub upstreams: Vec<Upstream>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
 }
@@ -151,6 +156,9 @@ pub enum OpenError {
     /// An origin that is none.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
+    /// Several servers, or none, and no prefix to tell their tools apart.
+    #[error(transparent)]
+    NotOne(#[from] mcp::NotOne),
 }
 
 fn cure(error: &io::Error) -> &'static str {
@@ -177,6 +185,18 @@ pub struct Doors {
     tcp_listeners: Vec<TcpListener>,
     hub: Arc<Hub>,
     options: Options,
+}
+
+/// The MCP servers behind a hub.
+pub struct Servers {
+    hub: Arc<Hub>,
+}
+
+impl Servers {
+    /// Have these servers from now on. Those that are as before are left alone; calls of the others may end.
+    pub async fn set(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
+        self.hub.mcp.set(configs).await
+    }
 }
 
 /// Open the doors and serve until `shutdown` is rung.
@@ -207,10 +227,9 @@ impl Doors {
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone()),
         });
-        let (mcp, upstreams) = mcp::server(&calls, parts.upstreams, &options.bodies);
+        let mcp = mcp::Mcp::new(&calls, &options)?;
         let hub = Hub {
             mcp,
-            upstreams,
             calls,
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
@@ -230,6 +249,11 @@ impl Doors {
     /// Where lines of JSON-RPC are taken, with the ports that were found.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The servers behind the hub, to be changed while it runs.
+    pub fn servers(&self) -> Servers {
+        Servers { hub: Arc::clone(&self.hub) }
     }
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
@@ -259,8 +283,8 @@ impl Doors {
         accepting.wait().await;
         let calls_cancelled = hub.calls.admission.drain(options.drain_time).await;
         upkeep.cancel();
-        hub.mcp.stop().await; // ends streams, which would otherwise keep their connections
-        hub.upstreams.close().await;
+        hub.mcp.server.stop().await; // ends streams, which would otherwise keep their connections
+        hub.calls.catalogue.upstreams().close().await;
         close.cancel();
         tasks.close();
         tasks.wait().await;

@@ -81,7 +81,7 @@ impl Lines {
             has_batch_method: true,
             finish: Some(mcp::finish),
         };
-        lines::serve(&self.hub.mcp, input, output, options).await
+        lines::serve(&self.hub.mcp.server, input, output, options).await
     }
 }
 

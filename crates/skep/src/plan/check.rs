@@ -20,7 +20,7 @@ use crate::{
     config,
     document::{self, Diagnostic, Document, PROBLEMS_MAX, Position, member},
     duration::Span,
-    schema::{Schema, suggest},
+    schema::suggest,
     tools::{
         self,
         code::{Language, SyntaxFault},
@@ -93,7 +93,6 @@ pub fn problems(document: &Document, catalogue: Option<&Catalogue>) -> Vec<Diagn
         catalogue,
         tasks,
         inputs: document.value.get("inputs").and_then(Value::as_object).unwrap_or(&empty),
-        schemas: BTreeMap::new(),
         problems: document.validate(file::schema()),
     };
     let mut needs = BTreeMap::new();
@@ -156,8 +155,6 @@ struct Check<'a> {
     catalogue: Option<&'a Catalogue>,
     tasks: &'a Map<String, Value>,
     inputs: &'a Map<String, Value>,
-    /// Compiled schemas of the tools' arguments.
-    schemas: BTreeMap<&'a str, Option<Schema>>,
     problems: Vec<Diagnostic>,
 }
 
@@ -192,16 +189,20 @@ impl<'a> Check<'a> {
 
     fn tool(&mut self, at: &str, name: &'a str, args: &Value) {
         let Some(catalogue) = self.catalogue else { return };
+        if catalogue.of_upstream(name).is_some() {
+            return; // what the server has is known once it runs
+        }
         let Some(tool) = catalogue.tools().find(|tool| tool.name == name) else {
             let help = suggest(name, catalogue.tools().map(|tool| tool.name));
             let help = help.unwrap_or_else(|| "`skep tools` lists those that there are".to_owned());
             let name = crate::schema::shorten(name, ID_CHARS_MAX);
             return self.say(&member(at, "tool"), format!("unknown tool {name:?}"), Some(help));
         };
-        let schema = self.schemas.entry(name).or_insert_with(|| Schema::new(tool.input_schema.clone()).ok());
-        let (Some(schema), true) = (schema, args.is_object() || args.is_null()) else { return };
+        if !args.is_object() && !args.is_null() {
+            return; // the schema has complained
+        }
         let empty = Value::Object(Map::new());
-        let violations = schema.violations(if args.is_null() { &empty } else { args });
+        let violations = tool.arguments.violations(if args.is_null() { &empty } else { args });
         let mut templates = Vec::new();
         texts(args, "", &mut |pointer, _| templates.push(pointer.to_owned()));
         for violation in violations {
@@ -338,7 +339,7 @@ impl<'a> Check<'a> {
     /// The members that the result of a task may have, if its tool says so.
     fn members(&self, id: &str) -> Option<Vec<String>> {
         let tool = self.tasks.get(id)?.get("tool")?.as_str()?;
-        let schema = &self.catalogue?.get(tool).ok()?.output_schema;
+        let schema = self.catalogue?.get(tool).ok()?.output_schema();
         let is_open = schema.get("additionalProperties").is_some_and(|more| *more != Value::Bool(false));
         let known = schema.get("properties")?.as_object().filter(|_| !is_open)?;
         Some(known.keys().cloned().collect())

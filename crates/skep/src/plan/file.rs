@@ -1,21 +1,23 @@
 //! The form of a plan in a file, and in the store.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::collections::BTreeMap;
 
+use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{AGENTS_MAX, NAME_CHARS_MAX, Plan, RETRIES_MAX, Step, TASKS_MAX};
-use crate::{duration::Span, schema::Schema};
+use crate::{document, duration::Span, schema::Schema};
 
 /// A plan: a graph of tasks for `skep run`.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Skep plan")]
 pub(super) struct File {
     /// Name; that of the file if it is left out.
-    #[schemars(length(min = 1, max = NAME_CHARS_MAX))]
+    #[garde(length(chars, min = 1, max = NAME_CHARS_MAX))]
     name: Option<String>,
     /// What it is for.
     #[serde(default)]
@@ -25,30 +27,34 @@ pub(super) struct File {
     inputs: Map<String, Value>,
     /// How large a swarm it wants.
     #[serde(default)]
+    #[garde(dive)]
     agents: Agents,
     /// The tasks, by name. They run as soon as those that they depend on have ended.
     #[schemars(with = "BTreeMap<String, Task>", extend("minProperties" = 1, "maxProperties" = TASKS_MAX))]
+    #[garde(custom(are_tasks))]
     tasks: Map<String, Value>,
     /// The report: a template in Markdown over `inputs`, `tasks.<name>.{status,result,error}` and `run`.
     report: Option<String>,
 }
 
 /// How many agents of a role work at the same time.
-#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Default, Deserialize, Serialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Agents {
     /// Those that call tools.
-    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    #[garde(range(min = 1, max = AGENTS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     actors: Option<u32>,
     /// Those that look at screens, images and files.
-    #[schemars(range(min = 1, max = AGENTS_MAX))]
+    #[garde(range(min = 1, max = AGENTS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     observers: Option<u32>,
 }
 
 /// One task: a call of a tool.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Task {
     /// What it is for.
@@ -57,7 +63,7 @@ struct Task {
     /// Who does it: an observer looks at the screen, an actor does all else.
     role: Option<Role>,
     /// Name of the tool; `skep tools` lists them.
-    #[schemars(length(min = 1))]
+    #[garde(length(chars, min = 1))]
     tool: String,
     /// Its arguments. Each text may be a template: `{{ tasks.<name>.result }}`.
     #[serde(default)]
@@ -71,7 +77,7 @@ struct Task {
     timeout: Option<Span>,
     /// How often to try again after a failure.
     #[serde(default)]
-    #[schemars(range(max = RETRIES_MAX))]
+    #[garde(range(max = RETRIES_MAX))]
     retries: u32,
     /// Its failure is not the run's.
     #[serde(default)]
@@ -100,10 +106,17 @@ impl Default for Names {
     }
 }
 
+/// Whether these are tasks, which are read one by one, so that a fault of one is told with its name.
+fn are_tasks(tasks: &Map<String, Value>, _: &()) -> garde::Result {
+    let is_task = |task: &Value| document::read::<Task>(task).is_ok_and(|task| task.validate().is_ok());
+    let are = (1..=TASKS_MAX).contains(&tasks.len()) && tasks.values().all(is_task);
+    if are { Ok(()) } else { Err(garde::Error::new("not tasks")) } // the schema says what is wrong
+}
+
 /// The schema by which files are checked.
-pub(super) fn schema() -> &'static Schema {
-    static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    SCHEMA.get_or_init(Schema::of::<File>)
+pub(crate) fn schema() -> &'static Schema {
+    static SCHEMA: Schema = Schema::of::<File>();
+    &SCHEMA
 }
 
 /// The JSON Schema of a plan, for editors and for models.
@@ -127,7 +140,8 @@ impl File {
 }
 
 fn step(id: String, task: Value) -> Result<Step, String> {
-    let task: Task = serde_path_to_error::deserialize(task).map_err(|error| format!("tasks.{id}.{error}"))?;
+    let task: Task = document::read(&task)
+        .map_err(|(pointer, message)| format!("tasks.{id}{}: {message}", pointer.replace('/', ".")))?;
     let role = match task.role {
         None => super::Role::for_tool(&task.tool),
         Some(Role::Coordinator) => super::Role::Coordinator,

@@ -14,11 +14,13 @@ pub mod template;
 use std::{fmt, path::Path, time::Duration};
 
 pub use file::json_schema;
+#[cfg(test)]
+pub(crate) use file::schema;
 use serde_json::{Map, Value};
 
 use crate::{
     catalogue::Catalogue,
-    document::{Diagnostic, Document},
+    document::{self, Diagnostic, Document},
 };
 
 /// Tasks in a plan.
@@ -150,7 +152,7 @@ impl Plan {
 
     /// What [`Plan::to_json`] gave. The error says what is wrong with it.
     pub fn from_json(json: &Value) -> Result<Plan, String> {
-        let file: file::File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
+        let file: file::File = document::read(json).map_err(|(pointer, message)| format!("{pointer}: {message}"))?;
         file.into_plan("")
     }
 

@@ -115,8 +115,9 @@ fn list(faults: &[Diagnostic]) -> String {
 fn instructions(catalogue: &Catalogue) -> String {
     let mut text = FORM.to_owned();
     for tool in catalogue.tools() {
-        let Tool { name, description, input_schema, .. } = tool;
-        let result = members(&tool.output_schema);
+        let Tool { name, description, .. } = tool;
+        let input_schema = tool.input_schema();
+        let result = members(tool.output_schema());
         let _ = write!(text, "\n## {name}\n{description}\nargs: {input_schema}\nresult: {result}\n"); // cannot fail
     }
     text

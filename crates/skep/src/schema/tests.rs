@@ -1,23 +1,25 @@
+use grep_matcher::Matcher as _;
+use grep_regex::RegexMatcher;
 use serde_json::json;
 
 use super::*;
 
-#[derive(schemars::JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Example {
     name: String,
-    #[schemars(range(min = 1, max = 9))]
+    #[garde(range(min = 1, max = 9))]
     number: Option<u8>,
     mode: Option<Mode>,
     names: Option<Names>,
-    #[schemars(length(min = 1, max = 3))]
+    #[garde(length(chars, min = 1, max = 3))]
     short: Option<String>,
 }
 
-#[derive(schemars::JsonSchema)]
-#[schemars(rename_all = "lowercase")]
-#[expect(dead_code, reason = "only its schema is used")]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 enum Mode {
     /// With a word of explanation, which makes it another form in the schema.
     Fast,
@@ -25,8 +27,8 @@ enum Mode {
     Slow,
 }
 
-#[derive(schemars::JsonSchema)]
-#[schemars(untagged)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
 enum Names {
     One(String),
@@ -93,4 +95,106 @@ fn near_names_are_suggested_and_far_ones_are_not() {
     assert_eq!(suggest("serch", ["search", "bash"]), Some("did you mean \"search\"?".to_owned()));
     assert_eq!(suggest("teleport", ["search", "bash"]), None);
     assert_eq!(suggest(&"s".repeat(1000), ["search"]), None);
+}
+
+/// A value that fits, with as little as possible in it.
+fn example(schema: &Value) -> Value {
+    let array = |name: &str| schema[name].as_array().cloned().unwrap_or_default();
+    if let Some(value) = schema.get("const").or_else(|| schema["enum"].get(0)) {
+        return value.clone();
+    }
+    if let Some(one) = array("anyOf").iter().chain(&array("oneOf")).find(|one| one["type"] != "null") {
+        return example(one);
+    }
+    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str());
+    match kind {
+        Some("object") => {
+            let required = |name: &Value| {
+                (name.as_str().unwrap().to_owned(), example(&schema["properties"][name.as_str().unwrap()]))
+            };
+            let mut members: serde_json::Map<String, Value> = array("required").iter().map(required).collect();
+            if schema["minProperties"] == 1 {
+                members.insert("a".to_owned(), example(&schema["additionalProperties"]));
+            }
+            members.into()
+        }
+        Some("array") => json!([]),
+        Some("string") => match (schema["pattern"].as_str(), schema["title"].as_str()) {
+            (Some(_), Some(_)) => json!("10s"), // the only titled one: a duration
+            (Some(pattern), None) => ["eng", ":0"]
+                .into_iter()
+                .find(|text| RegexMatcher::new(pattern).unwrap().is_match(text.as_bytes()).unwrap())
+                .into(),
+            (None, _) => "a".repeat(schema["minLength"].as_u64().unwrap_or(1) as usize).into(),
+        },
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        Some("boolean") => json!(true),
+        _ => json!("anything"),
+    }
+}
+
+/// Values at each limit that the schema states and beyond it, everywhere in it.
+fn at_the_limits(schema: &Value) -> Vec<Value> {
+    let number = |name: &str| schema[name].as_u64();
+    let mut values = vec![
+        example(schema),
+        json!(null),
+        json!("~"),
+        json!(-1),
+        json!(0),
+        json!(1.5),
+        json!([1]),
+        json!({"no such": 1}),
+    ];
+    for limit in ["minLength", "maxLength"].into_iter().filter_map(number) {
+        // Letters of two bytes: characters are counted.
+        values.extend([limit.saturating_sub(1), limit, limit + 1].map(|count| "é".repeat(count as usize).into()));
+    }
+    for limit in ["minimum", "maximum"].into_iter().filter_map(number) {
+        values.extend([json!(limit as i64 - 1), json!(limit), json!(limit + 1)]);
+    }
+    for limit in ["minItems", "maxItems"].into_iter().filter_map(number) {
+        values.extend([limit, limit + 1].map(|count| vec![example(&schema["items"]); count as usize].into()));
+    }
+    for form in ["anyOf", "oneOf"] {
+        values.extend(schema[form].as_array().into_iter().flatten().flat_map(at_the_limits));
+    }
+    values.extend(at_the_limits_below(schema, "items", |value| json!([value])));
+    values.extend(at_the_limits_below(schema, "additionalProperties", |value| json!({"a": value})));
+    let whole = example(schema);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        for value in at_the_limits(property) {
+            let mut whole = whole.clone();
+            whole[name] = value;
+            values.push(whole);
+        }
+    }
+    values
+}
+
+fn at_the_limits_below(schema: &Value, key: &str, wrap: impl Fn(Value) -> Value) -> Vec<Value> {
+    schema
+        .get(key)
+        .filter(|below| below.is_object())
+        .map_or(Vec::new(), |below| at_the_limits(below).into_iter().map(wrap).collect())
+}
+
+/// The type decides and the schema explains, so what the schema forbids, the type must refuse.
+#[test]
+fn no_type_takes_what_its_schema_forbids() {
+    let parts = crate::tools::Parts::new(crate::tools::SandboxOnDemand::new(Default::default()));
+    let tools = crate::tools::built_in(parts);
+    let tools = tools.iter().map(|tool| (tool.name, &tool.arguments));
+    let files = [("skep.toml", crate::config::schema()), ("plan", crate::plan::schema())];
+    for (name, schema) in tools.chain(files) {
+        let validator = jsonschema::validator_for(schema.json()).unwrap();
+        let values = at_the_limits(schema.json());
+        assert!((schema.accepts)(&values[0]), "{name} refuses {}", values[0]);
+        for value in values {
+            if (schema.accepts)(&value) {
+                let fault = validator.validate(&value).err();
+                assert!(fault.is_none(), "{name} takes {}: {}", shorten(&value.to_string(), 300), fault.unwrap());
+            }
+        }
+    }
 }

@@ -21,17 +21,18 @@ pub(super) struct Ai {
     pub(super) model: Model,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// The question or the task, with everything that is needed for it: the model sees nothing else.
-    #[schemars(length(min = 1, max = PROMPT_MAX))]
+    #[garde(length(chars, min = 1, max = PROMPT_MAX))]
     prompt: String,
     /// Who the model is to be and what it must keep to.
-    #[schemars(length(max = PROMPT_MAX))]
+    #[garde(length(chars, max = PROMPT_MAX))]
     system: Option<String>,
     /// Tokens that the answer may have.
-    #[schemars(range(min = 1, max = TOKENS_MAX))]
+    #[garde(range(min = 1, max = TOKENS_MAX))]
     max_tokens: Option<u32>,
 }
 

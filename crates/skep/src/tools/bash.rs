@@ -13,11 +13,12 @@ pub(super) struct Bash {
     pub(super) sandbox: SandboxOnDemand,
 }
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// The script.
-    #[schemars(length(min = 1, max = 1_000_000))]
+    #[garde(length(chars, min = 1, max = 1_000_000))]
     command: String,
     /// Standard input of the script.
     #[serde(default)]

@@ -11,7 +11,8 @@ use crate::{
 pub(super) struct Compose;
 
 /// What is given is given back, so arguments and answer are one.
-#[derive(serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[derive(serde::Deserialize, serde::Serialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Composition {
     /// For people: most often a text, with templates in it.

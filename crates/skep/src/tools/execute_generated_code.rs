@@ -26,20 +26,21 @@ pub(super) struct ExecuteGeneratedCode {
     pub(super) sandbox: SandboxOnDemand,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// A program that generate_code has kept, or one of the user's files. Either this or `code`.
-    #[schemars(length(min = 1, max = PATH_MAX))]
+    #[garde(length(chars, min = 1, max = PATH_MAX))]
     path: Option<String>,
     /// The program itself.
-    #[schemars(length(min = 1, max = SOURCE_BYTES_MAX))]
+    #[garde(length(chars, min = 1, max = SOURCE_BYTES_MAX))]
     code: Option<String>,
     /// Its language, if neither the path nor the first line of the program (`#!…`) tells it.
     language: Option<Language>,
     /// Arguments of the program.
     #[serde(default)]
-    #[schemars(length(max = ARGS_MAX))]
+    #[garde(length(max = ARGS_MAX))]
     args: Vec<String>,
     /// Its standard input.
     #[serde(default)]

@@ -32,18 +32,19 @@ pub(super) struct FetchUrl {
     pub(super) client: Client,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// Address, with http:// or https://.
-    #[schemars(length(min = 1, max = 8192))]
+    #[garde(length(chars, min = 1, max = 8192))]
     url: String,
     /// How the page is given: its text, Markdown with headings and links, its HTML, or whatever it is.
     #[serde(default)]
     format: Format,
     /// Bytes of text to give back at most.
     #[serde(default = "limit")]
-    #[schemars(range(min = 1, max = LIMIT_MAX))]
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: usize,
 }
 

@@ -26,22 +26,23 @@ pub(super) struct GenerateCode {
     pub(super) model: Model,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// The language. It may be left out if `path` or the first line of `code` (`#!…`) tells it.
     language: Option<Language>,
     /// The program. Either this or `prompt`.
-    #[schemars(length(min = 1, max = SOURCE_BYTES_MAX))]
+    #[garde(length(chars, min = 1, max = SOURCE_BYTES_MAX))]
     code: Option<String>,
     /// What the program is to do; the configured model writes it.
-    #[schemars(length(min = 1, max = PROMPT_MAX))]
+    #[garde(length(chars, min = 1, max = PROMPT_MAX))]
     prompt: Option<String>,
     /// Where to keep it, below the outputs. A name is chosen if absent.
-    #[schemars(length(min = 1, max = PATH_MAX))]
+    #[garde(length(chars, min = 1, max = PATH_MAX))]
     path: Option<String>,
     /// Another name of `path`.
-    #[schemars(length(min = 1, max = PATH_MAX))]
+    #[garde(length(chars, min = 1, max = PATH_MAX))]
     filename: Option<String>,
 }
 

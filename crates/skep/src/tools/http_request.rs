@@ -27,14 +27,15 @@ pub(super) struct HttpRequest {
     pub(super) client: Client,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// Method.
     #[serde(default)]
     method: Method,
     /// Address, with http:// or https://.
-    #[schemars(length(min = 1, max = 8192))]
+    #[garde(length(chars, min = 1, max = 8192))]
     url: String,
     /// Header lines.
     #[serde(default)]
@@ -47,7 +48,7 @@ pub(super) struct Arguments {
     /// Body, sent as application/json. Give this or `body`.
     json: Option<Value>,
     /// Seconds that the request may take, if less than the deadline of the call.
-    #[schemars(range(min = 0.001))]
+    #[garde(range(min = 0.001))]
     timeout: Option<f64>,
     /// Go where a redirect leads.
     #[serde(default = "yes")]

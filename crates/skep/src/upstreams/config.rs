@@ -10,7 +10,7 @@
 //! A server that is listed is a command that will be run: such a table counts only in files that the user named, and in
 //! the user's own.
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, path::Path, path::PathBuf, time::Duration};
 
 use reqwest::{
     Url,
@@ -33,7 +33,8 @@ const NAME_MAX: usize = 64;
 const SERVERS_MAX: usize = 500;
 
 /// A server in a file.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 pub struct Entry {
     /// How it is reached. Default: `stdio` with a command; `http` with a URL, which finds out whether it is `sse`.
@@ -65,7 +66,7 @@ pub struct Entry {
     /// Whether each caller gets a server of its own, as browsers need it.
     pub exclusive: bool,
     /// Calls that it takes at once; others wait, each caller in turn. Default: 64.
-    #[schemars(range(min = 1, max = 256))]
+    #[garde(range(min = 1, max = 256))]
     pub calls_at_once: Option<usize>,
 }
 
@@ -359,14 +360,41 @@ pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upst
     }
 }
 
+/// One server, as its entry in such a file would have it, or every fault.
+pub fn read_one(name: &str, entry: Value, variable: impl Fn(&str) -> Option<String>) -> Result<Upstream, Vec<String>> {
+    static SCHEMA: Schema = Schema::of::<Entry>();
+    let say = |pointer: &str, message: &str| match pointer.trim_start_matches('/') {
+        "" => message.to_owned(),
+        key => format!("{}: {message}", key.replace('/', ".")),
+    };
+    let violations = SCHEMA.violations(&entry);
+    if !violations.is_empty() {
+        let sentence = |one: &crate::schema::Violation| {
+            let help = one.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
+            format!("{}{help}", say(&one.pointer, &one.message))
+        };
+        return Err(violations.iter().map(sentence).collect());
+    }
+    let mut servers = Value::Object(serde_json::Map::from_iter([(name.to_owned(), entry)]));
+    let faults = prepare(&mut servers, variable);
+    if !faults.is_empty() {
+        let prefix = member("", name);
+        let sentence = |(pointer, message): (String, String)| say(pointer.trim_start_matches(&prefix), &message);
+        return Err(faults.into_iter().map(sentence).collect());
+    }
+    let mut servers: BTreeMap<String, Entry> =
+        serde_json::from_value(servers).map_err(|error| vec![error.to_string()])?;
+    let entry = servers.remove(name).unwrap_or_default();
+    upstream(name, entry).map_err(|(key, message)| vec![say(key, &message)])
+}
+
 /// What the schema has against the servers. Unknown keys are taken out: they are their client's.
 fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagnostic> {
-    static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    let schema = SCHEMA.get_or_init(Schema::of::<Entry>);
+    static SCHEMA: Schema = Schema::of::<Entry>();
     let mut problems = Vec::new();
     for (name, entry) in servers.as_object_mut().into_iter().flatten() {
         let here = member(table, name);
-        let known = schema.json().get("properties").and_then(Value::as_object);
+        let known = SCHEMA.json().get("properties").and_then(Value::as_object);
         if let (Some(members), Some(known)) = (entry.as_object_mut(), known) {
             let unknown: Vec<String> = members.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
             for key in unknown {
@@ -374,7 +402,7 @@ fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagno
                 problems.push(document.problem(&member(&here, &key), "is not known here and has no effect").warning());
             }
         }
-        for violation in schema.violations(entry) {
+        for violation in SCHEMA.violations(entry) {
             let problem = document.problem(&format!("{here}{}", violation.pointer), violation.message);
             problems.push(Diagnostic { help: violation.help, ..problem });
         }

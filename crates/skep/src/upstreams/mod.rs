@@ -19,19 +19,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use skep_mcp::{
     client::{self, CallError, CallOptions, Info},
-    message::{ErrorObject, Notification},
-    server::Members,
+    gateway::change,
+    message::Notification,
+    server::{Change, Members},
 };
+use tokio::sync::broadcast;
 
 pub use self::config::Upstream;
 use self::{fair::Queue, pool::Slot};
 use crate::schema::suggest;
 
+/// Changes that wait for a listener; one that is further behind is told to look at everything again.
+const CHANGES_MAX: usize = 256;
 /// Calls that wait for one server.
 const WAITING_MAX: usize = 1024;
 /// Processes of one server that each caller has of its own.
@@ -39,32 +43,22 @@ const EXCLUSIVE_MAX: usize = 32;
 /// Pages of a list, and what is on them together. A server with more is at fault.
 const PAGES_MAX: usize = 1000;
 const ITEMS_MAX: usize = 20_000;
+/// Methods whose name is a label of the metrics; all others share one.
+const METHODS: [&str; 8] = [
+    "tools/call",
+    "tools/list",
+    "prompts/get",
+    "prompts/list",
+    "resources/read",
+    "resources/list",
+    "resources/templates/list",
+    "completion/complete",
+];
+
 /// How long a list is kept if the server says neither for how long nor when it changes.
 const LIST_TIME: Duration = Duration::from_secs(60);
 /// Longest time that a server may say.
 const LIST_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// Hears what servers say on their own account.
-pub trait Handler: Send + Sync + 'static {
-    /// A notification: lists or resources have changed, a log message that belongs to no call. Must not block.
-    fn notification(&self, server: &str, notification: Notification);
-
-    /// A request that belongs to no call that is known.
-    fn request(
-        &self,
-        server: &str,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = server;
-        client::Handler::request(&(), method, params)
-    }
-}
-
-/// Ignores notifications and refuses requests.
-impl Handler for () {
-    fn notification(&self, _: &str, _: Notification) {}
-}
 
 /// Who calls, and what is asked for.
 #[derive(Clone, Default)]
@@ -137,6 +131,27 @@ pub enum State {
     Quarantined(Duration),
 }
 
+impl State {
+    /// In one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Stopped => "stopped",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Waiting(_) => "waiting",
+            State::Quarantined(_) => "quarantined",
+        }
+    }
+
+    /// How long it is left alone, if it is.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            State::Waiting(wait) | State::Quarantined(wait) => Some(*wait),
+            State::Stopped | State::Starting | State::Running => None,
+        }
+    }
+}
+
 /// A server, as people want to see it.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -172,14 +187,14 @@ pub struct List {
 }
 
 /// All servers. Clones share them.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Upstreams {
     inner: Arc<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
     servers: Mutex<BTreeMap<String, Arc<Server>>>,
-    handler: Arc<dyn Handler>,
 }
 
 /// One server: its slots, and what they share.
@@ -187,7 +202,7 @@ struct Server {
     config: Upstream,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
     lists: Mutex<HashMap<String, Arc<Listing>>>,
-    handler: Arc<dyn Handler>,
+    changes: broadcast::Sender<Change>,
 }
 
 /// A list that is kept. Whoever fetches it holds the lock, so that it is fetched once.
@@ -200,10 +215,30 @@ struct Listing {
 
 impl Upstreams {
     /// These servers; none is started.
-    pub fn new(configs: impl IntoIterator<Item = Upstream>, handler: Arc<dyn Handler>) -> Upstreams {
-        let server = |config: Upstream| (config.name.clone(), Server::new(config, &handler));
+    pub fn new(configs: impl IntoIterator<Item = Upstream>) -> Upstreams {
+        let server = |config: Upstream| (config.name.clone(), Server::new(config));
         let servers = configs.into_iter().map(server).collect();
-        Upstreams { inner: Arc::new(Inner { servers: Mutex::new(servers), handler }) }
+        Upstreams { inner: Arc::new(Inner { servers: Mutex::new(servers) }) }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// How they are configured, by name.
+    pub fn configs(&self) -> Vec<Upstream> {
+        self.lock().values().map(|server| server.config.clone()).collect()
+    }
+
+    /// What a server says on its own account from now on: lists or resources have changed.
+    pub fn changes(&self, server: &str) -> Result<broadcast::Receiver<Change>, UpstreamError> {
+        Ok(self.find(server)?.changes.subscribe())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Server>>> {
@@ -235,7 +270,7 @@ impl Upstreams {
         self.find(server)?.info().await
     }
 
-    /// Call a method of a server. Dropping the future withdraws the call.
+    /// Call a method of a server, and count it. Dropping the future withdraws the call.
     pub async fn call(
         &self,
         server: &str,
@@ -243,7 +278,10 @@ impl Upstreams {
         params: Option<Box<RawValue>>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        self.find(server)?.call(method, params, options).await
+        let began = Instant::now();
+        let result = self.find(server)?.call(method, params, options).await;
+        record(server, method, &result, began.elapsed());
+        result
     }
 
     /// What a call of a server asks for unless somebody says otherwise: its own times.
@@ -273,28 +311,30 @@ impl Upstreams {
         self.find(server)?.slot(&"".into())?.unwatch(uri).await
     }
 
-    /// Add a server, or change the one of this name: its calls end first. One that is as before is left alone.
-    pub async fn add(&self, config: Upstream) {
+    /// Add a server, or change the one of this name, at once; one that is as before is left alone. What is returned waits
+    /// until the old one has ended, after its calls.
+    pub fn add(&self, config: Upstream) -> impl Future<Output = ()> + Send + use<> {
         let old = {
             let mut servers = self.lock();
-            if servers.get(&config.name).is_some_and(|server| server.config == config) {
-                return;
+            match servers.get(&config.name) {
+                Some(server) if server.config == config => None,
+                _ => servers.insert(config.name.clone(), Server::new(config)),
             }
-            servers.insert(config.name.clone(), Server::new(config, &self.inner.handler))
         };
-        if let Some(old) = old {
-            old.close(pool::DRAIN_MAX).await;
-        }
+        ended(old)
     }
 
-    /// Remove a server, when its calls have ended; whether there was one.
-    pub async fn remove(&self, name: &str) -> bool {
+    /// Remove a server at once. What is returned waits until it has ended, after its calls.
+    pub fn remove(&self, name: &str) -> impl Future<Output = ()> + Send + use<> {
         let old = self.lock().remove(name);
-        let was_there = old.is_some();
-        if let Some(old) = old {
-            old.close(pool::DRAIN_MAX).await;
-        }
-        was_there
+        ended(old)
+    }
+
+    /// End a server when its calls have ended; the next call starts it anew.
+    pub async fn restart(&self, name: &str) -> Result<(), UpstreamError> {
+        let server = self.find(name)?;
+        server.close(pool::DRAIN_MAX).await;
+        Ok(())
     }
 
     /// End all of them, with everything that they have started.
@@ -305,9 +345,9 @@ impl Upstreams {
 }
 
 impl Server {
-    fn new(config: Upstream, handler: &Arc<dyn Handler>) -> Arc<Server> {
-        let handler = Arc::clone(handler);
-        Arc::new(Server { config, slots: Mutex::default(), lists: Mutex::default(), handler })
+    fn new(config: Upstream) -> Arc<Server> {
+        let changes = broadcast::channel(CHANGES_MAX).0;
+        Arc::new(Server { config, slots: Mutex::default(), lists: Mutex::default(), changes })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -475,6 +515,35 @@ impl Server {
     }
 }
 
+/// Every call of a server is counted and timed, under the server and how it ended. Names of tools are the callers', and
+/// would make labels without bound.
+fn record(server: &str, method: &str, result: &Result<Box<RawValue>, UpstreamError>, took: Duration) {
+    let outcome = match result {
+        Ok(_) => "ok",
+        Err(UpstreamError::Unknown { .. }) => return, // not a server
+        Err(UpstreamError::Denied { .. }) => "denied",
+        Err(UpstreamError::Busy { .. }) => "busy",
+        Err(UpstreamError::Unavailable { .. }) => "unavailable",
+        Err(UpstreamError::Call { error, .. }) => match error {
+            CallError::Rpc(_) => "error",
+            CallError::TimedOut(_) => "timed_out",
+            CallError::Closed(_) => "closed",
+            CallError::Http { .. } | CallError::Protocol(_) => "protocol",
+        },
+    };
+    let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+    let server = metrics::SharedString::from(server.to_owned());
+    metrics::counter!("skep_upstream_calls_total", "server" => server.clone(), "method" => method, "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("skep_upstream_call_seconds", "server" => server, "method" => method).record(took);
+}
+
+async fn ended(server: Option<Arc<Server>>) {
+    if let Some(server) = server {
+        server.close(pool::DRAIN_MAX).await;
+    }
+}
+
 /// The name of a tool.
 fn name(tool: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
@@ -484,7 +553,7 @@ fn name(tool: &RawValue) -> Option<String> {
     serde_json::from_str::<Named>(tool.get()).ok().map(|tool| tool.name)
 }
 
-/// Tells the handler which server it is that speaks.
+/// Hears what a server says that belongs to no call. What it asks then is refused.
 struct Named(std::sync::Weak<Server>);
 
 impl client::Handler for Named {
@@ -499,17 +568,8 @@ impl client::Handler for Named {
             }
             _ => {}
         }
-        server.handler.notification(&server.config.name, notification);
-    }
-
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        match self.0.upgrade() {
-            Some(server) => server.handler.request(&server.config.name, method, params),
-            None => client::Handler::request(&(), method, params),
+        if let Some(change) = change(&notification) {
+            let _ = server.changes.send(change); // nobody may listen
         }
     }
 }

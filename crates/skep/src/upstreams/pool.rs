@@ -400,7 +400,13 @@ impl Slot {
             }
             Transport::Http { url, headers, is_sse } => {
                 let url = Url::parse(url.reveal()).map_err(|error| error.to_string())?;
-                let target = Target { url, headers: header_map(headers)?, client: http_client()?, is_sse: *is_sse };
+                let target = Target {
+                    url,
+                    headers: header_map(headers)?,
+                    client: http_client()?,
+                    is_sse: *is_sse,
+                    is_direct: !has_proxy(),
+                };
                 match Connection::over_http(target, setup).await {
                     Ok(connection) => Ok((connection, None)),
                     Err(error @ CallError::Http { status: 401 | 403, .. }) => {
@@ -591,6 +597,12 @@ fn backoff(failures: u32) -> Duration {
         Some(doubled) => BACKOFF.saturating_mul(1 << doubled.min(10)).min(BACKOFF_MAX),
         None => Duration::ZERO,
     }
+}
+
+/// Whether requests without TLS may have to go by a proxy.
+fn has_proxy() -> bool {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(is_set)
 }
 
 /// What the operator configured may be anywhere; but keys go nowhere else.

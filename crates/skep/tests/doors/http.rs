@@ -382,10 +382,10 @@ async fn health_tells_what_was_tried_and_fails_when_something_vital_does() {
         })
     };
     let hub = Hub::start_with(Options::default(), vec![probe("store", true)]).await;
-    assert_snapshot!(steady(&hub.get("/health").await), @r#"200 {"status":"healthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"store":"writable"}"#);
+    assert_snapshot!(steady(&hub.get("/health").await), @r#"200 {"status":"healthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"store":"writable"}"#);
     working.store(false, SeqCst);
     let hub = Hub::start_with(Options::default(), vec![probe("store", true)]).await;
-    assert_snapshot!(steady(&hub.get("/health").await), @r#"503 {"status":"unhealthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"store":"failed: the disk is full"}"#);
+    assert_snapshot!(steady(&hub.get("/health").await), @r#"503 {"status":"unhealthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"store":"failed: the disk is full"}"#);
     let hub = Hub::start_with(Options::default(), vec![probe("sandbox", false)]).await;
     assert!(hub.get("/health").await.starts_with(r#"200 {"status":"degraded""#));
 }
@@ -441,7 +441,7 @@ async fn refusal(options: Options) -> String {
     let directory = tempfile::tempdir().unwrap();
     let dir = Dir::open(directory.path()).unwrap();
     let catalogue = Arc::new(Catalogue::new([]));
-    let parts = Parts { catalogue, workspace: dir.clone(), outputs: dir, upstreams: Vec::new(), probes: Vec::new() };
+    let parts = Parts { catalogue, workspace: dir.clone(), outputs: dir, probes: Vec::new() };
     match Doors::open(options, parts).await {
         Ok(_) => "started".to_owned(),
         Err(error) => error.to_string(),

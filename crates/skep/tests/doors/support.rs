@@ -61,8 +61,7 @@ impl Hub {
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
         let catalogue = Arc::new(Catalogue::new(tools));
-        let parts =
-            Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), upstreams: Vec::new(), probes };
+        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let doors = Doors::open(options, parts).await.unwrap();
@@ -170,13 +169,15 @@ impl Connection {
 
 // ---- its tools
 
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Text {
     text: String,
 }
 
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
@@ -199,7 +200,8 @@ impl BuiltIn for Echo {
 /// Fails in the way it is asked to.
 struct Fail;
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 struct FailArguments {
     with: String,
 }

@@ -4,12 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, value::RawValue};
 
-use crate::{
-    revision::Revision,
-    server::{Members, headers::HeaderArgument},
-};
+use crate::server::{Members, headers::HeaderArgument};
 
-/// The headers of a request; the tool's marked arguments among them.
+/// The headers of a request besides that of the revision; the tool's marked arguments among them.
 pub(super) fn headers(
     method: &str,
     params: Option<&RawValue>,
@@ -21,7 +18,6 @@ pub(super) fn headers(
             headers.insert(name, value);
         }
     };
-    put("mcp-protocol-version", Revision::V2026_07_28.as_str());
     put("mcp-method", method);
     let named = match method {
         "tools/call" | "prompts/get" => "name",
@@ -89,7 +85,6 @@ mod tests {
                 "mcp-name: =?base64?Z3LDtsOfZQ==?=",
                 "mcp-param-n: 7",
                 "mcp-param-region: =?base64?IGV1?=",
-                "mcp-protocol-version: 2026-07-28",
             ]
         );
         assert_eq!(encode("=?base64?x?="), "=?base64?PT9iYXNlNjQ/eD89?=");

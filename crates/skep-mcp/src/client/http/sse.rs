@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use reqwest::{
-    Response, Url,
+    Url,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    EVENT_STREAM, Target,
+    EVENT_STREAM, Response, Target,
     events::{Event, Parser},
     failed, is_event_stream, shown,
 };
@@ -26,7 +26,7 @@ const POSTS_MAX: usize = 64;
 /// Open the stream, and a link over it.
 pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc<Link>, CallError> {
     let request = target.client.get(target.url.clone()).headers(target.headers.clone()).header(ACCEPT, EVENT_STREAM);
-    let response = request.send().await.map_err(|error| failed(&error))?;
+    let response = Response::from(request.send().await.map_err(|error| failed(&error))?);
     if !response.status().is_success() || !is_event_stream(&response) {
         let status = response.status().as_u16();
         let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
@@ -64,7 +64,7 @@ struct Events {
 impl Events {
     async fn next(&mut self) -> Result<Option<Event>, CallError> {
         while self.ready.is_empty() {
-            match self.response.chunk().await.map_err(|error| failed(&error))? {
+            match self.response.chunk().await? {
                 Some(part) => self.ready = self.parser.push(&part)?,
                 None => return Ok(None),
             }
@@ -107,7 +107,7 @@ async fn write(
                 let status = response.status().as_u16();
                 CallError::Http {
                     status,
-                    text: shown(&super::body(response, super::SHOWN_MAX).await.unwrap_or_default()),
+                    text: shown(&super::body(response.into(), super::SHOWN_MAX).await.unwrap_or_default()),
                 }
             }
             Ok(Err(error)) => failed(&error),

@@ -21,8 +21,9 @@ use crate::{
 
 /// Whether this is a request of 2026-07-28 or later.
 pub(super) fn is_meant(headers: &HeaderMap, incoming: &Incoming) -> bool {
-    let says_so = matches!(incoming, Incoming::Single(Message::Request(request)) if modern::is_modern(request));
-    says_so || names_modern_revision(headers)
+    // The header is quickly looked at, the body is not.
+    names_modern_revision(headers)
+        || matches!(incoming, Incoming::Single(Message::Request(request)) if modern::is_modern(request))
 }
 
 /// Whether the header names 2026-07-28, or, outside of a session, a revision that nobody knows.
@@ -50,8 +51,8 @@ pub(super) async fn receive(
         }
     };
     // Without metadata there is nothing to compare the headers with, and beginning it says what is missing.
-    if modern::named_revision(request.params.as_deref()).is_some()
-        && let Err(error) = headers::check(headers, &request, &*server.inner.service)
+    if let Some(version) = modern::named_revision(request.params.as_deref())
+        && let Err(error) = headers::check(headers, &request, &version, &*server.inner.service)
     {
         return failure(StatusCode::BAD_REQUEST, Some(&request.id), &error);
     }

@@ -11,11 +11,12 @@ use crate::{
 /// A tool with arguments and an answer of every kind that matters here.
 struct Search;
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Arguments {
-    #[schemars(length(min = 1))]
+    #[garde(length(chars, min = 1))]
     query: String,
     #[serde(default)]
     regex: bool,

@@ -27,14 +27,15 @@ pub(in crate::tools) struct FileEdit {
     one_at_a_time: Arc<Mutex<()>>,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::tools) struct Arguments {
     /// A file of the workspace, or `outputs/…`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     path: String,
     /// The text to replace, exactly as it is in the file, with so much around it that it occurs only once.
-    #[schemars(length(min = 1))]
+    #[garde(length(chars, min = 1))]
     old_text: String,
     /// What to put in its place.
     new_text: String,

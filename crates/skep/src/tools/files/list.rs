@@ -17,15 +17,16 @@ const LIMIT_MAX: usize = 10_000;
 /// See [`BuiltIn::DESCRIPTION`].
 pub(in crate::tools) struct ListFiles;
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::tools) struct Arguments {
     /// A directory of the workspace, or `outputs`.
     #[serde(default = "here")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     path: String,
     /// List only what matches this pattern, written as in .gitignore: `*.{png,jpg}`, `src/**/*.rs`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     glob: Option<String>,
     /// List the files of all directories below; otherwise the files and directories in `path` itself.
     #[serde(default = "yes")]
@@ -35,7 +36,7 @@ pub(in crate::tools) struct Arguments {
     all: bool,
     /// Entries to give at most.
     #[serde(default = "limit")]
-    #[schemars(range(min = 1, max = LIMIT_MAX))]
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: usize,
 }
 

@@ -27,19 +27,20 @@ const BASE64_MAX: u64 = 4 << 20;
 /// See [`BuiltIn::DESCRIPTION`].
 pub(in crate::tools) struct FileRead;
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::tools) struct Arguments {
     /// A file of the workspace, or `outputs/…`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     path: String,
     /// The first line to give; lines count from 1.
     #[serde(default = "first")]
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     offset: usize,
     /// Lines to give at most.
     #[serde(default = "lines")]
-    #[schemars(range(min = 1, max = LINES_MAX))]
+    #[garde(range(min = 1, max = LINES_MAX))]
     limit: usize,
     /// Put its number before each line.
     #[serde(default)]

@@ -13,11 +13,12 @@ use crate::{
 /// See [`BuiltIn::DESCRIPTION`].
 pub(in crate::tools) struct FileWrite;
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::tools) struct Arguments {
     /// Where to write it among the outputs, such as `report.md` or `outputs/report.md`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     path: String,
     /// What to write.
     content: String,

@@ -45,29 +45,31 @@ impl ObserveScreen {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// An X display of this machine, such as `:0`. Without display, image and images it is the one in $DISPLAY.
-    #[schemars(regex(pattern = r"^:[0-9]{1,5}(\.[0-9]{1,2})?$"))]
+    #[garde(pattern(r"^:[0-9]{1,5}(\.[0-9]{1,2})?$"))]
     display: Option<String>,
     /// A picture: a PNG, JPEG, TIFF, BMP or WebP file of the workspace, or `outputs/…`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[garde(length(chars, min = 1, max = 4096))]
     image: Option<String>,
     /// Several pictures, by path or by pattern: `*.png`, `scans/**/*.jpg`. A pattern may match none.
     #[serde(default)]
-    #[schemars(length(max = IMAGES_MAX))]
+    #[garde(length(max = IMAGES_MAX))]
     images: Vec<String>,
     /// Read the text that is to be seen.
     #[serde(default = "yes")]
     ocr: bool,
     /// Language of the text as tesseract names it; several are joined by `+`: `eng+deu`.
     #[serde(default = "english")]
-    #[schemars(regex(pattern = "^[A-Za-z_]{1,32}(\\+[A-Za-z_]{1,32}){0,7}$"))]
+    #[garde(pattern("^[A-Za-z_]{1,32}(\\+[A-Za-z_]{1,32}){0,7}$"))]
     language: String,
     /// How the text is laid out. By default that of a display is sparse, that of a picture a page.
     layout: Option<Layout>,
     /// The part of a display to look at.
+    #[garde(dive)]
     region: Option<Region>,
     /// Keep the picture of a display among the outputs.
     #[serde(default = "yes")]
@@ -95,14 +97,15 @@ enum Layout {
 }
 
 /// A part of a screen, in pixels from its top left corner.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Region {
     x: u16,
     y: u16,
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     width: u16,
-    #[schemars(range(min = 1))]
+    #[garde(range(min = 1))]
     height: u16,
 }
 

@@ -50,11 +50,12 @@ pub(super) struct Search {
     http: http::Http,
 }
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
     /// What to look for: in files a text within one line (or a pattern, see `regex`), elsewhere words.
-    #[schemars(length(min = 1, max = QUERY_CHARS_MAX))]
+    #[garde(length(chars, min = 1, max = QUERY_CHARS_MAX))]
     query: String,
     /// Where to look.
     #[serde(default)]
@@ -65,6 +66,7 @@ pub(super) struct Arguments {
     /// Files: look only into those whose path matches one of these patterns, written as in .gitignore: `*.rs`,
     /// `src/**`; one that begins with `!` excludes.
     #[serde(default)]
+    #[garde(dive)]
     glob: Globs,
     /// Files: the query is a regular expression, as Rust's `regex` crate has them.
     #[serde(default)]
@@ -78,14 +80,14 @@ pub(super) struct Arguments {
     #[serde(default)]
     ignored: bool,
     /// Results to give, the best ones. 50 if absent; engines of the web give fewer.
-    #[schemars(range(min = 1, max = LIMIT_MAX))]
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     limit: Option<u32>,
     /// Another name of `limit`.
-    #[schemars(range(min = 1, max = LIMIT_MAX))]
+    #[garde(range(min = 1, max = LIMIT_MAX))]
     max_results: Option<u32>,
     /// Files: lines to show before and after each match.
     #[serde(default)]
-    #[schemars(range(max = CONTEXT_MAX))]
+    #[garde(range(max = CONTEXT_MAX))]
     context: u32,
 }
 
@@ -113,11 +115,12 @@ enum Source {
 }
 
 /// One pattern or several.
-#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(untagged)]
 enum Globs {
     One(String),
-    Many(#[schemars(length(max = GLOBS_MAX))] Vec<String>),
+    Many(#[garde(length(max = GLOBS_MAX))] Vec<String>),
 }
 
 impl Default for Globs {

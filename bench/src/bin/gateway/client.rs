@@ -1,0 +1,245 @@
+//! A caller that costs little beside what it calls: one kept connection, one call at a time, and just enough HTTP.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    process::{ChildStdin, ChildStdout},
+};
+
+use crate::upstream::{LARGE_BYTES, SMALL};
+
+/// Which of the upstream's tools is called.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Tool {
+    Small,
+    Large,
+}
+
+impl Tool {
+    fn name(self) -> &'static str {
+        match self {
+            Tool::Small => "small",
+            Tool::Large => "large",
+        }
+    }
+
+    /// Whether this is the answer that the upstream gave.
+    fn is_answer(self, answer: &[u8]) -> bool {
+        match self {
+            Tool::Small => contains(answer, SMALL.as_bytes()) && !contains(answer, b"\"error\""),
+            Tool::Large => answer.len() > LARGE_BYTES,
+        }
+    }
+}
+
+/// How a door is called.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    /// Streamable HTTP of the older revisions: a session for each client.
+    Session,
+    /// Streamable HTTP of 2026-07-28: every request stands alone.
+    Stateless,
+    /// mcp-hub's own REST call.
+    McpHub,
+}
+
+/// Where calls go.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// Address and port.
+    pub(crate) address: String,
+    pub(crate) path: &'static str,
+    /// What stands before the names of tools.
+    pub(crate) prefix: String,
+    pub(crate) way: Way,
+}
+
+/// One client of a door.
+pub(crate) struct Client {
+    stream: TcpStream,
+    door: Door,
+    session: Option<String>,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) async fn connect(door: &Door) -> io::Result<Client> {
+        let stream = TcpStream::connect(&door.address).await?;
+        stream.set_nodelay(true)?;
+        let mut client = Client { stream, door: door.clone(), session: None, buffer: Vec::with_capacity(1 << 16) };
+        if door.way == Way::Session {
+            let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+                "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "bench", "version": "1" },
+            } });
+            let request = client.request("initialize", "", &hello);
+            let head = client.exchange(&request).await?.0;
+            let head = String::from_utf8_lossy(&client.buffer[..head]).into_owned();
+            client.session = header(&head, "mcp-session-id").map(str::to_owned);
+            let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+            let request = client.request("notifications/initialized", "", &ready);
+            client.exchange(&request).await?;
+        }
+        Ok(client)
+    }
+
+    /// Call a tool, and tell how long it took.
+    pub(crate) async fn call(&mut self, tool: Tool) -> io::Result<Duration> {
+        let name = format!("{}{}", self.door.prefix, tool.name());
+        let mut params = json!({ "name": name, "arguments": {} });
+        if self.door.way == Way::Stateless {
+            params["_meta"] = json!({
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientInfo": { "name": "bench", "version": "1" },
+                "io.modelcontextprotocol/clientCapabilities": {},
+            });
+        }
+        let body = match self.door.way {
+            Way::McpHub => json!({ "server_name": "upstream", "tool": tool.name(), "arguments": {} }),
+            Way::Session | Way::Stateless => {
+                json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params })
+            }
+        };
+        let request = self.request("tools/call", &name, &body);
+        let began = Instant::now();
+        let (head, whole) = self.exchange(&request).await?;
+        let took = began.elapsed();
+        let answer = &self.buffer[..whole];
+        if answer.starts_with(b"HTTP/1.1 200") && tool.is_answer(&answer[head..]) {
+            Ok(took)
+        } else {
+            let answer = String::from_utf8_lossy(&answer[..whole.min(2000)]).into_owned();
+            Err(io::Error::other(format!("{} answered: {answer}", self.door.address)))
+        }
+    }
+
+    fn request(&self, method: &str, name: &str, body: &Value) -> Vec<u8> {
+        let Door { address, path, way, .. } = &self.door;
+        let body = body.to_string();
+        let mut request = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+             accept: application/json, text/event-stream\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        if *way == Way::Stateless {
+            request += &format!("mcp-protocol-version: 2026-07-28\r\nmcp-method: {method}\r\nmcp-name: {name}\r\n");
+        }
+        if let Some(session) = &self.session {
+            request += &format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-06-18\r\n");
+        }
+        format!("{request}\r\n{body}").into_bytes()
+    }
+
+    /// Send, and receive the whole answer into the buffer: where its head ends, and where it ends.
+    async fn exchange(&mut self, request: &[u8]) -> io::Result<(usize, usize)> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        let mut scanned = Scan::default();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(ends) = scanned.ends(&self.buffer) {
+                return Ok(ends);
+            }
+        }
+    }
+}
+
+/// How much of an answer is known.
+#[derive(Default)]
+struct Scan {
+    /// Where the head ends, and the length of the body; `None` if it comes in chunks.
+    head: Option<(usize, Option<usize>)>,
+    /// Where the next chunk begins.
+    chunk: usize,
+}
+
+impl Scan {
+    fn ends(&mut self, answer: &[u8]) -> Option<(usize, usize)> {
+        if self.head.is_none() {
+            let end = find(answer, b"\r\n\r\n")? + 4;
+            let head = std::str::from_utf8(&answer[..end]).ok()?;
+            let has_none = head.starts_with("HTTP/1.1 202") || head.starts_with("HTTP/1.1 204");
+            let length = header(head, "content-length").and_then(|length| length.parse().ok());
+            let is_chunked = header(head, "transfer-encoding").is_some();
+            self.head = Some((end, length.or((has_none && !is_chunked).then_some(0))));
+            self.chunk = end;
+        }
+        let (head, length) = self.head?;
+        if let Some(length) = length {
+            return (head + length <= answer.len()).then_some((head, head + length));
+        }
+        loop {
+            let line = answer.get(self.chunk..)?;
+            let end = find(line, b"\r\n")?;
+            let size = std::str::from_utf8(&line[..end]).ok()?.split(';').next()?.trim();
+            let size = usize::from_str_radix(size, 16).ok()?;
+            let next = self.chunk + end + 2 + size + 2;
+            if next > answer.len() {
+                return None;
+            }
+            self.chunk = next;
+            if size == 0 {
+                return Some((head, next));
+            }
+        }
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|window| window == what)
+}
+
+fn contains(text: &[u8], what: &[u8]) -> bool {
+    find(text, what).is_some()
+}
+
+/// A client of a process, by its standard input and output.
+pub(crate) struct Pipe {
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    line: Vec<u8>,
+}
+
+impl Pipe {
+    pub(crate) async fn open(input: ChildStdin, output: ChildStdout) -> io::Result<Pipe> {
+        let mut pipe = Pipe { input, output: BufReader::with_capacity(1 << 16, output), line: Vec::new() };
+        let hello = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+        pipe.exchange(hello).await?;
+        pipe.input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").await?;
+        Ok(pipe)
+    }
+
+    pub(crate) async fn call(&mut self, tool: Tool) -> io::Result<Duration> {
+        let request = json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": tool.name(), "arguments": {} } });
+        let request = request.to_string();
+        let began = Instant::now();
+        self.exchange(&request).await?;
+        let took = began.elapsed();
+        if tool.is_answer(&self.line) {
+            Ok(took)
+        } else {
+            Err(io::Error::other(String::from_utf8_lossy(&self.line).into_owned()))
+        }
+    }
+
+    async fn exchange(&mut self, request: &str) -> io::Result<()> {
+        self.input.write_all(format!("{request}\n").as_bytes()).await?;
+        self.line.clear();
+        self.output.read_until(b'\n', &mut self.line).await?;
+        Ok(())
+    }
+}

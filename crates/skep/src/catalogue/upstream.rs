@@ -1,0 +1,217 @@
+//! Tools of MCP servers, `server__tool`, as tools of the catalogue.
+//!
+//! The gateway hands on text and never comes here with a parsed call. What both share, the pool has: the turns of callers,
+//! times, and that every call is counted.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
+use skep_mcp::{client::CallError, gateway::SEPARATOR};
+
+use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
+use tokio::time::timeout;
+
+use crate::{
+    schema::{shorten, suggest},
+    upstreams::{Options, UpstreamError, Upstreams},
+    workspace::Context,
+};
+
+impl Catalogue {
+    /// The same with the tools of these servers.
+    pub fn with_upstreams(self, upstreams: Upstreams) -> Catalogue {
+        Catalogue { upstreams, ..self }
+    }
+
+    /// The servers whose tools are here.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    /// The server that a name of a tool belongs to, and its own name for it.
+    pub fn of_upstream<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str)> {
+        name.split_once(SEPARATOR).filter(|(server, _)| !self.tools.contains_key(name) && self.upstreams.has(server))
+    }
+
+    /// Every tool as `tools/list` shows it, those of servers under their names here; and why some server's are missing.
+    /// Starts the servers, and waits for each for its own time to start, or no longer than `time_max`.
+    pub async fn all(&self, time_max: Option<Duration>) -> (Vec<Value>, Vec<String>) {
+        let mut tools: Vec<Value> = self.tools().map(Tool::to_json).collect();
+        let (listed, silent) = listed_tools(&self.upstreams, &self.upstreams.names(), time_max).await;
+        tools.extend(listed.into_iter().map(|(server, tool)| named(&server, tool)));
+        (tools, silent)
+    }
+
+    /// One tool, as `tools/list` shows it.
+    pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
+        let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
+        let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
+        let read = |tool: &Box<RawValue>| serde_json::from_str(tool.get()).ok();
+        let tools: Vec<Value> = list.items.iter().filter_map(read).map(|tool| named(server, tool)).collect();
+        let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
+        let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
+        let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
+        tools.iter().find(|tool| tool["name"] == name).cloned().ok_or_else(unknown)
+    }
+
+    /// Call a tool of a server as one of the catalogue.
+    pub(super) async fn call_upstream(&self, call: Call, context: &Context) -> Result<Answer, ToolError> {
+        let Some((server, tool)) = self.of_upstream(&call.tool) else {
+            return Err(self.unknown(&call.tool));
+        };
+        let value = call_tool(&self.upstreams, server, tool, call.arguments, call.deadline, context).await?;
+        Ok(Answer { value, cached: false })
+    }
+}
+
+/// Call a tool of a server, and take its result apart.
+pub(crate) async fn call_tool(
+    upstreams: &Upstreams,
+    server: &str,
+    tool: &str,
+    arguments: Value,
+    deadline: Option<Duration>,
+    context: &Context,
+) -> Result<Map<String, Value>, ToolError> {
+    let name = format!("{server}{SEPARATOR}{tool}");
+    let mut options = upstreams.call_options(server).map_err(|error| failed(&name, error))?;
+    if let Some(deadline) = deadline {
+        options.deadline = deadline.min(DEADLINE_MAX);
+        options.timeout = options.timeout.max(options.deadline);
+    }
+    let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
+    let options = Options { caller: Arc::from(""), call: Some(options) };
+    let calling = upstreams.call(server, "tools/call", params, options);
+    let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
+    answer(&name, &result.map_err(|error| failed(&name, error))?)
+}
+
+/// The tools of these servers, each as its server wrote it; and why some server's are missing. Starts the servers, and waits for
+/// each for its own time to start, or no longer than `time_max`.
+pub(crate) async fn listed_tools(
+    upstreams: &Upstreams,
+    servers: &[String],
+    time_max: Option<Duration>,
+) -> (Vec<(String, Value)>, Vec<String>) {
+    let list = async |server: &String| {
+        let listing = upstreams.tools(server);
+        let listed = match time_max {
+            None => listing.await,
+            Some(time) => match timeout(time, listing).await {
+                Ok(listed) => listed,
+                Err(_) => {
+                    return Err(format!(
+                        "the MCP server {server:?} has not listed its tools yet; ask again in a moment"
+                    ));
+                }
+            },
+        };
+        listed.map_err(|error| error.to_string())
+    };
+    let (mut tools, mut silent) = (Vec::new(), Vec::new());
+    for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
+        match list {
+            Ok(list) => {
+                let read = |tool: &Box<RawValue>| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
+                tools.extend(list.items.iter().filter_map(read));
+            }
+            Err(reason) => silent.push(reason),
+        }
+    }
+    (tools, silent)
+}
+
+/// A tool under its name here; all else as the server wrote it.
+fn named(server: &str, mut tool: Value) -> Value {
+    let name = format!("{server}{SEPARATOR}{}", tool["name"].as_str().unwrap_or_default());
+    tool["name"] = name.into();
+    tool
+}
+
+/// What a `CallToolResult` says: its members, and `text` for what is text in it.
+fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError> {
+    let no_result = || ToolError::failed(format!("{tool} answered with something that is no result of a tool"));
+    let mut result: Map<String, Value> = serde_json::from_str(result.get()).map_err(|_| no_result())?;
+    if result.get("resultType").is_some_and(|kind| kind == "input_required") {
+        let message = format!("{tool} asks its caller for input, which only callers over MCP can give");
+        return Err(ToolError::failed(message));
+    }
+    let parts = result.get("content").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let text = parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n");
+    let is_error = result.remove("isError") == Some(Value::Bool(true));
+    for member in ["_meta", "resultType"] {
+        result.remove(member);
+    }
+    if is_error {
+        let message = if text.is_empty() { format!("{tool} failed without saying why") } else { text };
+        return Err(ToolError::Failed { message, detail: result });
+    }
+    result.insert("text".to_owned(), text.into());
+    Ok(result)
+}
+
+/// Why a server gave no result, in the catalogue's words.
+fn failed(tool: &str, error: UpstreamError) -> ToolError {
+    match error {
+        UpstreamError::Denied { .. } => ToolError::Denied(error.to_string()),
+        UpstreamError::Busy { .. } => ToolError::Busy(error.to_string()),
+        UpstreamError::Unavailable { .. } => {
+            let cure = "`skep servers` shows what it last said".to_owned();
+            ToolError::Unavailable { message: error.to_string(), cure }
+        }
+        UpstreamError::Call { error: CallError::TimedOut(after), .. } => {
+            ToolError::TimedOut { tool: tool.to_owned(), after, detail: Map::new() }
+        }
+        UpstreamError::Call { error: CallError::Rpc(error), .. } => {
+            let detail = Map::from_iter([("rpc_code".to_owned(), error.code.into())]);
+            ToolError::Failed { message: error.message, detail }
+        }
+        // It may have acted on it before the connection went.
+        UpstreamError::Call { error: CallError::Closed(_), .. } => {
+            let detail = Map::from_iter([("may_have_run".to_owned(), true.into())]);
+            ToolError::Failed { message: error.to_string(), detail }
+        }
+        UpstreamError::Unknown { .. } | UpstreamError::Call { .. } => ToolError::failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(result: Value) -> Result<Value, ToolError> {
+        answer("s__t", &to_raw_value(&result).unwrap()).map(Value::Object)
+    }
+
+    #[test]
+    fn a_result_keeps_its_members_and_shows_its_text() {
+        let parts =
+            json!([{"type": "text", "text": "a"}, {"type": "image", "data": ""}, {"type": "text", "text": "b"}]);
+        let result =
+            json!({"content": parts, "structuredContent": {"n": 1}, "_meta": {"x": 1}, "resultType": "complete"});
+        let expected = json!({"content": parts, "structuredContent": {"n": 1}, "text": "a\nb"});
+        assert_eq!(read(result), Ok(expected));
+    }
+
+    #[test]
+    fn what_the_tool_calls_an_error_is_one() {
+        let parts = json!([{"type": "text", "text": "no such city"}]);
+        let error = read(json!({"content": parts, "isError": true})).unwrap_err();
+        assert_eq!(
+            error.to_json(),
+            json!({"status": "error", "code": "failed", "message": "no such city", "content": parts})
+        );
+        assert!(matches!(read(json!({"isError": true})), Err(ToolError::Failed { .. })));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_result_or_asks_back_is_told_as_such() {
+        assert!(read(json!([1])).unwrap_err().to_string().contains("no result of a tool"));
+        let asks = read(json!({"resultType": "input_required", "inputRequests": {}})).unwrap_err();
+        assert!(asks.to_string().contains("over MCP"), "{asks}");
+    }
+}

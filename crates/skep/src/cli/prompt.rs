@@ -1,0 +1,83 @@
+//! `skep prompt`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use serde_json::Value;
+use skep_mcp::gateway::SEPARATOR;
+
+use super::{Common, FAILED, print};
+use crate::{config::Overrides, hive};
+
+/// Print the section of a system prompt that tells a model which tools there are and how to ask for one
+///
+/// For models without tool calling of their own. What such a model writes goes into `skep call --use-mcp-tool -`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only the tools of these MCP servers; `skep` stands for its own tools
+    #[arg(value_name = "SERVER")]
+    servers: Vec<String>,
+    /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
+}
+
+/// The server that stands for Skep's own tools.
+pub(super) const OWN: &str = "skep";
+
+const HEAD: &str = "\
+# Tools
+
+You can use the tools below. To use one, write a block of exactly this form, and then stop and wait for its result:
+
+<use_mcp_tool>
+<server_name>the server's name</server_name>
+<tool_name>the tool's name</tool_name>
+<arguments>{\"argument\": \"value\"}</arguments>
+</use_mcp_tool>
+
+The arguments are one JSON object that fits the tool's JSON Schema. Use one tool at a time.
+";
+
+pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { servers, mcp_config } = arguments;
+    let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
+    let here = hive::workspace(&settings.workspace)?;
+    let (catalogue, _) = hive::catalogue(&settings, &here, &here);
+    for server in servers.iter().filter(|server| *server != OWN) {
+        catalogue.upstreams().call_options(server)?; // it exists
+    }
+    let (tools, silent) = catalogue.all(None).await;
+    let mut text = HEAD.to_owned();
+    let mut last = None;
+    for tool in &tools {
+        let name = tool["name"].as_str().unwrap_or_default();
+        let (server, inner) = catalogue.of_upstream(name).unwrap_or((OWN, name));
+        if !servers.is_empty() && !servers.iter().any(|wanted| wanted == server) {
+            continue;
+        }
+        if last.replace(server) != Some(server) {
+            text += &format!("\n## Server: {server}\n");
+        }
+        text += &section(inner, tool);
+    }
+    catalogue.upstreams().close().await;
+    print(&text)?;
+    for reason in &silent {
+        eprintln!("skep: {reason}");
+    }
+    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn section(name: &str, tool: &Value) -> String {
+    let description = tool["description"].as_str().unwrap_or_default().trim();
+    format!("\n### {name}\n{description}\nArguments: {}\n", tool["inputSchema"])
+}
+
+/// The name in the catalogue of a tool that a model asked for.
+pub(super) fn name_of(server: &str, tool: &str) -> String {
+    match server {
+        "" | OWN => tool.to_owned(),
+        server => format!("{server}{SEPARATOR}{tool}"),
+    }
+}

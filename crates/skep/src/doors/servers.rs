@@ -1,0 +1,137 @@
+//! `/servers`: the MCP servers behind this hub, to look at, add, change and take out while it runs.
+//!
+//! Whoever may name a command may run it here, outside of any sandbox. So changing the servers needs the hub's token, and is
+//! not to be had on a hub that has none.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, StatusCode},
+    response::Response,
+    routing::{get, post},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    http::Hub,
+    problem::{Problem, json_response},
+};
+use crate::upstreams::{Status, Upstream, UpstreamError, config};
+
+pub(super) fn router() -> Router<Arc<Hub>> {
+    Router::new()
+        .route("/servers", get(list))
+        .route("/servers/{name}", get(show).put(put).delete(delete))
+        .route("/servers/{name}/restart", post(restart))
+}
+
+async fn list(State(hub): State<Arc<Hub>>) -> Response {
+    let servers: Vec<Value> = hub.calls.catalogue.upstreams().servers().iter().map(Status::to_json).collect();
+    json_response(StatusCode::OK, &json!({ "servers": servers }))
+}
+
+async fn show(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let name = name(path)?;
+    let servers = hub.calls.catalogue.upstreams().servers();
+    let found = servers.iter().find(|server| server.name == name).ok_or_else(|| unknown(&name))?;
+    Ok(json_response(StatusCode::OK, &found.to_json()))
+}
+
+/// Add a server or change the one of this name. The body is its entry, as in a file: `{"command": …}`.
+async fn put(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let name = name(path)?;
+    may_change(&hub)?;
+    let entry = hub.bodies.read(&headers, body).await?.into_arguments()?.parse()?;
+    let config = config::read_one(&name, entry, |name| std::env::var(name).ok())
+        .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
+    let mut configs = configs(&hub);
+    let is_new = configs.insert(name, config).is_none();
+    set(&hub, configs).await?;
+    let code = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_response(code, &json!({ "status": "ok" })))
+}
+
+async fn delete(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let name = name(path)?;
+    may_change(&hub)?;
+    let mut configs = configs(&hub);
+    configs.remove(&name).ok_or_else(|| unknown(&name))?;
+    set(&hub, configs).await?;
+    Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+/// End a server when its calls have ended; the next call starts it anew, also one that is left alone for its failures.
+async fn restart(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let name = name(path)?;
+    match hub.calls.catalogue.upstreams().restart(&name).await {
+        Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "status": "ok" }))),
+        Err(UpstreamError::Unknown { .. }) => Err(unknown(&name)),
+        Err(error) => Err(Problem::busy("busy", error.to_string())),
+    }
+}
+
+fn configs(hub: &Hub) -> BTreeMap<String, Upstream> {
+    let configs = hub.calls.catalogue.upstreams().configs();
+    configs.into_iter().map(|config| (config.name.clone(), config)).collect()
+}
+
+async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Problem> {
+    let set = hub.mcp.set(configs.into_values().collect()).await;
+    set.map_err(|error| Problem::new(StatusCode::CONFLICT, "one_server", error.to_string()))
+}
+
+fn may_change(hub: &Hub) -> Result<(), Problem> {
+    if hub.guard.has_token() {
+        return Ok(()); // which the caller knows, or it would not be here
+    }
+    let message = "a server is a command that is run here, so adding and changing servers needs a token: set SKEP_TOKEN, \
+                   or write them into the file that --mcp-config names";
+    Err(Problem::new(StatusCode::FORBIDDEN, "token_needed", message))
+}
+
+fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let bad_path =
+        |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text());
+    Ok(path.map_err(bad_path)?.0)
+}
+
+fn unknown(name: &str) -> Problem {
+    let message = format!("there is no MCP server {:?}; GET /servers lists them", crate::schema::shorten(name, 100));
+    Problem::new(StatusCode::NOT_FOUND, "unknown_server", message)
+}
+
+/// What people and programs see of a server.
+impl Status {
+    /// As `GET /servers` shows it.
+    pub fn to_json(&self) -> Value {
+        let mut json = Map::new();
+        json.insert("name".into(), self.name.as_str().into());
+        json.insert("state".into(), self.state.name().into());
+        if let Some(wait) = self.state.wait() {
+            json.insert("retry_after_s".into(), wait.as_secs_f64().ceil().into());
+        }
+        json.insert("pids".into(), self.pids.clone().into());
+        json.insert("calls_running".into(), self.in_flight.into());
+        json.insert("calls_waiting".into(), self.waiting.into());
+        json.insert("starts".into(), self.starts.into());
+        if let Some(info) = &self.info {
+            json.insert("revision".into(), info.revision.as_str().into());
+            json.insert("server".into(), info.server.clone().unwrap_or_default());
+        }
+        if let Some(error) = &self.last_error {
+            json.insert("last_error".into(), error.as_str().into());
+        }
+        if !self.stderr.is_empty() {
+            json.insert("stderr".into(), self.stderr.clone().into());
+        }
+        json.into()
+    }
+}
