@@ -2,12 +2,13 @@
 //!
 //! Latency: all variants take turns in one process, so that whatever else the machine does hits them alike; before each
 //! sample the bench waits a little for the machine to be idle. Throughput: each variant alone, at growing concurrency.
-//! Deadlines: how long after one the answer comes. As root it becomes `nobody` first, since that is how sandboxes are
+//! Deadlines: how long after one the answer comes. Memory: what waits, if root runs the bench. As root it becomes `nobody` first, since that is how sandboxes are
 //! measured fairly: `cargo bench -p skep-sandbox [-- SAMPLES]`.
 #![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     sync::{
@@ -38,6 +39,12 @@ struct Variant {
 
 fn main() {
     skep_sandbox::init();
+    if std::env::args().any(|word| word == HOLD) {
+        return hold();
+    }
+    if rustix::process::geteuid().is_root() {
+        memory();
+    }
     become_ordinary();
     let samples = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(SAMPLES);
     let runtime = Runtime::new().unwrap();
@@ -50,6 +57,7 @@ fn main() {
 
     let tiny = [
         Variant { name: "fork+exec", once: Arc::new(|| spawn("/bin/true", &[], true)) },
+        Variant { name: "fork+exec, piped", once: Arc::new(|| capture("/bin/true")) },
         Variant { name: "posix_spawn", once: Arc::new(|| spawn("/bin/true", &[], false)) },
         Variant { name: "skep", once: here(argv(&["/bin/true"])) },
         Variant { name: "bubblewrap", once: Arc::new(|| spawn("bwrap", &bubblewrap(&["/bin/true"]), false)) },
@@ -84,7 +92,7 @@ fn main() {
     // In a server with a gigabyte of memory a fork has that much to copy.
     let memory = vec![1u8; LARGE];
     println!("with {} MB in memory:", memory.len() >> 20);
-    latency(&tiny[..3], samples / 6);
+    latency(&tiny[..4], samples / 6);
     drop(memory);
     throughput(&tiny);
 }
@@ -95,6 +103,62 @@ const LARGE: usize = 1 << 30;
 const DEADLINE: Duration = Duration::from_millis(100);
 /// The user `nobody` and its group.
 const NOBODY: u32 = 65534;
+
+/// The argument with which this program keeps sandboxes waiting until its standard input closes.
+const HOLD: &str = "hold";
+/// How long sandboxes and interpreters are given to be made and to come to rest.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Makes sandboxes and interpreters wait, and says when they do.
+fn hold() {
+    let runtime = Runtime::new().unwrap();
+    let sandbox = runtime.block_on(Sandbox::start(Config::default())).unwrap();
+    for request in [Run::Python("1".into()), Run::JavaScript("1".into())] {
+        run(&sandbox, runtime.handle(), Request::new(request));
+    }
+    thread::sleep(SETTLE);
+    println!("held");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Measures what waits in another process, which runs as an ordinary user. Only root may look into sandboxes.
+///
+/// What the kernel holds for them (namespaces, mounts, page tables) is not in these numbers.
+fn memory() {
+    let mut holder = Command::new("/proc/self/exe");
+    holder.arg(HOLD).uid(NOBODY).gid(NOBODY).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+
+    println!("{:<20} {:>9} {:>9}", "one that waits", "PSS kB", "private");
+    // The launcher, the zygote, and then the keeper of each sandbox.
+    let launcher = children(holder.id());
+    for keeper in launcher.into_iter().flat_map(children).flat_map(children) {
+        let command = children(keeper);
+        let name = command.first().map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap());
+        let of = |fields: &[&str]| command.iter().chain([&keeper]).map(|pid| held(*pid, fields)).sum::<u64>();
+        let private = of(&["Private_Dirty:", "Private_Clean:", "Private_Hugetlb:"]);
+        println!("{:<20} {:>9} {private:>9}", name.unwrap_or_default().trim(), of(&["Pss:"]));
+    }
+    println!();
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// The sum of some fields of what a process holds, in kB.
+fn held(pid: u32, fields: &[&str]) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let lines = rollup.lines().filter(|line| fields.iter().any(|field| line.starts_with(field)));
+    lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+}
 
 /// Starts over as an ordinary user if this is root.
 fn become_ordinary() {
@@ -140,20 +204,25 @@ fn bubblewrap<'a>(command: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn spawn(program: &str, arguments: &[&str], fork: bool) {
+    let mut command = plain(program, fork);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().unwrap().success());
+}
+
+/// Forks, executes, and reads the output as a sandbox's is read.
+fn capture(program: &str) {
+    assert!(plain(program, true).output().unwrap().status.success());
+}
+
+fn plain(program: &str, fork: bool) -> Command {
     let mut command = Command::new(program);
     // As clean as inside: an interpreter's start depends on its environment.
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").stdin(Stdio::null());
     if fork {
         // SAFETY: does nothing. That there is something to do between fork and exec rules out `posix_spawn`.
         unsafe { command.pre_exec(|| Ok(())) };
     }
-    assert!(command.status().unwrap().success());
+    command
 }
 
 fn latency(variants: &[Variant], samples: usize) {

@@ -3,7 +3,7 @@
 //! Making one takes over a millisecond, handing a request to one that is ready a tenth of that. Each serves a single
 //! request and dies. Owns how many there are: more when requests found none, fewer when nobody asks, none are made
 //! while the machine is busy (a pool hides time, it does not save any; a request that finds none gets a sandbox made on
-//! the spot, from the same template).
+//! the spot, from the same template), and none beside a running command for as long as another one is ready.
 
 use std::{
     collections::VecDeque,
@@ -21,10 +21,16 @@ use crate::{
     wire::{self, Call, Message as _},
 };
 
-/// Most sandboxes that wait. Each is two processes and about 0.4 MB.
+/// Most sandboxes that wait. Each is two processes that hold 0.3 MB together.
 const READY_MAX: usize = 4;
-/// How long nothing must have happened before another is made, in nanoseconds: not in the middle of a burst.
-const MAKE_AFTER_NS: i64 = 200_000;
+/// Fewest sandboxes that wait: one for the next request, and one for the request after it, so that the first need not
+/// be replaced while it runs.
+const READY_MIN: usize = 2;
+/// How long nothing must have happened before another is made: not in the middle of a burst.
+const MAKE_AFTER: Duration = Duration::from_micros(200);
+/// How long making may be put off because a request runs, which it would slow down: processors share caches and, often,
+/// a core.
+const MAKE_WITHIN: Duration = Duration::from_millis(20);
 /// How long nobody must have asked before the pool shrinks, in seconds.
 const SHRINK_AFTER_S: i64 = 10;
 /// How long after its last request a kind of interpreter is kept waiting.
@@ -45,6 +51,8 @@ pub(crate) struct Pool {
     waiting: VecDeque<Waiting>,
     /// How many there should be.
     target: usize,
+    /// When the first request came after something was last made.
+    asked: Option<Instant>,
     /// Processors: as many requests at once leave none for making sandboxes.
     processors: usize,
 }
@@ -52,17 +60,29 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new() -> Pool {
         let processors = available_parallelism().map_or(1, |processors| processors.get());
-        Pool { waiting: VecDeque::new(), target: 1, processors }
+        Pool { waiting: VecDeque::new(), target: READY_MIN, asked: None, processors }
     }
 
     /// How long the zygote should wait for something to happen before it asks what to do. `None`: for ever.
-    pub(crate) fn patience(&self, running: usize, warm: &Warm) -> Option<Timespec> {
+    pub(crate) fn patience(&self, running: usize, warm: &Warm, now: Instant) -> Option<Timespec> {
         if self.has_time(running) && (self.wants_more() || warm.wanted().is_some()) {
-            Some(Timespec { tv_sec: 0, tv_nsec: MAKE_AFTER_NS })
-        } else {
-            let shrinks = self.target > 1 || !warm.kinds.is_empty();
-            shrinks.then_some(Timespec { tv_sec: SHRINK_AFTER_S, tv_nsec: 0 })
+            let put_off = running > 0 && !self.waiting.is_empty();
+            let waited = self.asked.map_or(Duration::ZERO, |asked| now.duration_since(asked));
+            let left = if put_off { MAKE_WITHIN.saturating_sub(waited) } else { Duration::ZERO };
+            return Timespec::try_from(left.max(MAKE_AFTER)).ok();
         }
+        let shrinks = self.target > READY_MIN || !warm.kinds.is_empty();
+        shrinks.then_some(Timespec { tv_sec: SHRINK_AFTER_S, tv_nsec: 0 })
+    }
+
+    /// A request has come.
+    pub(crate) fn note_request(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
+    }
+
+    /// Something is being made ahead.
+    pub(crate) fn note_making(&mut self) {
+        self.asked = None;
     }
 
     /// Whether this is a time to make something, with so many requests running.
@@ -81,7 +101,7 @@ impl Pool {
 
     /// Nobody has asked for a while. Closing its sockets ends a sandbox.
     pub(crate) fn shrink(&mut self) {
-        self.target = (self.target / 2).max(1);
+        self.target = (self.target / 2).max(READY_MIN);
         self.waiting.truncate(self.target);
     }
 
@@ -93,13 +113,15 @@ impl Pool {
     /// Gives an order to a sandbox that is ready.
     pub(crate) fn hand_over(&mut self, call: &Call, order: &Order) -> Option<(pid_t, OwnedFd)> {
         while let Some(Waiting { pid, pidfd, keeper, command }) = self.waiting.pop_front() {
-            // The keeper first: it must know where to report before there is anything to report.
-            let told = wire::send(&keeper, &call.bytes(), &[order.report.as_fd()])
-                .and_then(|()| wire::send(&command, &call.bytes(), &order.fds()));
-            if told.is_ok() {
-                return Some((pid, pidfd));
+            // The command first: it is what is waited for, and the one told first gets the processor that is idle. It
+            // may end before its keeper knows of the request; the keeper then waits to be told.
+            if wire::send(&command, &call.bytes(), &order.fds()).is_err() {
+                // It died unnoticed, for instance killed for want of memory. Closing ends its keeper.
+                continue;
             }
-            // It died unnoticed, for instance killed for want of memory. Had the keeper lived, closing would end it.
+            // A keeper that has died took the command along, which the server is told when it is reaped.
+            let _ = wire::send(&keeper, &call.bytes(), &[order.report.as_fd()]);
+            return Some((pid, pidfd));
         }
         self.target = (self.target + 1).min(READY_MAX);
         None
@@ -199,5 +221,68 @@ impl Warm {
         let State::Waits(booted) = waiting else { return None };
         let fds: Vec<_> = [&order.report, &order.job].into_iter().chain(&order.stdin).map(OwnedFd::as_fd).collect();
         wire::send(&booted.keeper, &call.bytes(), &fds).is_ok().then_some(booted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    /// A sandbox that nobody is in, and the end on which its keeper would hear.
+    fn waiting(pid: pid_t) -> (Waiting, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let ((keeper, theirs), (command, pidfd)) = (pair(), pair());
+        (Waiting { pid, pidfd, keeper, command }, theirs)
+    }
+
+    fn pool(target: usize, sandboxes: usize) -> (Pool, Vec<OwnedFd>) {
+        let mut pool = Pool { waiting: VecDeque::new(), target, asked: None, processors: 2 };
+        let theirs = (1..).take(sandboxes).map(|pid| {
+            let (waiting, theirs) = waiting(pid);
+            pool.add(waiting);
+            theirs
+        });
+        let theirs = theirs.collect();
+        (pool, theirs)
+    }
+
+    fn patience(pool: &Pool, running: usize, now: Instant) -> Option<Duration> {
+        pool.patience(running, &Warm::new(0), now).map(|time| Duration::try_from(time).unwrap())
+    }
+
+    #[test]
+    fn a_pool_that_nobody_asks_shrinks_to_its_minimum_and_ends_the_rest() {
+        let (mut pool, theirs) = pool(READY_MAX, READY_MAX);
+        let now = Instant::now();
+        while patience(&pool, 0, now).is_some() {
+            pool.shrink();
+        }
+        assert_eq!(pool.waiting.len(), READY_MIN);
+        let ended = |end: &&OwnedFd| wire::receive(*end, &mut [0; 8]).is_ok_and(|message| message.is_none());
+        assert_eq!(theirs.iter().filter(ended).count(), READY_MAX - READY_MIN);
+    }
+
+    #[test]
+    fn making_is_put_off_while_a_request_runs_but_not_for_long() {
+        let (mut pool, _theirs) = pool(READY_MIN, 1);
+        let start = Instant::now();
+        pool.note_request(start);
+        assert_eq!(patience(&pool, 0, start), Some(MAKE_AFTER));
+        assert_eq!(patience(&pool, 1, start), Some(MAKE_WITHIN));
+        // More requests do not begin the wait anew.
+        let later = start + MAKE_WITHIN;
+        pool.note_request(later);
+        assert_eq!(patience(&pool, 1, later), Some(MAKE_AFTER));
+        // All processors are busy.
+        assert_eq!(patience(&pool, 2, later), None);
+    }
+
+    #[test]
+    fn a_pool_that_is_empty_is_filled_at_once() {
+        let (pool, _theirs) = pool(READY_MIN, 0);
+        assert_eq!(patience(&pool, 1, Instant::now()), Some(MAKE_AFTER));
     }
 }

@@ -41,8 +41,8 @@ pub struct Config {
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
     /// Interpreters that may wait, started, for the next request: one for each combination of language and working
-    /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 10 MB, `node`
-    /// 45 MB. 0: none.
+    /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 6 MB, `node`
+    /// 36 MB. 0: none.
     pub warm_max: usize,
     /// Which addresses requests that were granted hosts ([`Net::Allow`]) may be connected to.
     /// `None`: no request can be granted any.

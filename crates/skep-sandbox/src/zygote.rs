@@ -258,7 +258,7 @@ impl Zygote {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.launcher, PollFlags::empty()),
         ];
-        let patience = self.ready.patience(self.running(), &self.warm);
+        let patience = self.ready.patience(self.running(), &self.warm, Instant::now());
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
@@ -288,6 +288,7 @@ impl Zygote {
 
     /// Makes a sandbox ahead.
     fn make_ready(&mut self) {
+        self.ready.note_making();
         let Ok((keeper, their_keeper)) = pair() else { return };
         let Ok((command, their_command)) = pair() else { return };
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
@@ -299,6 +300,7 @@ impl Zygote {
 
     /// Makes a sandbox ahead and starts an interpreter in it.
     fn boot(&mut self, interpreter: &Interpreter) {
+        self.ready.note_making();
         match self.try_to_boot(interpreter) {
             Ok(booted) => self.warm.add(interpreter, booted),
             Err(_) => self.warm.give_up(interpreter),
@@ -317,6 +319,7 @@ impl Zygote {
 
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
     fn start(&mut self, call: Call, order: Order) {
+        self.ready.note_request(Instant::now());
         let born = match self.made_ahead(&call, &order) {
             Some(born) => Ok(born),
             None => self.clone_keeper(Purpose::Order(&order), call.loopback).map(|(pid, seat, pidfd)| Born {
