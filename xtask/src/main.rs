@@ -1,4 +1,4 @@
-//! Chores of the project: `cargo xtask test`, `cargo xtask bench`, `cargo xtask setup`.
+//! Chores of the project: `cargo xtask test`, `cargo xtask conformance`, `cargo xtask bench`, `cargo xtask setup`.
 //!
 //! Uses nothing but the standard library, so that it is built in a second.
 
