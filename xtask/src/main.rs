@@ -38,6 +38,24 @@ const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap
 /// The measurements: programs of `bench/`.
 const MEASUREMENTS: [&str; 5] = ["store", "door", "gateway", "run", "sandbox"];
 
+/// MCP servers of others for the tests, below [`SERVERS_DIRECTORY`]: a file that tells that one is installed, and the commands that
+/// install it there.
+const SERVERS: [(&str, &[&str]); 2] = [
+    (
+        "node_modules/.bin/mcp-server-memory",
+        &["npm install --no-fund --no-audit --prefix . @modelcontextprotocol/server-everything@2026.8.31 \
+           @modelcontextprotocol/server-filesystem@2026.8.31 @modelcontextprotocol/server-memory@2026.8.31"],
+    ),
+    (
+        "python/bin/mcp-server-time",
+        &[
+            "python3 -m venv python",
+            "python/bin/pip --quiet install mcp-server-git==2026.10.19 mcp-server-time==2026.10.19",
+        ],
+    ),
+];
+const SERVERS_DIRECTORY: &str = "target/servers";
+
 /// Gateways of others to measure against: a file that tells that one is installed below `target/peers`, and the commands
 /// that install it there.
 const PEERS: [(&str, &[&str]); 4] = [
@@ -58,7 +76,7 @@ fn main() -> ExitCode {
         ["bench"] => bench(&MEASUREMENTS),
         ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
         ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
-        ["setup"] => install(&NEEDED),
+        ["setup"] => install(&NEEDED).and_then(|()| install_below(SERVERS_DIRECTORY, &SERVERS)),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");
             Ok(())
@@ -76,6 +94,7 @@ fn main() -> ExitCode {
 
 fn test(arguments: &[&str]) -> Result<(), String> {
     install(&NEEDED)?;
+    install_below(SERVERS_DIRECTORY, &SERVERS)?;
     // With everything installed, a test that would be left out for want of something fails instead.
     let mut command = cargo();
     command.args(["test", "--workspace", "--locked"]).args(arguments).env("SKEP_TEST_REQUIRE", "1");
@@ -94,7 +113,10 @@ fn bench(names: &[&str]) -> Result<(), String> {
             // The sandbox can be used without the rest, and so can its measurements.
             "sandbox" => run(cargo().args(["bench", "--package", "skep-sandbox", "--locked"]))?,
             "gateway" => {
-                peers()?;
+                // One that cannot be installed is left out of the measurement, which says so.
+                for peer in PEERS {
+                    install_below("target/peers", &[peer]).unwrap_or_else(|message| println!("{message}"));
+                }
                 run(&mut Command::new("target/release/bench-gateway"))?;
             }
             name => run(&mut Command::new(Path::new("target/release").join(format!("bench-{name}"))))?,
@@ -103,29 +125,24 @@ fn bench(names: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Install the gateways of others. One that cannot be installed is left out of the measurement, which says so.
-fn peers() -> Result<(), String> {
-    let directory = Path::new("target/peers");
+/// Install programs of others below a directory, unless they are there.
+fn install_below(directory: &str, programs: &[(&str, &[&str])]) -> Result<(), String> {
+    let directory = Path::new(directory);
     std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    for (installed, commands) in PEERS {
+    for (installed, commands) in programs {
         if directory.join(installed).exists() {
             continue;
         }
         println!("installing {installed} below {}", directory.display());
-        for command in commands {
+        for command in *commands {
             let mut words = command.split(' ');
             let program = words.next().unwrap_or_default();
             // A program that was just installed is below the directory, where the command runs.
-            let program = if program.contains('/') {
-                directory.join(program).canonicalize().unwrap_or_default()
-            } else {
-                program.into()
+            let program = match program.contains('/') {
+                true => directory.canonicalize().unwrap_or_default().join(program),
+                false => program.into(),
             };
-            let done = run(Command::new(program).args(words).current_dir(directory));
-            if let Err(message) = done {
-                println!("{message}");
-                break;
-            }
+            run(Command::new(program).args(words).current_dir(directory))?;
         }
     }
     Ok(())

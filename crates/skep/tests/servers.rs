@@ -380,3 +380,79 @@ async fn long_lists_of_tools_may_be_hidden_behind_a_search() {
     let called = mcp("tools/call", json!({ "name": "inner__compose", "arguments": { "text": "hi" } })).await;
     assert_eq!(called["structuredContent"]["text"], "hi");
 }
+
+/// A file that names servers of others: three in JavaScript that speak an older revision, two in Python that speak the newest.
+/// `cargo xtask setup` installs them; without them the test is left out, or fails if `SKEP_TEST_REQUIRE` is set.
+fn real_servers(user: &User) -> Option<String> {
+    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers");
+    let node = |name: &str| format!("{installed}/node_modules/.bin/mcp-server-{name}");
+    let python = |name: &str| format!("{installed}/python/bin/mcp-server-{name}");
+    if !std::path::Path::new(&python("time")).exists() {
+        assert!(std::env::var_os("SKEP_TEST_REQUIRE").is_none(), "not installed: {installed}");
+        eprintln!("LEFT OUT, the servers are not installed; `cargo xtask setup` does it");
+        return None;
+    }
+    let workspace = user.workspace();
+    let servers = json!({ "mcpServers": {
+        "everything": { "command": node("everything") },
+        "files": { "command": node("filesystem"), "args": [workspace] },
+        "memory": { "command": node("memory"), "env": { "MEMORY_FILE_PATH": workspace.join("memory.json") } },
+        "git": { "command": python("git") },
+        "time": { "command": python("time"), "args": ["--local-timezone", "UTC"] },
+    } });
+    user.file("mcp.json", &servers.to_string());
+    Some(path(user, "mcp.json"))
+}
+
+/// Two clients use all of them at once, each of which is one process; nothing of them is left in the end.
+#[tokio::test]
+async fn servers_of_others_are_shared_and_do_what_they_do() {
+    let user = User::new();
+    let Some(config) = real_servers(&user) else { return };
+    user.file("notes.txt", "what the file says");
+    let repository = user.workspace().join("repository");
+    assert!(std::process::Command::new("git").arg("init").arg("--quiet").arg(&repository).status().unwrap().success());
+    let mut hub = Hub::start(&user, &["--mcp-config", &config], None);
+
+    let tools = hub.get("/tools").await;
+    assert_eq!(tools["unavailable"], Value::Null);
+    let names: Vec<&str> =
+        tools["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    let calls = [
+        ("everything__echo", json!({ "message": "over here" }), "over here"),
+        ("everything__get-sum", json!({ "a": 40, "b": 2 }), "42"),
+        ("files__read_text_file", json!({ "path": user.workspace().join("notes.txt") }), "what the file says"),
+        ("git__git_status", json!({ "repo_path": repository }), "No commits yet"),
+        (
+            "time__convert_time",
+            json!({ "source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo" }),
+            "T21:00:00+09:00",
+        ),
+    ];
+    let entity = json!({ "entities": [{ "name": "Skep", "entityType": "hive", "observations": ["is shared"] }] });
+    let (status, answer) = hub.ask(Method::POST, "/tools/memory__create_entities", &entity).await;
+    assert_eq!(status, 200, "{answer}");
+    let client = async || {
+        for (tool, arguments, expected) in &calls {
+            assert!(names.contains(tool), "{tool} is not listed");
+            let (status, answer) = hub.ask(Method::POST, &format!("/tools/{tool}"), arguments).await;
+            assert!(status == 200 && answer["text"].as_str().unwrap().contains(expected), "{tool}: {answer}");
+        }
+        let (_, graph) = hub.ask(Method::POST, "/tools/memory__read_graph", &json!({})).await;
+        assert_eq!(graph["structuredContent"]["entities"][0]["observations"], json!(["is shared"]), "{graph}");
+    };
+    tokio::join!(client(), client());
+
+    let servers = hub.get("/servers").await["servers"].clone();
+    let mut pids = Vec::new();
+    for server in servers.as_array().unwrap() {
+        let newest = matches!(server["name"].as_str(), Some("git" | "time"));
+        assert_eq!(server["revision"], if newest { "2026-07-28" } else { "2025-11-25" }, "{server}");
+        assert_eq!((&server["starts"], server["pids"].as_array().unwrap().len()), (&json!(1), 1), "{server}");
+        pids.push(server["pids"][0].as_u64().unwrap());
+    }
+    assert_eq!(pids.len(), 5);
+    assert!(std::process::Command::new("kill").arg(hub.child.id().to_string()).status().unwrap().success());
+    assert!(hub.child.wait().unwrap().success());
+    assert!(!pids.into_iter().any(is_alive), "nothing is left running");
+}

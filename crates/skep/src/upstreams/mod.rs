@@ -176,10 +176,10 @@ pub struct Status {
     pub info: Option<Info>,
 }
 
-/// A list of a server, whole.
+/// The tools of a server, all of them.
 #[derive(Debug)]
 pub struct List {
-    /// Its items, as the server wrote them.
+    /// As the server wrote them.
     pub items: Vec<Box<RawValue>>,
     /// Until when it is fresh.
     pub fresh_until: Instant,
@@ -202,7 +202,7 @@ struct Inner {
 struct Server {
     config: Upstream,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
-    lists: Mutex<HashMap<String, Arc<Listing>>>,
+    listing: Listing,
     changes: broadcast::Sender<Change>,
 }
 
@@ -290,15 +290,10 @@ impl Upstreams {
         Ok(self.find(server)?.call_options())
     }
 
-    /// The tools of a server that are allowed here.
+    /// The tools of a server that are allowed here, all pages. Kept until the server says that they changed, or for as long as
+    /// it says.
     pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
-        self.list(server, "tools/list").await
-    }
-
-    /// A list of a server: `tools/list`, `prompts/list`, `resources/list` or `resources/templates/list`, all its pages.
-    /// Kept until the server says that it changed, or for as long as it says.
-    pub async fn list(&self, server: &str, method: &str) -> Result<Arc<List>, UpstreamError> {
-        self.find(server)?.list(method).await
+        self.find(server)?.tools().await
     }
 
     /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
@@ -348,7 +343,7 @@ impl Upstreams {
 impl Server {
     fn new(config: Upstream) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
-        Arc::new(Server { config, slots: Mutex::default(), lists: Mutex::default(), changes })
+        Arc::new(Server { config, slots: Mutex::default(), listing: Listing::default(), changes })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -410,56 +405,33 @@ impl Server {
         slot.with(async |connection| Ok(connection.info().clone())).await
     }
 
-    fn listing(&self, method: &str) -> Arc<Listing> {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lists.entry(method.to_owned()).or_default())
-    }
-
-    async fn list(self: &Arc<Self>, method: &str) -> Result<Arc<List>, UpstreamError> {
+    async fn tools(self: &Arc<Self>) -> Result<Arc<List>, UpstreamError> {
         use std::sync::atomic::Ordering;
-        let listing = self.listing(method);
-        let mut kept = listing.kept.lock().await;
+        let mut kept = self.listing.kept.lock().await;
         if let Some(list) = kept.as_ref().filter(|list| Instant::now() < list.fresh_until) {
             return Ok(Arc::clone(list));
         }
-        self.info().await?; // a start changes all lists
-        let changes = listing.changes.load(Ordering::Acquire);
-        let list = Arc::new(self.fetch(method).await?);
+        self.info().await?; // a start changes the list
+        let changes = self.listing.changes.load(Ordering::Acquire);
+        let list = Arc::new(self.fetch_tools().await?);
         // Changed meanwhile: the next one fetches it again.
-        *kept = (listing.changes.load(Ordering::Acquire) == changes).then(|| Arc::clone(&list));
+        *kept = (self.listing.changes.load(Ordering::Acquire) == changes).then(|| Arc::clone(&list));
         Ok(list)
     }
 
-    /// A list is not what it was.
-    fn changed(&self, method: &str) {
-        let listing = self.listing(method);
-        listing.changes.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-        if let Ok(mut kept) = listing.kept.try_lock() {
+    /// The tools are not what they were, or may not be.
+    fn forget_tools(&self) {
+        self.listing.changes.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        if let Ok(mut kept) = self.listing.kept.try_lock() {
             *kept = None;
-        } // else it is being fetched, and will not be kept
+        } // else they are being fetched, and will not be kept
     }
 
-    /// No list may be what it was.
-    fn forget_lists(&self) {
-        let methods: Vec<String> = self.lists.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        methods.iter().for_each(|method| self.changed(method));
-    }
-
-    /// All pages of a list.
-    async fn fetch(self: &Arc<Self>, method: &str) -> Result<List, UpstreamError> {
+    /// All pages.
+    async fn fetch_tools(self: &Arc<Self>) -> Result<List, UpstreamError> {
         let protocol = |message: String| self.failed(CallError::Protocol(message));
-        let key = match method {
-            "tools/list" => "tools",
-            "prompts/list" => "prompts",
-            "resources/list" => "resources",
-            "resources/templates/list" => "resourceTemplates",
-            other => return Err(protocol(format!("{other} is not the method of a list"))),
-        };
-        let is_announced = {
-            let info = self.info().await?;
-            let area = if method.starts_with("resources/") { "resources" } else { key };
-            info.capabilities[area]["listChanged"] == true
-        };
+        let method = "tools/list";
+        let is_announced = self.info().await?.capabilities["tools"]["listChanged"] == true;
         let mut list = List { items: Vec::new(), fresh_until: Instant::now() + LIST_TIME_MAX, is_private: false };
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
@@ -467,8 +439,8 @@ impl Server {
             let result = self.call(method, params, Options::default()).await?;
             let page =
                 Members::parse(&result).ok_or_else(|| protocol(format!("its answer to {method} is no object")))?;
-            let items = page.read::<Vec<Box<RawValue>>>(key);
-            list.items.extend(items.ok_or_else(|| protocol(format!("its answer to {method} has no list {key:?}")))?);
+            let items = page.read::<Vec<Box<RawValue>>>("tools");
+            list.items.extend(items.ok_or_else(|| protocol(format!("its answer to {method} has no list of tools")))?);
             if list.items.len() > ITEMS_MAX {
                 return Err(protocol(format!("{method} has more than {ITEMS_MAX} items")));
             }
@@ -482,9 +454,7 @@ impl Server {
             list.is_private |= page.read::<String>("cacheScope").as_deref() == Some("private");
             let next = page.read::<String>("nextCursor");
             if next.is_none() || next == cursor {
-                if method == "tools/list" {
-                    list.items.retain(|tool| name(tool).is_none_or(|name| self.config.tools.allows(&name)));
-                }
+                list.items.retain(|tool| name(tool).is_none_or(|name| self.config.tools.allows(&name)));
                 return Ok(list);
             }
             cursor = next;
@@ -560,16 +530,11 @@ struct Named(std::sync::Weak<Server>);
 impl client::Handler for Named {
     fn notification(&self, notification: Notification) {
         let Some(server) = self.0.upgrade() else { return };
-        match notification.method.as_str() {
-            "notifications/tools/list_changed" => server.changed("tools/list"),
-            "notifications/prompts/list_changed" => server.changed("prompts/list"),
-            "notifications/resources/list_changed" => {
-                server.changed("resources/list");
-                server.changed("resources/templates/list");
-            }
-            _ => {}
+        let change = change(&notification);
+        if matches!(change, Some(Change::Tools)) {
+            server.forget_tools();
         }
-        if let Some(change) = change(&notification) {
+        if let Some(change) = change {
             let _ = server.changes.send(change); // nobody may listen
         }
     }
