@@ -313,8 +313,14 @@ impl Server {
         }
     }
 
+    /// Give up the calls that wait for their caller's input, and refuse to wait for more.
+    pub fn stop_waiting_for_input(&self) {
+        self.inner.parked.close();
+    }
+
     /// End listeners and sessions, cancel what is under way, and wait for it.
     pub async fn stop(&self) {
+        self.stop_waiting_for_input();
         self.put_tasks_aside().await;
         self.inner.stop.cancel();
         self.inner.sessions.close_all();

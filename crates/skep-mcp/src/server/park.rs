@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,8 @@ pub(super) struct Parked {
     prefix: String,
     calls_max: usize,
     time_max: Duration,
+    /// No more are taken.
+    is_closed: AtomicBool,
 }
 
 struct Waiting {
@@ -59,7 +64,20 @@ impl Identity {
 
 impl Parked {
     pub(super) fn new(calls_max: usize, time_max: Duration) -> Parked {
-        Parked { calls: Mutex::default(), prefix: format!("waiting-{}-", unguessable()), calls_max, time_max }
+        Parked {
+            calls: Mutex::default(),
+            prefix: format!("waiting-{}-", unguessable()),
+            calls_max,
+            time_max,
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Give up all calls that wait, and take no more: who waits for the others would wait for these as well.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        let given_up = std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(given_up); // outside the lock: it cancels calls
     }
 
     /// Put a call aside. Returns the state with which it is taken up again.
@@ -67,7 +85,9 @@ impl Parked {
         let now = Instant::now();
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let expired: Vec<_> = calls.extract_if(|_, waiting| waiting.until <= now).collect();
-        let result = if calls.len() >= self.calls_max {
+        let result = if self.is_closed.load(Ordering::SeqCst) {
+            Err(ErrorObject::new(code::BUSY, "the server is stopping, and cannot wait for input any more"))
+        } else if calls.len() >= self.calls_max {
             let message = format!("{} calls wait for input already; answer or repeat one of them", self.calls_max);
             Err(ErrorObject::new(code::BUSY, message))
         } else {

@@ -207,6 +207,20 @@ async fn a_stateless_caller_is_asked_in_the_result_and_the_call_goes_on_when_it_
 }
 
 #[tokio::test]
+async fn a_server_that_is_about_to_stop_waits_for_nobodys_input() {
+    let hub = Hub::new(Limits::default());
+    let mut client = hub.connect();
+    let (key, state) = parked(&mut client, 1).await;
+    hub.server.stop_waiting_for_input();
+    let late = client.ask(repeated(2, "Who?", &state, json!({ key: { "action": "accept" } }))).await;
+    assert_eq!(late["error"]["code"], -32602, "it was given up");
+    let refused = client.ask(stateless(call(3, "test_elicitation", json!({ "message": "Who?" })), elicitation())).await;
+    assert_eq!(refused["error"]["code"], -31000);
+    let well = client.ask(stateless(call(4, "test_simple_text", json!({})), json!({}))).await;
+    assert_eq!(well["result"]["resultType"], "complete", "what needs no input is answered");
+}
+
+#[tokio::test]
 async fn calls_that_wait_for_input_are_bounded_in_number_and_time() {
     let hub = Hub::new(Limits { parked_max: 1, ..Limits::default() });
     let mut client = hub.connect();

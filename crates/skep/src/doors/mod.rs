@@ -286,6 +286,7 @@ impl Doors {
         }
         shutdown.cancelled().await;
         hub.calls.admission.start_draining(); // first, so that nobody is served after the listeners are gone
+        hub.mcp.server.stop_waiting_for_input();
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
