@@ -5,49 +5,28 @@ mod support;
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    process::Stdio,
 };
 
 use serde_json::{Value, json};
-use support::User;
+use support::{Served, User};
 
 /// A hub of its own on a free port; it ends with the value.
 struct Hub {
-    child: Child,
+    served: Served,
     url: String,
 }
 
 impl Hub {
     fn start(user: &User) -> Hub {
-        let mut child = user
-            .command(&["serve", "--bind", "127.0.0.1:0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().expect("the hub says where it listens").unwrap();
-        let url = line.rsplit(' ').next().unwrap().to_owned();
-        std::thread::spawn(move || lines.for_each(drop)); // so that the hub never waits for its reader
-        Hub { child, url }
+        let served = Served::start(&mut user.command(&["serve", "--bind", "127.0.0.1:0"]));
+        Hub { url: served.url.clone(), served }
     }
 
     async fn process(&self, body: impl Into<reqwest::Body>) -> (u16, Value) {
         let request = reqwest::Client::new().post(format!("{}/process", self.url)).body(body);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    fn stop(&mut self) -> i32 {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
-        self.child.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -80,7 +59,7 @@ async fn process_answers_as_its_first_clients_expect() {
 
     assert_eq!(hub.process("not JSON").await.0, 400);
     assert_eq!(hub.process(r#"{"args": {}}"#).await.0, 400);
-    assert_eq!(hub.stop(), 0, "a hub that is told to stop ends well");
+    assert_eq!(hub.served.stop(), 0, "a hub that is told to stop ends well");
 }
 
 #[test]
@@ -107,7 +86,7 @@ fn a_run_falls_back_to_this_machine_when_no_hub_answers_and_says_so() {
     let (here, there) = (User::new(), User::new());
     here.file("plan.yaml", PLAN);
     let mut hub = Hub::start(&there);
-    hub.stop();
+    hub.served.stop();
     let said = here.skep(&["run", "plan.yaml", "--hub", &hub.url]).ok();
     assert!(said.stderr().contains(hub.url.trim_start_matches("http://")), "{}", said.stderr());
     let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();

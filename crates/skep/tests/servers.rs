@@ -4,14 +4,9 @@
 
 mod support;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, ChildStderr, Stdio},
-};
-
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::User;
+use support::{Served, User};
 
 const TOKEN: &str = "a-token-for-this-test-only";
 
@@ -89,9 +84,7 @@ fn a_plan_may_call_the_tools_of_servers() {
 
 /// A hub of its own on a free port; it ends with the value.
 struct Hub {
-    child: Child,
-    url: String,
-    stderr: BufReader<ChildStderr>,
+    served: Served,
 }
 
 impl Hub {
@@ -100,24 +93,15 @@ impl Hub {
         if let Some(token) = token {
             command.env("SKEP_TOKEN", token);
         }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut hub = Hub { stderr: BufReader::new(child.stderr.take().unwrap()), child, url: String::new() };
-        hub.url = hub.says("http://").rsplit(' ').next().unwrap().to_owned();
-        hub
+        Hub { served: Served::start(&mut command) }
     }
 
-    /// The next line of its standard error with this text in it.
     fn says(&mut self, text: &str) -> String {
-        let mut line = String::new();
-        while !line.contains(text) {
-            line.clear();
-            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "the hub ended without saying {text:?}");
-        }
-        line.trim().to_owned()
+        self.served.says(text)
     }
 
     async fn ask(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let request = reqwest::Client::new().request(method, format!("{}{path}", self.url));
+        let request = reqwest::Client::new().request(method, format!("{}{path}", self.served.url));
         let answer = request.bearer_auth(TOKEN).json(body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
@@ -128,13 +112,6 @@ impl Hub {
 
     async fn names(&self) -> Vec<Value> {
         self.get("/servers").await["servers"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect()
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -163,7 +140,7 @@ async fn a_hub_follows_the_file_that_names_its_servers() {
     assert_eq!(hub.names().await, ["two"]);
     assert_eq!(hub.ask(Method::POST, "/tools/one__compose", &call).await.0, 404);
 
-    let metrics = reqwest::get(format!("{}/metrics", hub.url)).await.unwrap().text().await.unwrap();
+    let metrics = reqwest::get(format!("{}/metrics", hub.served.url)).await.unwrap().text().await.unwrap();
     let counted = r#"skep_upstream_calls_total{server="one",method="tools/call",outcome="ok"} 1"#;
     assert!(metrics.contains(counted), "{metrics}");
 }
@@ -246,7 +223,7 @@ async fn of_a_hub_that_is_killed_no_server_stays_and_the_next_hub_ends_what_they
     assert_eq!(status, 200, "{answer}");
     let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
     assert_eq!(hub.get("/servers/bad").await["pids"], json!([pids[0]]), "nothing stands between it and the hub");
-    hub.child.kill().unwrap();
+    hub.served.child.kill().unwrap();
     ended(pids[0]).await;
 
     let next = Hub::start(&user, &["--mcp-config", &path], None);
@@ -285,8 +262,8 @@ async fn a_hub_behind_a_hub_answers_over_every_transport() {
     let mut behind = Hub::start(&user, &["--tcp", "127.0.0.1:0"], None);
     let tcp = behind.says("tcp://").rsplit(' ').next().unwrap().to_owned();
     let servers = json!({
-        "http": { "url": format!("{}/mcp", behind.url) },
-        "sse": { "type": "sse", "url": format!("{}/sse", behind.url) },
+        "http": { "url": format!("{}/mcp", behind.served.url) },
+        "sse": { "type": "sse", "url": format!("{}/sse", behind.served.url) },
         "tcp": { "url": tcp },
     });
     user.file("mcp.json", &json!({ "servers": servers }).to_string());
@@ -309,7 +286,7 @@ async fn the_one_server_without_a_prefix_keeps_its_names() {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
     } } });
-    let request = reqwest::Client::new().post(format!("{}/mcp", hub.url)).json(&list);
+    let request = reqwest::Client::new().post(format!("{}/mcp", hub.served.url)).json(&list);
     let headers =
         [("accept", "application/json"), ("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/list")];
     let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
@@ -364,7 +341,7 @@ async fn long_lists_of_tools_may_be_hidden_behind_a_search() {
         });
         let name = params["name"].as_str().map(str::to_owned);
         let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        let request = reqwest::Client::new().post(format!("{}/mcp", hub.url)).json(&body);
+        let request = reqwest::Client::new().post(format!("{}/mcp", hub.served.url)).json(&body);
         let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
         let request = name.iter().fold(request, |request, name| request.header("mcp-name", name));
         request.send().await.unwrap().json::<Value>().await.unwrap()["result"].clone()
@@ -452,7 +429,6 @@ async fn servers_of_others_are_shared_and_do_what_they_do() {
         pids.push(server["pids"][0].as_u64().unwrap());
     }
     assert_eq!(pids.len(), 5);
-    assert!(std::process::Command::new("kill").arg(hub.child.id().to_string()).status().unwrap().success());
-    assert!(hub.child.wait().unwrap().success());
+    assert_eq!(hub.served.stop(), 0);
     assert!(!pids.into_iter().any(is_alive), "nothing is left running");
 }

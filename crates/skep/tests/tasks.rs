@@ -3,14 +3,10 @@
 
 mod support;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::User;
+use support::{Served, User};
 
 const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 /// Nothing here takes so long unless it is broken.
@@ -38,32 +34,20 @@ for line in sys.stdin:
 
 /// A hub on a free port; it is killed when the value goes.
 struct Hub {
-    child: Child,
-    url: String,
+    served: Served,
     client: reqwest::Client,
 }
 
 impl Hub {
     fn start(user: &User) -> Hub {
         let arguments = ["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--mcp-config", "mcp.json"];
-        let mut child = user
-            .command(&arguments)
-            .env("SKEP_TOOLS_TIMEOUT", "2m")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().expect("the hub says where it listens").unwrap();
-        let url = line.rsplit(' ').next().unwrap().to_owned();
-        std::thread::spawn(move || lines.for_each(drop)); // so that the hub never waits for its reader
-        Hub { child, url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+        let served = Served::start(user.command(&arguments).env("SKEP_TOOLS_TIMEOUT", "2m"));
+        Hub { served, client: reqwest::Client::builder().no_proxy().build().unwrap() }
     }
 
     /// SIGKILL.
     fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.served.kill();
     }
 
     async fn post(&self, method: &str, mut params: Value) -> reqwest::Response {
@@ -72,7 +56,7 @@ impl Hub {
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": { "extensions": { EXTENSION: {} } },
         });
-        let mut request = self.client.post(format!("{}/mcp", self.url));
+        let mut request = self.client.post(format!("{}/mcp", self.served.url));
         request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
         if let Some(name) = name {
             request = request.header("mcp-name", name);
@@ -111,13 +95,6 @@ impl Hub {
             assert!(began.elapsed() < PATIENCE, "{task}");
             tokio::time::sleep(Duration::from_millis(50)).await; // as a client is told to
         }
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Lines},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc,
 };
 
 use serde_json::Value;
@@ -60,6 +61,56 @@ impl User {
         let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Running { child, lines }
+    }
+}
+
+/// `skep serve` on a free port; it is killed when the value goes.
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    /// What it says on standard error, which is always read, so that it never waits for its reader.
+    said: mpsc::Receiver<String>,
+}
+
+impl Served {
+    /// Start this command, and wait until it says where it listens.
+    pub(crate) fn start(command: &mut Command) -> Served {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let mut served = Served { child, url: String::new(), said };
+        served.url = served.says("http://").rsplit(' ').next().unwrap().to_owned();
+        served
+    }
+
+    /// The next line with this text in it.
+    pub(crate) fn says(&mut self, text: &str) -> String {
+        loop {
+            let line = self.said.recv().unwrap_or_else(|_| panic!("the hub ended without saying {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// SIGTERM. Returns the exit code.
+    pub(crate) fn stop(&mut self) -> i32 {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.child.wait().unwrap().code().unwrap()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
