@@ -20,6 +20,7 @@ mod calls;
 mod guard;
 mod health;
 mod http;
+mod in_place;
 pub mod mcp;
 mod metrics;
 mod problem;
@@ -51,7 +52,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::http::Hub;
+use self::{http::Hub, in_place::in_place};
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
@@ -401,7 +402,7 @@ impl Connections {
         let connections = Arc::clone(self);
         Some(async move {
             match limit {
-                None => connections.converse(stream, router, permit).await,
+                None => in_place(connections.converse(stream, router, permit)).await,
                 Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
             }
         })
