@@ -21,7 +21,7 @@ use axum::{
 use futures_util::stream;
 use tokio::time::timeout;
 
-use super::{Server, code, sink};
+use super::{Server, Share, code, sink};
 use crate::message::{ErrorObject, parse};
 
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -45,7 +45,8 @@ pub fn router(server: Server) -> Router {
 /// One message, or several, on the endpoint of both eras.
 async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Response {
     let principal = principal(&request);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let share = parts.extensions.remove::<Share>();
     let headers = parts.headers;
     let accepts = match Accepts::read(&headers) {
         Some(accepts) => accepts,
@@ -63,9 +64,9 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     match parse(&body) {
         Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
         Ok(incoming) if stateless::is_meant(&headers, &incoming) => {
-            stateless::receive(&server, &headers, incoming, &principal, accepts).await
+            stateless::receive(&server, &headers, incoming, &principal, accepts, share).await
         }
-        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts).await,
+        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts, share).await,
     }
 }
 

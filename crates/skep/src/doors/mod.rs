@@ -30,6 +30,7 @@ mod tcp;
 use std::{
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -54,6 +55,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::http::Hub;
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
+/// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
+const REQUESTS_PER_SECOND_MAX: u32 = 100;
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
 /// Bytes of a request's head, and of what a connection reads ahead. A connection that idles has taken none of them.
@@ -64,6 +67,11 @@ const REFUSALS_AT_ONCE_MAX: usize = 64;
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Time that connections get at the end to take their last answer.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+/// A connection that was silent for so long is asked whether the other side is still there, and then every
+/// `KEEPALIVE_EVERY`; what does not acknowledge that for [`Options::write_time_max`] has gone without a word.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// See `KEEPALIVE_AFTER`.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after the system refused a new connection, most often for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,8 +98,15 @@ pub struct Options {
     pub calls: admission::Limits,
     /// Limits of bodies.
     pub bodies: body::Limits,
-    /// Connections that are open at once.
+    /// Connections that are open at once, at all doors together.
     pub connections_max: usize,
+    /// MCP sessions that are kept. At the limit the one that idles longest makes room; if none idles, a new one is refused.
+    pub sessions_max: usize,
+    /// An MCP session that nobody used for so long is forgotten.
+    pub session_idle_max: Duration,
+    /// Requests that are taken each second from one connection with lines, and at once after a pause (contract S2); each
+    /// one more is answered with an error. `None`: as many as it sends.
+    pub requests_per_second_max: Option<NonZeroU32>,
     /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.
     pub head_time_max: Duration,
     /// A connection that takes nothing of its answer for so long is closed.
@@ -104,6 +119,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
+        let (sessions_max, session_idle_max) = mcp::sessions();
         Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
@@ -116,6 +132,9 @@ impl Default for Options {
             calls: admission::Limits::default(),
             bodies: body::Limits::default(),
             connections_max: 8192,
+            sessions_max,
+            session_idle_max,
+            requests_per_second_max: NonZeroU32::new(REQUESTS_PER_SECOND_MAX),
             head_time_max: Duration::from_secs(30),
             write_time_max: Duration::from_secs(30),
             task_after: mcp::task_after(),
@@ -271,14 +290,15 @@ impl Doors {
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
-        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, close.clone()));
+        let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
+        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), close.clone()));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let connections = Arc::clone(&connections);
             let admit = move |stream| connections.admit(stream);
             accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
         }
-        let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options));
+        let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options, open));
         for listener in tcp_listeners {
             let lines = Arc::clone(&lines);
             let admit = move |stream| lines.admit(stream);
@@ -369,7 +389,7 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(hub: Arc<Hub>, options: &Options, close: CancellationToken) -> Connections {
+    fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: CancellationToken) -> Connections {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
@@ -381,7 +401,7 @@ impl Connections {
             overfull,
             hub,
             builder,
-            open: Arc::new(Semaphore::new(options.connections_max.max(1))),
+            open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             write_time_max: options.write_time_max,
             close,
@@ -429,9 +449,12 @@ impl Connections {
     }
 }
 
-/// Send small answers at once, and give up on a peer that takes nothing.
+/// Send small answers at once, and give up on a peer that takes nothing or is not there any more.
 fn prepare(stream: &TcpStream, write_time_max: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
     let ms = write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
 }
