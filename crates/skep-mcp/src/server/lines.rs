@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Server, Share, code,
+    Server, Share, code, local,
     rate::Rate,
     session::{Customs, Session},
     sink::{self, Sink},
@@ -52,10 +52,10 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Nothing.
+    /// Nothing; all callers are one principal.
     fn default() -> Options {
         Options {
-            principal: "".into(),
+            principal: local(),
             unannounced: None,
             has_batch_method: false,
             finish: None,

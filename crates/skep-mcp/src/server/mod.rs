@@ -27,7 +27,12 @@ mod session;
 mod sink;
 pub mod tasks;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde_json::{
     Value,
@@ -348,6 +353,11 @@ impl Server {
         self.inner.tasks.wait().await;
     }
 
+    /// Tasks that run here.
+    pub fn tasks_running(&self) -> usize {
+        self.inner.durable.as_ref().map_or(0, |tasks| tasks.running_count())
+    }
+
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.inner.sessions.len()
@@ -371,6 +381,12 @@ fn check_uri(uri: &str) -> Result<(), ErrorObject> {
         return Err(ErrorObject::new(code::INVALID_PARAMS, message));
     }
     Ok(())
+}
+
+/// The principal of callers whom nobody tells apart.
+pub fn local() -> Arc<str> {
+    static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
+    Arc::clone(&LOCAL)
 }
 
 /// An unguessable name: 128 bits in hexadecimal digits, which are fit for a header (Streamable HTTP, 2025-11-25).

@@ -572,7 +572,7 @@ impl Sessions {
     }
 
     /// Keep a session. Those that idled too long are forgotten; if there are still too many, the one that idles longest
-    /// makes room.
+    /// makes room, of the principal that has most: nobody loses sessions because somebody else opens many.
     pub(super) fn insert(&self, session: &Arc<Session>) -> Result<(), ErrorObject> {
         let now = Instant::now();
         let mut by_id = lock(&self.by_id);
@@ -580,8 +580,12 @@ impl Sessions {
         let mut gone: Vec<Arc<Session>> =
             by_id.extract_if(|_, session| is_expired(session)).map(|(_, gone)| gone).collect();
         if by_id.len() >= self.sessions_max {
-            let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, Arc::clone(&session.id))));
-            let longest = idle.min_by_key(|(since, _)| *since).map(|(_, id)| id);
+            let mut counts = HashMap::from([(&*session.principal, 1_usize)]);
+            by_id.values().for_each(|session| *counts.entry(&session.principal).or_default() += 1);
+            let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, session)));
+            let longest =
+                idle.max_by_key(|(since, session)| (counts.get(&*session.principal), std::cmp::Reverse(*since)));
+            let longest = longest.map(|(_, session)| Arc::clone(&session.id));
             gone.extend(longest.and_then(|id| by_id.remove(&id)));
         }
         let result = if by_id.len() < self.sessions_max {

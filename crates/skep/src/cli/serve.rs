@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Common, stop_on_signal};
 use crate::{
-    config::{BadSettings, Overrides, Serve, Settings},
+    config::{BadSettings, Overrides, Secret, Serve, Settings},
     doors::{Doors, Options, Parts, Probe, Servers, Token},
     hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
@@ -141,8 +141,13 @@ fn store(hive: &Hive) -> Probe {
 }
 
 fn options(settings: &Settings) -> anyhow::Result<Options> {
-    let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
-    let mut options = Options { allowed_hosts, allowed_origins, ..Options::default() };
+    let Serve { bind, allowed_hosts, allowed_origins, tokens, .. } = settings.serve.clone();
+    let named = |(name, token): (String, Secret)| {
+        let token = Token::new(token.reveal()).with_context(|| format!("serve.tokens.{name} cannot be used"))?;
+        anyhow::Ok((name, token))
+    };
+    let tokens = tokens.into_iter().map(named).collect::<anyhow::Result<_>>()?;
+    let mut options = Options { allowed_hosts, allowed_origins, tokens, ..Options::default() };
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;

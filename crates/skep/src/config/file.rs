@@ -73,6 +73,9 @@ pub struct Serve {
     /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
     /// keep their own names, and Skep's tools are not served along. Default: true.
     pub prefix: Option<bool>,
+    /// Tokens of callers that are to be told apart, by their names: `ann = "${ANN_TOKEN}"`. Each has sessions and tasks of its
+    /// own. Only who knows the hub's own token, beside these, may change its MCP servers.
+    pub tokens: BTreeMap<String, Secret>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.

@@ -283,13 +283,18 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
         };
-        match self.calls.call(name, arguments, parse, None).await.map_err(refused)?? {
+        match self.calls.call(caller(&call), name, arguments, parse, None).await.map_err(refused)?? {
             Ok(answer) => raw(&result(&answer)),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
             Err(ToolError::Busy(message)) => Err(busy(message)),
             Err(error) => raw(&failure(&error)),
         }
     }
+}
+
+/// Whose turn it is in the queue of a server, and whose process it is where one is not shared.
+pub(super) fn caller(call: &Call) -> Arc<str> {
+    call.caller.session.clone().unwrap_or_else(|| Arc::clone(&call.caller.principal))
 }
 
 /// An answer in both forms: structured, and as text for those who read nothing else.

@@ -26,8 +26,10 @@ mod problem;
 mod servers;
 mod tasks;
 mod tcp;
+mod tokens;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     num::NonZeroU32,
@@ -36,7 +38,7 @@ use std::{
 };
 
 use axum::Router;
-pub use guard::{BadOrigin, TOKEN_BYTES_MIN, Token, UnfitToken};
+pub use guard::BadOrigin;
 pub use health::Probe;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -45,6 +47,7 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
+pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -88,8 +91,11 @@ pub struct Options {
     pub prefix: bool,
     /// Whether tools of MCP servers are not listed over MCP, but found by `search_tools`.
     pub searches_tools: bool,
-    /// What callers must know. Without it only loopback addresses may be listened on.
+    /// What the operator knows, and callers that nobody tells apart. Without any token only loopback addresses may be
+    /// listened on.
     pub token: Option<Token>,
+    /// What other callers know, by their names: each is a principal of its own.
+    pub tokens: BTreeMap<String, Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
@@ -127,6 +133,7 @@ impl Default for Options {
             prefix: true,
             searches_tools: false,
             token: None,
+            tokens: BTreeMap::new(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             calls: admission::Limits::default(),
@@ -183,6 +190,9 @@ pub enum OpenError {
     /// An origin that is none.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
+    /// Tokens that say not who the caller is.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
     /// Several servers, or none, and no prefix to tell their tools apart.
     #[error(transparent)]
     NotOne(#[from] mcp::NotOne),
@@ -235,19 +245,22 @@ impl Doors {
     /// Check the options and listen.
     pub async fn open(mut options: Options, parts: Parts) -> Result<Doors, OpenError> {
         options.connections_max = options.connections_max.min(connections_possible());
-        let (listeners, names) = listen(&options.bind, options.token.is_some()).await?;
+        let metrics = metrics::Metrics::install(); // first, for whoever counts
+        let tokens = tokens::Tokens::new(options.token.clone(), options.tokens.clone())?;
+        let has_token = !tokens.is_empty();
+        let (listeners, names) = listen(&options.bind, has_token).await?;
         if listeners.is_empty() {
             return Err(OpenError::NoAddress);
         }
-        let (mut tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
-        match listen(&options.tcp_if_free, options.token.is_some()).await {
+        let (mut tcp_listeners, _) = listen(&options.tcp, has_token).await?;
+        match listen(&options.tcp_if_free, has_token).await {
             Ok((more, _)) => tcp_listeners.extend(more),
             Err(OpenError::Bind { .. }) => {}
             Err(error) => return Err(error),
         }
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
-        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
+        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens)?;
         let calls = Arc::new(calls::Calls {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
@@ -261,7 +274,7 @@ impl Doors {
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
-            metrics: metrics::Metrics::install(),
+            metrics,
             started: Instant::now(),
             connections: AtomicUsize::new(0),
         };
