@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod bounds;
+mod callers;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;

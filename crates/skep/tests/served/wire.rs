@@ -127,10 +127,15 @@ impl Http {
 
     /// A whole answer of a known length.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
-        let answer = self.head().await?;
-        let mut body = vec![0; answer.header("content-length").parse().unwrap_or(0)];
-        within(self.0.read_exact(&mut body)).await.ok()?;
-        Some(Answer { body: String::from_utf8(body).unwrap(), ..answer })
+        let head = self.head().await?;
+        Some(Answer { body: self.body(&head).await, ..head })
+    }
+
+    /// The body that belongs to a head.
+    pub(crate) async fn body(&mut self, head: &Answer) -> String {
+        let mut body = vec![0; head.header("content-length").parse().unwrap_or(0)];
+        within(self.0.read_exact(&mut body)).await.unwrap();
+        String::from_utf8(body).unwrap()
     }
 
     /// The next event of a stream, or `None` at its end.
