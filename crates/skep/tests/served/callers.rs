@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures_util::future::{FutureExt as _, join_all};
 use serde_json::{Value, json};
 
-use crate::wire::{Hub, Http, call, initialize, request, stateless};
+use crate::wire::{Http, Hub, call, initialize, request, stateless};
 
 /// Callers of each kind, and calls of each.
 const CALLERS: usize = 4;
@@ -125,7 +125,13 @@ async fn on_lines(hub: &Hub, is_stateless: bool, caller: Caller) {
         answered.extend(caller.hears(&lines.next().await.unwrap()));
     }
     // Whatever comes late would come before this.
-    lines.write(&format!("{}\n", request("last", "tools/call", json!({ "name": "compose", "arguments": { "text": "" } })))).await.unwrap();
+    lines
+        .write(&format!(
+            "{}\n",
+            request("last", "tools/call", json!({ "name": "compose", "arguments": { "text": "" } }))
+        ))
+        .await
+        .unwrap();
     if is_stateless {
         drop(lines);
     } else {
@@ -231,7 +237,11 @@ async fn as_rest(hub: &Hub, caller: Caller) {
         connection.send("POST", &path, &[], &body.to_string()).await.unwrap();
         if !is_left(n) {
             let answer = connection.answer().await.unwrap().json();
-            assert_eq!(answer["text"].as_str().map(|text| text.contains(&*caller.nonces[&call["id"].to_string()])), Some(true), "{answer}");
+            assert_eq!(
+                answer["text"].as_str().map(|text| text.contains(&*caller.nonces[&call["id"].to_string()])),
+                Some(true),
+                "{answer}"
+            );
         }
     });
     join_all(calls).await;

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod callers;
+mod principals;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
