@@ -270,6 +270,29 @@ async fn who_asks_and_takes_no_answers_is_read_no_more_and_then_dropped() {
 }
 
 #[tokio::test]
+async fn a_connection_with_lines_has_a_hundred_requests_a_second_and_hears_of_each_one_more() {
+    let hub = Hub::start("");
+    let (mut lines, mut other) = (hub.lines().await, hub.lines().await);
+    let text: String = (0..1000).map(|id| format!("{}\n", ping(id))).collect();
+    lines.write(&text).await.unwrap();
+    let (mut taken, mut refused) = (0, 0);
+    for id in 0..1000 {
+        let answer = lines.next().await.unwrap();
+        assert_eq!(answer["id"], id, "none is lost");
+        match answer.get("error") {
+            None => taken += 1,
+            Some(error) => {
+                assert_eq!((&error["code"], &error["data"]["reason"]), (&json!(-31000), &json!("rate_limit")));
+                assert!((1..=1000).contains(&error["data"]["retryAfterMs"].as_u64().unwrap()), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(taken >= 100 && refused > 0, "{taken} taken, {refused} refused");
+    assert_eq!(other.ask(ping(1)).await["result"]["status"], "ok", "each connection has its own");
+}
+
+#[tokio::test]
 async fn three_thousand_idle_sessions_are_kept_and_cost_little() {
     let hub = Hub::start("");
     hub.session(&[]).await;
