@@ -77,6 +77,7 @@ impl Listener {
         if wanted.resource_subscriptions.len() > watches_max {
             return Err(invalid(format!("at most {watches_max} resources can be watched by one request")));
         }
+        wanted.resource_subscriptions.iter().try_for_each(|uri| super::check_uri(uri))?;
         let tasks = watch_tasks(server, &wanted, caller)?;
         let counted = Arc::clone(&server.listeners).try_acquire_owned().map_err(|_| {
             let message = "too many listeners are open; close one, or try again later";

@@ -244,6 +244,7 @@ pub(super) fn read_meta(params: &Members<'_>, principal: &Arc<str>) -> Result<(C
         ErrorObject::new(code::INVALID_PARAMS, message)
     };
     let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
+    super::check_declared(meta.get(CLIENT_CAPABILITIES), meta.get(CLIENT_INFO))?;
     let requested: String = meta.read(PROTOCOL_VERSION).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities: Value =
         meta.read(CLIENT_CAPABILITIES).filter(Value::is_object).ok_or_else(|| missing(CLIENT_CAPABILITIES))?;
@@ -383,7 +384,9 @@ impl Running {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
         let (asked, keys, identity) = (std::mem::take(&mut self.asked), self.keys, self.identity.clone());
-        let outcome = self.server.parked.put(ParkedCall { exchange, asked, keys, identity }).and_then(|state| {
+        let bytes = self.params.as_ref().map_or(0, |params| params.get().len());
+        let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
+        let outcome = parked.and_then(|state| {
             let mut result = Members::default();
             result.put("resultType", "input_required");
             result.set("inputRequests", requests);

@@ -8,7 +8,7 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::Outcome;
+use super::{Outcome, Share};
 use crate::message::{ErrorObject, Id};
 
 /// The text of a response.
@@ -57,15 +57,33 @@ pub(super) enum Sink {
     Stream(Arc<EventStream>),
     /// The answers of a batch, which are sent together.
     Batch(Arc<Batch>),
+    /// The same as the one inside, for a message that is counted until it is answered.
+    Counted(Arc<(Sink, Share)>),
 }
 
 impl Sink {
+    /// The same, and keep the share of a message until nobody will send anything for it any more.
+    pub(super) fn keeping(self, share: Option<Share>) -> Sink {
+        match share {
+            Some(share) => Sink::Counted(Arc::new((self, share))),
+            None => self,
+        }
+    }
+
+    /// Wait until a message can be sent without waiting.
+    pub(super) async fn ready(&self) {
+        if let Sink::Queue(queue) = self {
+            drop(queue.reserve().await); // closed: there is nobody to wait for
+        }
+    }
+
     /// Send a message that is not the last of its request.
     pub(super) async fn send(&self, text: String) {
         match self {
             Sink::Queue(queue) => drop(queue.send(text).await), // closed: there is nobody to tell
             Sink::Stream(stream) => stream.push(text, false).await,
             Sink::Batch(batch) => Box::pin(batch.others.send(text)).await,
+            Sink::Counted(counted) => Box::pin(counted.0.send(text)).await,
         }
     }
 
@@ -86,6 +104,7 @@ impl Sink {
                     Box::pin(batch.to.end(answers)).await;
                 }
             }
+            Sink::Counted(counted) => Box::pin(counted.0.end(answer)).await,
         }
     }
 }
@@ -200,6 +219,11 @@ impl EventStream {
     pub(super) fn is_over(&self) -> bool {
         let state = self.state();
         state.is_closed && !state.is_attached
+    }
+
+    /// Bytes of the events that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.state().bytes
     }
 
     pub(super) fn is_attached(&self) -> bool {

@@ -272,6 +272,11 @@ impl Tasks {
         self.runs.wait().await;
     }
 
+    /// Tasks that run here.
+    pub(super) fn running_count(&self) -> usize {
+        self.running().len()
+    }
+
     // ---- what callers ask
 
     /// `tasks/get`, `tasks/update`, `tasks/cancel`; `None` if it is another method.

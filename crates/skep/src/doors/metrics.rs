@@ -10,6 +10,7 @@ use std::{
 
 use axum::http::{Method, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Load;
@@ -52,12 +53,14 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format.
-    pub(super) fn render(&self, load: Load, connections: usize, uptime: Duration) -> String {
+    pub(super) fn render(&self, load: Load, connections: usize, mcp: &Server, uptime: Duration) -> String {
         metrics::gauge!("skep_calls_running").set(load.running as f64);
         metrics::gauge!("skep_calls_waiting").set(load.waiting as f64);
         metrics::gauge!("skep_calls_at_once").set(load.at_once as f64);
         metrics::gauge!("skep_calls_forwarded").set(load.forwarded as f64);
         metrics::gauge!("skep_http_connections").set(connections as f64);
+        metrics::gauge!("skep_mcp_sessions").set(mcp.sessions() as f64);
+        metrics::gauge!("skep_mcp_tasks_running").set(mcp.tasks_running() as f64);
         metrics::gauge!("skep_uptime_seconds").set(uptime.as_secs_f64());
         if let Some(bytes) = resident_bytes() {
             metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
@@ -80,6 +83,16 @@ pub(super) fn request(method: &Method, route: &str, status: StatusCode, began: I
     metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route).record(began.elapsed());
 }
 
+/// One MCP task that was begun.
+pub(super) fn task_created() {
+    metrics::counter!("skep_mcp_tasks_created_total").increment(1);
+}
+
+/// One MCP task that has ended, in this state.
+pub(super) fn task_ended(state: &'static str) {
+    metrics::counter!("skep_mcp_tasks_ended_total", "state" => state).increment(1);
+}
+
 /// One connection above the limit.
 pub(super) fn too_many_connections() {
     metrics::counter!("skep_http_connections_refused_total").increment(1);
@@ -98,6 +111,14 @@ fn describe() {
     metrics::describe_histogram!("skep_http_request_seconds", "Time from the head of a request to its answer.");
     metrics::describe_gauge!("skep_http_connections", "Open HTTP connections.");
     metrics::describe_counter!("skep_http_connections_refused_total", "Connections above the limit.");
+    metrics::describe_counter!(
+        "skep_authenticated_total",
+        "Requests and connections that brought a token, by whose it is."
+    );
+    metrics::describe_gauge!("skep_mcp_sessions", "MCP sessions that are kept.");
+    metrics::describe_counter!("skep_mcp_tasks_created_total", "MCP calls that became tasks.");
+    metrics::describe_counter!("skep_mcp_tasks_ended_total", "MCP tasks that ended here, by their state.");
+    metrics::describe_gauge!("skep_mcp_tasks_running", "MCP tasks that run at this hub.");
     metrics::describe_gauge!("skep_uptime_seconds", "Time since the hub was started.");
     metrics::describe_gauge!("process_resident_memory_bytes", "Memory of this process that is in RAM.");
 }

@@ -14,7 +14,7 @@ use crate::{
     message::{ErrorObject, Incoming, Message},
     revision::Revision,
     server::{
-        Server, code, headers,
+        Server, Share, code, headers,
         modern::{self, Answer, Begun, Frame},
     },
 };
@@ -41,6 +41,7 @@ pub(super) async fn receive(
     incoming: Incoming,
     principal: &Arc<str>,
     accepts: Accepts,
+    share: Option<Share>,
 ) -> Response {
     let request = match incoming {
         Incoming::Single(Message::Request(request)) => request,
@@ -67,7 +68,7 @@ pub(super) async fn receive(
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             json(status, text)
         }
-        first => event_stream(Frames { first, begun }, limits.keep_alive),
+        first => event_stream(Frames { first, begun, _share: share }, limits.keep_alive),
     }
 }
 
@@ -85,6 +86,7 @@ async fn answer(begun: &mut Begun) -> Option<Frame> {
 struct Frames {
     first: Option<Frame>,
     begun: Begun,
+    _share: Option<Share>,
 }
 
 impl Events for Frames {
