@@ -32,7 +32,7 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Limits, Net, Start, Tier,
+    Bind, Limits, Net, Protection, Start, Tier,
     defence::Defences,
     fault::Fault,
     sys::{Status, Used},
@@ -66,13 +66,15 @@ pub(crate) struct Setup {
     pub(crate) defences: Defences,
     /// Interpreters that may wait.
     pub(crate) warm_max: usize,
+    /// Sandboxes are to be made without namespaces, in directories below this one.
+    pub(crate) bare: Option<PathBuf>,
 }
 
 /// The zygote's first and only answer on the control socket.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Hello {
     /// It takes orders.
-    Ready { tier: Tier },
+    Ready { tier: Tier, missing: Vec<Protection> },
     /// This machine will not do.
     Fault(Fault),
 }
@@ -197,11 +199,14 @@ impl Message for Setup {
         });
         out.number(self.defences.0);
         out.number(self.warm_max as u64);
+        out.list(self.bare.as_slice(), |out, directory| out.bytes(directory.as_os_str().as_bytes()));
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
         let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
-        Some(Setup { binds, defences: Defences(from.number()?), warm_max: from.small()? })
+        let (defences, warm_max) = (Defences(from.number()?), from.small()?);
+        let bare = from.list(Decoder::os)?.pop().map(PathBuf::from);
+        Some(Setup { binds, defences, warm_max, bare })
     }
 }
 
@@ -246,9 +251,10 @@ impl Message for Interpreter {
 impl Message for Hello {
     fn encode(&self, out: &mut Encoder) {
         match self {
-            Hello::Ready { tier } => {
+            Hello::Ready { tier, missing } => {
                 out.number(0u8);
                 tier.encode(out);
+                out.list(missing, |out, protection| out.number(*protection as u64));
             }
             Hello::Fault(fault) => {
                 out.number(1u8);
@@ -259,7 +265,10 @@ impl Message for Hello {
 
     fn decode(from: &mut Decoder<'_>) -> Option<Hello> {
         Some(match from.number()? {
-            0 => Hello::Ready { tier: Tier::decode(from)? },
+            0 => {
+                let protection = |from: &mut Decoder<'_>| Protection::ALL.get(from.small::<usize>()?).copied();
+                Hello::Ready { tier: Tier::decode(from)?, missing: from.list(protection)? }
+            }
             1 => Hello::Fault(Fault::decode(from)?),
             _ => return None,
         })
@@ -272,6 +281,7 @@ impl Message for Tier {
             Tier::StrictWithoutProc => 0u8,
             Tier::Strict => 1,
             Tier::Oci => 2,
+            Tier::Landlock => 3,
         });
     }
 
@@ -280,6 +290,7 @@ impl Message for Tier {
             0 => Tier::StrictWithoutProc,
             1 => Tier::Strict,
             2 => Tier::Oci,
+            3 => Tier::Landlock,
             _ => return None,
         })
     }
@@ -532,7 +543,8 @@ mod tests {
         ] {
             assert_eq!(Report::parse(&report.bytes()).unwrap(), report);
         }
-        for hello in [Hello::Ready { tier: Tier::Strict }, Hello::Fault(fault)] {
+        let missing = Protection::ALL.to_vec();
+        for hello in [Hello::Ready { tier: Tier::Landlock, missing }, Hello::Fault(fault)] {
             assert_eq!(Hello::parse(&hello.bytes()).unwrap(), hello);
         }
         let job = Job {

@@ -36,15 +36,19 @@ use rustix::{
 };
 
 use crate::{
-    Start,
+    Protection, Start, Tier,
+    bare::{self, Bare},
     defence::{Defence, Defences},
     fault::{At, Fault},
+    landlock, limits,
+    memory::Watch,
     pool::{Booted, Pool, Waiting, Warm},
     root::{self, Parts},
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
-    sys::{self, Cloned},
+    sys::{self, Cloned, Status},
+    tier::Means,
     users::{Users, become_user, map_user},
     warm::Interpreter,
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
@@ -102,20 +106,29 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
     let Some((length, _)) = wire::receive(control, &mut buffer).at("receive the setup")? else { sys::exit(0) };
     let setup = Setup::parse(&buffer[..length]).at("read the setup")?;
 
+    let bare = setup.bare.as_deref().map(bare::begin).transpose()?;
     let users = Users::choose()?;
     // Root reaches what its stand-in will not. Without the right to mount (a container) the stand-in has to try.
     let parts = match users {
-        Users::Own { .. } => None,
-        Users::Range { .. } => Parts::take(&setup.binds).ok(),
+        Users::Range { .. } if bare.is_none() => Parts::take(&setup.binds).ok(),
+        Users::Own { .. } | Users::Range { .. } => None,
     };
+    let flags = if bare.is_some() { 0 } else { namespaces(setup.defences) };
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
-    match sys::clone(namespaces(setup.defences)).at("make namespaces")? {
+    match sys::clone(flags).at("make namespaces")? {
         Cloned::Child => {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
-                let mut zygote =
-                    Zygote::prepare(control.try_clone().at("keep the control socket")?, users, wait, parts, &setup)?;
-                zygote.serve().at("serve")
+                let control = control.try_clone().at("keep the control socket")?;
+                let mut zygote = match &bare {
+                    None => Zygote::prepare(control, users, wait, parts, &setup)?,
+                    Some((directory, _)) => {
+                        let bare = Bare::new(directory.clone(), &setup.binds, users)?;
+                        Zygote::prepare_bare(control, users, wait, bare, &setup)?
+                    }
+                };
+                let served = zygote.serve().at("serve");
+                if served.is_ok() { zygote.end() } else { served }
             }));
             let fault = match result {
                 Ok(Ok(())) => sys::exit(0),
@@ -126,7 +139,7 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             sys::exit(1)
         }
         Cloned::Parent(pid, _pidfd) => {
-            if let Users::Range { from, count } = users {
+            if let (Users::Range { from, count }, None) = (users, &bare) {
                 let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
                 map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
                 become_user(from).at("give up root")?;
@@ -136,7 +149,11 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             // here, so that the zygote sees ours.
             sys::place(go.as_fd(), GO, true).at("close descriptors")?;
             sys::close_from(GO + 1).at("close descriptors")?;
-            sys::reap(true);
+            while sys::reap(true).is_some_and(|ended| ended.pid != pid) {}
+            if let Some((directory, _)) = &bare {
+                bare::end_all();
+                bare::remove(directory);
+            }
             sys::exit(0)
         }
     }
@@ -150,6 +167,22 @@ pub(crate) struct Template {
     pub(crate) defences: Defences,
     /// Paths that may be read inside.
     pub(crate) readable: Vec<String>,
+    /// Paths below which everything may be done.
+    pub(crate) writable: Vec<String>,
+    /// Processes beside those of a command that count as if they were its.
+    pub(crate) counted: u64,
+    /// Takes the place of namespaces.
+    pub(crate) bare: Option<Bare>,
+}
+
+impl Template {
+    /// Fits it to the calling process, a new keeper.
+    fn fit(&mut self) {
+        if let Some(bare) = &self.bare {
+            self.writable.extend(bare.writable());
+            self.counted = bare.counted();
+        }
+    }
 }
 
 struct Zygote {
@@ -211,29 +244,88 @@ impl Zygote {
         let landlock = sys::landlock_version().at("find Landlock")?;
         let template = Template {
             root: root::build(parts)?,
-            filter: seccomp::program(Machine::THIS),
+            filter: seccomp::program(Machine::THIS, Tier::Strict),
             landlock,
             defences: setup.defences,
             readable: root::reserved()
                 .map(str::to_owned)
                 .chain(setup.binds.iter().map(|bind| bind.target.to_string_lossy().into_owned()))
                 .collect(),
+            writable: root::WRITABLE.into_iter().chain(root::DEVICES).map(str::to_owned).collect(),
+            // The keeper.
+            counted: 1,
+            bare: None,
         };
+        let pool = Pool::new();
+        Zygote::new(control, launcher, template, Seats::new(range), (pool, Warm::new(setup.warm_max)))
+    }
+
+    /// The same without namespaces, and without anything made ahead.
+    fn prepare_bare(
+        control: OwnedFd,
+        users: Users,
+        launcher: OwnedFd,
+        bare: Bare,
+        setup: &Setup,
+    ) -> Result<Zygote, Fault> {
+        if rustix::io::read(&launcher, &mut [0]).at("wait for the launcher")? == 0 {
+            sys::exit(0);
+        }
+        let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
+        let tier = Tier::Landlock;
+        let range = match users {
+            Users::Own { .. } => None,
+            Users::Range { count, .. } => Some((1..count).collect()),
+        };
+        let template = Template {
+            root: root::Root { tier, proc },
+            filter: seccomp::program(Machine::THIS, tier),
+            landlock: sys::landlock_version().at("find Landlock")?,
+            defences: setup.defences,
+            readable: bare.readable(),
+            writable: root::DEVICES.map(str::to_owned).to_vec(),
+            counted: 1,
+            bare: Some(bare),
+        };
+        Zygote::new(control, launcher, template, Seats::new(range), (Pool::empty(), Warm::new(0)))
+    }
+
+    fn new(
+        control: OwnedFd,
+        launcher: OwnedFd,
+        template: Template,
+        seats: Seats,
+        (ready, warm): (Pool, Warm),
+    ) -> Result<Zygote, Fault> {
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote {
-            control,
-            launcher,
-            signals,
-            template,
-            seats: Seats::new(range),
-            living: HashMap::new(),
-            ready: Pool::new(),
-            warm: Warm::new(setup.warm_max),
+        Ok(Zygote { control, launcher, signals, template, seats, living: HashMap::new(), ready, warm })
+    }
+
+    /// The end of everything that it has started. With namespaces the kernel sees to that.
+    fn end(&self) -> ! {
+        if let Some(bare) = &self.template.bare {
+            bare::end_all();
+            bare.remove();
+        }
+        sys::exit(0)
+    }
+
+    /// What is not enforced here.
+    fn missing(&self) -> Vec<Protection> {
+        let Template { root, landlock, bare, .. } = &self.template;
+        root.tier.missing(Means {
+            quotas: root.tier == Tier::Strict && limits::quotas_exist(),
+            landlock: *landlock >= landlock::SCOPED,
+            children: Watch::knows_descendants(),
+            users: bare.as_ref().is_some_and(Bare::has_users),
+            memory_cap: false,
+            processes_cap: false,
         })
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        wire::send(&self.control, &Hello::Ready { tier: self.template.root.tier }.bytes(), &[])?;
+        let hello = Hello::Ready { tier: self.template.root.tier, missing: self.missing() };
+        wire::send(&self.control, &hello.bytes(), &[])?;
         let mut buffer = vec![0; MESSAGE_MAX];
         loop {
             let (order, signal) = self.wait()?;
@@ -260,7 +352,7 @@ impl Zygote {
         ];
         let patience = self.ready.patience(self.running(), &self.warm, Instant::now());
         match poll(&mut fds, patience.as_ref()) {
-            Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
+            Ok(_) if !fds[2].revents().is_empty() => self.end(),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
             // Not idle, but no harm either.
             Err(Errno::INTR) => Ok((false, true)),
@@ -334,7 +426,8 @@ impl Zygote {
             Ok(Born { start, pid, seat, fds }) => {
                 let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
                 let told = wire::send(&order.report, &Report::Born(start).bytes(), &fds);
-                if told.is_err() {
+                // A keeper without namespaces sees for itself, and must not be killed.
+                if told.is_err() && self.template.bare.is_none() {
                     // Nobody waits for it any more.
                     let _ = rustix::process::pidfd_send_signal(fds[0], Signal::KILL);
                 }
@@ -347,6 +440,9 @@ impl Zygote {
 
     /// Gives the order to a sandbox that was made ahead, if one will do.
     fn made_ahead(&mut self, call: &Call, order: &Order) -> Option<Born> {
+        if self.template.bare.is_some() {
+            return None;
+        }
         let warm = self.warm.hand_over(call, order, Instant::now());
         let (start, pid, fds) = if let Some(Booted { pid, pidfd, streams: [stdout, stderr], .. }) = warm {
             (Start::Warm, pid, vec![pidfd, stdout, stderr])
@@ -361,6 +457,9 @@ impl Zygote {
 
     /// Starts a keeper, with rights to its network if it is to have `loopback`.
     fn clone_keeper(&mut self, purpose: Purpose<'_>, loopback: bool) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        if self.template.bare.is_some() {
+            return self.clone_bare(purpose);
+        }
         let Template { root, defences, .. } = &self.template;
         let reuse = !loopback && defences.has(Defence::Network);
         let flags = namespaces(*defences) & if reuse { !libc::CLONE_NEWNET } else { !0 };
@@ -381,6 +480,25 @@ impl Zygote {
         }
     }
 
+    /// Starts a keeper without namespaces.
+    fn clone_bare(&mut self, purpose: Purpose<'_>) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        let seat = self.seats.take(false, &self.template.root.proc)?;
+        match sys::clone(0).at("start a process") {
+            Ok(Cloned::Child) => {
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    self.template.fit();
+                    slot::keep(&self.template, purpose, seat.user)
+                }));
+                sys::exit(125)
+            }
+            Ok(Cloned::Parent(pid, pidfd)) => Ok((pid, seat, pidfd)),
+            Err(fault) => {
+                self.seats.give_back(seat);
+                Err(fault)
+            }
+        }
+    }
+
     /// Reaps every keeper that has ended, and tells the server.
     fn bury(&mut self) {
         sys::drain(&self.signals);
@@ -388,6 +506,13 @@ impl Zygote {
             self.ready.forget(ended.pid);
             self.warm.forget(ended.pid);
             if let Some(Living { report, seat }) = self.living.remove(&ended.pid) {
+                if let Some(bare) = &self.template.bare {
+                    if let Status::Signal(_) = ended.status {
+                        // Nobody else knows what was its.
+                        self.end();
+                    }
+                    bare.forget(ended.pid);
+                }
                 self.seats.give_back(seat);
                 if let Some(report) = report {
                     // The server may have heard enough already.

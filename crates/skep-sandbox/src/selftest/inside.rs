@@ -15,7 +15,7 @@ use std::{
             net::{self as unix, UnixStream},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -164,9 +164,14 @@ fn unwritable(path: &str) -> Result {
     reached(OpenOptions::new().write(true).open(path))
 }
 
+/// Where it may write.
+fn tmp() -> PathBuf {
+    std::env::temp_dir()
+}
+
 fn environment() -> Result {
-    let known =
-        ["PATH", "HOME", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "NODE_PATH", TCP, UDP, ABSTRACT, PATHNAME];
+    let known = ["PATH", "HOME", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "NODE_PATH", "TMPDIR", "OUTPUTS"];
+    let known = [&known[..], &[TCP, UDP, ABSTRACT, PATHNAME]].concat();
     if let Some((name, _)) = std::env::vars().find(|(name, _)| !known.contains(&name.as_str())) {
         return Err(format!("there is a variable {name}"));
     }
@@ -284,7 +289,9 @@ fn open_by_handle() -> Result {
 }
 
 fn make_device() -> Result {
-    let (path, mode) = (c"/tmp/device".as_ptr() as c_long, c_long::from(libc::S_IFCHR | 0o666));
+    let device = tmp().join("device").into_os_string().into_encoded_bytes();
+    let device = std::ffi::CString::new(device).map_err(|error| error.to_string())?;
+    let (path, mode) = (device.as_ptr() as c_long, c_long::from(libc::S_IFCHR | 0o666));
     match call(libc::SYS_mknodat, [-100, path, mode, 0x103, 0]) {
         Err(_) => reached(fs::read("/dev/mem").and(fs::read("/dev/kmsg"))),
         Ok(_) => Err("a device was made".into()),
@@ -491,9 +498,9 @@ fn dump_core() -> Result {
         // SAFETY: the signal's default action ends this copy of the process.
         unsafe { libc::raise(libc::SIGABRT) };
     };
-    let _ = std::env::set_current_dir("/tmp");
+    let _ = std::env::set_current_dir(tmp());
     killed_by(abort);
-    match fs::read_dir("/tmp")
+    match fs::read_dir(tmp())
         .into_iter()
         .flatten()
         .flatten()
@@ -508,7 +515,7 @@ fn holes() -> Result {
     // The signal for it would end us.
     // SAFETY: ignoring a signal touches no memory.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    reached(File::create("/tmp/holes").and_then(|file| file.set_len(1 << 40)))
+    reached(File::create(tmp().join("holes")).and_then(|file| file.set_len(1 << 40)))
 }
 
 fn inotify() -> Result {
