@@ -48,6 +48,8 @@ use crate::{
 
 /// How the directories of helpers begin.
 const PREFIX: &str = "skep-sandbox-";
+/// Files of the host that programs do without if there are none, but not if they may not read them.
+const EXPECTED: [&str; 1] = ["/etc/ssl/openssl.cnf"];
 /// What a request finds below its directory, by the name that it has with namespaces.
 const OWN: [&str; 3] = ["tmp", "outputs", "code"];
 /// Entries of a directory that are looked at together.
@@ -152,13 +154,8 @@ impl Bare {
     /// Paths of the host that a command may read.
     pub(crate) fn readable(&self) -> Vec<String> {
         let binds = self.binds.iter().map(|bind| bind.source.to_string_lossy().into_owned());
-        root::PROGRAMS
-            .into_iter()
-            .chain(root::ETC_DIRECTORIES)
-            .chain(root::ETC_FILES)
-            .map(str::to_owned)
-            .chain(binds)
-            .collect()
+        let etc = root::ETC_DIRECTORIES.into_iter().chain(root::ETC_FILES).chain(EXPECTED);
+        root::PROGRAMS.into_iter().chain(etc).map(str::to_owned).chain(binds).collect()
     }
 
     /// Paths of the host in which the command of the calling keeper may do everything.

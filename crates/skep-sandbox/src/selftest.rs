@@ -10,7 +10,7 @@ use std::{
     net::{TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
+        unix::net::{SocketAddr, UnixDatagram, UnixListener},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -71,7 +71,13 @@ pub(crate) async fn run(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
 }
 
 /// Attacks that nothing stands against without namespaces: they learn what is there, and use up what is shared.
-const NEEDS_NAMESPACES: &[&str] = &[];
+const NEEDS_NAMESPACES: &[&str] = &[
+    "see the host's directories",
+    "have capabilities within bounds",
+    "learn the host's name",
+    "fill the disk",
+    "make files without end",
+];
 
 /// The attack that nobody wants to see succeed.
 const BOMB: &str = "bomb of processes";
@@ -82,6 +88,8 @@ struct Host {
     udp: UdpSocket,
     abstract_name: String,
     pathname: PathBuf,
+    datagrams: PathBuf,
+    receiver: UnixDatagram,
     _sockets: [UnixListener; 2],
 }
 
@@ -92,11 +100,24 @@ impl Host {
         // The port is ours alone, so the names are.
         let abstract_name = format!("skep-selftest-{}", udp.local_addr()?.port());
         let pathname = std::env::temp_dir().join(&abstract_name);
+        let datagrams = pathname.with_extension("datagrams");
+        let receiver = UnixDatagram::bind(&datagrams)?;
+        receiver.set_nonblocking(true)?;
+        // Nothing but the sandbox is to keep its user from it.
+        std::fs::set_permissions(&datagrams, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
         let sockets = [
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?,
             UnixListener::bind(&pathname)?,
         ];
-        Ok(Host { tcp: TcpListener::bind("127.0.0.1:0")?, udp, abstract_name, pathname, _sockets: sockets })
+        Ok(Host {
+            tcp: TcpListener::bind("127.0.0.1:0")?,
+            udp,
+            abstract_name,
+            pathname,
+            datagrams,
+            receiver,
+            _sockets: sockets,
+        })
     }
 
     fn variables(&self) -> io::Result<Vec<(String, String)>> {
@@ -105,6 +126,8 @@ impl Host {
             (inside::UDP.into(), self.udp.local_addr()?.to_string()),
             (inside::ABSTRACT.into(), self.abstract_name.clone()),
             (inside::PATHNAME.into(), self.pathname.display().to_string()),
+            (inside::DATAGRAMS.into(), self.datagrams.display().to_string()),
+            (inside::SERVER.into(), std::process::id().to_string()),
         ])
     }
 }
@@ -113,6 +136,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // It may be gone already, and nothing else depends on it.
         let _ = std::fs::remove_file(&self.pathname);
+        let _ = std::fs::remove_file(&self.datagrams);
     }
 }
 
@@ -146,7 +170,7 @@ async fn from_inside(sandbox: &Sandbox, program: &Path, tier: Tier) -> Vec<Attem
         }
     }
     let mut attempts = named(verdicts);
-    let arrived = host.udp.recv(&mut [0]).is_ok();
+    let arrived = host.udp.recv(&mut [0]).is_ok() || host.receiver.recv(&mut [0]).is_ok();
     attempts.push(judge("have a datagram arrive at the host", if arrived { Err("one did".into()) } else { Ok(()) }));
     attempts
 }
