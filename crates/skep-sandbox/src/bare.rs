@@ -378,15 +378,17 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), "x").unwrap();
         // Deeper than a path may be long, closed to its owner, and with the names that are used on the way.
-        let script = format!(
-            "i=0; while [ $i -lt 600 ]; do mkdir deep-directory && cd deep-directory || exit 1; touch file; i=$((i+1)); done
-             cd '{0}'; mkdir -p .1/x .2 closed/in; touch .3 closed/in/file; ln -s '{1}' link; ln -s '{1}' closed/link; mkfifo pipe
-             chmod 0 closed/in; chmod 0 closed",
-            top.path().display(),
-            outside.path().display()
-        );
+        let mut deep = open_directory(CWD, top.path()).unwrap();
+        for _ in 0..600 {
+            mkdirat(&deep, "deep-directory", Mode::RWXU).unwrap();
+            deep = open_directory(&deep, "deep-directory").unwrap();
+            openat(&deep, "file", OFlags::CREATE | OFlags::WRONLY, Mode::empty()).unwrap();
+        }
+        let script = "mkdir -p .1/x .2 closed/in; touch .3 closed/in/file; ln -s \"$1\" link; ln -s \"$1\" closed/link
+                      mkfifo pipe; chmod 0 closed/in; chmod 0 closed";
         let mut shell = std::process::Command::new("sh");
-        assert!(shell.args(["-c", &script]).current_dir(top.path()).status().unwrap().success());
+        shell.args(["-ec", script, "sh"]).arg(outside.path()).current_dir(top.path());
+        assert!(shell.status().unwrap().success());
         clear(open_directory(CWD, top.path()).unwrap().as_fd()).unwrap();
         assert_eq!(fs::read_dir(top.path()).unwrap().count(), 0);
         assert!(outside.path().join("kept").exists());
