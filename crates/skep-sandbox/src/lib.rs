@@ -24,6 +24,7 @@
 compile_error!("sandboxes are made of Linux namespaces");
 
 mod bare;
+mod cgroup;
 mod command;
 mod defence;
 mod error;

@@ -8,7 +8,8 @@ use std::{fs, io};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Protection, Request, Run, Sandbox, Tier, fault::Fault, helper::Weaker, landlock, sandbox::WEAKEST,
+    End, Error, Protection, Request, Run, Sandbox, Tier, cgroup, fault::Fault, helper::Weaker, landlock,
+    sandbox::WEAKEST,
 };
 
 /// What this machine can do, found out by running a real sandbox.
@@ -30,9 +31,7 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
     match sandbox.run(request, CancellationToken::new()).await {
         Ok(outcome) if outcome.end == End::Exit(0) => {
             let weaker = sandbox.weaker().await.map(|Weaker { reason, cure }| format!("{reason}: {cure}"));
-            let advice = weaker
-                .into_iter()
-                .chain(outcome.missing.iter().map(|missing| advice(*missing, outcome.tier).to_owned()));
+            let advice = weaker.into_iter().chain(outcome.missing.iter().map(|missing| advice(*missing, outcome.tier)));
             let advice = advice.collect();
             Report { tier: Some(outcome.tier), missing: outcome.missing, advice }
         }
@@ -44,7 +43,19 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
     }
 }
 
-fn advice(missing: Protection, tier: Tier) -> &'static str {
+fn advice(missing: Protection, tier: Tier) -> String {
+    match missing {
+        Protection::MemoryOfAll => {
+            return format!(
+                "the memory of all processes of a request together is watched, not capped: {}",
+                cgroup::cure()
+            );
+        }
+        other => advice_on(other, tier).to_owned(),
+    }
+}
+
+fn advice_on(missing: Protection, tier: Tier) -> &'static str {
     match missing {
         Protection::Quotas if tier == Tier::Strict => "this kernel has no quotas for inotify; use Linux 5.13 or newer",
         Protection::Landlock if tier != Tier::Oci => {
@@ -59,10 +70,7 @@ fn advice(missing: Protection, tier: Tier) -> &'static str {
         Protection::Disk if tier == Tier::Landlock => {
             "only the size of single files is limited; use quotas of the file system, or a TMPDIR that is small"
         }
-        Protection::MemoryOfAll => {
-            "the memory of all processes of a request together is watched, not capped; a cap needs a cgroup of the \
-             server's own"
-        }
+        Protection::MemoryOfAll => "the memory of all processes of a request together is watched, not capped",
         Protection::MemoryWatch => "without /proc inside, the memory of a request is not watched; see below",
         Protection::Quotas => "without /proc inside, a request can use up the inotify quota of the server's user",
         Protection::Landlock => "containers have no second wall behind the namespaces",
@@ -82,7 +90,7 @@ pub(crate) fn demand(there_is: Tier, wanted: Tier, weaker: Option<&Weaker>) -> R
     }
     let (because, cure) = match weaker {
         Some(Weaker { reason, cure }) => (format!(" ({reason})"), cure.as_str()),
-        None if there_is == Tier::StrictWithoutProc => (String::new(), advice(Protection::Proc, there_is)),
+        None if there_is == Tier::StrictWithoutProc => (String::new(), advice_on(Protection::Proc, there_is)),
         None => (String::new(), "the operator has chosen it"),
     };
     let cure = format!("{cure}; or accept the tier {there_is:?} in the request");

@@ -220,7 +220,7 @@ pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&O
 
 /// Starts a process that runs `becomes` in a copy of this one's memory.
 fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
-    match sys::clone(0)? {
+    match sys::clone(0, None)? {
         Cloned::Child => {
             becomes();
             sys::exit(127)

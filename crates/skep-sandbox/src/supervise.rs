@@ -209,8 +209,12 @@ impl Supervised {
                 };
                 return Ok(Some(Fate { end, used }));
             }
-            // The keeper does not end before its command, unless something kills it from outside.
-            Report::Gone { used } => return Ok(Some(Fate { end: End::Signal(libc::SIGKILL), used })),
+            // The keeper does not end before its command, unless something kills it from outside, as the kernel does
+            // when memory is at its ceiling.
+            Report::Gone { memory_exceeded, used } => {
+                let end = if memory_exceeded { End::MemoryLimit } else { End::Signal(libc::SIGKILL) };
+                return Ok(Some(Fate { end, used }));
+            }
         }
         Ok(None)
     }

@@ -55,6 +55,8 @@ pub(crate) struct Call {
     pub(crate) loopback: bool,
     /// The limit on memory, which can be set late.
     pub(crate) memory: u64,
+    /// The limit on processes.
+    pub(crate) processes: u32,
     /// The interpreter that will do as well if it has been started already.
     pub(crate) interpreter: Option<Interpreter>,
 }
@@ -95,7 +97,7 @@ pub(crate) enum Report {
     /// The command ended and no process of it is left.
     Ended { status: Status, memory_exceeded: bool, used: Used },
     /// The sandbox's first process is gone, and every other with it.
-    Gone { used: Used },
+    Gone { memory_exceeded: bool, used: Used },
 }
 
 /// What a sandbox is to do.
@@ -215,6 +217,7 @@ impl Message for Call {
         out.number(self.plain);
         out.number(self.loopback);
         out.number(self.memory);
+        out.number(self.processes);
         out.list(self.interpreter.as_slice(), |out, interpreter| interpreter.encode(out));
     }
 
@@ -223,6 +226,7 @@ impl Message for Call {
             plain: from.number()? == 1,
             loopback: from.number()? == 1,
             memory: from.number()?,
+            processes: from.small()?,
             interpreter: from.list(Interpreter::decode)?.pop(),
         })
     }
@@ -349,8 +353,9 @@ impl Message for Report {
                 out.number(*memory_exceeded);
                 used.encode(out);
             }
-            Report::Gone { used } => {
+            Report::Gone { memory_exceeded, used } => {
                 out.number(5u8);
+                out.number(*memory_exceeded);
                 used.encode(out);
             }
         }
@@ -375,7 +380,7 @@ impl Message for Report {
                 };
                 Report::Ended { status, memory_exceeded: from.number()? == 1, used: Used::decode(from)? }
             }
-            5 => Report::Gone { used: Used::decode(from)? },
+            5 => Report::Gone { memory_exceeded: from.number()? == 1, used: Used::decode(from)? },
             _ => return None,
         })
     }
@@ -416,11 +421,11 @@ impl Job {
     ///
     /// `interpreter` is one that serves it as well, the limits aside.
     pub(crate) fn call(&self, interpreter: Option<Interpreter>) -> Call {
-        let Limits { wall, memory, output, .. } = self.limits;
+        let Limits { wall, memory, output, processes, .. } = self.limits;
         // These three are enforced from outside.
         let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
         let interpreter = interpreter.filter(|_| plain);
-        Call { plain, loopback: self.net.loopback(), memory, interpreter }
+        Call { plain, loopback: self.net.loopback(), memory, processes, interpreter }
     }
 }
 
@@ -539,7 +544,7 @@ mod tests {
             Report::Unfit("no `x`".into()),
             Report::Ended { status: Status::Exit(-1), memory_exceeded: true, used },
             Report::Ended { status: Status::Signal(9), memory_exceeded: false, used },
-            Report::Gone { used },
+            Report::Gone { memory_exceeded: true, used },
         ] {
             assert_eq!(Report::parse(&report.bytes()).unwrap(), report);
         }
@@ -582,7 +587,7 @@ mod tests {
 
     #[test]
     fn bytes_of_something_else_are_refused() {
-        let mut bytes = Report::Gone { used: Used::default() }.bytes();
+        let mut bytes = Report::Gone { memory_exceeded: false, used: Used::default() }.bytes();
         for length in 0..bytes.len() {
             assert!(Report::parse(&bytes[..length]).is_err());
         }

@@ -19,7 +19,7 @@
 //! its files.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs, io,
     os::fd::{AsFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -36,8 +36,9 @@ use rustix::{
 };
 
 use crate::{
-    Protection, Start, Tier,
+    Limits, Protection, Start, Tier,
     bare::{self, Bare},
+    cgroup::{Ceiling, Cgroup, Tree},
     defence::{Defence, Defences},
     fault::{At, Fault},
     landlock, limits,
@@ -47,7 +48,7 @@ use crate::{
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
-    sys::{self, Cloned, Status},
+    sys::{self, Cloned, Ended, Status},
     tier::Means,
     users::{Users, become_user, map_user},
     warm::Interpreter,
@@ -62,6 +63,12 @@ const OWNED_FROM: RawFd = 10;
 
 /// Where the launcher keeps the pipe that ties the zygote to its life.
 const GO: RawFd = 3;
+
+/// What a sandbox that is made ahead may use: what most requests ask for.
+fn ordinary() -> Ceiling {
+    let Limits { memory, processes, .. } = Limits::default();
+    Ceiling { memory, processes }
+}
 
 /// All that a process can be separated from.
 fn namespaces(defences: Defences) -> libc::c_int {
@@ -114,17 +121,19 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
         Users::Own { .. } | Users::Range { .. } => None,
     };
     let flags = if bare.is_some() { 0 } else { namespaces(setup.defences) };
+    let mut tree = Tree::make(bare.is_some());
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
-    match sys::clone(flags).at("make namespaces")? {
+    match sys::clone(flags, None).at("make namespaces")? {
         Cloned::Child => {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
                 let control = control.try_clone().at("keep the control socket")?;
+                let start = Beginning { control, users, launcher: wait, tree: tree.take() };
                 let mut zygote = match &bare {
-                    None => Zygote::prepare(control, users, wait, parts, &setup)?,
+                    None => Zygote::prepare(start, parts, &setup)?,
                     Some((directory, _)) => {
                         let bare = Bare::new(directory.clone(), &setup.binds, users)?;
-                        Zygote::prepare_bare(control, users, wait, bare, &setup)?
+                        Zygote::prepare_bare(start, bare, &setup)?
                     }
                 };
                 let served = zygote.serve().at("serve");
@@ -139,12 +148,17 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             sys::exit(1)
         }
         Cloned::Parent(pid, _pidfd) => {
+            let user = match users {
+                Users::Range { from, .. } if bare.is_none() => Some(from),
+                Users::Range { .. } | Users::Own { .. } => None,
+            };
+            let limited = tree.is_some_and(|tree| tree.settle(pid, user).is_ok());
             if let (Users::Range { from, count }, None) = (users, &bare) {
                 let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
                 map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
                 become_user(from).at("give up root")?;
             }
-            rustix::io::write(&go, b"g").at("let the zygote go")?;
+            rustix::io::write(&go, if limited { LIMITED } else { UNLIMITED }).at("let the zygote go")?;
             // From now on only the zygote has the control socket, so that the server sees its end. The pipe stays
             // here, so that the zygote sees ours.
             sys::place(go.as_fd(), GO, true).at("close descriptors")?;
@@ -156,6 +170,32 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             }
             sys::exit(0)
         }
+    }
+}
+
+/// What the launcher lets the zygote go with: whether its cgroup is of use.
+const LIMITED: &[u8] = b"l";
+const UNLIMITED: &[u8] = b"u";
+
+/// What a zygote begins with.
+struct Beginning {
+    control: OwnedFd,
+    users: Users,
+    launcher: OwnedFd,
+    tree: Option<Tree>,
+}
+
+impl Beginning {
+    /// Waits until the launcher has done what only it can do.
+    fn wait(mut self) -> Result<Beginning, Fault> {
+        let mut told = [0];
+        if rustix::io::read(&self.launcher, &mut told).at("wait for the launcher")? == 0 {
+            sys::exit(0);
+        }
+        if told != LIMITED {
+            self.tree = None;
+        }
+        Ok(self)
     }
 }
 
@@ -193,6 +233,8 @@ struct Zygote {
     template: Template,
     seats: Seats,
     living: HashMap<pid_t, Living>,
+    /// Those without namespaces whose keeper was killed and whose processes are being.
+    headless: Vec<(Ended, Living)>,
     ready: Pool,
     warm: Warm,
 }
@@ -214,17 +256,9 @@ struct Living {
 }
 
 impl Zygote {
-    fn prepare(
-        control: OwnedFd,
-        users: Users,
-        launcher: OwnedFd,
-        parts: Option<Parts>,
-        setup: &Setup,
-    ) -> Result<Zygote, Fault> {
-        if rustix::io::read(&launcher, &mut [0]).at("wait for users")? == 0 {
-            sys::exit(0);
-        }
-        let range = match users {
+    fn prepare(start: Beginning, parts: Option<Parts>, setup: &Setup) -> Result<Zygote, Fault> {
+        let start = start.wait()?;
+        let range = match start.users {
             Users::Own { user, group } => {
                 let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
                 map_user(proc, 0, (user, group))?;
@@ -256,24 +290,15 @@ impl Zygote {
             counted: 1,
             bare: None,
         };
-        let pool = Pool::new();
-        Zygote::new(control, launcher, template, Seats::new(range), (pool, Warm::new(setup.warm_max)))
+        Zygote::new(start, template, range, (Pool::new(), Warm::new(setup.warm_max)))
     }
 
     /// The same without namespaces, and without anything made ahead.
-    fn prepare_bare(
-        control: OwnedFd,
-        users: Users,
-        launcher: OwnedFd,
-        bare: Bare,
-        setup: &Setup,
-    ) -> Result<Zygote, Fault> {
-        if rustix::io::read(&launcher, &mut [0]).at("wait for the launcher")? == 0 {
-            sys::exit(0);
-        }
+    fn prepare_bare(start: Beginning, bare: Bare, setup: &Setup) -> Result<Zygote, Fault> {
+        let start = start.wait()?;
         let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
         let tier = Tier::Landlock;
-        let range = match users {
+        let range = match start.users {
             Users::Own { .. } => None,
             Users::Range { count, .. } => Some((1..count).collect()),
         };
@@ -287,18 +312,21 @@ impl Zygote {
             counted: 1,
             bare: Some(bare),
         };
-        Zygote::new(control, launcher, template, Seats::new(range), (Pool::empty(), Warm::new(0)))
+        Zygote::new(start, template, range, (Pool::empty(), Warm::new(0)))
     }
 
     fn new(
-        control: OwnedFd,
-        launcher: OwnedFd,
+        Beginning { control, launcher, tree, .. }: Beginning,
         template: Template,
-        seats: Seats,
+        users: Option<VecDeque<u32>>,
         (ready, warm): (Pool, Warm),
     ) -> Result<Zygote, Fault> {
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote { control, launcher, signals, template, seats, living: HashMap::new(), ready, warm })
+        // With namespaces the zygote puts on the user of what it clones.
+        let lent = users.is_some() && template.bare.is_none();
+        let seats = Seats::new(users, tree.map(|tree| if lent { tree.share() } else { tree }));
+        let (living, headless) = (HashMap::new(), Vec::new());
+        Ok(Zygote { control, launcher, signals, template, seats, living, headless, ready, warm })
     }
 
     /// The end of everything that it has started. With namespaces the kernel sees to that.
@@ -318,8 +346,8 @@ impl Zygote {
             landlock: *landlock >= landlock::SCOPED,
             children: Watch::knows_descendants(),
             users: bare.as_ref().is_some_and(Bare::has_users),
-            memory_cap: false,
-            processes_cap: false,
+            memory_cap: self.seats.ceilings().0,
+            processes_cap: self.seats.ceilings().1,
         })
     }
 
@@ -373,6 +401,7 @@ impl Zygote {
         } else if time && let Some(interpreter) = self.warm.wanted().cloned() {
             self.boot(&interpreter);
         } else {
+            self.seats.tidy();
             self.ready.shrink();
             self.warm.shrink(Instant::now());
         }
@@ -384,7 +413,7 @@ impl Zygote {
         let Ok((keeper, their_keeper)) = pair() else { return };
         let Ok((command, their_command)) = pair() else { return };
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
-        if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false) {
+        if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false, ordinary()) {
             self.living.insert(pid, Living { report: None, seat });
             self.ready.add(Waiting { pid, pidfd, keeper, command });
         }
@@ -404,7 +433,7 @@ impl Zygote {
         let (stdout, their_stdout) = pipe().at("make a pipe")?;
         let (stderr, their_stderr) = pipe().at("make a pipe")?;
         let purpose = Purpose::Warm { keeper: their_keeper, stdout: their_stdout, stderr: their_stderr, interpreter };
-        let (pid, seat, pidfd) = self.clone_keeper(purpose, false)?;
+        let (pid, seat, pidfd) = self.clone_keeper(purpose, false, ordinary())?;
         self.living.insert(pid, Living { report: None, seat });
         Ok(Booted { pid, pidfd, keeper, streams: [stdout, stderr] })
     }
@@ -412,15 +441,14 @@ impl Zygote {
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
     fn start(&mut self, call: Call, order: Order) {
         self.ready.note_request(Instant::now());
-        let born = match self.made_ahead(&call, &order) {
-            Some(born) => Ok(born),
-            None => self.clone_keeper(Purpose::Order(&order), call.loopback).map(|(pid, seat, pidfd)| Born {
-                start: Start::Fresh,
-                pid,
-                seat,
-                fds: vec![pidfd],
-            }),
-        };
+        let ceiling = Ceiling { memory: call.memory, processes: call.processes };
+        let born =
+            match self.made_ahead(&call, &order) {
+                Some(born) => Ok(born),
+                None => self
+                    .clone_keeper(Purpose::Order(&order), call.loopback, ceiling)
+                    .map(|(pid, seat, pidfd)| Born { start: Start::Fresh, pid, seat, fds: vec![pidfd] }),
+            };
         // A server that has gone away shows on the control socket.
         let _ = match born {
             Ok(Born { start, pid, seat, fds }) => {
@@ -452,19 +480,32 @@ impl Zygote {
         } else {
             return None;
         };
-        Some(Born { start, pid, seat: self.living.remove(&pid)?.seat, fds })
+        let seat = self.living.remove(&pid)?.seat;
+        if let Some(cgroup) = &seat.cgroup
+            && call.memory != ordinary().memory
+        {
+            // It cannot fail where it did not before.
+            let _ = cgroup.limit_memory(call.memory);
+        }
+        Some(Born { start, pid, seat, fds })
     }
 
     /// Starts a keeper, with rights to its network if it is to have `loopback`.
-    fn clone_keeper(&mut self, purpose: Purpose<'_>, loopback: bool) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+    fn clone_keeper(
+        &mut self,
+        purpose: Purpose<'_>,
+        loopback: bool,
+        ceiling: Ceiling,
+    ) -> Result<(pid_t, Seat, OwnedFd), Fault> {
         if self.template.bare.is_some() {
-            return self.clone_bare(purpose);
+            return self.clone_bare(purpose, ceiling);
         }
         let Template { root, defences, .. } = &self.template;
         let reuse = !loopback && defences.has(Defence::Network);
         let flags = namespaces(*defences) & if reuse { !libc::CLONE_NEWNET } else { !0 };
-        let seat = self.seats.take(reuse, &root.proc)?;
-        let cloned = seat.enter().and_then(|()| sys::clone(flags).at("make namespaces"));
+        let seat = self.seats.take(reuse, &root.proc, ceiling)?;
+        let cgroup = seat.cgroup.as_ref().map(Cgroup::as_fd);
+        let cloned = seat.enter().and_then(|()| sys::clone(flags, cgroup).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
             let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, seat.user)));
             sys::exit(125)
@@ -481,9 +522,9 @@ impl Zygote {
     }
 
     /// Starts a keeper without namespaces.
-    fn clone_bare(&mut self, purpose: Purpose<'_>) -> Result<(pid_t, Seat, OwnedFd), Fault> {
-        let seat = self.seats.take(false, &self.template.root.proc)?;
-        match sys::clone(0).at("start a process") {
+    fn clone_bare(&mut self, purpose: Purpose<'_>, ceiling: Ceiling) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        let seat = self.seats.take(false, &self.template.root.proc, ceiling)?;
+        match sys::clone(0, seat.cgroup.as_ref().map(Cgroup::as_fd)).at("start a process") {
             Ok(Cloned::Child) => {
                 let _ = catch_unwind(AssertUnwindSafe(|| {
                     self.template.fit();
@@ -505,21 +546,37 @@ impl Zygote {
         while let Some(ended) = sys::reap(false) {
             self.ready.forget(ended.pid);
             self.warm.forget(ended.pid);
-            if let Some(Living { report, seat }) = self.living.remove(&ended.pid) {
-                if let Some(bare) = &self.template.bare {
-                    if let Status::Signal(_) = ended.status {
-                        // Nobody else knows what was its.
-                        self.end();
-                    }
-                    bare.forget(ended.pid);
+            let Some(living) = self.living.remove(&ended.pid) else { continue };
+            let killed = matches!(ended.status, Status::Signal(_));
+            if self.template.bare.is_some() && killed {
+                match &living.seat.cgroup {
+                    Some(cgroup) if cgroup.kill().is_ok() => self.headless.push((ended, living)),
+                    // Nobody else knows what was its.
+                    _ => self.end(),
                 }
-                self.seats.give_back(seat);
-                if let Some(report) = report {
-                    // The server may have heard enough already.
-                    let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
-                }
+                continue;
             }
+            self.take_leave(&ended, living);
         }
+        // Their processes are ours now, so we hear of the last of them.
+        while let Some(at) = self.headless.iter().position(|(_, living)| !living.seat.lives()) {
+            let (ended, living) = self.headless.swap_remove(at);
+            self.take_leave(&ended, living);
+        }
+    }
+
+    /// Nothing is left of a sandbox.
+    fn take_leave(&mut self, Ended { pid, status, used }: &Ended, Living { report, seat }: Living) {
+        if let Some(bare) = &self.template.bare {
+            bare.forget(*pid);
+        }
+        if let Some(report) = report {
+            // A keeper that ended by itself has told the server how, and the kernel kills all or none.
+            let killed = matches!(status, Status::Signal(_));
+            let memory_exceeded = killed && seat.cgroup.as_ref().is_some_and(Cgroup::memory_exceeded);
+            let _ = wire::send(&report, &Report::Gone { memory_exceeded, used: *used }.bytes(), &[]);
+        }
+        self.seats.give_back(seat);
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 
 use common::{again_as_ordinary_user, argv, config, is_root, mark, marked, run, script_of, text, wait_for_marked};
 use skep_sandbox::{
-    Bind, Config, End, Error, InFile, Namespaces, Net, Outcome, Protection, Request, Run, Sandbox, Start, Tier, Verdict,
+    Bind, Config, Defence, End, Error, InFile, Namespaces, Net, Outcome, Protection, Request, Run, Sandbox, Start,
+    Tier, Verdict,
 };
 use tempfile::TempDir;
 
@@ -47,6 +48,34 @@ async fn what_is_promised_at_this_tier_holds_against_every_attack() {
         .filter(|attempt| !matches!(attempt.verdict, Verdict::Defended | Verdict::NotPromised(_)))
         .collect::<Vec<_>>();
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[tokio::test]
+async fn every_wall_is_missed_when_it_is_left_out() {
+    let by_filter: &[&str] = &[
+        "turn a pair into a socket of the host",
+        "reach a socket in the host's file system",
+        "have a datagram arrive at the host",
+        "make namespaces",
+        "use up the host's inotify quota",
+    ];
+    let by_landlock: &[&str] = &["list the host's directories", "read the host's accounts", "see other processes"];
+    for (defence, opened) in [(Defence::Filter, by_filter), (Defence::Landlock, by_landlock)] {
+        let without = vec![defence];
+        let sandbox = Sandbox::start(Config { namespaces: Namespaces::Unused, without, ..config() }).await.unwrap();
+        let attempts = sandbox.selftest().await;
+        for attack in opened {
+            let attempt = attempts.iter().find(|attempt| attempt.attack == *attack).unwrap();
+            assert!(matches!(attempt.verdict, Verdict::Broken(_)), "without {defence:?}: {attempt:?}");
+        }
+        if !is_root() {
+            // The files of the server's user are the sandbox's, too.
+            let changed =
+                attempts.iter().find(|attempt| attempt.attack == "change files of the host in place").unwrap();
+            let open = matches!(changed.verdict, Verdict::Broken(_));
+            assert_eq!(open, defence == Defence::Filter, "without {defence:?}: {changed:?}");
+        }
+    }
 }
 
 #[tokio::test]
