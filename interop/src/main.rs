@@ -127,9 +127,7 @@ fn from<T: for<'a> serde::Deserialize<'a>>(value: Value) -> Result<T, ErrorData>
 
 impl ServerHandler for Everything {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(
-            ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources().build(),
-        )
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources().build())
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
