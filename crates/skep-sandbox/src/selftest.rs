@@ -77,6 +77,9 @@ const NEEDS_NAMESPACES: &[&str] = &[
     "learn the host's name",
     "fill the disk",
     "make files without end",
+    // Without a user of their own they are counted with others.
+    "start more processes than allowed",
+    "start more threads than allowed",
 ];
 
 /// The attack that nobody wants to see succeed.
@@ -125,8 +128,8 @@ impl Host {
             (inside::TCP.into(), self.tcp.local_addr()?.to_string()),
             (inside::UDP.into(), self.udp.local_addr()?.to_string()),
             (inside::ABSTRACT.into(), self.abstract_name.clone()),
-            (inside::PATHNAME.into(), self.pathname.display().to_string()),
-            (inside::DATAGRAMS.into(), self.datagrams.display().to_string()),
+            (inside::PATHNAME.into(), inside::of_host(&self.pathname)),
+            (inside::DATAGRAMS.into(), inside::of_host(&self.datagrams)),
             (inside::SERVER.into(), std::process::id().to_string()),
         ])
     }
