@@ -106,12 +106,14 @@ impl Host {
         let datagrams = pathname.with_extension("datagrams");
         let receiver = UnixDatagram::bind(&datagrams)?;
         receiver.set_nonblocking(true)?;
-        // Nothing but the sandbox is to keep its user from it.
-        std::fs::set_permissions(&datagrams, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
         let sockets = [
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?,
             UnixListener::bind(&pathname)?,
         ];
+        // Nothing but the sandbox is to keep its user from them.
+        for path in [&pathname, &datagrams] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        }
         Ok(Host {
             tcp: TcpListener::bind("127.0.0.1:0")?,
             udp,

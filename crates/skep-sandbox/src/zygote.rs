@@ -70,6 +70,9 @@ fn ordinary() -> Ceiling {
     Ceiling { memory, processes }
 }
 
+/// How far apart the first users of helpers are that follow one another.
+const APART: usize = 67;
+
 /// All that a process can be separated from.
 fn namespaces(defences: Defences) -> libc::c_int {
     let network = if defences.has(Defence::Network) { libc::CLONE_NEWNET } else { 0 };
@@ -300,7 +303,13 @@ impl Zygote {
         let tier = Tier::Landlock;
         let range = match start.users {
             Users::Own { .. } => None,
-            Users::Range { count, .. } => Some((1..count).collect()),
+            Users::Range { count, .. } => {
+                // Nothing but the kernel's count of its processes would tell two sandboxes of one user apart, so helpers
+                // that run at the same time begin at different ones.
+                let mut users: VecDeque<u32> = (1..count).collect();
+                users.rotate_left(std::process::id() as usize * APART % users.len());
+                Some(users)
+            }
         };
         let template = Template {
             root: root::Root { tier, proc },
