@@ -57,7 +57,7 @@ mod zygote;
 pub use self::{
     defence::Defence,
     error::Error,
-    oci::Oci,
+    oci::{Oci, Source},
     outcome::{End, OutFile, Outcome, Start, Usage},
     probe::Report,
     proxy::{Connection, Destination, Gate},
@@ -67,13 +67,16 @@ pub use self::{
     tier::{Protection, Tier},
 };
 
-/// Becomes the helper process if that is what this program was started as (or, in the self-test, the attacker inside a
-/// sandbox); otherwise returns at once.
+/// Becomes the helper process, or the guard of containers, if that is what this program was started as (or, in the
+/// self-test, the attacker inside a sandbox); otherwise returns at once.
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn init() {
     if std::env::args_os().next().is_some_and(|name| name == zygote::NAME) {
         zygote::main();
+    }
+    if std::env::args_os().next().is_some_and(|name| name == oci::guard::NAME) {
+        oci::guard::main();
     }
     selftest::inside::main_if_asked();
 }
