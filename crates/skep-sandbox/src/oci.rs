@@ -279,13 +279,17 @@ impl Container<'_> {
         command
     }
 
-    /// Kills it until the program that has started it sees it end.
+    /// Kills it, and with it the program that has started it, which is to see it end but may be stuck with output that
+    /// nobody reads any more.
     async fn end(&self, child: &mut Child) -> io::Result<Option<i32>> {
         let killed = Instant::now();
         while killed.elapsed() < GONE_WITHIN {
-            let _ = self.removal().status().await;
+            let removed = self.removal().status().await;
             if let Ok(status) = timeout(KILL_EVERY, child.wait()).await {
                 return Ok(status?.code());
+            }
+            if removed.is_ok_and(|status| status.success()) {
+                child.start_kill()?;
             }
         }
         Err(io::ErrorKind::TimedOut.into())
