@@ -118,6 +118,12 @@ subprocess.run(['sh', '-c', 'echo child'])";
         "console.log(require('fs').readFileSync(__filename, 'utf8').length > 9, process.cwd() == process.env.TMPDIR)";
     let outcome = run(&sandbox, accepting(Request::new(Run::JavaScript(node.into())))).await;
     assert_eq!(text(&outcome.stdout), "true true\n", "{}", text(&outcome.stderr));
+    fs::set_permissions(here.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let closed = Request { cwd: Some("/workspace".into()), ..shell("true") };
+    match sandbox.run(closed, Default::default()).await {
+        Err(error) => assert!(is_root() && error.to_string().contains("chmod o+rx"), "{error}"),
+        Ok(outcome) => assert_eq!((is_root(), outcome.end), (false, End::Exit(0))),
+    }
     let missing = sandbox.run(accepting(argv(&["no-such-program"])), Default::default()).await.unwrap_err();
     assert!(missing.to_string().contains("no-such-program"), "{missing}");
 }
