@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Client, Method, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
 use tokio::{
@@ -33,9 +33,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
-use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
+use super::{
+    CallError, Handler, Rubbish, Setup,
+    flight::{Flight, Flights, Question},
+    link, open,
+    params::Params,
+};
 use crate::{
-    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
+    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse, request_line},
     revision::Revision,
     server::{
         Members, code,
@@ -83,6 +88,8 @@ pub(super) struct Http {
     calls: Semaphore,
     last_id: AtomicI64,
     state: RwLock<State>,
+    /// The calls of a session that somebody listens to.
+    flights: Flights,
     /// Held while a session is opened again.
     reopening: tokio::sync::Mutex<()>,
     /// Which arguments of which tools are repeated in headers.
@@ -166,7 +173,7 @@ impl Response {
 /// What was asked, to be recognised in what comes.
 struct Asked<'a> {
     id: i64,
-    flight: &'a Flight,
+    flight: &'a Arc<Flight>,
 }
 
 impl Http {
@@ -180,6 +187,7 @@ impl Http {
             setup: setup.clone(),
             last_id: AtomicI64::new(0),
             state: RwLock::new(state),
+            flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
             closed: CancellationToken::new(),
@@ -217,21 +225,23 @@ impl Http {
     }
 
     /// Call a method. Dropping the future withdraws the call.
-    pub(super) async fn call(
+    pub(super) async fn call<'a>(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
-        flight: &Flight,
+        params: impl FnOnce(i64) -> Params<'a>,
+        flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let calling = async {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
-            let headers = self.headers(method, params.as_deref());
-            let request = message::Request { id: Id::Number(id), method: method.to_owned(), params };
-            let text = Bytes::from(Message::Request(request).to_line());
+            let headers = self.headers(method, &params);
+            let text = Bytes::from(request_line(&Id::Number(id), method, params.present()));
+            drop(params);
             let asked = Asked { id, flight };
-            let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
+            let is_modern = self.is_modern();
+            let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
+            let _ends = (!is_modern && flight.handler.is_some()).then(|| self.flights.begin(id, flight));
             let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
             if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
@@ -270,14 +280,10 @@ impl Http {
     }
 
     /// Open a session: `initialize`, whose answer names it.
-    pub(super) async fn initialize(
-        self: &Arc<Self>,
-        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
-    ) -> Result<Box<RawValue>, CallError> {
+    pub(super) async fn initialize(self: &Arc<Self>, params: Params<'_>) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let request = message::Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
-        let body = Message::Request(request).to_line();
+        let body = request_line(&Id::Number(id), "initialize", params.present());
         let response = self.send(Method::POST, HeaderMap::new(), body.into()).await?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
@@ -286,7 +292,7 @@ impl Http {
     }
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
-        let headers = self.headers(&notification.method, notification.params.as_deref());
+        let headers = self.headers(&notification.method, &Params::None); // none is named in a header
         match self.post(Message::Notification(notification).to_line().into(), headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
@@ -294,7 +300,7 @@ impl Http {
         }
     }
 
-    fn headers(&self, method: &str, params: Option<&RawValue>) -> HeaderMap {
+    fn headers(&self, method: &str, params: &Params<'_>) -> HeaderMap {
         if !self.is_modern() {
             return HeaderMap::new();
         }
@@ -498,25 +504,38 @@ impl Http {
     }
 
     fn notified(&self, notification: Notification, asked: Option<&Asked<'_>>) {
-        match (notification.method.as_str(), asked) {
-            ("notifications/progress", Some(asked)) if link::token(&notification) == Some(asked.id) => {
-                asked.flight.progress(notification);
+        match notification.method.as_str() {
+            "notifications/progress" => {
+                let id = link::token(&notification);
+                let own = asked.filter(|asked| id == Some(asked.id)).map(|asked| Arc::clone(asked.flight));
+                // Otherwise it is late.
+                if let Some(flight) = own.or_else(|| self.flights.get(id?)) {
+                    flight.progress(notification);
+                }
             }
-            // Late, or an answer to our own.
-            ("notifications/progress" | "notifications/cancelled", _) => {}
-            ("notifications/subscriptions/acknowledged", _) => {}
-            ("notifications/message", asked) => self.handler(asked).notification(notification),
+            // An answer to our own.
+            "notifications/cancelled" | "notifications/subscriptions/acknowledged" => {}
+            "notifications/message" => {
+                self.handler(self.flight(asked).as_ref()).notification(notification);
+            }
             _ => self.setup.handler.notification(notification),
         }
     }
 
-    fn handler(&self, asked: Option<&Asked<'_>>) -> Arc<dyn Handler> {
-        let own = asked.and_then(|asked| asked.flight.handler.as_ref());
+    /// The call that something belongs to: the one on whose stream it came; what came on the session's own stream may
+    /// belong to any.
+    fn flight(&self, asked: Option<&Asked<'_>>) -> Option<Arc<Flight>> {
+        asked.map_or_else(|| self.flights.only_one(), |asked| Some(Arc::clone(asked.flight)))
+    }
+
+    fn handler(&self, flight: Option<&Arc<Flight>>) -> Arc<dyn Handler> {
+        let own = flight.and_then(|flight| flight.handler.as_ref());
         Arc::clone(own.unwrap_or(&self.setup.handler))
     }
 
     /// Answer a request of the server.
     fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
+        let mut question = None;
         let answer = if method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
@@ -525,10 +544,15 @@ impl Http {
             let error = ErrorObject::new(code::BUSY, message);
             Some(Box::pin(async { Err(error) }) as futures_util::future::BoxFuture<'static, _>)
         } else {
-            Some(self.handler(asked).request(method, params))
+            let flight = self.flight(asked);
+            self.flights.asked(flight.as_ref());
+            let answer = self.handler(flight.as_ref()).request(method, params);
+            question = flight.map(Question::new);
+            Some(answer)
         };
         let http = Arc::clone(self);
         self.tasks.spawn(async move {
+            let _question = question;
             let answering = async {
                 let outcome = match answer {
                     Some(answer) => answer.await,
@@ -624,6 +648,8 @@ fn is_event_stream(response: &Response) -> bool {
 
 /// A body, if it is not too large.
 async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+    let announced = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced: usize = announced.unwrap_or(0).min(bytes_max);
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await? {
         if first.len().max(whole.len()) + part.len() > bytes_max {
@@ -633,6 +659,7 @@ async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallErr
             first = part; // most often it is all
             continue;
         }
+        whole.reserve(announced.saturating_sub(whole.len()));
         whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&part);
     }
