@@ -15,10 +15,11 @@
 //! # The map
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
-//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
-//! itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
-//! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
-//! that need `unsafe`.
+//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote`
+//! (the helper itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one
+//! sandbox and its keeper) → `command` (the process that locks itself in), with `seccomp`, `landlock`, `limits`, `memory`
+//! and `cgroup` for one wall each. `bare` takes the place of namespaces where there are none; `oci` is another way
+//! altogether. `sys` holds the system calls that need `unsafe`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("sandboxes are made of Linux namespaces");

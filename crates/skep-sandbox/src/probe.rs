@@ -44,15 +44,8 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
 }
 
 fn advice(missing: Protection, tier: Tier) -> String {
-    match missing {
-        Protection::MemoryOfAll => {
-            return format!(
-                "the memory of all processes of a request together is watched, not capped: {}",
-                cgroup::cure()
-            );
-        }
-        other => advice_on(other, tier).to_owned(),
-    }
+    let advice = advice_on(missing, tier);
+    if missing == Protection::MemoryOfAll { format!("{advice}: {}", cgroup::cure()) } else { advice.to_owned() }
 }
 
 fn advice_on(missing: Protection, tier: Tier) -> &'static str {

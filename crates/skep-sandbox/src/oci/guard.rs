@@ -180,23 +180,23 @@ fn kill_callers(program: &Path, directory: &Path) -> bool {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
     let callers = pids.filter(|pid| is_caller(pid)).filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-    callers.map(|pid| kill_process(pid, Signal::KILL)).filter(Result::is_ok).count() > 0
+    callers.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count() > 0
 }
 
 /// Whether there was one.
 fn end_bundles(program: &Path, directory: &Path) -> bool {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let states = entries.map(|entry| entry.path().join("state"));
-    let containers = states.flat_map(|state| {
-        let ids = fs::read_dir(&state).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        ids.map(|id| (state.clone(), id)).collect::<Vec<_>>()
-    });
-    containers
-        .map(|(state, id)| {
-            call(program).arg("--root").arg(state).args(["delete", "--force"]).arg(id).stdout(Stdio::null()).status()
-        })
-        .count()
-        > 0
+    let mut living = false;
+    for bundle in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let state = bundle.path().join("state");
+        for container in fs::read_dir(&state).into_iter().flatten().flatten() {
+            living = true;
+            let mut delete = call(program);
+            delete.arg("--root").arg(&state).args(["delete", "--force"]).arg(container.file_name());
+            // Whether it worked is seen in the next round.
+            let _ = delete.stdout(Stdio::null()).status();
+        }
+    }
+    living
 }
 
 /// Whether there was one.
