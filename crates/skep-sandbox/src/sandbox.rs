@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Report, Request, Tier, Usage,
     helper::{Helper, Weaker},
-    oci::{self, Oci},
+    oci::{self, Containers, Oci},
     probe,
     proxy::Proxy,
     root, selftest,
@@ -128,6 +128,8 @@ struct Shared {
     config: Config,
     /// The helper that takes orders now. Replaced when it has died. Containers need none.
     helper: Mutex<Option<Arc<Helper>>>,
+    /// Requests run in these instead.
+    containers: Option<Containers>,
     running: Semaphore,
     waiting: AtomicUsize,
 }
@@ -140,13 +142,14 @@ impl Sandbox {
     /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
     pub async fn start(config: Config) -> Result<Sandbox, Error> {
         config.check()?;
-        let helper = match &config.oci {
-            Some(oci) => oci.check().await.map(|()| None)?,
-            None => Some(Arc::new(Helper::start(&config).await?)),
+        let program = config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+        let (helper, containers) = match &config.oci {
+            Some(oci) => (None, Some(Containers::start(oci, &config.binds, program).await?)),
+            None => (Some(Arc::new(Helper::start(&config).await?)), None),
         };
         let helper = Mutex::new(helper);
         let running = Semaphore::new(config.concurrency_max.clamp(1, USERS_MAX as usize));
-        Ok(Sandbox { shared: Arc::new(Shared { config, helper, running, waiting: AtomicUsize::new(0) }) })
+        Ok(Sandbox { shared: Arc::new(Shared { config, helper, containers, running, waiting: AtomicUsize::new(0) }) })
     }
 
     /// Run one request in a fresh sandbox of its own.
@@ -173,9 +176,9 @@ impl Sandbox {
         let bytes = job.bytes();
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
-        if let Some(oci) = &self.shared.config.oci {
+        if let Some(containers) = &self.shared.containers {
             probe::demand(Tier::Oci, min_tier, None)?;
-            return oci.run(&self.shared.config.binds, job, stdin, &cancel).await;
+            return containers.run(&self.shared.config.binds, job, stdin, &cancel).await;
         }
         let started = Instant::now();
         let helper = self.helper(None).await?;
