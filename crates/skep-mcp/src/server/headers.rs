@@ -218,7 +218,8 @@ mod tests {
 
     fn any_value() -> impl Strategy<Value = Value> {
         const WORDS: [&str; 8] = ["type", "properties", "x-mcp-header", "items", "enum", "$defs", "a", "b"];
-        const TEXTS: [&str; 10] = ["string", "integer", "boolean", "object", "array", "Region", "region", "two words", "é", ""];
+        const TEXTS: [&str; 10] =
+            ["string", "integer", "boolean", "object", "array", "Region", "region", "two words", "é", ""];
         let leaf = prop_oneof![
             prop::sample::select(&TEXTS[..]).prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
