@@ -1,31 +1,62 @@
 //! How messages are told apart on a stream of bytes.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt as _},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+/// Messages up to so many bytes are not counted, and a connection keeps room for one: how many there can be is bounded by how
+/// many connections and requests there can be.
+pub const SMALL_BYTES: usize = 64 << 10;
 
 /// Reads lines of a bounded length.
 pub struct Lines<R> {
     input: R,
     bytes_max: usize,
     line: Vec<u8>,
+    /// One permit for each byte that large lines may take, on all connections together.
+    memory: Option<Arc<Semaphore>>,
+    share: Option<OwnedSemaphorePermit>,
 }
 
-/// A line that was longer than allowed; it was skipped.
+/// A line that was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLong;
+pub enum Skipped {
+    /// It was longer than allowed.
+    TooLong,
+    /// It was large, and large lines together take all the memory that there is for them.
+    NoMemory,
+}
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     /// Lines of at most `bytes_max` bytes.
     pub fn new(input: R, bytes_max: usize) -> Lines<R> {
-        Lines { input, bytes_max, line: Vec::new() }
+        Lines { input, bytes_max, line: Vec::new(), memory: None, share: None }
+    }
+
+    /// The same, where large lines take their bytes from this memory.
+    pub fn counted(self, memory: Option<Arc<Semaphore>>) -> Lines<R> {
+        Lines { memory, ..self }
+    }
+
+    /// Wait for the beginning of a line; `false` at the end of the input. May be dropped.
+    pub async fn begun(&mut self) -> io::Result<bool> {
+        self.forget();
+        Ok(!self.input.fill_buf().await?.is_empty())
+    }
+
+    /// What the line that was just read takes of the memory, to be kept as long as its contents.
+    pub fn take_share(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.share.take()
     }
 
     /// The next line without its end; `None` at the end of the input. A last line without an end counts. Not to be
     /// dropped half-way: what was read of a line would be lost.
-    pub async fn next(&mut self) -> io::Result<Option<Result<&[u8], TooLong>>> {
-        self.line.clear();
-        let (mut is_too_long, mut is_empty) = (false, true);
+    pub async fn next(&mut self) -> io::Result<Option<Result<&[u8], Skipped>>> {
+        self.forget();
+        let (mut skipped, mut is_empty) = (None, true);
         loop {
             let chunk = self.input.fill_buf().await?;
             if chunk.is_empty() {
@@ -35,11 +66,21 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
                 break;
             }
             is_empty = false;
-            let end = chunk.iter().position(|&byte| byte == b'\n');
+            let end = memchr::memchr(b'\n', chunk);
             let part = &chunk[..end.unwrap_or(chunk.len())];
-            is_too_long |= self.line.len() + part.len() > self.bytes_max;
-            if !is_too_long {
-                self.line.extend_from_slice(part);
+            let length = self.line.len() + part.len();
+            if skipped.is_none() && length > self.bytes_max {
+                skipped = Some(Skipped::TooLong);
+            }
+            if skipped.is_none()
+                && let Some(memory) = &self.memory
+                && !hold(memory, &mut self.share, length)
+            {
+                skipped = Some(Skipped::NoMemory);
+            }
+            match skipped {
+                None => self.line.extend_from_slice(part),
+                Some(_) => (self.line, self.share) = (Vec::new(), None),
             }
             let used = end.map_or(chunk.len(), |end| end + 1);
             self.input.consume(used);
@@ -47,8 +88,33 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
                 break;
             }
         }
-        Ok(Some(if is_too_long { Err(TooLong) } else { Ok(self.line.trim_ascii()) }))
+        Ok(Some(match skipped {
+            Some(skipped) => Err(skipped),
+            None => Ok(self.line.trim_ascii()),
+        }))
     }
+
+    fn forget(&mut self) {
+        self.line.clear();
+        self.line.shrink_to(SMALL_BYTES);
+        self.share = None;
+    }
+}
+
+/// Have a share of the memory grow with a message of so many bytes; `false` if there is not enough. Small messages take
+/// none.
+pub fn hold(memory: &Arc<Semaphore>, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
+    if bytes <= SMALL_BYTES {
+        return true;
+    }
+    let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let more = u32::try_from(bytes - held).unwrap_or(u32::MAX);
+    let Ok(more) = Arc::clone(memory).try_acquire_many_owned(more) else { return false };
+    match share {
+        Some(share) => share.merge(more),
+        None => *share = Some(more),
+    }
+    true
 }
 
 #[cfg(test)]
@@ -60,7 +126,7 @@ mod tests {
     use super::*;
 
     /// All lines, read through a buffer of this many bytes: that is where chunks end.
-    fn lines(input: &[u8], bytes_max: usize, chunk: usize) -> Vec<Result<Vec<u8>, TooLong>> {
+    fn lines(input: &[u8], bytes_max: usize, chunk: usize) -> Vec<Result<Vec<u8>, Skipped>> {
         let mut lines = Lines::new(BufReader::with_capacity(chunk, input), bytes_max);
         let mut all = Vec::new();
         while let Some(line) = lines.next().now_or_never().unwrap().unwrap() {
@@ -82,7 +148,7 @@ mod tests {
             expected.pop_if(|last| last.is_empty());
             let expected: Vec<_> = expected
                 .into_iter()
-                .map(|line| if line.len() > bytes_max { Err(TooLong) } else { Ok(line.trim_ascii().to_vec()) })
+                .map(|line| if line.len() > bytes_max { Err(Skipped::TooLong) } else { Ok(line.trim_ascii().to_vec()) })
                 .collect();
             prop_assert_eq!(whole, expected);
         }

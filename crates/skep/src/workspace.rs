@@ -23,6 +23,7 @@ use std::{
 };
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use skep_mcp::server::local;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::ToolError;
@@ -47,12 +48,19 @@ pub struct Context {
     pub allowed: Duration,
     /// When the call must have ended.
     pub deadline: Instant,
+    /// Who calls: whose turn it is in the queue of an MCP server, and whose process it is where one is not shared.
+    pub caller: Arc<str>,
 }
 
 impl Context {
     /// The context of one call. The deadline is set when the call is made.
     pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
-        Context { workspace, outputs, cancel, allowed: Duration::ZERO, deadline: Instant::now() }
+        Context { workspace, outputs, cancel, allowed: Duration::ZERO, deadline: Instant::now(), caller: local() }
+    }
+
+    /// The same for this caller.
+    pub(crate) fn of(self, caller: Arc<str>) -> Context {
+        Context { caller, ..self }
     }
 
     pub(crate) fn with_deadline(self, allowed: Duration) -> Context {

@@ -14,7 +14,7 @@ use super::{
     Handler, Limits,
     link::{Link, Outgoing},
 };
-use crate::framing::{Lines, TooLong};
+use crate::framing::Lines;
 
 /// What is read from a server, and what is written to it.
 pub struct Streams {
@@ -64,7 +64,7 @@ async fn read(link: Arc<Link>, input: Box<dyn AsyncRead + Send + Unpin>, bytes_m
             match lines.next().await {
                 Ok(Some(Ok([]))) => {} // an empty line says nothing
                 Ok(Some(Ok(line))) => link.receive(line),
-                Ok(Some(Err(TooLong))) => link.receive_too_long(bytes_max),
+                Ok(Some(Err(_))) => link.receive_too_long(bytes_max),
                 Ok(None) => return "the server ended its output".to_owned(),
                 Err(error) => return format!("its output cannot be read: {error}"),
             }

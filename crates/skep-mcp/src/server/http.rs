@@ -21,7 +21,7 @@ use axum::{
 use futures_util::stream;
 use tokio::time::timeout;
 
-use super::{Server, code, sink};
+use super::{Server, Share, code, local, sink};
 use crate::message::{ErrorObject, parse};
 
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -29,7 +29,8 @@ pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-pro
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Who the caller is, as whoever stands before this router found out: an extension of the request.
+/// Who the caller is, as whoever stands before this router found out: an extension of the request. Without it all callers are
+/// one ([`local`]).
 #[derive(Clone, Debug)]
 pub struct Principal(pub Arc<str>);
 
@@ -45,7 +46,8 @@ pub fn router(server: Server) -> Router {
 /// One message, or several, on the endpoint of both eras.
 async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Response {
     let principal = principal(&request);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let share = parts.extensions.remove::<Share>();
     let headers = parts.headers;
     let accepts = match Accepts::read(&headers) {
         Some(accepts) => accepts,
@@ -63,14 +65,14 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     match parse(&body) {
         Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
         Ok(incoming) if stateless::is_meant(&headers, &incoming) => {
-            stateless::receive(&server, &headers, incoming, &principal, accepts).await
+            stateless::receive(&server, &headers, incoming, &principal, accepts, share).await
         }
-        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts).await,
+        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts, share).await,
     }
 }
 
 fn principal(request: &HttpRequest) -> Arc<str> {
-    request.extensions().get::<Principal>().map_or_else(|| "".into(), |principal| Arc::clone(&principal.0))
+    request.extensions().get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0))
 }
 
 async fn read_body(server: &Server, body: Body) -> Result<Bytes, Refusal> {

@@ -1,25 +1,27 @@
 //! One message a line, over any pair of byte streams: standard input and output, TCP, Unix sockets.
 //!
 //! A connection may carry a session (`initialize`) and stateless requests (2026-07-28) side by side. When its input ends,
-//! what was asked is still answered, within `END_TIME_MAX`; when it takes nothing, it is closed.
+//! what was asked is still answered, within `END_TIME_MAX`; when it takes nothing, it is closed. While its answers wait to
+//! be written, nothing more is read from it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
-    sync::mpsc,
-    time::timeout,
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Server, code,
+    Server, Share, code, local,
+    rate::Rate,
     session::{Customs, Session},
     sink::{self, Sink},
 };
 use crate::{
-    framing::{Lines, TooLong},
+    framing::{Lines, Skipped},
     message::{ErrorObject, Incoming, parse},
     revision::Revision,
 };
@@ -43,12 +45,23 @@ pub struct Options {
     pub has_batch_method: bool,
     /// Changes the results of sessions before they are sent.
     pub finish: Option<Finish>,
+    /// Requests that are taken each second, and at once after a pause; each one more is answered with an error.
+    pub requests_per_second_max: Option<NonZeroU32>,
+    /// One permit for each byte that large messages may take until they are answered, on all connections together.
+    pub memory: Option<Arc<Semaphore>>,
 }
 
 impl Default for Options {
-    /// Nothing.
+    /// Nothing; all callers are one principal.
     fn default() -> Options {
-        Options { principal: "".into(), unannounced: None, has_batch_method: false, finish: None }
+        Options {
+            principal: local(),
+            unannounced: None,
+            has_batch_method: false,
+            finish: None,
+            requests_per_second_max: None,
+            memory: None,
+        }
     }
 }
 
@@ -59,7 +72,7 @@ pub async fn serve(
     output: impl AsyncWrite + Unpin,
     options: Options,
 ) -> io::Result<()> {
-    let Options { principal, unannounced, has_batch_method, finish } = options;
+    let Options { principal, unannounced, has_batch_method, finish, requests_per_second_max, memory } = options;
     let (queue, waiting) = mpsc::channel(QUEUE_MAX);
     let to = Sink::Queue(queue);
     let customs = Customs { unannounced, has_batch_method, finish, is_dual: true };
@@ -67,7 +80,9 @@ pub async fn serve(
     let _closed_at_the_end = session.closed().clone().drop_guard();
     let written = CancellationToken::new();
     let reading = async {
-        let read = session.closed().run_until_cancelled(read(server, &session, input, &to)).await;
+        let lines = Lines::new(BufReader::new(input), server.inner.limits.message_bytes_max).counted(memory);
+        let rate = requests_per_second_max.map(|per_second| Rate::new(per_second, Instant::now()));
+        let read = session.closed().run_until_cancelled(read(server, &session, lines, rate, &to)).await;
         // What is cut off by a caller that has gone shows in writing.
         let _ = timeout(END_TIME_MAX, session.answered_all()).await;
         written.cancel();
@@ -84,29 +99,56 @@ pub async fn serve(
 }
 
 /// Take messages until there are no more.
-async fn read(server: &Server, session: &Arc<Session>, input: impl AsyncRead + Unpin, to: &Sink) -> io::Result<()> {
+async fn read(
+    server: &Server,
+    session: &Arc<Session>,
+    mut lines: Lines<impl AsyncBufRead + Unpin>,
+    mut rate: Option<Rate>,
+    to: &Sink,
+) -> io::Result<()> {
     let limits = &server.inner.limits;
-    let mut lines = Lines::new(BufReader::new(input), limits.message_bytes_max);
-    let refuse = async |message: String| {
-        let error = ErrorObject::new(code::INVALID_REQUEST, message);
+    let refuse = async |code: i64, message: String| {
+        let error = ErrorObject::new(code, message);
         to.end(Some(sink::error(None, &error))).await;
     };
-    while let Some(line) = lines.next().await? {
-        match line {
-            Ok([]) => {} // an empty line says nothing
-            Ok(line) => match parse(line) {
-                Ok(Incoming::Single(message)) => session.receive(message, to).await,
-                Ok(Incoming::Batch(messages)) if messages.len() > limits.batch_max => {
-                    refuse(format!("at most {} messages go into one batch", limits.batch_max)).await;
-                }
-                Ok(Incoming::Batch(messages)) if session.takes_batches() => session.receive_batch(messages, to).await,
-                Ok(Incoming::Batch(_)) => {
-                    refuse("batches ended with 2025-03-26; send one message at a time".to_owned()).await;
-                }
-                Err(malformed) => to.end(Some(sink::error(malformed.id.as_ref(), &malformed.error))).await,
-            },
-            Err(TooLong) => refuse(format!("the message is longer than {} bytes", limits.message_bytes_max)).await,
+    while lines.begun().await? {
+        let Ok(line) = timeout(limits.body_time_max, lines.next()).await else {
+            let message = format!("the message did not arrive within {}s", limits.body_time_max.as_secs_f64());
+            refuse(code::INVALID_REQUEST, message).await;
+            return Ok(());
+        };
+        let Some(line) = line? else { break };
+        let parsed = match line {
+            Ok([]) => continue, // an empty line says nothing
+            Ok(line) => parse(line),
+            Err(Skipped::TooLong) => {
+                let message = format!("the message is longer than {} bytes", limits.message_bytes_max);
+                refuse(code::INVALID_REQUEST, message).await;
+                continue;
+            }
+            Err(Skipped::NoMemory) => {
+                refuse(code::BUSY, "too many large messages at once; try again in a moment".to_owned()).await;
+                continue;
+            }
+        };
+        let answers = &to.clone().keeping(lines.take_share().map(|share| Share(Arc::new(share))));
+        let taken = match &mut rate {
+            Some(rate) => rate.judge(parsed, session.has_batch_method(), Instant::now()),
+            None => parsed,
+        };
+        match taken {
+            Ok(Incoming::Single(message)) => session.receive(message, answers).await,
+            Ok(Incoming::Batch(messages)) if messages.len() > limits.batch_max => {
+                refuse(code::INVALID_REQUEST, format!("at most {} messages go into one batch", limits.batch_max)).await;
+            }
+            Ok(Incoming::Batch(messages)) if session.takes_batches() => session.receive_batch(messages, answers).await,
+            Ok(Incoming::Batch(_)) => {
+                let message = "batches ended with 2025-03-26; send one message at a time".to_owned();
+                refuse(code::INVALID_REQUEST, message).await;
+            }
+            Err(malformed) => to.end(Some(sink::error(malformed.id.as_ref(), &malformed.error))).await,
         }
+        to.ready().await;
     }
     Ok(())
 }

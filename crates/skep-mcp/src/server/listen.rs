@@ -77,6 +77,7 @@ impl Listener {
         if wanted.resource_subscriptions.len() > watches_max {
             return Err(invalid(format!("at most {watches_max} resources can be watched by one request")));
         }
+        wanted.resource_subscriptions.iter().try_for_each(|uri| super::check_uri(uri))?;
         let tasks = watch_tasks(server, &wanted, caller)?;
         let counted = Arc::clone(&server.listeners).try_acquire_owned().map_err(|_| {
             let message = "too many listeners are open; close one, or try again later";
@@ -199,7 +200,7 @@ impl Listener {
         self.ended = true;
         let result = to_raw_value(&json!({ "resultType": "complete", "_meta": self.meta() }));
         let outcome = result.map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()));
-        self.ready.push_back(Frame::Answer(Answer { text: sink::response(&self.id, &outcome), status: 200 }));
+        self.ready.push_back(Frame::Answer(Answer { text: sink::response(&self.id, &outcome).into(), status: 200 }));
     }
 
     fn meta(&self) -> Value {

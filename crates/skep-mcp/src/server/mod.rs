@@ -22,11 +22,17 @@ mod members;
 mod modern;
 mod park;
 mod peer;
+mod rate;
 mod session;
 mod sink;
 pub mod tasks;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde_json::{
     Value,
@@ -102,6 +108,22 @@ pub trait Service: Send + Sync + 'static {
 
 /// Keeps a resource watched while it lives.
 pub type Watch = Box<dyn Send + Sync>;
+
+/// What a large message takes of a memory that somebody counts; kept until the message is answered. On HTTP, an extension
+/// of the request.
+#[derive(Clone)]
+pub struct Share(pub Arc<dyn Send + Sync>);
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Share")
+    }
+}
+
+/// Bytes of what a caller declares about itself (`capabilities`, `clientInfo`): a session keeps it, taken apart.
+const DECLARED_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the URI of a resource that is watched.
+const URI_BYTES_MAX: usize = 8 << 10;
 
 /// What a server says about itself.
 #[derive(Clone, Debug)]
@@ -182,7 +204,7 @@ pub enum Change {
 pub struct Limits {
     /// Bytes of one message.
     pub message_bytes_max: usize,
-    /// Time from the head of an HTTP request to the end of its body.
+    /// Time from the head of an HTTP request to the end of its body, and from the first byte of a line to its end.
     pub body_time_max: Duration,
     /// Requests of one session or connection that are under way at once.
     pub requests_at_once_max: usize,
@@ -194,6 +216,8 @@ pub struct Limits {
     pub session_idle_max: Duration,
     /// Calls that wait for their caller's input (2026-07-28).
     pub parked_max: usize,
+    /// Bytes of the parameters of all of them.
+    pub parked_bytes_max: usize,
     /// How long they wait.
     pub parked_time_max: Duration,
     /// How often a service may ask its caller within one call (older revisions).
@@ -213,7 +237,7 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Events that are kept for one stream until they are read (older revisions).
     pub events_max: usize,
-    /// Bytes of these events.
+    /// Bytes of these events, and of those of all answered streams that a session keeps.
     pub events_bytes_max: usize,
     /// Answered streams that a session keeps for a client that lost its connection.
     pub streams_kept_max: usize,
@@ -231,6 +255,7 @@ impl Default for Limits {
             sessions_max: 10_000,
             session_idle_max: Duration::from_secs(3600),
             parked_max: 1024,
+            parked_bytes_max: 64 << 20,
             parked_time_max: Duration::from_secs(600),
             rounds_max: 10,
             input_time_max: Duration::from_secs(600),
@@ -293,7 +318,7 @@ impl Server {
         let info = to_raw_value(&service.describe().info).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let inner = Inner {
             info,
-            parked: park::Parked::new(limits.parked_max, limits.parked_time_max),
+            parked: park::Parked::new(&limits),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
             durable,
@@ -328,10 +353,40 @@ impl Server {
         self.inner.tasks.wait().await;
     }
 
+    /// Tasks that run here.
+    pub fn tasks_running(&self) -> usize {
+        self.inner.durable.as_ref().map_or(0, |tasks| tasks.running_count())
+    }
+
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.inner.sessions.len()
     }
+}
+
+/// Whether what a caller declares about itself is small enough to be kept.
+fn check_declared(capabilities: Option<&RawValue>, info: Option<&RawValue>) -> Result<(), ErrorObject> {
+    let bytes = [capabilities, info].into_iter().flatten().map(|value| value.get().len()).sum::<usize>();
+    if bytes > DECLARED_BYTES_MAX {
+        let message = format!("capabilities and clientInfo have at most {DECLARED_BYTES_MAX} bytes together");
+        return Err(ErrorObject::new(code::INVALID_PARAMS, message));
+    }
+    Ok(())
+}
+
+/// The URI of a resource that is to be watched.
+fn check_uri(uri: &str) -> Result<(), ErrorObject> {
+    if uri.len() > URI_BYTES_MAX {
+        let message = format!("the URI of a resource that is watched has at most {URI_BYTES_MAX} bytes");
+        return Err(ErrorObject::new(code::INVALID_PARAMS, message));
+    }
+    Ok(())
+}
+
+/// The principal of callers whom nobody tells apart.
+pub fn local() -> Arc<str> {
+    static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
+    Arc::clone(&LOCAL)
 }
 
 /// An unguessable name: 128 bits in hexadecimal digits, which are fit for a header (Streamable HTTP, 2025-11-25).

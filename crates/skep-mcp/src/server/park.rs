@@ -16,7 +16,7 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Members, code, exchange::Exchange, peer::Asked, unguessable};
+use super::{Limits, Members, code, exchange::Exchange, peer::Asked, unguessable};
 use crate::message::ErrorObject;
 
 /// The calls that wait.
@@ -25,6 +25,7 @@ pub(super) struct Parked {
     /// Tells our states from those of servers behind this one, which may be of the same kind and pass through.
     prefix: String,
     calls_max: usize,
+    bytes_max: usize,
     time_max: Duration,
     /// No more are taken.
     is_closed: AtomicBool,
@@ -43,6 +44,8 @@ pub(super) struct ParkedCall {
     /// How much was asked in all: keys are not used twice.
     pub(super) keys: usize,
     pub(super) identity: Identity,
+    /// Bytes of its parameters.
+    pub(super) bytes: usize,
 }
 
 /// What must be the same when a call is repeated.
@@ -63,12 +66,13 @@ impl Identity {
 }
 
 impl Parked {
-    pub(super) fn new(calls_max: usize, time_max: Duration) -> Parked {
+    pub(super) fn new(limits: &Limits) -> Parked {
         Parked {
             calls: Mutex::default(),
             prefix: format!("waiting-{}-", unguessable()),
-            calls_max,
-            time_max,
+            calls_max: limits.parked_max,
+            bytes_max: limits.parked_bytes_max,
+            time_max: limits.parked_time_max,
             is_closed: AtomicBool::new(false),
         }
     }
@@ -89,6 +93,9 @@ impl Parked {
             Err(ErrorObject::new(code::BUSY, "the server is stopping, and cannot wait for input any more"))
         } else if calls.len() >= self.calls_max {
             let message = format!("{} calls wait for input already; answer or repeat one of them", self.calls_max);
+            Err(ErrorObject::new(code::BUSY, message))
+        } else if calls.values().map(|waiting| waiting.call.bytes).sum::<usize>() + call.bytes > self.bytes_max {
+            let message = format!("calls that wait for input have at most {} bytes together", self.bytes_max);
             Err(ErrorObject::new(code::BUSY, message))
         } else {
             let state = format!("{}{}", self.prefix, unguessable());

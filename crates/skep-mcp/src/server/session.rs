@@ -29,7 +29,7 @@ use super::{
     Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
     exchange::{Exchange, Step},
     input,
-    modern::{self, Frame},
+    modern::{self, Frame, Opened},
     peer::{Asked, Event, Terms},
     sink::{self, Batch, EventStream, Sink},
     unguessable,
@@ -140,6 +140,11 @@ impl Session {
         lock(&self.asked).clear();
     }
 
+    /// Whether there is a method `batch`.
+    pub(super) fn has_batch_method(&self) -> bool {
+        self.customs.has_batch_method
+    }
+
     /// Whether messages that came together are taken apart (2025-03-26).
     pub(super) fn takes_batches(&self) -> bool {
         self.customs.has_batch_method || matches!(self.revision(), None | Some(Revision::V2025_03_26))
@@ -227,6 +232,7 @@ impl Session {
         let requested: String = params
             .read("protocolVersion")
             .ok_or_else(|| invalid("params.protocolVersion is missing; it looks like \"2025-11-25\""))?;
+        super::check_declared(params.get("capabilities"), params.get("clientInfo"))?;
         // What is not known, and 2026-07-28, which has no handshake, gets the newest that has one.
         let known = requested.parse::<Revision>().ok().filter(|revision| !revision.is_modern());
         let revision = known.unwrap_or(Revision::V2025_11_25);
@@ -292,7 +298,8 @@ impl Session {
             let _counted = counted;
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
-            let mut begun = modern::begin(&session.server, request, &session.principal, cancel.clone()).await;
+            let mut begun =
+                modern::begin(&session.server, &Opened::new(&request), &session.principal, cancel.clone()).await;
             let unheard = async {
                 match is_listener {
                     true => session.unheard.cancelled().await,
@@ -307,7 +314,7 @@ impl Session {
                 };
                 match next {
                     Some(Some(Frame::Notification(text))) => to.send(text).await,
-                    Some(Some(Frame::Answer(answer))) => break Some(answer.text),
+                    Some(Some(Frame::Answer(answer))) => break Some(answer.text.into_string()),
                     Some(None) | None => break None,
                 }
             };
@@ -377,8 +384,7 @@ impl Session {
                 }
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
                 Step::Done(outcome) => {
-                    let outcome = self.finished(method, outcome);
-                    return convert::outcome(method, params.as_deref(), outcome, revision, RawValue::NULL);
+                    return convert::lowered(method, self.finished(method, outcome), revision);
                 }
             }
         }
@@ -489,6 +495,7 @@ impl Session {
 
     async fn watch(&self, params: Option<&RawValue>, caller: Arc<Caller>) -> Outcome {
         let uri = uri(params)?;
+        super::check_uri(&uri)?;
         if lock(&self.watches).contains_key(&uri) {
             return Ok(input::empty());
         }
@@ -513,15 +520,23 @@ impl Session {
         let number = self.streams_last.fetch_add(1, Ordering::Relaxed) + 1;
         let stream = Arc::new(EventStream::new(number, limits.events_max, limits.events_bytes_max));
         let mut streams = lock(&self.streams);
-        let over = streams.iter().filter(|stream| stream.is_over()).count();
-        let mut excess = over.saturating_sub(limits.streams_kept_max.saturating_sub(1));
-        streams.retain(|stream| {
-            let is_excess = excess > 0 && stream.is_over();
-            excess -= usize::from(is_excess);
-            !is_excess
-        });
+        let kept = |streams: &VecDeque<Arc<EventStream>>| {
+            let over = streams.iter().filter(|stream| stream.is_over());
+            over.fold((0, 0), |(count, bytes), stream| (count + 1, bytes + stream.bytes()))
+        };
+        while let (count, bytes) = kept(&streams)
+            && (count >= limits.streams_kept_max || bytes > limits.events_bytes_max)
+            && let Some(oldest) = streams.iter().position(|stream| stream.is_over())
+        {
+            streams.remove(oldest);
+        }
         streams.push_back(Arc::clone(&stream));
         stream
+    }
+
+    /// Nobody can come back to this stream: its answer was sent without the number of an event.
+    pub(super) fn forget_stream(&self, stream: &Arc<EventStream>) {
+        lock(&self.streams).retain(|kept| !Arc::ptr_eq(kept, stream));
     }
 
     /// The stream of this number, if it is still kept. Number 0 has what belongs to no request.
@@ -557,7 +572,7 @@ impl Sessions {
     }
 
     /// Keep a session. Those that idled too long are forgotten; if there are still too many, the one that idles longest
-    /// makes room.
+    /// makes room, of the principal that has most: nobody loses sessions because somebody else opens many.
     pub(super) fn insert(&self, session: &Arc<Session>) -> Result<(), ErrorObject> {
         let now = Instant::now();
         let mut by_id = lock(&self.by_id);
@@ -565,8 +580,12 @@ impl Sessions {
         let mut gone: Vec<Arc<Session>> =
             by_id.extract_if(|_, session| is_expired(session)).map(|(_, gone)| gone).collect();
         if by_id.len() >= self.sessions_max {
-            let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, Arc::clone(&session.id))));
-            let longest = idle.min_by_key(|(since, _)| *since).map(|(_, id)| id);
+            let mut counts = HashMap::from([(&*session.principal, 1_usize)]);
+            by_id.values().for_each(|session| *counts.entry(&session.principal).or_default() += 1);
+            let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, session)));
+            let longest =
+                idle.max_by_key(|(since, session)| (counts.get(&*session.principal), std::cmp::Reverse(*since)));
+            let longest = longest.map(|(_, session)| Arc::clone(&session.id));
             gone.extend(longest.and_then(|id| by_id.remove(&id)));
         }
         let result = if by_id.len() < self.sessions_max {

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::Outcome;
+use super::{Outcome, Share, convert::Lifted};
 use crate::message::{ErrorObject, Id};
 
 /// The text of a response.
@@ -19,11 +20,74 @@ pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
     }
 }
 
+/// The text of a message. A large result is not copied into it, but sent as it lies.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    head: String,
+    /// A result, from this byte on, and the end of the message.
+    rest: Option<(Box<RawValue>, usize)>,
+}
+
+/// A result of so many bytes is large.
+const LARGE: usize = 32 << 10;
+const END: &str = "}";
+
+impl Text {
+    /// The text of a response of 2026-07-28.
+    pub(super) fn response(id: &Id, lifted: Result<Lifted, ErrorObject>) -> Text {
+        let Lifted { first, result } = match lifted {
+            Ok(lifted) => lifted,
+            Err(object) => return error(Some(id), &object).into(),
+        };
+        let (brace, from) = if first.is_empty() { ("", 0) } else { ("{", 1) };
+        let mut head = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{brace}{first}"#, json(id));
+        let rest = &result.get()[from..];
+        if rest.len() < LARGE || !is_one_line(rest) {
+            head.reserve_exact(rest.len() + END.len());
+            head.push_str(rest);
+            head.push_str(END);
+            return one_line(head).into();
+        }
+        Text { head, rest: Some((result, from)) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    /// In one piece.
+    pub(super) fn into_string(self) -> String {
+        match self.rest {
+            None => self.head,
+            Some((result, from)) => [&self.head, &result.get()[from..], END].concat(),
+        }
+    }
+
+    /// In pieces, in their order.
+    pub(super) fn into_parts(self) -> Vec<Bytes> {
+        let mut parts = vec![Bytes::from(self.head)];
+        if let Some((result, from)) = self.rest {
+            let whole = Bytes::from(String::from(Box::<str>::from(result)));
+            parts.extend([whole.slice(from..), Bytes::from_static(END.as_bytes())]);
+        }
+        parts
+    }
+}
+
+impl From<String> for Text {
+    fn from(head: String) -> Text {
+        Text { head, rest: None }
+    }
+}
+
 /// What a server behind this one sends may be written in several lines; outside of strings they mean nothing in JSON, and
 /// within strings there are none.
 fn one_line(text: String) -> String {
-    let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
-    if is_one { text } else { text.replace(['\n', '\r'], " ") }
+    if is_one_line(&text) { text } else { text.replace(['\n', '\r'], " ") }
+}
+
+fn is_one_line(text: &str) -> bool {
+    memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none()
 }
 
 /// The text of an error; without an id if none could be read, which JSON-RPC writes as null.
@@ -57,15 +121,33 @@ pub(super) enum Sink {
     Stream(Arc<EventStream>),
     /// The answers of a batch, which are sent together.
     Batch(Arc<Batch>),
+    /// The same as the one inside, for a message that is counted until it is answered.
+    Counted(Arc<(Sink, Share)>),
 }
 
 impl Sink {
+    /// The same, and keep the share of a message until nobody will send anything for it any more.
+    pub(super) fn keeping(self, share: Option<Share>) -> Sink {
+        match share {
+            Some(share) => Sink::Counted(Arc::new((self, share))),
+            None => self,
+        }
+    }
+
+    /// Wait until a message can be sent without waiting.
+    pub(super) async fn ready(&self) {
+        if let Sink::Queue(queue) = self {
+            drop(queue.reserve().await); // closed: there is nobody to wait for
+        }
+    }
+
     /// Send a message that is not the last of its request.
     pub(super) async fn send(&self, text: String) {
         match self {
             Sink::Queue(queue) => drop(queue.send(text).await), // closed: there is nobody to tell
             Sink::Stream(stream) => stream.push(text, false).await,
             Sink::Batch(batch) => Box::pin(batch.others.send(text)).await,
+            Sink::Counted(counted) => Box::pin(counted.0.send(text)).await,
         }
     }
 
@@ -86,6 +168,7 @@ impl Sink {
                     Box::pin(batch.to.end(answers)).await;
                 }
             }
+            Sink::Counted(counted) => Box::pin(counted.0.end(answer)).await,
         }
     }
 }
@@ -200,6 +283,11 @@ impl EventStream {
     pub(super) fn is_over(&self) -> bool {
         let state = self.state();
         state.is_closed && !state.is_attached
+    }
+
+    /// Bytes of the events that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.state().bytes
     }
 
     pub(super) fn is_attached(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Sessions and stateless requests on a connection with lines.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use skep_mcp::{
@@ -8,7 +8,7 @@ use skep_mcp::{
     server::{Limits, lines},
 };
 
-use crate::support::{Hub, call, request, stateless};
+use crate::support::{Hub, call, connect, request, stateless};
 
 fn elicitation() -> Value {
     json!({ "elicitation": {} })
@@ -377,4 +377,76 @@ async fn who_listens_does_not_hold_up_the_end() {
     client.ask(stateless(listen, json!({}))).await;
     // Requests that run get twice as long.
     tokio::time::timeout(Duration::from_secs(5), client.end()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_line_that_is_begun_and_not_ended_is_not_waited_for_and_an_idle_connection_is_left_alone() {
+    let hub = Hub::new(Limits { body_time_max: Duration::from_millis(50), ..Limits::default() });
+    let (mut idle, mut slow) = (hub.connect(), hub.connect());
+    slow.write(r#"{"jsonrpc":"2.0","#).await;
+    let told = slow.next().await;
+    assert_eq!((&told["error"]["code"], &told["id"]), (&json!(-32600), &Value::Null));
+    assert!(told["error"]["message"].as_str().unwrap().contains("within 0.05s"), "{told}");
+    crate::support::within(slow.serving).await.unwrap().unwrap();
+    assert_eq!(idle.ask(request(1, "ping", json!({}))).await["result"], json!({}), "it was silent for longer");
+}
+
+#[tokio::test]
+async fn large_messages_together_take_no_more_memory_than_there_is_until_they_are_answered() {
+    let mut hub = Hub::new(Limits::default());
+    let memory = Some(Arc::new(tokio::sync::Semaphore::new(300 << 10)));
+    let server = hub.server.clone();
+    let connect = || connect(&server, lines::Options { memory: memory.clone(), ..lines::Options::default() }, 1 << 20);
+    let large = |id, method: &str| request(id, method, json!({ "padding": "x".repeat(200 << 10) }));
+    for is_stateless in [false, true] {
+        let (mut first, mut second) = (connect(), connect());
+        let form = |message| if is_stateless { stateless(message, json!({})) } else { message };
+        first.initialize("2025-11-25", json!({})).await;
+        first.send(form(large(1, "test/stall"))).await;
+        hub.told("running").await;
+        let refused = second.ask(large(1, "ping")).await;
+        assert_eq!((&refused["error"]["code"], &refused["id"]), (&json!(-31000), &Value::Null));
+        assert_eq!(second.ask(request(2, "ping", json!({}))).await["result"], json!({}), "it is small");
+        hub.release.add_permits(1);
+        assert_eq!(first.next().await["result"]["stalled"], true);
+        hub.told("ended").await;
+        while second.ask(large(3, "ping")).await.get("result").is_none() {} // the task of the first lets go at its end
+    }
+}
+
+#[tokio::test]
+async fn what_a_caller_declares_about_itself_is_bounded() {
+    let hub = Hub::new(Limits::default());
+    let many = json!({ "experimental": vec![0; 40_000] });
+    let refused = hub.connect().initialize("2025-11-25", many.clone()).await;
+    assert_eq!(refused["error"]["code"], -32602);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("65536 bytes"), "{refused}");
+    let refused = hub.connect().ask(stateless(request(1, "tools/list", json!({})), many)).await;
+    assert_eq!(refused["error"]["code"], -32602);
+    let long = json!({ "uri": "x".repeat(10_000) });
+    let mut client = hub.connect();
+    client.initialize("2025-11-25", json!({})).await;
+    assert_eq!(client.ask(request(2, "resources/subscribe", long)).await["error"]["code"], -32602);
+}
+
+#[tokio::test]
+async fn requests_above_the_rate_are_answered_at_once_and_none_is_lost() {
+    let hub = Hub::new(Limits::default());
+    let per_second = std::num::NonZeroU32::new(1); // so that none is given back while the test runs, or a few
+    let options = lines::Options { requests_per_second_max: per_second, ..lines::Options::default() };
+    let (mut client, mut other) = (hub.connect_with(options.clone(), 1 << 20), hub.connect_with(options, 1 << 20));
+    let mut answers = Vec::new();
+    for id in 1..=20 {
+        answers.push(client.ask(request(id, "ping", json!({}))).await);
+    }
+    assert!(answers.iter().zip(1..).all(|(answer, id)| answer["id"] == id));
+    assert_eq!(answers[0]["result"], json!({}));
+    let refused = answers.iter().find(|answer| answer.get("error").is_some()).expect("twenty take no twenty seconds");
+    assert_eq!(
+        (&refused["error"]["code"], &refused["error"]["data"]["reason"]),
+        (&json!(-31000), &json!("rate_limit"))
+    );
+    let wait = refused["error"]["data"]["retryAfterMs"].as_u64().unwrap();
+    assert!((1..=1000).contains(&wait), "{wait}");
+    assert_eq!(other.ask(request(1, "ping", json!({}))).await["result"], json!({}), "others are not held up");
 }

@@ -85,7 +85,7 @@ pub(crate) async fn call_tool(
         options.timeout = options.timeout.max(options.deadline);
     }
     let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
-    let options = Options { caller: Arc::from(""), call: Some(options) };
+    let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = upstreams.call(server, "tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
     answer(&name, &result.map_err(|error| failed(&name, error))?)

@@ -1,13 +1,13 @@
 //! `skep serve`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::{Common, stop_on_signal};
 use crate::{
-    config::{BadSettings, Overrides, Serve, Settings},
+    config::{BadSettings, Overrides, Secret, Serve, Settings},
     doors::{Doors, Options, Parts, Probe, Servers, Token},
     hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
@@ -141,8 +141,13 @@ fn store(hive: &Hive) -> Probe {
 }
 
 fn options(settings: &Settings) -> anyhow::Result<Options> {
-    let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
-    let mut options = Options { allowed_hosts, allowed_origins, ..Options::default() };
+    let Serve { bind, allowed_hosts, allowed_origins, tokens, .. } = settings.serve.clone();
+    let named = |(name, token): (String, Secret)| {
+        let token = Token::new(token.reveal()).with_context(|| format!("serve.tokens.{name} cannot be used"))?;
+        anyhow::Ok((name, token))
+    };
+    let tokens = tokens.into_iter().map(named).collect::<anyhow::Result<_>>()?;
+    let mut options = Options { allowed_hosts, allowed_origins, tokens, ..Options::default() };
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;
@@ -154,13 +159,25 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
         // Nobody asked for it, so another hub that has it already is no fault.
         None => options.tcp_if_free = vec![TCP.to_owned()],
     }
-    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, task_after, drain_time, .. } =
-        settings.serve;
+    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, .. } = settings.serve;
+    let Serve { sessions_max, requests_per_second_max, .. } = settings.serve;
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
     options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
     options.connections_max = connections_max.unwrap_or(options.connections_max);
-    options.task_after = task_after.map_or(options.task_after, |time| time.0);
-    options.drain_time = drain_time.map_or(options.drain_time, |time| time.0);
+    options.sessions_max = sessions_max.unwrap_or(options.sessions_max);
+    options.requests_per_second_max = requests_per_second_max.map_or(options.requests_per_second_max, NonZeroU32::new);
+    let Serve { head_time_max, body_time_max, write_time_max, session_idle_max, task_after, drain_time, .. } =
+        settings.serve;
+    for (time, place) in [
+        (head_time_max, &mut options.head_time_max),
+        (body_time_max, &mut options.bodies.body_time_max),
+        (write_time_max, &mut options.write_time_max),
+        (session_idle_max, &mut options.session_idle_max),
+        (task_after, &mut options.task_after),
+        (drain_time, &mut options.drain_time),
+    ] {
+        *place = time.map_or(*place, |time| time.0);
+    }
     Ok(options)
 }

@@ -73,6 +73,9 @@ pub struct Serve {
     /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
     /// keep their own names, and Skep's tools are not served along. Default: true.
     pub prefix: Option<bool>,
+    /// Tokens of callers that are to be told apart, by their names: `ann = "${ANN_TOKEN}"`. Each has sessions and tasks of its
+    /// own. Only who knows the hub's own token, beside these, may change its MCP servers.
+    pub tokens: BTreeMap<String, Secret>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.
@@ -85,9 +88,23 @@ pub struct Serve {
     pub calls_at_once: Option<usize>,
     /// Calls that wait; one more is refused.
     pub calls_waiting_max: Option<usize>,
-    /// Connections that are open at once.
+    /// Connections that are open at once, at all doors together. Default: 8192.
     #[garde(range(min = 1))]
     pub connections_max: Option<usize>,
+    /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.
+    /// Default: 30s.
+    pub head_time_max: Option<Span>,
+    /// Time for a body to arrive after its head, and for a line after its first byte. Default: 30s.
+    pub body_time_max: Option<Span>,
+    /// A connection that takes nothing of its answer for so long is closed. Default: 30s.
+    pub write_time_max: Option<Span>,
+    /// MCP sessions that are kept; of more, the one that idles longest makes room. Default: 10000.
+    #[garde(range(min = 1))]
+    pub sessions_max: Option<usize>,
+    /// An MCP session that nobody used for so long is forgotten. Default: 1h.
+    pub session_idle_max: Option<Span>,
+    /// Requests that one connection with lines may send each second; 0 for as many as it likes. Default: 100.
+    pub requests_per_second_max: Option<u32>,
     /// MCP calls that run longer become tasks, for callers that take such. Default: 1500ms.
     pub task_after: Option<Span>,
     /// Time that running calls get to end when the hub stops. Default: 30s.

@@ -36,7 +36,8 @@ use crate::{
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
 /// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 9] = [
+const FOR_NAMED_FILES: [&str; 11] = [
+    "/sandbox/accept",
     "/sandbox/container",
     "/hubs",
     "/database",
@@ -46,9 +47,12 @@ const FOR_NAMED_FILES: [&str; 9] = [
     "/search",
     "/web/allow_hosts",
     SERVERS,
+    TOKENS,
 ];
 /// The key of the MCP servers.
 const SERVERS: &str = "/mcpServers";
+/// The key of the tokens of callers.
+const TOKENS: &str = "/serve/tokens";
 /// Bytes of a token's file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
@@ -197,8 +201,16 @@ fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<D
     if problems.is_empty()
         && let Some(servers) = document.value.pointer_mut(SERVERS)
     {
-        let faults = upstreams::config::prepare(servers, variable);
+        let faults = upstreams::config::prepare(servers, &variable);
         let place = |(pointer, message)| document.problem(&format!("{SERVERS}{pointer}"), message);
+        problems.extend(faults.into_iter().map(place).collect::<Vec<_>>());
+    }
+    if problems.is_empty()
+        && let Some(tokens) = document.value.pointer_mut(TOKENS)
+    {
+        let mut faults = Vec::new();
+        upstreams::config::expand(tokens, TOKENS, &variable, &mut faults);
+        let place = |(pointer, message): (String, String)| document.problem(&pointer, message);
         problems.extend(faults.into_iter().map(place).collect::<Vec<_>>());
     }
     if problems.is_empty() {

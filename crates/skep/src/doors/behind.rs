@@ -14,7 +14,11 @@ use skep_mcp::{
 };
 use tokio::sync::broadcast;
 
-use super::{admission::Refused, calls::Calls, mcp::refused};
+use super::{
+    admission::Refused,
+    calls::Calls,
+    mcp::{caller, refused},
+};
 use crate::upstreams::{Options, UpstreamError, Upstreams};
 
 /// One of them.
@@ -43,7 +47,7 @@ impl Service for Behind {
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
             let pass = self.calls.admission.pass().map_err(refused)?;
-            let caller = call.caller.session.clone().unwrap_or_else(|| Arc::clone(&call.caller.principal));
+            let caller = caller(&call);
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };

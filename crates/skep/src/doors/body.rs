@@ -10,6 +10,8 @@ use axum::{
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, error::Category, value::RawValue};
+pub use skep_mcp::framing::SMALL_BYTES;
+use skep_mcp::framing::hold;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -33,9 +35,9 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Bytes of one body.
     pub body_bytes_max: usize,
-    /// Bytes of all bodies that are being read or worked on.
+    /// Bytes of all large bodies and messages ([`SMALL_BYTES`]) that are being read or worked on, at every door.
     pub bodies_bytes_max: usize,
-    /// Time from the head of a request to the end of its body.
+    /// Time from the head of a request to the end of its body, and from the first byte of a line to its end.
     pub body_time_max: Duration,
 }
 
@@ -45,11 +47,18 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The memory that large bodies share.
+    pub(super) fn memory(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.bodies_bytes_max.min(Semaphore::MAX_PERMITS)))
+    }
+}
+
 /// Reads bodies.
 pub(super) struct Bodies {
     limits: Limits,
-    /// One for each byte that may be held.
-    memory: Arc<Semaphore>,
+    /// One for each byte that large ones may take.
+    pub(super) memory: Arc<Semaphore>,
 }
 
 /// A whole body, and the share of the memory that it takes while it lives.
@@ -61,8 +70,7 @@ pub(super) struct Whole {
 
 impl Bodies {
     pub(super) fn new(limits: Limits) -> Bodies {
-        let memory = Semaphore::new(limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS));
-        Bodies { memory: Arc::new(memory), limits }
+        Bodies { memory: limits.memory(), limits }
     }
 
     /// Read a body to its end.
@@ -92,16 +100,13 @@ impl Bodies {
         let mut whole = Whole { bytes: Vec::new(), share: None };
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "cut_off", "the body is cut off"))?;
-            if whole.bytes.len() + chunk.len() > self.limits.body_bytes_max {
+            let length = whole.bytes.len() + chunk.len();
+            if length > self.limits.body_bytes_max {
                 discard(chunks).await;
                 return Err(self.too_large());
             }
-            let more = Arc::clone(&self.memory).try_acquire_many_owned(chunk.len().try_into().unwrap_or(u32::MAX));
-            let more =
-                more.map_err(|_| Problem::busy("busy", "too many large requests at once; try again in a moment"))?;
-            match &mut whole.share {
-                Some(share) => share.merge(more),
-                None => whole.share = Some(more),
+            if !hold(&self.memory, &mut whole.share, length) {
+                return Err(Problem::busy("busy", "too many large requests at once; try again in a moment"));
             }
             whole.bytes.extend_from_slice(&chunk);
         }

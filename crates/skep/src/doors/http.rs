@@ -1,6 +1,7 @@
 //! The HTTP API. [`router`] is its table of contents.
 
 use std::{
+    convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
@@ -10,16 +11,17 @@ use axum::{
     Router,
     body::Body,
     extract::{
-        MatchedPath, Path, Query, Request, State,
+        FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
+use skep_mcp::server::{http::Principal, local};
 use tracing::Instrument as _;
 
 use super::{
@@ -65,7 +67,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
-    if hub.guard.has_token() {
+    if !hub.guard.tokens().is_empty() {
         inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
     }
     let for_everybody = Router::new()
@@ -80,9 +82,14 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
 }
 
 /// One call, as S0's clients make it: whatever the tool says is an answer with status 200.
-async fn process(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn process(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let wanted = hub.bodies.read(&headers, body).await?.into_wanted()?;
-    match hub.call(wanted.tool, wanted.arguments, wanted.timeout).await? {
+    match hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
         Err(error) => Ok(json_response(StatusCode::OK, &error.to_json())),
@@ -101,6 +108,7 @@ async fn call_tool(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<CallQuery>, QueryRejection>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -114,7 +122,7 @@ async fn call_tool(
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
     let arguments = hub.bodies.read(&headers, body).await?.into_arguments()?;
-    match hub.call(tool, arguments, timeout).await? {
+    match hub.call(caller, tool, arguments, timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
         Err(error) => Ok(json_response(status(&error), &error.to_json())),
@@ -137,11 +145,12 @@ fn status(error: &ToolError) -> StatusCode {
 impl Hub {
     async fn call(
         &self,
+        caller: Caller,
         tool: String,
         arguments: Arguments,
         deadline: Option<Duration>,
     ) -> Result<Result<Answer, ToolError>, Problem> {
-        self.calls.call(tool, arguments, Arguments::parse, deadline).await?
+        self.calls.call(caller.0, tool, arguments, Arguments::parse, deadline).await?
     }
 }
 
@@ -209,7 +218,7 @@ async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> 
     let elsewhere = |&reason: &&str| Problem::new(StatusCode::NOT_IMPLEMENTED, "unavailable", reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
-    let text = metrics.render(hub.calls.admission.load(), connections, hub.started.elapsed());
+    let text = metrics.render(hub.calls.admission.load(), connections, &hub.mcp.server, hub.started.elapsed());
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, format)], text).into_response())
 }
@@ -224,10 +233,24 @@ async fn wrong_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
-async fn want_token(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+async fn want_token(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
     match hub.guard.check_token(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(known) => {
+            request.extensions_mut().insert(Principal(Arc::clone(&known.principal)));
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// Who calls, as the token told.
+struct Caller(Arc<str>);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Infallible> {
+        Ok(Caller(parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0))))
     }
 }
 

@@ -23,8 +23,8 @@ use skep_mcp::{
     message::ErrorObject,
     revision::Revision,
     server::{
-        BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Watch, code,
-        http, lines,
+        BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Share, Watch,
+        code, http, lines,
     },
 };
 use tokio::{
@@ -52,6 +52,12 @@ pub(super) fn task_after() -> std::time::Duration {
     Limits::default().task_after
 }
 
+/// How many sessions are kept, and for how long, unless the operator says otherwise.
+pub(super) fn sessions() -> (usize, std::time::Duration) {
+    let limits = Limits::default();
+    (limits.sessions_max, limits.session_idle_max)
+}
+
 /// What a hub serves over MCP: its own tools, and the servers behind it.
 pub(super) struct Mcp {
     pub(super) server: Server,
@@ -75,6 +81,9 @@ impl Mcp {
         let limits = Limits {
             message_bytes_max: bodies.body_bytes_max,
             body_time_max: bodies.body_time_max,
+            write_time_max: options.write_time_max,
+            sessions_max: options.sessions_max,
+            session_idle_max: options.session_idle_max,
             task_after: options.task_after,
             ..Limits::default()
         };
@@ -160,7 +169,8 @@ pub async fn serve_lines(
     let admission = super::admission::Admission::new(options.calls.clone());
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
-    let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines::Options::default())).await;
+    let lines = lines::Options { memory: Some(options.bodies.memory()), ..lines::Options::default() };
+    let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;
     mcp.server.stop().await;
     calls.catalogue.upstreams().close().await;
     calls.admission.drain(std::time::Duration::ZERO).await;
@@ -173,12 +183,15 @@ pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
     http::router(hub.mcp.server.clone()).layer(reading).with_state(())
 }
 
-/// Read the body as every door does; it counts as held until the answer has begun.
+/// Read the body as every door does; a large one counts as held until it is answered.
 async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     match hub.bodies.read(&parts.headers, body).await {
         Ok(whole) => {
-            let (bytes, _share) = whole.into_parts();
+            let (bytes, share) = whole.into_parts();
+            if let Some(share) = share {
+                parts.extensions.insert(Share(Arc::new(share)));
+            }
             next.run(Request::from_parts(parts, Body::from(bytes))).await
         }
         Err(problem) => problem.into_response(),
@@ -270,13 +283,18 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
         };
-        match self.calls.call(name, arguments, parse, None).await.map_err(refused)?? {
+        match self.calls.call(caller(&call), name, arguments, parse, None).await.map_err(refused)?? {
             Ok(answer) => raw(&result(&answer)),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
             Err(ToolError::Busy(message)) => Err(busy(message)),
             Err(error) => raw(&failure(&error)),
         }
     }
+}
+
+/// Whose turn it is in the queue of a server, and whose process it is where one is not shared.
+pub(super) fn caller(call: &Call) -> Arc<str> {
+    call.caller.session.clone().unwrap_or_else(|| Arc::clone(&call.caller.principal))
 }
 
 /// An answer in both forms: structured, and as text for those who read nothing else.

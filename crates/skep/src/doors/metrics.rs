@@ -4,12 +4,16 @@
 //! collected in a process that has no door.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use axum::http::{Method, StatusCode};
+use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Load;
@@ -52,12 +56,14 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format.
-    pub(super) fn render(&self, load: Load, connections: usize, uptime: Duration) -> String {
+    pub(super) fn render(&self, load: Load, connections: usize, mcp: &Server, uptime: Duration) -> String {
         metrics::gauge!("skep_calls_running").set(load.running as f64);
         metrics::gauge!("skep_calls_waiting").set(load.waiting as f64);
         metrics::gauge!("skep_calls_at_once").set(load.at_once as f64);
         metrics::gauge!("skep_calls_forwarded").set(load.forwarded as f64);
         metrics::gauge!("skep_http_connections").set(connections as f64);
+        metrics::gauge!("skep_mcp_sessions").set(mcp.sessions() as f64);
+        metrics::gauge!("skep_mcp_tasks_running").set(mcp.tasks_running() as f64);
         metrics::gauge!("skep_uptime_seconds").set(uptime.as_secs_f64());
         if let Some(bytes) = resident_bytes() {
             metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
@@ -73,11 +79,53 @@ pub(super) fn request(method: &Method, route: &str, status: StatusCode, began: I
         Method::POST => "POST",
         _ => "other",
     };
-    let route = route.to_owned();
-    let status = status.as_str().to_owned();
-    metrics::counter!("skep_http_requests_total", "method" => method, "route" => route.clone(), "status" => status)
-        .increment(1);
-    metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route).record(began.elapsed());
+    HANDLES.with_borrow_mut(|routes| {
+        let known = match routes.get_mut(route) {
+            Some(known) => known,
+            None => routes.entry(route.into()).or_default(),
+        };
+        let is_same = |handles: &Handles| handles.method == method && handles.status == status;
+        let handles = match known.iter().position(is_same) {
+            Some(index) => &known[index],
+            None => {
+                known.push(Handles::new(method, route, status));
+                &known[known.len() - 1]
+            }
+        };
+        handles.requests.increment(1);
+        handles.seconds.record(began.elapsed());
+    });
+}
+
+thread_local! {
+    /// What this thread has counted requests with, by route. To look it up in the recorder costs more than counting.
+    static HANDLES: RefCell<HashMap<Box<str>, Vec<Handles>>> = RefCell::default();
+}
+
+struct Handles {
+    method: &'static str,
+    status: StatusCode,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl Handles {
+    fn new(method: &'static str, route: &str, status: StatusCode) -> Handles {
+        let (route, code) = (route.to_owned(), status.as_str().to_owned());
+        let requests = metrics::counter!("skep_http_requests_total", "method" => method, "route" => route.clone(), "status" => code);
+        let seconds = metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route);
+        Handles { method, status, requests, seconds }
+    }
+}
+
+/// One MCP task that was begun.
+pub(super) fn task_created() {
+    metrics::counter!("skep_mcp_tasks_created_total").increment(1);
+}
+
+/// One MCP task that has ended, in this state.
+pub(super) fn task_ended(state: &'static str) {
+    metrics::counter!("skep_mcp_tasks_ended_total", "state" => state).increment(1);
 }
 
 /// One connection above the limit.
@@ -98,6 +146,14 @@ fn describe() {
     metrics::describe_histogram!("skep_http_request_seconds", "Time from the head of a request to its answer.");
     metrics::describe_gauge!("skep_http_connections", "Open HTTP connections.");
     metrics::describe_counter!("skep_http_connections_refused_total", "Connections above the limit.");
+    metrics::describe_counter!(
+        "skep_authenticated_total",
+        "Requests and connections that brought a token, by whose it is."
+    );
+    metrics::describe_gauge!("skep_mcp_sessions", "MCP sessions that are kept.");
+    metrics::describe_counter!("skep_mcp_tasks_created_total", "MCP calls that became tasks.");
+    metrics::describe_counter!("skep_mcp_tasks_ended_total", "MCP tasks that ended here, by their state.");
+    metrics::describe_gauge!("skep_mcp_tasks_running", "MCP tasks that run at this hub.");
     metrics::describe_gauge!("skep_uptime_seconds", "Time since the hub was started.");
     metrics::describe_gauge!("process_resident_memory_bytes", "Memory of this process that is in RAM.");
 }

@@ -20,22 +20,26 @@ mod calls;
 mod guard;
 mod health;
 mod http;
+mod in_place;
 pub mod mcp;
 mod metrics;
 mod problem;
 mod servers;
 mod tasks;
 mod tcp;
+mod tokens;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use axum::Router;
-pub use guard::{BadOrigin, TOKEN_BYTES_MIN, Token, UnfitToken};
+pub use guard::BadOrigin;
 pub use health::Probe;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -44,6 +48,7 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
+pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -51,9 +56,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::http::Hub;
+use self::{http::Hub, in_place::in_place};
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
+/// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
+const REQUESTS_PER_SECOND_MAX: u32 = 100;
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
 /// Bytes of a request's head, and of what a connection reads ahead. A connection that idles has taken none of them.
@@ -64,6 +71,11 @@ const REFUSALS_AT_ONCE_MAX: usize = 64;
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Time that connections get at the end to take their last answer.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+/// A connection that was silent for so long is asked whether the other side is still there, and then every
+/// `KEEPALIVE_EVERY`; what does not acknowledge that for [`Options::write_time_max`] has gone without a word.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// See `KEEPALIVE_AFTER`.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after the system refused a new connection, most often for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -80,8 +92,11 @@ pub struct Options {
     pub prefix: bool,
     /// Whether tools of MCP servers are not listed over MCP, but found by `search_tools`.
     pub searches_tools: bool,
-    /// What callers must know. Without it only loopback addresses may be listened on.
+    /// What the operator knows, and callers that nobody tells apart. Without any token only loopback addresses may be
+    /// listened on.
     pub token: Option<Token>,
+    /// What other callers know, by their names: each is a principal of its own.
+    pub tokens: BTreeMap<String, Token>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
@@ -90,8 +105,15 @@ pub struct Options {
     pub calls: admission::Limits,
     /// Limits of bodies.
     pub bodies: body::Limits,
-    /// Connections that are open at once.
+    /// Connections that are open at once, at all doors together.
     pub connections_max: usize,
+    /// MCP sessions that are kept. At the limit the one that idles longest makes room; if none idles, a new one is refused.
+    pub sessions_max: usize,
+    /// An MCP session that nobody used for so long is forgotten.
+    pub session_idle_max: Duration,
+    /// Requests that are taken each second from one connection with lines, and at once after a pause (contract S2); each
+    /// one more is answered with an error. `None`: as many as it sends.
+    pub requests_per_second_max: Option<NonZeroU32>,
     /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.
     pub head_time_max: Duration,
     /// A connection that takes nothing of its answer for so long is closed.
@@ -104,6 +126,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
+        let (sessions_max, session_idle_max) = mcp::sessions();
         Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
@@ -111,11 +134,15 @@ impl Default for Options {
             prefix: true,
             searches_tools: false,
             token: None,
+            tokens: BTreeMap::new(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             calls: admission::Limits::default(),
             bodies: body::Limits::default(),
             connections_max: 8192,
+            sessions_max,
+            session_idle_max,
+            requests_per_second_max: NonZeroU32::new(REQUESTS_PER_SECOND_MAX),
             head_time_max: Duration::from_secs(30),
             write_time_max: Duration::from_secs(30),
             task_after: mcp::task_after(),
@@ -164,6 +191,9 @@ pub enum OpenError {
     /// An origin that is none.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
+    /// Tokens that say not who the caller is.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
     /// Several servers, or none, and no prefix to tell their tools apart.
     #[error(transparent)]
     NotOne(#[from] mcp::NotOne),
@@ -216,19 +246,22 @@ impl Doors {
     /// Check the options and listen.
     pub async fn open(mut options: Options, parts: Parts) -> Result<Doors, OpenError> {
         options.connections_max = options.connections_max.min(connections_possible());
-        let (listeners, names) = listen(&options.bind, options.token.is_some()).await?;
+        let metrics = metrics::Metrics::install(); // first, for whoever counts
+        let tokens = tokens::Tokens::new(options.token.clone(), options.tokens.clone())?;
+        let has_token = !tokens.is_empty();
+        let (listeners, names) = listen(&options.bind, has_token).await?;
         if listeners.is_empty() {
             return Err(OpenError::NoAddress);
         }
-        let (mut tcp_listeners, _) = listen(&options.tcp, options.token.is_some()).await?;
-        match listen(&options.tcp_if_free, options.token.is_some()).await {
+        let (mut tcp_listeners, _) = listen(&options.tcp, has_token).await?;
+        match listen(&options.tcp_if_free, has_token).await {
             Ok((more, _)) => tcp_listeners.extend(more),
             Err(OpenError::Bind { .. }) => {}
             Err(error) => return Err(error),
         }
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
-        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, options.token.clone())?;
+        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens)?;
         let calls = Arc::new(calls::Calls {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
@@ -242,7 +275,7 @@ impl Doors {
             bodies: body::Bodies::new(options.bodies.clone()),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
-            metrics: metrics::Metrics::install(),
+            metrics,
             started: Instant::now(),
             connections: AtomicUsize::new(0),
         };
@@ -271,14 +304,15 @@ impl Doors {
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
-        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, close.clone()));
+        let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
+        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), close.clone()));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let connections = Arc::clone(&connections);
             let admit = move |stream| connections.admit(stream);
             accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
         }
-        let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options));
+        let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options, open));
         for listener in tcp_listeners {
             let lines = Arc::clone(&lines);
             let admit = move |stream| lines.admit(stream);
@@ -369,7 +403,7 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(hub: Arc<Hub>, options: &Options, close: CancellationToken) -> Connections {
+    fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: CancellationToken) -> Connections {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
@@ -381,7 +415,7 @@ impl Connections {
             overfull,
             hub,
             builder,
-            open: Arc::new(Semaphore::new(options.connections_max.max(1))),
+            open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             write_time_max: options.write_time_max,
             close,
@@ -401,7 +435,7 @@ impl Connections {
         let connections = Arc::clone(self);
         Some(async move {
             match limit {
-                None => connections.converse(stream, router, permit).await,
+                None => in_place(connections.converse(stream, router, permit)).await,
                 Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
             }
         })
@@ -429,9 +463,12 @@ impl Connections {
     }
 }
 
-/// Send small answers at once, and give up on a peer that takes nothing.
+/// Send small answers at once, and give up on a peer that takes nothing or is not there any more.
 fn prepare(stream: &TcpStream, write_time_max: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
     let ms = write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
 }

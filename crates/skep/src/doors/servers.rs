@@ -1,7 +1,7 @@
 //! `/servers`: the MCP servers behind this hub, to look at, add, change and take out while it runs.
 //!
-//! Whoever may name a command may run it here, outside of any sandbox. So changing the servers needs the hub's token, and is
-//! not to be had on a hub that has none.
+//! Whoever may name a command may run it here, outside of any sandbox. So changing the servers needs the hub's own token,
+//! which is the operator's; callers with tokens of their own may not, and on a hub without a token it is not to be had.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -48,7 +48,7 @@ async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     let name = name(path)?;
-    may_change(&hub)?;
+    may_change(&hub, &headers)?;
     let entry = hub.bodies.read(&headers, body).await?.into_arguments()?.parse()?;
     let config = config::read_one(&name, entry, |name| std::env::var(name).ok())
         .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
@@ -59,9 +59,13 @@ async fn put(
     Ok(json_response(code, &json!({ "status": "ok" })))
 }
 
-async fn delete(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+async fn delete(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let name = name(path)?;
-    may_change(&hub)?;
+    may_change(&hub, &headers)?;
     let mut configs = configs(&hub);
     configs.remove(&name).ok_or_else(|| unknown(&name))?;
     set(&hub, configs).await?;
@@ -88,9 +92,14 @@ async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Probl
     set.map_err(|error| Problem::new(StatusCode::CONFLICT, "one_server", error.to_string()))
 }
 
-fn may_change(hub: &Hub) -> Result<(), Problem> {
-    if hub.guard.has_token() {
-        return Ok(()); // which the caller knows, or it would not be here
+fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
+    if !hub.guard.tokens().is_empty() {
+        if hub.guard.check_token(headers)?.is_operator {
+            return Ok(());
+        }
+        let message = "a server is a command that is run here, so only who knows the hub's own token (SKEP_TOKEN) may add \
+                       and change servers";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "not_the_operator", message));
     }
     let message = "a server is a command that is run here, so adding and changing servers needs a token: set SKEP_TOKEN, \
                    or write them into the file that --mcp-config names";

@@ -21,6 +21,7 @@ use skep_mcp::{
     },
 };
 
+use super::metrics;
 use crate::run::now;
 
 /// Tasks in the store.
@@ -47,7 +48,9 @@ impl TaskStore for Kept {
             let NewTask { id, principal, params, may_repeat } = new;
             let request = Box::<str>::from(params).into_string();
             let new = NewMcpTask { id: McpTaskId(id), principal: principal.to_string(), request, may_repeat };
-            read(app.create_mcp_task(&permit, new, &holder, HOLD, now()).await.map_err(failed)?)
+            let task = app.create_mcp_task(&permit, new, &holder, HOLD, now()).await.map_err(failed)?;
+            metrics::task_created();
+            read(task)
         })
     }
 
@@ -63,15 +66,28 @@ impl TaskStore for Kept {
         let (Kept { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
         Box::pin(async move {
             let reported = app.report_mcp_task(&permit, &id, (&holder, attempt), write(state), now()).await;
-            reported.map_err(not_kept).and_then(|task| read(task).map_err(NotKept::Refused))
+            let task = reported.map_err(not_kept)?;
+            match task.state {
+                mcp_task::State::Completed(_) => metrics::task_ended("completed"),
+                mcp_task::State::Failed(_) => metrics::task_ended("failed"),
+                _ => {}
+            }
+            read(task).map_err(NotKept::Refused)
         })
     }
 
     fn cancel(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
         let (Kept { app, permit, .. }, principal, id) = (self.clone(), principal.to_owned(), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            match app.cancel_mcp_task(&permit, &principal, &id, now()).await {
-                Ok(task) => read(task).map(Some),
+            let at = now();
+            match app.cancel_mcp_task(&permit, &principal, &id, at).await {
+                Ok(task) => {
+                    // Who withdraws it again changes nothing, not even the time.
+                    if matches!(task.state, mcp_task::State::Cancelled) && task.updated == at {
+                        metrics::task_ended("cancelled");
+                    }
+                    read(task).map(Some)
+                }
                 Err(McpTaskError::Unknown) => Ok(None),
                 Err(error) => Err(failed(error)),
             }

@@ -4,13 +4,13 @@
 //! "params":{"token":"…"}}`. What does not begin as JSON is cut off at once: a web page can have its browser send an HTTP
 //! request here, and a body that it chose must not be read as messages.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use skep_mcp::{
     framing,
     message::{self, Incoming, Message},
-    server::lines,
+    server::{code, lines, local},
 };
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -19,7 +19,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Options, guard::Token, http::Hub, mcp, metrics, prepare};
+use super::{
+    Options, REFUSAL_TIME_MAX, REFUSALS_AT_ONCE_MAX,
+    http::Hub,
+    mcp, metrics, prepare,
+    tokens::{Known, Tokens},
+};
 
 /// Bytes of the message that brings the token.
 const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
@@ -27,59 +32,84 @@ const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
 /// What all connections share.
 pub(super) struct Lines {
     hub: Arc<Hub>,
-    token: Option<Token>,
+    /// One for each connection that may be open, at all doors together.
     open: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    connections_max: usize,
     head_time_max: Duration,
     write_time_max: Duration,
+    requests_per_second_max: Option<NonZeroU32>,
 }
 
 impl Lines {
-    pub(super) fn new(hub: Arc<Hub>, options: &Options) -> Lines {
+    pub(super) fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>) -> Lines {
         Lines {
             hub,
-            token: options.token.clone(),
-            open: Arc::new(Semaphore::new(options.connections_max.max(1))),
+            open,
+            refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
+            connections_max: options.connections_max,
             head_time_max: options.head_time_max,
             write_time_max: options.write_time_max,
+            requests_per_second_max: options.requests_per_second_max,
         }
     }
 
-    /// The connection as a task, or `None` if there are too many.
+    /// The connection as a task, or `None` if there are far too many.
     pub(super) fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
-            metrics::too_many_connections();
-            return None;
+        let (permit, is_taken) = match Arc::clone(&self.open).try_acquire_owned() {
+            Ok(permit) => (permit, true),
+            Err(_) => {
+                metrics::too_many_connections();
+                (Arc::clone(&self.refusals).try_acquire_owned().ok()?, false)
+            }
         };
         let lines = Arc::clone(self);
         Some(async move {
             let _counted = permit;
-            if let Err(error) = lines.converse(stream).await {
+            let ended = match is_taken {
+                true => lines.converse(stream).await,
+                false => timeout(REFUSAL_TIME_MAX, lines.refuse(stream)).await.unwrap_or(Ok(())),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection broke off");
             }
         })
+    }
+
+    /// Say that there are too many, and wait until that was heard.
+    async fn refuse(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let message =
+            format!("{} connections are open, and no more are taken; try again in a moment", self.connections_max);
+        let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code::BUSY, "message": message } });
+        stream.write_all(format!("{error}\n").as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
     }
 
     async fn converse(&self, stream: TcpStream) -> std::io::Result<()> {
         prepare(&stream, self.write_time_max)?;
         let (input, mut output) = stream.into_split();
         let mut input = BufReader::new(input);
-        if let Some(token) = &self.token {
-            let opened = timeout(self.head_time_max, authenticate(token, &mut input)).await;
-            let (text, is_open) = opened.unwrap_or_else(|_| Ok((String::new(), false)))?;
-            output.write_all(text.as_bytes()).await?;
-            if !is_open {
-                return Ok(());
-            }
-        }
+        let (tokens, mut principal) = (self.hub.guard.tokens(), local());
         // Idle connections are welcome once they have said something.
-        if !timeout(self.head_time_max, begins_as_json(&mut input)).await.unwrap_or(Ok(false))? {
+        if !tokens.is_empty() {
+            let opened = timeout(self.head_time_max, authenticate(tokens, &mut input)).await;
+            let (text, known) = opened.unwrap_or_else(|_| Ok((String::new(), None)))?;
+            output.write_all(text.as_bytes()).await?;
+            match known {
+                Some(known) => principal = Arc::clone(&known.principal),
+                None => return Ok(()),
+            }
+        } else if !timeout(self.head_time_max, begins_as_json(&mut input)).await.unwrap_or(Ok(false))? {
             return Ok(());
         }
         let options = lines::Options {
-            principal: "".into(),
+            principal,
             unannounced: Some(mcp::UNANNOUNCED),
             has_batch_method: true,
             finish: Some(mcp::finish),
+            requests_per_second_max: self.requests_per_second_max,
+            memory: Some(Arc::clone(&self.hub.bodies.memory)),
         };
         lines::serve(&self.hub.mcp.server, input, output, options).await
     }
@@ -99,26 +129,29 @@ async fn begins_as_json(input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Res
     }
 }
 
-/// The answer to the first message, and whether it brought the token.
-async fn authenticate(token: &Token, input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<(String, bool)> {
+/// The answer to the first message, and the token that it brought.
+async fn authenticate<'a>(
+    tokens: &'a Tokens,
+    input: &mut (impl AsyncBufRead + Unpin),
+) -> std::io::Result<(String, Option<&'a Known>)> {
     let mut lines = framing::Lines::new(input, TOKEN_MESSAGE_BYTES_MAX);
     let line = match lines.next().await? {
         Some(Ok(line)) if line.starts_with(b"{") => line,
-        _ => return Ok((String::new(), false)),
+        _ => return Ok((String::new(), None)),
     };
     let Ok(Incoming::Single(Message::Request(request))) = message::parse(line) else {
-        return Ok((String::new(), false));
+        return Ok((String::new(), None));
     };
     let params: Value = request.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
-    let is_open =
-        request.method == "authenticate" && params["token"].as_str().is_some_and(|given| token.is(given.as_bytes()));
+    let given = params["token"].as_str().filter(|_| request.method == "authenticate");
+    let known = given.and_then(|given| tokens.find(given.as_bytes()));
     let mut answer = json!({ "jsonrpc": "2.0", "id": request.id });
-    match is_open {
-        true => answer["result"] = json!({ "status": "ok" }),
-        false => {
+    match known {
+        Some(_) => answer["result"] = json!({ "status": "ok" }),
+        None => {
             let message = "this hub wants its token first: {\"method\":\"authenticate\",\"params\":{\"token\":\"…\"}}";
             answer["error"] = json!({ "code": -32600, "message": message });
         }
     }
-    Ok((format!("{answer}\n"), is_open))
+    Ok((format!("{answer}\n"), known))
 }

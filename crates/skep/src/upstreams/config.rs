@@ -298,7 +298,12 @@ pub(super) fn header_map(headers: &BTreeMap<String, Secret>) -> Result<HeaderMap
 }
 
 /// Put variables into every text of a value.
-fn expand(value: &mut Value, pointer: &str, variable: &impl Fn(&str) -> Option<String>, faults: &mut Vec<Fault>) {
+pub(crate) fn expand(
+    value: &mut Value,
+    pointer: &str,
+    variable: &impl Fn(&str) -> Option<String>,
+    faults: &mut Vec<Fault>,
+) {
     match value {
         Value::String(text) => match expand_text(text, variable) {
             Ok(expanded) => *text = expanded,

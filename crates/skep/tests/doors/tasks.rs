@@ -75,5 +75,5 @@ async fn a_hub_that_stops_leaves_its_tasks_to_whoever_comes_next() {
 }
 
 async fn read(app: &App, permit: &Permit, id: &str) -> McpTask {
-    app.db.mcp_task(permit.namespace(), "", &McpTaskId(id.to_owned()), Timestamp(0)).await.unwrap().unwrap()
+    app.db.mcp_task(permit.namespace(), "local", &McpTaskId(id.to_owned()), Timestamp(0)).await.unwrap().unwrap()
 }

@@ -13,7 +13,7 @@ use super::{Events, Refusal, event, event_stream, failure, plain, principal, rea
 use crate::{
     message::{Incoming, parse},
     server::{
-        Server,
+        Server, Share,
         session::{Customs, Session},
         sink::Sink,
     },
@@ -67,8 +67,9 @@ pub(super) struct Address {
 pub(super) async fn receive(
     State(server): State<Server>,
     Query(address): Query<Address>,
-    request: HttpRequest,
+    mut request: HttpRequest,
 ) -> Response {
+    let share = request.extensions_mut().remove::<Share>();
     let Some(session) = server.inner.sessions.get(&address.session_id, &principal(&request)) else {
         return plain(StatusCode::NOT_FOUND, "there is no such session (any more); open /sse to begin another");
     };
@@ -76,7 +77,7 @@ pub(super) async fn receive(
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
-    let to = session.unsolicited().clone();
+    let to = session.unsolicited().clone().keeping(share);
     match parse(&body) {
         Err(malformed) => return failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
         Ok(Incoming::Single(message)) => session.receive(message, &to).await,

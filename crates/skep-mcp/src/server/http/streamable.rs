@@ -18,7 +18,7 @@ use crate::{
     message::{Incoming, Message},
     revision::Revision,
     server::{
-        Server,
+        Server, Share,
         session::{Customs, Session},
         sink::{EventStream, Reader, Sink, StreamEvent},
     },
@@ -34,6 +34,7 @@ pub(super) async fn receive(
     incoming: Incoming,
     principal: &Arc<str>,
     accepts: Accepts,
+    share: Option<Share>,
 ) -> Response {
     let is_first = matches!(&incoming, Incoming::Single(Message::Request(request)) if request.method == "initialize");
     let session = if is_first && !headers.contains_key(SESSION_ID) {
@@ -47,7 +48,7 @@ pub(super) async fn receive(
         }
     };
     let stream = session.open_stream();
-    let to = Sink::Stream(Arc::clone(&stream));
+    let to = Sink::Stream(Arc::clone(&stream)).keeping(share);
     let has_requests = match incoming {
         Incoming::Single(message) => {
             let is_request = matches!(message, Message::Request(_));
@@ -55,12 +56,12 @@ pub(super) async fn receive(
             is_request
         }
         Incoming::Batch(_) if !session.takes_batches() => {
-            stream.close();
+            session.forget_stream(&stream);
             let message = "batches ended with 2025-03-26; send one message at a time".to_owned();
             return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
         }
         Incoming::Batch(messages) if messages.len() > server.inner.limits.batch_max => {
-            stream.close();
+            session.forget_stream(&stream);
             let message = format!("at most {} messages go into one batch", server.inner.limits.batch_max);
             return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
         }
@@ -71,7 +72,7 @@ pub(super) async fn receive(
         }
     };
     if !has_requests {
-        stream.close();
+        session.forget_stream(&stream);
         return accepted();
     }
     let mut response = answer(server, &session, &stream, accepts).await;
@@ -105,7 +106,10 @@ async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStrea
         }
     }
     match first.front() {
-        Some(event) if event.is_last && accepts.json => json(StatusCode::OK, event.text.to_string()),
+        Some(event) if event.is_last && accepts.json => {
+            session.forget_stream(stream);
+            json(StatusCode::OK, event.text.to_string())
+        }
         _ => events(server, session, first, reader),
     }
 }

@@ -1,0 +1,9 @@
+//! A real `skep serve` and clients that are many, rude, or somebody else.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod bounds;
+mod callers;
+mod principals;
+#[path = "../support/mod.rs"]
+mod support;
+mod wire;

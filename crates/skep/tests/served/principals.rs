@@ -1,0 +1,261 @@
+//! Who knows which token, and what that keeps apart.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    support::User,
+    wire::{Answer, Hub, Lines, call, initialize, request, stateless},
+};
+
+const OPERATOR: &str = "operator-correct-horse-battery";
+const ANN: &str = "ann-correct-horse-battery";
+const BOB: &str = "bob-correct-horse-battery";
+const TASKS: &str = "io.modelcontextprotocol/tasks";
+
+/// A server of an older revision: `pid` tells who it is, `hang` never answers and says that it was called, `ask` asks its
+/// caller.
+const SERVER: &str = r#"
+import json, os, sys
+def say(**message): print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+asks = None
+for line in sys.stdin:
+    message = json.loads(line)
+    method, id, params = message.get("method"), message.get("id"), message.get("params", {})
+    done = lambda id, text: say(id=id, result={"content": [{"type": "text", "text": text}]})
+    if method is None and asks is not None:
+        done(asks, json.dumps(message.get("result") or message.get("error")))
+        asks = None
+    elif method == "initialize":
+        say(id=id, result={"protocolVersion": "2025-06-18", "serverInfo": {"name": "s", "version": "1"}, "capabilities": {"tools": {}}})
+    elif method == "tools/list":
+        say(id=id, result={"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ["pid", "hang", "ask"]]})
+    elif method == "tools/call":
+        if params["name"] == "pid": done(id, str(os.getpid()))
+        if params["name"] == "hang": open("hangs", "w").close()
+        if params["name"] == "ask":
+            asks = id
+            form = {"type": "object", "properties": {"secret": {"type": "string"}}}
+            say(id="question", method="elicitation/create", params={"message": "?", "requestedSchema": form})
+"#;
+
+fn hub(more: &str) -> Hub {
+    let servers = ["shared", "own"].map(|name| {
+        let exclusive = name == "own";
+        format!("[mcpServers.{name}]\ncommand = 'python3'\nargs = ['-c', '''{SERVER}''']\nexclusive = {exclusive}\n")
+    });
+    let settings =
+        format!("[serve]\n{more}\n[serve.tokens]\nann = '${{ANN_TOKEN}}'\nbob = '{BOB}'\n{}{}", servers[0], servers[1]);
+    Hub::start_with(&settings, &[("SKEP_TOKEN", OPERATOR), ("ANN_TOKEN", ANN)])
+}
+
+/// Somebody who knows a token.
+struct Person<'a> {
+    hub: &'a Hub,
+    token: &'static str,
+}
+
+impl Person<'_> {
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [headers, &[("authorization", &bearer), ("accept", "application/json")]].concat();
+        self.hub.post(path, &headers, body).await
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [headers, &[("authorization", &*bearer)]].concat();
+        let mut connection = self.hub.connect().await;
+        connection.send(method, path, &headers, "").await.unwrap();
+        connection.head().await.unwrap().status
+    }
+
+    /// A stateless request.
+    async fn ask(&self, message: Value) -> Value {
+        let capabilities = json!({ "elicitation": {}, "extensions": { TASKS: {} } });
+        let (message, headers) = stateless(message, capabilities);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.post("/mcp", &headers, &message).await.json()
+    }
+
+    /// A call that becomes a task.
+    async fn begin(&self) -> String {
+        let answer = self.ask(call(1, "shared__hang", json!({}))).await;
+        answer["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    async fn task(&self, method: &str, id: &str) -> Value {
+        self.ask(request(1, method, json!({ "taskId": id, "inputResponses": {} }))).await
+    }
+
+    async fn lines(&self) -> Lines {
+        let mut lines = self.hub.lines().await;
+        let opened = lines.ask(request(0, "authenticate", json!({ "token": self.token }))).await;
+        assert_eq!(opened["result"]["status"], "ok");
+        lines
+    }
+}
+
+impl Hub {
+    fn person(&self, token: &'static str) -> Person<'_> {
+        Person { hub: self, token }
+    }
+
+    /// Wait for what the server leaves in the workspace.
+    async fn hangs(&self) {
+        let began = Instant::now();
+        while !self.user.workspace().join("hangs").exists() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it was never called");
+            tokio::time::sleep(Duration::from_millis(5)).await; // the file has no signal of its own
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_its_principals_at_every_door() {
+    let hub = hub("");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let opened = ann.post("/mcp", &[], &initialize("2025-11-25")).await;
+    let session = opened.header("mcp-session-id").to_owned();
+    let session = [("mcp-session-id", session.as_str()), ("accept", "text/event-stream")];
+    let ping = request(1, "ping", json!({}));
+    assert_eq!(bob.post("/mcp", &session[..1], &ping).await.status, 404);
+    assert_eq!(bob.send("GET", "/mcp", &session).await, 404);
+    assert_eq!(bob.send("DELETE", "/mcp", &session).await, 404);
+    assert_eq!(hub.person(OPERATOR).post("/mcp", &session[..1], &ping).await.status, 404, "no less the operator");
+    assert_eq!(ann.post("/mcp", &session[..1], &ping).await.json()["result"], json!({}));
+
+    let mut stream = hub.connect().await;
+    let bearer = format!("Bearer {ANN}");
+    stream.send("GET", "/sse", &[("authorization", &bearer)], "").await.unwrap();
+    stream.head().await.unwrap();
+    let address = stream.event().await.unwrap();
+    assert_eq!(bob.post(&address, &[], &initialize("2024-11-05")).await.status, 404);
+    assert_eq!(ann.post(&address, &[], &initialize("2024-11-05")).await.status, 202);
+}
+
+#[tokio::test]
+async fn a_task_is_its_principals_at_every_door_and_is_counted() {
+    let hub = hub("task_after = '50ms'");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let task = ann.begin().await;
+    for method in ["tasks/get", "tasks/update", "tasks/cancel"] {
+        let refused = bob.task(method, &task).await;
+        assert_eq!(refused["error"]["code"], -32602, "{method}: {refused}");
+    }
+    let mut lines = ann.lines().await;
+    let (get, _) =
+        stateless(request(2, "tasks/get", json!({ "taskId": task })), json!({ "extensions": { TASKS: {} } }));
+    assert_eq!(lines.ask(get).await["result"]["status"], "working");
+    let metrics = async || {
+        let mut connection = hub.connect().await;
+        connection.send("GET", "/metrics", &[("authorization", &format!("Bearer {OPERATOR}"))], "").await.unwrap();
+        connection.answer().await.unwrap().body
+    };
+    let running = metrics().await;
+    assert!(running.contains("skep_mcp_tasks_created_total 1\n") && running.contains("skep_mcp_tasks_running 1\n"));
+    for _ in 0..2 {
+        ann.task("tasks/cancel", &task).await;
+    }
+    assert_eq!(ann.task("tasks/get", &task).await["result"]["status"], "cancelled");
+    let ended = metrics().await;
+    assert!(ended.contains("skep_mcp_tasks_ended_total{state=\"cancelled\"} 1\n"), "{ended}");
+    assert!(ended.contains("skep_mcp_tasks_running 0\n"), "{ended}");
+    for principal in ["ann", "bob", "local"] {
+        assert!(ended.contains(&format!("skep_authenticated_total{{principal=\"{principal}\"}}")), "{ended}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_of_a_server_is_never_given_to_one_of_two_principals() {
+    let hub = hub("task_after = '1h'");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let ask = || ann.ask(call(1, "shared__ask", json!({})));
+    let asked = ask().await;
+    assert_eq!(asked["result"]["resultType"], "input_required", "she is the only one: {asked}");
+    let state = &asked["result"]["requestState"];
+    let key = asked["result"]["inputRequests"].as_object().unwrap().keys().next().unwrap().clone();
+    let mut again = call(2, "shared__ask", json!({}));
+    again["params"]["requestState"] = state.clone();
+    again["params"]["inputResponses"] = json!({ key: { "action": "accept", "content": { "secret": "hers" } } });
+    let stolen = bob.ask(again.clone()).await;
+    assert_eq!(stolen["error"]["code"], -32602, "what waits is hers: {stolen}");
+    let done = ann.ask(again).await;
+    assert!(done["result"]["content"][0]["text"].as_str().unwrap().contains("hers"), "{done}");
+
+    let mut hanging = bob.lines().await;
+    hanging.write(&format!("{}\n", call(1, "shared__hang", json!({})))).await.unwrap();
+    hub.hangs().await;
+    let refused = ask().await;
+    let text = refused["result"]["content"][0]["text"].as_str().unwrap_or_default();
+    assert!(text.contains("code"), "the server is refused its question: {refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_shared_is_one_for_each_principal() {
+    let hub = hub("task_after = '1h'");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let over_mcp = async |person: &Person<'_>| {
+        let answer = person.ask(call(1, "own__pid", json!({}))).await;
+        answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    let rest = async |person: &Person<'_>, path: &str, body: Value| {
+        let answer = person.post(path, &[], &body).await.json();
+        answer["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    let execute = json!({ "server_name": "own", "tool_name": "pid" });
+    let (anns, bobs) = (over_mcp(&ann).await, over_mcp(&bob).await);
+    assert_ne!(anns, bobs);
+    for (person, pid) in [(&ann, &anns), (&bob, &bobs)] {
+        assert_eq!(&over_mcp(person).await, pid);
+        assert_eq!(&rest(person, "/tools/own__pid", json!({})).await, pid);
+        assert_eq!(&rest(person, "/process", json!({ "tool": "own__pid" })).await, pid);
+        assert_eq!(&rest(person, "/tools/execute_mcp_tool", execute.clone()).await, pid);
+    }
+}
+
+#[tokio::test]
+async fn only_the_operator_changes_servers_and_nobody_comes_in_without_a_token() {
+    let hub = hub("");
+    let entry = json!({ "command": "true" }).to_string();
+    let put = async |token: &str| {
+        let mut connection = hub.connect().await;
+        let (bearer, length) = (format!("Bearer {token}"), entry.len().to_string());
+        let headers = [("authorization", bearer.as_str()), ("content-length", &length)];
+        connection.send("PUT", "/servers/new", &headers, &entry).await.unwrap();
+        connection.answer().await.unwrap()
+    };
+    let refused = put(ANN).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("not_the_operator")));
+    assert_eq!(put("eve-correct-horse-battery").await.status, 401);
+    assert_eq!(put(OPERATOR).await.status, 201);
+    assert_eq!(hub.person(BOB).send("DELETE", "/servers/new", &[]).await, 403);
+    for path in ["/mcp", "/process", "/messages?sessionId=1"] {
+        assert_eq!(hub.post(path, &[], "{}").await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_all_callers_are_one() {
+    let hub = Hub::start("");
+    let session = hub.session(&[]).await;
+    let answer = hub.post("/mcp", &[("mcp-session-id", &session)], request(1, "ping", json!({}))).await;
+    assert_eq!(answer.json()["result"], json!({}));
+}
+
+#[test]
+fn tokens_that_say_not_who_calls_are_refused_with_the_cure() {
+    let user = User::new();
+    for (tokens, expected) in [
+        ("ann = '${NO_SUCH_VARIABLE}'", "the environment has no NO_SUCH_VARIABLE; set it"),
+        ("ann = 'short'", "serve.tokens.ann cannot be used: the token must have at least 16 characters"),
+        ("local = 'correct-horse-battery'", "is not `local`"),
+        ("ann = 'correct-horse-battery'\nbob = 'correct-horse-battery'", "\"ann\" and \"bob\" have the same token"),
+    ] {
+        user.file("settings.toml", &format!("[serve.tokens]\n{tokens}\n"));
+        let said = user.skep(&["serve", "--config", "settings.toml", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
+        assert!(said.code() != 0 && said.stderr().contains(expected), "{tokens}: {}", said.stderr());
+        assert!(!said.stderr().contains("correct-horse"), "{}", said.stderr());
+    }
+}
