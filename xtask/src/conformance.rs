@@ -1,5 +1,7 @@
-//! The official conformance suite of the Model Context Protocol against `skep serve` with a server behind it: callers of
-//! both eras, servers of both eras, over both transports. The server is the example `fixture` of `skep-mcp`.
+//! The official conformance suite of the Model Context Protocol against `skep serve`, from both sides.
+//!
+//! As a server, with the example `fixture` of `skep-mcp` behind it: callers of both eras, servers of both eras, over both
+//! transports. As a client, with the suite's servers behind it, which the example `caller` calls in both eras.
 
 use std::{
     env,
@@ -30,6 +32,17 @@ server:
   - input-required-result-basic-elicitation:sep-2322-elicitation-incomplete
 ";
 
+/// Scenarios for a client that are left out: Skep has no OAuth client. A token for a server behind it is the operator's to get,
+/// and stands in the server's `headers`.
+const NEEDS_OAUTH: &str = "auth/";
+
+/// A scenario for a server that is left out: it wants a tool that refuses callers who do not take tasks. Skep has none, because it
+/// serves every call with and without a task.
+const NEEDS_A_TASK: &str = "tasks-required-task-error";
+
+/// When a call becomes a task here: after the fixture's quick tools have answered, and before its slow ones ask or answer.
+const TASK_AFTER: &str = "500ms";
+
 /// For a program to say where it listens.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -41,6 +54,7 @@ pub(crate) fn check() -> Result<(), String> {
     run(cargo().args(["build", "--workspace", "--bins", "--examples", "--locked"]))?;
     let baseline = directory.join("older.yaml");
     write(&baseline, NOT_OF_OLDER_SERVERS)?;
+    client_side(&programs, &directory, &root.join("target/debug"))?;
     let fixture = root.join("target/debug/examples/fixture");
     for is_older in [false, true] {
         let baseline = is_older.then_some(baseline.as_path());
@@ -52,6 +66,84 @@ pub(crate) fn check() -> Result<(), String> {
         suite(&programs, &directory, &format!(r#"{{ "url": "{}" }}"#, server.url), baseline)?;
     }
     Ok(())
+}
+
+/// Each scenario for a client, tried by callers of both eras.
+fn client_side(path: &OsString, directory: &Path, programs: &Path) -> Result<(), String> {
+    let (caller, skep) = (programs.join("examples/caller"), programs.join("skep"));
+    for revision in REQUIREMENTS {
+        let Scenarios { counted, uncounted } = scenarios(path, revision, Side::Client)?;
+        let mut all = [counted, uncounted].concat();
+        let listed = all.len();
+        all.retain(|scenario| !scenario.starts_with(NEEDS_OAUTH));
+        let left_out = listed - all.len();
+        println!("\n# of {listed} scenarios for a client of {revision}, {left_out} are of OAuth and left out");
+        for age in REQUIREMENTS {
+            println!("\n# a caller of {age}, skep, a server of {revision}");
+            for scenario in &all {
+                let mut suite = conformance(path, "client", directory);
+                suite.args(["--scenario", scenario, "--spec-version", revision]);
+                suite.arg("--command").arg(format!("{} {} {age}", caller.display(), skep.display()));
+                succeeds(&mut suite).map_err(|error| format!("{scenario}: {error}"))?;
+                println!("{scenario}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// What the suite runs for a revision.
+struct Scenarios {
+    /// What the revision requires.
+    counted: Vec<String>,
+    /// What the suite runs along: extensions, and what was added later.
+    uncounted: Vec<String>,
+}
+
+fn scenarios(path: &OsString, revision: &str, side: Side) -> Result<Scenarios, String> {
+    let (heading, mark) = match side {
+        Side::Client => ("Client scenarios", " [client]"),
+        Side::Server => ("Server scenarios", " [server]"),
+    };
+    let mut list = Command::new("conformance");
+    list.env("PATH", path).args(["list", "--requirements", revision]);
+    let text = succeeds(&mut list)?;
+    let mut scenarios = Scenarios { counted: Vec::new(), uncounted: Vec::new() };
+    let mut is_counted = false;
+    for line in text.lines() {
+        match line.trim_start().strip_prefix("- ") {
+            None if line.is_empty() => {}
+            None => is_counted = line.starts_with(heading),
+            Some(scenario) if is_counted => scenarios.counted.push(scenario.to_owned()),
+            Some(scenario) => scenarios.uncounted.extend(scenario.strip_suffix(mark).map(str::to_owned)),
+        }
+    }
+    let is_complete = !scenarios.counted.is_empty() && !scenarios.uncounted.is_empty();
+    if is_complete { Ok(scenarios) } else { Err(format!("the suite's list cannot be read: {text}")) }
+}
+
+fn conformance(path: &OsString, side: &str, directory: &Path) -> Command {
+    let mut suite = Command::new("conformance");
+    suite.env("PATH", path).arg(side).arg("--output-dir").arg(directory.join("results"));
+    suite
+}
+
+/// Run it to its end. Returns what it printed; shows it if it fails.
+fn succeeds(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().display().to_string();
+    let output = command.output().map_err(|error| format!("{name} cannot be started: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    Err(format!("{name} ended with {}; results are in target/conformance", output.status))
 }
 
 /// Install the suite, once. Returns the search path that has it.
@@ -82,30 +174,31 @@ fn suite(path: &OsString, directory: &Path, server: &str, baseline: Option<&Path
     fs::create_dir_all(&workspace).map_err(|error| format!("{}: {error}", workspace.display()))?;
     let config = directory.join("mcp.json");
     write(&config, &format!(r#"{{ "mcpServers": {{ "fixture": {server} }} }}"#))?;
+    let settings = directory.join("skep.toml");
+    write(&settings, &format!("[serve]\ntask_after = \"{TASK_AFTER}\"\n"))?;
     let mut skep = Command::new("target/debug/skep");
-    skep.arg("--home").arg(directory.join("home")).args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
+    skep.arg("--home").arg(directory.join("home")).arg("--config").arg(&settings);
+    skep.args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
     skep.arg("--no-prefix").arg("--mcp-config").arg(&config).arg("--workspace").arg(&workspace);
     let skep = Listening::start(&mut skep)?;
     let url = format!("{}/mcp", skep.url.trim_end_matches("/mcp"));
     for revision in REQUIREMENTS {
         println!("\n# a caller of {revision}, skep, {server}");
-        let mut suite = Command::new("conformance");
-        suite.env("PATH", path).args(["server", "--url", &url, "--requirements", revision]);
-        suite.arg("--output-dir").arg(directory.join("results"));
+        let mut suite = conformance(path, "server", directory);
+        suite.args(["--url", &url, "--requirements", revision]);
         if let Some(baseline) = baseline.filter(|_| revision == REQUIREMENTS[0]) {
             suite.arg("--expected-failures").arg(baseline);
         }
-        let output = suite.output().map_err(|error| format!("conformance cannot be started: {error}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
-            return Err(format!(
-                "a caller of {revision} is not served as it must be; results are in target/conformance"
-            ));
+        let text = succeeds(&mut suite).map_err(|error| format!("a caller of {revision}: {error}"))?;
+        text.lines().filter(|line| line.starts_with("Total")).for_each(|line| println!("{line}"));
+        // What the suite runs along and does not count, counts here.
+        let uncounted = scenarios(path, revision, Side::Server)?.uncounted;
+        for scenario in uncounted.iter().filter(|scenario| **scenario != NEEDS_A_TASK) {
+            let mut suite = conformance(path, "server", directory);
+            suite.args(["--url", &url, "--scenario", scenario, "--spec-version", revision, "--force"]);
+            succeeds(&mut suite).map_err(|error| format!("{scenario} of {revision}: {error}"))?;
+            println!("{scenario}");
         }
-        // Extensions run along and are counted, but no revision requires them.
-        let told = |line: &&str| line.starts_with("Total") || line.starts_with("Not scored");
-        text.lines().filter(told).for_each(|line| println!("{line}"));
     }
     Ok(())
 }

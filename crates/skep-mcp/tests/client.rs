@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex,
@@ -29,7 +29,7 @@ use skep_mcp::{
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
-    sync::{Notify, broadcast, mpsc},
+    sync::{Barrier, Notify, broadcast, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -166,6 +166,29 @@ async fn a_late_answer_of_a_newer_server_counts() {
     let (connection, dial) = open([late]).await;
     assert_eq!(connection.unwrap().info().revision, Revision::V2026_07_28);
     assert!(dial.scripts.is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_a_revision_which_it_names_is_asked_once_more() {
+    let refuses = |times: usize| {
+        let mut left = times;
+        script(move |message| match message["method"].as_str() {
+            Some("server/discover") if left > 0 => {
+                left -= 1;
+                let data = json!({ "supported": ["2026-07-28"], "requested": "2026-07-28" });
+                let error = json!({ "code": -32022, "message": "no", "data": data });
+                Some(vec![json!({ "jsonrpc": "2.0", "id": message["id"], "error": error })])
+            }
+            Some("server/discover") => result(&message, discovered()),
+            Some("initialize") => result(&message, initialized()),
+            _ => Some(Vec::new()),
+        })
+    };
+    for (times, revision) in [(1, Revision::V2026_07_28), (2, Revision::V2025_06_18)] {
+        let (connection, dial) = open([refuses(times)]).await;
+        assert_eq!(connection.unwrap().info().revision, revision, "it refused {times} times");
+        assert!(dial.scripts.is_empty());
+    }
 }
 
 #[tokio::test]
@@ -510,4 +533,121 @@ async fn a_session_that_the_server_has_forgotten_is_opened_again_once_and_delete
     assert_eq!(sessions.load(Ordering::SeqCst), 2);
     connection.close("enough").await;
     assert_eq!(*deleted.lock().unwrap(), ["s2"]);
+}
+
+/// An ear of somebody.
+struct Of(&'static str, Ear);
+
+impl Handler for Of {
+    fn notification(&self, notification: Notification) {
+        self.1.notification(notification);
+    }
+
+    fn request(
+        &self,
+        method: String,
+        params: Option<Box<RawValue>>,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        self.1.request(method, params)
+    }
+
+    fn principal(&self) -> &str {
+        self.0
+    }
+}
+
+/// A server with a session, whose calls of tools say nothing on their own streams: what it says meanwhile comes on the
+/// session's. It asks something within each call, and answers the call with the answer.
+struct Aside {
+    /// What is said on the session's stream.
+    say: mpsc::UnboundedSender<String>,
+    said: Mutex<Option<mpsc::UnboundedReceiver<String>>>,
+    /// Calls that wait for an answer, by the id of the question.
+    waiting: Mutex<HashMap<String, oneshot::Sender<Value>>>,
+    /// Two calls `meet` before they ask, and before they are answered.
+    meeting: Barrier,
+}
+
+impl Aside {
+    fn new() -> Arc<Aside> {
+        let (say, said) = mpsc::unbounded_channel();
+        Arc::new(Aside { say, said: Mutex::new(Some(said)), waiting: Mutex::default(), meeting: Barrier::new(2) })
+    }
+
+    async fn handle(self: Arc<Self>, method: Method, body: String) -> axum::response::Response {
+        if method == Method::GET {
+            let said = self.said.lock().unwrap().take().unwrap();
+            let events = futures_util::stream::unfold(said, async |mut said| {
+                let message = said.recv().await?;
+                Some((Ok::<_, io::Error>(format!("data: {message}\n\n")), said))
+            });
+            return ([("content-type", "text/event-stream")], axum::body::Body::from_stream(events)).into_response();
+        }
+        let Ok(message) = serde_json::from_str::<Value>(&body) else { return StatusCode::OK.into_response() };
+        let answer = |result: Value| axum::Json(json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }));
+        match message["method"].as_str() {
+            Some("server/discover") => StatusCode::BAD_REQUEST.into_response(),
+            Some("initialize") => ([("mcp-session-id", "s1")], answer(initialized())).into_response(),
+            Some(method @ ("work" | "meet")) => {
+                let meets = method == "meet";
+                if meets {
+                    self.meeting.wait().await;
+                }
+                let (tell, told) = oneshot::channel();
+                let id = format!("question of {}", message["id"]);
+                self.waiting.lock().unwrap().insert(id.clone(), tell);
+                let token = &message["params"]["_meta"]["progressToken"];
+                for said in [
+                    json!({ "jsonrpc": "2.0", "method": "notifications/progress",
+                        "params": { "progressToken": token, "progress": 1 } }),
+                    json!({ "jsonrpc": "2.0", "method": "notifications/message",
+                        "params": { "level": "info", "data": "working" } }),
+                    json!({ "jsonrpc": "2.0", "id": id, "method": "roots/list" }),
+                ] {
+                    self.say.send(said.to_string()).unwrap();
+                }
+                let told = told.await.unwrap();
+                if meets {
+                    self.meeting.wait().await;
+                }
+                answer(told).into_response()
+            }
+            None => {
+                let waiting = self.waiting.lock().unwrap().remove(message["id"].as_str().unwrap()).unwrap();
+                let code = &message["error"]["code"];
+                waiting.send(if code.is_null() { message["result"].clone() } else { code.clone() }).unwrap();
+                StatusCode::ACCEPTED.into_response()
+            }
+            _ => StatusCode::ACCEPTED.into_response(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_on_the_sessions_stream_within_a_call_comes_to_the_call_unless_it_may_be_anothers() {
+    let server = Aside::new();
+    let handling = Arc::clone(&server);
+    let router = axum::Router::new().fallback(move |method, body| Arc::clone(&handling).handle(method, body));
+    let mut serving = JoinSet::new();
+    let url = listen(router, &mut serving).await;
+    let connection = Connection::over_http(target(&url, false), setup(None)).await.unwrap();
+    let call = |principal, method| {
+        let (ear, heard) = mpsc::unbounded_channel();
+        let handler: Arc<dyn Handler> = Arc::new(Of(principal, Ear(ear)));
+        let options = CallOptions { wants_progress: true, handler: Some(handler), ..CallOptions::default() };
+        (connection.call(method, None, options), heard)
+    };
+    let (alone, mut heard) = call("one", "work");
+    assert_eq!(alone.await.unwrap().get(), r#"{"roots":[]}"#);
+    for what in ["notifications/progress", "notifications/message", "roots/list"] {
+        assert!(heard.recv().await.unwrap().starts_with(what), "{what}");
+    }
+    // Of two callers nobody knows who is asked; progress says whose it is.
+    let [(one, mut first), (two, mut second)] = ["one", "two"].map(|principal| call(principal, "meet"));
+    let (one, two) = tokio::join!(one, two);
+    for (answer, heard) in [(one, &mut first), (two, &mut second)] {
+        assert_eq!(answer.unwrap().get(), "-32601");
+        assert!(heard.recv().await.unwrap().starts_with("notifications/progress "));
+        assert_eq!(heard.try_recv().ok(), None);
+    }
 }

@@ -35,9 +35,6 @@ use crate::{
     zygote::Template,
 };
 
-/// Where everything may be done.
-const WRITABLE: [&str; 8] =
-    ["/tmp", "/outputs", "/code", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// The highest capability that a kernel could know; there are 41 today.
 const CAPABILITY_MAX: u32 = 63;
 
@@ -108,7 +105,7 @@ fn lock_in(template: &Template, limits: &Limits, net: &Net) -> Result<(), Fault>
     sys::close_from_at_exec(3).at("close descriptors")?;
     let defences = template.defences;
     if defences.has(Defence::ResourceLimits) {
-        limits::set_rlimits(limits)?;
+        limits::set_rlimits(limits, template.counted)?;
     }
     // Landlock and the filter cannot be had without this much.
     set_no_new_privs(true).at("refuse new privileges")?;
@@ -116,9 +113,8 @@ fn lock_in(template: &Template, limits: &Limits, net: &Net) -> Result<(), Fault>
         keep_capabilities(CapabilitySet::empty())?;
     }
     if defences.has(Defence::Landlock) {
-        let readable: Vec<&str> = template.readable.iter().map(String::as_str).collect();
-        let tcp = net.loopback();
-        landlock::enforce(template.landlock, &Grants { write: &WRITABLE, read: &readable, tcp })?;
+        let Template { readable: read, writable: write, .. } = template;
+        landlock::enforce(template.landlock, &Grants { write, read, tcp: net.loopback() })?;
     }
     if defences.has(Defence::Filter) {
         sys::filter_calls(&template.filter).at("load the system call filter")?;
@@ -164,8 +160,8 @@ fn try_to_execute(job: &Job) -> String {
             return unwritten(path, &error);
         }
     }
-    if let Err(error) = chdir(&job.cwd) {
-        return format!("the working directory {} cannot be entered: {error}", job.cwd.display());
+    if let Err(error) = chdir(&job.cwd).map_err(io::Error::from) {
+        return unentered(&job.cwd, &error);
     }
     let strings = |words: &[std::ffi::OsString]| -> Result<Vec<CString>, _> {
         words.iter().map(|word| CString::new(word.as_bytes())).collect()
@@ -176,6 +172,16 @@ fn try_to_execute(job: &Job) -> String {
     let Some(program) = argv.first() else { return "there is no program to run".into() };
     let error = search(program, &argv, &env, job);
     format!("`{}` cannot be executed: {error}", program.to_string_lossy())
+}
+
+fn unentered(cwd: &Path, error: &io::Error) -> String {
+    let cure = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; it is closed to the sandbox's user: open it (chmod o+rx), or run the server as its owner"
+        }
+        _ => "",
+    };
+    format!("the working directory {} cannot be entered: {error}{cure}", cwd.display())
 }
 
 /// Executes `program`, by its path if it has one, otherwise the first of that name on `PATH`.

@@ -7,7 +7,7 @@ use std::{
     env::args_os,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, Tier,
+    Config, Error, Namespaces, Protection, Tier,
     defence::Defences,
     probe,
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Setup},
@@ -30,18 +30,53 @@ use crate::{
 /// How long the helper may take to get ready; it takes a few milliseconds.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
+/// Why the isolation is not stronger.
+#[derive(Clone, Debug)]
+pub(crate) struct Weaker {
+    pub(crate) reason: String,
+    pub(crate) cure: String,
+}
+
 /// A helper that takes orders. It dies with this value.
 #[derive(Debug)]
 pub(crate) struct Helper {
     control: AsyncFd<OwnedFd>,
     pub(crate) tier: Tier,
+    /// What this machine cannot enforce.
+    pub(crate) missing: Vec<Protection>,
+    /// Why it is not of a stronger tier, and the cure, if there is one.
+    pub(crate) weaker: Option<Weaker>,
     /// Killed and reaped when dropped.
     _process: Child,
 }
 
 impl Helper {
-    /// Executes the helper and waits until it is ready.
+    /// Starts a helper that isolates as strongly as this machine allows, as far as `config` accepts that.
     pub(crate) async fn start(config: &Config) -> Result<Helper, Error> {
+        let bare = Some(std::env::temp_dir());
+        let refused = match config.namespaces {
+            Namespaces::Unused => return Helper::start_with(config, bare).await,
+            Namespaces::Required => return Helper::start_with(config, None).await,
+            Namespaces::Preferred => match Helper::start_with(config, None).await {
+                Err(Error::Unavailable { reason, cure }) => Weaker { reason, cure },
+                Err(Error::Setup { step, source }) => {
+                    Weaker { reason: format!("cannot {step}: {source}"), cure: "look at what refuses that here".into() }
+                }
+                other => return other,
+            },
+        };
+        tracing::warn!(reason = refused.reason, "there are no namespaces here; sandboxes have Landlock alone");
+        match Helper::start_with(config, bare).await {
+            Ok(helper) => Ok(Helper { weaker: Some(refused), ..helper }),
+            Err(error) => {
+                tracing::warn!(%error, "nor can sandboxes be made with Landlock alone");
+                Err(Error::Unavailable { reason: refused.reason, cure: refused.cure })
+            }
+        }
+    }
+
+    /// Executes the helper and waits until it is ready.
+    async fn start_with(config: &Config, bare: Option<PathBuf>) -> Result<Helper, Error> {
         if args_os().next().is_some_and(|name| name == NAME) {
             // We are the helper, and got here because `init` was not called: starting another would never end.
             return Err(Error::NoHelper);
@@ -65,6 +100,7 @@ impl Helper {
             binds: config.binds.clone(),
             defences: Defences::without(&config.without),
             warm_max: config.warm_max,
+            bare,
         }
         .bytes();
         if bytes.len() > MESSAGE_MAX {
@@ -76,7 +112,9 @@ impl Helper {
         };
         match timeout(READY_WITHIN, hello).await {
             Ok(Ok(Some((bytes, _)))) => match Hello::parse(&bytes).map_err(|_| Error::NoHelper)? {
-                Hello::Ready { tier } => Ok(Helper { control, tier, _process: process }),
+                Hello::Ready { tier, missing } => {
+                    Ok(Helper { control, tier, missing, weaker: None, _process: process })
+                }
                 Hello::Fault(fault) => Err(probe::explain(fault)),
             },
             _ => Err(Error::NoHelper),

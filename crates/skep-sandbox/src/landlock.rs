@@ -38,6 +38,17 @@ const SCOPE: u64 = 0b11;
 /// First version that keeps abstract sockets and signals inside.
 pub(crate) const SCOPED: u32 = 6;
 
+/// Keeps the signals of the calling process and its descendants, and their connections to abstract sockets, among
+/// themselves, for good. Nothing else is refused.
+pub(crate) fn keep_signals() -> Result<(), Fault> {
+    let attr = sys::LandlockAttr { files: 0, network: 0, scoped: SCOPE };
+    let ruleset = sys::landlock_ruleset(&attr, size_of::<sys::LandlockAttr>()).at(KEEP_SIGNALS)?;
+    sys::landlock_enforce(ruleset.as_fd()).at(KEEP_SIGNALS)
+}
+
+/// The step that fails where Landlock is too old for it.
+pub(crate) const KEEP_SIGNALS: &str = "keep signals inside by Landlock";
+
 /// Rights to files that a version knows; all of them are taken in charge, so what is not granted is refused.
 fn files_known(version: u32) -> u64 {
     let bits = match version {
@@ -52,9 +63,9 @@ fn files_known(version: u32) -> u64 {
 /// What is granted.
 pub(crate) struct Grants<'a> {
     /// Paths below which everything may be done but making devices.
-    pub(crate) write: &'a [&'a str],
+    pub(crate) write: &'a [String],
     /// Paths below which files may be read and executed.
-    pub(crate) read: &'a [&'a str],
+    pub(crate) read: &'a [String],
     /// TCP is not interfered with (there is a loopback interface).
     pub(crate) tcp: bool,
 }
@@ -73,7 +84,7 @@ pub(crate) fn enforce(version: u32, grants: &Grants<'_>) -> Result<(), Fault> {
     let ruleset = sys::landlock_ruleset(&attr, size).at("make a Landlock ruleset")?;
     for (paths, access) in [(grants.write, files & !MAKE_CHAR & !MAKE_BLOCK), (grants.read, files & READ)] {
         for path in paths {
-            let fd = match openat(CWD, *path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            let fd = match openat(CWD, path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) => continue,
                 other => other.at("open what Landlock grants")?,

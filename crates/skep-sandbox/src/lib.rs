@@ -23,6 +23,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("sandboxes are made of Linux namespaces");
 
+mod bare;
+mod cgroup;
 mod command;
 mod defence;
 mod error;
@@ -60,7 +62,7 @@ pub use self::{
     probe::Report,
     proxy::{Connection, Destination, Gate},
     request::{InFile, Limits, Net, Request, Run},
-    sandbox::{Bind, Config, Sandbox},
+    sandbox::{Bind, Config, Namespaces, Sandbox},
     selftest::{Attempt, Verdict},
     tier::{Protection, Tier},
 };

@@ -29,6 +29,11 @@ pub(crate) fn set_quotas() -> Result<(), Fault> {
     write_existing("/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES_MAX)
 }
 
+/// Whether this kernel has the quotas that are of use.
+pub(crate) fn quotas_exist() -> bool {
+    std::path::Path::new("/proc/sys/user/max_inotify_instances").exists()
+}
+
 /// Makes the kernel choose the sandbox first when the machine runs out of memory.
 pub(crate) fn sacrifice_first() -> Result<(), Fault> {
     write_existing("/proc/self/oom_score_adj", 1000)
@@ -44,11 +49,10 @@ fn write_existing(path: &str, value: u32) -> Result<(), Fault> {
 }
 
 /// Sets the resource limits of the calling process and all that it becomes.
-pub(crate) fn set_rlimits(limits: &Limits) -> Result<(), Fault> {
+pub(crate) fn set_rlimits(limits: &Limits, counted: u64) -> Result<(), Fault> {
     let cpu = limits.cpu.as_secs() + u64::from(limits.cpu.subsec_nanos() > 0);
     let file = limits.tmp.max(limits.outputs);
-    // The keeper of the sandbox counts, too.
-    let processes = u64::from(limits.processes) + 1;
+    let processes = u64::from(limits.processes) + counted;
     let open = u64::from(limits.open_files);
     let space = limits.address_space.unwrap_or(libc::RLIM_INFINITY);
     for (resource, soft, hard) in [

@@ -17,13 +17,26 @@ const TEXT_MAX: u64 = 8 << 10;
 /// The processes of one sandbox.
 pub(crate) struct Watch {
     proc: OwnedFd,
+    /// The process whose descendants they are, where others can be seen in `/proc`, too.
+    ancestor: Option<u32>,
 }
 
 impl Watch {
     /// Watches the processes in this pid namespace's `/proc`, except the first.
     pub(crate) fn new() -> io::Result<Watch> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Watch { proc: openat(CWD, "/proc", flags, Mode::empty())? })
+        Ok(Watch { proc: openat(CWD, "/proc", flags, Mode::empty())?, ancestor: None })
+    }
+
+    /// Watches the descendants of the calling process, in a `/proc` with others.
+    pub(crate) fn of_descendants() -> io::Result<Watch> {
+        Ok(Watch { ancestor: Some(std::process::id()), ..Watch::new()? })
+    }
+
+    /// Whether the kernel tells who descends from whom.
+    pub(crate) fn knows_descendants() -> bool {
+        let own = std::process::id();
+        std::path::Path::new(&format!("/proc/{own}/task/{own}/children")).exists()
     }
 
     /// Whether the processes hold more than `max` bytes together.
@@ -41,28 +54,56 @@ impl Watch {
     }
 
     fn total(&self, of: impl Fn(&str) -> u64) -> u64 {
-        let Ok(processes) = Dir::read_from(&self.proc) else { return 0 };
-        processes
-            .flatten()
+        let processes = match self.ancestor {
+            Some(ancestor) => self.descendants(ancestor.to_string()),
+            None => self.numbers(".").filter(|pid| pid != "1").collect(),
+        };
+        processes.iter().map(|pid| of(pid)).sum()
+    }
+
+    /// All that have come of a process. Whoever loses its parent meanwhile is found the next time.
+    fn descendants(&self, ancestor: String) -> Vec<String> {
+        let (mut found, mut next) = (Vec::new(), vec![ancestor]);
+        while let Some(pid) = next.pop() {
+            for thread in self.numbers(&format!("{pid}/task")) {
+                let children = self.read(&format!("{pid}/task/{thread}/children"));
+                next.extend(children.split_whitespace().map(str::to_owned));
+            }
+            found.push(pid);
+        }
+        // The first is the ancestor.
+        found.split_off(1)
+    }
+
+    /// Entries of a directory that are numbers.
+    fn numbers(&self, directory: &str) -> impl Iterator<Item = String> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let entries = openat(&self.proc, directory, flags, Mode::empty()).and_then(Dir::new);
+        let names = entries.into_iter().flatten().flatten();
+        names
             .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-            .filter(|name| name != "1" && name.bytes().all(|byte| byte.is_ascii_digit()))
-            .map(|pid| of(&pid))
-            .sum()
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
     /// The sum of some fields of a file about a process, in bytes. A process that has gone holds nothing.
     fn sum(&self, pid: &str, file: &str, fields: &[&str]) -> u64 {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(fd) = openat(&self.proc, format!("{pid}/{file}"), flags, Mode::empty()) else { return 0 };
-        let mut text = String::new();
-        if File::from(fd).take(TEXT_MAX).read_to_string(&mut text).is_err() {
-            return 0;
-        }
+        let text = self.read(&format!("{pid}/{file}"));
         let kilobytes = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
         text.lines()
             .filter(|line| fields.iter().any(|field| line.starts_with(field)))
             .filter_map(kilobytes)
             .map(|kilobytes| kilobytes * 1024)
             .sum()
+    }
+
+    /// A file of `/proc`; nothing if there is none.
+    fn read(&self, path: &str) -> String {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mut text = String::new();
+        if let Ok(fd) = openat(&self.proc, path, flags, Mode::empty()) {
+            // Of a process that ends meanwhile there is nothing to tell.
+            let _ = File::from(fd).take(TEXT_MAX).read_to_string(&mut text);
+        }
+        text
     }
 }

@@ -63,6 +63,11 @@ impl Pool {
         Pool { waiting: VecDeque::new(), target: READY_MIN, asked: None, processors }
     }
 
+    /// None wait, ever.
+    pub(crate) fn empty() -> Pool {
+        Pool { target: 0, ..Pool::new() }
+    }
+
     /// How long the zygote should wait for something to happen before it asks what to do. `None`: for ever.
     pub(crate) fn patience(&self, running: usize, warm: &Warm, now: Instant) -> Option<Timespec> {
         if self.has_time(running) && (self.wants_more() || warm.wanted().is_some()) {

@@ -7,7 +7,10 @@ use std::{fs, io};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{End, Error, Protection, Request, Run, Sandbox, Tier, fault::Fault, sandbox::WEAKEST};
+use crate::{
+    End, Error, Protection, Request, Run, Sandbox, Tier, cgroup, fault::Fault, helper::Weaker, landlock,
+    sandbox::WEAKEST,
+};
 
 /// What this machine can do, found out by running a real sandbox.
 #[derive(Clone, Debug)]
@@ -27,7 +30,9 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
     let nothing = |advice| Report { tier: None, missing: Vec::new(), advice: vec![advice] };
     match sandbox.run(request, CancellationToken::new()).await {
         Ok(outcome) if outcome.end == End::Exit(0) => {
-            let advice = outcome.missing.iter().map(|missing| advice(*missing).to_owned()).collect();
+            let weaker = sandbox.weaker().await.map(|Weaker { reason, cure }| format!("{reason}: {cure}"));
+            let advice = weaker.into_iter().chain(outcome.missing.iter().map(|missing| advice(*missing, outcome.tier)));
+            let advice = advice.collect();
             Report { tier: Some(outcome.tier), missing: outcome.missing, advice }
         }
         Ok(outcome) => nothing(format!("`true` does not run inside: it ended with {:?}", outcome.end)),
@@ -38,12 +43,34 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
     }
 }
 
-fn advice(missing: Protection) -> &'static str {
+fn advice(missing: Protection, tier: Tier) -> String {
     match missing {
         Protection::MemoryOfAll => {
-            "the memory of all processes of a request together is watched, not capped; a cap needs a cgroup of the \
-             server's own"
+            return format!(
+                "the memory of all processes of a request together is watched, not capped: {}",
+                cgroup::cure()
+            );
         }
+        other => advice_on(other, tier).to_owned(),
+    }
+}
+
+fn advice_on(missing: Protection, tier: Tier) -> &'static str {
+    match missing {
+        Protection::Quotas if tier == Tier::Strict => "this kernel has no quotas for inotify; use Linux 5.13 or newer",
+        Protection::Landlock if tier != Tier::Oci => {
+            "Landlock of this kernel does not keep signals and abstract sockets inside; the namespaces do. Linux 6.12 has both"
+        }
+        Protection::Proc if tier == Tier::Landlock => "there is no /proc inside",
+        Protection::Hiding => "a request can find out which processes and files there are, though not what is in them",
+        Protection::Processes => {
+            "processes of the server's user are counted with those of a request; run the server as root or as a user of \
+             its own, or give it a cgroup"
+        }
+        Protection::Disk if tier == Tier::Landlock => {
+            "only the size of single files is limited; use quotas of the file system, or a TMPDIR that is small"
+        }
+        Protection::MemoryOfAll => "the memory of all processes of a request together is watched, not capped",
         Protection::MemoryWatch => "without /proc inside, the memory of a request is not watched; see below",
         Protection::Quotas => "without /proc inside, a request can use up the inotify quota of the server's user",
         Protection::Landlock => "containers have no second wall behind the namespaces",
@@ -57,12 +84,17 @@ fn advice(missing: Protection) -> &'static str {
 }
 
 /// Refuses a request that wants more than there is.
-pub(crate) fn demand(there_is: Tier, wanted: Tier) -> Result<(), Error> {
+pub(crate) fn demand(there_is: Tier, wanted: Tier, weaker: Option<&Weaker>) -> Result<(), Error> {
     if there_is >= wanted {
         return Ok(());
     }
-    let cure = format!("{}; or accept the tier {there_is:?} in the request", advice(Protection::Proc));
-    Err(Error::Unavailable { reason: format!("the tier here is {there_is:?}, not {wanted:?}"), cure })
+    let (because, cure) = match weaker {
+        Some(Weaker { reason, cure }) => (format!(" ({reason})"), cure.as_str()),
+        None if there_is == Tier::StrictWithoutProc => (String::new(), advice_on(Protection::Proc, there_is)),
+        None => (String::new(), "the operator has chosen it"),
+    };
+    let cure = format!("{cure}; or accept the tier {there_is:?} in the request");
+    Err(Error::Unavailable { reason: format!("the tier here is {there_is:?}, not {wanted:?}{because}"), cure })
 }
 
 /// A fault of the set-up, as an error that says what to do.
@@ -106,6 +138,9 @@ fn cure(fault: &Fault, machine: &Machine) -> Option<String> {
             _ => "this kernel has none: use Linux 5.14 or newer built with CONFIG_SECURITY_LANDLOCK",
         };
         return Some(how.to_owned());
+    }
+    if step == landlock::KEEP_SIGNALS {
+        return Some("use Linux 6.12 or newer, whose Landlock keeps signals inside".into());
     }
     if step == "find a user other than root" {
         return Some("start it as an ordinary user, or give this container more user ids".into());
@@ -163,8 +198,11 @@ mod tests {
 
     #[test]
     fn a_request_that_wants_more_than_there_is_is_refused() {
-        assert!(demand(Tier::Strict, Tier::StrictWithoutProc).is_ok());
-        let error = demand(Tier::StrictWithoutProc, Tier::Strict).unwrap_err();
+        assert!(demand(Tier::Strict, Tier::StrictWithoutProc, None).is_ok());
+        let error = demand(Tier::StrictWithoutProc, Tier::Strict, None).unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        let weaker = Weaker { reason: "no namespaces".into(), cure: "allow them".into() };
+        let error = demand(Tier::Landlock, Tier::StrictWithoutProc, Some(&weaker)).unwrap_err().to_string();
+        assert!(error.contains("no namespaces") && error.contains("allow them") && error.contains("accept"), "{error}");
     }
 }

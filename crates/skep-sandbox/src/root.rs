@@ -28,14 +28,14 @@ use crate::{
 };
 
 /// Directories of the host with its programs. Those that are links there (merged `/usr`) become the same links.
-const PROGRAMS: [&str; 9] =
+pub(crate) const PROGRAMS: [&str; 9] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"];
 /// Devices that are harmless.
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Configuration that programs need to start: where libraries are, which `awk` is meant.
-const ETC_DIRECTORIES: [&str; 1] = ["/etc/alternatives"];
+pub(crate) const ETC_DIRECTORIES: [&str; 1] = ["/etc/alternatives"];
 /// Files of `/etc` that are copied if they are no larger than [`COPY_MAX`].
-const ETC_FILES: [&str; 4] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", CERTIFICATES];
+pub(crate) const ETC_FILES: [&str; 4] = ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", CERTIFICATES];
 /// Whom the host trusts to name servers.
 pub(crate) const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Largest file that is copied, in bytes.
@@ -47,6 +47,9 @@ const ROOT_INODES: &str = "1024";
 
 /// Directories that a sandbox mounts itself.
 pub(crate) const OWN: [&str; 4] = ["/proc", "/tmp", "/outputs", "/code"];
+
+/// Those in which a command may write.
+pub(crate) const WRITABLE: [&str; 3] = ["/tmp", "/outputs", "/code"];
 
 /// Paths inside that binds must stay clear of.
 pub(crate) fn reserved() -> impl Iterator<Item = &'static str> {

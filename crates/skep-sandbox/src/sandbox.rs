@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
-    helper::Helper,
-    oci::Oci,
+    helper::{Helper, Weaker},
+    oci::{self, Oci},
     probe,
     proxy::Proxy,
     root, selftest,
@@ -47,6 +47,8 @@ pub struct Config {
     /// Which addresses requests that were granted hosts ([`Net::Allow`]) may be connected to.
     /// `None`: no request can be granted any.
     pub gate: Option<Gate>,
+    /// Whether sandboxes are made with namespaces.
+    pub namespaces: Namespaces,
     /// Run requests in containers of this runtime instead; they must accept [`Tier::Oci`].
     pub oci: Option<Oci>,
     /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
@@ -62,10 +64,23 @@ impl Default for Config {
             waiting_max: 4096,
             warm_max: 3,
             gate: None,
+            namespaces: Namespaces::Required,
             oci: None,
             without: Vec::new(),
         }
     }
+}
+
+/// Whether sandboxes are made with namespaces. Without them there is [`Tier::Landlock`], which requests must accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Without them nothing is run.
+    #[default]
+    Required,
+    /// Without them where this machine refuses them.
+    Preferred,
+    /// Without them in any case, to see what that is like.
+    Unused,
 }
 
 impl Config {
@@ -158,7 +173,7 @@ impl Sandbox {
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
         if let Some(oci) = &self.shared.config.oci {
-            probe::demand(Tier::Oci, min_tier)?;
+            probe::demand(Tier::Oci, min_tier, None)?;
             return oci.run(&self.shared.config.binds, job, stdin, &cancel).await;
         }
         let started = Instant::now();
@@ -167,18 +182,25 @@ impl Sandbox {
         let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
         fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
-        probe::demand(helper.tier, min_tier)?;
+        let demand = |helper: &Helper| {
+            probe::demand(helper.tier, min_tier, helper.weaker.as_ref())?;
+            if helper.tier == Tier::Landlock && job.net.loopback() {
+                return Err(Error::Invalid("a network of its own cannot be had without namespaces".into()));
+            }
+            Ok(())
+        };
+        demand(&helper)?;
         let helper = match helper.order(&call, &fds).await {
             Ok(()) => helper,
             Err(_) => {
                 let next = self.helper(Some(&helper)).await?;
-                probe::demand(next.tier, min_tier)?;
+                demand(&next)?;
                 next.order(&call, &fds).await.map_err(|_| Error::HelperDied)?;
                 next
             }
         };
         drop((ends, bytes, stdin));
-        let outcome = supervised.finish(&job.limits, &cancel, helper.tier, started).await;
+        let outcome = supervised.finish(&job.limits, &cancel, &helper, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.
             let _ = self.helper(Some(&helper)).await;
@@ -195,6 +217,16 @@ impl Sandbox {
     pub async fn selftest(&self) -> Vec<Attempt> {
         let program = self.shared.config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
         selftest::run(self, program).await
+    }
+
+    /// The isolation that there is.
+    pub(crate) async fn tier(&self) -> Tier {
+        self.shared.helper.lock().await.as_ref().map_or(Tier::Oci, |helper| helper.tier)
+    }
+
+    /// Why the isolation is not stronger.
+    pub(crate) async fn weaker(&self) -> Option<Weaker> {
+        self.shared.helper.lock().await.as_ref()?.weaker.clone()
     }
 
     /// Walls that are left out.
@@ -227,7 +259,8 @@ impl Sandbox {
 
     /// The outcome of a request that was cancelled before it got a place.
     async fn cancelled(&self, asked: Instant) -> Outcome {
-        let tier = self.shared.helper.lock().await.as_ref().map_or(Tier::Oci, |helper| helper.tier);
+        let helper = self.shared.helper.lock().await.clone();
+        let (tier, missing) = helper.map_or_else(|| (Tier::Oci, oci::missing()), |one| (one.tier, one.missing.clone()));
         Outcome {
             end: End::Cancelled,
             stdout: Vec::new(),
@@ -239,7 +272,7 @@ impl Sandbox {
             start: None,
             connections: Vec::new(),
             tier,
-            missing: tier.missing(),
+            missing,
         }
     }
 }

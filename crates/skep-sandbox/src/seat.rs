@@ -1,4 +1,4 @@
-//! What living sandboxes have one each of: a user, and an empty network.
+//! What living sandboxes have one each of: a user, an empty network, and where there are any, a cgroup.
 //!
 //! Owns the free ones, and the moment in which the zygote takes on what the process that it clones next is to have.
 //! Both may be used again only when no process of the sandbox is left, that is when its keeper has been reaped.
@@ -22,7 +22,10 @@ use rustix::{
     },
 };
 
-use crate::fault::{At, Fault};
+use crate::{
+    cgroup::{Ceiling, Cgroup, Tree},
+    fault::{At, Fault},
+};
 
 /// Free networks that are kept; each is about 50 kB of the kernel's memory.
 const NETWORKS_MAX: usize = 64;
@@ -33,6 +36,8 @@ pub(crate) struct Seat {
     pub(crate) user: u32,
     /// An empty network, unless the sandbox makes its own.
     network: Option<OwnedFd>,
+    /// What limits all of it together, where that can be had.
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// Those that are free.
@@ -40,15 +45,22 @@ pub(crate) struct Seats {
     /// The one that has rested longest first. `None` if the server's user is all there is.
     users: Option<VecDeque<u32>>,
     networks: Vec<OwnedFd>,
+    /// Where cgroups are made. These are not used again: they remember what was in them.
+    cgroups: Option<Tree>,
 }
 
 impl Seats {
-    pub(crate) fn new(users: Option<VecDeque<u32>>) -> Seats {
-        Seats { users, networks: Vec::new() }
+    pub(crate) fn new(users: Option<VecDeque<u32>>, cgroups: Option<Tree>) -> Seats {
+        Seats { users, networks: Vec::new(), cgroups }
     }
 
-    /// A free seat, with an empty network if `network` is to be kept in one.
-    pub(crate) fn take(&mut self, network: bool, proc: &OwnedFd) -> Result<Seat, Fault> {
+    /// Whether there is a ceiling on memory, and one on processes.
+    pub(crate) fn ceilings(&self) -> (bool, bool) {
+        self.cgroups.as_ref().map_or((false, false), |tree| (tree.memory, tree.processes))
+    }
+
+    /// A free seat, with an empty network if `network` is to be kept in one, and under this ceiling if that can be.
+    pub(crate) fn take(&mut self, network: bool, proc: &OwnedFd, ceiling: Ceiling) -> Result<Seat, Fault> {
         let user = match &mut self.users {
             None => 0,
             Some(users) => users.pop_front().ok_or(Errno::AGAIN).at("find a free user")?,
@@ -57,12 +69,25 @@ impl Seats {
             true => self.networks.pop().map_or_else(|| make_network(proc), Ok).map(Some),
             false => Ok(None),
         };
-        match network {
-            Ok(network) => Ok(Seat { user, network }),
+        let mut seat = Seat { user, network: None, cgroup: None };
+        let taken = network.and_then(|network| {
+            seat.network = network;
+            seat.cgroup = self.cgroups.as_mut().map(|tree| tree.cgroup(ceiling)).transpose()?;
+            Ok(())
+        });
+        match taken {
+            Ok(()) => Ok(seat),
             Err(fault) => {
-                self.give_back(Seat { user, network: None });
+                self.give_back(seat);
                 Err(fault)
             }
+        }
+    }
+
+    /// Removes what is of no use any more, when there is time.
+    pub(crate) fn tidy(&mut self) {
+        if let Some(tree) = &mut self.cgroups {
+            tree.tidy();
         }
     }
 
@@ -73,10 +98,18 @@ impl Seats {
         if self.networks.len() < NETWORKS_MAX {
             self.networks.extend(seat.network);
         }
+        if let (Some(tree), Some(cgroup)) = (&mut self.cgroups, seat.cgroup) {
+            tree.give_back(cgroup);
+        }
     }
 }
 
 impl Seat {
+    /// Whether something lives in its cgroup, if it has one.
+    pub(crate) fn lives(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(Cgroup::lives)
+    }
+
     /// Makes the zygote's next child belong to this seat.
     pub(crate) fn enter(&self) -> Result<(), Fault> {
         if let Some(network) = &self.network {

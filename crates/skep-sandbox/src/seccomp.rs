@@ -11,7 +11,8 @@ mod calls;
 
 use libc::sock_filter;
 
-use self::calls::{ALLOWED, CHECKED, Call, KNOWN_MAX, NONE};
+use self::calls::{ALLOWED, CHECKED, Call, KNOWN_MAX, NONE, WITHHELD};
+use crate::Tier;
 
 /// A machine that a filter can be made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,46 @@ const FAMILIES: &[u32] = &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_
 /// The keeper of the sandbox, which runs under the same user, is process 1.
 const NOT_THE_KEEPER: Test = Test::NoneOf(&[1]);
 
+/// Kinds of socket pairs that stay pairs. The others take an address with every message, and could be turned to
+/// sockets of the host.
+const PAIRS: &[u32] = {
+    const STREAM: u32 = libc::SOCK_STREAM as u32;
+    const PACKETS: u32 = libc::SOCK_SEQPACKET as u32;
+    const CLOEXEC: u32 = libc::SOCK_CLOEXEC as u32;
+    const NONBLOCK: u32 = libc::SOCK_NONBLOCK as u32;
+    &[
+        STREAM,
+        STREAM | CLOEXEC,
+        STREAM | NONBLOCK,
+        STREAM | CLOEXEC | NONBLOCK,
+        PACKETS,
+        PACKETS | CLOEXEC,
+        PACKETS | NONBLOCK,
+        PACKETS | CLOEXEC | NONBLOCK,
+    ]
+};
+
+/// What is different for a call where a command has no namespaces of its own, so that sockets and processes of the host
+/// are within reach.
+fn rule_among_others(name: &str) -> Option<Rule> {
+    use libc::{EAFNOSUPPORT, EPERM};
+    Some(match name {
+        "socket" => Rule::Refuse(EAFNOSUPPORT),
+        "socketpair" => Rule::Check(&[
+            Check(0, Test::OneOf(&[libc::AF_UNIX as u32]), EAFNOSUPPORT),
+            Check(1, Test::OneOf(PAIRS), EPERM),
+        ]),
+        "setpriority" => {
+            Rule::Check(&[Check(0, Test::OneOf(&[libc::PRIO_PROCESS]), EPERM), Check(1, Test::OneOf(&[0]), EPERM)])
+        }
+        "sched_setaffinity" | "sched_setattr" | "sched_setparam" | "sched_setscheduler" => {
+            Rule::Check(&[Check(0, Test::OneOf(&[0]), EPERM)])
+        }
+        name if WITHHELD.contains(&name) => Rule::Refuse(EPERM),
+        _ => return None,
+    })
+}
+
 fn rule(name: &str) -> Rule {
     use libc::{EAFNOSUPPORT, EPERM};
     match name {
@@ -113,15 +154,15 @@ fn rule(name: &str) -> Rule {
     }
 }
 
-/// The filter for `machine`, ready to be loaded.
-pub(crate) fn program(machine: Machine) -> Vec<sock_filter> {
+/// The filter for `machine` at `tier`, ready to be loaded.
+pub(crate) fn program(machine: Machine, tier: Tier) -> Vec<sock_filter> {
     let mut program = vec![
         instruction(LOAD, 0, 0, OFFSET_ARCH),
         instruction(JUMP_EQUAL, 1, 0, machine.audit()),
         instruction(RETURN, 0, 0, KILL_PROCESS),
         instruction(LOAD, 0, 0, OFFSET_NUMBER),
     ];
-    program.extend(tree(&ranges(machine)));
+    program.extend(tree(&ranges(machine, tier)));
     program
 }
 
@@ -151,11 +192,12 @@ pub(crate) fn for_runtimes() -> serde_json::Value {
 }
 
 /// Every call number belongs to the last range that starts at or below it.
-fn ranges(machine: Machine) -> Vec<(u32, Rule)> {
+fn ranges(machine: Machine, tier: Tier) -> Vec<(u32, Rule)> {
+    let among_others = |call: &Call| if tier == Tier::Landlock { rule_among_others(call.0) } else { None };
     let mut rules: Vec<(u32, Rule)> = ALLOWED
         .iter()
-        .map(|call| (machine.number(call), Rule::Allow))
-        .chain(CHECKED.iter().map(|call| (machine.number(call), rule(call.0))))
+        .map(|call| (machine.number(call), among_others(call).unwrap_or(Rule::Allow)))
+        .chain(CHECKED.iter().map(|call| (machine.number(call), among_others(call).unwrap_or_else(|| rule(call.0)))))
         .filter(|(number, _)| *number != NONE)
         .collect();
     rules.sort_by_key(|(number, _)| *number);

@@ -23,7 +23,9 @@ use rustix::{
 };
 
 use crate::{
-    Limits, Net, Tier, command,
+    Limits, Net, Tier,
+    bare::{self, Bare},
+    command,
     defence::Defence,
     fault::{At, Fault},
     limits,
@@ -105,8 +107,13 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
                 let bytes = wire::read_all(command).at("read the job")?;
                 let job = Job::parse(&bytes).at("read the job")?;
                 drop(bytes);
+                let memory = job.limits.memory;
+                let (furnished, job) = match &template.bare {
+                    None => (furnish(template, &job.limits, &job.net)?, job),
+                    Some(bare) => (furnish_bare(template, bare)?, bare.translate(job)),
+                };
                 let run = || -> () { command::run(template, &job, report) };
-                Ok((job.limits.memory, furnish(template, &job.limits, &job.net)?.start(false, run)?))
+                Ok((memory, furnished.start(false, run)?))
             });
             match started {
                 Ok((memory, started)) => Keeper::new(started).begin(keeper, memory).run(),
@@ -171,10 +178,15 @@ fn hear(calls: &OwnedFd) -> Option<Heard> {
 
 /// Becomes the sandbox's user and lets go of everything of the zygote's but what the purpose needs.
 fn place(template: &Template, purpose: &Purpose<'_>, user: u32) -> Result<(), Fault> {
-    map_user(&template.root.proc, USER, (user, user))?;
-    let (uid, gid) = (Uid::from_raw(USER), Gid::from_raw(USER));
-    set_thread_res_gid(gid, gid, gid).at("become the sandbox's user")?;
-    set_thread_res_uid(uid, uid, uid).at("become the sandbox's user")?;
+    match &template.bare {
+        None => {
+            map_user(&template.root.proc, USER, (user, user))?;
+            let (uid, gid) = (Uid::from_raw(USER), Gid::from_raw(USER));
+            set_thread_res_gid(gid, gid, gid).at("become the sandbox's user")?;
+            set_thread_res_uid(uid, uid, uid).at("become the sandbox's user")?;
+        }
+        Some(bare) => bare.settle(user)?,
+    }
     setsid().at("leave the session")?;
     let (keeper, command) = match purpose {
         Purpose::Order(order) => {
@@ -208,7 +220,7 @@ pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&O
 
 /// Starts a process that runs `becomes` in a copy of this one's memory.
 fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
-    match sys::clone(0)? {
+    match sys::clone(0, None)? {
         Cloned::Child => {
             becomes();
             sys::exit(127)
@@ -248,7 +260,16 @@ fn furnish(template: &Template, limits: &Limits, net: &Net) -> Result<Furnished,
         // Inherited by the command, so done once for both.
         command::refuse_privileges()?;
     }
-    Ok(Furnished { watch, outputs, proxy })
+    Ok(Furnished { watch, outputs, proxy, own: None })
+}
+
+/// The same without namespaces: there is less to be private.
+fn furnish_bare(template: &Template, bare: &Bare) -> Result<Furnished, Fault> {
+    let (own, outputs) = bare.open_own()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at("hide the keeper")?;
+    let watched = template.defences.has(Defence::MemoryWatch) && Watch::knows_descendants();
+    let watch = if watched { Some(Watch::of_descendants().at("watch memory")?) } else { None };
+    Ok(Furnished { watch, outputs, proxy: None, own: Some(own) })
 }
 
 /// What is private to a sandbox, before anything runs in it.
@@ -257,6 +278,8 @@ struct Furnished {
     outputs: OwnedFd,
     /// Where the command will look for a proxy. The server accepts.
     proxy: Option<OwnedFd>,
+    /// Without namespaces: the directory that is this sandbox's alone.
+    own: Option<OwnedFd>,
 }
 
 impl Furnished {
@@ -268,8 +291,11 @@ impl Furnished {
         // The keeper must not keep the command's pipes open.
         sys::close(0, 2).at("close descriptors")?;
         // Its processes may hide from one another, but not from the keeper that measures them.
-        command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
-        Ok(Started { command, signals, watch: self.watch, outputs: self.outputs, proxy: self.proxy })
+        if self.own.is_none() {
+            command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
+        }
+        let Furnished { watch, outputs, proxy, own } = self;
+        Ok(Started { command, signals, watch, outputs, proxy, own })
     }
 }
 
@@ -309,6 +335,17 @@ struct Started {
     watch: Option<Watch>,
     outputs: OwnedFd,
     proxy: Option<OwnedFd>,
+    own: Option<OwnedFd>,
+}
+
+impl Started {
+    /// Leaves nothing on the host. Only now has nobody any use for it.
+    fn clean_up(self) {
+        if let Some(own) = &self.own {
+            // If something stays, the zygote will say so by removing it itself.
+            let _ = bare::clear(own.as_fd());
+        }
+    }
 }
 
 /// The keeper while the command runs.
@@ -357,7 +394,10 @@ impl Keeper {
         let (status, memory_exceeded) = match cause {
             Cause::Ended(status) => (status, false),
             Cause::Memory => (status, true),
-            Cause::HungUp => sys::exit(0),
+            Cause::HungUp => {
+                keeper.started.clean_up();
+                sys::exit(0)
+            }
         };
         if let Some(report) = keeper.report {
             let message = Report::Ended { status, memory_exceeded, used: sys::used_by_children() };
@@ -365,7 +405,12 @@ impl Keeper {
             // Taking the namespaces down takes longer than reading the answer. Who reads it goes first, if it is to do
             // so on this processor.
             rustix::thread::sched_yield();
+            if keeper.started.own.is_some() {
+                // The server takes the outputs over first. It hangs up when it is done.
+                let _ = poll(&mut [PollFd::new(&report, PollFlags::RDHUP)], None);
+            }
         }
+        keeper.started.clean_up();
         sys::exit(0)
     }
 
@@ -405,7 +450,8 @@ impl Keeper {
     /// Waits until something happens, or for `at_most`.
     fn poll(&self, at_most: Option<&Timespec>) -> Result<Woken, Errno> {
         let (server, events) = match (&self.report, &self.calls) {
-            (Some(report), _) => (report, PollFlags::empty()),
+            // Where it cannot kill us, the server closes its half.
+            (Some(report), _) => (report, PollFlags::RDHUP),
             (None, Some(calls)) => (calls, PollFlags::IN),
             (None, None) => return Err(Errno::BADF),
         };

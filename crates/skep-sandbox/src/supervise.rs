@@ -25,7 +25,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Limits, Outcome, Start, Tier, Usage, helper, outputs, probe,
+    End, Error, Limits, Outcome, Start, Tier, Usage, helper,
+    helper::Helper,
+    outputs, probe,
     proxy::Proxy,
     sys::{Status, Used},
     wire::{Message as _, Report},
@@ -47,6 +49,8 @@ pub(crate) struct Supervised {
     /// For a request that was granted hosts, and those who serve it.
     proxy: Option<Proxy>,
     serving: JoinSet<()>,
+    /// It is not for us to kill: nothing else would end what it keeps.
+    bare: bool,
     /// Nothing runs any more.
     over: bool,
 }
@@ -80,6 +84,7 @@ impl Supervised {
             start: None,
             proxy,
             serving: JoinSet::new(),
+            bare: false,
             over: false,
         };
         Ok((supervised, Ends { report: their_report, stdout: their_stdout, stderr: their_stderr }))
@@ -90,9 +95,10 @@ impl Supervised {
         mut self,
         limits: &Limits,
         cancel: &CancellationToken,
-        tier: Tier,
+        helper: &Helper,
         started: Instant,
     ) -> Result<Outcome, Error> {
+        self.bare = helper.tier == Tier::Landlock;
         let fate = self.watch(limits, cancel, started).await?;
         self.over = true;
         let mut room = limits.output;
@@ -124,8 +130,8 @@ impl Supervised {
             },
             start: self.start,
             connections: self.proxy.as_ref().map(Proxy::connections).unwrap_or_default(),
-            tier,
-            missing: tier.missing(),
+            tier: helper.tier,
+            missing: helper.missing.clone(),
         })
     }
 
@@ -203,15 +209,22 @@ impl Supervised {
                 };
                 return Ok(Some(Fate { end, used }));
             }
-            // The keeper does not end before its command, unless something kills it from outside.
-            Report::Gone { used } => return Ok(Some(Fate { end: End::Signal(libc::SIGKILL), used })),
+            // The keeper does not end before its command, unless something kills it from outside, as the kernel does
+            // when memory is at its ceiling.
+            Report::Gone { memory_exceeded, used } => {
+                let end = if memory_exceeded { End::MemoryLimit } else { End::Signal(libc::SIGKILL) };
+                return Ok(Some(Fate { end, used }));
+            }
         }
         Ok(None)
     }
 
     /// Kills the keeper, and thereby everything, if it is born already.
     fn kill(&self) {
-        if let Some(pidfd) = &self.pidfd {
+        if self.bare {
+            // It sees that we have closed our half. If it has gone, there is nothing to close.
+            let _ = rustix::net::shutdown(&self.report, rustix::net::Shutdown::Write);
+        } else if let Some(pidfd) = &self.pidfd {
             // It may have ended by itself meanwhile.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }

@@ -21,20 +21,29 @@ pub(crate) enum Cloned {
     Parent(pid_t, OwnedFd),
 }
 
+/// The kernel's number, which does not fit into the C library's type.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Starts a process in the new namespaces that `flags` names, with the meaning of `fork` otherwise.
 ///
+/// It is born in the cgroup of `cgroup`, where there is one; kernels and filters without `clone3` cannot do that.
+///
 /// The caller has one thread, so the child may go on using the heap.
-pub(crate) fn clone(flags: c_int) -> io::Result<Cloned> {
+pub(crate) fn clone(flags: c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: c_int = -1;
     // SAFETY: all-zero is a valid value of this plain struct.
     let mut args: libc::clone_args = unsafe { zeroed() };
     args.flags = (flags | libc::CLONE_PIDFD) as u32 as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     // SAFETY: without CLONE_VM the child gets its own copy of the memory and goes on on the same stack, as after
     // `fork`; `args` and `pidfd` outlive the call.
     let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+    if pid < 0 && cgroup.is_none() && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
         // Container runtimes answer ENOSYS for clone3 because their filters cannot see its arguments.
         let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
         // SAFETY: as above; with CLONE_PIDFD the third argument is where the descriptor goes.
@@ -46,6 +55,13 @@ pub(crate) fn clone(flags: c_int) -> io::Result<Cloned> {
         1.. => Ok(Cloned::Parent(pid as pid_t, unsafe { OwnedFd::from_raw_fd(pidfd) })),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether `clone3` is there, and not hidden by a filter.
+pub(crate) fn knows_clone3() -> bool {
+    // SAFETY: arguments of no size are refused before anything is read or made.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, ptr::null::<libc::clone_args>(), 0) };
+    answer < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
 }
 
 /// Size of the stack for [`start`], in bytes. Only what is touched of it exists.

@@ -5,6 +5,8 @@
 pub enum Tier {
     /// A container of an OCI runtime, as far as that isolates.
     Oci,
+    /// No namespaces: Landlock, the system call filter and limits among the processes and files of the host.
+    Landlock,
     /// All namespaces but no `/proc` inside, where the machine masks it.
     StrictWithoutProc,
     /// All of it.
@@ -23,29 +25,93 @@ pub enum Protection {
     Quotas,
     /// A fresh `/proc`.
     Proc,
-    /// A second wall behind the namespaces.
+    /// A second wall behind the namespaces, or all of it where the kernel knows a part.
     Landlock,
     /// What runs ends with the server, even if that is killed.
     Lifetime,
-    /// A ceiling on `/outputs` as a whole, not on single files only, while the command runs.
+    /// A ceiling on what is written to `/tmp` and `/outputs` as a whole, not on single files only, while the command runs.
     Disk,
+    /// That other processes and files exist is hidden. What is in them always is.
+    Hiding,
+    /// Processes are counted for each sandbox; without that those of the server's user count, too.
+    Processes,
+}
+
+/// What of a machine decides what is enforced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means {
+    /// Quotas of a user namespace can be set.
+    pub(crate) quotas: bool,
+    /// Landlock knows all that is asked of it.
+    pub(crate) landlock: bool,
+    /// Memory of several processes can be measured without a `/proc` of one's own.
+    pub(crate) children: bool,
+    /// Each sandbox has a user of its own.
+    pub(crate) users: bool,
+    /// There is a cgroup to limit memory with.
+    pub(crate) memory_cap: bool,
+    /// There is one to count processes with.
+    pub(crate) processes_cap: bool,
+}
+
+impl Protection {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Protection; 9] = [
+        Protection::MemoryOfAll,
+        Protection::MemoryWatch,
+        Protection::Quotas,
+        Protection::Proc,
+        Protection::Landlock,
+        Protection::Lifetime,
+        Protection::Disk,
+        Protection::Hiding,
+        Protection::Processes,
+    ];
 }
 
 impl Tier {
-    /// What is not enforced at this tier.
-    pub(crate) fn missing(self) -> Vec<Protection> {
-        match self {
-            Tier::Oci => vec![
-                Protection::Landlock,
-                Protection::Quotas,
-                Protection::Disk,
-                Protection::Lifetime,
-                Protection::MemoryWatch,
-            ],
-            Tier::Strict => vec![Protection::MemoryOfAll],
-            Tier::StrictWithoutProc => {
-                vec![Protection::MemoryOfAll, Protection::MemoryWatch, Protection::Quotas, Protection::Proc]
-            }
-        }
+    /// What is not enforced at this tier by these means. Containers are the runtime's business (`oci.rs`).
+    pub(crate) fn missing(self, means: Means) -> Vec<Protection> {
+        let strict = self == Tier::Strict;
+        let among_others = self == Tier::Landlock;
+        let lacks = |protection: &Protection| match protection {
+            Protection::MemoryOfAll => !means.memory_cap,
+            Protection::MemoryWatch => !means.memory_cap && !strict && !(among_others && means.children),
+            Protection::Quotas => !strict || !means.quotas,
+            Protection::Proc => !strict,
+            Protection::Landlock => !means.landlock,
+            Protection::Lifetime => false,
+            Protection::Disk | Protection::Hiding => among_others,
+            Protection::Processes => among_others && !means.users && !means.processes_cap,
+        };
+        Protection::ALL.into_iter().filter(lacks).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_what_this_machine_cannot_enforce() {
+        use Protection::*;
+        let all =
+            Means { quotas: true, landlock: true, children: true, users: true, memory_cap: true, processes_cap: true };
+        assert_eq!(Tier::Strict.missing(all), []);
+        assert_eq!(Tier::Strict.missing(Means { memory_cap: false, ..all }), [MemoryOfAll]);
+        assert_eq!(Tier::Strict.missing(Means { quotas: false, landlock: false, ..all }), [Quotas, Landlock]);
+        assert_eq!(Tier::StrictWithoutProc.missing(all), [Quotas, Proc]);
+        let none = Means { memory_cap: false, ..all };
+        assert_eq!(Tier::StrictWithoutProc.missing(none), [MemoryOfAll, MemoryWatch, Quotas, Proc]);
+        assert_eq!(Tier::Landlock.missing(all), [Quotas, Proc, Disk, Hiding]);
+        let none = Means { users: false, processes_cap: false, ..none };
+        assert_eq!(Tier::Landlock.missing(none), [MemoryOfAll, Quotas, Proc, Disk, Hiding, Processes]);
+        assert!(Tier::Landlock.missing(Means { children: false, ..none }).contains(&MemoryWatch));
+    }
+
+    #[test]
+    fn the_tiers_are_in_order() {
+        let tiers = [Tier::Oci, Tier::Landlock, Tier::StrictWithoutProc, Tier::Strict];
+        assert!(tiers.is_sorted());
     }
 }

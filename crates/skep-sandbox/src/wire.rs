@@ -32,7 +32,7 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Limits, Net, Start, Tier,
+    Bind, Limits, Net, Protection, Start, Tier,
     defence::Defences,
     fault::Fault,
     sys::{Status, Used},
@@ -55,6 +55,8 @@ pub(crate) struct Call {
     pub(crate) loopback: bool,
     /// The limit on memory, which can be set late.
     pub(crate) memory: u64,
+    /// The limit on processes.
+    pub(crate) processes: u32,
     /// The interpreter that will do as well if it has been started already.
     pub(crate) interpreter: Option<Interpreter>,
 }
@@ -66,13 +68,15 @@ pub(crate) struct Setup {
     pub(crate) defences: Defences,
     /// Interpreters that may wait.
     pub(crate) warm_max: usize,
+    /// Sandboxes are to be made without namespaces, in directories below this one.
+    pub(crate) bare: Option<PathBuf>,
 }
 
 /// The zygote's first and only answer on the control socket.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Hello {
     /// It takes orders.
-    Ready { tier: Tier },
+    Ready { tier: Tier, missing: Vec<Protection> },
     /// This machine will not do.
     Fault(Fault),
 }
@@ -93,7 +97,7 @@ pub(crate) enum Report {
     /// The command ended and no process of it is left.
     Ended { status: Status, memory_exceeded: bool, used: Used },
     /// The sandbox's first process is gone, and every other with it.
-    Gone { used: Used },
+    Gone { memory_exceeded: bool, used: Used },
 }
 
 /// What a sandbox is to do.
@@ -197,11 +201,14 @@ impl Message for Setup {
         });
         out.number(self.defences.0);
         out.number(self.warm_max as u64);
+        out.list(self.bare.as_slice(), |out, directory| out.bytes(directory.as_os_str().as_bytes()));
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
         let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
-        Some(Setup { binds, defences: Defences(from.number()?), warm_max: from.small()? })
+        let (defences, warm_max) = (Defences(from.number()?), from.small()?);
+        let bare = from.list(Decoder::os)?.pop().map(PathBuf::from);
+        Some(Setup { binds, defences, warm_max, bare })
     }
 }
 
@@ -210,6 +217,7 @@ impl Message for Call {
         out.number(self.plain);
         out.number(self.loopback);
         out.number(self.memory);
+        out.number(self.processes);
         out.list(self.interpreter.as_slice(), |out, interpreter| interpreter.encode(out));
     }
 
@@ -218,6 +226,7 @@ impl Message for Call {
             plain: from.number()? == 1,
             loopback: from.number()? == 1,
             memory: from.number()?,
+            processes: from.small()?,
             interpreter: from.list(Interpreter::decode)?.pop(),
         })
     }
@@ -246,9 +255,10 @@ impl Message for Interpreter {
 impl Message for Hello {
     fn encode(&self, out: &mut Encoder) {
         match self {
-            Hello::Ready { tier } => {
+            Hello::Ready { tier, missing } => {
                 out.number(0u8);
                 tier.encode(out);
+                out.list(missing, |out, protection| out.number(*protection as u64));
             }
             Hello::Fault(fault) => {
                 out.number(1u8);
@@ -259,7 +269,10 @@ impl Message for Hello {
 
     fn decode(from: &mut Decoder<'_>) -> Option<Hello> {
         Some(match from.number()? {
-            0 => Hello::Ready { tier: Tier::decode(from)? },
+            0 => {
+                let protection = |from: &mut Decoder<'_>| Protection::ALL.get(from.small::<usize>()?).copied();
+                Hello::Ready { tier: Tier::decode(from)?, missing: from.list(protection)? }
+            }
             1 => Hello::Fault(Fault::decode(from)?),
             _ => return None,
         })
@@ -272,6 +285,7 @@ impl Message for Tier {
             Tier::StrictWithoutProc => 0u8,
             Tier::Strict => 1,
             Tier::Oci => 2,
+            Tier::Landlock => 3,
         });
     }
 
@@ -280,6 +294,7 @@ impl Message for Tier {
             0 => Tier::StrictWithoutProc,
             1 => Tier::Strict,
             2 => Tier::Oci,
+            3 => Tier::Landlock,
             _ => return None,
         })
     }
@@ -338,8 +353,9 @@ impl Message for Report {
                 out.number(*memory_exceeded);
                 used.encode(out);
             }
-            Report::Gone { used } => {
+            Report::Gone { memory_exceeded, used } => {
                 out.number(5u8);
+                out.number(*memory_exceeded);
                 used.encode(out);
             }
         }
@@ -364,7 +380,7 @@ impl Message for Report {
                 };
                 Report::Ended { status, memory_exceeded: from.number()? == 1, used: Used::decode(from)? }
             }
-            5 => Report::Gone { used: Used::decode(from)? },
+            5 => Report::Gone { memory_exceeded: from.number()? == 1, used: Used::decode(from)? },
             _ => return None,
         })
     }
@@ -405,11 +421,11 @@ impl Job {
     ///
     /// `interpreter` is one that serves it as well, the limits aside.
     pub(crate) fn call(&self, interpreter: Option<Interpreter>) -> Call {
-        let Limits { wall, memory, output, .. } = self.limits;
+        let Limits { wall, memory, output, processes, .. } = self.limits;
         // These three are enforced from outside.
         let plain = self.limits == Limits { wall, memory, output, ..Limits::default() } && self.net == Net::None;
         let interpreter = interpreter.filter(|_| plain);
-        Call { plain, loopback: self.net.loopback(), memory, interpreter }
+        Call { plain, loopback: self.net.loopback(), memory, processes, interpreter }
     }
 }
 
@@ -528,11 +544,12 @@ mod tests {
             Report::Unfit("no `x`".into()),
             Report::Ended { status: Status::Exit(-1), memory_exceeded: true, used },
             Report::Ended { status: Status::Signal(9), memory_exceeded: false, used },
-            Report::Gone { used },
+            Report::Gone { memory_exceeded: true, used },
         ] {
             assert_eq!(Report::parse(&report.bytes()).unwrap(), report);
         }
-        for hello in [Hello::Ready { tier: Tier::Strict }, Hello::Fault(fault)] {
+        let missing = Protection::ALL.to_vec();
+        for hello in [Hello::Ready { tier: Tier::Landlock, missing }, Hello::Fault(fault)] {
             assert_eq!(Hello::parse(&hello.bytes()).unwrap(), hello);
         }
         let job = Job {
@@ -570,7 +587,7 @@ mod tests {
 
     #[test]
     fn bytes_of_something_else_are_refused() {
-        let mut bytes = Report::Gone { used: Used::default() }.bytes();
+        let mut bytes = Report::Gone { memory_exceeded: false, used: Used::default() }.bytes();
         for length in 0..bytes.len() {
             assert!(Report::parse(&bytes[..length]).is_err());
         }

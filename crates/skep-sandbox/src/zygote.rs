@@ -19,7 +19,7 @@
 //! its files.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs, io,
     os::fd::{AsFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -36,15 +36,20 @@ use rustix::{
 };
 
 use crate::{
-    Start,
+    Limits, Protection, Start, Tier,
+    bare::{self, Bare},
+    cgroup::{Ceiling, Cgroup, Tree},
     defence::{Defence, Defences},
     fault::{At, Fault},
+    landlock, limits,
+    memory::Watch,
     pool::{Booted, Pool, Waiting, Warm},
     root::{self, Parts},
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
-    sys::{self, Cloned},
+    sys::{self, Cloned, Ended, Status},
+    tier::Means,
     users::{Users, become_user, map_user},
     warm::Interpreter,
     wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
@@ -58,6 +63,12 @@ const OWNED_FROM: RawFd = 10;
 
 /// Where the launcher keeps the pipe that ties the zygote to its life.
 const GO: RawFd = 3;
+
+/// What a sandbox that is made ahead may use: what most requests ask for.
+fn ordinary() -> Ceiling {
+    let Limits { memory, processes, .. } = Limits::default();
+    Ceiling { memory, processes }
+}
 
 /// All that a process can be separated from.
 fn namespaces(defences: Defences) -> libc::c_int {
@@ -102,20 +113,31 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
     let Some((length, _)) = wire::receive(control, &mut buffer).at("receive the setup")? else { sys::exit(0) };
     let setup = Setup::parse(&buffer[..length]).at("read the setup")?;
 
+    let bare = setup.bare.as_deref().map(bare::begin).transpose()?;
     let users = Users::choose()?;
     // Root reaches what its stand-in will not. Without the right to mount (a container) the stand-in has to try.
     let parts = match users {
-        Users::Own { .. } => None,
-        Users::Range { .. } => Parts::take(&setup.binds).ok(),
+        Users::Range { .. } if bare.is_none() => Parts::take(&setup.binds).ok(),
+        Users::Own { .. } | Users::Range { .. } => None,
     };
+    let flags = if bare.is_some() { 0 } else { namespaces(setup.defences) };
+    let mut tree = Tree::make(bare.is_some());
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a pipe")?;
-    match sys::clone(namespaces(setup.defences)).at("make namespaces")? {
+    match sys::clone(flags, None).at("make namespaces")? {
         Cloned::Child => {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
-                let mut zygote =
-                    Zygote::prepare(control.try_clone().at("keep the control socket")?, users, wait, parts, &setup)?;
-                zygote.serve().at("serve")
+                let control = control.try_clone().at("keep the control socket")?;
+                let start = Beginning { control, users, launcher: wait, tree: tree.take() };
+                let mut zygote = match &bare {
+                    None => Zygote::prepare(start, parts, &setup)?,
+                    Some((directory, _)) => {
+                        let bare = Bare::new(directory.clone(), &setup.binds, users)?;
+                        Zygote::prepare_bare(start, bare, &setup)?
+                    }
+                };
+                let served = zygote.serve().at("serve");
+                if served.is_ok() { zygote.end() } else { served }
             }));
             let fault = match result {
                 Ok(Ok(())) => sys::exit(0),
@@ -126,19 +148,54 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             sys::exit(1)
         }
         Cloned::Parent(pid, _pidfd) => {
-            if let Users::Range { from, count } = users {
+            let user = match users {
+                Users::Range { from, .. } if bare.is_none() => Some(from),
+                Users::Range { .. } | Users::Own { .. } => None,
+            };
+            let limited = tree.is_some_and(|tree| tree.settle(pid, user).is_ok());
+            if let (Users::Range { from, count }, None) = (users, &bare) {
                 let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
                 map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
                 become_user(from).at("give up root")?;
             }
-            rustix::io::write(&go, b"g").at("let the zygote go")?;
+            rustix::io::write(&go, if limited { LIMITED } else { UNLIMITED }).at("let the zygote go")?;
             // From now on only the zygote has the control socket, so that the server sees its end. The pipe stays
             // here, so that the zygote sees ours.
             sys::place(go.as_fd(), GO, true).at("close descriptors")?;
             sys::close_from(GO + 1).at("close descriptors")?;
-            sys::reap(true);
+            while sys::reap(true).is_some_and(|ended| ended.pid != pid) {}
+            if let Some((directory, _)) = &bare {
+                bare::end_all();
+                bare::remove(directory);
+            }
             sys::exit(0)
         }
+    }
+}
+
+/// What the launcher lets the zygote go with: whether its cgroup is of use.
+const LIMITED: &[u8] = b"l";
+const UNLIMITED: &[u8] = b"u";
+
+/// What a zygote begins with.
+struct Beginning {
+    control: OwnedFd,
+    users: Users,
+    launcher: OwnedFd,
+    tree: Option<Tree>,
+}
+
+impl Beginning {
+    /// Waits until the launcher has done what only it can do.
+    fn wait(mut self) -> Result<Beginning, Fault> {
+        let mut told = [0];
+        if rustix::io::read(&self.launcher, &mut told).at("wait for the launcher")? == 0 {
+            sys::exit(0);
+        }
+        if told != LIMITED {
+            self.tree = None;
+        }
+        Ok(self)
     }
 }
 
@@ -150,6 +207,22 @@ pub(crate) struct Template {
     pub(crate) defences: Defences,
     /// Paths that may be read inside.
     pub(crate) readable: Vec<String>,
+    /// Paths below which everything may be done.
+    pub(crate) writable: Vec<String>,
+    /// Processes beside those of a command that count as if they were its.
+    pub(crate) counted: u64,
+    /// Takes the place of namespaces.
+    pub(crate) bare: Option<Bare>,
+}
+
+impl Template {
+    /// Fits it to the calling process, a new keeper.
+    fn fit(&mut self) {
+        if let Some(bare) = &self.bare {
+            self.writable.extend(bare.writable());
+            self.counted = bare.counted();
+        }
+    }
 }
 
 struct Zygote {
@@ -160,6 +233,8 @@ struct Zygote {
     template: Template,
     seats: Seats,
     living: HashMap<pid_t, Living>,
+    /// Those without namespaces whose keeper was killed and whose processes are being.
+    headless: Vec<(Ended, Living)>,
     ready: Pool,
     warm: Warm,
 }
@@ -181,17 +256,9 @@ struct Living {
 }
 
 impl Zygote {
-    fn prepare(
-        control: OwnedFd,
-        users: Users,
-        launcher: OwnedFd,
-        parts: Option<Parts>,
-        setup: &Setup,
-    ) -> Result<Zygote, Fault> {
-        if rustix::io::read(&launcher, &mut [0]).at("wait for users")? == 0 {
-            sys::exit(0);
-        }
-        let range = match users {
+    fn prepare(start: Beginning, parts: Option<Parts>, setup: &Setup) -> Result<Zygote, Fault> {
+        let start = start.wait()?;
+        let range = match start.users {
             Users::Own { user, group } => {
                 let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
                 map_user(proc, 0, (user, group))?;
@@ -211,29 +278,82 @@ impl Zygote {
         let landlock = sys::landlock_version().at("find Landlock")?;
         let template = Template {
             root: root::build(parts)?,
-            filter: seccomp::program(Machine::THIS),
+            filter: seccomp::program(Machine::THIS, Tier::Strict),
             landlock,
             defences: setup.defences,
             readable: root::reserved()
                 .map(str::to_owned)
                 .chain(setup.binds.iter().map(|bind| bind.target.to_string_lossy().into_owned()))
                 .collect(),
+            writable: root::WRITABLE.into_iter().chain(root::DEVICES).map(str::to_owned).collect(),
+            // The keeper.
+            counted: 1,
+            bare: None,
         };
+        Zygote::new(start, template, range, (Pool::new(), Warm::new(setup.warm_max)))
+    }
+
+    /// The same without namespaces, and without anything made ahead.
+    fn prepare_bare(start: Beginning, bare: Bare, setup: &Setup) -> Result<Zygote, Fault> {
+        let start = start.wait()?;
+        let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open /proc")?;
+        let tier = Tier::Landlock;
+        let range = match start.users {
+            Users::Own { .. } => None,
+            Users::Range { count, .. } => Some((1..count).collect()),
+        };
+        let template = Template {
+            root: root::Root { tier, proc },
+            filter: seccomp::program(Machine::THIS, tier),
+            landlock: sys::landlock_version().at("find Landlock")?,
+            defences: setup.defences,
+            readable: bare.readable(),
+            writable: root::DEVICES.map(str::to_owned).to_vec(),
+            counted: 1,
+            bare: Some(bare),
+        };
+        Zygote::new(start, template, range, (Pool::empty(), Warm::new(0)))
+    }
+
+    fn new(
+        Beginning { control, launcher, tree, .. }: Beginning,
+        template: Template,
+        users: Option<VecDeque<u32>>,
+        (ready, warm): (Pool, Warm),
+    ) -> Result<Zygote, Fault> {
         let signals = sys::child_signals().at("receive signals")?;
-        Ok(Zygote {
-            control,
-            launcher,
-            signals,
-            template,
-            seats: Seats::new(range),
-            living: HashMap::new(),
-            ready: Pool::new(),
-            warm: Warm::new(setup.warm_max),
+        // With namespaces the zygote puts on the user of what it clones.
+        let lent = users.is_some() && template.bare.is_none();
+        let seats = Seats::new(users, tree.map(|tree| if lent { tree.share() } else { tree }));
+        let (living, headless) = (HashMap::new(), Vec::new());
+        Ok(Zygote { control, launcher, signals, template, seats, living, headless, ready, warm })
+    }
+
+    /// The end of everything that it has started. With namespaces the kernel sees to that.
+    fn end(&self) -> ! {
+        if let Some(bare) = &self.template.bare {
+            bare::end_all();
+            bare.remove();
+        }
+        sys::exit(0)
+    }
+
+    /// What is not enforced here.
+    fn missing(&self) -> Vec<Protection> {
+        let Template { root, landlock, bare, .. } = &self.template;
+        root.tier.missing(Means {
+            quotas: root.tier == Tier::Strict && limits::quotas_exist(),
+            landlock: *landlock >= landlock::SCOPED,
+            children: Watch::knows_descendants(),
+            users: bare.as_ref().is_some_and(Bare::has_users),
+            memory_cap: self.seats.ceilings().0,
+            processes_cap: self.seats.ceilings().1,
         })
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        wire::send(&self.control, &Hello::Ready { tier: self.template.root.tier }.bytes(), &[])?;
+        let hello = Hello::Ready { tier: self.template.root.tier, missing: self.missing() };
+        wire::send(&self.control, &hello.bytes(), &[])?;
         let mut buffer = vec![0; MESSAGE_MAX];
         loop {
             let (order, signal) = self.wait()?;
@@ -260,7 +380,7 @@ impl Zygote {
         ];
         let patience = self.ready.patience(self.running(), &self.warm, Instant::now());
         match poll(&mut fds, patience.as_ref()) {
-            Ok(_) if !fds[2].revents().is_empty() => sys::exit(0),
+            Ok(_) if !fds[2].revents().is_empty() => self.end(),
             Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
             // Not idle, but no harm either.
             Err(Errno::INTR) => Ok((false, true)),
@@ -281,6 +401,7 @@ impl Zygote {
         } else if time && let Some(interpreter) = self.warm.wanted().cloned() {
             self.boot(&interpreter);
         } else {
+            self.seats.tidy();
             self.ready.shrink();
             self.warm.shrink(Instant::now());
         }
@@ -292,7 +413,7 @@ impl Zygote {
         let Ok((keeper, their_keeper)) = pair() else { return };
         let Ok((command, their_command)) = pair() else { return };
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
-        if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false) {
+        if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false, ordinary()) {
             self.living.insert(pid, Living { report: None, seat });
             self.ready.add(Waiting { pid, pidfd, keeper, command });
         }
@@ -312,7 +433,7 @@ impl Zygote {
         let (stdout, their_stdout) = pipe().at("make a pipe")?;
         let (stderr, their_stderr) = pipe().at("make a pipe")?;
         let purpose = Purpose::Warm { keeper: their_keeper, stdout: their_stdout, stderr: their_stderr, interpreter };
-        let (pid, seat, pidfd) = self.clone_keeper(purpose, false)?;
+        let (pid, seat, pidfd) = self.clone_keeper(purpose, false, ordinary())?;
         self.living.insert(pid, Living { report: None, seat });
         Ok(Booted { pid, pidfd, keeper, streams: [stdout, stderr] })
     }
@@ -320,21 +441,21 @@ impl Zygote {
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
     fn start(&mut self, call: Call, order: Order) {
         self.ready.note_request(Instant::now());
-        let born = match self.made_ahead(&call, &order) {
-            Some(born) => Ok(born),
-            None => self.clone_keeper(Purpose::Order(&order), call.loopback).map(|(pid, seat, pidfd)| Born {
-                start: Start::Fresh,
-                pid,
-                seat,
-                fds: vec![pidfd],
-            }),
-        };
+        let ceiling = Ceiling { memory: call.memory, processes: call.processes };
+        let born =
+            match self.made_ahead(&call, &order) {
+                Some(born) => Ok(born),
+                None => self
+                    .clone_keeper(Purpose::Order(&order), call.loopback, ceiling)
+                    .map(|(pid, seat, pidfd)| Born { start: Start::Fresh, pid, seat, fds: vec![pidfd] }),
+            };
         // A server that has gone away shows on the control socket.
         let _ = match born {
             Ok(Born { start, pid, seat, fds }) => {
                 let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
                 let told = wire::send(&order.report, &Report::Born(start).bytes(), &fds);
-                if told.is_err() {
+                // A keeper without namespaces sees for itself, and must not be killed.
+                if told.is_err() && self.template.bare.is_none() {
                     // Nobody waits for it any more.
                     let _ = rustix::process::pidfd_send_signal(fds[0], Signal::KILL);
                 }
@@ -347,6 +468,9 @@ impl Zygote {
 
     /// Gives the order to a sandbox that was made ahead, if one will do.
     fn made_ahead(&mut self, call: &Call, order: &Order) -> Option<Born> {
+        if self.template.bare.is_some() {
+            return None;
+        }
         let warm = self.warm.hand_over(call, order, Instant::now());
         let (start, pid, fds) = if let Some(Booted { pid, pidfd, streams: [stdout, stderr], .. }) = warm {
             (Start::Warm, pid, vec![pidfd, stdout, stderr])
@@ -356,16 +480,32 @@ impl Zygote {
         } else {
             return None;
         };
-        Some(Born { start, pid, seat: self.living.remove(&pid)?.seat, fds })
+        let seat = self.living.remove(&pid)?.seat;
+        if let Some(cgroup) = &seat.cgroup
+            && call.memory != ordinary().memory
+        {
+            // It cannot fail where it did not before.
+            let _ = cgroup.limit_memory(call.memory);
+        }
+        Some(Born { start, pid, seat, fds })
     }
 
     /// Starts a keeper, with rights to its network if it is to have `loopback`.
-    fn clone_keeper(&mut self, purpose: Purpose<'_>, loopback: bool) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+    fn clone_keeper(
+        &mut self,
+        purpose: Purpose<'_>,
+        loopback: bool,
+        ceiling: Ceiling,
+    ) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        if self.template.bare.is_some() {
+            return self.clone_bare(purpose, ceiling);
+        }
         let Template { root, defences, .. } = &self.template;
         let reuse = !loopback && defences.has(Defence::Network);
         let flags = namespaces(*defences) & if reuse { !libc::CLONE_NEWNET } else { !0 };
-        let seat = self.seats.take(reuse, &root.proc)?;
-        let cloned = seat.enter().and_then(|()| sys::clone(flags).at("make namespaces"));
+        let seat = self.seats.take(reuse, &root.proc, ceiling)?;
+        let cgroup = seat.cgroup.as_ref().map(Cgroup::as_fd);
+        let cloned = seat.enter().and_then(|()| sys::clone(flags, cgroup).at("make namespaces"));
         if let Ok(Cloned::Child) = cloned {
             let _ = catch_unwind(AssertUnwindSafe(|| slot::keep(&self.template, purpose, seat.user)));
             sys::exit(125)
@@ -381,20 +521,62 @@ impl Zygote {
         }
     }
 
+    /// Starts a keeper without namespaces.
+    fn clone_bare(&mut self, purpose: Purpose<'_>, ceiling: Ceiling) -> Result<(pid_t, Seat, OwnedFd), Fault> {
+        let seat = self.seats.take(false, &self.template.root.proc, ceiling)?;
+        match sys::clone(0, seat.cgroup.as_ref().map(Cgroup::as_fd)).at("start a process") {
+            Ok(Cloned::Child) => {
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    self.template.fit();
+                    slot::keep(&self.template, purpose, seat.user)
+                }));
+                sys::exit(125)
+            }
+            Ok(Cloned::Parent(pid, pidfd)) => Ok((pid, seat, pidfd)),
+            Err(fault) => {
+                self.seats.give_back(seat);
+                Err(fault)
+            }
+        }
+    }
+
     /// Reaps every keeper that has ended, and tells the server.
     fn bury(&mut self) {
         sys::drain(&self.signals);
         while let Some(ended) = sys::reap(false) {
             self.ready.forget(ended.pid);
             self.warm.forget(ended.pid);
-            if let Some(Living { report, seat }) = self.living.remove(&ended.pid) {
-                self.seats.give_back(seat);
-                if let Some(report) = report {
-                    // The server may have heard enough already.
-                    let _ = wire::send(&report, &Report::Gone { used: ended.used }.bytes(), &[]);
+            let Some(living) = self.living.remove(&ended.pid) else { continue };
+            let killed = matches!(ended.status, Status::Signal(_));
+            if self.template.bare.is_some() && killed {
+                match &living.seat.cgroup {
+                    Some(cgroup) if cgroup.kill().is_ok() => self.headless.push((ended, living)),
+                    // Nobody else knows what was its.
+                    _ => self.end(),
                 }
+                continue;
             }
+            self.take_leave(&ended, living);
         }
+        // Their processes are ours now, so we hear of the last of them.
+        while let Some(at) = self.headless.iter().position(|(_, living)| !living.seat.lives()) {
+            let (ended, living) = self.headless.swap_remove(at);
+            self.take_leave(&ended, living);
+        }
+    }
+
+    /// Nothing is left of a sandbox.
+    fn take_leave(&mut self, Ended { pid, status, used }: &Ended, Living { report, seat }: Living) {
+        if let Some(bare) = &self.template.bare {
+            bare.forget(*pid);
+        }
+        if let Some(report) = report {
+            // A keeper that ended by itself has told the server how, and the kernel kills all or none.
+            let killed = matches!(status, Status::Signal(_));
+            let memory_exceeded = killed && seat.cgroup.as_ref().is_some_and(Cgroup::memory_exceeded);
+            let _ = wire::send(&report, &Report::Gone { memory_exceeded, used: *used }.bytes(), &[]);
+        }
+        self.seats.give_back(seat);
     }
 }
 

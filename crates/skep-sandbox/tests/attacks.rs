@@ -43,7 +43,7 @@ fn opened_by(defence: Defence) -> &'static [&'static str] {
             "use the host's shared memory",
         ],
         Defence::Landlock => &["listen on TCP"],
-        Defence::Capabilities => &["have capabilities or no filter"],
+        Defence::Capabilities => &["have capabilities within bounds"],
         Defence::ResourceLimits => &[
             "make a file with a terabyte of holes",
             "start more processes than allowed",

@@ -84,7 +84,7 @@ impl Hive {
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
     let mut config = tools::sandbox_config(workspace, outputs);
     settings.sandbox.apply(&mut config);
-    let sandbox = SandboxOnDemand::new(config);
+    let sandbox = SandboxOnDemand::new(config).accepting(settings.sandbox.least_tier());
     let upstreams = Upstreams::new(settings.upstreams.clone());
     let parts = Parts {
         sandbox: sandbox.clone(),

@@ -33,7 +33,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
-use super::{CallError, Flight, Handler, Rubbish, Setup, link, open};
+use super::{
+    CallError, Handler, Rubbish, Setup,
+    flight::{Flight, Flights, Question},
+    link, open,
+};
 use crate::{
     message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
     revision::Revision,
@@ -83,6 +87,8 @@ pub(super) struct Http {
     calls: Semaphore,
     last_id: AtomicI64,
     state: RwLock<State>,
+    /// The calls of a session that somebody listens to.
+    flights: Flights,
     /// Held while a session is opened again.
     reopening: tokio::sync::Mutex<()>,
     /// Which arguments of which tools are repeated in headers.
@@ -166,7 +172,7 @@ impl Response {
 /// What was asked, to be recognised in what comes.
 struct Asked<'a> {
     id: i64,
-    flight: &'a Flight,
+    flight: &'a Arc<Flight>,
 }
 
 impl Http {
@@ -180,6 +186,7 @@ impl Http {
             setup: setup.clone(),
             last_id: AtomicI64::new(0),
             state: RwLock::new(state),
+            flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
             closed: CancellationToken::new(),
@@ -221,7 +228,7 @@ impl Http {
         self: &Arc<Self>,
         method: &str,
         params: impl FnOnce(i64) -> Option<Box<RawValue>>,
-        flight: &Flight,
+        flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let calling = async {
             let _permit = self.calls.acquire().await;
@@ -231,7 +238,9 @@ impl Http {
             let request = message::Request { id: Id::Number(id), method: method.to_owned(), params };
             let text = Bytes::from(Message::Request(request).to_line());
             let asked = Asked { id, flight };
-            let mut withdraw = Withdraw { http: (!self.is_modern()).then_some(self), id };
+            let is_modern = self.is_modern();
+            let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
+            let _ends = (!is_modern && flight.handler.is_some()).then(|| self.flights.begin(id, flight));
             let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
             if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
@@ -498,25 +507,38 @@ impl Http {
     }
 
     fn notified(&self, notification: Notification, asked: Option<&Asked<'_>>) {
-        match (notification.method.as_str(), asked) {
-            ("notifications/progress", Some(asked)) if link::token(&notification) == Some(asked.id) => {
-                asked.flight.progress(notification);
+        match notification.method.as_str() {
+            "notifications/progress" => {
+                let id = link::token(&notification);
+                let own = asked.filter(|asked| id == Some(asked.id)).map(|asked| Arc::clone(asked.flight));
+                // Otherwise it is late.
+                if let Some(flight) = own.or_else(|| self.flights.get(id?)) {
+                    flight.progress(notification);
+                }
             }
-            // Late, or an answer to our own.
-            ("notifications/progress" | "notifications/cancelled", _) => {}
-            ("notifications/subscriptions/acknowledged", _) => {}
-            ("notifications/message", asked) => self.handler(asked).notification(notification),
+            // An answer to our own.
+            "notifications/cancelled" | "notifications/subscriptions/acknowledged" => {}
+            "notifications/message" => {
+                self.handler(self.flight(asked).as_ref()).notification(notification);
+            }
             _ => self.setup.handler.notification(notification),
         }
     }
 
-    fn handler(&self, asked: Option<&Asked<'_>>) -> Arc<dyn Handler> {
-        let own = asked.and_then(|asked| asked.flight.handler.as_ref());
+    /// The call that something belongs to: the one on whose stream it came; what came on the session's own stream may
+    /// belong to any.
+    fn flight(&self, asked: Option<&Asked<'_>>) -> Option<Arc<Flight>> {
+        asked.map_or_else(|| self.flights.only_one(), |asked| Some(Arc::clone(asked.flight)))
+    }
+
+    fn handler(&self, flight: Option<&Arc<Flight>>) -> Arc<dyn Handler> {
+        let own = flight.and_then(|flight| flight.handler.as_ref());
         Arc::clone(own.unwrap_or(&self.setup.handler))
     }
 
     /// Answer a request of the server.
     fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
+        let mut question = None;
         let answer = if method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
@@ -525,10 +547,15 @@ impl Http {
             let error = ErrorObject::new(code::BUSY, message);
             Some(Box::pin(async { Err(error) }) as futures_util::future::BoxFuture<'static, _>)
         } else {
-            Some(self.handler(asked).request(method, params))
+            let flight = self.flight(asked);
+            self.flights.asked(flight.as_ref());
+            let answer = self.handler(flight.as_ref()).request(method, params);
+            question = flight.map(Question::new);
+            Some(answer)
         };
         let http = Arc::clone(self);
         self.tasks.spawn(async move {
+            let _question = question;
             let answering = async {
                 let outcome = match answer {
                     Some(answer) => answer.await,

@@ -5,19 +5,20 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{CallError, Flight, Handler, Limits, Rubbish};
+use super::{
+    CallError, Handler, Limits, Rubbish,
+    flight::{AskedLast, Flight, Question},
+};
 use crate::{
     message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
     server::{Members, code},
@@ -31,9 +32,6 @@ pub(super) struct Outgoing {
     pub(super) text: String,
     pub(super) call: Option<i64>,
 }
-
-/// Questions that come within this time of one another come from one call, if no other is free to ask.
-const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
 pub(super) struct Link {
     state: Mutex<State>,
@@ -52,27 +50,10 @@ struct State {
     pending: HashMap<i64, Pending>,
     /// Requests of the server that are not answered yet.
     asked: HashMap<Id, AbortHandle>,
-    /// The call that the last of them was given to, and when.
-    asked_last: Option<(Weak<Flight>, Instant)>,
+    asked_last: AskedLast,
     last_id: i64,
     /// Why it is closed.
     reason: Option<String>,
-}
-
-/// A question of the server's that a call waits for, while it lives.
-struct Question(Arc<Flight>);
-
-impl Question {
-    fn new(flight: Arc<Flight>) -> Question {
-        flight.questions.fetch_add(1, Ordering::Relaxed);
-        Question(flight)
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        self.0.questions.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 struct Pending {
@@ -264,35 +245,10 @@ impl Link {
         self.state().pending.get(&id).map(|pending| Arc::clone(&pending.flight))
     }
 
-    /// The call that a server means when it does not say which: the only one with a handler. Among several calls of one
-    /// principal, the only one that is not waiting for an answer to a question already, since a call that waits for its
-    /// caller's input does not speak; if all wait, the one that asked just now, as it may ask several things at once.
-    /// Between principals nothing is guessed: one could see what belongs to another.
+    /// The call that a server means when it does not say which.
     fn only_flight(&self) -> Option<Arc<Flight>> {
         let state = self.state();
-        let heard = || {
-            let flights = state.pending.values().map(|pending| &pending.flight);
-            flights.filter_map(|flight| flight.handler.as_ref().map(|handler| (flight, handler.principal())))
-        };
-        let only = |flights: &mut dyn Iterator<Item = &Arc<Flight>>| match (flights.next(), flights.next()) {
-            (Some(only), None) => Some(Arc::clone(only)),
-            _ => None,
-        };
-        let first = heard().next()?.1;
-        let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
-        let free = || only(&mut heard().map(|(flight, _)| flight).filter(is_free));
-        let of_one_principal = heard().all(|(_, principal)| principal == first);
-        let asks = || {
-            let (flight, when) = state.asked_last.as_ref()?;
-            if heard().any(|(flight, _)| is_free(&flight)) || when.elapsed() > ASKED_TOGETHER {
-                return None;
-            }
-            flight.upgrade().filter(|asks| heard().any(|(flight, _)| Arc::ptr_eq(flight, asks)))
-        };
-        of_one_principal
-            .then(|| free().or_else(asks))
-            .flatten()
-            .or_else(|| only(&mut heard().map(|(flight, _)| flight)))
+        state.asked_last.only_one(state.pending.values().map(|pending| &pending.flight))
     }
 
     fn only_handler(&self) -> Arc<dyn Handler> {
@@ -317,12 +273,11 @@ impl Link {
         let flight = self.only_flight();
         let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
         let answer = handler.request(method, params);
-        let asks = flight.as_ref().map(|flight| (Arc::downgrade(flight), Instant::now()));
-        let question = flight.map(Question::new);
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();
-        state.asked_last = asks;
+        state.asked_last.set(flight.as_ref());
+        let question = flight.map(Question::new);
         let answering = self.tasks.spawn(async move {
             let _question = question;
             let outcome = tokio::select! {

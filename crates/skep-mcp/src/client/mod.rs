@@ -11,6 +11,7 @@
 //! Nothing that a server does harms more than its own callers: what is no message is skipped and logged, and queues,
 //! sizes and times have limits ([`Limits`]).
 
+mod flight;
 mod http;
 mod lines;
 mod link;
@@ -22,7 +23,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -33,11 +34,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::flight::Flight;
 pub use self::{
     http::Target,
     lines::{Dial, Streams, Tcp},
@@ -222,28 +224,6 @@ struct Inner {
 enum Transport {
     Link(Arc<link::Link>),
     Http(Arc<http::Http>),
-}
-
-/// A call that is under way, as the transport sees it.
-struct Flight {
-    handler: Option<Arc<dyn Handler>>,
-    progressed: Notify,
-    /// Questions of the server's that were given to this call's handler and are not answered.
-    questions: AtomicUsize,
-}
-
-impl Flight {
-    fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
-        Arc::new(Flight { handler, progressed: Notify::new(), questions: AtomicUsize::new(0) })
-    }
-
-    /// Progress, which was sent under the call's own token.
-    fn progress(&self, notification: Notification) {
-        self.progressed.notify_one();
-        if let Some(handler) = &self.handler {
-            handler.notification(notification);
-        }
-    }
 }
 
 impl Connection {

@@ -14,7 +14,8 @@ use serde_json::{
 use tokio::time::timeout;
 
 use super::{
-    CallError, Dial, Flight, Info, Setup, Transport,
+    CallError, Dial, Info, Setup, Transport,
+    flight::Flight,
     http::{Http, Target},
     lines,
     link::Link,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     message::{ErrorObject, Notification},
     revision::Revision,
-    server::code,
+    server::{Members, code},
 };
 
 /// What is asked of older servers; they answer with a revision of their own if they do not know it.
@@ -74,6 +75,15 @@ fn discovered(answer: Result<Box<RawValue>, CallError>) -> Found {
         },
         Err(_) => Found::Older,
     }
+}
+
+/// Whether a server refuses the revision and yet names it as one that it supports, as it may while it is being replaced. Then it
+/// is asked once more.
+fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
+    let Err(CallError::Rpc(error @ ErrorObject { code: code::UNSUPPORTED_VERSION, .. })) = answer else { return false };
+    let data = error.data.as_deref().and_then(Members::parse).unwrap_or_default();
+    let supported: Vec<String> = data.read("supported").unwrap_or_default();
+    supported.iter().any(|version| version == Revision::V2026_07_28.as_str())
 }
 
 fn discover_params(setup: &Setup) -> impl FnOnce(i64) -> Option<Box<RawValue>> {
@@ -162,7 +172,11 @@ impl Drop for Guard {
 async fn ask(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
     let limits = &setup.limits;
     let flight = Flight::new(None);
-    let probe = link.call("server/discover", discover_params(setup), &flight);
+    let probe = async {
+        let ask = || link.call("server/discover", discover_params(setup), &flight);
+        let answer = ask().await;
+        if contradicts_itself(&answer) { ask().await } else { answer }
+    };
     tokio::pin!(probe);
     let probed = timeout(limits.probe_time_max, &mut probe).await;
     let is_silent = probed.is_err();
@@ -200,7 +214,12 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
     let is_older = setup.revision.is_some_and(|revision| !revision.is_modern());
     if !is_older {
         http.speak(Revision::V2026_07_28);
-        let answer = http.call("server/discover", discover_params(setup), &Flight::new(None)).await;
+        let flight = Flight::new(None);
+        let ask = || http.call("server/discover", discover_params(setup), &flight);
+        let mut answer = ask().await;
+        if contradicts_itself(&answer) {
+            answer = ask().await;
+        }
         match answer {
             // Of the newer era, but it does not take what was sent: no other way would help.
             Err(CallError::Rpc(error)) if matches!(error.code, code::HEADER_MISMATCH | code::MISSING_CAPABILITY) => {

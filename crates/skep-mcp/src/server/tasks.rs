@@ -54,6 +54,8 @@ const POLL: Duration = Duration::from_secs(1);
 const AGAIN_AT_ONCE_MAX: usize = 16;
 /// Answers that wait for one task; more are refused.
 const ANSWERS_MAX: usize = 16;
+/// How long whoever answers waits until that is kept; then it is acknowledged all the same.
+const TAKEN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Changes that wait for a listener; one that is further behind looks at all its tasks.
 const CHANGES_MAX: usize = 256;
 /// How often a store is told how a task ended, if it cannot take it, and the pause between.
@@ -228,7 +230,14 @@ pub(super) struct Tasks {
 struct Run {
     attempt: u32,
     cancel: CancellationToken,
-    answers: mpsc::Sender<Members<'static>>,
+    answers: mpsc::Sender<Answers>,
+}
+
+/// Answers to what a task asked.
+struct Answers {
+    responses: Members<'static>,
+    /// Dropped when the task no longer asks for them.
+    taken: oneshot::Sender<()>,
 }
 
 /// What came of a call that was to become a task.
@@ -317,8 +326,13 @@ impl Tasks {
         }
         let run = self.running().get(id).cloned();
         let busy = |message: &str| Err(ErrorObject::new(code::BUSY, message));
-        match run.map(|run| run.answers.try_send(responses)) {
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => Ok(input::empty()),
+        let (taken, waiting) = oneshot::channel();
+        match run.map(|run| run.answers.try_send(Answers { responses, taken })) {
+            Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => {
+                // Whoever looks at the task next is not to be asked again.
+                let _ = tokio::time::timeout(TAKEN_TIME_MAX, waiting).await;
+                Ok(input::empty())
+            }
             Some(Err(mpsc::error::TrySendError::Full(_))) => busy("too many answers wait for this task already"),
             None => busy("this server does not run the task now; look at it again, and answer what it asks then"),
         }
@@ -461,7 +475,7 @@ struct Driver {
     id: String,
     attempt: u32,
     cancel: CancellationToken,
-    answers: mpsc::Receiver<Members<'static>>,
+    answers: mpsc::Receiver<Answers>,
     /// What the call wants to know and nobody has said.
     asked: Vec<(String, Asked)>,
     keys: usize,
@@ -484,15 +498,17 @@ impl Driver {
     async fn drive(mut self, origin: Origin, mut exchange: Exchange) {
         let (aside, stop, cancel) = (self.tasks.aside.clone(), self.server.stop.clone(), self.cancel.clone());
         loop {
+            let mut _taken = None; // told so when the state is kept
             let state = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return, // with the exchange goes the call
                 () = aside.cancelled() => break,
                 () = stop.cancelled() => break,
-                Some(responses) = self.answers.recv() => {
+                Some(Answers { responses, taken }) = self.answers.recv() => {
                     if self.asked.is_empty() {
                         continue; // nothing is outstanding
                     }
+                    _taken = Some(taken);
                     self.asked = modern::answer(std::mem::take(&mut self.asked), &responses);
                     self.waiting()
                 }

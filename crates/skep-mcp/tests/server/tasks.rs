@@ -440,6 +440,7 @@ async fn a_task_asks_its_caller_and_goes_on_with_the_answer() {
         assert_eq!(acknowledged["result"]["resultType"], "complete", "unknown keys are ignored");
         assert_eq!(get(&mut client, &id).await["inputRequests"], task["inputRequests"]);
         ask(&mut client, "tasks/update", update(key)).await;
+        assert_ne!(get(&mut client, &id).await["status"], "input_required", "acknowledged is kept");
         let task = until(&mut client, &id, "completed").await;
         assert_eq!(task["result"], json!({ "content": [], "structuredContent": expected }));
         let late = ask(&mut client, "tasks/update", update(key)).await;

@@ -34,6 +34,35 @@ pub(super) const CHECKED: &[Call] = &[
     ("socketpair", 53, 199),
 ];
 
+/// Calls that are refused where a command has no namespaces of its own. They change files by their path or by a
+/// descriptor for reading, or watch them, of which Landlock knows nothing; or they are there for sockets by name.
+pub(super) const WITHHELD: &[&str] = &[
+    "bind",
+    "chmod",
+    "chown",
+    "connect",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+    "fchown",
+    "fchownat",
+    "fremovexattr",
+    "fsetxattr",
+    "futimesat",
+    "inotify_add_watch",
+    "inotify_init",
+    "inotify_init1",
+    "lchown",
+    "listen",
+    "lremovexattr",
+    "lsetxattr",
+    "removexattr",
+    "setxattr",
+    "utime",
+    "utimensat",
+    "utimes",
+];
+
 /// Calls that are allowed whatever their arguments.
 pub(super) const ALLOWED: &[Call] = &[
     ("accept", 43, 202),

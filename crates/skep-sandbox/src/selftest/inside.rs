@@ -8,14 +8,14 @@ use std::{
     io::Read as _,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{
-        fd::AsRawFd as _,
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         linux::net::SocketAddrExt as _,
         unix::{
             fs::{PermissionsExt as _, symlink},
             net::{self as unix, UnixStream},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -29,6 +29,9 @@ pub(crate) const TCP: &str = "SKEP_TEST_TCP";
 pub(crate) const UDP: &str = "SKEP_TEST_UDP";
 pub(crate) const ABSTRACT: &str = "SKEP_TEST_ABSTRACT";
 pub(crate) const PATHNAME: &str = "SKEP_TEST_PATHNAME";
+pub(crate) const DATAGRAMS: &str = "SKEP_TEST_DATAGRAMS";
+/// And which process it is.
+pub(crate) const SERVER: &str = "SKEP_TEST_SERVER";
 
 /// Nothing was reached, or what was.
 type Result = std::result::Result<(), String>;
@@ -49,6 +52,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("see other processes", processes),
     attack("read the host's accounts", accounts),
     attack("see the host's directories", directories),
+    attack("list the host's directories", list_directories),
     attack("find an open descriptor", descriptors),
     attack("reach the root of the keeper", || unreadable("/proc/1/root/etc")),
     attack("read the keeper's memory", || all(&["/proc/1/mem", "/proc/1/maps", "/proc/1/environ"], unreadable)),
@@ -60,6 +64,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("compare with the keeper", || refused(call(libc::SYS_kcmp, [1, 1, 0, 0, 0]))),
     attack("limit or slow the keeper", slow_the_keeper),
     attack("kill the keeper", kill_the_keeper),
+    attack("signal the server", signal_the_server),
     attack("enter other namespaces", enter_namespaces),
     attack("mount", mount),
     attack("make namespaces", make_namespaces),
@@ -68,6 +73,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("make a device", make_device),
     attack("become root", become_root),
     attack("have capabilities or no filter", status),
+    attack("have capabilities within bounds", bounds),
     attack("change settings of the kernel", settings),
     attack("write outside of /tmp and /outputs", write_outside),
     attack("change files of the host in place", change_in_place),
@@ -83,7 +89,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("change the personality", || refused(call(libc::SYS_personality, [0x0004_0000, 0, 0, 0, 0]))),
     attack("hold memory that nobody counts", uncounted_memory),
     attack("take large pipes", large_pipes),
-    attack("learn or change the host's name", host_name),
+    attack("learn the host's name", learn_host_name),
+    attack("change the host's name", || refused(call(libc::SYS_sethostname, [c"x".as_ptr() as c_long, 1, 0, 0, 0]))),
     attack("use the host's shared memory", shared_memory),
     attack("reach a TCP service of the host", tcp),
     attack("listen on TCP", || reached(TcpListener::bind("127.0.0.1:0"))),
@@ -93,6 +100,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("use IPv6", ipv6),
     attack("reach an abstract socket of the host", abstract_socket),
     attack("reach a socket in the host's file system", pathname_socket),
+    attack("turn a pair into a socket of the host", turned_pair),
     attack("dump core", dump_core),
     attack("make a file with a terabyte of holes", holes),
     attack("use up the host's inotify quota", inotify),
@@ -164,9 +172,14 @@ fn unwritable(path: &str) -> Result {
     reached(OpenOptions::new().write(true).open(path))
 }
 
+/// Where it may write.
+fn tmp() -> PathBuf {
+    std::env::temp_dir()
+}
+
 fn environment() -> Result {
-    let known =
-        ["PATH", "HOME", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "NODE_PATH", TCP, UDP, ABSTRACT, PATHNAME];
+    let known = ["PATH", "HOME", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "NODE_PATH", "TMPDIR", "OUTPUTS"];
+    let known = [&known[..], &[TCP, UDP, ABSTRACT, PATHNAME, DATAGRAMS, SERVER]].concat();
     if let Some((name, _)) = std::env::vars().find(|(name, _)| !known.contains(&name.as_str())) {
         return Err(format!("there is a variable {name}"));
     }
@@ -191,13 +204,21 @@ fn processes() -> Result {
 
 fn accounts() -> Result {
     all(&["/etc/shadow", "/etc/ssh", "/etc/machine-id"], unreadable)?;
-    let accounts = fs::read_to_string("/etc/passwd").map_err(|error| error.to_string())?;
+    // Without namespaces there is none of its own.
+    let Ok(accounts) = fs::read_to_string("/etc/passwd") else { return Ok(()) };
     if accounts.lines().count() == 2 { Ok(()) } else { Err("/etc/passwd is not the sandbox's own".into()) }
 }
 
+/// Directories that no command has any business in.
+const HIDDEN: [&str; 11] =
+    ["/root", "/home", "/var", "/run", "/sys", "/boot", "/mnt", "/srv", "/opt", "/media", "/work"];
+
 fn directories() -> Result {
-    let hidden = ["/root", "/home", "/var", "/run", "/sys", "/boot", "/mnt", "/srv", "/opt", "/media", "/work"];
-    all(&hidden, |path| if Path::new(path).exists() { Err("it exists".into()) } else { Ok(()) })
+    all(&HIDDEN, |path| if Path::new(path).exists() { Err("it exists".into()) } else { Ok(()) })
+}
+
+fn list_directories() -> Result {
+    all(&HIDDEN, |path| reached(fs::read_dir(path)))
 }
 
 fn descriptors() -> Result {
@@ -235,6 +256,16 @@ fn kill_the_keeper() -> Result {
         let _ = call(libc::SYS_kill, [1, signal.into(), 0, 0, 0]);
     }
     Ok(())
+}
+
+fn signal_the_server() -> Result {
+    let pid = told(SERVER)?.parse::<c_long>().map_err(|error| error.to_string())?;
+    // Nothing is sent; the answer is that of a signal.
+    for number in [libc::SYS_kill, libc::SYS_tkill] {
+        reached(call(number, [pid, 0, 0, 0, 0]))?;
+    }
+    let answer = call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0]);
+    answer.map_or(Ok(()), |fd| reached(call(libc::SYS_pidfd_send_signal, [fd, 0, 0, 0, 0])))
 }
 
 fn enter_namespaces() -> Result {
@@ -284,7 +315,9 @@ fn open_by_handle() -> Result {
 }
 
 fn make_device() -> Result {
-    let (path, mode) = (c"/tmp/device".as_ptr() as c_long, c_long::from(libc::S_IFCHR | 0o666));
+    let device = tmp().join("device").into_os_string().into_encoded_bytes();
+    let device = std::ffi::CString::new(device).map_err(|error| error.to_string())?;
+    let (path, mode) = (device.as_ptr() as c_long, c_long::from(libc::S_IFCHR | 0o666));
     match call(libc::SYS_mknodat, [-100, path, mode, 0x103, 0]) {
         Err(_) => reached(fs::read("/dev/mem").and(fs::read("/dev/kmsg"))),
         Ok(_) => Err("a device was made".into()),
@@ -305,20 +338,34 @@ fn become_root() -> Result {
 }
 
 fn status() -> Result {
-    let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("missing").trim();
-    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        if field(name) != "0000000000000000" {
-            return Err(format!("{name} {}", field(name)));
-        }
+    // The kernel's answers, since there may be no `/proc`. The header asks for the sets of 64 bits of the caller.
+    let (header, mut sets) = ([0x2008_0522u32, 0], [0u32; 6]);
+    if let Err(error) = call(libc::SYS_capget, [header.as_ptr() as c_long, sets.as_mut_ptr() as c_long, 0, 0, 0]) {
+        return Err(format!("the capabilities are unknown: error {error}"));
     }
-    for (name, value) in [("NoNewPrivs:", "1"), ("Seccomp:", "2"), ("Groups:", "")] {
-        // Groups cannot be left by an ordinary user; without the files of the host they give nothing.
-        if field(name) != value && name != "Groups:" {
-            return Err(format!("{name} {}", field(name)));
-        }
+    if sets != [0; 6] {
+        return Err(format!("there are capabilities: {sets:x?}"));
     }
-    Ok(())
+    let ask = |question: c_int, of: c_long| call(libc::SYS_prctl, [question.into(), of, 0, 0, 0]);
+    let ambient = |capability| {
+        call(libc::SYS_prctl, [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_IS_SET.into(), capability, 0, 0])
+    };
+    if let Some(capability) = (0..64).find(|capability| ambient(*capability) == Ok(1)) {
+        return Err(format!("capability {capability} is ambient"));
+    }
+    match (ask(libc::PR_GET_NO_NEW_PRIVS, 0), ask(libc::PR_GET_SECCOMP, 0)) {
+        (Ok(1), Ok(2)) => Ok(()),
+        (no_new_privs, filter) => Err(format!("no_new_privs is {no_new_privs:?}, seccomp {filter:?}")),
+    }
+}
+
+fn bounds() -> Result {
+    let bound =
+        |capability: &c_long| call(libc::SYS_prctl, [libc::PR_CAPBSET_READ.into(), *capability, 0, 0, 0]) == Ok(1);
+    match (0..64).find(bound) {
+        Some(capability) => Err(format!("capability {capability} is")),
+        None => Ok(()),
+    }
 }
 
 fn settings() -> Result {
@@ -341,10 +388,17 @@ fn write_outside() -> Result {
 }
 
 fn change_in_place() -> Result {
-    for path in ["/usr/bin/env", "/etc/passwd", "/dev/null", "/usr"] {
+    // The last one belongs to the server's user, who may be that of the sandbox, too.
+    let own = told(PATHNAME)?;
+    for path in ["/usr/bin/env", "/etc/passwd", "/dev/null", "/usr", &own] {
         reached(fs::set_permissions(path, fs::Permissions::from_mode(0o777)))?;
         reached(File::open(path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)))?;
-        reached(std::os::unix::fs::chown(path, Some(1000), None))?;
+        reached(std::os::unix::fs::chown(path, Some(rustix::process::getuid().as_raw()), None))?;
+        let path = std::ffi::CString::new(path).map_err(|error| error.to_string())?;
+        let times = [libc::timespec { tv_sec: 0, tv_nsec: 0 }; 2];
+        let (path, times) = (path.as_ptr() as c_long, times.as_ptr() as c_long);
+        reached(call(libc::SYS_utimensat, [libc::AT_FDCWD.into(), path, times, 0, 0]))?;
+        reached(call(libc::SYS_setxattr, [path, c"user.x".as_ptr() as c_long, path, 1, 0]))?;
     }
     Ok(())
 }
@@ -428,12 +482,12 @@ fn large_pipes() -> Result {
     refused(call(libc::SYS_fcntl, [read.as_raw_fd().into(), libc::F_SETPIPE_SZ.into(), 1 << 20, 0, 0]))
 }
 
-fn host_name() -> Result {
+fn learn_host_name() -> Result {
     let name = rustix::system::uname();
     if name.nodename().to_bytes() != b"sandbox" {
         return Err(format!("it is {:?}", name.nodename()));
     }
-    refused(call(libc::SYS_sethostname, [c"x".as_ptr() as c_long, 1, 0, 0, 0]))
+    Ok(())
 }
 
 fn shared_memory() -> Result {
@@ -486,14 +540,34 @@ fn pathname_socket() -> Result {
     reached(UnixStream::connect(told(PATHNAME)?))
 }
 
+fn turned_pair() -> Result {
+    let pair = call_for_pair(libc::SOCK_DGRAM).or_else(|_| call_for_pair(libc::SOCK_RAW));
+    let Ok(pair) = pair else { return Ok(()) };
+    // The type takes care of closing both.
+    let sent = unix::UnixDatagram::from(pair).send_to(b"x", told(DATAGRAMS)?);
+    reached(sent)
+}
+
+fn call_for_pair(kind: c_int) -> std::io::Result<OwnedFd> {
+    let mut fds = [-1; 2];
+    // SAFETY: there is room for both descriptors, which are new and nobody else's.
+    unsafe {
+        if libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        drop(OwnedFd::from_raw_fd(fds[1]));
+        Ok(OwnedFd::from_raw_fd(fds[0]))
+    }
+}
+
 fn dump_core() -> Result {
     let abort = || {
         // SAFETY: the signal's default action ends this copy of the process.
         unsafe { libc::raise(libc::SIGABRT) };
     };
-    let _ = std::env::set_current_dir("/tmp");
+    let _ = std::env::set_current_dir(tmp());
     killed_by(abort);
-    match fs::read_dir("/tmp")
+    match fs::read_dir(tmp())
         .into_iter()
         .flatten()
         .flatten()
@@ -508,7 +582,7 @@ fn holes() -> Result {
     // The signal for it would end us.
     // SAFETY: ignoring a signal touches no memory.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    reached(File::create("/tmp/holes").and_then(|file| file.set_len(1 << 40)))
+    reached(File::create(tmp().join("holes")).and_then(|file| file.set_len(1 << 40)))
 }
 
 fn inotify() -> Result {

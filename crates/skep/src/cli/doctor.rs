@@ -76,7 +76,10 @@ async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> 
     let here = hive::workspace(&settings.workspace)?;
     let (_, sandbox) = hive::catalogue(settings, &here, &here);
     let (works, detail, cure) = match sandbox.get().await {
-        Err(skep_sandbox::Error::Unavailable { reason, cure }) => (false, reason, Some(cure)),
+        Err(skep_sandbox::Error::Unavailable { reason, cure }) => {
+            let less = "     → or accept less, without namespaces: accept = \"landlock\" under [sandbox]";
+            (false, reason, Some(format!("{cure}\n{less}")))
+        }
         Err(error) => (false, error.to_string(), None),
         Ok(sandbox) => {
             let report = sandbox.probe().await;

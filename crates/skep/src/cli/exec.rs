@@ -19,7 +19,7 @@ use super::{Common, print, stop_on_signal};
 use crate::{
     config::Overrides,
     hive, net,
-    tools::{least_tier, sandbox_config},
+    tools::sandbox_config,
     workspace::{Dir, Outputs, WORKSPACE_INSIDE},
 };
 
@@ -110,7 +110,7 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
         config.binds.retain(|bind| bind.target == Path::new(WORKSPACE_INSIDE));
     }
     settings.sandbox.apply(&mut config);
-    request.min_tier = least_tier(&config);
+    request.min_tier = settings.sandbox.least_tier();
     // One command has no use for an interpreter that waits for the next.
     config.warm_max = 0;
     config.gate = Some(net::gate(&settings.web));

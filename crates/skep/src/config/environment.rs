@@ -47,6 +47,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "SKEP_TOOLS_ALLOW", pointer: "/tools/allow", form: Form::List },
     Variable { name: "SKEP_TOOLS_DENY", pointer: "/tools/deny", form: Form::List },
     Variable { name: "SKEP_TOOLS_TIMEOUT", pointer: "/tools/timeout", form: Form::Text },
+    Variable { name: "SKEP_SANDBOX_ACCEPT", pointer: "/sandbox/accept", form: Form::Text },
     Variable { name: "SKEP_MODEL", pointer: "/model/model", form: Form::Text },
     Variable { name: "SKEP_MODEL_PROVIDER", pointer: "/model/provider", form: Form::Text },
     Variable { name: "SKEP_MODEL_BASE_URL", pointer: "/model/base_url", form: Form::Text },

@@ -36,7 +36,8 @@ use crate::{
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
 /// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 10] = [
+const FOR_NAMED_FILES: [&str; 11] = [
+    "/sandbox/accept",
     "/sandbox/container",
     "/hubs",
     "/database",

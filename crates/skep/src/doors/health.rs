@@ -44,6 +44,7 @@ impl Probe {
                 match report.tier {
                     Some(Tier::Strict) => Ok("strict".to_owned()),
                     Some(Tier::Oci) => Ok("container".to_owned()),
+                    Some(Tier::Landlock) => Ok("landlock, without namespaces".to_owned()),
                     Some(Tier::StrictWithoutProc) => Ok("strict without /proc".to_owned()),
                     None => Err(report.advice.join("; ")),
                 }

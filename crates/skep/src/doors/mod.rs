@@ -20,6 +20,7 @@ mod calls;
 mod guard;
 mod health;
 mod http;
+mod in_place;
 pub mod mcp;
 mod metrics;
 mod problem;
@@ -58,7 +59,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::http::Hub;
+use self::{http::Hub, in_place::in_place};
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
@@ -444,7 +445,7 @@ impl Connections {
         let connections = Arc::clone(self);
         Some(async move {
             match limit {
-                None => connections.converse(stream, router, permit).await,
+                None => in_place(connections.converse(stream, router, permit)).await,
                 Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
             }
         })

@@ -19,7 +19,7 @@ mod search_tools;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config, least_tier};
+pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
 
 use crate::{
     catalogue::Tool,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use skep_sandbox::{Config, End, Error, Oci, Outcome, Request, Run, Sandbox, Tier};
+use skep_sandbox::{Config, End, Error, Namespaces, Oci, Outcome, Request, Run, Sandbox, Tier};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -19,8 +19,23 @@ use crate::{
 pub struct Settings {
     /// Interpreters that may wait, started, for the next program; `python3` holds about 10 MB, `node` 45 MB. Default: 3.
     pub warm_max: Option<usize>,
+    /// The least isolation to accept, where this machine cannot do more. Default: strict.
+    pub accept: Accept,
     /// Run commands in containers instead. That is slower, and keeps less in.
     pub container: Option<Container>,
+}
+
+/// How much isolation is enough. Each includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Accept {
+    /// All of it, or nothing is run.
+    #[default]
+    Strict,
+    /// No `/proc` inside, for containers in which it is partly covered.
+    WithoutProc,
+    /// No namespaces, where they are refused: Landlock, the filter of system calls and limits alone.
+    Landlock,
 }
 
 /// A container runtime and what its containers are made from.
@@ -36,21 +51,30 @@ pub struct Container {
 impl Settings {
     /// Put them into what a sandbox is made from.
     pub fn apply(&self, config: &mut Config) {
+        if self.accept == Accept::Landlock {
+            config.namespaces = Namespaces::Preferred;
+        }
         config.warm_max = self.warm_max.unwrap_or(config.warm_max);
         let container = self.container.as_ref();
         config.oci = container.map(|Container { runtime, root }| Oci { runtime: runtime.clone(), root: root.clone() });
     }
-}
 
-/// The least isolation to ask for: what the operator has chosen, and never less than that.
-pub fn least_tier(config: &Config) -> Tier {
-    if config.oci.is_some() { Tier::Oci } else { Tier::Strict }
+    /// The least isolation to ask for: what the operator has chosen, and never less than that.
+    pub fn least_tier(&self) -> Tier {
+        match self.accept {
+            _ if self.container.is_some() => Tier::Oci,
+            Accept::Strict => Tier::Strict,
+            Accept::WithoutProc => Tier::StrictWithoutProc,
+            Accept::Landlock => Tier::Landlock,
+        }
+    }
 }
 
 /// The sandbox of this process, started when it is first needed; cheap to clone.
 #[derive(Clone)]
 pub struct SandboxOnDemand {
     config: Config,
+    least_tier: Tier,
     started: Arc<OnceCell<Sandbox>>,
 }
 
@@ -91,7 +115,12 @@ pub(super) struct CommandAnswer {
 impl SandboxOnDemand {
     /// Nothing is started yet.
     pub fn new(config: Config) -> SandboxOnDemand {
-        SandboxOnDemand { config, started: Arc::default() }
+        SandboxOnDemand { config, least_tier: Tier::Strict, started: Arc::default() }
+    }
+
+    /// The same, for commands to which this much isolation is enough.
+    pub fn accepting(self, least_tier: Tier) -> SandboxOnDemand {
+        SandboxOnDemand { least_tier, ..self }
     }
 
     /// The sandbox, started if need be.
@@ -105,7 +134,7 @@ impl SandboxOnDemand {
         request.stdin = job.stdin;
         request.files = job.files;
         request.limits.wall = context.time_left();
-        request.min_tier = least_tier(&self.config);
+        request.min_tier = self.least_tier;
         let workspace = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace"));
         request.cwd = workspace.filter(|_| job.in_workspace).cloned();
         let sandbox = self.get().await.map_err(not_run)?;

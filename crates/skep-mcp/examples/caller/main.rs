@@ -1,0 +1,157 @@
+//! A caller that tries whatever a server has, by way of the program `skep`: so the official conformance suite sees how
+//! the gateway's client behaves.
+//!
+//! `caller SKEP REVISION URL` starts the program SKEP with the server at URL behind it, speaks REVISION with it, lists
+//! everything, calls every tool, gets every prompt and reads every resource, all at once. Questions are answered with what
+//! they suggest. It fails if anything does.
+//!
+//! From the suite it takes what it cannot make up: the arguments of calls (`MCP_CONFORMANCE_CONTEXT`).
+
+mod answers;
+mod hub;
+
+use std::{env, error::Error, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, try_join_all};
+use reqwest::Url;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use skep_mcp::{
+    client::{CallError, CallOptions, Connection, Handler, Limits, Setup, Target},
+    message::{ErrorObject, Notification},
+    revision::Revision,
+    server::code,
+};
+
+use self::hub::Hub;
+
+/// For everything that one server is asked.
+const TIME_MAX: Duration = Duration::from_secs(25);
+/// Questions that a server may put before it answers a call.
+const ROUNDS_MAX: usize = 10;
+/// The scenario whose server lists a tool that it cannot run.
+const ONLY_LISTS: &str = "json-schema-ref-no-deref";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [skep, revision, server] = &arguments[..] else { return Err("caller SKEP REVISION URL".into()) };
+    let hub = Hub::start(skep, server).await?;
+    let tried = tokio::time::timeout(TIME_MAX, visit(&hub.url, revision.parse()?)).await;
+    hub.stop().await?;
+    Ok(tried??)
+}
+
+async fn visit(url: &str, revision: Revision) -> Result<(), Box<dyn Error>> {
+    let caller = Caller::connect(url, revision).await?;
+    let tools = caller.list("tools").await?;
+    // What the server does not have, the hub lists as nothing.
+    let (prompts, resources) = (caller.list("prompts").await?, caller.list("resources").await?);
+    if env::var("MCP_CONFORMANCE_SCENARIO").is_ok_and(|scenario| scenario == ONLY_LISTS) {
+        return Ok(caller.close().await);
+    }
+    let calls = calls(&tools)?.into_iter().map(|params| ("tools/call", params));
+    let prompts = prompts.iter().map(|prompt| ("prompts/get", json!({ "name": prompt["name"] })));
+    let resources = resources.iter().map(|resource| ("resources/read", json!({ "uri": resource["uri"] })));
+    let all = calls.chain(prompts).chain(resources);
+    try_join_all(all.map(|(method, params)| caller.ask(method, params))).await?;
+    caller.close().await;
+    Ok(())
+}
+
+/// The calls that the suite wants, or else one of each tool.
+fn calls(tools: &[Value]) -> Result<Vec<Value>, serde_json::Error> {
+    if let Ok(context) = env::var("MCP_CONFORMANCE_CONTEXT") {
+        let context: Value = serde_json::from_str(&context)?;
+        if let Some(calls) = context["toolCalls"].as_array() {
+            return Ok(calls.clone());
+        }
+    }
+    let call = |tool: &Value| json!({ "name": tool["name"], "arguments": answers::arguments(tool, tools) });
+    Ok(tools.iter().map(call).collect())
+}
+
+struct Caller(Connection);
+
+impl Caller {
+    async fn connect(url: &str, revision: Revision) -> Result<Caller, Box<dyn Error>> {
+        let target = Target {
+            url: Url::parse(url)?,
+            headers: Default::default(),
+            client: reqwest::Client::new(),
+            is_sse: false,
+            is_direct: true,
+        };
+        let setup = Setup {
+            info: json!({ "name": "caller", "version": env!("CARGO_PKG_VERSION") }),
+            capabilities: json!({ "elicitation": {} }),
+            handler: Arc::new(Answering),
+            limits: Limits::default(),
+            revision: Some(revision).filter(|revision| !revision.is_modern()),
+        };
+        let connection = Connection::over_http(target, setup).await?;
+        let spoken = connection.info().revision;
+        if spoken == revision { Ok(Caller(connection)) } else { Err(format!("skep speaks {}", spoken.as_str()).into()) }
+    }
+
+    /// All pages of a list.
+    async fn list(&self, kind: &str) -> Result<Vec<Value>, CallError> {
+        let (mut items, mut params) = (Vec::new(), json!({}));
+        loop {
+            let page = self.ask(&format!("{kind}/list"), params).await?;
+            items.extend(page[kind].as_array().cloned().unwrap_or_default());
+            let Some(next) = page.get("nextCursor") else { return Ok(items) };
+            params = json!({ "cursor": next });
+        }
+    }
+
+    /// Ask, and answer what the server of 2026-07-28 asks back.
+    async fn ask(&self, method: &str, params: Value) -> Result<Value, CallError> {
+        let mut again = params.clone();
+        for _ in 0..ROUNDS_MAX {
+            let result = self.0.call(method, to_raw_value(&again).ok(), CallOptions::default()).await?;
+            let result: Value =
+                serde_json::from_str(result.get()).map_err(|error| CallError::Protocol(error.to_string()))?;
+            if result["isError"] == true {
+                return Err(CallError::Protocol(format!("{method} {params} failed: {result}")));
+            }
+            if result["resultType"] != "input_required" {
+                return Ok(result);
+            }
+            again = params.clone();
+            again["inputResponses"] = answers::responses(&result["inputRequests"]);
+            if let Some(state) = result.get("requestState") {
+                again["requestState"] = state.clone();
+            }
+        }
+        Err(CallError::Protocol(format!("{method} wants input without end")))
+    }
+
+    async fn close(self) {
+        self.0.close("everything was tried").await;
+    }
+}
+
+/// Answers what older servers ask.
+struct Answering;
+
+impl Handler for Answering {
+    fn notification(&self, _: Notification) {}
+
+    fn request(
+        &self,
+        method: String,
+        params: Option<Box<RawValue>>,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        Box::pin(async move {
+            if method != "elicitation/create" {
+                return Err(ErrorObject::new(code::METHOD_NOT_FOUND, method));
+            }
+            let params = params.map(|params| serde_json::from_str(params.get()).unwrap_or_default());
+            let answer = answers::elicited(&params.unwrap_or_default());
+            to_raw_value(&answer).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+        })
+    }
+}

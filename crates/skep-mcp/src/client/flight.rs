@@ -1,0 +1,147 @@
+//! The calls under way, and which of them a server means when it does not say so.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::Handler;
+use crate::message::Notification;
+
+/// Questions that come within this time of one another come from one call, if no other is free to ask.
+const ASKED_TOGETHER: Duration = Duration::from_millis(100);
+
+/// A call that is under way, as the transport sees it.
+pub(super) struct Flight {
+    pub(super) handler: Option<Arc<dyn Handler>>,
+    pub(super) progressed: Notify,
+    /// Questions of the server's that were given to this call's handler and are not answered.
+    questions: AtomicUsize,
+}
+
+impl Flight {
+    pub(super) fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
+        Arc::new(Flight { handler, progressed: Notify::new(), questions: AtomicUsize::new(0) })
+    }
+
+    /// Progress, which was sent under the call's own token.
+    pub(super) fn progress(&self, notification: Notification) {
+        self.progressed.notify_one();
+        if let Some(handler) = &self.handler {
+            handler.notification(notification);
+        }
+    }
+}
+
+/// A question of the server's that a call waits for, while it lives.
+pub(super) struct Question(Arc<Flight>);
+
+impl Question {
+    pub(super) fn new(flight: Arc<Flight>) -> Question {
+        flight.questions.fetch_add(1, Ordering::Relaxed);
+        Question(flight)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.questions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The call that the server's last question was given to, and when.
+#[derive(Default)]
+pub(super) struct AskedLast(Option<(Weak<Flight>, Instant)>);
+
+impl AskedLast {
+    pub(super) fn set(&mut self, flight: Option<&Arc<Flight>>) {
+        self.0 = flight.map(|flight| (Arc::downgrade(flight), Instant::now()));
+    }
+
+    /// The call that a server means when it does not say which: the only one with a handler. Among several calls of one
+    /// principal, the only one that is not waiting for an answer to a question already, since a call that waits for its
+    /// caller's input does not speak; if all wait, the one that asked just now, as it may ask several things at once.
+    /// Between principals nothing is guessed: one could see what belongs to another.
+    pub(super) fn only_one<'a>(&self, flights: impl Iterator<Item = &'a Arc<Flight>> + Clone) -> Option<Arc<Flight>> {
+        let heard = || {
+            let flights = flights.clone();
+            flights.filter_map(|flight| flight.handler.as_ref().map(|handler| (flight, handler.principal())))
+        };
+        let only = |flights: &mut dyn Iterator<Item = &'a Arc<Flight>>| match (flights.next(), flights.next()) {
+            (Some(only), None) => Some(Arc::clone(only)),
+            _ => None,
+        };
+        let first = heard().next()?.1;
+        let is_free = |flight: &&Arc<Flight>| flight.questions.load(Ordering::Relaxed) == 0;
+        let free = || only(&mut heard().map(|(flight, _)| flight).filter(is_free));
+        let of_one_principal = heard().all(|(_, principal)| principal == first);
+        let asks = || {
+            let (flight, when) = self.0.as_ref()?;
+            if heard().any(|(flight, _)| is_free(&flight)) || when.elapsed() > ASKED_TOGETHER {
+                return None;
+            }
+            flight.upgrade().filter(|asks| heard().any(|(flight, _)| Arc::ptr_eq(flight, asks)))
+        };
+        of_one_principal
+            .then(|| free().or_else(asks))
+            .flatten()
+            .or_else(|| only(&mut heard().map(|(flight, _)| flight)))
+    }
+}
+
+/// The calls of an HTTP session. What a server sends because of one may come on the stream that belongs to none: the
+/// specification advises against it, and widely used servers do it.
+#[derive(Default)]
+pub(super) struct Flights(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    calls: HashMap<i64, Arc<Flight>>,
+    asked_last: AskedLast,
+}
+
+impl Flights {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call begins; it ends with what is returned.
+    pub(super) fn begin(&self, id: i64, flight: &Arc<Flight>) -> Ends<'_> {
+        self.under_way().calls.insert(id, Arc::clone(flight));
+        Ends { flights: self, id }
+    }
+
+    /// The call with this id.
+    pub(super) fn get(&self, id: i64) -> Option<Arc<Flight>> {
+        self.under_way().calls.get(&id).cloned()
+    }
+
+    /// The call that the server means.
+    pub(super) fn only_one(&self) -> Option<Arc<Flight>> {
+        let under_way = self.under_way();
+        under_way.asked_last.only_one(under_way.calls.values())
+    }
+
+    /// The server asks this call's handler.
+    pub(super) fn asked(&self, flight: Option<&Arc<Flight>>) {
+        self.under_way().asked_last.set(flight);
+    }
+}
+
+/// Ends a call.
+pub(super) struct Ends<'a> {
+    flights: &'a Flights,
+    id: i64,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.flights.under_way().calls.remove(&self.id);
+    }
+}
