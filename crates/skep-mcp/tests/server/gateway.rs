@@ -102,7 +102,8 @@ async fn tools_of_all_servers_are_listed_by_their_names_in_one_order() {
     for_each_pair(async |_, mut agent, pair| {
         let list = agent.ask("tools/list", json!({})).await;
         let tools = names(&list, "tools");
-        assert!(tools.is_sorted() && tools.len() == 56, "{pair}: {tools:?}");
+        let of_one = tools.iter().filter(|tool| tool.starts_with("one__")).count();
+        assert!(tools.is_sorted() && of_one > 0 && tools.len() == 2 * of_one, "{pair}: {tools:?}");
         assert!(
             tools.contains(&"one__test_simple_text".to_owned()) && tools.contains(&"two__test_simple_text".to_owned())
         );
