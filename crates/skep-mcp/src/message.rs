@@ -85,27 +85,34 @@ impl Message {
     /// JSON, and within strings there are none.
     pub fn to_line(&self) -> String {
         let text = match self {
-            Message::Request(Request { id, method, params }) => {
-                format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params))
-            }
+            Message::Request(Request { id, method, params }) => return request_line(id, method, params.as_ref()),
             Message::Notification(Notification { method, params }) => {
-                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params))
+                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params.as_ref()))
             }
             Message::Response(Response { id, outcome }) => match outcome {
                 Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id)),
                 Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, json(id), json(error)),
             },
         };
-        let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
-        if is_one { text } else { text.replace(['\n', '\r'], " ") }
+        one_line(text)
     }
 }
 
-fn member(params: &Option<Box<RawValue>>) -> String {
-    params.as_ref().map_or(String::new(), |params| format!(r#","params":{params}"#))
+/// The text of a request, in one line.
+pub(crate) fn request_line(id: &Id, method: &str, params: Option<&impl Serialize>) -> String {
+    one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params)))
 }
 
-fn json(value: &impl Serialize) -> String {
+fn one_line(text: String) -> String {
+    let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
+    if is_one { text } else { text.replace(['\n', '\r'], " ") }
+}
+
+fn member(params: Option<&impl Serialize>) -> String {
+    params.map_or(String::new(), |params| format!(r#","params":{}"#, json(params)))
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Client, Method, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
 use tokio::{
@@ -37,9 +37,10 @@ use super::{
     CallError, Handler, Rubbish, Setup,
     flight::{Flight, Flights, Question},
     link, open,
+    params::Params,
 };
 use crate::{
-    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse},
+    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse, request_line},
     revision::Revision,
     server::{
         Members, code,
@@ -224,19 +225,19 @@ impl Http {
     }
 
     /// Call a method. Dropping the future withdraws the call.
-    pub(super) async fn call(
+    pub(super) async fn call<'a>(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
+        params: impl FnOnce(i64) -> Params<'a>,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let calling = async {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
-            let headers = self.headers(method, params.as_deref());
-            let request = message::Request { id: Id::Number(id), method: method.to_owned(), params };
-            let text = Bytes::from(Message::Request(request).to_line());
+            let headers = self.headers(method, &params);
+            let text = Bytes::from(request_line(&Id::Number(id), method, params.present()));
+            drop(params);
             let asked = Asked { id, flight };
             let is_modern = self.is_modern();
             let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
@@ -279,14 +280,10 @@ impl Http {
     }
 
     /// Open a session: `initialize`, whose answer names it.
-    pub(super) async fn initialize(
-        self: &Arc<Self>,
-        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
-    ) -> Result<Box<RawValue>, CallError> {
+    pub(super) async fn initialize(self: &Arc<Self>, params: Params<'_>) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let request = message::Request { id: Id::Number(id), method: "initialize".to_owned(), params: params(id) };
-        let body = Message::Request(request).to_line();
+        let body = request_line(&Id::Number(id), "initialize", params.present());
         let response = self.send(Method::POST, HeaderMap::new(), body.into()).await?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
@@ -295,7 +292,7 @@ impl Http {
     }
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
-        let headers = self.headers(&notification.method, notification.params.as_deref());
+        let headers = self.headers(&notification.method, &Params::None); // none is named in a header
         match self.post(Message::Notification(notification).to_line().into(), headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
@@ -303,7 +300,7 @@ impl Http {
         }
     }
 
-    fn headers(&self, method: &str, params: Option<&RawValue>) -> HeaderMap {
+    fn headers(&self, method: &str, params: &Params<'_>) -> HeaderMap {
         if !self.is_modern() {
             return HeaderMap::new();
         }
@@ -651,6 +648,8 @@ fn is_event_stream(response: &Response) -> bool {
 
 /// A body, if it is not too large.
 async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+    let announced = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced: usize = announced.unwrap_or(0).min(bytes_max);
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await? {
         if first.len().max(whole.len()) + part.len() > bytes_max {
@@ -660,6 +659,7 @@ async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallErr
             first = part; // most often it is all
             continue;
         }
+        whole.reserve(announced.saturating_sub(whole.len()));
         whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&part);
     }

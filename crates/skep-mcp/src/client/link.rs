@@ -18,9 +18,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     CallError, Handler, Limits, Rubbish,
     flight::{AskedLast, Flight, Question},
+    params::Params,
 };
 use crate::{
-    message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
+    message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse, request_line},
     server::{Members, code},
 };
 
@@ -97,10 +98,10 @@ impl Link {
     }
 
     /// Call a method, with parameters that may need the request's id. Dropping the future withdraws the call.
-    pub(super) async fn call(
+    pub(super) async fn call<'a>(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Option<Box<RawValue>>,
+        params: impl FnOnce(i64) -> Params<'a>,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let _permit = tokio::select! {
@@ -121,8 +122,8 @@ impl Link {
             id
         };
         let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
-        let request = Request { id: Id::Number(id), method: method.to_owned(), params: params(id) };
-        self.send(Outgoing { text: Message::Request(request).to_line(), call: Some(id) }).await?;
+        let text = request_line(&Id::Number(id), method, params(id).present());
+        self.send(Outgoing { text, call: Some(id) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.closed_error()))
     }
 

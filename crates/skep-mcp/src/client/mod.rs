@@ -345,8 +345,8 @@ impl Inner {
         };
         let calling = async {
             match &self.transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params, id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params, id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
             }
         };
         timed(&options, &flight, calling).await
@@ -461,8 +461,8 @@ impl Inner {
             let flight = Flight::new(None);
             let method = "subscriptions/listen";
             let ended = match &transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params, id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params, id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
             };
             matches!(ended, Err(CallError::Rpc(_)))
         }

@@ -4,7 +4,7 @@
 //! some error, some are silent, some die. So every answer but a good one, silence, and the end of the streams lead to
 //! `initialize`, on the same streams where that may work, and on new ones where it does not (2026-07-28, versioning).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{
@@ -19,7 +19,7 @@ use super::{
     http::{Http, Target},
     lines,
     link::Link,
-    params::Meta,
+    params::{Meta, Params},
 };
 use crate::{
     message::{ErrorObject, Notification},
@@ -86,17 +86,16 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
     supported.iter().any(|version| version == Revision::V2026_07_28.as_str())
 }
 
-fn discover_params(setup: &Setup) -> impl FnOnce(i64) -> Option<Box<RawValue>> {
+fn discover_params(setup: &Setup) -> Params<'static> {
     let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
-    let params = meta.put_in(None, 0);
-    |_| params
+    meta.put_in(None, 0)
 }
 
-fn initialize_params(setup: &Setup) -> impl FnOnce(i64) -> Option<Box<RawValue>> {
+fn initialize_params(setup: &Setup) -> Params<'static> {
     let params = json!({
         "protocolVersion": OLDER.as_str(), "capabilities": setup.capabilities, "clientInfo": setup.info,
     });
-    move |_| to_raw_value(&params).ok()
+    to_raw_value(&params).map_or(Params::None, |params| Params::Text(Cow::Owned(params)))
 }
 
 /// What the answer to `initialize` says.
@@ -173,7 +172,7 @@ async fn ask(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
     let limits = &setup.limits;
     let flight = Flight::new(None);
     let probe = async {
-        let ask = || link.call("server/discover", discover_params(setup), &flight);
+        let ask = || link.call("server/discover", |_| discover_params(setup), &flight);
         let answer = ask().await;
         if contradicts_itself(&answer) { ask().await } else { answer }
     };
@@ -199,7 +198,7 @@ async fn ask(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
 }
 
 async fn initialize(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
-    let result = link.call("initialize", initialize_params(setup), &Flight::new(None)).await?;
+    let result = link.call("initialize", |_| initialize_params(setup), &Flight::new(None)).await?;
     let info = initialized(&result)?;
     link.notify(ready()).await?;
     Ok(info)
@@ -215,7 +214,7 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
     if !is_older {
         http.speak(Revision::V2026_07_28);
         let flight = Flight::new(None);
-        let ask = || http.call("server/discover", discover_params(setup), &flight);
+        let ask = || http.call("server/discover", |_| discover_params(setup), &flight);
         let mut answer = ask().await;
         if contradicts_itself(&answer) {
             answer = ask().await;

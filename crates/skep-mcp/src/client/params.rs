@@ -1,5 +1,9 @@
 //! The metadata of requests: what 2026-07-28 wants with each, and older revisions must not see.
 
+use std::borrow::Cow;
+
+use memchr::memmem;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 
 use super::Setup;
@@ -10,6 +14,42 @@ const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
+
+/// The parameters of a request, as they are sent.
+pub(super) enum Params<'a> {
+    /// There are none.
+    None,
+    /// As they came, or as somebody wrote them.
+    Text(Cow<'a, RawValue>),
+    /// Taken apart and changed.
+    Members(Members<'a>),
+}
+
+impl Params<'_> {
+    /// `None` where there are none.
+    pub(super) fn present(&self) -> Option<&Self> {
+        (!matches!(self, Params::None)).then_some(self)
+    }
+
+    /// What they consist of.
+    pub(super) fn members(&self) -> Option<Cow<'_, Members<'_>>> {
+        match self {
+            Params::None => None,
+            Params::Text(text) => Members::parse(text).map(Cow::Owned),
+            Params::Members(members) => Some(Cow::Borrowed(members)),
+        }
+    }
+}
+
+impl Serialize for Params<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Params::None => serializer.serialize_unit(),
+            Params::Text(text) => text.serialize(serializer),
+            Params::Members(members) => members.serialize(serializer),
+        }
+    }
+}
 
 /// What is said about a request.
 pub(super) struct Meta<'a> {
@@ -23,17 +63,18 @@ impl Meta<'_> {
     /// The parameters of request `id` as they are sent: the caller's progress token gives way to the id, if progress is
     /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes; parameters that need no change
     /// are not looked into.
-    pub(super) fn put_in(&self, params: Option<Box<RawValue>>, id: i64) -> Option<Box<RawValue>> {
-        let has_meta = params.as_deref().is_some_and(|params| params.get().contains("\"_meta\""));
-        if !self.is_modern && !self.wants_progress && !has_meta {
-            return params;
+    pub(super) fn put_in<'a>(&self, params: Option<&'a RawValue>, id: i64) -> Params<'a> {
+        let as_it_is = || params.map_or(Params::None, |params| Params::Text(Cow::Borrowed(params)));
+        let has_meta = || params.is_some_and(|params| memmem::find(params.get().as_bytes(), b"\"_meta\"").is_some());
+        if !self.is_modern && !self.wants_progress && !has_meta() {
+            return as_it_is();
         }
-        let mut members = match params.as_deref().map(Members::parse) {
+        let mut members = match params.map(Members::parse) {
             Some(Some(members)) => members,
-            Some(None) => return params, // no object; the server says what it thinks of it
+            Some(None) => return as_it_is(), // no object; the server says what it thinks of it
             None => Members::default(),
         };
-        let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+        let mut meta = members.get_in_text("_meta").and_then(Members::parse).unwrap_or_default();
         meta.remove(PROGRESS_TOKEN);
         if self.wants_progress {
             meta.put(PROGRESS_TOKEN, id);
@@ -55,8 +96,7 @@ impl Meta<'_> {
         } else {
             members.set("_meta", meta.into_raw());
         }
-        let is_nothing = params.is_none() && is_empty(&members);
-        (!is_nothing).then(|| members.into_raw())
+        if params.is_none() && is_empty(&members) { Params::None } else { Params::Members(members) }
     }
 }
 
@@ -78,7 +118,7 @@ mod tests {
         };
         let meta = Meta { setup: &setup, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
         let params = params.map(|text| RawValue::from_string(text.to_owned()).unwrap());
-        meta.put_in(params, 7).map(|params| params.get().to_owned())
+        meta.put_in(params.as_deref(), 7).present().map(|params| serde_json::to_string(params).unwrap())
     }
 
     #[test]

@@ -17,20 +17,23 @@ const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// Members of results that older revisions do not have.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
-/// The answer to a request of `revision`.
-pub(super) fn outcome(
+/// The answer to a request of an older revision.
+pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Outcome {
+    match outcome {
+        Ok(result) => Ok(lower(method, result, to)),
+        Err(error) => Err(lower_error(method, error)),
+    }
+}
+
+/// The answer to a request of 2026-07-28.
+pub(super) fn lifted(
     method: &str,
     params: Option<&RawValue>,
     outcome: Outcome,
-    to: Revision,
     info: &RawValue,
-) -> Outcome {
-    match outcome {
-        Ok(result) if to.is_modern() => lift(method, result, info),
-        Ok(result) => Ok(lower(method, result, to)),
-        Err(error) if to.is_modern() => Err(lift_error(error, params)),
-        Err(error) => Err(lower_error(method, error)),
-    }
+) -> Result<Lifted, ErrorObject> {
+    let result = outcome.map_err(|error| lift_error(error, params))?;
+    lift(method, result, info)
 }
 
 /// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
@@ -38,8 +41,15 @@ pub(super) fn error_of(outcome: Outcome, params: Option<&RawValue>) -> Outcome {
     outcome.map_err(|error| lift_error(error, params))
 }
 
+/// A result in the form of 2026-07-28. What is only added is kept beside it: it may be megabytes.
+pub(super) struct Lifted {
+    /// Members that come before those of `result`, each with its comma.
+    pub(super) first: String,
+    pub(super) result: Box<RawValue>,
+}
+
 /// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
-fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Outcome {
+fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, ErrorObject> {
     let text = result.get();
     let is_cacheable = matches!(
         method,
@@ -76,12 +86,12 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Outcome {
             is_changed = true;
         }
         let changed = is_changed.then(|| members.into_raw());
-        return Ok(changed.unwrap_or(result));
+        return Ok(Lifted { first: String::new(), result: changed.unwrap_or(result) });
     }
     let Some(rest) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
     let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
-    let lifted = format!("{{\"resultType\":\"complete\",\"_meta\":{{\"{SERVER_INFO}\":{info}}}{comma}{rest}");
-    RawValue::from_string(lifted).map_err(|_| not_an_object(method))
+    let first = format!("\"resultType\":\"complete\",\"_meta\":{{\"{SERVER_INFO}\":{info}}}{comma}");
+    Ok(Lifted { first, result })
 }
 
 /// Whether there may be a member of this name, at any depth.
@@ -298,13 +308,15 @@ fn remove(object: &mut Value, names: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{message::Id, server::sink::Text};
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap()
     }
 
     fn lifted(method: &str, text: &str) -> String {
-        lift(method, raw(text), &raw(r#"{"name":"s"}"#)).unwrap().get().to_owned()
+        let text = Text::response(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_string();
+        text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap().to_owned()
     }
 
     fn lowered(method: &str, text: &str, to: Revision) -> String {
@@ -328,6 +340,22 @@ mod tests {
             r#"{"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[],"resultType":"complete"}"#
         );
         assert!(lift("tools/call", raw("[]"), RawValue::NULL).is_err());
+    }
+
+    #[test]
+    fn a_large_result_is_sent_as_it_lies() {
+        for (own, first) in
+            [("", format!(r#""resultType":"complete",{META},"#)), (r#""resultType":"complete","#, String::new())]
+        {
+            let meta = if own.is_empty() { String::new() } else { format!("{META},") };
+            let result = raw(&format!(r#"{{{own}{meta}"content":"{}"}}"#, "x".repeat(1 << 20)));
+            let (address, text) = (result.get().as_ptr(), result.get().to_owned());
+            let lifted = lift("tools/call", result, &raw(r#"{"name":"s"}"#));
+            let parts = Text::response(&Id::Number(1), lifted).into_parts();
+            let expected = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{{first}{}}}"#, &text[1..]);
+            assert!(parts.concat() == expected.into_bytes());
+            assert_eq!(parts[1].as_ptr() as usize - address as usize, usize::from(own.is_empty()), "not copied");
+        }
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! The headers in which HTTP callers of 2026-07-28 repeat what is in the body, so that what stands between can route by
 //! them. Whoever reads the body must see that they agree: otherwise what checked the header and what is run differ.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use super::{Members, Service, code};
-use crate::message::{ErrorObject, Request};
+use crate::message::ErrorObject;
+
+/// The headers of every request of 2026-07-28 that repeat what is in it.
+pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
+pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// The mark of a tool's argument that is repeated in a header.
 const MARK: &str = "x-mcp-header";
@@ -72,22 +79,22 @@ fn marks(schema: &Value) -> usize {
 /// Compare the headers of a request with its body, which names this revision.
 pub(super) fn check(
     headers: &HeaderMap,
-    request: &Request,
+    method: &str,
+    params: &Members<'_>,
     version: &str,
     service: &dyn Service,
 ) -> Result<(), ErrorObject> {
-    compare(headers, "mcp-protocol-version", Some(&Value::from(version)))?;
-    compare(headers, "mcp-method", Some(&Value::from(request.method.as_str())))?;
-    let params = request.params.as_deref().and_then(Members::parse).unwrap_or_default();
-    let named = match request.method.as_str() {
+    compare(headers, PROTOCOL_VERSION, Some(&Value::from(version)))?;
+    compare(headers, METHOD, Some(&Value::from(method)))?;
+    let named = match method {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
         "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
         _ => return Ok(()),
     };
     let name = params.read::<Value>(named);
-    compare(headers, "mcp-name", name.as_ref())?;
-    let ("tools/call", Some(Value::String(tool))) = (request.method.as_str(), &name) else { return Ok(()) };
+    compare(headers, NAME, name.as_ref())?;
+    let ("tools/call", Some(Value::String(tool))) = (method, &name) else { return Ok(()) };
     let marked = service.header_arguments(tool);
     if marked.is_empty() {
         return Ok(());
@@ -96,15 +103,17 @@ pub(super) fn check(
     for HeaderArgument { name, path } in marked {
         let value =
             path.iter().try_fold(&arguments, |value, property| value.get(property)).filter(|value| !value.is_null());
-        compare(headers, &format!("mcp-param-{}", name.to_ascii_lowercase()), value)?;
+        if let Ok(name) = HeaderName::try_from(format!("mcp-param-{name}")) {
+            compare(headers, name, value)?;
+        } // else it is not fit for a header, and so no mark
     }
     Ok(())
 }
 
 /// The header must be there if and only if the body has the value, and mean the same.
-fn compare(headers: &HeaderMap, name: &str, value: Option<&Value>) -> Result<(), ErrorObject> {
+fn compare(headers: &HeaderMap, name: HeaderName, value: Option<&Value>) -> Result<(), ErrorObject> {
     let mismatch = |message: String| Err(ErrorObject::new(code::HEADER_MISMATCH, message));
-    let mut all = headers.get_all(name).iter();
+    let mut all = headers.get_all(&name).iter();
     let (header, more) = (all.next(), all.next());
     if more.is_some() {
         return mismatch(format!("the header {name} is there more than once"));
@@ -131,10 +140,10 @@ fn compare(headers: &HeaderMap, name: &str, value: Option<&Value>) -> Result<(),
 }
 
 /// The value that a header stands for.
-fn decode(text: &str) -> Option<String> {
+fn decode(text: &str) -> Option<Cow<'_, str>> {
     match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
-        Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok(),
-        None => Some(text.to_owned()),
+        Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(Cow::Owned),
+        None => Some(text.into()),
     }
 }
 
@@ -146,7 +155,7 @@ mod tests {
 
     fn same(header: &'static str, value: Value) -> bool {
         let headers = HeaderMap::from_iter([(HeaderName::from_static("mcp-param-x"), header.parse().unwrap())]);
-        compare(&headers, "mcp-param-x", Some(&value)).is_ok()
+        compare(&headers, HeaderName::from_static("mcp-param-x"), Some(&value)).is_ok()
     }
 
     #[test]

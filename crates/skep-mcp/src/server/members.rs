@@ -33,6 +33,14 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
+    /// The member of this name for as long as the text lives, if it was not replaced.
+    pub fn get_in_text(&self, name: &str) -> Option<&'a RawValue> {
+        match self.0.iter().find(|(known, _)| known == name)?.1 {
+            Cow::Borrowed(value) => Some(value),
+            Cow::Owned(_) => None,
+        }
+    }
+
     /// The member of this name, as a type; `None` also where it does not fit.
     pub fn read<'b, T: Deserialize<'b>>(&'b self, name: &str) -> Option<T> {
         self.get(name).and_then(|value| serde_json::from_str(value.get()).ok())

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use memchr::memmem;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
@@ -19,7 +20,7 @@ use super::{
     listen::Listener,
     park::{Identity, ParkedCall},
     peer::{Asked, Event, Terms},
-    sink,
+    sink::{self, Text},
     tasks::{self, Became, Origin},
 };
 use crate::{
@@ -49,16 +50,31 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// server arrive one by one, and each result with a wish costs its caller a round.
 const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
-/// The revision that a request names in its metadata, as it is written there.
-pub(super) fn named_revision(params: Option<&RawValue>) -> Option<String> {
-    let params = params.filter(|params| params.get().contains(PROTOCOL_VERSION)).and_then(Members::parse)?;
-    params.get("_meta").and_then(Members::parse)?.read(PROTOCOL_VERSION)
+/// A request, taken apart.
+pub(super) struct Opened<'a> {
+    request: &'a Request,
+    pub(super) params: Members<'a>,
+    meta: Members<'a>,
+}
+
+impl<'a> Opened<'a> {
+    pub(super) fn new(request: &'a Request) -> Opened<'a> {
+        let params = request.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let meta = params.get_in_text("_meta").and_then(Members::parse).unwrap_or_default();
+        Opened { request, params, meta }
+    }
+
+    /// The revision that it names in its metadata, as it is written there.
+    pub(super) fn named_revision(&self) -> Option<String> {
+        self.meta.read(PROTOCOL_VERSION)
+    }
 }
 
 /// Whether a request is one of this revision: it says so, or it asks what only this revision knows.
 pub(super) fn is_modern(request: &Request) -> bool {
-    named_revision(request.params.as_deref()).is_some()
-        || matches!(request.method.as_str(), "server/discover" | "subscriptions/listen")
+    let says_so = |params: &RawValue| memmem::find(params.get().as_bytes(), PROTOCOL_VERSION.as_bytes()).is_some();
+    matches!(request.method.as_str(), "server/discover" | "subscriptions/listen")
+        || request.params.as_deref().is_some_and(says_so) && Opened::new(request).named_revision().is_some()
 }
 
 /// What is sent for a request.
@@ -72,7 +88,7 @@ pub(super) enum Frame {
 /// The last message of a request.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) text: String,
+    pub(super) text: Text,
     /// The status that HTTP has for it.
     pub(super) status: u16,
 }
@@ -81,7 +97,7 @@ impl Answer {
     /// A refusal before anything was run.
     pub(super) fn refused(id: Option<&Id>, error: ErrorObject) -> Answer {
         let status = if error.code == code::INVALID_PARAMS { 400 } else { status(error.code) };
-        Answer { text: sink::error(id, &error), status }
+        Answer { text: sink::error(id, &error).into(), status }
     }
 }
 
@@ -120,25 +136,24 @@ impl Begun {
 /// Check a request and begin it. Dropping what was begun cancels it; so does `cancel`.
 pub(super) async fn begin(
     server: &Arc<Inner>,
-    request: Request,
+    opened: &Opened<'_>,
     principal: &Arc<str>,
     cancel: CancellationToken,
 ) -> Begun {
-    match try_begin(server, &request, principal, cancel).await {
+    match try_begin(server, opened, principal, cancel).await {
         Ok(begun) => begun,
-        Err(error) => Begun::Answered(Answer::refused(Some(&request.id), error)),
+        Err(error) => Begun::Answered(Answer::refused(Some(&opened.request.id), error)),
     }
 }
 
 async fn try_begin(
     server: &Arc<Inner>,
-    request: &Request,
+    opened: &Opened<'_>,
     principal: &Arc<str>,
     cancel: CancellationToken,
 ) -> Result<Begun, ErrorObject> {
-    let Request { id, method, params, .. } = request;
-    let members = params.as_deref().and_then(Members::parse).unwrap_or_default();
-    let (caller, terms) = read_meta(&members, principal)?;
+    let Opened { request: Request { id, method, params }, params: members, meta } = opened;
+    let (caller, terms) = read_meta(meta, principal)?;
     if REMOVED.contains(&method.as_str()) {
         let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
         return Err(ErrorObject::new(code::METHOD_NOT_FOUND, message));
@@ -150,16 +165,15 @@ async fn try_begin(
             if server.durable.is_some() {
                 tasks::declare(&mut description.capabilities);
             }
-            let outcome =
-                convert::outcome(method, None, Ok(convert::discover(description)), caller.revision, &server.info);
-            Ok(Begun::Answered(Answer { text: sink::response(id, &outcome), status: 200 }))
+            let lifted = convert::lifted(method, None, Ok(convert::discover(description)), &server.info);
+            Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
-            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), &members, &caller).await?)))
+            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), members, &caller).await?)))
         }
         _ => {
             if let Some(tasks) = &server.durable
-                && let Some(outcome) = tasks.answer(method, &members, &caller).await
+                && let Some(outcome) = tasks.answer(method, members, &caller).await
             {
                 return Ok(Begun::Answered(answered(server, id, method, params.as_deref(), outcome)));
             }
@@ -167,7 +181,7 @@ async fn try_begin(
             // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
             let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
             let asks = Arc::clone(&caller);
-            let identity = Identity::new(principal, method, &members);
+            let identity = Identity::new(principal, method, members);
             let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
@@ -232,18 +246,17 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 
 /// The last message of a request, for what the service gave.
 fn answered(server: &Inner, id: &Id, method: &str, params: Option<&RawValue>, outcome: Outcome) -> Answer {
-    let outcome = convert::outcome(method, params, outcome, Revision::V2026_07_28, &server.info);
-    let status = outcome.as_ref().map_or_else(|error| status(error.code), |_| 200);
-    Answer { text: sink::response(id, &outcome), status }
+    let lifted = convert::lifted(method, params, outcome, &server.info);
+    let status = lifted.as_ref().map_or_else(|error| status(error.code), |_| 200);
+    Answer { text: Text::response(id, lifted), status }
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
-pub(super) fn read_meta(params: &Members<'_>, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
         ErrorObject::new(code::INVALID_PARAMS, message)
     };
-    let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
     super::check_declared(meta.get(CLIENT_CAPABILITIES), meta.get(CLIENT_INFO))?;
     let requested: String = meta.read(PROTOCOL_VERSION).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities: Value =
@@ -253,7 +266,7 @@ pub(super) fn read_meta(params: &Members<'_>, principal: &Arc<str>) -> Result<(C
         let data = json!({ "supported": convert::supported(), "requested": requested });
         return Err(ErrorObject::new(code::UNSUPPORTED_VERSION, message).with_data(&data));
     }
-    let terms = Terms { progress: progress_token(&meta), level: meta.read(LOG_LEVEL) };
+    let terms = Terms { progress: progress_token(meta), level: meta.read(LOG_LEVEL) };
     let caller = Caller {
         revision: Revision::V2026_07_28,
         capabilities: Arc::new(capabilities),

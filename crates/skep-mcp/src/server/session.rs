@@ -29,7 +29,7 @@ use super::{
     Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
     exchange::{Exchange, Step},
     input,
-    modern::{self, Frame},
+    modern::{self, Frame, Opened},
     peer::{Asked, Event, Terms},
     sink::{self, Batch, EventStream, Sink},
     unguessable,
@@ -298,7 +298,8 @@ impl Session {
             let _counted = counted;
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
-            let mut begun = modern::begin(&session.server, request, &session.principal, cancel.clone()).await;
+            let mut begun =
+                modern::begin(&session.server, &Opened::new(&request), &session.principal, cancel.clone()).await;
             let unheard = async {
                 match is_listener {
                     true => session.unheard.cancelled().await,
@@ -313,7 +314,7 @@ impl Session {
                 };
                 match next {
                     Some(Some(Frame::Notification(text))) => to.send(text).await,
-                    Some(Some(Frame::Answer(answer))) => break Some(answer.text),
+                    Some(Some(Frame::Answer(answer))) => break Some(answer.text.into_string()),
                     Some(None) | None => break None,
                 }
             };
@@ -383,8 +384,7 @@ impl Session {
                 }
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
                 Step::Done(outcome) => {
-                    let outcome = self.finished(method, outcome);
-                    return convert::outcome(method, params.as_deref(), outcome, revision, RawValue::NULL);
+                    return convert::lowered(method, self.finished(method, outcome), revision);
                 }
             }
         }

@@ -8,10 +8,11 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Limits, Outcome, Share};
+use super::{Limits, Outcome, Share, convert::Lifted};
 use crate::message::{ErrorObject, Id};
 
 /// The text of a response.
@@ -22,11 +23,74 @@ pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
     }
 }
 
+/// The text of a message. A large result is not copied into it, but sent as it lies.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    head: String,
+    /// A result, from this byte on, and the end of the message.
+    rest: Option<(Box<RawValue>, usize)>,
+}
+
+/// A result of so many bytes is large.
+const LARGE: usize = 32 << 10;
+const END: &str = "}";
+
+impl Text {
+    /// The text of a response of 2026-07-28.
+    pub(super) fn response(id: &Id, lifted: Result<Lifted, ErrorObject>) -> Text {
+        let Lifted { first, result } = match lifted {
+            Ok(lifted) => lifted,
+            Err(object) => return error(Some(id), &object).into(),
+        };
+        let (brace, from) = if first.is_empty() { ("", 0) } else { ("{", 1) };
+        let mut head = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{brace}{first}"#, json(id));
+        let rest = &result.get()[from..];
+        if rest.len() < LARGE || !is_one_line(rest) {
+            head.reserve_exact(rest.len() + END.len());
+            head.push_str(rest);
+            head.push_str(END);
+            return one_line(head).into();
+        }
+        Text { head, rest: Some((result, from)) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    /// In one piece.
+    pub(super) fn into_string(self) -> String {
+        match self.rest {
+            None => self.head,
+            Some((result, from)) => [&self.head, &result.get()[from..], END].concat(),
+        }
+    }
+
+    /// In pieces, in their order.
+    pub(super) fn into_parts(self) -> Vec<Bytes> {
+        let mut parts = vec![Bytes::from(self.head)];
+        if let Some((result, from)) = self.rest {
+            let whole = Bytes::from(String::from(Box::<str>::from(result)));
+            parts.extend([whole.slice(from..), Bytes::from_static(END.as_bytes())]);
+        }
+        parts
+    }
+}
+
+impl From<String> for Text {
+    fn from(head: String) -> Text {
+        Text { head, rest: None }
+    }
+}
+
 /// What a server behind this one sends may be written in several lines; outside of strings they mean nothing in JSON, and
 /// within strings there are none.
 fn one_line(text: String) -> String {
-    let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
-    if is_one { text } else { text.replace(['\n', '\r'], " ") }
+    if is_one_line(&text) { text } else { text.replace(['\n', '\r'], " ") }
+}
+
+fn is_one_line(text: &str) -> bool {
+    memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none()
 }
 
 /// The text of an error; without an id if none could be read, which JSON-RPC writes as null.

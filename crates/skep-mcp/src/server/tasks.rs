@@ -618,7 +618,8 @@ fn read_origin(task: &Task) -> Result<(Origin, Terms), ErrorObject> {
     let mut params = Members::parse(&task.params).unwrap_or_default();
     params.remove("requestState");
     params.remove("inputResponses");
-    let (caller, terms) = modern::read_meta(&params, &task.principal)?;
+    let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
+    let (caller, terms) = modern::read_meta(&meta, &task.principal)?;
     Ok((Origin { params: params.into_raw(), caller: Arc::new(caller) }, terms))
 }
 

@@ -4,11 +4,14 @@
 //! collected in a process that has no door.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use axum::http::{Method, StatusCode};
+use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
@@ -76,11 +79,43 @@ pub(super) fn request(method: &Method, route: &str, status: StatusCode, began: I
         Method::POST => "POST",
         _ => "other",
     };
-    let route = route.to_owned();
-    let status = status.as_str().to_owned();
-    metrics::counter!("skep_http_requests_total", "method" => method, "route" => route.clone(), "status" => status)
-        .increment(1);
-    metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route).record(began.elapsed());
+    HANDLES.with_borrow_mut(|routes| {
+        let known = match routes.get_mut(route) {
+            Some(known) => known,
+            None => routes.entry(route.into()).or_default(),
+        };
+        let is_same = |handles: &Handles| handles.method == method && handles.status == status;
+        let handles = match known.iter().position(is_same) {
+            Some(index) => &known[index],
+            None => {
+                known.push(Handles::new(method, route, status));
+                &known[known.len() - 1]
+            }
+        };
+        handles.requests.increment(1);
+        handles.seconds.record(began.elapsed());
+    });
+}
+
+thread_local! {
+    /// What this thread has counted requests with, by route. To look it up in the recorder costs more than counting.
+    static HANDLES: RefCell<HashMap<Box<str>, Vec<Handles>>> = RefCell::default();
+}
+
+struct Handles {
+    method: &'static str,
+    status: StatusCode,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl Handles {
+    fn new(method: &'static str, route: &str, status: StatusCode) -> Handles {
+        let (route, code) = (route.to_owned(), status.as_str().to_owned());
+        let requests = metrics::counter!("skep_http_requests_total", "method" => method, "route" => route.clone(), "status" => code);
+        let seconds = metrics::histogram!("skep_http_request_seconds", "method" => method, "route" => route);
+        Handles { method, status, requests, seconds }
+    }
 }
 
 /// One MCP task that was begun.

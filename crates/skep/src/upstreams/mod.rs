@@ -9,6 +9,7 @@
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 pub mod config;
+mod counts;
 mod fair;
 mod guard;
 mod pool;
@@ -32,7 +33,7 @@ use skep_mcp::{
 use tokio::sync::broadcast;
 
 pub use self::{config::Upstream, guard::init};
-use self::{fair::Queue, pool::Slot};
+use self::{counts::Counts, fair::Queue, pool::Slot};
 use crate::schema::suggest;
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
@@ -44,18 +45,6 @@ const EXCLUSIVE_MAX: usize = 32;
 /// Pages of a list, and what is on them together. A server with more is at fault.
 const PAGES_MAX: usize = 1000;
 const ITEMS_MAX: usize = 20_000;
-/// Methods whose name is a label of the metrics; all others share one.
-const METHODS: [&str; 8] = [
-    "tools/call",
-    "tools/list",
-    "prompts/get",
-    "prompts/list",
-    "resources/read",
-    "resources/list",
-    "resources/templates/list",
-    "completion/complete",
-];
-
 /// How long a list is kept if the server says neither for how long nor when it changes.
 const LIST_TIME: Duration = Duration::from_secs(60);
 /// Longest time that a server may say.
@@ -204,6 +193,7 @@ struct Server {
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
     listing: Listing,
     changes: broadcast::Sender<Change>,
+    counts: Counts,
 }
 
 /// A list that is kept. Whoever fetches it holds the lock, so that it is fetched once.
@@ -280,8 +270,9 @@ impl Upstreams {
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
         let began = Instant::now();
-        let result = self.find(server)?.call(method, params, options).await;
-        record(server, method, &result, began.elapsed());
+        let server = self.find(server)?;
+        let result = server.call(method, params, options).await;
+        server.counts.record(method, &result, began.elapsed());
         result
     }
 
@@ -343,7 +334,8 @@ impl Upstreams {
 impl Server {
     fn new(config: Upstream) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
-        Arc::new(Server { config, slots: Mutex::default(), listing: Listing::default(), changes })
+        let counts = Counts::new(&config.name);
+        Arc::new(Server { config, slots: Mutex::default(), listing: Listing::default(), changes, counts })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -484,29 +476,6 @@ impl Server {
         let slots: Vec<Arc<Slot>> = self.slots().drain().map(|(_, slot)| slot).collect();
         join_all(slots.iter().map(|slot| slot.close(drain))).await;
     }
-}
-
-/// Every call of a server is counted and timed, under the server and how it ended. Names of tools are the callers', and
-/// would make labels without bound.
-fn record(server: &str, method: &str, result: &Result<Box<RawValue>, UpstreamError>, took: Duration) {
-    let outcome = match result {
-        Ok(_) => "ok",
-        Err(UpstreamError::Unknown { .. }) => return, // not a server
-        Err(UpstreamError::Denied { .. }) => "denied",
-        Err(UpstreamError::Busy { .. }) => "busy",
-        Err(UpstreamError::Unavailable { .. }) => "unavailable",
-        Err(UpstreamError::Call { error, .. }) => match error {
-            CallError::Rpc(_) => "error",
-            CallError::TimedOut(_) => "timed_out",
-            CallError::Closed(_) => "closed",
-            CallError::Http { .. } | CallError::Protocol(_) => "protocol",
-        },
-    };
-    let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
-    let server = metrics::SharedString::from(server.to_owned());
-    metrics::counter!("skep_upstream_calls_total", "server" => server.clone(), "method" => method, "outcome" => outcome)
-        .increment(1);
-    metrics::histogram!("skep_upstream_call_seconds", "server" => server, "method" => method).record(took);
 }
 
 async fn ended(server: Option<Arc<Server>>) {

@@ -1,33 +1,38 @@
 //! The headers in which requests of 2026-07-28 repeat what is in their body.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
-use crate::server::{Members, headers::HeaderArgument};
+use crate::{
+    client::params::Params,
+    server::headers::{HeaderArgument, METHOD, NAME},
+};
 
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
 pub(super) fn headers(
     method: &str,
-    params: Option<&RawValue>,
+    params: &Params<'_>,
     marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
 ) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let mut put = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(encode(value))) {
+    let mut headers = HeaderMap::with_capacity(16); // those of the connection come to it
+    let mut put = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {
             headers.insert(name, value);
         }
     };
-    put("mcp-method", method);
+    put(METHOD, method);
     let named = match method {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
         method if method.starts_with("tasks/") => "taskId",
         _ => return headers,
     };
-    let Some(params) = params.and_then(Members::parse) else { return headers };
+    let Some(params) = params.members() else { return headers };
     let Some(name) = params.read::<String>(named) else { return headers };
-    put("mcp-name", &name);
+    put(NAME, &name);
     let marked = if method == "tools/call" { marked(&name) } else { Vec::new() };
     if marked.is_empty() {
         return headers;
@@ -40,31 +45,31 @@ pub(super) fn headers(
             Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
             _ => continue,
         };
-        put(&format!("mcp-param-{name}"), &text);
+        if let Ok(name) = HeaderName::try_from(format!("mcp-param-{name}")) {
+            put(name, &text);
+        }
     }
     headers
 }
 
 /// A value as a header may hold it: visible ASCII as it is, all else in base64 (2026-07-28, Streamable HTTP).
-fn encode(value: &str) -> String {
+fn encode(value: &str) -> Cow<'_, str> {
     let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && value.trim_ascii() == value
         && !(value.starts_with("=?base64?") && value.ends_with("?="));
-    if is_plain { value.to_owned() } else { format!("=?base64?{}?=", STANDARD.encode(value)) }
+    if is_plain { value.into() } else { format!("=?base64?{}?=", STANDARD.encode(value)).into() }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{json, value::to_raw_value};
 
     use super::*;
 
     #[test]
     fn the_headers_repeat_the_body() {
-        let params = RawValue::from_string(
-            json!({ "name": "größe", "arguments": { "region": " eu", "deep": { "n": 7 }, "gone": null } }).to_string(),
-        )
-        .unwrap();
+        let params = json!({ "name": "größe", "arguments": { "region": " eu", "deep": { "n": 7 }, "gone": null } });
+        let params = Params::Text(Cow::Owned(to_raw_value(&params).unwrap()));
         let marked = |tool: &str| {
             assert_eq!(tool, "größe");
             [("Region", vec!["region"]), ("N", vec!["deep", "n"]), ("Gone", vec!["gone"]), ("No", vec!["no"])]
@@ -74,7 +79,7 @@ mod tests {
                 })
                 .to_vec()
         };
-        let headers = headers("tools/call", Some(&params), marked);
+        let headers = headers("tools/call", &params, marked);
         let mut all: Vec<String> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         all.sort();

@@ -1,21 +1,30 @@
 //! Streamable HTTP of 2026-07-28: one request, one answer, nothing kept. A client that goes away cancels its request.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
+    body::{Body, HttpBody},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use bytes::Bytes;
+use hyper::body::{Frame as BodyFrame, SizeHint};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepts, Events, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, json};
+use super::{Accepts, Events, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, respond};
 use crate::{
     message::{ErrorObject, Incoming, Message},
     revision::Revision,
     server::{
         Server, Share, code, headers,
-        modern::{self, Answer, Begun, Frame},
+        modern::{self, Answer, Begun, Frame, Opened},
     },
 };
 
@@ -52,13 +61,14 @@ pub(super) async fn receive(
         }
     };
     // Without metadata there is nothing to compare the headers with, and beginning it says what is missing.
-    if let Some(version) = modern::named_revision(request.params.as_deref())
-        && let Err(error) = headers::check(headers, &request, &version, &*server.inner.service)
+    let opened = Opened::new(&request);
+    if let Some(version) = opened.named_revision()
+        && let Err(error) = headers::check(headers, &request.method, &opened.params, &version, &*server.inner.service)
     {
         return failure(StatusCode::BAD_REQUEST, Some(&request.id), &error);
     }
     let limits = &server.inner.limits;
-    let mut begun = modern::begin(&server.inner, request, principal, CancellationToken::new()).await;
+    let mut begun = modern::begin(&server.inner, &opened, principal, CancellationToken::new()).await;
     let first = match accepts.events {
         true => timeout(limits.json_time_max, begun.next()).await.unwrap_or_default(),
         false => answer(&mut begun).await,
@@ -66,7 +76,7 @@ pub(super) async fn receive(
     match first {
         Some(Frame::Answer(Answer { text, status })) if accepts.json => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            json(status, text)
+            respond(status, "application/json", Body::new(Parts(text.into_parts().into())))
         }
         first => event_stream(Frames { first, begun, _share: share }, limits.keep_alive),
     }
@@ -96,7 +106,28 @@ impl Events for Frames {
             None => self.begun.next().await?,
         };
         Some(match frame {
-            Frame::Notification(text) | Frame::Answer(Answer { text, .. }) => event(None, &text),
+            Frame::Notification(text) => event(None, &text),
+            Frame::Answer(Answer { text, .. }) => event(None, &text.into_string()),
         })
+    }
+}
+
+/// A body in pieces, whose length is known.
+struct Parts(VecDeque<Bytes>);
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|part| Ok(BodyFrame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
     }
 }
