@@ -197,7 +197,7 @@ impl Bare {
 
     /// The directory of the calling keeper's sandbox, and the outputs in it.
     pub(crate) fn open_own(&self) -> Result<(OwnedFd, OwnedFd), Fault> {
-        let own = open_directory(CWD, &self.own()).at("open the sandbox's directory")?;
+        let own = open_directory(CWD, self.own()).at("open the sandbox's directory")?;
         let outputs = open_directory(&own, "outputs").at("open the sandbox's directory")?;
         Ok((own, outputs))
     }

@@ -15,10 +15,11 @@
 //! # The map
 //!
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
-//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote` (the helper
-//! itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one sandbox and its keeper) → `command` (the process that
-//! locks itself in), with `seccomp`, `landlock`, `limits` and `memory` for one wall each. `sys` holds the system calls
-//! that need `unsafe`.
+//! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote`
+//! (the helper itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one
+//! sandbox and its keeper) → `command` (the process that locks itself in), with `seccomp`, `landlock`, `limits`, `memory`
+//! and `cgroup` for one wall each. `bare` takes the place of namespaces where there are none; `oci` is another way
+//! altogether. `sys` holds the system calls that need `unsafe`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("sandboxes are made of Linux namespaces");
@@ -34,6 +35,7 @@ mod landlock;
 mod limits;
 mod memory;
 mod oci;
+mod offered;
 mod outcome;
 mod outputs;
 mod pool;
@@ -57,7 +59,7 @@ mod zygote;
 pub use self::{
     defence::Defence,
     error::Error,
-    oci::Oci,
+    oci::{Oci, Source},
     outcome::{End, OutFile, Outcome, Start, Usage},
     probe::Report,
     proxy::{Connection, Destination, Gate},
@@ -67,13 +69,16 @@ pub use self::{
     tier::{Protection, Tier},
 };
 
-/// Becomes the helper process if that is what this program was started as (or, in the self-test, the attacker inside a
-/// sandbox); otherwise returns at once.
+/// Becomes the helper process, or the guard of containers, if that is what this program was started as (or, in the
+/// self-test, the attacker inside a sandbox); otherwise returns at once.
 ///
 /// Call it first in `main`, before any thread is started.
 pub fn init() {
     if std::env::args_os().next().is_some_and(|name| name == zygote::NAME) {
         zygote::main();
+    }
+    if std::env::args_os().next().is_some_and(|name| name == oci::guard::NAME) {
+        oci::guard::main();
     }
     selftest::inside::main_if_asked();
 }

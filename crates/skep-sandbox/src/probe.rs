@@ -44,15 +44,8 @@ pub(crate) async fn probe(sandbox: &Sandbox) -> Report {
 }
 
 fn advice(missing: Protection, tier: Tier) -> String {
-    match missing {
-        Protection::MemoryOfAll => {
-            return format!(
-                "the memory of all processes of a request together is watched, not capped: {}",
-                cgroup::cure()
-            );
-        }
-        other => advice_on(other, tier).to_owned(),
-    }
+    let advice = advice_on(missing, tier);
+    if missing == Protection::MemoryOfAll { format!("{advice}: {}", cgroup::cure()) } else { advice.to_owned() }
 }
 
 fn advice_on(missing: Protection, tier: Tier) -> &'static str {
@@ -74,7 +67,7 @@ fn advice_on(missing: Protection, tier: Tier) -> &'static str {
         Protection::MemoryWatch => "without /proc inside, the memory of a request is not watched; see below",
         Protection::Quotas => "without /proc inside, a request can use up the inotify quota of the server's user",
         Protection::Landlock => "containers have no second wall behind the namespaces",
-        Protection::Lifetime => "a container goes on if the server is killed (`kill -9`)",
+        Protection::Lifetime => "what runs goes on if the server is killed (`kill -9`)",
         Protection::Disk => "in a container only the size of single files in /outputs is limited while a command runs",
         Protection::Proc => {
             "parts of /proc are covered here, as containers do, so none can be mounted inside; run the container with \

@@ -61,6 +61,8 @@ pub(crate) struct Tree {
     mount: OwnedFd,
     target: PathBuf,
     directory: bool,
+    /// Only root may look into it.
+    closed: bool,
 }
 
 /// Links of the host that the root gets, too.
@@ -109,6 +111,18 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// Shows directories that only root may look into as those of user 0 of a user namespace, with all that is root's in
+    /// them. Whether there were any, and the file system can do so.
+    pub(crate) fn open_to(&self, users: &OwnedFd) -> bool {
+        let closed = self.trees.iter().filter(|tree| tree.closed);
+        closed.map(|tree| sys::map_mount(tree.mount.as_fd(), users.as_fd())).filter(Result::is_ok).count() > 0
+    }
+}
+
+/// What others must be allowed to do with a directory in order to list it and open its files.
+const FOR_OTHERS: u32 = 0o005;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Programs,
@@ -125,12 +139,13 @@ impl Tree {
             | libc::MOUNT_ATTR_NOSUID
             | if kind == Kind::Device { libc::MOUNT_ATTR_NOEXEC } else { libc::MOUNT_ATTR_NODEV };
         sys::restrict_mount(mount.as_fd(), true, attributes).at(&step())?;
-        let directory = rustix::fs::fstat(&mount).at(&step())?;
-        let directory = rustix::fs::FileType::from_raw_mode(directory.st_mode) == rustix::fs::FileType::Directory;
+        let stat = rustix::fs::fstat(&mount).at(&step())?;
+        let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        let closed = kind == Kind::Bind && stat.st_uid == 0 && stat.st_mode & FOR_OTHERS != FOR_OTHERS;
         if kind == Kind::Bind && !directory {
             return Err(Errno::NOTDIR).at(&step());
         }
-        Ok(Tree { mount, target: target.to_owned(), directory })
+        Ok(Tree { mount, target: target.to_owned(), directory, closed })
     }
 }
 

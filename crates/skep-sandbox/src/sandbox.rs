@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Report, Request, Tier, Usage,
     helper::{Helper, Weaker},
-    oci::{self, Oci},
+    oci::{self, Containers, Oci},
     probe,
     proxy::Proxy,
     root, selftest,
@@ -36,7 +36,8 @@ pub struct Config {
     pub helper: Option<PathBuf>,
     /// Directories of the host that every request sees, read-only. Named by the operator, never by a request.
     pub binds: Vec<Bind>,
-    /// Requests that run at once; more of them wait. Each takes five descriptors of the process.
+    /// Requests that run at once; more of them wait. Each takes five descriptors of the process; those that are
+    /// ready for the next requests take eighteen.
     pub concurrency_max: usize,
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
@@ -127,6 +128,8 @@ struct Shared {
     config: Config,
     /// The helper that takes orders now. Replaced when it has died. Containers need none.
     helper: Mutex<Option<Arc<Helper>>>,
+    /// Requests run in these instead.
+    containers: Option<Containers>,
     running: Semaphore,
     waiting: AtomicUsize,
 }
@@ -139,13 +142,14 @@ impl Sandbox {
     /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
     pub async fn start(config: Config) -> Result<Sandbox, Error> {
         config.check()?;
-        let helper = match &config.oci {
-            Some(oci) => oci.check().await.map(|()| None)?,
-            None => Some(Arc::new(Helper::start(&config).await?)),
+        let program = config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
+        let (helper, containers) = match &config.oci {
+            Some(oci) => (None, Some(Containers::start(oci, &config.binds, program).await?)),
+            None => (Some(Arc::new(Helper::start(&config).await?)), None),
         };
         let helper = Mutex::new(helper);
         let running = Semaphore::new(config.concurrency_max.clamp(1, USERS_MAX as usize));
-        Ok(Sandbox { shared: Arc::new(Shared { config, helper, running, waiting: AtomicUsize::new(0) }) })
+        Ok(Sandbox { shared: Arc::new(Shared { config, helper, containers, running, waiting: AtomicUsize::new(0) }) })
     }
 
     /// Run one request in a fresh sandbox of its own.
@@ -169,18 +173,14 @@ impl Sandbox {
             () = cancel.cancelled() => return Ok(self.cancelled(asked).await),
         };
         let memory = |source| Error::Setup { step: "put the request into memory".into(), source };
-        let bytes = wire::sealed("job", &job.bytes()).map_err(memory)?;
+        let bytes = job.bytes();
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
-        if let Some(oci) = &self.shared.config.oci {
+        if let Some(containers) = &self.shared.containers {
             probe::demand(Tier::Oci, min_tier, None)?;
-            return oci.run(&self.shared.config.binds, job, stdin, &cancel).await;
+            return containers.run(&self.shared.config.binds, job, stdin, &cancel).await;
         }
         let started = Instant::now();
-        let (supervised, ends) =
-            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
-        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
         let demand = |helper: &Helper| {
             probe::demand(helper.tier, min_tier, helper.weaker.as_ref())?;
@@ -190,6 +190,14 @@ impl Sandbox {
             Ok(())
         };
         demand(&helper)?;
+        if let Some(supervised) = helper.use_offered(&bytes, &call, stdin.as_ref()).await {
+            return self.finish(supervised, &job.limits, &cancel, &helper, started).await;
+        }
+        let bytes = wire::sealed("job", &bytes).map_err(memory)?;
+        let (supervised, ends) =
+            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = match helper.order(&call, &fds).await {
             Ok(()) => helper,
             Err(_) => {
@@ -200,10 +208,21 @@ impl Sandbox {
             }
         };
         drop((ends, bytes, stdin));
-        let outcome = supervised.finish(&job.limits, &cancel, &helper, started).await;
+        self.finish(supervised, &job.limits, &cancel, &helper, started).await
+    }
+
+    async fn finish(
+        &self,
+        supervised: Supervised,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        helper: &Arc<Helper>,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = supervised.finish(limits, cancel, helper, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.
-            let _ = self.helper(Some(&helper)).await;
+            let _ = self.helper(Some(helper)).await;
         }
         outcome
     }

@@ -77,6 +77,9 @@ const NEEDS_NAMESPACES: &[&str] = &[
     "learn the host's name",
     "fill the disk",
     "make files without end",
+    // Without a user of their own they are counted with others.
+    "start more processes than allowed",
+    "start more threads than allowed",
 ];
 
 /// The attack that nobody wants to see succeed.
@@ -103,12 +106,14 @@ impl Host {
         let datagrams = pathname.with_extension("datagrams");
         let receiver = UnixDatagram::bind(&datagrams)?;
         receiver.set_nonblocking(true)?;
-        // Nothing but the sandbox is to keep its user from it.
-        std::fs::set_permissions(&datagrams, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
         let sockets = [
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?,
             UnixListener::bind(&pathname)?,
         ];
+        // Nothing but the sandbox is to keep its user from them.
+        for path in [&pathname, &datagrams] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        }
         Ok(Host {
             tcp: TcpListener::bind("127.0.0.1:0")?,
             udp,
@@ -125,8 +130,8 @@ impl Host {
             (inside::TCP.into(), self.tcp.local_addr()?.to_string()),
             (inside::UDP.into(), self.udp.local_addr()?.to_string()),
             (inside::ABSTRACT.into(), self.abstract_name.clone()),
-            (inside::PATHNAME.into(), self.pathname.display().to_string()),
-            (inside::DATAGRAMS.into(), self.datagrams.display().to_string()),
+            (inside::PATHNAME.into(), inside::of_host(&self.pathname)),
+            (inside::DATAGRAMS.into(), inside::of_host(&self.datagrams)),
             (inside::SERVER.into(), std::process::id().to_string()),
         ])
     }

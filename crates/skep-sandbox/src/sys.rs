@@ -153,6 +153,22 @@ pub(crate) fn restrict_mount(fd: BorrowedFd<'_>, recursive: bool, attributes: u6
     checked(done as c_int).map(drop)
 }
 
+/// Shows the files of the tree of mounts that `fd` names as those of other users: id N as what N is in the user namespace
+/// of `users`. The tree is not attached anywhere.
+pub(crate) fn map_mount(fd: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    let (flags, size) = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, size_of::<libc::mount_attr>());
+    // SAFETY: the path is a C string and `attr` is as long as is said.
+    let done =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size) };
+    checked(done as c_int).map(drop)
+}
+
 /// Blocks `SIGCHLD` and makes it readable instead.
 pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     // SAFETY: all-zero is a valid set, the pointers are valid for the calls, and the descriptor is new.
@@ -234,6 +250,16 @@ pub(crate) fn reap(block: bool) -> Option<Ended> {
         },
         used: usage.into(),
     })
+}
+
+/// Whether there is a child that has not been reaped, dead or alive.
+pub(crate) fn has_children() -> bool {
+    // SAFETY: an all-zero `siginfo_t` is valid, and so is the pointer to it. WNOWAIT leaves everything as it is.
+    let result = unsafe {
+        let mut info: libc::siginfo_t = zeroed();
+        libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL)
+    };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
 }
 
 /// What all children that were reaped so far have used.

@@ -76,7 +76,7 @@ impl Tier {
         let among_others = self == Tier::Landlock;
         let lacks = |protection: &Protection| match protection {
             Protection::MemoryOfAll => !means.memory_cap,
-            Protection::MemoryWatch => !means.memory_cap && !strict && !(among_others && means.children),
+            Protection::MemoryWatch => !(means.memory_cap || strict || (among_others && means.children)),
             Protection::Quotas => !strict || !means.quotas,
             Protection::Proc => !strict,
             Protection::Landlock => !means.landlock,

@@ -16,7 +16,8 @@
 //! **Users.** Started by an ordinary user, everything runs as that user. Started by root, the zygote gives root up for
 //! a range of ids that belong to nobody, and each sandbox gets one of its own; root's id is never mapped. What only
 //! root can reach is taken before (`root::Parts`), so a workspace below `/root` can be seen, as far as others may read
-//! its files.
+//! its files. One that is itself closed to others is shown as if it belonged to the zygote's user (an id-mapped mount),
+//! which all sandboxes then have, as under an ordinary user.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,11 +49,11 @@ use crate::{
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
-    sys::{self, Cloned, Ended, Status},
+    sys::{self, Cloned, Ended, Status, Used},
     tier::Means,
     users::{Users, become_user, map_user},
     warm::Interpreter,
-    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
+    wire::{self, Asked, Call, Hello, MESSAGE_MAX, Message as _, Offer, Report, Setup},
 };
 
 /// The program name under which an executable becomes the helper.
@@ -69,6 +70,9 @@ fn ordinary() -> Ceiling {
     let Limits { memory, processes, .. } = Limits::default();
     Ceiling { memory, processes }
 }
+
+/// How far apart the first users of helpers are that follow one another.
+const APART: usize = 67;
 
 /// All that a process can be separated from.
 fn namespaces(defences: Defences) -> libc::c_int {
@@ -128,7 +132,7 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             drop(go);
             let result = catch_unwind(AssertUnwindSafe(|| {
                 let control = control.try_clone().at("keep the control socket")?;
-                let start = Beginning { control, users, launcher: wait, tree: tree.take() };
+                let start = Beginning { control, users, launcher: wait, tree: tree.take(), one_user: false };
                 let mut zygote = match &bare {
                     None => Zygote::prepare(start, parts, &setup)?,
                     Some((directory, _)) => {
@@ -153,12 +157,19 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
                 Users::Range { .. } | Users::Own { .. } => None,
             };
             let limited = tree.is_some_and(|tree| tree.settle(pid, user).is_ok());
+            let mut told = if limited { LIMITED } else { 0 };
             if let (Users::Range { from, count }, None) = (users, &bare) {
                 let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
                 map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
+                let users = open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                if let (Some(parts), Ok(users)) = (&parts, users)
+                    && parts.open_to(&users)
+                {
+                    told |= ONE_USER;
+                }
                 become_user(from).at("give up root")?;
             }
-            rustix::io::write(&go, if limited { LIMITED } else { UNLIMITED }).at("let the zygote go")?;
+            rustix::io::write(&go, &[told]).at("let the zygote go")?;
             // From now on only the zygote has the control socket, so that the server sees its end. The pipe stays
             // here, so that the zygote sees ours.
             sys::place(go.as_fd(), GO, true).at("close descriptors")?;
@@ -173,9 +184,10 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
     }
 }
 
-/// What the launcher lets the zygote go with: whether its cgroup is of use.
-const LIMITED: &[u8] = b"l";
-const UNLIMITED: &[u8] = b"u";
+/// What the launcher lets the zygote go with, as bits: that its cgroup is of use;
+const LIMITED: u8 = 1 << 0;
+/// that all sandboxes have to be of one user, since there are files that are only for that one to read.
+const ONE_USER: u8 = 1 << 1;
 
 /// What a zygote begins with.
 struct Beginning {
@@ -183,6 +195,7 @@ struct Beginning {
     users: Users,
     launcher: OwnedFd,
     tree: Option<Tree>,
+    one_user: bool,
 }
 
 impl Beginning {
@@ -192,9 +205,10 @@ impl Beginning {
         if rustix::io::read(&self.launcher, &mut told).at("wait for the launcher")? == 0 {
             sys::exit(0);
         }
-        if told != LIMITED {
+        if told[0] & LIMITED == 0 {
             self.tree = None;
         }
+        self.one_user = told[0] & ONE_USER != 0;
         Ok(self)
     }
 }
@@ -266,7 +280,7 @@ impl Zygote {
             }
             Users::Range { count, .. } => {
                 become_user(0).at("give up root")?;
-                Some((1..count).collect())
+                (!start.one_user).then(|| (1..count).collect())
             }
         };
         // A change of user hides a process from itself in /proc; this one has nothing to hide from its equals.
@@ -300,7 +314,13 @@ impl Zygote {
         let tier = Tier::Landlock;
         let range = match start.users {
             Users::Own { .. } => None,
-            Users::Range { count, .. } => Some((1..count).collect()),
+            Users::Range { count, .. } => {
+                // Nothing but the kernel's count of its processes would tell two sandboxes of one user apart, so helpers
+                // that run at the same time begin at different ones.
+                let mut users: VecDeque<u32> = (1..count).collect();
+                users.rotate_left(std::process::id() as usize * APART % users.len());
+                Some(users)
+            }
         };
         let template = Template {
             root: root::Root { tier, proc },
@@ -362,8 +382,12 @@ impl Zygote {
             }
             if order {
                 let Some((length, fds)) = wire::receive(&self.control, &mut buffer)? else { return Ok(()) };
-                if let (Ok(call), Some(order)) = (Call::parse(&buffer[..length]), Order::from_fds(fds)) {
-                    self.start(call, order);
+                match Asked::parse(&buffer[..length]) {
+                    Ok(Asked::Order(call)) => {
+                        Order::from_fds(fds).into_iter().for_each(|order| self.start(&call, order))
+                    }
+                    Ok(Asked::Taken(number)) => fds.into_iter().for_each(|report| self.taken(number, report)),
+                    Err(_) => (),
                 }
             } else if !signal {
                 self.idle();
@@ -416,7 +440,33 @@ impl Zygote {
         if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false, ordinary()) {
             self.living.insert(pid, Living { report: None, seat });
             self.ready.add(Waiting { pid, pidfd, keeper, command });
+            self.offer();
         }
+    }
+
+    /// Lets the server have those that are ready, as many as it should have.
+    fn offer(&mut self) {
+        while let Some(Waiting { pid, pidfd, keeper, command }) = self.ready.to_offer() {
+            // A server that has gone away shows on the control socket.
+            let fds = [keeper.as_fd(), command.as_fd(), pidfd.as_fd()];
+            let _ = wire::send(&self.control, &Offer(pid.unsigned_abs()).bytes(), &fds);
+        }
+    }
+
+    /// The server has given a request to a sandbox that it was offered.
+    fn taken(&mut self, number: u32, report: OwnedFd) {
+        self.ready.note_request(Instant::now());
+        let pid = number.cast_signed();
+        self.ready.note_taken(pid);
+        match self.living.get_mut(&pid) {
+            Some(living) => living.report = Some(report),
+            // It has ended since. If it did so by itself, it has told the server how, and this comes after.
+            None => {
+                let _ =
+                    wire::send(&report, &Report::Gone { memory_exceeded: false, used: Used::default() }.bytes(), &[]);
+            }
+        }
+        self.offer();
     }
 
     /// Makes a sandbox ahead and starts an interpreter in it.
@@ -439,11 +489,11 @@ impl Zygote {
     }
 
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
-    fn start(&mut self, call: Call, order: Order) {
+    fn start(&mut self, call: &Call, order: Order) {
         self.ready.note_request(Instant::now());
         let ceiling = Ceiling { memory: call.memory, processes: call.processes };
         let born =
-            match self.made_ahead(&call, &order) {
+            match self.made_ahead(call, &order) {
                 Some(born) => Ok(born),
                 None => self
                     .clone_keeper(Purpose::Order(&order), call.loopback, ceiling)

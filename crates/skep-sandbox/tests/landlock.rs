@@ -60,10 +60,15 @@ async fn every_wall_is_missed_when_it_is_left_out() {
         "use up the host's inotify quota",
     ];
     let by_landlock: &[&str] = &["list the host's directories", "read the host's accounts", "see other processes"];
-    for (defence, opened) in [(Defence::Filter, by_filter), (Defence::Landlock, by_landlock)] {
+    let attempts_without = async |defence| {
         let without = vec![defence];
         let sandbox = Sandbox::start(Config { namespaces: Namespaces::Unused, without, ..config() }).await.unwrap();
-        let attempts = sandbox.selftest().await;
+        sandbox.selftest().await
+    };
+    let tried = tokio::join!(attempts_without(Defence::Filter), attempts_without(Defence::Landlock));
+    for (defence, opened, attempts) in
+        [(Defence::Filter, by_filter, tried.0), (Defence::Landlock, by_landlock, tried.1)]
+    {
         for attack in opened {
             let attempt = attempts.iter().find(|attempt| attempt.attack == *attack).unwrap();
             assert!(matches!(attempt.verdict, Verdict::Broken(_)), "without {defence:?}: {attempt:?}");
@@ -113,6 +118,12 @@ subprocess.run(['sh', '-c', 'echo child'])";
         "console.log(require('fs').readFileSync(__filename, 'utf8').length > 9, process.cwd() == process.env.TMPDIR)";
     let outcome = run(&sandbox, accepting(Request::new(Run::JavaScript(node.into())))).await;
     assert_eq!(text(&outcome.stdout), "true true\n", "{}", text(&outcome.stderr));
+    fs::set_permissions(here.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let closed = Request { cwd: Some("/workspace".into()), ..shell("true") };
+    match sandbox.run(closed, Default::default()).await {
+        Err(error) => assert!(is_root() && error.to_string().contains("chmod o+rx"), "{error}"),
+        Ok(outcome) => assert_eq!((is_root(), outcome.end), (false, End::Exit(0))),
+    }
     let missing = sandbox.run(accepting(argv(&["no-such-program"])), Default::default()).await.unwrap_err();
     assert!(missing.to_string().contains("no-such-program"), "{missing}");
 }

@@ -190,6 +190,29 @@ async fn a_bind_is_seen_read_only_even_below_a_private_directory() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_closed_to_others_is_shown_all_the_same_and_read_only() {
+    let private = tempfile::tempdir().unwrap();
+    std::fs::create_dir(private.path().join("sub")).unwrap();
+    for file in ["secret", "sub/secret"] {
+        std::fs::write(private.path().join(file), "named by the operator\n").unwrap();
+        std::fs::set_permissions(private.path().join(file), Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::set_permissions(private.path(), Permissions::from_mode(0o700)).unwrap();
+    let bind = Bind { source: private.path().to_owned(), target: "/workspace".into() };
+    let sandbox = Sandbox::start(skep_sandbox::Config { binds: vec![bind], ..config() }).await.unwrap();
+    let script =
+        "cat secret sub/secret; ls; for path in new sub/new secret; do (: > $path) 2>/dev/null && echo changed; done
+        chmod 644 secret 2>/dev/null && echo changed; cat /etc/shadow 2>/dev/null; id -u";
+    let request = Request { cwd: Some("/workspace".into()), ..script_of(script) };
+    // One after the other and side by side, since they are of one user then.
+    let (one, other) = tokio::join!(run(&sandbox, request.clone()), run(&sandbox, request.clone()));
+    for outcome in [one, other, run(&sandbox, request).await] {
+        let expected = "named by the operator\nnamed by the operator\nsecret\nsub\n1000\n";
+        assert_eq!(text(&outcome.stdout), expected, "{}", text(&outcome.stderr));
+    }
+}
+
+#[tokio::test]
 async fn binds_that_would_hide_or_nest_are_refused() {
     for targets in [&["/usr/x"][..], &["/"], &["relative"], &["/a/../b"], &["/tmp"], &["/a", "/a/b"], &["/a/b", "/a"]] {
         let binds = targets.iter().map(|target| Bind { source: "/usr".into(), target: target.into() }).collect();

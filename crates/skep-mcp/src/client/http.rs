@@ -463,6 +463,7 @@ impl Http {
         parser: &mut Parser,
         asked: Option<&Asked<'_>>,
     ) -> Result<Option<Result<Box<RawValue>, CallError>>, CallError> {
+        parser.begin();
         // A stream that breaks off has ended.
         while let Ok(Some(part)) = response.chunk().await {
             for event in parser.push(&part)? {

@@ -57,6 +57,10 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("reach the root of the keeper", || unreadable("/proc/1/root/etc")),
     attack("read the keeper's memory", || all(&["/proc/1/mem", "/proc/1/maps", "/proc/1/environ"], unreadable)),
     attack("overwrite the helper's executable", || all(&["/proc/1/exe", "/proc/self/exe"], unwritable)),
+    // Before those that, if they work, leave the attacker somewhere else.
+    attack("change files of the host in place", change_in_place),
+    attack("reach a socket in the host's file system", pathname_socket),
+    attack("turn a pair into a socket of the host", turned_pair),
     attack("trace the keeper", || refused(call(libc::SYS_ptrace, [16, 1, 0, 0, 0]))),
     attack("have oneself traced", be_traced),
     attack("read another process's memory", || refused(call(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]))),
@@ -76,7 +80,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("have capabilities within bounds", bounds),
     attack("change settings of the kernel", settings),
     attack("write outside of /tmp and /outputs", write_outside),
-    attack("change files of the host in place", change_in_place),
     attack("use io_uring", || refused(call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0]))),
     attack("load a program into the kernel", || refused(call(libc::SYS_bpf, [0, 0, 0, 0, 0]))),
     attack("handle page faults", || refused(call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0]))),
@@ -99,8 +102,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("send ping", ping),
     attack("use IPv6", ipv6),
     attack("reach an abstract socket of the host", abstract_socket),
-    attack("reach a socket in the host's file system", pathname_socket),
-    attack("turn a pair into a socket of the host", turned_pair),
     attack("dump core", dump_core),
     attack("make a file with a terabyte of holes", holes),
     attack("use up the host's inotify quota", inotify),
@@ -389,7 +390,7 @@ fn write_outside() -> Result {
 
 fn change_in_place() -> Result {
     // The last one belongs to the server's user, who may be that of the sandbox, too.
-    let own = told(PATHNAME)?;
+    let own = told_path(PATHNAME)?;
     for path in ["/usr/bin/env", "/etc/passwd", "/dev/null", "/usr", &own] {
         reached(fs::set_permissions(path, fs::Permissions::from_mode(0o777)))?;
         reached(File::open(path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)))?;
@@ -502,6 +503,18 @@ fn told(name: &str) -> std::result::Result<String, String> {
     std::env::var(name).map_err(|_| format!("{name} is not set"))
 }
 
+/// What a path of the host is written behind, so that it is not taken for one inside.
+const OF_HOST: &str = "host:";
+
+/// A path of the host, as the attacker is told of it.
+pub(crate) fn of_host(path: &Path) -> String {
+    format!("{OF_HOST}{}", path.display())
+}
+
+fn told_path(name: &str) -> std::result::Result<String, String> {
+    told(name).map(|path| path.trim_start_matches(OF_HOST).to_owned())
+}
+
 fn connect(address: &str) -> std::io::Result<TcpStream> {
     let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
     TcpStream::connect_timeout(&address, Duration::from_millis(500))
@@ -537,14 +550,14 @@ fn abstract_socket() -> Result {
 }
 
 fn pathname_socket() -> Result {
-    reached(UnixStream::connect(told(PATHNAME)?))
+    reached(UnixStream::connect(told_path(PATHNAME)?))
 }
 
 fn turned_pair() -> Result {
     let pair = call_for_pair(libc::SOCK_DGRAM).or_else(|_| call_for_pair(libc::SOCK_RAW));
     let Ok(pair) = pair else { return Ok(()) };
     // The type takes care of closing both.
-    let sent = unix::UnixDatagram::from(pair).send_to(b"x", told(DATAGRAMS)?);
+    let sent = unix::UnixDatagram::from(pair).send_to(b"x", told_path(DATAGRAMS)?);
     reached(sent)
 }
 

@@ -71,6 +71,31 @@ fn every_variable_stands_for_a_key_of_the_file() {
 }
 
 #[test]
+fn less_isolation_is_accepted_only_if_the_operator_says_so() {
+    let sandbox = |text: &str, variables: &[(&str, &str)]| {
+        let (_here, path) = Here::with("skep.toml", text);
+        let (settings, _) = Settings::resolve(Some(&path), environment(variables), Overrides::default()).unwrap();
+        let mut config = skep_sandbox::Config::default();
+        settings.sandbox.apply(&mut config);
+        (settings.sandbox.least_tier(), config)
+    };
+    use skep_sandbox::{Namespaces, Source, Tier};
+    let (least, config) = sandbox("", &[]);
+    assert_eq!((least, config.namespaces, config.oci), (Tier::Strict, Namespaces::Required, None));
+    assert_eq!(sandbox("[sandbox]\naccept = 'without_proc'\n", &[]).0, Tier::StrictWithoutProc);
+    let (least, config) = sandbox("[sandbox]\naccept = 'strict'\n", &[("SKEP_SANDBOX_ACCEPT", "landlock")]);
+    assert_eq!((least, config.namespaces), (Tier::Landlock, Namespaces::Preferred));
+    let (least, config) = sandbox("[sandbox]\ncontainer = { runtime = 'podman', image = 'debian:12' }\n", &[]);
+    assert_eq!((least, config.oci.unwrap().source), (Tier::Oci, Source::Image("debian:12".into())));
+    for wrong in ["", ", root = '/x', image = 'y'"] {
+        let (_here, path) =
+            Here::with("skep.toml", &format!("[sandbox]\ncontainer = {{ runtime = 'podman'{wrong} }}\n"));
+        let faults = faults(&path, &[]);
+        assert!(faults.iter().any(|fault| fault.contains("either a `root` or an `image`")), "{faults:#?}");
+    }
+}
+
+#[test]
 fn the_settings_of_the_older_design_are_taken_as_they_are() {
     let text = "mcp:\n  endpoint: \"http://localhost:5000\"\n  timeout: 10\n  tools:\n    - search\n    - bash\n\
         docker:\n  swarm: true\n  ephemeral: true\n  port: 5000\n";

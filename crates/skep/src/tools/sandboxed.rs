@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use skep_sandbox::{Config, End, Error, Namespaces, Oci, Outcome, Request, Run, Sandbox, Tier};
+use skep_sandbox::{Config, End, Error, Namespaces, Oci, Outcome, Request, Run, Sandbox, Source, Tier};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -38,14 +38,34 @@ pub enum Accept {
     Landlock,
 }
 
-/// A container runtime and what its containers are made from.
+/// What runs containers, and what they are made from: `root` or `image`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, try_from = "ContainerAsWritten")]
+#[schemars(with = "ContainerAsWritten")]
+pub struct Container(Oci);
+
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Container {
-    /// Program that runs containers by the OCI runtime specification: `runc`, `crun`, `runsc`, or a path to one.
-    pub runtime: PathBuf,
+struct ContainerAsWritten {
+    /// Program that runs containers, or a path to one: `runc`, `crun`, `runsc` for a root, `podman`, `docker` for an image.
+    runtime: PathBuf,
     /// Directory with the root of every container, such as an image that was unpacked there. Shown read-only.
-    pub root: PathBuf,
+    root: Option<PathBuf>,
+    /// Name of an image that is there already; none is pulled.
+    image: Option<String>,
+}
+
+impl TryFrom<ContainerAsWritten> for Container {
+    type Error = &'static str;
+
+    fn try_from(written: ContainerAsWritten) -> Result<Container, &'static str> {
+        let source = match (written.root, written.image) {
+            (Some(root), None) => Source::Root(root),
+            (None, Some(image)) => Source::Image(image),
+            _ => return Err("a container is made from either a `root` or an `image`"),
+        };
+        Ok(Container(Oci { runtime: written.runtime, source }))
+    }
 }
 
 impl Settings {
@@ -55,8 +75,7 @@ impl Settings {
             config.namespaces = Namespaces::Preferred;
         }
         config.warm_max = self.warm_max.unwrap_or(config.warm_max);
-        let container = self.container.as_ref();
-        config.oci = container.map(|Container { runtime, root }| Oci { runtime: runtime.clone(), root: root.clone() });
+        config.oci = self.container.as_ref().map(|Container(oci)| oci.clone());
     }
 
     /// The least isolation to ask for: what the operator has chosen, and never less than that.
