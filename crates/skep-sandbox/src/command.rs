@@ -28,10 +28,10 @@ use crate::{
     fault::{At, Fault},
     landlock::{self, Grants},
     limits, request,
-    slot::{Order, place_streams},
+    slot::{Work, place_streams},
     sys,
     warm::Interpreter,
-    wire::{self, CALL_MAX, Job, Message as _, Report},
+    wire::{self, Job, Message as _, Report},
     zygote::Template,
 };
 
@@ -57,13 +57,13 @@ pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
     if locked.is_ok() {
         rehearse();
     }
-    let Ok(Some((_, fds))) = wire::receive(orders, &mut [0; CALL_MAX]) else { sys::exit(0) };
-    let Some(order) = Order::from_fds(fds) else { sys::exit(127) };
-    let message = match locked.and_then(|()| take(order.job, &order.stdout, &order.stderr, order.stdin.as_ref())) {
+    let Some(Work { report, job, stdout, stderr, stdin }) = Work::receive(orders) else { sys::exit(0) };
+    let placed = || place_streams(&stdout, &stderr, stdin.as_ref()).at("place descriptors");
+    let message = match locked.and_then(|()| placed()).and_then(|()| job.at("read the job")) {
         Ok(job) => Report::Unfit(execute(&job)),
         Err(fault) => Report::Fault(fault),
     };
-    let _ = wire::send(&order.report, &message.bytes(), &[]);
+    let _ = wire::send(&report, &message.bytes(), &[]);
     sys::exit(127)
 }
 
@@ -92,11 +92,6 @@ fn rehearse() {
     if let Ok(job) = Job::parse(&job.bytes()) {
         execute(&job);
     }
-}
-
-fn take(job: OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<Job, Fault> {
-    place_streams(stdout, stderr, stdin).at("place descriptors")?;
-    Job::parse(&wire::read_all(job).at("read the job")?).at("read the job")
 }
 
 /// Takes away everything that the command is not to have, for good.

@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,14 +17,17 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::{Child, Command},
+    task::JoinSet,
     time::timeout,
 };
 
 use crate::{
     Config, Error, Namespaces, Protection, Tier,
     defence::Defences,
+    offered::Offers,
     probe,
-    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Setup},
+    supervise::Supervised,
+    wire::{self, Asked, Call, Hello, JOB_SENT_MAX, MESSAGE_MAX, Message as _, Setup},
     zygote::NAME,
 };
 
@@ -53,7 +57,11 @@ impl Weaker {
 /// A helper that takes orders. It dies with this value.
 #[derive(Debug)]
 pub(crate) struct Helper {
-    control: AsyncFd<OwnedFd>,
+    control: Arc<AsyncFd<OwnedFd>>,
+    /// Sandboxes that need not be ordered.
+    offers: Offers,
+    /// Takes them in.
+    _hearing: JoinSet<()>,
     pub(crate) tier: Tier,
     /// What this machine cannot enforce.
     pub(crate) missing: Vec<Protection>,
@@ -125,7 +133,9 @@ impl Helper {
         match timeout(READY_WITHIN, hello).await {
             Ok(Ok(Some((bytes, _)))) => match Hello::parse(&bytes).map_err(|_| Error::NoHelper)? {
                 Hello::Ready { tier, missing } => {
-                    Ok(Helper { control, tier, missing, weaker: None, _process: process })
+                    let (control, offers, mut hearing) = (Arc::new(control), Offers::default(), JoinSet::new());
+                    hearing.spawn(offers.clone().hear(Arc::clone(&control)));
+                    Ok(Helper { control, offers, _hearing: hearing, tier, missing, weaker: None, _process: process })
                 }
                 Hello::Fault(fault) => Err(probe::explain(fault)),
             },
@@ -135,7 +145,22 @@ impl Helper {
 
     /// Orders a sandbox. An error means that the helper has died and nothing was started.
     pub(crate) async fn order(&self, call: &Call, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        send(&self.control, &call.bytes(), fds).await
+        send(&self.control, &Asked::Order(call.clone()).bytes(), fds).await
+    }
+
+    /// Gives a request to a sandbox that was offered. `None`: none was, or it will not do.
+    pub(crate) async fn use_offered(&self, job: &[u8], call: &Call, stdin: Option<&OwnedFd>) -> Option<Supervised> {
+        if !call.is_ordinary() || job.len() > JOB_SENT_MAX {
+            return None;
+        }
+        while let Some(offered) = self.offers.take() {
+            if let Some((supervised, taken)) = offered.hand_over(job, call, stdin) {
+                // If the helper has died, so has the sandbox, which is seen by whoever waits for it.
+                let _ = taken.tell(&self.control).await;
+                return Some(supervised);
+            }
+        }
+        None
     }
 }
 
@@ -152,7 +177,8 @@ pub(crate) fn listen(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(socket) }.map_err(|error| error.into())
 }
 
-async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Sends a message.
+pub(crate) async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), bytes, fds)).await
 }
 

@@ -35,6 +35,7 @@ mod landlock;
 mod limits;
 mod memory;
 mod oci;
+mod offered;
 mod outcome;
 mod outputs;
 mod pool;

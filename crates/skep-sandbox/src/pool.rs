@@ -18,7 +18,7 @@ use rustix::event::Timespec;
 use crate::{
     slot::Order,
     warm::Interpreter,
-    wire::{self, Call, Message as _},
+    wire::{self, Call, JOB_BESIDE, Message as _},
 };
 
 /// Most sandboxes that wait. Each is two processes that hold 0.3 MB together.
@@ -26,6 +26,8 @@ const READY_MAX: usize = 4;
 /// Fewest sandboxes that wait: one for the next request, and one for the request after it, so that the first need not
 /// be replaced while it runs.
 const READY_MIN: usize = 2;
+/// Most of them that the server has, to use without asking: each request is spared the way by the zygote.
+const OFFERED_MAX: usize = READY_MIN;
 /// How long nothing must have happened before another is made: not in the middle of a burst.
 const MAKE_AFTER: Duration = Duration::from_micros(200);
 /// How long making may be put off because a request runs, which it would slow down: processors share caches and, often,
@@ -46,9 +48,12 @@ pub(crate) struct Waiting {
     pub(crate) command: OwnedFd,
 }
 
-/// Those that wait, the oldest first.
+/// Those that wait.
 pub(crate) struct Pool {
+    /// Those that are here, the oldest first.
     waiting: VecDeque<Waiting>,
+    /// Those that the server has.
+    offered: Vec<pid_t>,
     /// How many there should be.
     target: usize,
     /// When the first request came after something was last made.
@@ -60,7 +65,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new() -> Pool {
         let processors = available_parallelism().map_or(1, |processors| processors.get());
-        Pool { waiting: VecDeque::new(), target: READY_MIN, asked: None, processors }
+        Pool { waiting: VecDeque::new(), offered: Vec::new(), target: READY_MIN, asked: None, processors }
     }
 
     /// None wait, ever.
@@ -71,7 +76,7 @@ impl Pool {
     /// How long the zygote should wait for something to happen before it asks what to do. `None`: for ever.
     pub(crate) fn patience(&self, running: usize, warm: &Warm, now: Instant) -> Option<Timespec> {
         if self.has_time(running) && (self.wants_more() || warm.wanted().is_some()) {
-            let put_off = running > 0 && !self.waiting.is_empty();
+            let put_off = running > 0 && self.len() > 0;
             let waited = self.asked.map_or(Duration::ZERO, |asked| now.duration_since(asked));
             let left = if put_off { MAKE_WITHIN.saturating_sub(waited) } else { Duration::ZERO };
             return Timespec::try_from(left.max(MAKE_AFTER)).ok();
@@ -97,7 +102,26 @@ impl Pool {
 
     /// Whether there should be another.
     pub(crate) fn wants_more(&self) -> bool {
-        self.waiting.len() < self.target
+        self.len() < self.target
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.offered.len()
+    }
+
+    /// One that the server should have.
+    pub(crate) fn to_offer(&mut self) -> Option<Waiting> {
+        if self.offered.len() >= OFFERED_MAX {
+            return None;
+        }
+        let waiting = self.waiting.pop_front()?;
+        self.offered.push(waiting.pid);
+        Some(waiting)
+    }
+
+    /// The server has used one.
+    pub(crate) fn note_taken(&mut self, pid: pid_t) {
+        self.offered.retain(|offered| *offered != pid);
     }
 
     pub(crate) fn add(&mut self, waiting: Waiting) {
@@ -107,12 +131,13 @@ impl Pool {
     /// Nobody has asked for a while. Closing its sockets ends a sandbox.
     pub(crate) fn shrink(&mut self) {
         self.target = (self.target / 2).max(READY_MIN);
-        self.waiting.truncate(self.target);
+        self.waiting.truncate(self.target.saturating_sub(self.offered.len()));
     }
 
     /// It has died.
     pub(crate) fn forget(&mut self, pid: pid_t) {
         self.waiting.retain(|waiting| waiting.pid != pid);
+        self.offered.retain(|offered| *offered != pid);
     }
 
     /// Gives an order to a sandbox that is ready.
@@ -120,7 +145,7 @@ impl Pool {
         while let Some(Waiting { pid, pidfd, keeper, command }) = self.waiting.pop_front() {
             // The command first: it is what is waited for, and the one told first gets the processor that is idle. It
             // may end before its keeper knows of the request; the keeper then waits to be told.
-            if wire::send(&command, &call.bytes(), &order.fds()).is_err() {
+            if wire::send(&command, JOB_BESIDE, &order.fds()).is_err() {
                 // It died unnoticed, for instance killed for want of memory. Closing ends its keeper.
                 continue;
             }
@@ -244,7 +269,7 @@ mod tests {
     }
 
     fn pool(target: usize, sandboxes: usize) -> (Pool, Vec<OwnedFd>) {
-        let mut pool = Pool { waiting: VecDeque::new(), target, asked: None, processors: 2 };
+        let mut pool = Pool { waiting: VecDeque::new(), offered: Vec::new(), target, asked: None, processors: 2 };
         let theirs = (1..).take(sandboxes).map(|pid| {
             let (waiting, theirs) = waiting(pid);
             pool.add(waiting);

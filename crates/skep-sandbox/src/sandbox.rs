@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Gate, Net, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Report, Request, Tier, Usage,
     helper::{Helper, Weaker},
     oci::{self, Containers, Oci},
     probe,
@@ -36,7 +36,8 @@ pub struct Config {
     pub helper: Option<PathBuf>,
     /// Directories of the host that every request sees, read-only. Named by the operator, never by a request.
     pub binds: Vec<Bind>,
-    /// Requests that run at once; more of them wait. Each takes five descriptors of the process.
+    /// Requests that run at once; more of them wait. Each takes five descriptors of the process; those that are
+    /// ready for the next requests take eighteen.
     pub concurrency_max: usize,
     /// Requests that may wait; one more is refused with [`Error::Busy`].
     pub waiting_max: usize,
@@ -172,7 +173,7 @@ impl Sandbox {
             () = cancel.cancelled() => return Ok(self.cancelled(asked).await),
         };
         let memory = |source| Error::Setup { step: "put the request into memory".into(), source };
-        let bytes = wire::sealed("job", &job.bytes()).map_err(memory)?;
+        let bytes = job.bytes();
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
         if let Some(containers) = &self.shared.containers {
@@ -180,10 +181,6 @@ impl Sandbox {
             return containers.run(&self.shared.config.binds, job, stdin, &cancel).await;
         }
         let started = Instant::now();
-        let (supervised, ends) =
-            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
-        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = self.helper(None).await?;
         let demand = |helper: &Helper| {
             probe::demand(helper.tier, min_tier, helper.weaker.as_ref())?;
@@ -193,6 +190,14 @@ impl Sandbox {
             Ok(())
         };
         demand(&helper)?;
+        if let Some(supervised) = helper.use_offered(&bytes, &call, stdin.as_ref()).await {
+            return self.finish(supervised, &job.limits, &cancel, &helper, started).await;
+        }
+        let bytes = wire::sealed("job", &bytes).map_err(memory)?;
+        let (supervised, ends) =
+            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
         let helper = match helper.order(&call, &fds).await {
             Ok(()) => helper,
             Err(_) => {
@@ -203,10 +208,21 @@ impl Sandbox {
             }
         };
         drop((ends, bytes, stdin));
-        let outcome = supervised.finish(&job.limits, &cancel, &helper, started).await;
+        self.finish(supervised, &job.limits, &cancel, &helper, started).await
+    }
+
+    async fn finish(
+        &self,
+        supervised: Supervised,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        helper: &Arc<Helper>,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
+        let outcome = supervised.finish(limits, cancel, helper, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.
-            let _ = self.helper(Some(&helper)).await;
+            let _ = self.helper(Some(helper)).await;
         }
         outcome
     }

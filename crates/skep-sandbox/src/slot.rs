@@ -34,7 +34,7 @@ use crate::{
     sys::{Cloned, Status},
     users::map_user,
     warm::{Awaited, Interpreter, Undelivered},
-    wire::{self, CALL_MAX, Call, Job, Message as _, Report},
+    wire::{self, CALL_MAX, Call, JOB_BESIDE, JOB_SENT_MAX, Job, Message as _, Report},
     zygote::Template,
 };
 
@@ -81,6 +81,32 @@ impl Order {
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let fds = [&self.report, &self.job, &self.stdout, &self.stderr].into_iter().chain(&self.stdin);
         fds.map(OwnedFd::as_fd).collect()
+    }
+}
+
+/// What the command of a sandbox that is ready is sent.
+pub(crate) struct Work {
+    pub(crate) report: OwnedFd,
+    pub(crate) job: io::Result<Job>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) stdin: Option<OwnedFd>,
+}
+
+impl Work {
+    /// Waits for it. `None`: there will be none.
+    pub(crate) fn receive(socket: &OwnedFd) -> Option<Work> {
+        let mut buffer = [0; JOB_SENT_MAX];
+        let (length, fds) = wire::receive(socket, &mut buffer).ok()??;
+        let bytes = &buffer[..length];
+        if bytes == JOB_BESIDE {
+            let Order { report, job, stdout, stderr, stdin } = Order::from_fds(fds)?;
+            let job = wire::read_all(job).and_then(|bytes| Job::parse(&bytes));
+            return Some(Work { report, job, stdout, stderr, stdin });
+        }
+        let mut fds = fds.into_iter();
+        let (report, stdout, stderr, stdin) = (fds.next()?, fds.next()?, fds.next()?, fds.next());
+        Some(Work { report, job: Job::parse(bytes), stdout, stderr, stdin })
     }
 }
 
@@ -383,12 +409,15 @@ impl Keeper {
 
     fn run(self) -> ! {
         let (keeper, cause) = self.wait();
-        sys::kill_all_others();
-        // Until there is no child left. Orphans of the command become the keeper's children.
         let mut status = Status::Signal(libc::SIGKILL);
-        while let Some(ended) = sys::reap(true) {
-            if ended.pid == keeper.started.command {
-                status = ended.status;
+        // Orphans of the command become the keeper's children, so that without a child nothing is left; mostly there is
+        // none, and the signal, for which the kernel looks at every process of the machine, is spared.
+        if sys::has_children() {
+            sys::kill_all_others();
+            while let Some(ended) = sys::reap(true) {
+                if ended.pid == keeper.started.command {
+                    status = ended.status;
+                }
             }
         }
         let (status, memory_exceeded) = match cause {

@@ -90,6 +90,13 @@ impl Supervised {
         Ok((supervised, Ends { report: their_report, stdout: their_stdout, stderr: their_stderr }))
     }
 
+    /// Both ends of whatever request comes for a sandbox that is ready.
+    pub(crate) fn ready(pidfd: OwnedFd) -> io::Result<(Supervised, Ends)> {
+        let (mut supervised, ends) = Supervised::new(None)?;
+        (supervised.pidfd, supervised.start) = (Some(pidfd), Some(Start::Ready));
+        Ok((supervised, ends))
+    }
+
     /// Waits for the end, enforcing `limits`, and collects what was left.
     pub(crate) async fn finish(
         mut self,

@@ -252,6 +252,16 @@ pub(crate) fn reap(block: bool) -> Option<Ended> {
     })
 }
 
+/// Whether there is a child that has not been reaped, dead or alive.
+pub(crate) fn has_children() -> bool {
+    // SAFETY: an all-zero `siginfo_t` is valid, and so is the pointer to it. WNOWAIT leaves everything as it is.
+    let result = unsafe {
+        let mut info: libc::siginfo_t = zeroed();
+        libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL)
+    };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
+}
+
 /// What all children that were reaped so far have used.
 pub(crate) fn used_by_children() -> Used {
     // SAFETY: the pointer is valid for the call; all-zero is a valid rusage.

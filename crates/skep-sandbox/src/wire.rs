@@ -2,9 +2,11 @@
 //!
 //! Three conversations, all over `SOCK_SEQPACKET` sockets, so that a message and its descriptors arrive whole:
 //!
-//! - **control**, server ↔ zygote, one for its life: [`Setup`] in, [`Hello`] out, then one [`Call`] a request;
+//! - **control**, server ↔ zygote, one for its life: [`Setup`] in, [`Hello`] out, then an [`Asked`] for each request in, and
+//!   out an [`Offer`] of each sandbox that the server may use without asking;
 //! - **report**, made per request, zygote and sandbox → server: [`Report`];
-//! - the **job**, a sealed memory file that comes with an order: [`Job`], of any size.
+//! - the **job**: [`Job`], a sealed memory file of any size that comes with an order, or, if it is short, the message
+//!   itself that a sandbox gets which is ready.
 //!
 //! Both ends are the same executable, so there is no versioning. What comes out of a sandbox is never parsed here: its
 //! command holds none of these descriptors.
@@ -43,6 +45,10 @@ use crate::{
 pub(crate) const MESSAGE_MAX: usize = 64 << 10;
 /// Longest [`Call`], in bytes: one with an interpreter in a working directory of the longest kind.
 pub(crate) const CALL_MAX: usize = 2 << 10;
+/// Longest job that is sent as a message, in bytes.
+pub(crate) const JOB_SENT_MAX: usize = 8 << 10;
+/// What is sent instead of a job that comes as a descriptor. No job is so short.
+pub(crate) const JOB_BESIDE: &[u8] = b"+";
 /// Most descriptors with one message.
 const FDS_MAX: usize = 8;
 
@@ -61,6 +67,27 @@ pub(crate) struct Call {
     pub(crate) interpreter: Option<Interpreter>,
 }
 
+impl Call {
+    /// Whether any sandbox that is ready will do, just as it is.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.plain && self.interpreter.is_none() && self.memory == Limits::default().memory
+    }
+}
+
+/// What the server wants of the zygote for one request.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Asked {
+    /// A sandbox. With the descriptors of an order.
+    Order(Call),
+    /// Nothing: it has taken the sandbox that was offered under this number. With the descriptor of its report.
+    Taken(u32),
+}
+
+/// A sandbox that is ready, by a number that no other living one has. With the sockets of its keeper and its command, and
+/// its pidfd.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Offer(pub(crate) u32);
+
 /// What the zygote must know before it builds the root.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Setup {
@@ -72,7 +99,7 @@ pub(crate) struct Setup {
     pub(crate) bare: Option<PathBuf>,
 }
 
-/// The zygote's first and only answer on the control socket.
+/// The zygote's first answer on the control socket.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Hello {
     /// It takes orders.
@@ -229,6 +256,39 @@ impl Message for Call {
             processes: from.small()?,
             interpreter: from.list(Interpreter::decode)?.pop(),
         })
+    }
+}
+
+impl Message for Asked {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Asked::Order(call) => {
+                out.number(0u8);
+                call.encode(out);
+            }
+            Asked::Taken(number) => {
+                out.number(1u8);
+                out.number(*number);
+            }
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Asked> {
+        match from.number()? {
+            0 => Call::decode(from).map(Asked::Order),
+            1 => from.small().map(Asked::Taken),
+            _ => None,
+        }
+    }
+}
+
+impl Message for Offer {
+    fn encode(&self, out: &mut Encoder) {
+        out.number(self.0);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Option<Offer> {
+        from.small().map(Offer)
     }
 }
 

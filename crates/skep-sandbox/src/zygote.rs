@@ -49,11 +49,11 @@ use crate::{
     seat::{Seat, Seats},
     seccomp::{self, Machine},
     slot::{self, Order, Purpose},
-    sys::{self, Cloned, Ended, Status},
+    sys::{self, Cloned, Ended, Status, Used},
     tier::Means,
     users::{Users, become_user, map_user},
     warm::Interpreter,
-    wire::{self, Call, Hello, MESSAGE_MAX, Message as _, Report, Setup},
+    wire::{self, Asked, Call, Hello, MESSAGE_MAX, Message as _, Offer, Report, Setup},
 };
 
 /// The program name under which an executable becomes the helper.
@@ -382,8 +382,12 @@ impl Zygote {
             }
             if order {
                 let Some((length, fds)) = wire::receive(&self.control, &mut buffer)? else { return Ok(()) };
-                if let (Ok(call), Some(order)) = (Call::parse(&buffer[..length]), Order::from_fds(fds)) {
-                    self.start(call, order);
+                match Asked::parse(&buffer[..length]) {
+                    Ok(Asked::Order(call)) => {
+                        Order::from_fds(fds).into_iter().for_each(|order| self.start(&call, order))
+                    }
+                    Ok(Asked::Taken(number)) => fds.into_iter().for_each(|report| self.taken(number, report)),
+                    Err(_) => (),
                 }
             } else if !signal {
                 self.idle();
@@ -436,7 +440,33 @@ impl Zygote {
         if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false, ordinary()) {
             self.living.insert(pid, Living { report: None, seat });
             self.ready.add(Waiting { pid, pidfd, keeper, command });
+            self.offer();
         }
+    }
+
+    /// Lets the server have those that are ready, as many as it should have.
+    fn offer(&mut self) {
+        while let Some(Waiting { pid, pidfd, keeper, command }) = self.ready.to_offer() {
+            // A server that has gone away shows on the control socket.
+            let fds = [keeper.as_fd(), command.as_fd(), pidfd.as_fd()];
+            let _ = wire::send(&self.control, &Offer(pid.unsigned_abs()).bytes(), &fds);
+        }
+    }
+
+    /// The server has given a request to a sandbox that it was offered.
+    fn taken(&mut self, number: u32, report: OwnedFd) {
+        self.ready.note_request(Instant::now());
+        let pid = number.cast_signed();
+        self.ready.note_taken(pid);
+        match self.living.get_mut(&pid) {
+            Some(living) => living.report = Some(report),
+            // It has ended since. If it did so by itself, it has told the server how, and this comes after.
+            None => {
+                let _ =
+                    wire::send(&report, &Report::Gone { memory_exceeded: false, used: Used::default() }.bytes(), &[]);
+            }
+        }
+        self.offer();
     }
 
     /// Makes a sandbox ahead and starts an interpreter in it.
@@ -459,11 +489,11 @@ impl Zygote {
     }
 
     /// Starts a sandbox, or takes one that is ready, and tells the server; or tells the server why not.
-    fn start(&mut self, call: Call, order: Order) {
+    fn start(&mut self, call: &Call, order: Order) {
         self.ready.note_request(Instant::now());
         let ceiling = Ceiling { memory: call.memory, processes: call.processes };
         let born =
-            match self.made_ahead(&call, &order) {
+            match self.made_ahead(call, &order) {
                 Some(born) => Ok(born),
                 None => self
                     .clone_keeper(Purpose::Order(&order), call.loopback, ceiling)

@@ -50,17 +50,20 @@ pub struct Context {
     pub deadline: Instant,
     /// Who calls: whose turn it is in the queue of an MCP server, and whose process it is where one is not shared.
     pub caller: Arc<str>,
+    /// On whose behalf: what belongs to one principal is shown to no other.
+    pub principal: Arc<str>,
 }
 
 impl Context {
     /// The context of one call. The deadline is set when the call is made.
     pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
-        Context { workspace, outputs, cancel, allowed: Duration::ZERO, deadline: Instant::now(), caller: local() }
+        let (allowed, deadline) = (Duration::ZERO, Instant::now());
+        Context { workspace, outputs, cancel, allowed, deadline, caller: local(), principal: local() }
     }
 
     /// The same for this caller.
-    pub(crate) fn of(self, caller: Arc<str>) -> Context {
-        Context { caller, ..self }
+    pub(crate) fn of(self, caller: Arc<str>, principal: Arc<str>) -> Context {
+        Context { caller, principal, ..self }
     }
 
     pub(crate) fn with_deadline(self, allowed: Duration) -> Context {

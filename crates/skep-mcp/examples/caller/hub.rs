@@ -1,4 +1,4 @@
-//! `skep serve` with one server behind it.
+//! `skep serve` with one server behind it. The tests with implementations of others use it, too.
 
 use std::{io, process::Stdio};
 
@@ -21,11 +21,11 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Start the program with the server at this URL behind it.
-    pub(crate) async fn start(program: &str, server: &str) -> io::Result<Hub> {
+    /// Start the program with a server behind it, which is described as in a client's file of servers.
+    pub(crate) async fn start(program: &str, server: &serde_json::Value) -> io::Result<Hub> {
         let home = tempfile::tempdir()?;
         let config = home.path().join("mcp.json");
-        std::fs::write(&config, serde_json::json!({ "mcpServers": { "server": { "url": server } } }).to_string())?;
+        std::fs::write(&config, serde_json::json!({ "mcpServers": { "server": server } }).to_string())?;
         let mut command = Command::new(program);
         command.arg("--home").arg(home.path()).args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
         command.arg("--no-prefix").arg("--mcp-config").arg(&config).arg("--workspace").arg(home.path());

@@ -241,9 +241,12 @@ impl Http {
             let asked = Asked { id, flight };
             let is_modern = self.is_modern();
             let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
-            let _ends = (!is_modern && flight.handler.is_some()).then(|| self.flights.begin(id, flight));
+            let mut ends = (!is_modern && flight.handler.is_some()).then(|| self.flights.begin(id, flight));
             let result = self.ask(text, headers, &asked).await;
             withdraw.http = None;
+            if let (Some(ends), Ok(_) | Err(CallError::Rpc(_))) = (&mut ends, &result) {
+                ends.is_answered = true;
+            }
             if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
         };
         tokio::select! {
@@ -460,6 +463,7 @@ impl Http {
         parser: &mut Parser,
         asked: Option<&Asked<'_>>,
     ) -> Result<Option<Result<Box<RawValue>, CallError>>, CallError> {
+        parser.begin();
         // A stream that breaks off has ended.
         while let Ok(Some(part)) = response.chunk().await {
             for event in parser.push(&part)? {

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     CallError, Handler, Limits, Rubbish,
-    flight::{AskedLast, Flight, Question},
+    flight::{Askers, Flight, Question},
     params::Params,
 };
 use crate::{
@@ -51,7 +51,7 @@ struct State {
     pending: HashMap<i64, Pending>,
     /// Requests of the server that are not answered yet.
     asked: HashMap<Id, AbortHandle>,
-    asked_last: AskedLast,
+    askers: Askers,
     last_id: i64,
     /// Why it is closed.
     reason: Option<String>,
@@ -249,7 +249,7 @@ impl Link {
     /// The call that a server means when it does not say which.
     fn only_flight(&self) -> Option<Arc<Flight>> {
         let state = self.state();
-        state.asked_last.only_one(state.pending.values().map(|pending| &pending.flight))
+        state.askers.only_one(state.pending.values().map(|pending| &pending.flight))
     }
 
     fn only_handler(&self) -> Arc<dyn Handler> {
@@ -277,7 +277,7 @@ impl Link {
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();
-        state.asked_last.set(flight.as_ref());
+        state.askers.asked(flight.as_ref());
         let question = flight.map(Question::new);
         let answering = self.tasks.spawn(async move {
             let _question = question;
@@ -334,7 +334,14 @@ struct Withdraw<'a> {
 
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
-        let was_pending = self.link.state().pending.remove(&self.id).is_some();
+        let was_pending = {
+            let mut state = self.link.state();
+            let pending = state.pending.remove(&self.id);
+            if let Some(pending) = &pending {
+                state.askers.leaves(&pending.flight);
+            }
+            pending.is_some()
+        };
         if was_pending && self.is_told {
             // Full: the server takes nothing anyhow.
             let _ = self.link.out.try_send(Outgoing { text: cancelled(self.id), call: None });

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{Members, Service, code};
 use crate::message::ErrorObject;
@@ -77,7 +77,7 @@ fn marks(schema: &Value) -> usize {
 }
 
 /// Compare the headers of a request with its body, which names this revision.
-pub(super) fn check(
+pub(crate) fn check(
     headers: &HeaderMap,
     method: &str,
     params: &Members<'_>,
@@ -132,15 +132,22 @@ fn compare(headers: &HeaderMap, name: HeaderName, value: Option<&Value>) -> Resu
     let is_same = match value {
         Value::String(text) => *text == decoded,
         Value::Bool(flag) => decoded == flag.to_string(),
-        // 7 and 7.0 are one number.
-        Value::Number(number) => decoded.parse::<f64>().ok() == number.as_f64() && number.as_f64().is_some(),
+        Value::Number(number) => is_same_number(&decoded, number),
         _ => false,
     };
     if is_same { Ok(()) } else { mismatch(format!("the header {name} says something else than the body")) }
 }
 
+/// 7 and 7.0 are one number. Integers are compared to their last digit, which a float may not have.
+fn is_same_number(header: &str, value: &Number) -> bool {
+    match (header.parse::<i128>(), value.to_string().parse::<i128>()) {
+        (Ok(header), Ok(value)) => header == value,
+        _ => header.parse::<f64>().is_ok_and(|header| value.as_f64() == Some(header)),
+    }
+}
+
 /// The value that a header stands for.
-fn decode(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decode(text: &str) -> Option<Cow<'_, str>> {
     match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(Cow::Owned),
         None => Some(text.into()),
@@ -149,13 +156,17 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
+    const X: HeaderName = HeaderName::from_static("mcp-param-x");
+
     fn same(header: &'static str, value: Value) -> bool {
-        let headers = HeaderMap::from_iter([(HeaderName::from_static("mcp-param-x"), header.parse().unwrap())]);
-        compare(&headers, HeaderName::from_static("mcp-param-x"), Some(&value)).is_ok()
+        let headers = HeaderMap::from_iter([(X, header.parse().unwrap())]);
+        compare(&headers, X, Some(&value)).is_ok()
     }
 
     #[test]
@@ -171,6 +182,7 @@ mod tests {
             ("=?base64?SGVs!!!bG8=?=", json!("Hello")),
             ("=?base64?/w==?=", json!("\u{fffd}")),
             ("8", json!(7)),
+            ("9007199254740993", json!(9_007_199_254_740_992_u64)),
             ("seven", json!(7)),
             ("True", json!(true)),
             ("{}", json!({})),
@@ -212,6 +224,61 @@ mod tests {
             (true, mark.clone()),
         ] {
             assert_eq!(has_faulty_mark(&schema), faulty, "{schema}");
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        const WORDS: [&str; 8] = ["type", "properties", "x-mcp-header", "items", "enum", "$defs", "a", "b"];
+        const TEXTS: [&str; 10] =
+            ["string", "integer", "boolean", "object", "array", "Region", "region", "two words", "é", ""];
+        let leaf = prop_oneof![
+            prop::sample::select(&TEXTS[..]).prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(6, 60, 5, |inner| {
+            let members = prop::collection::vec((prop::sample::select(&WORDS[..]), inner.clone()), 0..5);
+            prop_oneof![
+                prop::collection::vec(inner, 0..3).prop_map(Value::from),
+                members.prop_map(|members| {
+                    Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn marks_of_any_schema_are_headers_once_and_lead_to_plain_values(schema in any_value()) {
+            let found = header_arguments(&schema);
+            let mut names: Vec<String> = found.iter().map(|one| one.name.to_ascii_lowercase()).collect();
+            names.sort();
+            names.dedup();
+            prop_assert_eq!(names.len(), found.len());
+            for HeaderArgument { name, path } in &found {
+                prop_assert!(HeaderName::try_from(name).is_ok());
+                let at = path.iter().try_fold(&schema, |schema, name| schema.get("properties")?.get(name)).unwrap();
+                prop_assert_eq!(&at[MARK], name);
+                prop_assert!(matches!(at["type"].as_str(), Some("string" | "integer" | "boolean")));
+            }
+            prop_assert_eq!(has_faulty_mark(&schema), marks(&schema) > found.len());
+        }
+
+        #[test]
+        fn any_header_is_compared_with_any_value(bytes: Vec<u8>, value in any_value()) {
+            let Ok(header) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+            let headers = HeaderMap::from_iter([(X, header)]);
+            let is_same = compare(&headers, X, Some(&value)).is_ok();
+            prop_assert!(!is_same || !(value.is_object() || value.is_array() || value.is_null()));
+            prop_assert!(compare(&headers, X, None).is_err());
+        }
+
+        #[test]
+        fn a_number_is_no_other_number(one: i64, other: i64) {
+            prop_assert_eq!(is_same_number(&one.to_string(), &other.into()), one == other);
+            prop_assert!(is_same_number(&one.to_string(), &one.into()));
         }
     }
 }

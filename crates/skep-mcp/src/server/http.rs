@@ -190,7 +190,7 @@ fn event_stream(events: impl Events, keep_alive: Duration) -> Response {
 }
 
 /// One message as an event.
-fn event(id: Option<&str>, text: &str) -> String {
+pub(crate) fn event(id: Option<&str>, text: &str) -> String {
     match id {
         Some(id) => format!("id: {id}\nevent: message\ndata: {text}\n\n"),
         None => format!("event: message\ndata: {text}\n\n"),

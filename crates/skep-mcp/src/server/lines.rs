@@ -169,7 +169,10 @@ async fn write(
                 continue;
             }
         };
-        let Some(mut text) = text else { return Ok(()) };
+        let Some(mut text) = text else {
+            let _ = timeout(time_max, output.shutdown()).await; // the other side may be gone
+            return Ok(());
+        };
         text.push('\n');
         let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the caller takes nothing");
         timeout(time_max, output.write_all(text.as_bytes())).await.map_err(slow)??;

@@ -241,6 +241,8 @@ pub struct Limits {
     pub events_bytes_max: usize,
     /// Answered streams that a session keeps for a client that lost its connection.
     pub streams_kept_max: usize,
+    /// Bytes of the events of all sessions; of more, streams that nobody reads lose theirs, the oldest first.
+    pub streams_bytes_max: usize,
     /// A line connection that takes nothing for so long is closed.
     pub write_time_max: Duration,
 }
@@ -267,6 +269,7 @@ impl Default for Limits {
             events_max: 256,
             events_bytes_max: 16 << 20,
             streams_kept_max: 16,
+            streams_bytes_max: 256 << 20,
             write_time_max: Duration::from_secs(30),
         }
     }
@@ -285,6 +288,7 @@ struct Inner {
     limits: Limits,
     parked: park::Parked,
     sessions: session::Sessions,
+    backlog: Arc<sink::Backlog>,
     listeners: Arc<tokio::sync::Semaphore>,
     /// Calls that outlive their request, if there is a store for them.
     durable: Option<Arc<tasks::Tasks>>,
@@ -320,6 +324,7 @@ impl Server {
             info,
             parked: park::Parked::new(&limits),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
+            backlog: sink::Backlog::new(limits.streams_bytes_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
             durable,
             tasks: TaskTracker::new(),

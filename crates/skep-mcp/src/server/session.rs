@@ -518,7 +518,7 @@ impl Session {
     pub(super) fn open_stream(&self) -> Arc<EventStream> {
         let limits = &self.server.limits;
         let number = self.streams_last.fetch_add(1, Ordering::Relaxed) + 1;
-        let stream = Arc::new(EventStream::new(number, limits.events_max, limits.events_bytes_max));
+        let stream = Arc::new(EventStream::new(number, limits, &self.server.backlog));
         let mut streams = lock(&self.streams);
         let kept = |streams: &VecDeque<Arc<EventStream>>| {
             let over = streams.iter().filter(|stream| stream.is_over());
@@ -542,7 +542,8 @@ impl Session {
     /// The stream of this number, if it is still kept. Number 0 has what belongs to no request.
     pub(super) fn stream(&self, number: u64) -> Option<Arc<EventStream>> {
         *lock(&self.used) = Instant::now();
-        lock(&self.streams).iter().find(|stream| stream.number == number).cloned()
+        let found = lock(&self.streams).iter().find(|stream| stream.number == number).cloned();
+        found.filter(|stream| !stream.is_given_up())
     }
 
     /// Since when nobody has used it; `None` while somebody does.

@@ -2,14 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Outcome, Share, convert::Lifted};
+use super::{Limits, Outcome, Share, convert::Lifted};
 use crate::message::{ErrorObject, Id};
 
 /// The text of a response.
@@ -213,6 +216,7 @@ pub(super) struct EventStream {
     bytes_max: usize,
     state: Mutex<State>,
     changed: Notify,
+    backlog: Arc<Backlog>,
 }
 
 #[derive(Default)]
@@ -227,12 +231,15 @@ struct State {
     reader: u64,
     is_attached: bool,
     is_closed: bool,
+    /// It is over, and what it kept made room for others.
+    is_given_up: bool,
 }
 
 impl EventStream {
-    pub(super) fn new(number: u64, events_max: usize, bytes_max: usize) -> EventStream {
+    pub(super) fn new(number: u64, limits: &Limits, backlog: &Arc<Backlog>) -> EventStream {
         let state = Mutex::new(State { next: 1, ..State::default() });
-        EventStream { number, events_max, bytes_max, state, changed: Notify::new() }
+        let (events_max, bytes_max) = (limits.events_max, limits.events_bytes_max);
+        EventStream { number, events_max, bytes_max, state, changed: Notify::new(), backlog: Arc::clone(backlog) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -263,14 +270,34 @@ impl EventStream {
         let number = state.next;
         state.next += 1;
         state.bytes += text.len();
+        self.backlog.bytes.fetch_add(text.len(), Ordering::Relaxed);
         state.events.push_back(StreamEvent { number, text: text.into(), is_last });
         state.is_closed = is_last;
         while state.events.len() > self.events_max || (state.bytes > self.bytes_max && state.events.len() > 1) {
             let Some(gone) = state.events.pop_front() else { break };
             state.bytes -= gone.text.len();
+            self.backlog.bytes.fetch_sub(gone.text.len(), Ordering::Relaxed);
         }
         drop(state);
         self.changed.notify_waiters();
+        self.backlog.trim();
+    }
+
+    /// Lose what is kept, unless somebody reads it. Gives whether there will be no more.
+    fn give_up(&self) -> bool {
+        let mut state = self.state();
+        if state.is_attached {
+            return false;
+        }
+        state.events.clear();
+        self.backlog.bytes.fetch_sub(std::mem::take(&mut state.bytes), Ordering::Relaxed);
+        state.is_given_up = state.is_closed;
+        state.is_closed
+    }
+
+    /// Whether it was given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state().is_given_up
     }
 
     /// Nothing more will come.
@@ -310,6 +337,67 @@ impl EventStream {
     pub(super) fn read(self: &Arc<Self>) -> Reader {
         let after = self.state().read;
         self.read_after(after)
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.backlog.bytes.fetch_sub(state.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What all streams of a server keep. When it is too much, those that nobody reads lose it, the oldest first: many
+/// sessions are begun, used once and left.
+pub(super) struct Backlog {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    streams: Mutex<Streams>,
+}
+
+#[derive(Default)]
+struct Streams {
+    /// The oldest first; some have gone.
+    all: VecDeque<Weak<EventStream>>,
+    /// At so many, those that have gone are taken out.
+    sweep_at: usize,
+}
+
+impl Backlog {
+    pub(super) fn new(bytes_max: usize) -> Arc<Backlog> {
+        Arc::new(Backlog { bytes: AtomicUsize::new(0), bytes_max, streams: Mutex::default() })
+    }
+
+    /// Know of a stream that somebody may come back to.
+    pub(super) fn add(&self, stream: &Arc<EventStream>) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.all.push_back(Arc::downgrade(stream));
+        if streams.all.len() > streams.sweep_at {
+            streams.all.retain(|stream| stream.strong_count() > 0);
+            streams.sweep_at = 2 * streams.all.len();
+        }
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+
+    fn trim(&self) {
+        if !self.is_too_large() {
+            return;
+        }
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..streams.all.len() {
+            if !self.is_too_large() {
+                return;
+            }
+            let Some(oldest) = streams.all.pop_front() else { return };
+            if let Some(stream) = oldest.upgrade()
+                && !stream.give_up()
+            {
+                streams.all.push_back(oldest);
+            }
+        }
     }
 }
 

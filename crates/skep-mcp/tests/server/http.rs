@@ -302,3 +302,33 @@ async fn the_oldest_transport_names_an_address_and_answers_on_its_stream() {
     assert_eq!(send(&router, "POST", &address, &[], request(4, "ping", json!({}))).await.status, 404);
     assert_eq!(hub.server.sessions(), 0);
 }
+
+#[tokio::test]
+async fn answers_that_nobody_comes_back_for_make_room_for_newer_ones_of_any_session() {
+    let mut hub = Hub::new(Limits { streams_bytes_max: 600, ..Limits::default() });
+    let router = router(hub.server.clone());
+    let mut left = Vec::new();
+    for padding in ["a", "b", "c"] {
+        let id = open(&router, "2025-11-25").await;
+        let token = json!({ "progressToken": padding.repeat(200) });
+        let stall = request(1, "test/stall", json!({ "_meta": token }));
+        let mut stream = send(&router, "POST", "/mcp", &[BOTH, ("mcp-session-id", &id)], stall).await;
+        let (primer, _) = stream.event().await.unwrap();
+        assert!(stream.event().await.unwrap().1.contains("progress"));
+        hub.told("running").await;
+        drop(stream);
+        hub.release.add_permits(1);
+        hub.told("ended").await;
+        left.push((id, primer));
+    }
+    let come_back = async |(id, primer): &(String, String)| {
+        let headers = [("accept", "text/event-stream"), ("mcp-session-id", id), ("last-event-id", primer)];
+        send(&router, "GET", "/mcp", &headers, "").await
+    };
+    // Each kept its progress and its answer, some 350 bytes; the answer of the last may still be on its way.
+    crate::support::within(async { while come_back(&left[0]).await.status != 404 {} }).await;
+    let mut newest = come_back(&left[2]).await;
+    newest.event().await.unwrap(); // the primer
+    assert!(newest.event().await.unwrap().1.contains("ccc"));
+    assert!(newest.event().await.unwrap().1.contains("stalled"));
+}

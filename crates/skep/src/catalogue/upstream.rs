@@ -10,7 +10,11 @@ use serde_json::{
     Map, Value, json,
     value::{RawValue, to_raw_value},
 };
-use skep_mcp::{client::CallError, gateway::SEPARATOR};
+use skep_mcp::{
+    client::{CallError, Handler},
+    gateway::SEPARATOR,
+    message::Notification,
+};
 
 use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
 use tokio::time::timeout;
@@ -84,11 +88,24 @@ pub(crate) async fn call_tool(
         options.deadline = deadline.min(DEADLINE_MAX);
         options.timeout = options.timeout.max(options.deadline);
     }
+    options.handler = Some(Arc::new(Silent(Arc::clone(&context.principal))));
     let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = upstreams.call(server, "tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
     answer(&name, &result.map_err(|error| failed(&name, error))?)
+}
+
+/// Who calls, and neither hears nor answers anything before the result. A question of the server's may be meant for it all
+/// the same, and is then nobody else's.
+struct Silent(Arc<str>);
+
+impl Handler for Silent {
+    fn notification(&self, _: Notification) {}
+
+    fn principal(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The tools of these servers, each as its server wrote it; and why some server's are missing. Starts the servers, and waits for

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Common, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
-    doors::{Doors, Options, Parts, Probe, Servers, Token},
+    doors::{Doors, Options, Parts, Probe, Servers, Tls, Token},
     hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
 };
@@ -56,6 +56,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
+    let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
     let hive = Hive::open(settings).await?;
@@ -66,10 +67,10 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
     let doors = Doors::open(options, parts).await?;
     for address in doors.addresses() {
-        eprintln!("listening on http://{address}");
+        eprintln!("listening on {http}://{address}");
     }
     for address in doors.tcp_addresses() {
-        eprintln!("listening on tcp://{address}");
+        eprintln!("listening on {lines}://{address}");
     }
     if wants_tcp && doors.tcp_addresses().is_empty() {
         eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
@@ -148,6 +149,14 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     };
     let tokens = tokens.into_iter().map(named).collect::<anyhow::Result<_>>()?;
     let mut options = Options { allowed_hosts, allowed_origins, tokens, ..Options::default() };
+    options.tls = match (&settings.serve.tls_cert, &settings.serve.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+        (None, None) => None,
+        (Some(_), None) => {
+            anyhow::bail!("serve.tls_cert needs serve.tls_key, the file with the certificate's private key")
+        }
+        (None, Some(_)) => anyhow::bail!("serve.tls_key needs serve.tls_cert, the file with the certificate"),
+    };
     options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
     if !bind.is_empty() {
         options.bind = bind;

@@ -37,6 +37,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "SKEP_BIND", pointer: "/serve/bind", form: Form::List },
     Variable { name: "MCP_TCP_PORT", pointer: "/serve/tcp", form: Form::Port },
     Variable { name: "SKEP_TCP", pointer: "/serve/tcp", form: Form::List },
+    Variable { name: "SKEP_TLS_CERT", pointer: "/serve/tls_cert", form: Form::Text },
+    Variable { name: "SKEP_TLS_KEY", pointer: "/serve/tls_key", form: Form::Text },
     Variable { name: "SKEP_ALLOWED_HOSTS", pointer: "/serve/allowed_hosts", form: Form::List },
     Variable { name: "SKEP_ALLOWED_ORIGINS", pointer: "/serve/allowed_origins", form: Form::List },
     Variable { name: "SKEP_CALLS_AT_ONCE", pointer: "/serve/calls_at_once", form: Form::Number },

@@ -76,6 +76,10 @@ pub struct Serve {
     /// Tokens of callers that are to be told apart, by their names: `ann = "${ANN_TOKEN}"`. Each has sessions and tasks of its
     /// own. Only who knows the hub's own token, beside these, may change its MCP servers.
     pub tokens: BTreeMap<String, Secret>,
+    /// File with the certificate that callers are shown, and those above it, in PEM form: TLS at every door. Needs `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// File with the certificate's private key, in PEM form.
+    pub tls_key: Option<PathBuf>,
     /// Names by which callers may address this hub, besides localhost and the addresses themselves.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.

@@ -23,10 +23,10 @@ pub(super) struct Calls {
 
 impl Calls {
     /// Wait for a turn if the tool is ours, take the arguments apart, and call it. Dropping the future cancels the call. The arguments
-    /// are held until it ends, and with them their share of the memory. `caller`: see [`Context::caller`].
+    /// are held until it ends, and with them their share of the memory. `by`: see [`Context::caller`] and [`Context::principal`].
     pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
         &self,
-        caller: Arc<str>,
+        by: (Arc<str>, Arc<str>),
         tool: String,
         arguments: A,
         parse: impl FnOnce(&A) -> Result<Value, E> + Send + 'static,
@@ -37,7 +37,7 @@ impl Calls {
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
         let call = |cancel: CancellationToken| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
-            let called = catalogue.call(call, Context::new(workspace, outputs, cancel).of(caller)).await;
+            let called = catalogue.call(call, Context::new(workspace, outputs, cancel).of(by.0, by.1)).await;
             drop(arguments);
             Ok(called)
         };

@@ -150,7 +150,7 @@ impl Hub {
         arguments: Arguments,
         deadline: Option<Duration>,
     ) -> Result<Result<Answer, ToolError>, Problem> {
-        self.calls.call(caller.0, tool, arguments, Arguments::parse, deadline).await?
+        self.calls.call((Arc::clone(&caller.0), caller.0), tool, arguments, Arguments::parse, deadline).await?
     }
 }
 

@@ -283,7 +283,8 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
         };
-        match self.calls.call(caller(&call), name, arguments, parse, None).await.map_err(refused)?? {
+        let by = (caller(&call), Arc::clone(&call.caller.principal));
+        match self.calls.call(by, name, arguments, parse, None).await.map_err(refused)?? {
             Ok(answer) => raw(&result(&answer)),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
             Err(ToolError::Busy(message)) => Err(busy(message)),

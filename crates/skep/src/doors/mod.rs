@@ -27,6 +27,7 @@ mod problem;
 mod servers;
 mod tasks;
 mod tcp;
+mod tls;
 mod tokens;
 
 use std::{
@@ -48,8 +49,10 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
+pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -97,6 +100,8 @@ pub struct Options {
     pub token: Option<Token>,
     /// What other callers know, by their names: each is a principal of its own.
     pub tokens: BTreeMap<String, Token>,
+    /// The certificate that callers are shown, at every door but standard input and output. Without it nothing is encrypted.
+    pub tls: Option<Tls>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
@@ -135,6 +140,7 @@ impl Default for Options {
             searches_tools: false,
             token: None,
             tokens: BTreeMap::new(),
+            tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             calls: admission::Limits::default(),
@@ -398,6 +404,8 @@ struct Connections {
     builder: http1::Builder,
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    tls: Option<Tls>,
+    head_time_max: Duration,
     write_time_max: Duration,
     close: CancellationToken,
 }
@@ -417,6 +425,8 @@ impl Connections {
             builder,
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
+            tls: options.tls.clone(),
+            head_time_max: options.head_time_max,
             write_time_max: options.write_time_max,
             close,
         }
@@ -448,6 +458,14 @@ impl Connections {
         if let Err(error) = prepare(&stream, self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
+        let Some(tls) = &self.tls else { return self.answer(stream, router).await };
+        match tls.accept_http(stream, self.head_time_max).await {
+            Ok(stream) => Box::pin(self.answer(stream, router)).await,
+            Err(error) => tracing::debug!(%error, "a connection was not made safe"),
+        }
+    }
+
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
         let conversation = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::pin!(conversation);
         let ended = tokio::select! {

@@ -13,7 +13,7 @@ use skep_mcp::{
     server::{code, lines, local},
 };
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     sync::Semaphore,
     time::timeout,
@@ -23,6 +23,7 @@ use super::{
     Options, REFUSAL_TIME_MAX, REFUSALS_AT_ONCE_MAX,
     http::Hub,
     mcp, metrics, prepare,
+    tls::Tls,
     tokens::{Known, Tokens},
 };
 
@@ -36,6 +37,7 @@ pub(super) struct Lines {
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     connections_max: usize,
+    tls: Option<Tls>,
     head_time_max: Duration,
     write_time_max: Duration,
     requests_per_second_max: Option<NonZeroU32>,
@@ -48,6 +50,7 @@ impl Lines {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             connections_max: options.connections_max,
+            tls: options.tls.clone(),
             head_time_max: options.head_time_max,
             write_time_max: options.write_time_max,
             requests_per_second_max: options.requests_per_second_max,
@@ -56,6 +59,9 @@ impl Lines {
 
     /// The connection as a task, or `None` if there are far too many.
     pub(super) fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if let Err(error) = prepare(&stream, self.write_time_max) {
+            tracing::debug!(%error, "a connection could not be set up");
+        }
         let (permit, is_taken) = match Arc::clone(&self.open).try_acquire_owned() {
             Ok(permit) => (permit, true),
             Err(_) => {
@@ -66,9 +72,18 @@ impl Lines {
         let lines = Arc::clone(self);
         Some(async move {
             let _counted = permit;
-            let ended = match is_taken {
-                true => lines.converse(stream).await,
-                false => timeout(REFUSAL_TIME_MAX, lines.refuse(stream)).await.unwrap_or(Ok(())),
+            let ended = match &lines.tls {
+                None => {
+                    let (input, output) = stream.into_split();
+                    lines.serve(input, output, is_taken).await
+                }
+                Some(tls) => match tls.accept_lines(stream, lines.head_time_max).await {
+                    Ok(stream) => {
+                        let (input, output) = tokio::io::split(stream);
+                        Box::pin(lines.serve(input, output, is_taken)).await
+                    }
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection broke off");
@@ -76,19 +91,37 @@ impl Lines {
         })
     }
 
+    async fn serve(
+        &self,
+        input: impl AsyncRead + Unpin,
+        output: impl AsyncWrite + Unpin,
+        is_taken: bool,
+    ) -> std::io::Result<()> {
+        match is_taken {
+            true => self.converse(input, output).await,
+            false => timeout(REFUSAL_TIME_MAX, self.refuse(input, output)).await.unwrap_or(Ok(())),
+        }
+    }
+
     /// Say that there are too many, and wait until that was heard.
-    async fn refuse(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    async fn refuse(
+        &self,
+        mut input: impl AsyncRead + Unpin,
+        mut output: impl AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", self.connections_max);
         let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code::BUSY, "message": message } });
-        stream.write_all(format!("{error}\n").as_bytes()).await?;
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
+        output.write_all(format!("{error}\n").as_bytes()).await?;
+        output.shutdown().await?;
+        tokio::io::copy(&mut input, &mut tokio::io::sink()).await.map(drop)
     }
 
-    async fn converse(&self, stream: TcpStream) -> std::io::Result<()> {
-        prepare(&stream, self.write_time_max)?;
-        let (input, mut output) = stream.into_split();
+    async fn converse(
+        &self,
+        input: impl AsyncRead + Unpin,
+        mut output: impl AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
         let mut input = BufReader::new(input);
         let (tokens, mut principal) = (self.hub.guard.tokens(), local());
         // Idle connections are welcome once they have said something.
@@ -96,6 +129,7 @@ impl Lines {
             let opened = timeout(self.head_time_max, authenticate(tokens, &mut input)).await;
             let (text, known) = opened.unwrap_or_else(|_| Ok((String::new(), None)))?;
             output.write_all(text.as_bytes()).await?;
+            output.flush().await?;
             match known {
                 Some(known) => principal = Arc::clone(&known.principal),
                 None => return Ok(()),

@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn named(names: &[&str]) -> BTreeMap<String, Token> {
-        names.iter().map(|name| ((*name).to_owned(), token(name))).collect()
+        names.iter().map(|name| ((*name).to_owned(), token(&name.replace(' ', "-")))).collect()
     }
 
     #[test]

@@ -194,8 +194,9 @@ for line in sys.stdin:
     sys.stdout.flush()
 "#;
 
+/// Nobody is dropped for not reading while the test runs.
 fn flooding() -> String {
-    format!("{SHORT_TIMES}\n[mcpServers.f]\ncommand = 'python3'\nargs = ['-c', '''{FLOOD}''']\n")
+    format!("[serve]\nwrite_time_max = '10m'\n[mcpServers.f]\ncommand = 'python3'\nargs = ['-c', '''{FLOOD}''']\n")
 }
 
 #[tokio::test]

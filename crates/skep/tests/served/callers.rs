@@ -194,7 +194,11 @@ async fn over_http(hub: &Hub, is_stateless: bool, caller: Caller) {
         if is_cancelled(n) && !is_stateless {
             hub.post("/mcp", &headers, caller.cancel(n)).await;
         }
-        messages(&mut connection).await.iter().filter_map(|message| caller.hears(message)).last()
+        let mut answered = None;
+        for message in messages(&mut connection).await {
+            answered = caller.hears(&message).or(answered);
+        }
+        answered
     });
     let answered = join_all(calls).await.into_iter().flatten().collect();
     caller.is_content(answered, true);

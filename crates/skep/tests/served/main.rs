@@ -6,4 +6,5 @@ mod callers;
 mod principals;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod wire;

@@ -33,13 +33,17 @@ impl Hub {
 
     /// With these variables in its environment.
     pub(crate) fn start_with(settings: &str, environment: &[(&str, &str)]) -> Hub {
-        let user = User::new();
+        Hub::of(User::new(), settings, environment)
+    }
+
+    /// This user's.
+    pub(crate) fn of(user: User, settings: &str, environment: &[(&str, &str)]) -> Hub {
         user.file("settings.toml", settings);
         let arguments = ["serve", "--config", "settings.toml", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"];
         let mut command = user.command(&arguments);
         command.envs(environment.iter().copied());
         let mut served = Served::start(&mut command);
-        let tcp = served.says("tcp://").rsplit('/').next().unwrap().parse().unwrap();
+        let tcp = served.says("listening on ").rsplit('/').next().unwrap().parse().unwrap();
         let http = served.url.rsplit('/').next().unwrap().parse().unwrap();
         Hub { served, user, http, tcp }
     }

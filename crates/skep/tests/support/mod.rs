@@ -80,7 +80,7 @@ impl Served {
         let (tell, said) = mpsc::channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
         let mut served = Served { child, url: String::new(), said };
-        served.url = served.says("http://").rsplit(' ').next().unwrap().to_owned();
+        served.url = served.says("listening on http").rsplit(' ').next().unwrap().to_owned();
         served
     }
 

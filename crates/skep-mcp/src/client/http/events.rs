@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use memchr::memchr2;
 
 use super::super::CallError;
 
@@ -15,11 +16,17 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
-/// Reads events from the parts of a body.
+/// Reads events from the parts of a body (WHATWG, server-sent events).
 pub(super) struct Parser {
-    /// What belongs to no whole line yet.
+    /// The beginning of a line that has not ended yet.
     rest: Vec<u8>,
     event: Event,
+    /// The id of the event that is being read: it counts when the event has ended.
+    id: Option<String>,
+    /// The last line ended with a carriage return, and a line feed that comes now belongs to it.
+    is_after_return: bool,
+    /// No line of the stream was read yet: the first may begin with a byte order mark.
+    is_at_start: bool,
     bytes_max: usize,
     /// The last event's id, by which a stream is continued.
     pub(super) last_id: Option<String>,
@@ -29,17 +36,41 @@ pub(super) struct Parser {
 
 impl Parser {
     pub(super) fn new(bytes_max: usize) -> Parser {
-        Parser { rest: Vec::new(), event: Event::default(), bytes_max, last_id: None, retry: None }
+        Parser {
+            rest: Vec::new(),
+            event: Event::default(),
+            id: None,
+            is_after_return: false,
+            is_at_start: true,
+            bytes_max,
+            last_id: None,
+            retry: None,
+        }
+    }
+
+    /// Another stream begins. What was cut off in the last one is forgotten: it comes again, whole.
+    pub(super) fn begin(&mut self) {
+        let (last_id, retry) = (self.last_id.take(), self.retry);
+        *self = Parser { id: last_id.clone(), last_id, retry, ..Parser::new(self.bytes_max) };
     }
 
     /// Take a part of the body; the events that it completes.
     pub(super) fn push(&mut self, part: &Bytes) -> Result<Vec<Event>, CallError> {
         let mut events = Vec::new();
         let mut part = &part[..];
-        while let Some(end) = part.iter().position(|&byte| byte == b'\n') {
+        if self.is_after_return && !part.is_empty() {
+            self.is_after_return = false;
+            part = part.strip_prefix(b"\n").unwrap_or(part);
+        }
+        while let Some(end) = memchr2(b'\n', b'\r', part) {
             self.fits(end)?;
             self.rest.extend_from_slice(&part[..end]);
+            let is_return = part[end] == b'\r';
             part = &part[end + 1..];
+            self.is_after_return = is_return && part.is_empty();
+            if is_return {
+                part = part.strip_prefix(b"\n").unwrap_or(part);
+            }
             let line = std::mem::take(&mut self.rest);
             events.extend(self.line(&line));
         }
@@ -56,15 +87,16 @@ impl Parser {
     }
 
     fn line(&mut self, line: &[u8]) -> Option<Event> {
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+        let line = String::from_utf8_lossy(line);
+        let is_first = std::mem::take(&mut self.is_at_start);
+        let line = if is_first { line.strip_prefix('\u{feff}').unwrap_or(&line) } else { &line };
         if line.is_empty() {
+            self.last_id.clone_from(&self.id);
             let mut event = std::mem::take(&mut self.event);
-            if event.data.ends_with('\n') {
-                event.data.pop();
-            }
+            event.data.pop(); // the end of its last line
             return (!event.data.is_empty()).then_some(event); // without data it only carried an id
         }
-        let (field, value) = line.split_once(':').unwrap_or((&line, ""));
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => self.event.name = value.to_owned(),
@@ -72,8 +104,10 @@ impl Parser {
                 self.event.data.push_str(value);
                 self.event.data.push('\n');
             }
-            "id" => self.last_id = Some(value.to_owned()).filter(|id| !id.is_empty()),
-            "retry" => self.retry = value.parse().ok().map(Duration::from_millis),
+            "id" if !value.contains('\0') => self.id = Some(value.to_owned()).filter(|id| !id.is_empty()),
+            "retry" if value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                self.retry = value.parse().ok().map(Duration::from_millis).or(self.retry);
+            }
             _ => {} // a comment, or something unknown
         }
         None
@@ -82,7 +116,14 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _};
+    use sse_stream::SseStream;
+
     use super::*;
+    use crate::{
+        message::{Message, Notification},
+        server::http::event,
+    };
 
     const STREAM: &str = ": hello\r\nid: 1\r\ndata:\r\n\r\nevent: endpoint\ndata: /m?a=b\n\nid: 7\nretry: 250\ndata: {\"a\":\ndata: 1}\n\ndata: cut";
 
@@ -100,6 +141,34 @@ mod tests {
     }
 
     #[test]
+    fn a_line_ends_with_a_return_a_feed_or_both() {
+        let read = |parts: &[&str]| {
+            let mut parser = Parser::new(1000);
+            let read = parts.iter().flat_map(|part| parser.push(&Bytes::copy_from_slice(part.as_bytes())).unwrap());
+            let read: Vec<String> = read.map(|event| event.data).collect();
+            (read, parser.last_id)
+        };
+        let expected = (vec!["a\nb".to_owned(), "c".to_owned()], Some("1".to_owned()));
+        for end in ["\n", "\r", "\r\n"] {
+            let stream = ["\u{feff}data: a", "data: b", "id: 1", "", "data: c", "", ""].join(end);
+            assert_eq!(read(&[&stream]), expected, "{end:?}");
+        }
+        // What stands between two parts is one end of a line, not two.
+        assert_eq!(read(&["data: a\r", "\ndata: b\r", "", "\nid: 1\r", "\n\r", "\ndata: c\r\r"]), expected);
+    }
+
+    #[test]
+    fn what_a_stream_left_unfinished_does_not_count_and_is_not_mixed_with_the_next_stream() {
+        let mut parser = Parser::new(1000);
+        assert_eq!(parser.push(&Bytes::from("id: 1\nretry: 9\ndata: whole\n\nid: 2\ndata: cut\nda")).unwrap().len(), 1);
+        assert_eq!(parser.last_id.as_deref(), Some("1"), "the second event has not come");
+        parser.begin();
+        let events = parser.push(&Bytes::from("ta: x\ndata: again\n\n")).unwrap();
+        assert_eq!(events, [Event { name: String::new(), data: "again".to_owned() }]);
+        assert_eq!((parser.last_id.as_deref(), parser.retry), (Some("1"), Some(Duration::from_millis(9))));
+    }
+
+    #[test]
     fn an_event_without_an_end_is_bounded() {
         let mut parser = Parser::new(100);
         let line = Bytes::from(format!("data: {}\n", "x".repeat(40)));
@@ -111,7 +180,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_body_gives_the_same_however_it_is_cut(
-            body in proptest::collection::vec(proptest::sample::select(&b"\n\n\r: dataevnti\x80\xc3{"[..]), 0..200),
+            body in proptest::collection::vec(proptest::sample::select(&b"\n\n\r\r: dataevnti\x80\xc3{"[..]), 0..200),
             cut in 1_usize..40,
         ) {
             let read = |part: usize| {
@@ -126,6 +195,36 @@ mod tests {
             if whole.is_ok() {
                 proptest::prop_assert_eq!((part_id, part_retry), (last_id, retry));
             }
+        }
+
+        #[test]
+        fn what_the_server_writes_is_read_here_and_by_another_parser(
+            messages in proptest::collection::vec((proptest::option::of("[a-z0-9_]{1,8}"), ".*", ".*"), 1..6),
+            cut in 1_usize..60,
+        ) {
+            let (mut stream, mut written) = (String::new(), Vec::new());
+            for (id, method, param) in messages {
+                // Over several lines, as servers behind the hub may write it.
+                let params = serde_json::to_string_pretty(&serde_json::json!({ "param": param })).unwrap();
+                let params = serde_json::value::RawValue::from_string(params).ok();
+                let text = Message::Notification(Notification { method, params }).to_line();
+                stream.push_str(&event(id.as_deref(), &text));
+                stream.push_str(": still here\n\n");
+                written.push((id, text));
+            }
+            let parts = || stream.as_bytes().chunks(cut).map(Bytes::copy_from_slice);
+            let mut parser = Parser::new(1 << 20);
+            let read: Vec<Event> = parts().flat_map(|part| parser.push(&part).unwrap()).collect();
+            let expected: Vec<Event> =
+                written.iter().map(|(_, text)| Event { name: "message".to_owned(), data: text.clone() }).collect();
+            proptest::prop_assert_eq!(read, expected);
+            proptest::prop_assert_eq!(parser.last_id, written.iter().rev().find_map(|(id, _)| id.clone()));
+
+            let bytes = futures_util::stream::iter(parts().map(Ok::<_, std::convert::Infallible>));
+            let others = SseStream::from_bytes_stream(bytes).filter_map(|event| std::future::ready(event.ok()));
+            let others: Vec<_> = others.collect::<Vec<_>>().now_or_never().unwrap();
+            let others: Vec<_> = others.into_iter().filter_map(|event| Some((event.id, event.data?))).collect();
+            proptest::prop_assert_eq!(others, written);
         }
     }
 }

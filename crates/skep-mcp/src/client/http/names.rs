@@ -62,9 +62,17 @@ fn encode(value: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
     use serde_json::{json, value::to_raw_value};
+    use tokio::sync::broadcast;
 
     use super::*;
+    use crate::{
+        message::ErrorObject,
+        server::{self, BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code},
+    };
 
     #[test]
     fn the_headers_repeat_the_body() {
@@ -93,5 +101,90 @@ mod tests {
             ]
         );
         assert_eq!(encode("=?base64?x?="), "=?base64?PT9iYXNlNjQ/eD89?=");
+    }
+
+    /// A service whose tools all have these arguments marked.
+    struct Marked(Vec<HeaderArgument>);
+
+    impl Service for Marked {
+        fn describe(&self) -> Description {
+            Description { info: json!({}), capabilities: json!({}), instructions: None }
+        }
+
+        fn handle(self: Arc<Self>, _: Call, _: Peer) -> BoxFuture<Outcome> {
+            Box::pin(async { Err(ErrorObject::new(code::METHOD_NOT_FOUND, "nothing is called here")) })
+        }
+
+        fn watch(self: Arc<Self>, _: String, _: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
+            Box::pin(async { Err(ErrorObject::new(code::METHOD_NOT_FOUND, "nothing is watched here")) })
+        }
+
+        fn changes(&self) -> broadcast::Receiver<Change> {
+            broadcast::channel(1).1
+        }
+
+        fn header_arguments(&self, _: &str) -> Vec<HeaderArgument> {
+            self.0.clone()
+        }
+    }
+
+    /// What a client may send as the value of an argument.
+    fn argument() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<String>().prop_map(Value::from),
+            "[ -~\\t]{0,12}".prop_map(Value::from),
+            "=\\?base64\\?[A-Za-z0-9+/=]{0,8}(\\?=)?".prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_survives_its_header(value: String) {
+            let encoded = encode(&value);
+            prop_assert!(encoded.bytes().all(|byte| matches!(byte, b' '..=b'~')) && encoded.trim() == encoded);
+            let decoded = server::headers::decode(&encoded);
+            prop_assert_eq!(decoded.as_deref(), Some(&*value));
+        }
+
+        #[test]
+        fn what_the_client_repeats_the_server_finds_to_be_the_same_and_nothing_else(
+            tool: String,
+            values in prop::collection::vec(argument(), 3),
+            other in argument(),
+            method in prop::sample::select(vec!["tools/call", "prompts/get", "resources/read", "tasks/get", "tools/list"]),
+        ) {
+            let marked: Vec<HeaderArgument> = [("Region", vec!["region"]), ("Count", vec!["deep", "count"]), ("X", vec!["x"])]
+                .map(|(name, path)| HeaderArgument {
+                    name: name.to_owned(),
+                    path: path.into_iter().map(str::to_owned).collect(),
+                })
+                .to_vec();
+            let params = |region: &Value| {
+                let arguments = json!({ "region": region, "deep": { "count": values[1] }, "x": values[2] });
+                let params = json!({ "name": tool, "uri": tool, "taskId": tool, "arguments": arguments });
+                to_raw_value(&params).unwrap()
+            };
+            let sent = Params::Text(Cow::Owned(params(&values[0])));
+            let mut repeated = headers(method, &sent, |_| marked.clone());
+            repeated.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
+            let service = Marked(marked);
+            let check = |region: &Value| {
+                let params = params(region);
+                let params = Members::parse(&params).unwrap();
+                server::headers::check(&repeated, method, &params, "2026-07-28", &service)
+            };
+            prop_assert!(check(&values[0]).is_ok(), "{repeated:?} {:?}", check(&values[0]));
+            // As headers have no types, `7` may be a text or a number.
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let is_other = text(&other) != text(&values[0]) || other.is_null() != values[0].is_null();
+            let is_number = other.is_number() && values[0].is_string(); // `+7` means 7
+            if method == "tools/call" && is_other && !is_number {
+                prop_assert!(check(&other).is_err(), "{repeated:?} is taken for {other}");
+            }
+        }
     }
 }

@@ -131,3 +131,35 @@ impl HttpBody for Parts {
         SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_revision_in_a_header_is_stateless_if_it_is_the_newest_or_nobodys_outside_of_a_session(
+            version in prop_oneof![
+                prop::sample::select(&Revision::ALL[..]).prop_map(|revision| revision.as_str().into()),
+                "20[0-9]{2}-[0-9]{2}-[0-9]{2}".prop_map(String::into_bytes),
+                any::<Vec<u8>>(),
+            ],
+            padding in "[ \t]{0,2}",
+            has_session: bool,
+        ) {
+            let padded = [padding.as_bytes(), &version, padding.as_bytes()].concat();
+            let Ok(header) = HeaderValue::from_bytes(&padded) else { return Ok(()) };
+            let mut headers = HeaderMap::from_iter([(PROTOCOL_VERSION, header)]);
+            if has_session {
+                headers.insert(SESSION_ID, HeaderValue::from_static("s"));
+            }
+            let name = String::from_utf8(version).unwrap_or_default();
+            let is_older = Revision::ALL[..4].iter().any(|revision| revision.as_str() == name.trim());
+            let is_newest = name.trim() == "2026-07-28";
+            prop_assert_eq!(names_modern_revision(&headers), is_newest || !(is_older || has_session));
+        }
+    }
+}

@@ -39,7 +39,8 @@ pub(super) async fn receive(
     let is_first = matches!(&incoming, Incoming::Single(Message::Request(request)) if request.method == "initialize");
     let session = if is_first && !headers.contains_key(SESSION_ID) {
         let limits = &server.inner.limits;
-        let unsolicited = Arc::new(EventStream::new(0, limits.events_max, limits.events_bytes_max));
+        let unsolicited = Arc::new(EventStream::new(0, limits, &server.inner.backlog));
+        server.inner.backlog.add(&unsolicited);
         Session::new(&server.inner, Arc::clone(principal), Sink::Stream(unsolicited), Customs::default())
     } else {
         match find(server, headers, principal) {
@@ -91,6 +92,7 @@ pub(super) async fn receive(
 /// The answer as JSON if it comes soon and alone, otherwise the stream that it will come on.
 async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStream>, accepts: Accepts) -> Response {
     let limits = &server.inner.limits;
+    let unknown = Forget(Some((session, stream)));
     let mut reader = stream.read();
     let mut first = VecDeque::new();
     if !accepts.events {
@@ -106,11 +108,30 @@ async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStrea
         }
     }
     match first.front() {
-        Some(event) if event.is_last && accepts.json => {
-            session.forget_stream(stream);
-            json(StatusCode::OK, event.text.to_string())
+        Some(event) if event.is_last && accepts.json => json(StatusCode::OK, event.text.to_string()),
+        _ => {
+            // From here on the client knows numbers of events, and may come back for what follows.
+            unknown.disarm();
+            server.inner.backlog.add(stream);
+            events(server, session, first, reader)
         }
-        _ => events(server, session, first, reader),
+    }
+}
+
+/// Forgets a stream that nobody can come back to, also when its client goes away before it has heard anything.
+struct Forget<'a>(Option<(&'a Arc<Session>, &'a Arc<EventStream>)>);
+
+impl Forget<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some((session, stream)) = self.0 {
+            session.forget_stream(stream);
+        }
     }
 }
 

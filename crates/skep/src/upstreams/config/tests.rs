@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn read_as(name: &str, text: &str) -> (Vec<Upstream>, Vec<String>) {
@@ -111,4 +113,144 @@ fn tools_are_allowed_by_name() {
     assert!(filter(&[], &[]).allows("x"));
     assert!(filter(&["x"], &[]).allows("x") && !filter(&["x"], &[]).allows("y"));
     assert!(!filter(&["x"], &["x"]).allows("x"), "who is denied is not allowed");
+}
+
+/// A part of a text: the text before it, and a variable.
+type Part = (String, bool, String, Option<String>);
+
+fn parts() -> impl Strategy<Value = Vec<Part>> {
+    let part = ("[^{]{0,6}", any::<bool>(), "[A-D]", prop::option::of("[^}]{0,5}"));
+    prop::collection::vec(part, 0..5)
+}
+
+/// The text of these parts, and what it means in this environment.
+fn written(parts: &[Part], environment: &BTreeMap<String, String>) -> (String, Option<String>) {
+    let (mut text, mut meaning) = (String::new(), Some(String::new()));
+    for (before, has_prefix, name, default) in parts {
+        let prefix = if *has_prefix { "env:" } else { "" };
+        let suffix = default.as_ref().map_or(String::new(), |default| format!(":-{default}"));
+        text.push_str(&format!("{before}${{{prefix}{name}{suffix}}}"));
+        let value = match (environment.get(name), default) {
+            (Some(value), None) => Some(value),
+            (Some(value), Some(_)) if !value.is_empty() => Some(value),
+            (_, default) => default.as_ref(),
+        };
+        meaning = meaning.zip(value).map(|(meaning, value)| format!("{meaning}{before}{value}"));
+    }
+    (text, meaning)
+}
+
+/// A value as it may stand in such a file, right or wrong.
+fn any_value() -> impl Strategy<Value = Value> {
+    let texts = ["stdio", "http", "http://h.example/", "tcp://h:1", "${A}", "${A:-x}", "${", "5s", "soon", "*", ""];
+    let leaf = prop_oneof![
+        prop::sample::select(texts.to_vec()).prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        let members = prop::collection::btree_map("[a-dA-D]{1,2}|allow|deny", inner.clone(), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            members.prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// An entry with some of the keys that there are, and one that there is not.
+fn any_entry() -> impl Strategy<Value = Value> {
+    const KEYS: [&str; 16] = [
+        "type",
+        "command",
+        "args",
+        "env",
+        "cwd",
+        "url",
+        "headers",
+        "disabled",
+        "tools",
+        "timeout",
+        "exclusive",
+        "calls_at_once",
+        "serverUrl",
+        "disabledTools",
+        "idleTimeout",
+        "gallery",
+    ];
+    prop::collection::btree_map(prop::sample::select(&KEYS[..]), any_value(), 0..6)
+        .prop_map(|members| Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
+
+/// What is read of a file with this in it.
+fn read_bytes(bytes: &[u8], environment: &BTreeMap<String, String>) -> (Vec<Upstream>, Vec<Diagnostic>) {
+    let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    read(file.path(), |name| environment.get(name).cloned())
+}
+
+fn environment() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map("[A-D]", ".{0,4}", 0..4)
+}
+
+proptest! {
+    #[test]
+    fn variables_are_put_in_wherever_they_stand(parts in parts(), after in "[^{]{0,6}", environment in environment()) {
+        let (text, meaning) = written(&parts, &environment);
+        let expanded = expand_text(&format!("{text}{after}"), |name| environment.get(name).cloned());
+        prop_assert_eq!(expanded.ok(), meaning.map(|meaning| meaning + &after));
+    }
+
+    #[test]
+    fn any_text_is_expanded_or_refused(text: String, environment in environment()) {
+        let expanded = expand_text(&text, |name| environment.get(name).cloned());
+        let has_variable = text.contains("${");
+        prop_assert!(has_variable || expanded == Ok(text));
+    }
+
+    #[test]
+    fn any_file_gives_its_servers_or_says_what_is_wrong(
+        servers in prop::collection::btree_map("[a-z_]{1,3}", any_entry(), 0..4),
+        environment in environment(),
+        cut in prop::option::of(0_usize..400),
+    ) {
+        let mut bytes = json!({ "mcpServers": servers }).to_string().into_bytes();
+        bytes.truncate(cut.unwrap_or(usize::MAX));
+        let (read, problems) = read_bytes(&bytes, &environment);
+        let is_wrong = problems.iter().any(Diagnostic::is_error);
+        let is_whole = serde_json::from_slice::<Value>(&bytes).is_ok();
+        prop_assert!(is_whole || is_wrong, "cut off, it is no file of servers");
+        let on = servers.values().filter(|entry| entry["disabled"] != true).count();
+        prop_assert_eq!(read.len(), if is_wrong { 0 } else { on });
+        prop_assert!(problems.iter().all(|problem| !problem.to_string().is_empty()));
+    }
+
+    #[test]
+    fn any_bytes_are_a_file_of_servers_or_a_fault(bytes: Vec<u8>) {
+        let (read, problems) = read_bytes(&bytes, &BTreeMap::new());
+        prop_assert!(read.is_empty() && !problems.is_empty());
+    }
+
+    #[test]
+    fn what_a_client_writes_is_what_is_run(
+        program in "[a-z]{1,6}",
+        args in prop::collection::vec(parts(), 0..4),
+        env in prop::collection::btree_map("[A-Z]{1,4}", parts(), 0..3),
+        environment in environment(),
+    ) {
+        let text = |parts: &Vec<Part>| written(parts, &environment).0;
+        let meaning = |parts: &Vec<Part>| written(parts, &environment).1;
+        let entry = json!({
+            "command": program,
+            "args": args.iter().map(text).collect::<Vec<_>>(),
+            "env": env.iter().map(|(name, parts)| (name.clone(), text(parts))).collect::<BTreeMap<_, _>>(),
+        });
+        let (read, problems) = read_bytes(json!({ "mcpServers": { "a": entry } }).to_string().as_bytes(), &environment);
+        let args: Option<Vec<String>> = args.iter().map(meaning).collect();
+        let env: Option<BTreeMap<String, Secret>> =
+            env.iter().map(|(name, parts)| Some((name.clone(), Secret::new(meaning(parts)?)))).collect();
+        let expected = args.zip(env).map(|(args, env)| Transport::Stdio(Command { program, args, env, cwd: None }));
+        prop_assert_eq!(read.first().map(|server| server.transport.clone()), expected, "{:?}", problems);
+    }
 }

@@ -89,8 +89,7 @@ impl Everything {
                 "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"],
             }))?,
         };
-        let is_modern = context.meta.protocol_version() == Some(ProtocolVersion::V_2026_07_28);
-        let answer = match (is_modern, &call.input_responses) {
+        let answer = match (is_modern(context), &call.input_responses) {
             (false, _) => {
                 let answer = context.peer.create_elicitation(question).await;
                 answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?.content.unwrap_or_default()
@@ -107,6 +106,11 @@ impl Everything {
         };
         text(&format!("Hello, {}!", answer["name"].as_str().unwrap_or("nobody")))
     }
+}
+
+/// Whether it is asked in the way of 2026-07-28.
+fn is_modern(context: &Context) -> bool {
+    context.meta.protocol_version() == Some(ProtocolVersion::V_2026_07_28)
 }
 
 fn text(text: &str) -> Result<CallToolResponse, ErrorData> {
@@ -179,7 +183,10 @@ impl ServerHandler for Everything {
         _: Option<PaginatedRequestParams>,
         _: Context,
     ) -> Result<ListResourcesResult, ErrorData> {
-        from(json!({ "resources": [{ "uri": "test://cancelled", "name": "calls that were withdrawn" }] }))
+        from(json!({ "resources": [
+            { "uri": "test://cancelled", "name": "calls that were withdrawn" },
+            { "uri": "test://era", "name": "how the server is asked" },
+        ] }))
     }
 
     async fn list_resource_templates(
@@ -193,11 +200,14 @@ impl ServerHandler for Everything {
     async fn read_resource(
         &self,
         resource: ReadResourceRequestParams,
-        _: Context,
+        context: Context,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let text = match resource.uri.strip_prefix("test://item/") {
-            Some(id) => format!("item {id}"),
-            None => self.cancelled.load(Ordering::SeqCst).to_string(),
+        let text = match (resource.uri.as_str(), resource.uri.strip_prefix("test://item/")) {
+            (_, Some(id)) => format!("item {id}"),
+            ("test://cancelled", _) => self.cancelled.load(Ordering::SeqCst).to_string(),
+            ("test://era", _) if is_modern(&context) => "modern".to_owned(),
+            ("test://era", _) => "older".to_owned(),
+            (uri, _) => return Err(ErrorData::invalid_params(format!("there is no resource {uri:?}"), None)),
         };
         Ok(ReadResourceResult::new(vec![ResourceContents::text(text, resource.uri)]).into())
     }
