@@ -264,6 +264,8 @@ impl Container<'_> {
             command.arg("--root").arg(self.bundle.path("state"));
         }
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Podman's monitor leaves a file where it is when a container ran out of memory.
+        command.current_dir(self.bundle.path(""));
         command
     }
 
