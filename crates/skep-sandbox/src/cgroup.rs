@@ -248,8 +248,8 @@ pub(crate) fn cure() -> String {
     let Some(directory) = delegated() else { return format!("there is no cgroup of version 2 here; {version_1}") };
     let shown = directory.display();
     let controllers = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
-    let root = fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.contains(":memory:"));
-    if root && !has(&controllers, "memory") {
+    let version_1_has_it = fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.contains(":memory:"));
+    if version_1_has_it && !has(&controllers, "memory") {
         return format!("memory is controlled by cgroups of version 1 here; {version_1}");
     }
     format!(

@@ -41,6 +41,19 @@ pub(crate) struct Weaker {
     pub(crate) cure: String,
 }
 
+impl Weaker {
+    fn because(refused: &Error) -> Weaker {
+        match refused {
+            Error::Unavailable { reason, cure } => Weaker { reason: reason.clone(), cure: cure.clone() },
+            Error::Setup { step, source } => {
+                let cure = "find out what refuses that here".to_owned();
+                Weaker { reason: format!("cannot {step}: {source}"), cure }
+            }
+            other => Weaker { reason: other.to_string(), cure: String::new() },
+        }
+    }
+}
+
 /// A helper that takes orders. It dies with this value.
 #[derive(Debug)]
 pub(crate) struct Helper {
@@ -66,19 +79,18 @@ impl Helper {
             Namespaces::Unused => return Helper::start_with(config, bare).await,
             Namespaces::Required => return Helper::start_with(config, None).await,
             Namespaces::Preferred => match Helper::start_with(config, None).await {
-                Err(Error::Unavailable { reason, cure }) => Weaker { reason, cure },
-                Err(Error::Setup { step, source }) => {
-                    Weaker { reason: format!("cannot {step}: {source}"), cure: "look at what refuses that here".into() }
-                }
+                Err(refused @ (Error::Unavailable { .. } | Error::Setup { .. })) => refused,
                 other => return other,
             },
         };
-        tracing::warn!(reason = refused.reason, "there are no namespaces here; sandboxes have Landlock alone");
         match Helper::start_with(config, bare).await {
-            Ok(helper) => Ok(Helper { weaker: Some(refused), ..helper }),
+            Ok(helper) => {
+                tracing::info!(reason = %refused, "there are no namespaces here; sandboxes have Landlock alone");
+                Ok(Helper { weaker: Some(Weaker::because(&refused)), ..helper })
+            }
             Err(error) => {
-                tracing::warn!(%error, "nor can sandboxes be made with Landlock alone");
-                Err(Error::Unavailable { reason: refused.reason, cure: refused.cure })
+                tracing::warn!(%error, "sandboxes cannot be made without namespaces either");
+                Err(refused)
             }
         }
     }

@@ -108,7 +108,7 @@ impl Containers {
         let runtime = oci.runtime.display();
         let version = match ask(&oci.runtime, &["--version"]).await {
             Ok(version) => version,
-            Err(why) => return unavailable(format!("{runtime} --version {why}"), INSTALL.into()),
+            Err(why) => return unavailable(why, INSTALL.into()),
         };
         let kind = match &oci.source {
             Source::Root(root) if !root.is_dir() => {
@@ -124,10 +124,7 @@ impl Containers {
                 return Err(Error::Invalid(format!("`{image}` is not the name of an image")));
             }
             if let Err(why) = ask(&oci.runtime, &["image", "inspect", "--format={{.Id}}", image]).await {
-                return unavailable(
-                    format!("{runtime} image inspect {image} {why}"),
-                    format!("{runtime} pull {image}"),
-                );
+                return unavailable(why, format!("{runtime} pull {image}"));
             }
             let unnamed = binds.iter().find(|bind| !engine::can_name(&bind.source) || !engine::can_name(&bind.target));
             if let Some(Bind { source, .. }) = unnamed {
@@ -209,15 +206,16 @@ fn setup(step: &str, source: io::Error) -> Error {
 
 /// What the program answers, or how it fails to.
 async fn ask(program: &Path, words: &[&str]) -> Result<String, String> {
+    let name = program.display();
     let answer = Command::new(program).args(words).stdin(Stdio::null()).kill_on_drop(true).output();
     match timeout(ANSWERS_WITHIN, answer).await {
         Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(Ok(output)) => {
             let said = String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect::<String>();
-            Err(format!("ends with {}: {said}", output.status))
+            Err(format!("{name} {} ends with {}: {said}", words.join(" "), output.status))
         }
-        Ok(Err(error)) => Err(format!("cannot be executed: {error}")),
-        Err(_) => Err("does not answer".into()),
+        Ok(Err(error)) => Err(format!("{name} cannot be executed: {error}")),
+        Err(_) => Err(format!("{name} does not answer")),
     }
 }
 

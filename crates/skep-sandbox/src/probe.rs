@@ -54,6 +54,9 @@ fn advice_on(missing: Protection, tier: Tier) -> &'static str {
         Protection::Landlock if tier != Tier::Oci => {
             "Landlock of this kernel does not keep signals and abstract sockets inside; the namespaces do. Linux 6.12 has both"
         }
+        Protection::Quotas if tier == Tier::Landlock => {
+            "a request can use up quotas of the server's user, such as those for pipes"
+        }
         Protection::Proc if tier == Tier::Landlock => "there is no /proc inside",
         Protection::Hiding => "a request can find out which processes and files there are, though not what is in them",
         Protection::Processes => {

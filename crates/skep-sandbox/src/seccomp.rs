@@ -107,12 +107,31 @@ const PAIRS: &[u32] = {
     ]
 };
 
+/// Both put words into the mouth of whoever owns the terminal.
+const PUT_WORDS: &[u32] = &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+
+/// Questions to a terminal, and what is asked of pipes and descriptors. File systems answer others that change a file
+/// of the same user which is open for reading (flags, versions, seals), and Landlock knows only those of devices.
+const PLAIN_IOCTLS: &[u32] = &[
+    libc::TCGETS as u32,
+    libc::TIOCGPGRP as u32,
+    libc::TIOCGWINSZ as u32,
+    libc::FIONREAD as u32,
+    libc::FIONBIO as u32,
+    libc::FIOCLEX as u32,
+    libc::FIONCLEX as u32,
+];
+
 /// What is different for a call where a command has no namespaces of its own, so that sockets and processes of the host
 /// are within reach.
 fn rule_among_others(name: &str) -> Option<Rule> {
     use libc::{EAFNOSUPPORT, EPERM};
     Some(match name {
         "socket" => Rule::Refuse(EAFNOSUPPORT),
+        // As a file system says that does not know it.
+        "ioctl" => {
+            Rule::Check(&[Check(1, Test::NoneOf(PUT_WORDS), EPERM), Check(1, Test::OneOf(PLAIN_IOCTLS), libc::ENOTTY)])
+        }
         "socketpair" => Rule::Check(&[
             Check(0, Test::OneOf(&[libc::AF_UNIX as u32]), EAFNOSUPPORT),
             Check(1, Test::OneOf(PAIRS), EPERM),
@@ -134,13 +153,12 @@ fn rule(name: &str) -> Rule {
         "clone" => Rule::Check(&[Check(0, Test::NoneOfBits(NAMESPACES), EPERM)]),
         // Its flags are in memory, where a filter cannot look. The C library falls back to `clone`.
         "clone3" => Rule::Refuse(libc::ENOSYS),
-        // Both put words into the mouth of whoever owns the terminal.
-        "ioctl" => Rule::Check(&[Check(1, Test::NoneOf(&[libc::TIOCSTI as u32, libc::TIOCLINUX as u32]), EPERM)]),
+        "ioctl" => Rule::Check(&[Check(1, Test::NoneOf(PUT_WORDS), EPERM)]),
         "socket" | "socketpair" => Rule::Check(&[Check(0, Test::OneOf(FAMILIES), EAFNOSUPPORT)]),
         // The plain Linux personality, or the question which one it is.
         "personality" => Rule::Check(&[Check(0, Test::OneOf(&[0, u32::MAX]), EPERM)]),
-        // Large pipes are taken from a quota that the whole user shares.
-        "fcntl" => Rule::Check(&[Check(1, Test::NoneOf(&[libc::F_SETPIPE_SZ as u32]), EPERM)]),
+        // Large pipes are taken from a quota that the whole user shares. A lease holds up whoever opens the file.
+        "fcntl" => Rule::Check(&[Check(1, Test::NoneOf(&[libc::F_SETPIPE_SZ as u32, libc::F_SETLEASE as u32]), EPERM)]),
         // Only for the caller itself.
         "prlimit64" => Rule::Check(&[Check(0, Test::OneOf(&[0]), EPERM)]),
         // Of a single process only: the user and the group would include the keeper.

@@ -329,7 +329,7 @@ const CASES: &[Case] = &[
         script: "x=$(head -c 400000000 /dev/zero | tr '\\0' x); sleep 1000",
         change: |request| {
             request.limits.memory = 100 << 20;
-            request.limits.wall = Duration::from_secs(4);
+            request.limits.wall = Duration::from_secs(8);
         },
         defended: |outcome| outcome.end == End::MemoryLimit,
     },

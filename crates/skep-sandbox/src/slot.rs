@@ -366,7 +366,7 @@ struct Started {
 
 impl Started {
     /// Leaves nothing on the host. Only now has nobody any use for it.
-    fn clean_up(self) {
+    fn clean_up(&self) {
         if let Some(own) = &self.own {
             // If something stays, the zygote will say so by removing it itself.
             let _ = bare::clear(own.as_fd());

@@ -152,28 +152,17 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             sys::exit(1)
         }
         Cloned::Parent(pid, _pidfd) => {
-            let user = match users {
-                Users::Range { from, .. } if bare.is_none() => Some(from),
+            let range = match users {
+                Users::Range { from, count } if bare.is_none() => Some((from, count)),
                 Users::Range { .. } | Users::Own { .. } => None,
             };
-            let limited = tree.is_some_and(|tree| tree.settle(pid, user).is_ok());
-            let mut told = if limited { LIMITED } else { 0 };
-            if let (Users::Range { from, count }, None) = (users, &bare) {
-                let map = |file: &str| fs::write(format!("/proc/{pid}/{file}"), format!("0 {from} {count}"));
-                map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
-                let users = open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-                if let (Some(parts), Ok(users)) = (&parts, users)
-                    && parts.open_to(&users)
-                {
-                    told |= ONE_USER;
-                }
-                become_user(from).at("give up root")?;
-            }
+            let told = release(pid, range, parts.as_ref(), tree.as_ref())?;
             rustix::io::write(&go, &[told]).at("let the zygote go")?;
             // From now on only the zygote has the control socket, so that the server sees its end. The pipe stays
             // here, so that the zygote sees ours.
             sys::place(go.as_fd(), GO, true).at("close descriptors")?;
             sys::close_from(GO + 1).at("close descriptors")?;
+            // Orphans come here, too.
             while sys::reap(true).is_some_and(|ended| ended.pid != pid) {}
             if let Some((directory, _)) = &bare {
                 bare::end_all();
@@ -182,6 +171,24 @@ fn launch(control: &OwnedFd) -> Result<(), Fault> {
             sys::exit(0)
         }
     }
+}
+
+/// Does for the zygote what it cannot do itself, gives root up for the users that it is to have, and returns what to tell it.
+fn release(zygote: pid_t, users: Option<(u32, u32)>, parts: Option<&Parts>, tree: Option<&Tree>) -> Result<u8, Fault> {
+    let limited = tree.is_some_and(|tree| tree.settle(zygote, users.map(|(from, _)| from)).is_ok());
+    let mut told = if limited { LIMITED } else { 0 };
+    if let Some((from, count)) = users {
+        let map = |file: &str| fs::write(format!("/proc/{zygote}/{file}"), format!("0 {from} {count}"));
+        map("uid_map").and_then(|()| map("gid_map")).at("map users")?;
+        let namespace = open(format!("/proc/{zygote}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        if let (Some(parts), Ok(namespace)) = (parts, namespace)
+            && parts.open_to(&namespace)
+        {
+            told |= ONE_USER;
+        }
+        become_user(from).at("give up root")?;
+    }
+    Ok(told)
 }
 
 /// What the launcher lets the zygote go with, as bits: that its cgroup is of use;

@@ -35,7 +35,7 @@ use serde_json::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -50,6 +50,8 @@ use crate::{
     server::code,
 };
 
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Between two attempts to listen for changes.
 const LISTEN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -377,16 +379,20 @@ async fn timed<T>(
     calling: impl Future<Output = Result<T, CallError>>,
 ) -> Result<T, CallError> {
     let start = Instant::now();
-    let in_all = sleep(options.deadline);
-    let silence = sleep(options.timeout);
-    tokio::pin!(calling, in_all, silence);
+    // Who waits for ever may say so with a time that has no end.
+    let end = start.checked_add(options.deadline);
+    let patience = || {
+        let silence = Instant::now().checked_add(options.timeout);
+        silence.into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
+    };
+    let given_up = sleep_until(patience());
+    tokio::pin!(calling, given_up);
     loop {
         tokio::select! {
             biased;
             result = &mut calling => return result,
-            () = flight.progressed.notified() => silence.as_mut().reset(Instant::now() + options.timeout),
-            () = &mut in_all => return Err(CallError::TimedOut(start.elapsed())),
-            () = &mut silence => return Err(CallError::TimedOut(start.elapsed())),
+            () = flight.progressed.notified() => given_up.as_mut().reset(patience()),
+            () = &mut given_up => return Err(CallError::TimedOut(start.elapsed())),
         }
     }
 }

@@ -118,6 +118,12 @@ struct Accepts {
 impl Accepts {
     /// `None` if it is neither. A client that says nothing reads both.
     fn read(headers: &HeaderMap) -> Option<Accepts> {
+        let mut values = headers.get_all(header::ACCEPT).iter();
+        if let (Some(value), None) = (values.next(), values.next())
+            && value.as_bytes() == b"application/json, text/event-stream"
+        {
+            return Some(Accepts { json: true, events: true }); // as nearly everybody writes it
+        }
         let all = headers
             .get_all(header::ACCEPT)
             .iter()

@@ -77,6 +77,7 @@ fn theirs(machine: Machine, arch: TargetArch, tier: Tier) -> Vec<[u32; 4]> {
         let allowed = match call.0 {
             "clone" => vec![SeccompRule::new(vec![condition(0, MaskedEq(0x7E02_0000), 0)]).unwrap()],
             "clone3" => continue,
+            "ioctl" if among_others => one_of(1, &[0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]),
             "ioctl" => none_of(1, &[0x5412, 0x541C]),
             "socket" if among_others => continue,
             "socketpair" if among_others => [1, 5]
@@ -90,7 +91,7 @@ fn theirs(machine: Machine, arch: TargetArch, tier: Tier) -> Vec<[u32; 4]> {
             name if among_others && name.starts_with("sched_set") => one_of(0, &[0]),
             "socket" | "socketpair" => one_of(0, &[1, 2, 10]),
             "personality" => one_of(0, &[0, 0xFFFF_FFFF]),
-            "fcntl" => none_of(1, &[1031]),
+            "fcntl" => none_of(1, &[1024, 1031]),
             "prlimit64" => one_of(0, &[0]),
             "setpriority" => vec![SeccompRule::new(vec![condition(0, Eq, 0), condition(1, Ne, 1)]).unwrap()],
             name if name.starts_with("sched_set") => none_of(0, &[1]),
@@ -118,6 +119,10 @@ fn seccompiler_would_decide_the_same() {
         0x801,
         0x8_0002,
         0x8_0805,
+        1024,
+        0x5401,
+        0x5421,
+        0x5450,
         1030,
         1031,
         0x5411,
