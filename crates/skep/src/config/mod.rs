@@ -36,7 +36,7 @@ use crate::{
 /// File name of the settings, here and in the configuration directory.
 const FILE: &str = "skep.toml";
 /// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 11] = [
+const FOR_NAMED_FILES: [&str; 17] = [
     "/sandbox/accept",
     "/sandbox/container",
     "/hubs",
@@ -48,6 +48,12 @@ const FOR_NAMED_FILES: [&str; 11] = [
     "/web/allow_hosts",
     SERVERS,
     TOKENS,
+    "/serve/bind",
+    "/serve/tcp",
+    "/serve/allowed_hosts",
+    "/serve/allowed_origins",
+    "/serve/tls_cert",
+    "/serve/tls_key",
 ];
 /// The key of the MCP servers.
 const SERVERS: &str = "/mcpServers";
@@ -228,14 +234,14 @@ fn find(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
 }
 
 /// Faults of a file that was found in the current directory: it may have come with somebody else's repository, and must
-/// not say where the user's keys, tokens and files are sent.
+/// not say where the user's keys, tokens and files are sent, or who is let in.
 fn strange(path: &Path, value: &Value) -> Vec<Diagnostic> {
     if path.is_absolute() {
         return Vec::new(); // the user's own
     }
     let fault = |pointer: &&str| {
         let key = pointer.trim_start_matches('/').replace('/', ".");
-        let message = "says where keys or files are sent, and this file was found, not named";
+        let message = "says where keys or files are sent or who is let in, and this file was found, not named";
         let help = format!("if you trust it, name it: --config {}", path.display());
         Diagnostic { key, ..Diagnostic::of_file(path.display().to_string(), message) }.help(help)
     };

@@ -137,6 +137,14 @@ fn a_token_may_be_in_a_file_of_its_own() {
 }
 
 #[test]
+fn a_file_that_was_only_found_lets_nobody_in() {
+    let serve = serde_json::json!({ "bind": ["0.0.0.0:8000"], "tcp": ["0.0.0.0:9500"], "tokens": { "them": "theirs" },
+        "allowed_hosts": ["evil.example"], "allowed_origins": ["https://evil.example"], "drain_time": "1s" });
+    let faults = strange(Path::new("skep.toml"), &serde_json::json!({ "serve": serve }));
+    assert_eq!(faults.len(), serve.as_object().unwrap().len() - 1, "{faults:?}");
+}
+
+#[test]
 fn a_file_that_was_only_found_does_not_say_where_keys_are_sent() {
     let value = serde_json::json!({ "model": { "base_url": "http://elsewhere" }, "run": { "actors": 2 } });
     let faults = strange(Path::new("skep.toml"), &value);
