@@ -576,6 +576,7 @@ impl Aside {
 
     async fn handle(self: Arc<Self>, method: Method, body: String) -> axum::response::Response {
         if method == Method::GET {
+            tokio::time::sleep(Duration::from_millis(50)).await; // a call that does not wait for it comes before it
             let said = self.said.lock().unwrap().take().unwrap();
             let events = futures_util::stream::unfold(said, async |mut said| {
                 let message = said.recv().await?;
@@ -589,6 +590,9 @@ impl Aside {
             Some("server/discover") => StatusCode::BAD_REQUEST.into_response(),
             Some("initialize") => ([("mcp-session-id", "s1")], answer(initialized())).into_response(),
             Some(method @ ("work" | "meet")) => {
+                if self.said.lock().unwrap().is_some() {
+                    return (StatusCode::CONFLICT, "nobody listens yet").into_response();
+                }
                 let meets = method == "meet";
                 if meets {
                     self.meeting.wait().await;

@@ -26,7 +26,7 @@ use reqwest::{
 };
 use serde_json::{Value, value::RawValue};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,6 +56,8 @@ const RESUMES_MAX: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest such time.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a session waits for its own stream before the first call; some servers do not begin it before they have something to say.
+const LISTEN_TIME_MAX: Duration = Duration::from_millis(500);
 /// Time for what nobody waits for: the end of a session, a withdrawal.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
 /// Tools whose marked arguments are remembered.
@@ -572,19 +574,26 @@ impl Http {
         });
     }
 
-    /// Hear what belongs to no request, as long as the connection lives. Servers need not have such a stream.
-    pub(super) fn listen(self: &Arc<Self>) {
+    /// Hear what belongs to no request, as long as the connection lives. Servers need not have such a stream. Waits until it is
+    /// open, if that is soon: what a server says on it before is lost, and a question so lost is waited for in vain.
+    pub(super) async fn listen(self: &Arc<Self>) {
         let http = Arc::clone(self);
+        let (opened, opening) = oneshot::channel();
         self.tasks.spawn(async move {
-            let _ = http.closed.run_until_cancelled(http.hear()).await;
+            let _ = http.closed.run_until_cancelled(http.hear(opened)).await;
         });
+        let _ = timeout(LISTEN_TIME_MAX, opening).await;
     }
 
-    async fn hear(self: &Arc<Self>) {
+    /// `opened` is dropped when the server has answered for the first time.
+    async fn hear(self: &Arc<Self>, opened: oneshot::Sender<()>) {
         let mut parser = Parser::new(self.setup.limits.message_bytes_max);
         let mut pause = RETRY;
+        let mut opened = Some(opened);
         loop {
-            match self.resume(parser.last_id.as_deref()).await {
+            let resumed = self.resume(parser.last_id.as_deref()).await;
+            drop(opened.take());
+            match resumed {
                 Ok(response) if response.status().is_success() && is_event_stream(&response) => {
                     pause = RETRY;
                     if let Err(error) = self.stream(response, &mut parser, None).await {

@@ -234,7 +234,7 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
     }
     let refused = match session(&http, setup).await {
         Ok(info) => {
-            http.listen();
+            http.listen().await;
             return Ok((Transport::Http(http), info));
         }
         Err(error) => error,
