@@ -290,9 +290,9 @@ pub(crate) fn cure() -> String {
         return format!("memory is controlled by cgroups of version 1 here; {version_1}");
     }
     format!(
-        "the cgroup {shown} was not delegated with `memory` to this server; start it by `systemd-run --user --scope -p \
-         Delegate=yes skep serve`, or put `Delegate=yes` into the [Service] of its unit (in a container: mount \
-         /sys/fs/cgroup writable, with a cgroup namespace of its own)"
+        "the cgroup {shown} was not delegated with `memory` to this server; put `Delegate=yes` into the [Service] of its \
+         unit, or start it by `systemd-run --user --scope -p Delegate=yes skep serve` (systemd 251 or newer; in a \
+         container: mount /sys/fs/cgroup writable, with a cgroup namespace of its own)"
     )
 }
 
