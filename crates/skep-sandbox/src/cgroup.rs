@@ -18,14 +18,18 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use libc::pid_t;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, chownat, mkdirat, openat, unlinkat},
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, chownat, getxattr, mkdirat, openat, unlinkat},
     io::Errno,
+    process::geteuid,
     thread::{Gid, Uid},
 };
 
@@ -81,7 +85,11 @@ impl Tree {
         if !sys::knows_clone3() {
             return None;
         }
-        let delegated = open(CWD, &delegated()?).ok()?;
+        let place = Place::own()?;
+        if !place.is_ours() {
+            return None;
+        }
+        let delegated = open(CWD, &place.path).ok()?;
         sweep(delegated.as_fd());
         let there_is = read(delegated.as_fd(), "cgroup.controllers").ok()?;
         let mut wanted: Vec<&str> = ["memory", "pids"].into_iter().filter(|one| has(&there_is, one)).collect();
@@ -218,18 +226,45 @@ impl Cgroup {
     }
 }
 
-/// The cgroup that may have been delegated to this process. `None`: there is no version 2 here.
-fn delegated() -> Option<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    place(&own, &mounts)
+/// The cgroup that may have been delegated to a process.
+#[derive(Debug, PartialEq)]
+struct Place {
+    path: PathBuf,
+    /// It is all that there is in this namespace.
+    whole: bool,
 }
 
+impl Place {
+    /// That of this process. `None`: there is no version 2 here.
+    fn own() -> Option<Place> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        place(&own, &fs::read_to_string("/proc/self/mountinfo").ok()?)
+    }
+
+    /// Whether it was given to us to divide. That it can be written to is not enough: root may write to those that
+    /// systemd manages, and a user to those of all of his programs.
+    fn is_ours(&self) -> bool {
+        let says = |name: &str| {
+            let mut value = [0; 2];
+            getxattr(&self.path, name, &mut value[..]).is_ok_and(|length| value[..length] == *b"1")
+        };
+        let owner = |path: &Path| fs::metadata(path).map(|data| data.uid()).ok();
+        let user = Some(geteuid().as_raw());
+        // Where what is a user's begins, somebody has let it begin.
+        let begins = !geteuid().is_root() && owner(&self.path) == user && self.path.parent().and_then(owner) != user;
+        self.whole || begins || DELEGATED.iter().any(|name| says(name))
+    }
+}
+
+/// How systemd marks what it has delegated.
+const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
+
 /// Where a process with such a `cgroup` and such a `mountinfo` finds the one that it may divide.
-fn place(own: &str, mounts: &str) -> Option<PathBuf> {
+fn place(own: &str, mounts: &str) -> Option<Place> {
     let own = Path::new(own.lines().find_map(|line| line.strip_prefix("0::"))?);
     // The server may have been moved aside by an earlier helper.
     let own = if own.ends_with(SERVER) { own.parent()? } else { own };
+    let whole = own == Path::new("/");
     mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
@@ -237,7 +272,7 @@ fn place(own: &str, mounts: &str) -> Option<PathBuf> {
         let below = own.strip_prefix(root).ok()?;
         // Outside of what this namespace sees there are `..`.
         let inside = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        (kind.starts_with("cgroup2 ") && inside).then(|| Path::new(at).join(below))
+        (kind.starts_with("cgroup2 ") && inside).then(|| Place { path: Path::new(at).join(below), whole })
     })
 }
 
@@ -245,7 +280,9 @@ fn place(own: &str, mounts: &str) -> Option<PathBuf> {
 pub(crate) fn cure() -> String {
     let version_1 = "boot with `systemd.unified_cgroup_hierarchy=1` (without systemd: mount cgroup2 and boot with \
                      `cgroup_no_v1=memory,pids`)";
-    let Some(directory) = delegated() else { return format!("there is no cgroup of version 2 here; {version_1}") };
+    let Some(Place { path: directory, .. }) = Place::own() else {
+        return format!("there is no cgroup of version 2 here; {version_1}");
+    };
     let shown = directory.display();
     let controllers = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
     let version_1_has_it = fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.contains(":memory:"));
@@ -253,9 +290,9 @@ pub(crate) fn cure() -> String {
         return format!("memory is controlled by cgroups of version 1 here; {version_1}");
     }
     format!(
-        "the cgroup {shown} was not delegated with `memory` to this server; start it by `systemd-run --user --scope -p \
-         Delegate=yes skep serve`, or put `Delegate=yes` into the [Service] of its unit (in a container: mount \
-         /sys/fs/cgroup writable, with a cgroup namespace of its own)"
+        "the cgroup {shown} was not delegated with `memory` to this server; put `Delegate=yes` into the [Service] of its \
+         unit, or start it by `systemd-run --user --scope -p Delegate=yes skep serve` (systemd 251 or newer; in a \
+         container: mount /sys/fs/cgroup writable, with a cgroup namespace of its own)"
     )
 }
 
@@ -345,13 +382,14 @@ mod tests {
 
     #[test]
     fn the_own_cgroup_is_found_wherever_it_is_mounted() {
-        let found = |own: &str, mounts: &str| place(own, mounts).map(|path| path.display().to_string());
+        let found = |own: &str, mounts: &str| place(own, mounts).map(|place| place.path.display().to_string());
         let user = "0::/user.slice/user@1000.service/app.slice/skep.scope\n";
         let at = "/sys/fs/cgroup/user.slice/user@1000.service/app.slice/skep.scope";
         assert_eq!(found(user, UNIFIED).unwrap(), at);
         assert_eq!(found(&user.replace(".scope", ".scope/skep-server"), UNIFIED).unwrap(), at);
         assert_eq!(found("4:memory:/x\n0::/\n", HYBRID).unwrap(), "/sys/fs/cgroup/unified/");
         assert_eq!(found("0::/docker/abc/sub\n", MOVED).unwrap(), "/sys/fs/cgroup/sub");
+        assert!(place("0::/skep-server\n", UNIFIED).unwrap().whole && !place(user, UNIFIED).unwrap().whole);
         assert_eq!(found("0::/../other\n", UNIFIED), None);
         assert_eq!(found("0::/elsewhere\n", MOVED), None);
         assert_eq!(found("4:memory:/x\n", HYBRID), None);
@@ -367,7 +405,7 @@ mod tests {
 
     /// A cgroup with a controller to hand down, which one does not matter. `None`: this machine has none, or we are not root.
     fn divisible() -> Option<(PathBuf, String)> {
-        let mount = place("0::/", &fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let mount = place("0::/", &fs::read_to_string("/proc/self/mountinfo").ok()?)?.path;
         let controller =
             fs::read_to_string(mount.join("cgroup.controllers")).ok()?.split_whitespace().next()?.to_owned();
         fs::write(mount.join("cgroup.subtree_control"), format!("+{controller}")).ok()?;

@@ -110,7 +110,7 @@ impl Pool {
     }
 
     /// One that the server should have.
-    pub(crate) fn to_offer(&mut self) -> Option<Waiting> {
+    pub(crate) fn next_to_offer(&mut self) -> Option<Waiting> {
         if self.offered.len() >= OFFERED_MAX {
             return None;
         }

@@ -453,7 +453,7 @@ impl Zygote {
 
     /// Lets the server have those that are ready, as many as it should have.
     fn offer(&mut self) {
-        while let Some(Waiting { pid, pidfd, keeper, command }) = self.ready.to_offer() {
+        while let Some(Waiting { pid, pidfd, keeper, command }) = self.ready.next_to_offer() {
             // A server that has gone away shows on the control socket.
             let fds = [keeper.as_fd(), command.as_fd(), pidfd.as_fd()];
             let _ = wire::send(&self.control, &Offer(pid.unsigned_abs()).bytes(), &fds);

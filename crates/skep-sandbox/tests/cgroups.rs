@@ -42,6 +42,10 @@ impl Delegated {
         for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
             chown(path.join(file), Some(user), Some(user)).unwrap();
         }
+        if user == 0 {
+            // Of an ordinary user's it can be seen.
+            rustix::fs::setxattr(&path, "trusted.delegate", b"1", rustix::fs::XattrFlags::CREATE).unwrap();
+        }
         Ok(Delegated(path))
     }
 
@@ -185,6 +189,30 @@ fn directories(path: &Path) -> usize {
 #[test]
 fn what_the_cgroup_can_limit_is_limited_and_no_longer_missing() {
     delegated("be_limited", |said| println!("{said}"));
+}
+
+/// Not a promise: what is done in a cgroup that is somebody else's.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn keep_out() {
+    let sandbox = unlimited(Namespaces::Unused).await;
+    assert_eq!(run(&sandbox, accepting(argv(&["true"]))).await.end, End::Exit(0));
+    println!("cgroups: {}", directories(Path::new(&std::env::var("CGROUP").unwrap())));
+}
+
+#[test]
+fn a_cgroup_that_can_be_written_to_but_was_not_delegated_is_left_alone() {
+    match Delegated::to(0) {
+        Ok(cgroup) => {
+            assert!(cgroup.says(0, "keep_out").contains("cgroups: 1"), "a helper's");
+            rustix::fs::removexattr(&cgroup.0, "trusted.delegate").unwrap();
+            for entry in fs::read_dir(&cgroup.0).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+                Delegated(entry.path());
+            }
+            assert!(cgroup.says(0, "keep_out").contains("cgroups: 0"));
+        }
+        Err(why) => println!("left out: {why}"),
+    }
 }
 
 /// Not a promise: without namespaces, a keeper is killed.

@@ -1,6 +1,8 @@
 //! The helper process can die at any time, and so can what it has made ahead. Alone in its program, because it kills all
 //! that it finds.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::process::{Command, Stdio};
