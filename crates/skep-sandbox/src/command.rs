@@ -67,11 +67,12 @@ pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
     sys::exit(127)
 }
 
-/// Locks itself in and becomes an interpreter whose program will come. Its end says that it could not.
-pub(crate) fn boot(template: &Template, interpreter: &Interpreter) -> ! {
+/// Locks itself in and becomes an interpreter whose program will come. A byte says that it could not.
+pub(crate) fn boot(template: &Template, interpreter: &Interpreter, unborn: &OwnedFd) -> ! {
     if lock_in(template, &Limits::default(), &Net::None).is_ok() {
         execute(&interpreter.job());
     }
+    let _ = rustix::io::write(unborn, b"x");
     sys::exit(127)
 }
 

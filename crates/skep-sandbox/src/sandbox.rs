@@ -29,6 +29,9 @@ use crate::{
     wire::{self, Message as _},
 };
 
+/// How often a request is tried of which nothing ran: with an interpreter that waits, and without.
+const TRIES: u32 = 2;
+
 /// What a sandbox is made from; the same for all requests that it serves.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -162,7 +165,7 @@ impl Sandbox {
     pub async fn run(&self, request: Request, cancel: CancellationToken) -> Result<Outcome, Error> {
         let asked = Instant::now();
         let min_tier = request.min_tier;
-        let (job, call, stdin) = request.into_job()?;
+        let (job, mut call, stdin) = request.into_job()?;
         let proxy = match &job.net {
             Net::Allow(hosts) => Some(Proxy::new(hosts, self.shared.config.gate.as_ref())?),
             Net::None | Net::Loopback => None,
@@ -190,25 +193,34 @@ impl Sandbox {
             Ok(())
         };
         demand(&helper)?;
-        if let Some(supervised) = helper.use_offered(&bytes, &call, stdin.as_ref()).await {
-            return self.finish(supervised, &job.limits, &cancel, &helper, started).await;
+        if let Some(supervised) = helper.use_offered(&bytes, &call, stdin.as_ref()).await
+            && let Some(outcome) = self.finish(supervised, &job.limits, &cancel, &helper, started).await?
+        {
+            return Ok(outcome);
         }
         let bytes = wire::sealed("job", &bytes).map_err(memory)?;
-        let (supervised, ends) =
-            Supervised::new(proxy).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
-        let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-        fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
-        let helper = match helper.order(&call, &fds).await {
-            Ok(()) => helper,
-            Err(_) => {
-                let next = self.helper(Some(&helper)).await?;
-                demand(&next)?;
-                next.order(&call, &fds).await.map_err(|_| Error::HelperDied)?;
-                next
+        let (mut helper, mut proxy) = (helper, proxy);
+        for _ in 0..TRIES {
+            let (supervised, ends) =
+                Supervised::new(proxy.take()).map_err(|source| Error::Setup { step: "make pipes".into(), source })?;
+            let mut fds = vec![ends.report.as_fd(), bytes.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+            fds.extend(stdin.as_ref().map(|stdin| stdin.as_fd()));
+            if helper.order(&call, &fds).await.is_err() {
+                helper = self.helper(Some(&helper)).await?;
+                demand(&helper)?;
+                helper.order(&call, &fds).await.map_err(|_| Error::HelperDied)?;
             }
-        };
-        drop((ends, bytes, stdin));
-        self.finish(supervised, &job.limits, &cancel, &helper, started).await
+            drop(ends);
+            if let Some(outcome) = self.finish(supervised, &job.limits, &cancel, &helper, started).await? {
+                return Ok(outcome);
+            }
+            // Only what waits can have ended before; what is made for it tells why it does.
+            call.interpreter = None;
+            for file in [&bytes].into_iter().chain(&stdin) {
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).map_err(|error| memory(error.into()))?;
+            }
+        }
+        Err(Error::HelperDied)
     }
 
     async fn finish(
@@ -218,7 +230,7 @@ impl Sandbox {
         cancel: &CancellationToken,
         helper: &Arc<Helper>,
         started: Instant,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Option<Outcome>, Error> {
         let outcome = supervised.finish(limits, cancel, helper, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.

@@ -18,6 +18,7 @@ use rustix::{
     io::Errno,
     mount::MountAttrFlags,
     net::{AddressFamily, SocketFlags, SocketType, bind, socket_with},
+    pipe::PipeFlags,
     process::{DumpableBehavior, set_dumpable_behavior, setsid},
     thread::{CapabilitySet, Gid, Uid, set_thread_res_gid, set_thread_res_uid},
 };
@@ -174,8 +175,9 @@ pub(crate) fn keep(template: &Template, purpose: Purpose<'_>, user: u32) -> ! {
 fn boot(template: &Template, interpreter: &Interpreter, stdin: Option<OwnedFd>) -> Result<Keeper, Fault> {
     let furnished = furnish(template, &Limits::default(), &Net::None)?;
     let awaited = Awaited::new(interpreter.language, stdin)?;
-    let started = furnished.start(false, || command::boot(template, interpreter))?;
-    Ok(Keeper { awaited: Some(awaited), ..Keeper::new(started) })
+    let (unborn, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("make a pipe")?;
+    let started = furnished.start(false, || command::boot(template, interpreter, &tell))?;
+    Ok(Keeper { awaited: Some(awaited), unborn: Some(unborn), ..Keeper::new(started) })
 }
 
 fn give_up(report: &OwnedFd, fault: Fault) -> ! {
@@ -384,6 +386,8 @@ struct Keeper {
     memory_max: u64,
     /// What an interpreter waits for.
     awaited: Option<Awaited>,
+    /// Something to read: the interpreter could not be executed.
+    unborn: Option<OwnedFd>,
 }
 
 /// Why the keeper makes an end.
@@ -395,7 +399,7 @@ enum Cause {
 
 impl Keeper {
     fn new(started: Started) -> Keeper {
-        Keeper { started, calls: None, report: None, memory_max: u64::MAX, awaited: None }
+        Keeper { started, calls: None, report: None, memory_max: u64::MAX, awaited: None, unborn: None }
     }
 
     /// From here on there is a request.
@@ -429,7 +433,10 @@ impl Keeper {
             }
         };
         if let Some(report) = keeper.report {
-            let message = Report::Ended { status, memory_exceeded, used: sys::used_by_children() };
+            let message = match keeper.unborn {
+                Some(unborn) if rustix::io::read(&unborn, &mut [0]) == Ok(1) => Report::Unbegun,
+                _ => Report::Ended { status, memory_exceeded, used: sys::used_by_children() },
+            };
             let _ = wire::send(&report, &message.bytes(), &[]);
             // Taking the namespaces down takes longer than reading the answer. Who reads it goes first, if it is to do
             // so on this processor.

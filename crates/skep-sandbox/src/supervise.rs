@@ -62,10 +62,12 @@ pub(crate) struct Ends {
     pub(crate) stderr: OwnedFd,
 }
 
-/// How a command ended, and what it used.
-struct Fate {
-    end: End,
-    used: Used,
+/// What became of a request.
+enum Fate {
+    /// How its command ended, and what it used.
+    Ended { end: End, used: Used },
+    /// Nothing of it ran.
+    Unbegun,
 }
 
 impl Supervised {
@@ -97,17 +99,19 @@ impl Supervised {
         Ok((supervised, ends))
     }
 
-    /// Waits for the end, enforcing `limits`, and collects what was left.
+    /// Waits for the end, enforcing `limits`, and collects what was left. `None`: it was given to an interpreter that had just
+    /// ended, and nothing of it ran.
     pub(crate) async fn finish(
         mut self,
         limits: &Limits,
         cancel: &CancellationToken,
         helper: &Helper,
         started: Instant,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Option<Outcome>, Error> {
         self.bare = helper.tier == Tier::Landlock;
         let fate = self.watch(limits, cancel, started).await?;
         self.over = true;
+        let Fate::Ended { end, used } = fate else { return Ok(None) };
         let mut room = limits.output;
         for stream in [&mut self.stdout, &mut self.stderr] {
             stream.drain().map_err(|source| Error::Setup { step: "read the output".into(), source })?;
@@ -119,8 +123,8 @@ impl Supervised {
             room -= stream.bytes.len() as u64;
         }
         let found = collect(self.outputs.take(), limits.outputs).await;
-        Ok(Outcome {
-            end: match fate.end {
+        Ok(Some(Outcome {
+            end: match end {
                 // It was over before we could kill it.
                 End::Exit(_) | End::Signal(_) if truncated => End::OutputLimit,
                 end => end,
@@ -132,14 +136,14 @@ impl Supervised {
             skipped: found.skipped,
             usage: Usage {
                 wall: started.elapsed(),
-                cpu: Duration::from_micros(fate.used.cpu_us),
-                memory_peak: fate.used.memory_peak,
+                cpu: Duration::from_micros(used.cpu_us),
+                memory_peak: used.memory_peak,
             },
             start: self.start,
             connections: self.proxy.as_ref().map(Proxy::connections).unwrap_or_default(),
             tier: helper.tier,
             missing: helper.missing.clone(),
-        })
+        }))
     }
 
     /// Returns when the sandbox has no process left, or nothing of the command has run.
@@ -152,7 +156,11 @@ impl Supervised {
             let end = select! {
                 biased;
                 message = helper::receive(&self.report) => match self.hear(message)? {
-                    Some(fate) => return Ok(Fate { end: forced.unwrap_or(fate.end), ..fate }),
+                    Some(fate) => return Ok(match (forced, fate) {
+                        (Some(end), Fate::Ended { used, .. }) => Fate::Ended { end, used },
+                        (Some(end), Fate::Unbegun) => Fate::Ended { end, used: Used::default() },
+                        (None, fate) => fate,
+                    }),
                     None => {
                         if killed {
                             // It may be just born.
@@ -214,14 +222,15 @@ impl Supervised {
                     Status::Exit(code) => End::Exit(code),
                     Status::Signal(signal) => End::Signal(signal),
                 };
-                return Ok(Some(Fate { end, used }));
+                return Ok(Some(Fate::Ended { end, used }));
             }
             // The keeper does not end before its command, unless something kills it from outside, as the kernel does
             // when memory is at its ceiling.
             Report::Gone { memory_exceeded, used } => {
                 let end = if memory_exceeded { End::MemoryLimit } else { End::Signal(libc::SIGKILL) };
-                return Ok(Some(Fate { end, used }));
+                return Ok(Some(Fate::Ended { end, used }));
             }
+            Report::Unbegun => return Ok(Some(Fate::Unbegun)),
         }
         Ok(None)
     }

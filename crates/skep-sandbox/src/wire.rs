@@ -125,6 +125,8 @@ pub(crate) enum Report {
     Ended { status: Status, memory_exceeded: bool, used: Used },
     /// The sandbox's first process is gone, and every other with it.
     Gone { memory_exceeded: bool, used: Used },
+    /// The interpreter that was to wait for a program could not be executed, or had ended before the request came.
+    Unbegun,
 }
 
 /// What a sandbox is to do.
@@ -418,6 +420,7 @@ impl Message for Report {
                 out.number(*memory_exceeded);
                 used.encode(out);
             }
+            Report::Unbegun => out.number(6u8),
         }
     }
 
@@ -441,6 +444,7 @@ impl Message for Report {
                 Report::Ended { status, memory_exceeded: from.number()? == 1, used: Used::decode(from)? }
             }
             5 => Report::Gone { memory_exceeded: from.number()? == 1, used: Used::decode(from)? },
+            6 => Report::Unbegun,
             _ => return None,
         })
     }

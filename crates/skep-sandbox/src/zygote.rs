@@ -628,10 +628,15 @@ impl Zygote {
             bare.forget(*pid);
         }
         if let Some(report) = report {
-            // A keeper that ended by itself has told the server how, and the kernel kills all or none.
+            // A keeper that ended by itself has told the server how, unless the interpreter in it had ended before it
+            // heard of the request. The kernel kills all or none.
             let killed = matches!(status, Status::Signal(_));
             let memory_exceeded = killed && seat.cgroup.as_ref().is_some_and(Cgroup::memory_exceeded);
-            let _ = wire::send(&report, &Report::Gone { memory_exceeded, used: *used }.bytes(), &[]);
+            let message = match status {
+                Status::Exit(0) => Report::Unbegun,
+                _ => Report::Gone { memory_exceeded, used: *used },
+            };
+            let _ = wire::send(&report, &message.bytes(), &[]);
         }
         self.seats.give_back(seat);
     }
