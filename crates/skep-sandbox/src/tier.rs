@@ -1,5 +1,7 @@
 //! How strong the isolation is, and what this machine lacks for more.
 
+use std::fmt;
+
 /// How strong the isolation is, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
@@ -67,6 +69,35 @@ impl Protection {
         Protection::Hiding,
         Protection::Processes,
     ];
+}
+
+/// In words, for people.
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protection::MemoryOfAll => "a ceiling on the memory of all processes together",
+            Protection::MemoryWatch => "a watch on the memory of all processes together",
+            Protection::Quotas => "quotas of inotify and the like",
+            Protection::Proc => "a /proc of its own",
+            Protection::Landlock => "all of Landlock",
+            Protection::Lifetime => "an end with the server if that is killed",
+            Protection::Disk => "a ceiling on what is written in all",
+            Protection::Hiding => "hiding other processes and files",
+            Protection::Processes => "a count of processes for each sandbox",
+        })
+    }
+}
+
+/// In words, for people.
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tier::Oci => "containers",
+            Tier::Landlock => "Landlock without namespaces",
+            Tier::StrictWithoutProc => "strict, but without /proc",
+            Tier::Strict => "strict",
+        })
+    }
 }
 
 impl Tier {

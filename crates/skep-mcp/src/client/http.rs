@@ -263,12 +263,16 @@ impl Http {
         headers: HeaderMap,
         asked: &Asked<'_>,
     ) -> Result<Box<RawValue>, CallError> {
-        for is_first in [true, false] {
-            let session = self.session();
-            match self.post(text.clone(), headers.clone()).await? {
-                Sent::Answer(response) => return self.read(response, asked).await,
-                Sent::Forgotten if is_first => self.reopen(session).await?,
-                Sent::Forgotten => break,
+        let session = self.session();
+        // Only sessions are forgotten.
+        let again = session.is_some().then(|| (text.clone(), headers.clone()));
+        if let Sent::Answer(response) = self.post(text, headers).await? {
+            return self.read(response, asked).await;
+        }
+        if let Some((text, headers)) = again {
+            self.reopen(session).await?;
+            if let Sent::Answer(response) = self.post(text, headers).await? {
+                return self.read(response, asked).await;
             }
         }
         Err(CallError::Closed("the server forgets its sessions at once".to_owned()))

@@ -85,8 +85,11 @@ async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> 
             let report = sandbox.probe().await;
             let detail = match (report.tier, report.missing.as_slice()) {
                 (None, _) => "no isolation is possible".to_owned(),
-                (Some(tier), []) => format!("{tier:?}: everything is enforced"),
-                (Some(tier), missing) => format!("{tier:?}; not enforced here: {missing:?}"),
+                (Some(tier), []) => format!("{tier}: everything is enforced"),
+                (Some(tier), missing) => {
+                    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                    format!("{tier}; not enforced here: {}", missing.join(", "))
+                }
             };
             (report.tier.is_some(), detail, (!report.advice.is_empty()).then(|| report.advice.join("\n     → ")))
         }
