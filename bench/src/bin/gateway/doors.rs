@@ -101,7 +101,7 @@ pub(crate) const HTTP_PEERS: [Peer; 2] = [
     Peer {
         name: "mcp-proxy 0.6.0 (crates.io)",
         program: "bin/mcp-proxy",
-        path: "/mcp",
+        path: "/",
         prefix: "upstream__",
         way: Way::Session,
         arguments: |port, upstream| {
