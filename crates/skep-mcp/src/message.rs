@@ -81,13 +81,12 @@ pub enum Message {
 }
 
 impl Message {
-    /// Its text, in one line. What it carries may have been written in several: outside of strings they mean nothing in
-    /// JSON, and within strings there are none.
+    /// Its text, in one line.
     pub fn to_line(&self) -> String {
         let text = match self {
-            Message::Request(Request { id, method, params }) => return request_line(id, method, params.as_ref()),
+            Message::Request(Request { id, method, params }) => return request_line(id, method, params.as_deref()),
             Message::Notification(Notification { method, params }) => {
-                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params.as_ref()))
+                format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params.as_deref()))
             }
             Message::Response(Response { id, outcome }) => match outcome {
                 Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id)),
@@ -99,20 +98,25 @@ impl Message {
 }
 
 /// The text of a request, in one line.
-pub(crate) fn request_line(id: &Id, method: &str, params: Option<&impl Serialize>) -> String {
+pub(crate) fn request_line(id: &Id, method: &str, params: Option<&(impl Serialize + ?Sized)>) -> String {
     one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params)))
 }
 
-fn one_line(text: String) -> String {
-    let is_one = memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none();
-    if is_one { text } else { text.replace(['\n', '\r'], " ") }
+/// What others wrote may be in several lines: outside of strings they mean nothing in JSON, and within strings there are
+/// none.
+pub(crate) fn one_line(text: String) -> String {
+    if is_one_line(&text) { text } else { text.replace(['\n', '\r'], " ") }
 }
 
-fn member(params: Option<&impl Serialize>) -> String {
+pub(crate) fn is_one_line(text: &str) -> bool {
+    memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none()
+}
+
+fn member(params: Option<&(impl Serialize + ?Sized)>) -> String {
     params.map_or(String::new(), |params| format!(r#","params":{}"#, json(params)))
 }
 
-fn json(value: &(impl Serialize + ?Sized)) -> String {
+pub(crate) fn json(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Limits, Outcome, Share, convert::Lifted};
-use crate::message::{ErrorObject, Id};
+use crate::message::{ErrorObject, Id, is_one_line, json, one_line, request_line};
 
 /// The text of a response.
 pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
@@ -83,16 +83,6 @@ impl From<String> for Text {
     }
 }
 
-/// What a server behind this one sends may be written in several lines; outside of strings they mean nothing in JSON, and
-/// within strings there are none.
-fn one_line(text: String) -> String {
-    if is_one_line(&text) { text } else { text.replace(['\n', '\r'], " ") }
-}
-
-fn is_one_line(text: &str) -> bool {
-    memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none()
-}
-
 /// The text of an error; without an id if none could be read, which JSON-RPC writes as null.
 pub(super) fn error(id: Option<&Id>, object: &ErrorObject) -> String {
     one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#, id.map_or("null".to_owned(), json), json(object)))
@@ -108,11 +98,7 @@ pub(super) fn notification(method: &str, params: &RawValue) -> String {
 
 /// The text of a request.
 pub(super) fn request(id: i64, method: &str, params: &RawValue) -> String {
-    one_line(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{params}}}"#, json(method)))
-}
-
-fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+    request_line(&Id::Number(id), method, Some(params))
 }
 
 /// Where the messages of a request go.
