@@ -14,8 +14,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::{
     helper,
+    slot::Sockets,
     supervise::{Ends, Supervised},
-    wire::{self, Asked, Call, Message as _, Offer},
+    wire::{Asked, Call, Message as _, Offer},
 };
 
 /// Offers that are kept. There are fewer unless sandboxes die before they are used, of which nobody tells the server.
@@ -24,10 +25,7 @@ const OFFERS_MAX: usize = 8;
 /// One of them.
 pub(crate) struct Offered {
     number: u32,
-    /// Its keeper hears here.
-    keeper: OwnedFd,
-    /// Its command hears here.
-    command: OwnedFd,
+    sockets: Sockets,
     supervised: Supervised,
     ends: Ends,
 }
@@ -43,21 +41,17 @@ impl Offered {
     fn new(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Offered> {
         let Offer(number) = Offer::parse(bytes).ok()?;
         let mut fds = fds.into_iter();
-        let (keeper, command, pidfd) = (fds.next()?, fds.next()?, fds.next()?);
+        let (sockets, pidfd) = (Sockets { keeper: fds.next()?, command: fds.next()? }, fds.next()?);
         let (supervised, ends) = Supervised::ready(pidfd).ok()?;
-        Some(Offered { number, keeper, command, supervised, ends })
+        Some(Offered { number, sockets, supervised, ends })
     }
 
     /// Hands it a request. `None`: it has died, and nothing was run.
     pub(crate) fn hand_over(self, job: &[u8], call: &Call, stdin: Option<&OwnedFd>) -> Option<(Supervised, Taken)> {
-        let Offered { number, keeper, command, supervised, ends } = self;
+        let Offered { number, sockets, supervised, ends } = self;
         let mut fds = vec![ends.report.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
         fds.extend(stdin.map(OwnedFd::as_fd));
-        // The command first: it is what is waited for, and the one told first gets the processor that is idle. It may
-        // end before its keeper knows of the request; the keeper then waits to be told.
-        wire::send(&command, job, &fds).ok()?;
-        // A keeper that has died took the command along, which the zygote reports.
-        let _ = wire::send(&keeper, &call.bytes(), &[ends.report.as_fd()]);
+        sockets.hand_over(job, &fds, call).ok()?;
         Some((supervised, Taken { number, report: ends.report }))
     }
 }

@@ -16,7 +16,7 @@ use libc::pid_t;
 use rustix::event::Timespec;
 
 use crate::{
-    slot::Order,
+    slot::{Order, Sockets},
     warm::Interpreter,
     wire::{self, Call, JOB_BESIDE, Message as _},
 };
@@ -42,10 +42,7 @@ const WARM_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct Waiting {
     pub(crate) pid: pid_t,
     pub(crate) pidfd: OwnedFd,
-    /// Its keeper hears here.
-    pub(crate) keeper: OwnedFd,
-    /// Its command hears here.
-    pub(crate) command: OwnedFd,
+    pub(crate) sockets: Sockets,
 }
 
 /// Those that wait.
@@ -142,16 +139,10 @@ impl Pool {
 
     /// Gives an order to a sandbox that is ready.
     pub(crate) fn hand_over(&mut self, call: &Call, order: &Order) -> Option<(pid_t, OwnedFd)> {
-        while let Some(Waiting { pid, pidfd, keeper, command }) = self.waiting.pop_front() {
-            // The command first: it is what is waited for, and the one told first gets the processor that is idle. It
-            // may end before its keeper knows of the request; the keeper then waits to be told.
-            if wire::send(&command, JOB_BESIDE, &order.fds()).is_err() {
-                // It died unnoticed, for instance killed for want of memory. Closing ends its keeper.
-                continue;
-            }
-            // A keeper that has died took the command along, which the server is told when it is reaped.
-            let _ = wire::send(&keeper, &call.bytes(), &[order.report.as_fd()]);
-            return Some((pid, pidfd));
+        while let Some(Waiting { pid, pidfd, sockets }) = self.waiting.pop_front() {
+            if sockets.hand_over(JOB_BESIDE, &order.fds(), call).is_ok() {
+                return Some((pid, pidfd));
+            } // else it died unnoticed, for instance killed for want of memory; closing ends its keeper
         }
         self.target = (self.target + 1).min(READY_MAX);
         None
@@ -265,7 +256,7 @@ mod tests {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let ((keeper, theirs), (command, pidfd)) = (pair(), pair());
-        (Waiting { pid, pidfd, keeper, command }, theirs)
+        (Waiting { pid, pidfd, sockets: Sockets { keeper, command } }, theirs)
     }
 
     fn pool(target: usize, sandboxes: usize) -> (Pool, Vec<OwnedFd>) {

@@ -85,6 +85,25 @@ impl Order {
     }
 }
 
+/// Where a sandbox that is ready hears of its request.
+pub(crate) struct Sockets {
+    pub(crate) keeper: OwnedFd,
+    pub(crate) command: OwnedFd,
+}
+
+impl Sockets {
+    /// Hands it a request: its work with these descriptors, the report first, as [`Work::receive`] wants them. An error
+    /// means that it has died, and nothing was run.
+    pub(crate) fn hand_over(&self, work: &[u8], fds: &[BorrowedFd<'_>], call: &Call) -> io::Result<()> {
+        // The command first: it is what is waited for, and the one told first gets the processor that is idle. It may
+        // end before its keeper knows of the request; the keeper then waits to be told.
+        wire::send(&self.command, work, fds)?;
+        // A keeper that has died took the command along, which the server is told when it is reaped.
+        let _ = wire::send(&self.keeper, &call.bytes(), &fds[..1]);
+        Ok(())
+    }
+}
+
 /// What the command of a sandbox that is ready is sent.
 pub(crate) struct Work {
     pub(crate) report: OwnedFd,

@@ -48,7 +48,7 @@ use crate::{
     root::{self, Parts},
     seat::{Seat, Seats},
     seccomp::{self, Machine},
-    slot::{self, Order, Purpose},
+    slot::{self, Order, Purpose, Sockets},
     sys::{self, Cloned, Ended, Status, Used},
     tier::Means,
     users::{Users, become_user, map_user},
@@ -446,14 +446,14 @@ impl Zygote {
         let purpose = Purpose::Ready { keeper: their_keeper, command: their_command };
         if let Ok((pid, seat, pidfd)) = self.clone_keeper(purpose, false, ordinary()) {
             self.living.insert(pid, Living { report: None, seat });
-            self.ready.add(Waiting { pid, pidfd, keeper, command });
+            self.ready.add(Waiting { pid, pidfd, sockets: Sockets { keeper, command } });
             self.offer();
         }
     }
 
     /// Lets the server have those that are ready, as many as it should have.
     fn offer(&mut self) {
-        while let Some(Waiting { pid, pidfd, keeper, command }) = self.ready.next_to_offer() {
+        while let Some(Waiting { pid, pidfd, sockets: Sockets { keeper, command } }) = self.ready.next_to_offer() {
             // A server that has gone away shows on the control socket.
             let fds = [keeper.as_fd(), command.as_fd(), pidfd.as_fd()];
             let _ = wire::send(&self.control, &Offer(pid.unsigned_abs()).bytes(), &fds);

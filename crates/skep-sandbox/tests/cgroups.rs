@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{argv, children, config, is_root, mark, run, script_of, text, wait_for_marked};
+use common::{FORKS, argv, children, config, is_root, mark, run, script_of, text, wait_for_marked};
 use skep_sandbox::{Config, Defence, End, Error, Namespaces, Protection, Request, Run, Sandbox, Start, Tier};
 use tokio::time::{sleep, timeout};
 
@@ -123,15 +123,8 @@ async fn be_limited() {
         assert_eq!(missing.contains(&Protection::MemoryOfAll), !limits("memory"), "{missing:?}");
         if limits("pids") {
             assert!(!missing.contains(&Protection::Processes), "{missing:?}");
-            let count = "import os, time
-n = 1
-try:
-    while n < 500:
-        if os.fork() == 0: time.sleep(1000)
-        n += 1
-except BlockingIOError: print(n)";
             for (processes, start) in [(30, Start::Fresh), (64, Start::Warm)] {
-                let mut request = accepting(Request::new(Run::Python(count.into())));
+                let mut request = accepting(Request::new(Run::Python(FORKS.into())));
                 request.limits.processes = processes;
                 let outcome = run(&sandbox, request).await;
                 assert_eq!(text(&outcome.stdout), format!("{processes}\n"), "{start:?} {outcome:?}");

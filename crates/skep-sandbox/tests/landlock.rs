@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{again_as_ordinary_user, argv, config, is_root, mark, marked, run, script_of, text, wait_for_marked};
+use common::{
+    FORKS, again_as_ordinary_user, argv, config, is_root, mark, marked, run, script_of, text, wait_for_marked,
+};
 use skep_sandbox::{
     Bind, Config, Defence, End, Error, InFile, Namespaces, Net, Outcome, Protection, Request, Run, Sandbox, Start,
     Tier, Verdict,
@@ -234,14 +236,7 @@ x = bytearray(b'x' * (20 << 20)); time.sleep(1000)";
     let mut request = accepting(Request::new(Run::Python(many.into())));
     request.limits.memory = 100 << 20;
     assert_eq!(run(&sandbox, request).await.end, End::MemoryLimit);
-    let count = "import os, time
-n = 1
-try:
-    while n < 500:
-        if os.fork() == 0: time.sleep(1000)
-        n += 1
-except BlockingIOError: print(n)";
-    let mut request = accepting(Request::new(Run::Python(count.into())));
+    let mut request = accepting(Request::new(Run::Python(FORKS.into())));
     request.limits.processes = 30;
     let started: u32 = text(&run(&sandbox, request).await.stdout).trim().parse().unwrap();
     // Others of the same user come and go.

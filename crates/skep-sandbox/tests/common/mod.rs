@@ -98,6 +98,15 @@ pub(crate) async fn wait_for_marked(mark: &str, count: usize) {
     timeout(Duration::from_secs(10), reached).await.unwrap();
 }
 
+/// A Python program that starts processes until it may not, and prints how many there are then.
+pub(crate) const FORKS: &str = "import os, time
+n = 1
+try:
+    while n < 500:
+        if os.fork() == 0: time.sleep(1000)
+        n += 1
+except BlockingIOError: print(n)";
+
 /// A number that no other test or process uses.
 pub(crate) fn mark() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
