@@ -112,7 +112,7 @@ async fn call_tool(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let tool = tool_name(path)?;
+    let tool = name(path)?;
     let bad_query = |rejection: QueryRejection| {
         Problem::new(
             StatusCode::BAD_REQUEST,
@@ -169,13 +169,14 @@ async fn show_tool(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    Ok(match hub.calls.catalogue.describe(&tool_name(path)?).await {
+    Ok(match hub.calls.catalogue.describe(&name(path)?).await {
         Ok(tool) => json_response(StatusCode::OK, &tool),
         Err(error) => json_response(status(&error), &error.to_json()),
     })
 }
 
-fn tool_name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+/// What is named in the path.
+pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let bad_path =
         |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text());
     Ok(path.map_err(bad_path)?.0)

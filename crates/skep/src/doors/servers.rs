@@ -16,7 +16,7 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    http::Hub,
+    http::{Hub, name},
     problem::{Problem, json_response},
 };
 use crate::upstreams::{Status, Upstream, UpstreamError, config};
@@ -104,12 +104,6 @@ fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
     let message = "a server is a command that is run here, so adding and changing servers needs a token: set SKEP_TOKEN, \
                    or write them into the file that --mcp-config names";
     Err(Problem::new(StatusCode::FORBIDDEN, "token_needed", message))
-}
-
-fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let bad_path =
-        |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text());
-    Ok(path.map_err(bad_path)?.0)
 }
 
 fn unknown(name: &str) -> Problem {
