@@ -81,11 +81,14 @@ impl Bodies {
         }
         let waits_for_word = headers.contains_key(header::EXPECT);
         let read = timeout(self.limits.body_time_max, self.read_all(body, waits_for_word)).await;
-        read.unwrap_or_else(|_| {
-            let message = format!("the body did not arrive within {}s", self.limits.body_time_max.as_secs_f64());
-            let close = HeaderValue::from_static("close");
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", message).with(header::CONNECTION, close))
-        })
+        read.unwrap_or_else(|_| Err(self.too_slow()))
+    }
+
+    /// The body did not arrive in time.
+    pub(super) fn too_slow(&self) -> Problem {
+        let message = format!("the body did not arrive within {}s", self.limits.body_time_max.as_secs_f64());
+        let close = HeaderValue::from_static("close");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", message).with(header::CONNECTION, close)
     }
 
     async fn read_all(&self, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {

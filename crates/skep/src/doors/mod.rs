@@ -23,6 +23,7 @@ mod http;
 mod in_place;
 pub mod mcp;
 mod metrics;
+mod plain;
 mod problem;
 mod servers;
 mod tasks;
@@ -35,6 +36,7 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroU32,
+    pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -405,7 +407,7 @@ struct Connections {
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     tls: Option<Tls>,
-    head_time_max: Duration,
+    times: plain::Times,
     write_time_max: Duration,
     close: CancellationToken,
 }
@@ -426,7 +428,7 @@ impl Connections {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             tls: options.tls.clone(),
-            head_time_max: options.head_time_max,
+            times: plain::Times { head_max: options.head_time_max, body_max: options.bodies.body_time_max },
             write_time_max: options.write_time_max,
             close,
         }
@@ -434,49 +436,81 @@ impl Connections {
 
     /// The connection as a task, or `None` if there are far too many.
     fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let (router, permit, limit) = match Arc::clone(&self.open).try_acquire_owned() {
-            Ok(permit) => (self.router.clone(), permit, None),
+        let (permit, is_refused) = match Arc::clone(&self.open).try_acquire_owned() {
+            Ok(permit) => (permit, false),
             Err(_) => {
                 metrics::too_many_connections();
-                let permit = Arc::clone(&self.refusals).try_acquire_owned().ok()?;
-                (self.overfull.clone(), permit, Some(REFUSAL_TIME_MAX))
+                (Arc::clone(&self.refusals).try_acquire_owned().ok()?, true)
             }
         };
         let connections = Arc::clone(self);
         Some(async move {
-            match limit {
-                None => in_place(connections.converse(stream, router, permit)).await,
-                Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
+            match is_refused {
+                false => in_place(connections.converse(stream, is_refused, permit)).await,
+                true => drop(timeout(REFUSAL_TIME_MAX, connections.converse(stream, is_refused, permit)).await),
             }
         })
     }
 
     /// Answer the requests of one connection, until it ends or the hub does.
-    async fn converse(&self, stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
+    async fn converse(&self, stream: TcpStream, is_refused: bool, _permit: OwnedSemaphorePermit) {
         self.hub.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.hub.connections);
         if let Err(error) = prepare(&stream, self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
-        let Some(tls) = &self.tls else { return self.answer(stream, router).await };
-        match tls.accept_http(stream, self.head_time_max).await {
-            Ok(stream) => Box::pin(self.answer(stream, router)).await,
+        let Some(tls) = &self.tls else { return self.answer(stream, is_refused).await };
+        match tls.accept_http(stream, self.times.head_max).await {
+            Ok(stream) => Box::pin(self.answer(stream, is_refused)).await,
             Err(error) => tracing::debug!(%error, "a connection was not made safe"),
         }
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
-        let conversation = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        tokio::pin!(conversation);
-        let ended = tokio::select! {
-            ended = &mut conversation => Ok(ended),
-            () = self.close.cancelled() => {
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, is_refused: bool) {
+        let ended = match is_refused {
+            true => self.serve(stream, &self.overfull).await,
+            false => match self.answer_plain(stream).await {
+                Ok(Some(rest)) => Box::pin(self.serve(rest, &self.router)).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    /// Answer what is plain. Returns what is left of the connection.
+    async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Option<plain::Rest<S>>> {
+        let conversation = pin!(plain::Plain::new(&self.hub, self.times, &self.close, stream).converse());
+        match self.until_close(conversation).await {
+            Ok(ended) => ended,
+            Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),
+        }
+    }
+
+    async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        router: &Router,
+    ) -> io::Result<()> {
+        let service = TowerToHyperService::new(router.clone());
+        let conversation = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let ended = match self.until_close(conversation).await {
+            Ok(ended) => ended,
+            Err(mut conversation) => {
                 conversation.as_mut().graceful_shutdown();
-                timeout(CLOSE_TIME_MAX, conversation).await
+                timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(()))
             }
         };
-        if let Ok(Err(error)) = ended {
-            tracing::debug!(%error, "a connection broke off");
+        ended.map_err(io::Error::other)
+    }
+
+    /// Go on until the hub closes its connections; gives back what is not done then.
+    async fn until_close<'f, F: Future>(&self, mut conversation: Pin<&'f mut F>) -> Result<F::Output, Pin<&'f mut F>> {
+        tokio::select! {
+            ended = &mut conversation => Ok(ended),
+            () = self.close.cancelled() => Err(conversation),
         }
     }
 }
