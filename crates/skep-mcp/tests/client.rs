@@ -357,8 +357,7 @@ impl Service for Echo {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> server::BoxFuture<Outcome> {
         Box::pin(async move {
-            let params: Value =
-                call.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+            let params = serde_json::to_value(&call.params).unwrap();
             if call.method == "tools/list" {
                 let marked = json!({ "type": "string", "x-mcp-header": "Region" });
                 let schema = json!({ "type": "object", "properties": { "region": marked } });

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
     message::{ErrorObject, Notification},
-    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code, tasks},
+    server::{self, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code, tasks},
 };
 
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
@@ -46,7 +46,10 @@ impl Request {
         let Call { method, mut params, caller, cancel } = call;
         // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
-            params = Some(with_level(params.as_deref(), level));
+            let mut meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
+            meta.put("io.modelcontextprotocol/logLevel", level);
+            let meta = meta.into_raw();
+            params.set("_meta", meta);
         }
         let capabilities = tasks::undeclared_in(&caller.capabilities); // a task of that server would be nobody's here
         let options = CallOptions {
@@ -55,16 +58,9 @@ impl Request {
             handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };
+        let params = (!params.is_empty()).then(|| params.into_raw());
         Request { method, params, options, cancel }
     }
-}
-
-fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
-    let mut members = params.and_then(Members::parse).unwrap_or_default();
-    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
-    meta.put("io.modelcontextprotocol/logLevel", level);
-    members.set("_meta", meta.into_raw());
-    members.into_raw()
 }
 
 /// Passes on what a server sends because of a call.

@@ -240,7 +240,7 @@ async fn read(member: &Member, kind: Kind, call: &Call, peer: &Peer) -> Result<L
         }
         let call = Call {
             method: kind.method().to_owned(),
-            params: Some(params.into_raw()),
+            params,
             caller: Arc::clone(&call.caller),
             cancel: call.cancel.child_token(),
         };

@@ -137,8 +137,7 @@ impl Gateway {
 
     /// Hand a call on to its server, under the server's own name.
     async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
-        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
+        let name: String = call.params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
         let unknown = || {
             invalid(format!(
                 "there is no {} {name:?} here",
@@ -150,15 +149,13 @@ impl Gateway {
             return Err(unknown());
         }
         if inner != name {
-            params.put("name", &inner);
-            call.params = Some(params.into_raw());
+            call.params.put("name", &inner);
         }
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
 
     async fn read(&self, call: Call, peer: Peer) -> Outcome {
-        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let uri: String = params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
+        let uri: String = call.params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
         let member = self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?;
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
@@ -177,15 +174,14 @@ impl Gateway {
     }
 
     async fn complete(&self, mut call: Call, peer: Peer) -> Outcome {
-        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let mut about = params.get("ref").and_then(Members::parse).ok_or_else(|| invalid("params.ref is missing"))?;
+        let about = call.params.get("ref").and_then(Members::parse).map(Members::into_owned);
+        let mut about = about.ok_or_else(|| invalid("params.ref is missing"))?;
         let member = match (about.read::<String>("name"), about.read::<String>("uri")) {
             (Some(name), _) => {
                 let (member, inner) =
                     self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
                 about.put("name", inner);
-                params.set("ref", about.into_raw());
-                call.params = Some(params.into_raw());
+                call.params.set("ref", about.into_raw());
                 member
             }
             (None, Some(uri)) => self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?,
@@ -195,7 +191,7 @@ impl Gateway {
     }
 
     async fn list(&self, kind: Kind, call: Call, peer: Peer) -> Outcome {
-        let cursor = call.params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("cursor"));
+        let cursor = call.params.read::<String>("cursor");
         let after = cursor
             .as_deref()
             .map(|cursor| {
@@ -242,7 +238,7 @@ impl Service for Gateway {
         Box::pin(async move {
             let list = Call {
                 method: String::new(),
-                params: None,
+                params: Members::default(),
                 caller: Arc::clone(&caller),
                 cancel: CancellationToken::new(),
             };

@@ -9,6 +9,9 @@ use serde::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
+/// Names that most calls have, which are not copied.
+const KNOWN: [&str; 4] = ["name", "arguments", "_meta", "uri"];
+
 /// The members of an object, in their order. Of two with one name the first is meant. They are borrowed from the text until
 /// they are replaced.
 #[derive(Clone, Debug, Default)]
@@ -23,9 +26,21 @@ impl<'a> Members<'a> {
     /// The same without the text.
     pub fn into_owned(self) -> Members<'static> {
         let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
-            (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
+            let known = KNOWN.into_iter().find(|known| *known == name);
+            let name = known.map_or_else(|| Cow::Owned(name.into_owned()), Cow::Borrowed);
+            (name, Cow::Owned(value.into_owned()))
         };
         Members(self.0.into_iter().map(owned).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    pub fn len_in_bytes(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.get().len()).sum()
     }
 
     /// The member of this name.

@@ -141,8 +141,8 @@ pub struct Description {
 pub struct Call {
     /// The method.
     pub method: String,
-    /// The parameters as they came in, `_meta` included.
-    pub params: Option<Box<RawValue>>,
+    /// The parameters as they came in, `_meta` included; none where there were none.
+    pub params: Members<'static>,
     /// Who asks.
     pub caller: Arc<Caller>,
     /// Rung when the caller withdraws.

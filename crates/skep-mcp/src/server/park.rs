@@ -108,15 +108,20 @@ impl Parked {
     }
 
     /// The call that waits under this state. `None` if the state is not one of ours.
-    pub(super) fn take(&self, state: &RawValue, identity: &Identity) -> Option<Result<ParkedCall, ErrorObject>> {
+    pub(super) fn take(
+        &self,
+        state: &RawValue,
+        identity: impl FnOnce() -> Identity,
+    ) -> Option<Result<ParkedCall, ErrorObject>> {
         let state: String = serde_json::from_str(state.get()).ok()?;
         if !state.starts_with(&self.prefix) {
             return None;
         }
+        let identity = identity();
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let is_meant = calls
             .get(&state)
-            .is_some_and(|waiting| waiting.until > Instant::now() && waiting.call.identity == *identity);
+            .is_some_and(|waiting| waiting.until > Instant::now() && waiting.call.identity == identity);
         let call = if is_meant { calls.remove(&state) } else { None };
         Some(call.map(|waiting| waiting.call).ok_or_else(|| {
             let message = "no call waits under this requestState (it was answered, has expired, or was for another \

@@ -359,23 +359,24 @@ impl Session {
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
             "batch" if self.customs.has_batch_method => self.batch(params, &caller, cancel, to).await,
-            method => self.call(method, request.params.clone(), caller, cancel.clone(), to).await,
+            method => self.call(method, params, caller, cancel.clone(), to).await,
         }
     }
 
     async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Option<&RawValue>,
         caller: Arc<Caller>,
         cancel: CancellationToken,
         to: &Sink,
     ) -> Outcome {
         let revision = caller.revision;
-        let members = params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+        let no_object = || ErrorObject::new(code::INVALID_PARAMS, "params must be an object");
+        let params = params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
+        let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
-        let call = Call { method: method.to_owned(), params: params.clone(), caller, cancel };
+        let call = Call { method: method.to_owned(), params: params.into_owned(), caller, cancel };
         let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
         loop {
             match exchange.next().await {
@@ -417,7 +418,7 @@ impl Session {
             let outcome = match method.as_str() {
                 "ping" => self.finished("ping", Ok(input::empty())),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
-                _ => self.call(&method, params, Arc::clone(caller), cancel.child_token(), to).await,
+                _ => self.call(&method, params.as_deref(), Arc::clone(caller), cancel.child_token(), to).await,
             };
             let mut answer = Members::default();
             if let Some(id) = id {

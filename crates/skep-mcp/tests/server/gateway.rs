@@ -314,7 +314,7 @@ impl Service for Odd {
             if call.method != "tools/list" {
                 return Ok(RawValue::from_string("{\"content\":[]}".to_owned()).unwrap());
             }
-            let params: Value = serde_json::from_str(call.params.unwrap().get()).unwrap();
+            let params: Value = serde_json::to_value(&call.params).unwrap();
             let from = params["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
             let page: Vec<Value> =
                 (from..tools.min(from + 700)).map(|n| json!({ "name": format!("t{n}"), "inputSchema": {} })).collect();

@@ -274,7 +274,7 @@ impl Tools {
     }
 
     async fn call(&self, call: Call) -> Outcome {
-        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let params = &call.params;
         let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
         let arguments = params.get("arguments").map(ToOwned::to_owned);
         if arguments.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {

@@ -407,7 +407,7 @@ struct Connections {
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     tls: Option<Tls>,
-    times: plain::Times,
+    limits: plain::Limits,
     write_time_max: Duration,
     close: CancellationToken,
 }
@@ -428,7 +428,11 @@ impl Connections {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             tls: options.tls.clone(),
-            times: plain::Times { head_max: options.head_time_max, body_max: options.bodies.body_time_max },
+            limits: plain::Limits {
+                head_time_max: options.head_time_max,
+                body_time_max: options.bodies.body_time_max,
+                body_bytes_max: options.bodies.body_bytes_max,
+            },
             write_time_max: options.write_time_max,
             close,
         }
@@ -460,7 +464,7 @@ impl Connections {
             tracing::debug!(%error, "a connection could not be set up");
         }
         let Some(tls) = &self.tls else { return self.answer(stream, is_refused).await };
-        match tls.accept_http(stream, self.times.head_max).await {
+        match tls.accept_http(stream, self.limits.head_time_max).await {
             Ok(stream) => Box::pin(self.answer(stream, is_refused)).await,
             Err(error) => tracing::debug!(%error, "a connection was not made safe"),
         }
@@ -482,7 +486,7 @@ impl Connections {
 
     /// Answer what is plain. Returns what is left of the connection.
     async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Option<plain::Rest<S>>> {
-        let conversation = pin!(plain::Plain::new(&self.hub, self.times, &self.close, stream).converse());
+        let conversation = pin!(plain::Plain::new(&self.hub, self.limits, &self.close, stream).converse());
         match self.until_close(conversation).await {
             Ok(ended) => ended,
             Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),

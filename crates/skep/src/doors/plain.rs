@@ -48,19 +48,21 @@ const COPIED_BYTES_MAX: usize = 8 << 10;
 /// Bytes of a head of an answer, as a rule.
 const ANSWER_HEAD_BYTES: usize = 512;
 
-/// How long a caller may take.
+/// What a caller may take.
 #[derive(Clone, Copy)]
-pub(super) struct Times {
-    /// For the whole head of a request, since the connection was opened or its last request answered.
-    pub(super) head_max: Duration,
-    /// For the body, since the head.
-    pub(super) body_max: Duration,
+pub(super) struct Limits {
+    /// Time for the whole head of a request, since the connection was opened or its last request answered.
+    pub(super) head_time_max: Duration,
+    /// Time for the body, since the head.
+    pub(super) body_time_max: Duration,
+    /// Bytes of a body; a longer one is not plain, nor is one that counts against the memory of large ones.
+    pub(super) body_bytes_max: usize,
 }
 
 /// A connection, as long as its requests are plain.
 pub(super) struct Plain<'a, S> {
     hub: &'a Hub,
-    times: Times,
+    limits: Limits,
     /// Rung when the hub wants to be rid of the connection.
     close: &'a CancellationToken,
     stream: S,
@@ -78,9 +80,9 @@ enum Came {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
-    pub(super) fn new(hub: &'a Hub, times: Times, close: &'a CancellationToken, stream: S) -> Plain<'a, S> {
-        let timer = Box::pin(sleep_until(Instant::now() + times.head_max));
-        Plain { hub, times, close, stream, buffer: BytesMut::new(), timer }
+    pub(super) fn new(hub: &'a Hub, limits: Limits, close: &'a CancellationToken, stream: S) -> Plain<'a, S> {
+        let timer = Box::pin(sleep_until(Instant::now() + limits.head_time_max));
+        Plain { hub, limits, close, stream, buffer: BytesMut::new(), timer }
     }
 
     /// Answer what is plain. Returns what is left if something else comes; `None` if the connection has ended.
@@ -89,8 +91,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     ///
     /// The connection broke off.
     pub(super) async fn converse(mut self) -> io::Result<Option<Rest<S>>> {
+        let body_bytes_max = self.limits.body_bytes_max.min(SMALL_BYTES);
         loop {
-            let deadline = Instant::now() + self.times.head_max;
+            let deadline = Instant::now() + self.limits.head_time_max;
             let mut searched = 0;
             let (head_bytes, whole) = loop {
                 match find_head(&self.buffer, &mut searched) {
@@ -103,7 +106,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                     Came::TooLate | Came::Nothing => return Ok(None),
                 }
             };
-            let Some((headers, body_bytes)) = read_head(&whole, head_bytes) else {
+            let Some((headers, body_bytes)) = read_head(&whole, head_bytes).filter(|(_, bytes)| *bytes <= body_bytes_max) else {
                 self.buffer = whole.into();
                 return Ok(Some(self.rest()));
             };
@@ -139,7 +142,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     }
 
     async fn read_body(&mut self, bytes: usize) -> io::Result<Came> {
-        let deadline = Instant::now() + self.times.body_max;
+        let deadline = Instant::now() + self.limits.body_time_max;
         while self.buffer.len() < bytes {
             match self.read_until(deadline).await? {
                 Came::More => {}
@@ -356,8 +359,7 @@ fn read_head(whole: &Bytes, head_bytes: usize) -> Option<(HeaderMap, usize)> {
 
 fn read_length(value: &[u8]) -> Option<usize> {
     let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let length = std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()?;
-    (length <= SMALL_BYTES).then_some(length)
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// A connection from the first byte that was not answered.
