@@ -3,24 +3,28 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::Header;
 use crate::{
     client::params::Params,
     server::headers::{HeaderArgument, METHOD, NAME},
 };
+
+/// What the name of an argument's header begins with.
+const PARAM: &str = "mcp-param-";
 
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
 pub(super) fn headers(
     method: &str,
     params: &Params<'_>,
     marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
-) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16); // those of the connection come to it
+) -> Vec<Header> {
+    let mut headers = Vec::with_capacity(2);
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {
-            headers.insert(name, value);
+            headers.push((name, value));
         }
     };
     put(METHOD, method);
@@ -45,11 +49,16 @@ pub(super) fn headers(
             Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
             _ => continue,
         };
-        if let Ok(name) = HeaderName::try_from(format!("mcp-param-{name}")) {
+        if let Ok(name) = HeaderName::try_from(format!("{PARAM}{name}")) {
             put(name, &text);
         }
     }
     headers
+}
+
+/// Whether a header may be one of these.
+pub(super) fn is_repeated(name: &HeaderName) -> bool {
+    [METHOD, NAME].contains(name) || name.as_str().starts_with(PARAM)
 }
 
 /// A value as a header may hold it: visible ASCII as it is, all else in base64 (2026-07-28, Streamable HTTP).
@@ -65,6 +74,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
+    use reqwest::header::HeaderMap;
     use serde_json::{json, value::to_raw_value};
     use tokio::sync::broadcast;
 
@@ -169,7 +179,7 @@ mod tests {
                 to_raw_value(&params).unwrap()
             };
             let sent = Params::Text(Cow::Owned(params(&values[0])));
-            let mut repeated = headers(method, &sent, |_| marked.clone());
+            let mut repeated: HeaderMap = headers(method, &sent, |_| marked.clone()).into_iter().collect();
             repeated.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
             let service = Marked(marked);
             let check = |region: &Value| {
