@@ -269,7 +269,7 @@ impl Http {
             let params = params(id);
             let state = self.state();
             let headers = self.headers(&state, method, &params);
-            let text = Bytes::from(request_line(&Id::Number(id), method, params.present()));
+            let text = Bytes::from(request_line(&Id::Number(id), method, params.text()));
             drop(params);
             let asked = Asked { id, flight };
             let is_modern = state.is_modern();
@@ -319,7 +319,7 @@ impl Http {
     pub(super) async fn initialize(self: &Arc<Self>, params: Params<'_>) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = request_line(&Id::Number(id), "initialize", params.present());
+        let body = request_line(&Id::Number(id), "initialize", params.text());
         let response = self.send(&self.state(), Method::POST, &[], &body.into()).await?;
         let session = response.header(SESSION).and_then(|session| HeaderValue::from_str(session).ok());
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
@@ -329,7 +329,7 @@ impl Http {
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
         let state = self.state();
-        let headers = self.headers(&state, &notification.method, &Params::None); // none is named in a header
+        let headers = self.headers(&state, &notification.method, &Params::NONE); // none is named in a header
         match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),

@@ -17,6 +17,7 @@ mod lines;
 mod link;
 mod open;
 mod params;
+mod spans;
 
 use std::{
     collections::BTreeSet,

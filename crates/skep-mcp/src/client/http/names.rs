@@ -34,7 +34,6 @@ pub(super) fn headers(
         method if method.starts_with("tasks/") => "taskId",
         _ => return headers,
     };
-    let Some(params) = params.members() else { return headers };
     let Some(name) = params.read::<String>(named) else { return headers };
     put(NAME, &name);
     let marked = if method == "tools/call" { marked(&name) } else { Vec::new() };
@@ -87,7 +86,7 @@ mod tests {
     #[test]
     fn the_headers_repeat_the_body() {
         let params = json!({ "name": "größe", "arguments": { "region": " eu", "deep": { "n": 7 }, "gone": null } });
-        let params = Params::Text(Cow::Owned(to_raw_value(&params).unwrap()));
+        let params = Params::from(to_raw_value(&params).unwrap());
         let marked = |tool: &str| {
             assert_eq!(tool, "größe");
             [("Region", vec!["region"]), ("N", vec!["deep", "n"]), ("Gone", vec!["gone"]), ("No", vec!["no"])]
@@ -178,7 +177,7 @@ mod tests {
                 let params = json!({ "name": tool, "uri": tool, "taskId": tool, "arguments": arguments });
                 to_raw_value(&params).unwrap()
             };
-            let sent = Params::Text(Cow::Owned(params(&values[0])));
+            let sent = Params::from(params(&values[0]));
             let mut repeated: HeaderMap = headers(method, &sent, |_| marked.clone()).into_iter().collect();
             repeated.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
             let service = Marked(marked);
