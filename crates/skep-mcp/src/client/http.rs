@@ -12,6 +12,7 @@ mod sse;
 use std::{
     collections::HashMap,
     error::Error as _,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -263,7 +264,7 @@ impl Http {
         params: impl FnOnce(i64) -> Params<'a>,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
-        let calling = async {
+        let calling = pin!(async {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
@@ -281,8 +282,9 @@ impl Http {
                 ends.is_answered = true;
             }
             if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
-        };
+        });
         tokio::select! {
+            biased;
             result = calling => result,
             () = self.closed.cancelled() => Err(CallError::Closed("it was closed".to_owned())),
         }
@@ -298,11 +300,15 @@ impl Http {
         if let Sent::Answer(response) = self.post(state, text, headers).await? {
             return self.read(response, asked).await;
         }
-        self.reopen(state.session.as_ref()).await?;
-        match self.post(&self.state(), text, headers).await? {
-            Sent::Answer(response) => self.read(response, asked).await,
-            Sent::Forgotten => Err(CallError::Closed("the server forgets its sessions at once".to_owned())),
-        }
+        // Futures of what is rare are kept elsewhere, for the sake of all calls that need no such room.
+        Box::pin(async {
+            self.reopen(state.session.as_ref()).await?;
+            match self.post(&self.state(), text, headers).await? {
+                Sent::Answer(response) => self.read(response, asked).await,
+                Sent::Forgotten => Err(CallError::Closed("the server forgets its sessions at once".to_owned())),
+            }
+        })
+        .await
     }
 
     /// Open the session anew, unless somebody else has done so.
@@ -420,10 +426,10 @@ impl Http {
     /// The answer in what was received: a message, or a stream of which it is the last.
     async fn read(self: &Arc<Self>, response: Response, asked: &Asked<'_>) -> Result<Box<RawValue>, CallError> {
         if !response.status().is_success() {
-            return Err(self.refused(response).await);
+            return Err(Box::pin(self.refused(response)).await);
         }
         if is_event_stream(&response) {
-            return self.follow(response, asked).await;
+            return Box::pin(self.follow(response, asked)).await;
         }
         let status = response.status();
         let body = body(response, self.setup.limits.message_bytes_max).await?;
