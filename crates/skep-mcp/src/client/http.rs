@@ -207,6 +207,14 @@ impl Response {
             Response::Direct(response) => response.chunk().await.map_err(CallError::Closed),
         }
     }
+
+    /// Nothing more of it is wanted.
+    fn let_go(self) {
+        match self {
+            Response::Client(_) => {} // closes what it cannot use again
+            Response::Direct(response) => response.let_go(),
+        }
+    }
 }
 
 /// What was asked, to be recognised in what comes.
@@ -492,6 +500,7 @@ impl Http {
                 }
                 let outcome = self.take(event.data.as_bytes(), asked);
                 if outcome.is_some() {
+                    response.let_go();
                     return Ok(outcome);
                 }
             }

@@ -34,12 +34,14 @@ use axum::http::{
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use reqwest::{Method, Url};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use self::answer::HEAD_BYTES_MAX;
 
@@ -47,6 +49,10 @@ use self::answer::HEAD_BYTES_MAX;
 const IDLE_MAX: usize = 64;
 /// One that waited so long is not used again: the server may be about to close it.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
+/// Time that an answer may take to end, when nobody waits for its end but its connection could be used again.
+const ENDING_TIME_MAX: Duration = Duration::from_millis(250);
+/// Bytes that may come until then.
+const ENDING_BYTES_MAX: usize = 64 << 10;
 /// Time that connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a connection's buffer; those of most answers, several times.
@@ -65,6 +71,8 @@ pub(super) struct Direct {
     /// What is asked for.
     path: String,
     idle: Mutex<Vec<Idle>>,
+    /// Wait for the ends of answers: [`IDLE_MAX`] at most, and not for long.
+    ending: TaskTracker,
 }
 
 /// A connection that nobody uses.
@@ -101,7 +109,8 @@ impl Direct {
         let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         let (authority, port) = (url.authority().to_owned(), url.port_or_known_default()?);
         let is_writable = is_plain(&path) && is_plain(&authority);
-        is_writable.then(|| Arc::new(Direct { host, port, authority, path, idle: Mutex::default() }))
+        let (idle, ending) = (Mutex::default(), TaskTracker::new());
+        is_writable.then(|| Arc::new(Direct { host, port, authority, path, idle, ending }))
     }
 
     /// The beginning of requests with this method and these headers. Where a request ends is not for headers to say.
@@ -328,6 +337,25 @@ impl Response {
                 self.link = None;
                 return Ok(None);
             }
+        }
+    }
+
+    /// Nothing more of it is wanted. Many servers end a stream right behind the answer: a connection on which that comes soon is
+    /// used again, any other is closed.
+    pub(super) fn let_go(mut self) {
+        let has_ended = self.rest().now_or_never().is_some();
+        if !has_ended && !self.head.is_last && self.home.ending.len() < IDLE_MAX {
+            let ending = self.home.ending.clone();
+            ending.spawn(async move { timeout(ENDING_TIME_MAX, self.rest()).await.is_ok() });
+        }
+    }
+
+    /// Read to the end, if that is not far. Else the connection is closed with the answer.
+    async fn rest(&mut self) {
+        let mut left = ENDING_BYTES_MAX;
+        while let Ok(Some(part)) = self.chunk().await {
+            let Some(less) = left.checked_sub(part.len()) else { return };
+            left = less;
         }
     }
 

@@ -445,6 +445,49 @@ async fn who_asks_no_more_or_hears_no_more_closes_the_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_answer_ends_soon_though_nobody_waits_for_it_is_used_again() {
+    let server = Server::start().await;
+    const BEGUN: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let begin = async |stream: &mut TcpStream, rest: &str| {
+        let text = format!("{BEGUN}{rest}");
+        let (response, ()) = tokio::join!(server.send(&QUESTION), answer(stream, &text));
+        let mut response = response.unwrap();
+        assert_eq!(response.chunk().await.unwrap().unwrap(), "hello");
+        response.let_go();
+    };
+    let (asked, mut stream) = tokio::join!(server.ask(), async {
+        let mut stream = server.accept().await;
+        answer(&mut stream, OK).await;
+        stream
+    });
+    assert_eq!(asked, ok());
+    begin(&mut stream, "0\r\n\r\n").await;
+    assert_eq!(server.idle(), 1, "at once, as its end had come");
+
+    begin(&mut stream, "").await;
+    assert_eq!(server.idle(), 0);
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    server.direct.ending.close();
+    timeout(PATIENCE, server.direct.ending.wait()).await.unwrap();
+    assert_eq!(server.idle(), 1, "once its end has come");
+
+    begin(&mut stream, "").await;
+    let more = format!("{:x}\r\n{}", 1 << 20, "x".repeat(ENDING_BYTES_MAX + 1));
+    let _ = stream.write_all(more.as_bytes()).await; // it may not be read to its end
+    timeout(PATIENCE, server.direct.ending.wait()).await.unwrap();
+    assert_eq!(server.idle(), 0, "it goes on");
+
+    let (asked, mut stream) = tokio::join!(server.ask(), async {
+        let mut stream = server.accept().await;
+        answer(&mut stream, OK).await;
+        stream
+    });
+    assert_eq!(asked, ok());
+    begin(&mut stream, "").await;
+    assert!(is_closed(&mut stream).await, "its end did not come");
+}
+
+#[tokio::test]
 async fn a_connection_that_broke_off_within_an_answer_tells_so_however_often_it_is_asked() {
     let server = Server::start().await;
     let (response, ()) = tokio::join!(server.send(&QUESTION), async {
