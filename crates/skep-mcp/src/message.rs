@@ -84,7 +84,9 @@ impl Message {
     /// Its text, in one line.
     pub fn to_line(&self) -> String {
         let text = match self {
-            Message::Request(Request { id, method, params }) => return request_line(id, method, params.as_deref()),
+            Message::Request(Request { id, method, params }) => {
+                return request_line(id, method, params.as_deref().map(RawValue::get));
+            }
             Message::Notification(Notification { method, params }) => {
                 format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params.as_deref()))
             }
@@ -98,8 +100,10 @@ impl Message {
 }
 
 /// The text of a request, in one line.
-pub(crate) fn request_line(id: &Id, method: &str, params: Option<&(impl Serialize + ?Sized)>) -> String {
-    one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params)))
+pub(crate) fn request_line(id: &Id, method: &str, params: Option<&str>) -> String {
+    let (id, method) = (json(id), json(method));
+    let (name, params) = params.map_or(("", ""), |params| (r#","params":"#, params));
+    one_line([r#"{"jsonrpc":"2.0","id":"#, &id, r#","method":"#, &method, name, params, "}"].concat())
 }
 
 /// What others wrote may be in several lines: outside of strings they mean nothing in JSON, and within strings there are

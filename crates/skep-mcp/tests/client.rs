@@ -28,7 +28,7 @@ use skep_mcp::{
     server::{self, Call, Caller, Change, Description, Outcome, Peer, Server, Service, Watch, http, lines},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
     sync::{Barrier, Notify, broadcast, mpsc, oneshot},
     task::JoinSet,
 };
@@ -653,4 +653,50 @@ async fn what_comes_on_the_sessions_stream_within_a_call_comes_to_the_call_unles
         assert!(heard.recv().await.unwrap().starts_with("notifications/progress "));
         assert_eq!(heard.try_recv().ok(), None);
     }
+}
+
+/// Answers each request with a stream of one event, on as many connections as are made.
+async fn serve_streams(listener: tokio::net::TcpListener, connections: Arc<AtomicUsize>) {
+    let mut serving = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::Relaxed);
+        serving.spawn(async move {
+            let mut stream = BufReader::new(stream);
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).await.unwrap() == 0 {
+                    return;
+                }
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line != "\r\n" {
+                    continue;
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                let message: Value = serde_json::from_slice(&body).unwrap();
+                let answer = if message["method"] == "server/discover" { discovered() } else { json!({ "n": 1 }) };
+                let event = format!("data: {}\n\n", result(&message, answer).unwrap()[0]);
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let text = format!("{head}{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_with_streams_is_asked_on_the_same_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let mut serving = JoinSet::new();
+    serving.spawn(serve_streams(listener, Arc::clone(&connections)));
+    let connection = Connection::over_http(target(&url, false), setup(None)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(connection.call("count", None, CallOptions::default()).await.unwrap().get(), r#"{"n":1}"#);
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
 }

@@ -122,7 +122,7 @@ impl Link {
             id
         };
         let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
-        let text = request_line(&Id::Number(id), method, params(id).present());
+        let text = request_line(&Id::Number(id), method, params(id).text());
         self.send(Outgoing { text, call: Some(id) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.closed_error()))
     }

@@ -17,10 +17,12 @@ mod lines;
 mod link;
 mod open;
 mod params;
+mod spans;
 
 use std::{
     collections::BTreeSet,
     future::Future,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -345,12 +347,12 @@ impl Inner {
             capabilities: options.capabilities.as_deref().unwrap_or(&self.setup.capabilities),
             wants_progress: options.wants_progress,
         };
-        let calling = async {
+        let calling = pin!(async {
             match &self.transport {
                 Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
                 Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
             }
-        };
+        });
         timed(&options, &flight, calling).await
     }
 }
@@ -372,11 +374,12 @@ async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, Ca
     tokio::time::timeout(time_max, future).await.unwrap_or(Err(CallError::TimedOut(time_max)))
 }
 
-/// Wait for a call, but not longer than its options allow. Whatever is given up is dropped, and so withdrawn.
+/// Wait for a call, but not longer than its options allow. Who then drops it withdraws it. It stays where it is: it is large, and
+/// to move it costs every call.
 async fn timed<T>(
     options: &CallOptions,
     flight: &Flight,
-    calling: impl Future<Output = Result<T, CallError>>,
+    mut calling: Pin<&mut impl Future<Output = Result<T, CallError>>>,
 ) -> Result<T, CallError> {
     let start = Instant::now();
     // Who waits for ever may say so with a time that has no end.
@@ -385,8 +388,7 @@ async fn timed<T>(
         let silence = Instant::now().checked_add(options.timeout);
         silence.into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
     };
-    let given_up = sleep_until(patience());
-    tokio::pin!(calling, given_up);
+    let mut given_up = pin!(sleep_until(patience()));
     loop {
         tokio::select! {
             biased;

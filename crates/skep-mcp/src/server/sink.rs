@@ -98,7 +98,7 @@ pub(super) fn notification(method: &str, params: &RawValue) -> String {
 
 /// The text of a request.
 pub(super) fn request(id: i64, method: &str, params: &RawValue) -> String {
-    request_line(&Id::Number(id), method, Some(params))
+    request_line(&Id::Number(id), method, Some(params.get()))
 }
 
 /// Where the messages of a request go.
