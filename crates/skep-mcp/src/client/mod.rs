@@ -31,10 +31,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -49,7 +46,7 @@ pub use self::{
 use crate::{
     message::{ErrorObject, Notification},
     revision::Revision,
-    server::code,
+    server::{Members, code},
 };
 
 /// Longer than anybody waits.
@@ -276,7 +273,7 @@ impl Connection {
     pub async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         self.inner.call(method, params, options).await
@@ -337,7 +334,7 @@ impl Inner {
     async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         let flight = Flight::new(options.handler.clone());
@@ -349,8 +346,8 @@ impl Inner {
         };
         let calling = pin!(async {
             match &self.transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             }
         });
         timed(&options, &flight, calling).await
@@ -366,8 +363,10 @@ impl Drop for Inner {
     }
 }
 
-fn uri_params(uri: &str) -> Option<Box<RawValue>> {
-    to_raw_value(&json!({ "uri": uri })).ok()
+fn uri_params(uri: &str) -> Members<'static> {
+    let mut params = Members::default();
+    params.put("uri", uri);
+    params
 }
 
 async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
@@ -453,7 +452,8 @@ async fn listen(connection: Weak<Inner>) {
 impl Inner {
     /// One stream of changes, until it ends; whether the server does not have such a thing.
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
-        let params = to_raw_value(&json!({ "notifications": wanted })).ok();
+        let mut params = Members::default();
+        params.put("notifications", wanted);
         let setup = self.setup.clone();
         let transport = match &self.transport {
             Transport::Link(link) => Transport::Link(Arc::clone(link)),
@@ -469,8 +469,8 @@ impl Inner {
             let flight = Flight::new(None);
             let method = "subscriptions/listen";
             let ended = match &transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             };
             matches!(ended, Err(CallError::Rpc(_)))
         }

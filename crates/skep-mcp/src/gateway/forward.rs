@@ -33,7 +33,7 @@ pub struct Request {
     /// The method.
     pub method: String,
     /// The parameters.
-    pub params: Option<Box<RawValue>>,
+    pub params: Members<'static>,
     /// What is asked for beside the result: progress and questions go to the caller.
     pub options: CallOptions,
     /// Rung when the caller withdraws.
@@ -58,7 +58,6 @@ impl Request {
             handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };
-        let params = (!params.is_empty()).then(|| params.into_raw());
         Request { method, params, options, cancel }
     }
 }

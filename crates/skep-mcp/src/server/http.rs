@@ -124,7 +124,8 @@ impl Accepts {
     /// `None` if it is neither. A client that says nothing reads both.
     fn read(headers: &HeaderMap) -> Option<Accepts> {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let named = values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
+        let named =
+            values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
         let mut types = named.filter(|one| !one.is_empty()).peekable();
         let says_nothing = types.peek().is_none();
         let mut accepts = Accepts { json: says_nothing, events: says_nothing };

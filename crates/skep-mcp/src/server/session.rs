@@ -373,7 +373,8 @@ impl Session {
     ) -> Outcome {
         let revision = caller.revision;
         let no_object = || ErrorObject::new(code::INVALID_PARAMS, "params must be an object");
-        let params = params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
+        let params =
+            params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
         let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
         let call = Call { method: method.to_owned(), params: params.into_owned(), caller, cancel };

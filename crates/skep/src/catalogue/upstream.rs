@@ -6,14 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use serde_json::{
-    Map, Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Map, Value, value::RawValue};
 use skep_mcp::{
     client::{CallError, Handler},
     gateway::SEPARATOR,
     message::Notification,
+    server::Members,
 };
 
 use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
@@ -89,7 +87,9 @@ pub(crate) async fn call_tool(
         options.timeout = options.timeout.max(options.deadline);
     }
     options.handler = Some(Arc::new(Silent(Arc::clone(&context.principal))));
-    let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
+    let mut params = Members::default();
+    params.put("name", tool);
+    params.put("arguments", arguments);
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = upstreams.call(server, "tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;

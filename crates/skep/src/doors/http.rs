@@ -284,7 +284,9 @@ pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: &[u8]) -> Res
             }
         };
         match may_enter() {
-            Ok(principal) => skep_mcp::server::http::answer_post(&hub.mcp.server, headers, body, &principal, None).await,
+            Ok(principal) => {
+                skep_mcp::server::http::answer_post(&hub.mcp.server, headers, body, &principal, None).await
+            }
             Err(problem) => problem.into_response(),
         }
     };

@@ -106,7 +106,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                     Came::TooLate | Came::Nothing => return Ok(None),
                 }
             };
-            let Some((headers, body_bytes)) = read_head(&whole, head_bytes).filter(|(_, bytes)| *bytes <= body_bytes_max) else {
+            let Some((headers, body_bytes)) =
+                read_head(&whole, head_bytes).filter(|(_, bytes)| *bytes <= body_bytes_max)
+            else {
                 self.buffer = whole.into();
                 return Ok(Some(self.rest()));
             };

@@ -23,7 +23,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use skep_mcp::{
     client::{self, CallError, CallOptions, Info},
     gateway::change,
@@ -266,7 +266,7 @@ impl Upstreams {
         &self,
         server: &str,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
         let began = Instant::now();
@@ -372,11 +372,11 @@ impl Server {
     async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
         if method == "tools/call" && self.config.tools != config::Filter::default() {
-            let tool = params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("name"));
+            let tool = params.read::<String>("name");
             if let Some(tool) = tool.filter(|tool| !self.config.tools.allows(tool)) {
                 return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
             }
@@ -427,7 +427,10 @@ impl Server {
         let mut list = List { items: Vec::new(), fresh_until: Instant::now() + LIST_TIME_MAX, is_private: false };
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
-            let params = cursor.as_ref().and_then(|cursor| to_raw_value(&serde_json::json!({ "cursor": cursor })).ok());
+            let mut params = Members::default();
+            if let Some(cursor) = &cursor {
+                params.put("cursor", cursor);
+            }
             let result = self.call(method, params, Options::default()).await?;
             let page =
                 Members::parse(&result).ok_or_else(|| protocol(format!("its answer to {method} is no object")))?;

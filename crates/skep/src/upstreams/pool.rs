@@ -27,6 +27,7 @@ use serde_json::{json, value::RawValue};
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp},
     revision::Revision,
+    server::Members,
 };
 use tokio::{
     sync::{Notify, OwnedMutexGuard, oneshot},
@@ -175,7 +176,7 @@ impl Slot {
         self: &Arc<Self>,
         caller: &Arc<str>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, UpstreamError> {
         let _used = self.enter()?;
@@ -527,7 +528,7 @@ impl Slot {
             let time_max = slot.config.timeout.min(CHECK_TIME_MAX);
             for _ in 0..CHECKS_MAX {
                 let options = CallOptions { timeout: time_max, deadline: time_max, ..CallOptions::default() };
-                let asked = connection.call(question, None, options);
+                let asked = connection.call(question, Members::default(), options);
                 let answer = tokio::select! {
                     answer = asked => answer,
                     () = running.stop.cancelled() => return,
