@@ -23,7 +23,7 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Dial, Handler, Limits, Setup, Streams, Target},
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::{self, Call, Caller, Change, Description, Outcome, Peer, Server, Service, Watch, http, lines},
 };
@@ -259,12 +259,8 @@ impl Handler for Ear {
         let _ = self.0.send(format!("{} {params}", notification.method));
     }
 
-    fn request(
-        &self,
-        method: String,
-        _: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = self.0.send(method);
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let _ = self.0.send(request.method);
         Box::pin(async { Ok(raw(&json!({ "roots": [] })).unwrap()) })
     }
 }
@@ -543,12 +539,8 @@ impl Handler for Of {
         self.1.notification(notification);
     }
 
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        self.1.request(method, params)
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        self.1.request(request)
     }
 
     fn principal(&self) -> &str {

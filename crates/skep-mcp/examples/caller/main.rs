@@ -20,7 +20,7 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Handler, Limits, Setup, Target},
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::code,
 };
@@ -141,11 +141,8 @@ struct Answering;
 impl Handler for Answering {
     fn notification(&self, _: Notification) {}
 
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let Request { method, params, .. } = request;
         Box::pin(async move {
             if method != "elicitation/create" {
                 return Err(ErrorObject::new(code::METHOD_NOT_FOUND, method));

@@ -45,7 +45,7 @@ pub use self::{
     lines::{Dial, Streams, Tcp},
 };
 use crate::{
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::code,
 };
@@ -87,13 +87,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A request of the server (revisions until 2025-11-25): `elicitation/create`, `sampling/createMessage`,
     /// `roots/list`. `ping` is answered before it comes here. Dropping the future withdraws it.
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = params;
-        let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let message = format!("this client does not answer {}", request.method);
+        let error = ErrorObject::new(code::METHOD_NOT_FOUND, message);
         Box::pin(async { Err(error) })
     }
 

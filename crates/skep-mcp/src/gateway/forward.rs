@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
-    message::{ErrorObject, Notification},
+    message::{self, ErrorObject, Id, Notification},
     server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code, tasks},
 };
 
@@ -83,9 +83,15 @@ impl Handler for Relay {
         }
     }
 
-    fn request(&self, method: String, params: Option<Box<RawValue>>) -> BoxFuture<'static, Outcome> {
+    /// An id that is a text may mean something to the caller. A number tells only how much the server asked others.
+    fn request(&self, message::Request { id, method, params }: message::Request) -> BoxFuture<'static, Outcome> {
         let peer = self.peer.clone();
-        Box::pin(async move { peer.request(&method, params.unwrap_or_else(|| Members::default().into_raw())).await })
+        let name = match id {
+            Id::String(name) => Some(name),
+            Id::Number(_) => None,
+        };
+        let params = params.unwrap_or_else(|| Members::default().into_raw());
+        Box::pin(async move { peer.request_as(name, &method, params).await })
     }
 
     fn principal(&self) -> &str {

@@ -16,7 +16,12 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Limits, Members, code, exchange::Exchange, peer::Asked, unguessable};
+use super::{
+    Limits, Members, code,
+    exchange::Exchange,
+    peer::{Asked, Ids},
+    unguessable,
+};
 use crate::message::ErrorObject;
 
 /// The calls that wait.
@@ -41,8 +46,8 @@ pub(super) struct ParkedCall {
     pub(super) exchange: Exchange,
     /// What was asked and not yet answered, by its key.
     pub(super) asked: Vec<(String, Asked)>,
-    /// How much was asked in all: keys are not used twice.
-    pub(super) keys: usize,
+    /// The keys of all that was asked: none is used twice.
+    pub(super) keys: Ids,
     pub(super) identity: Identity,
     /// Bytes of its parameters.
     pub(super) bytes: usize,

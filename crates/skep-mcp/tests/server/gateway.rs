@@ -220,6 +220,31 @@ async fn whatever_a_server_asks_is_asked_of_the_caller_in_its_own_way() {
 }
 
 #[tokio::test]
+async fn a_question_has_the_servers_own_name_for_it_whatever_revisions_lie_between() {
+    for revision in UPSTREAMS {
+        for is_stateless in [false, true] {
+            let pair = format!("stateless caller: {is_stateless}, server: {}", revision.as_str());
+            let hub = Hub::behind_gateway(&["one"], revision).await;
+            let mut agent = Agent::connect(&hub, is_stateless).await;
+            let call = json!({ "name": "one__test_input_required_result_elicitation" });
+            let asked = agent.ask("tools/call", call.clone()).await;
+            if is_stateless {
+                assert!(asked["result"]["inputRequests"]["user_name"].is_object(), "{pair}: {asked}");
+            } else {
+                assert_eq!(asked["id"], "user_name", "{pair}");
+                let answer = json!({ "action": "accept", "content": { "name": "Ada" } });
+                let answer = json!({ "jsonrpc": "2.0", "id": "user_name", "result": answer });
+                let done = agent.client.ask(answer).await;
+                assert_eq!(done["result"]["content"][0]["text"], "Hello, Ada!", "{pair}");
+                // No request of a session has the id of an earlier one.
+                let again = agent.ask("tools/call", call).await;
+                assert!(again["method"] == "elicitation/create" && again["id"] != "user_name", "{pair}: {again}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_may_not_ask_what_the_caller_did_not_declare() {
     for revision in UPSTREAMS {
         let hub = Hub::behind_gateway(&["one"], revision).await;
