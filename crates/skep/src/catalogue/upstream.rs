@@ -12,7 +12,7 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, Handler},
-    gateway::SEPARATOR,
+    gateway::{List, SEPARATOR},
     message::Notification,
 };
 
@@ -54,9 +54,7 @@ impl Catalogue {
     pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
         let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let read = |tool: &RawValue| serde_json::from_str(tool.get()).ok();
-        let tools: Vec<Value> =
-            list.items.iter().filter_map(|tool| read(tool)).map(|tool| named(server, tool)).collect();
+        let tools: Vec<Value> = values(&list).map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
         let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
@@ -133,14 +131,16 @@ pub(crate) async fn listed_tools(
     let (mut tools, mut silent) = (Vec::new(), Vec::new());
     for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
         match list {
-            Ok(list) => {
-                let read = |tool: &RawValue| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
-                tools.extend(list.items.iter().filter_map(|tool| read(tool)));
-            }
+            Ok(list) => tools.extend(values(&list).map(|tool| (server.clone(), tool))),
             Err(reason) => silent.push(reason),
         }
     }
     (tools, silent)
+}
+
+/// What is listed, taken apart.
+fn values(list: &List) -> impl Iterator<Item = Value> {
+    list.items().filter_map(|(_, item)| serde_json::to_value(item).ok())
 }
 
 /// A tool under its name here; all else as the server wrote it.

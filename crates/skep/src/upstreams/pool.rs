@@ -349,7 +349,7 @@ impl Slot {
                 drop(inside);
                 self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
                 if let Some(server) = self.server.upgrade() {
-                    server.forget_tools(); // it may be another version
+                    server.lists.forget_all(); // it may be another version
                 }
                 self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
                 Ok(running)
