@@ -173,6 +173,7 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
     options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
+    options.principal_share = settings.serve.principal_share.unwrap_or(options.principal_share);
     options.connections_max = connections_max.unwrap_or(options.connections_max);
     options.sessions_max = sessions_max.unwrap_or(options.sessions_max);
     options.requests_per_second_max = requests_per_second_max.map_or(options.requests_per_second_max, NonZeroU32::new);

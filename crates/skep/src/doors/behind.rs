@@ -50,7 +50,7 @@ impl Service for Behind {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
-            let pass = self.calls.admission.pass().map_err(refused)?;
+            let pass = self.calls.admission.pass(&call.caller.principal).map_err(refused)?;
             let caller = caller_of(&call.caller);
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
@@ -97,9 +97,9 @@ impl Service for Behind {
 impl Backend for Behind {
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
-            let pass = self.calls.admission.pass().map_err(refused)?;
-            let caller = caller_of(&caller);
-            let listing = self.upstreams().list(&self.name, kind, &caller);
+            let pass = self.calls.admission.pass(&caller.principal).map_err(refused)?;
+            let key = caller_of(&caller);
+            let listing = self.upstreams().list(&self.name, kind, &key, &caller.principal);
             let listed = pass.cancel.run_until_cancelled(listing).await;
             listed.ok_or_else(|| refused(Refused::Draining))?.map_err(failed)
         })

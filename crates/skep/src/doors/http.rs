@@ -88,7 +88,7 @@ async fn process(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wanted = hub.bodies.read(&headers, body).await?.into_wanted()?;
+    let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
     match hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
@@ -121,7 +121,7 @@ async fn call_tool(
         )
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
-    let arguments = hub.bodies.read(&headers, body).await?.into_arguments()?;
+    let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
     match hub.call(caller, tool, arguments, timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),

@@ -24,7 +24,7 @@ use skep_mcp::{
     revision::Revision,
     server::{
         BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Share, Watch,
-        code, http, lines,
+        code, http, http::Principal, lines, local,
     },
 };
 use tokio::{
@@ -33,7 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub, tasks::Kept};
+use super::{
+    Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub, shares::part, tasks::Kept,
+};
 use crate::{
     catalogue::{Answer, Tool, ToolError},
     upstreams::Upstream,
@@ -77,7 +79,7 @@ pub struct NotOne(pub usize);
 impl Mcp {
     /// `store`: where calls are kept that outlive their request; without it no call becomes a task.
     pub(super) fn new(calls: &Arc<Calls>, options: &Options, store: Option<(App, Permit)>) -> Result<Mcp, NotOne> {
-        let bodies = &options.bodies;
+        let (bodies, whole) = (&options.bodies, Limits::default());
         let limits = Limits {
             message_bytes_max: bodies.body_bytes_max,
             body_time_max: bodies.body_time_max,
@@ -85,7 +87,9 @@ impl Mcp {
             sessions_max: options.sessions_max,
             session_idle_max: options.session_idle_max,
             task_after: options.task_after,
-            ..Limits::default()
+            parked_of_one_max: part(whole.parked_max, options.principal_share),
+            parked_bytes_of_one_max: part(whole.parked_bytes_max, options.principal_share),
+            ..whole
         };
         let changes = broadcast::channel(CHANGES_MAX).0;
         let own = Arc::new(Tools { calls: Arc::clone(calls), lists: Lists::default(), changes });
@@ -166,7 +170,7 @@ pub async fn serve_lines(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let Parts { catalogue, workspace, outputs, store, .. } = parts;
-    let admission = super::admission::Admission::new(options.calls.clone());
+    let admission = super::admission::Admission::new(options.calls.clone(), options.principal_share);
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
     let lines = lines::Options { memory: Some(options.bodies.memory()), ..lines::Options::default() };
@@ -186,7 +190,8 @@ pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
 /// Read the body as every door does; a large one counts as held until it is answered.
 async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match hub.bodies.read(&parts.headers, body).await {
+    let principal = parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0));
+    match hub.bodies.read(&principal, &parts.headers, body).await {
         Ok(whole) => {
             let (bytes, share) = whole.into_parts();
             if let Some(share) = share {
@@ -323,7 +328,7 @@ fn failure(error: &ToolError) -> Value {
 
 pub(super) fn refused(refused: Refused) -> ErrorObject {
     match refused {
-        Refused::Busy | Refused::Draining => busy(refused.to_string()),
+        Refused::Busy | Refused::OverShare(_) | Refused::Draining => busy(refused.to_string()),
         Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),
     }
 }

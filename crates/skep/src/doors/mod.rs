@@ -25,6 +25,7 @@ pub mod mcp;
 mod metrics;
 mod problem;
 mod servers;
+mod shares;
 mod tasks;
 mod tcp;
 mod tls;
@@ -106,6 +107,9 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
     pub allowed_origins: Vec<String>,
+    /// The part of what all callers share that one principal with a name may take alone: large messages, calls of MCP
+    /// servers under way, calls that wait for input. More than 0, at most 1.
+    pub principal_share: f64,
     /// Limits of calls.
     pub calls: admission::Limits,
     /// Limits of bodies.
@@ -143,6 +147,7 @@ impl Default for Options {
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            principal_share: shares::SHARE,
             calls: admission::Limits::default(),
             bodies: body::Limits::default(),
             connections_max: 8192,
@@ -272,13 +277,13 @@ impl Doors {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
             outputs: parts.outputs,
-            admission: admission::Admission::new(options.calls.clone()),
+            admission: admission::Admission::new(options.calls.clone(), options.principal_share),
         });
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
             mcp,
             calls,
-            bodies: body::Bodies::new(options.bodies.clone()),
+            bodies: body::Bodies::new(options.bodies.clone(), options.principal_share),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,

@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
+use skep_mcp::server::local;
 
 use super::{
     http::{Hub, name},
@@ -49,7 +50,7 @@ async fn put(
 ) -> Result<Response, Problem> {
     let name = name(path)?;
     may_change(&hub, &headers)?;
-    let entry = hub.bodies.read(&headers, body).await?.into_arguments()?.parse()?;
+    let entry = hub.bodies.read(&local(), &headers, body).await?.into_arguments()?.parse()?;
     let config = config::read_one(&name, entry, |name| std::env::var(name).ok())
         .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
     let mut configs = configs(&hub);

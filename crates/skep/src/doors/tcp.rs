@@ -138,12 +138,12 @@ impl Lines {
             return Ok(());
         }
         let options = lines::Options {
+            memory: Some(self.hub.bodies.memory(&principal)),
             principal,
             unannounced: Some(mcp::UNANNOUNCED),
             has_batch_method: true,
             finish: Some(mcp::finish),
             requests_per_second_max: self.requests_per_second_max,
-            memory: Some(Arc::clone(&self.hub.bodies.memory)),
         };
         lines::serve(&self.hub.mcp.server, input, output, options).await
     }

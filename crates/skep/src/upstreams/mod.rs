@@ -27,7 +27,7 @@ use skep_mcp::{
     client::{self, CallError, CallOptions, Connection, Info},
     gateway::{Kind, List, Lists, Wanted, change},
     message::Notification,
-    server::{Change, Members, code},
+    server::{Change, LOCAL, Members, code},
 };
 use tokio::sync::broadcast;
 
@@ -41,6 +41,8 @@ const CHANGES_MAX: usize = 256;
 const WAITING_MAX: usize = 1024;
 /// Processes of one server that each caller has of its own.
 const EXCLUSIVE_MAX: usize = 32;
+/// Of these, those of one principal that has a name.
+const EXCLUSIVE_OF_ONE_MAX: usize = EXCLUSIVE_MAX / 4;
 
 /// Who calls, and what is asked for.
 #[derive(Clone, Default)]
@@ -251,14 +253,20 @@ impl Upstreams {
     }
 
     /// A list of a server, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
-    /// long as it says. `caller`: whose process is asked where a server is not shared.
-    pub async fn list(&self, server: &str, kind: Kind, caller: &Arc<str>) -> Result<Arc<List>, UpstreamError> {
-        self.find(server)?.list(kind, caller).await
+    /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
+    pub async fn list(
+        &self,
+        server: &str,
+        kind: Kind,
+        caller: &Arc<str>,
+        principal: &str,
+    ) -> Result<Arc<List>, UpstreamError> {
+        self.find(server)?.list(kind, caller, principal).await
     }
 
     /// The tools of a server, on nobody's behalf.
     pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
-        self.list(server, Kind::Tools, &"".into()).await
+        self.list(server, Kind::Tools, &"".into(), LOCAL).await
     }
 
     /// What is known of the lists of a server.
@@ -269,12 +277,12 @@ impl Upstreams {
     /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
     /// watched is asked for again as soon as it is started.
     pub async fn watch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into())?.watch(uri).await
+        self.find(server)?.slot(&"".into(), LOCAL)?.watch(uri).await
     }
 
     /// Hear of them no more.
     pub async fn unwatch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into())?.unwatch(uri).await
+        self.find(server)?.slot(&"".into(), LOCAL)?.unwatch(uri).await
     }
 
     /// Add a server, or change the one of this name, at once; one that is as before is left alone. What is returned waits
@@ -329,21 +337,34 @@ impl Server {
         UpstreamError::Busy { server: self.config.name.clone(), reason }
     }
 
-    /// The process that this caller's calls go to: the shared one, or its own.
-    fn slot(self: &Arc<Self>, caller: &Arc<str>) -> Result<Arc<Slot>, UpstreamError> {
+    /// The process that this caller's calls go to: the shared one, or its own, which counts for its principal.
+    fn slot(self: &Arc<Self>, caller: &Arc<str>, principal: &str) -> Result<Arc<Slot>, UpstreamError> {
         let key: Arc<str> = if self.config.exclusive { Arc::clone(caller) } else { "".into() };
         let mut slots = self.slots();
         if let Some(slot) = slots.get(&key) {
             return Ok(Arc::clone(slot));
         }
-        if slots.len() >= EXCLUSIVE_MAX {
+        let is_own = |slot: &&Arc<Slot>| *slot.principal == *principal;
+        let is_share_taken = |slots: &HashMap<_, Arc<Slot>>| {
+            principal != LOCAL && slots.values().filter(is_own).count() >= EXCLUSIVE_OF_ONE_MAX
+        };
+        if slots.len() >= EXCLUSIVE_MAX || is_share_taken(&slots) {
             slots.retain(|_, slot| !slot.is_stopped());
         }
         if slots.len() >= EXCLUSIVE_MAX {
             return Err(self.busy(format!("{EXCLUSIVE_MAX} callers have a process of their own")));
         }
+        if is_share_taken(&slots) {
+            let reason = format!(
+                "{principal} has {EXCLUSIVE_OF_ONE_MAX} processes of it, as many as one principal may have; call it in one of \
+                 the sessions that have one, or wait until one was idle for its time (idle_timeout)"
+            );
+            return Err(self.busy(reason));
+        }
         let queue = Queue::new(self.config.calls_at_once, WAITING_MAX);
-        let slot = Slot::new(self, queue);
+        // What another process of it spoke need not be found out again.
+        let revision = slots.values().find_map(|slot| slot.revision());
+        let slot = Slot::new(self, queue, principal, revision);
         slots.insert(key, Arc::clone(&slot));
         Ok(slot)
     }
@@ -374,8 +395,8 @@ impl Server {
             }
         }
         let Options { caller, call } = options;
-        let slot = self.slot(&caller)?;
         let call = call.unwrap_or_else(|| self.call_options());
+        let slot = self.slot(&caller, call.handler.as_ref().map_or(LOCAL, |handler| handler.principal()))?;
         slot.call(&caller, method, params, call).await
     }
 
@@ -385,18 +406,23 @@ impl Server {
     }
 
     async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
-        let slot = self.slot(&"".into())?;
+        let slot = self.slot(&"".into(), LOCAL)?;
         slot.with(async |connection| Ok(connection.info().clone())).await
     }
 
-    async fn list(self: &Arc<Self>, kind: Kind, caller: &Arc<str>) -> Result<Arc<List>, UpstreamError> {
+    async fn list(
+        self: &Arc<Self>,
+        kind: Kind,
+        caller: &Arc<str>,
+        principal: &str,
+    ) -> Result<Arc<List>, UpstreamError> {
         let mut reading = match self.lists.want(kind).await {
             Wanted::Known(list) => return Ok(list),
             Wanted::Unknown(reading) => reading,
         };
         // A start changes the lists, so it comes first.
         let capabilities = async |connection: &Connection| Ok(connection.info().capabilities.clone());
-        let capabilities = self.slot(caller)?.with(capabilities).await?;
+        let capabilities = self.slot(caller, principal)?.with(capabilities).await?;
         while let Some(params) = reading.next_page() {
             let options = Options { caller: Arc::clone(caller), call: None };
             match self.call(kind.method(), Some(params), options).await {

@@ -71,6 +71,8 @@ pub(super) struct Slot {
     config: Upstream,
     server: Weak<Server>,
     queue: Arc<Queue>,
+    /// Whose it is, where it is not shared.
+    pub(super) principal: Box<str>,
     inside: Mutex<Inside>,
     /// Held while there is a process.
     alive: Arc<tokio::sync::Mutex<()>>,
@@ -134,7 +136,12 @@ impl Drop for Used<'_> {
 }
 
 impl Slot {
-    pub(super) fn new(server: &Arc<Server>, queue: Arc<Queue>) -> Arc<Slot> {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        queue: Arc<Queue>,
+        principal: &str,
+        revision: Option<Revision>,
+    ) -> Arc<Slot> {
         let inside = Inside {
             phase: Phase::Stopped,
             in_flight: 0,
@@ -146,13 +153,14 @@ impl Slot {
             last_error: None,
             stderr: Stderr::default(),
             watched: BTreeSet::new(),
-            revision: None,
+            revision,
             is_closed: false,
         };
         Arc::new(Slot {
             config: server.config.clone(),
             server: Arc::downgrade(server),
             queue,
+            principal: principal.into(),
             inside: Mutex::new(inside),
             alive: Arc::default(),
             quiet: Notify::new(),
@@ -163,6 +171,11 @@ impl Slot {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its process spoke, if there was one.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.inside().revision
     }
 
     /// Whether nobody needs it.
