@@ -67,7 +67,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
-    if !hub.guard.tokens().is_empty() {
+    if hub.guard.wants_token() {
         inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
     }
     let for_everybody = Router::new()

@@ -41,7 +41,7 @@ use std::{
 };
 
 use axum::Router;
-pub use guard::BadOrigin;
+pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -236,16 +236,57 @@ pub struct Doors {
     options: Options,
 }
 
-/// The MCP servers behind a hub.
-pub struct Servers {
+/// What can be changed while a hub runs.
+pub struct Controls {
     hub: Arc<Hub>,
+    tls: Option<Tls>,
 }
 
-impl Servers {
-    /// Have these servers from now on. Those that are as before are left alone; calls of the others may end.
-    pub async fn set(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
+impl Controls {
+    /// Have these MCP servers from now on. Those that are as before are left alone; calls of the others may end.
+    pub async fn set_servers(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
         self.hub.mcp.set(configs).await
     }
+
+    /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed.
+    /// Returns whether that is new.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
+    pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
+        Ok(self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?)
+    }
+
+    /// Show callers this certificate from now on. Connections that are open go on.
+    ///
+    /// # Errors
+    ///
+    /// The hub would begin or cease to speak TLS. All stays as it was.
+    pub fn set_tls(&self, tls: Option<&Tls>) -> Result<(), NotTaken> {
+        match (&self.tls, tls) {
+            (Some(shown), Some(new)) => shown.replace(new),
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(NeedsRestart("the hub speaks TLS, and no certificate is configured any more").into());
+            }
+            (None, Some(_)) => {
+                return Err(NeedsRestart("the hub does not speak TLS, and now it has a certificate").into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a hub that runs does not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// Tokens that say not who the caller is.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
+    /// Only a start can do that.
+    #[error(transparent)]
+    NeedsRestart(#[from] NeedsRestart),
 }
 
 /// Open the doors and serve until `shutdown` is rung.
@@ -303,9 +344,9 @@ impl Doors {
         self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The servers behind the hub, to be changed while it runs.
-    pub fn servers(&self) -> Servers {
-        Servers { hub: Arc::clone(&self.hub) }
+    /// What can be changed while the hub runs.
+    pub fn controls(&self) -> Controls {
+        Controls { hub: Arc::clone(&self.hub), tls: self.options.tls.clone() }
     }
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.

@@ -313,6 +313,49 @@ async fn a_principal_has_a_share_of_the_memory_for_large_messages() {
     within(async { while post(&ann).await.status != 200 {} }).await; // what ended takes nothing
 }
 
+/// Settings with these tokens, and the hub's own in a file.
+fn with_tokens(tokens: &str) -> String {
+    format!("token_file = 'token'\n[serve]\n[serve.tokens]\n{tokens}\n")
+}
+
+#[tokio::test]
+async fn tokens_are_exchanged_while_the_hub_runs_and_a_broken_file_changes_nothing() {
+    const NEW: &str = "new-correct-horse-battery";
+    let user = User::new();
+    user.file("token", OPERATOR);
+    let mut hub = Hub::of(user, &with_tokens(&format!("ann = '{ANN}'\nbob = '{BOB}'")), &[]);
+    let status =
+        async |hub: &Hub, token: &'static str| hub.person(token).post("/process", &[], &json!({})).await.status;
+    let (mut anns, mut bobs) = (hub.person(ANN).lines().await, hub.person(BOB).lines().await);
+    let session =
+        hub.person(BOB).post("/mcp", &[], &initialize("2025-11-25")).await.header("mcp-session-id").to_owned();
+
+    hub.user.file("settings.toml", &with_tokens(&format!("bob = '{BOB}'\ncarol = '{NEW}'")));
+    hub.served.says("the tokens were read again");
+    assert_eq!([status(&hub, ANN).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 400, 400]);
+    assert_eq!(anns.next().await, None, "her token opens no more");
+    assert_eq!(bobs.ask(request(1, "ping", json!({}))).await["result"]["status"], "ok", "his connection goes on");
+    let ping = hub.person(BOB).post("/mcp", &[("mcp-session-id", &session)], &request(1, "ping", json!({}))).await;
+    assert_eq!(ping.json()["result"], json!({}), "and so does his session");
+
+    for (settings, expected) in [
+        ("bob = 'short'", "serve.tokens.bob cannot be used: the token must have at least 16 characters"),
+        ("bob = ", "the MCP servers, the tokens and the certificate stay as they were"),
+    ] {
+        hub.user.file("settings.toml", &with_tokens(settings));
+        hub.served.says(expected);
+        assert_eq!([status(&hub, BOB).await, status(&hub, NEW).await], [400, 400], "{settings}");
+    }
+    hub.user.file("settings.toml", &with_tokens(""));
+    hub.served.says("the tokens were read again");
+    hub.user.file("token", NEW);
+    hub.served.says("the tokens were read again");
+    assert_eq!([status(&hub, OPERATOR).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 401, 400]);
+    hub.user.file("settings.toml", "");
+    hub.served.says("the tokens stay as they were: callers of this hub need a token, and none is configured any more");
+    assert_eq!([status(&hub, NEW).await, status(&hub, BOB).await], [400, 401], "it is not open to everybody");
+}
+
 #[tokio::test]
 async fn only_the_operator_changes_servers_and_nobody_comes_in_without_a_token() {
     let hub = hub("");
