@@ -23,7 +23,7 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Dial, Handler, Limits, Setup, Streams, Target},
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::{self, Call, Caller, Change, Description, Members, Outcome, Peer, Server, Service, Watch, http, lines},
 };
@@ -114,10 +114,6 @@ fn older() -> Script {
     })
 }
 
-fn params(value: &Value) -> Members<'static> {
-    serde_json::from_str::<Members<'_>>(&value.to_string()).unwrap().into_owned()
-}
-
 fn raw(value: &Value) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
@@ -199,7 +195,7 @@ async fn a_server_that_refuses_a_revision_which_it_names_is_asked_once_more() {
 async fn an_older_server_never_sees_the_newer_eras_metadata() {
     let (connection, _dial) = open([older()]).await;
     let connection = connection.unwrap();
-    let sent = params(&json!({ "x": 1, "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } }));
+    let sent = Members::of(&json!({ "x": 1, "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } }));
     let answer = connection.call("echo", sent, CallOptions::default()).await.unwrap();
     assert_eq!(answer.get(), r#"{"x":1}"#);
 }
@@ -263,12 +259,8 @@ impl Handler for Ear {
         let _ = self.0.send(format!("{} {params}", notification.method));
     }
 
-    fn request(
-        &self,
-        method: String,
-        _: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = self.0.send(method);
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let _ = self.0.send(request.method);
         Box::pin(async { Ok(raw(&json!({ "roots": [] })).unwrap()) })
     }
 }
@@ -298,7 +290,7 @@ async fn what_a_server_sends_within_a_call_comes_to_the_call() {
     let connection = connection.unwrap();
     let (ear, mut heard) = mpsc::unbounded_channel();
     let options = CallOptions { wants_progress: true, handler: Some(Arc::new(Ear(ear))), ..CallOptions::default() };
-    let params = params(&json!({ "_meta": { "progressToken": "the caller's" } }));
+    let params = Members::of(&json!({ "_meta": { "progressToken": "the caller's" } }));
     let answer = connection.call("work", params, options).await.unwrap();
     assert_eq!(answer.get(), r#"{"roots":[]}"#);
     assert!(heard.recv().await.unwrap().starts_with("notifications/progress "));
@@ -454,7 +446,7 @@ async fn every_transport_and_era_gives_the_same_answers() {
     assert_eq!(modern, [true, false, true, false, false]);
     for (number, connection) in connections.iter().enumerate() {
         let call = |name: &str| {
-            let params = params(&json!({ "name": name, "arguments": { "region": "größe " } }));
+            let params = Members::of(&json!({ "name": name, "arguments": { "region": "größe " } }));
             connection.call("tools/call", params, CallOptions::default())
         };
         assert_eq!(connection.info().instructions.as_deref(), Some("Speak."), "{number}");
@@ -470,7 +462,7 @@ async fn every_transport_and_era_gives_the_same_answers() {
         // Given up, it is withdrawn, in whatever way the transport has.
         let (ear, mut progress) = mpsc::unbounded_channel();
         let options = CallOptions { wants_progress: true, handler: Some(Arc::new(Ear(ear))), ..CallOptions::default() };
-        let hanging = connection.call("tools/call", params(&json!({ "name": "hang" })), options);
+        let hanging = connection.call("tools/call", Members::of(&json!({ "name": "hang" })), options);
         tokio::select! {
             answer = hanging => panic!("{number}: {answer:?}"),
             heard = progress.recv() => assert!(heard.unwrap().contains("hanging"), "{number}"),
@@ -546,12 +538,8 @@ impl Handler for Of {
         self.1.notification(notification);
     }
 
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        self.1.request(method, params)
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        self.1.request(request)
     }
 
     fn principal(&self) -> &str {

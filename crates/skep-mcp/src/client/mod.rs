@@ -44,7 +44,7 @@ pub use self::{
     lines::{Dial, Streams, Tcp},
 };
 use crate::{
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::{Members, code},
 };
@@ -86,13 +86,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A request of the server (revisions until 2025-11-25): `elicitation/create`, `sampling/createMessage`,
     /// `roots/list`. `ping` is answered before it comes here. Dropping the future withdraws it.
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = params;
-        let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let message = format!("this client does not answer {}", request.method);
+        let error = ErrorObject::new(code::METHOD_NOT_FOUND, message);
         Box::pin(async { Err(error) })
     }
 
@@ -364,9 +360,7 @@ impl Drop for Inner {
 }
 
 fn uri_params(uri: &str) -> Members<'static> {
-    let mut params = Members::default();
-    params.put("uri", uri);
-    params
+    Members::of(&json!({ "uri": uri }))
 }
 
 async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
@@ -452,8 +446,7 @@ async fn listen(connection: Weak<Inner>) {
 impl Inner {
     /// One stream of changes, until it ends; whether the server does not have such a thing.
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
-        let mut params = Members::default();
-        params.put("notifications", wanted);
+        let params = Members::of(&json!({ "notifications": wanted }));
         let setup = self.setup.clone();
         let transport = match &self.transport {
             Transport::Link(link) => Transport::Link(Arc::clone(link)),

@@ -72,7 +72,7 @@ async fn answer(
         let request = Members::parse(request).unwrap_or_default();
         let method: String = request.read("method").unwrap_or_default();
         let params = request.get("params").map_or_else(empty, ToOwned::to_owned);
-        peer.request(&method, params).await.map(|answer| (key, answer))
+        peer.request_as(Some(key.to_owned()), &method, params).await.map(|answer| (key, answer))
     });
     let mut responses = Members::default();
     for answered in join_all(asked).await {

@@ -23,6 +23,12 @@ impl<'a> Members<'a> {
         serde_json::from_str(object.get()).ok()
     }
 
+    /// The members of what is serialised as an object; none of anything else.
+    pub fn of(value: &impl Serialize) -> Members<'static> {
+        let text = to_raw_value(value).ok();
+        text.as_deref().and_then(Members::parse).map(Members::into_owned).unwrap_or_default()
+    }
+
     /// The same without the text.
     pub fn into_owned(self) -> Members<'static> {
         let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {

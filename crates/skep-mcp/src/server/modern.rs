@@ -18,7 +18,7 @@ use super::{
     exchange::{Exchange, Step},
     listen::Listener,
     park::{Identity, ParkedCall},
-    peer::{Asked, Event, Terms},
+    peer::{Asked, Event, Ids, Terms},
     sink::{self, Text},
     tasks::{self, Became, Origin},
 };
@@ -186,7 +186,7 @@ async fn try_begin(
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
                     let call = Call { method: method.clone(), params: params.clone(), caller, cancel };
-                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), 0)
+                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {
                     exchange.set_terms(terms);
@@ -292,7 +292,7 @@ pub(super) struct Running {
     exchange: Option<Exchange>,
     /// What the service wants to know and the caller has not said.
     asked: Vec<(String, Asked)>,
-    keys: usize,
+    keys: Ids,
     ready: VecDeque<Frame>,
     /// When it becomes a task.
     task_at: Option<Instant>,
@@ -365,9 +365,8 @@ impl Running {
             Step::Event(Event::Notification { method, params }) => {
                 self.ready.push_back(Frame::Notification(sink::notification(&method, &params)));
             }
-            Step::Event(Event::Ask(asked)) if MAY_ASK.contains(&self.method.as_str()) => {
-                self.keys += 1;
-                self.asked.push((format!("input-{}", self.keys), asked));
+            Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&self.method.as_str()) => {
+                self.asked.push((self.keys.next_key(asked.name.take(), ""), asked));
             }
             Step::Event(Event::Ask(asked)) => {
                 let message = format!("{} may not ask its caller for input", self.method);
@@ -393,7 +392,7 @@ impl Running {
     fn park(&mut self) -> Option<Frame> {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
-        let (asked, keys) = (std::mem::take(&mut self.asked), self.keys);
+        let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
         let identity = Identity::new(&self.caller.principal, &self.method, &self.params);
         let bytes = self.params.len_in_bytes();
         let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
     exchange::{Exchange, Step},
     input,
     modern::{self, Frame, Opened},
-    peer::{Asked, Event, Terms},
+    peer::{Asked, Event, Ids, Terms},
     sink::{self, Batch, EventStream, Sink},
     unguessable,
 };
@@ -60,9 +60,7 @@ pub(super) struct Session {
     customs: Customs,
     negotiated: OnceLock<Arc<Caller>>,
     level: Mutex<Level>,
-    /// Requests to the caller that it has not answered.
-    asked: Mutex<HashMap<i64, oneshot::Sender<Outcome>>>,
-    asked_last: AtomicI64,
+    asked: Mutex<Questions>,
     running: Mutex<HashMap<Id, CancellationToken>>,
     watches: Mutex<HashMap<String, Watch>>,
     /// Where messages go that belong to no request.
@@ -75,6 +73,22 @@ pub(super) struct Session {
     /// Rung when nothing more is read, and so nobody listens.
     unheard: CancellationToken,
     closed: CancellationToken,
+}
+
+/// Requests to the caller.
+#[derive(Default)]
+struct Questions {
+    ids: Ids,
+    /// Those that it has not answered.
+    waiting: HashMap<Id, oneshot::Sender<Outcome>>,
+}
+
+impl Questions {
+    fn add(&mut self, name: Option<String>, tell: oneshot::Sender<Outcome>) -> Id {
+        let id = self.ids.next(name);
+        self.waiting.insert(id.clone(), tell);
+        id
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +108,6 @@ impl Session {
             negotiated: OnceLock::new(),
             level: Mutex::new(Level::Debug),
             asked: Mutex::default(),
-            asked_last: AtomicI64::new(0),
             running: Mutex::default(),
             watches: Mutex::default(),
             unsolicited,
@@ -137,7 +150,7 @@ impl Session {
             stream.close();
         }
         lock(&self.watches).clear();
-        lock(&self.asked).clear();
+        lock(&self.asked).waiting.clear();
     }
 
     /// Whether there is a method `batch`.
@@ -437,18 +450,17 @@ impl Session {
 
     /// Send a request to the caller and wait, beside the call, for what it says.
     async fn ask(self: &Arc<Self>, asked: Asked, to: &Sink) {
-        let Asked { method, params, mut answer } = asked;
-        let id = self.asked_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let Asked { name, method, params, mut answer } = asked;
         let (tell, told) = oneshot::channel();
-        lock(&self.asked).insert(id, tell);
-        to.send(sink::request(id, &method, &params)).await;
+        let id = lock(&self.asked).add(name, tell);
+        to.send(sink::request(&id, &method, &params)).await;
         let (session, time_max) = (Arc::clone(self), self.server.limits.input_time_max);
         self.server.tasks.spawn(async move {
             let outcome = tokio::select! {
                 () = answer.closed() => None,
                 outcome = timeout(time_max, told) => Some(outcome),
             };
-            lock(&session.asked).remove(&id);
+            lock(&session.asked).waiting.remove(&id);
             if let Some(outcome) = outcome {
                 let late = |_| {
                     Err(ErrorObject::new(code::INTERNAL_ERROR, format!("the caller did not answer {method} in time")))
@@ -465,11 +477,8 @@ impl Session {
     }
 
     fn answered(&self, response: Response) {
-        let id = match &response.id {
-            Some(Id::Number(id)) => *id,
-            _ => return, // not one of ours
-        };
-        if let Some(waiting) = lock(&self.asked).remove(&id) {
+        let waiting = response.id.and_then(|id| lock(&self.asked).waiting.remove(&id));
+        if let Some(waiting) = waiting {
             let _ = waiting.send(response.outcome);
         }
     }

@@ -33,7 +33,7 @@ use super::{
     BoxFuture, Call, Caller, Inner, Members, Outcome, code, convert,
     exchange::{Exchange, Step},
     input, modern,
-    peer::{Asked, Event, Terms, missing_capability},
+    peer::{Asked, Event, Ids, Terms, missing_capability},
     unguessable,
 };
 use crate::message::ErrorObject;
@@ -478,7 +478,7 @@ struct Driver {
     answers: mpsc::Receiver<Answers>,
     /// What the call wants to know and nobody has said.
     asked: Vec<(String, Asked)>,
-    keys: usize,
+    keys: Ids,
 }
 
 impl Driver {
@@ -492,7 +492,7 @@ impl Driver {
             former.cancel.cancel();
         }
         let (tasks, server) = (Arc::clone(tasks), Arc::clone(server));
-        Driver { tasks, server, id, attempt, cancel, answers, asked: Vec::new(), keys: 0 }
+        Driver { tasks, server, id, attempt, cancel, answers, asked: Vec::new(), keys: Ids::default() }
     }
 
     async fn drive(mut self, origin: Origin, mut exchange: Exchange) {
@@ -552,9 +552,10 @@ impl Driver {
         exchange.next_event().now_or_never().flatten().map(Step::Event)
     }
 
-    fn ask(&mut self, asked: Asked) {
-        self.keys += 1;
-        self.asked.push((format!("input-{}-{}", self.attempt, self.keys), asked)); // no key twice in a task's life
+    fn ask(&mut self, mut asked: Asked) {
+        // No key twice in a task's life: what a later attempt asks may have been asked by one before it.
+        let name = asked.name.take().filter(|_| self.attempt == 1);
+        self.asked.push((self.keys.next_key(name, format_args!("{}-", self.attempt)), asked));
     }
 
     fn waiting(&self) -> State {

@@ -68,7 +68,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
-    if !hub.guard.tokens().is_empty() {
+    if hub.guard.wants_token() {
         inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
     }
     let for_everybody = Router::new()
@@ -89,7 +89,7 @@ async fn process(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wanted = hub.bodies.read(&headers, body).await?.into_wanted()?;
+    let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
     match hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
@@ -122,7 +122,7 @@ async fn call_tool(
         )
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
-    let arguments = hub.bodies.read(&headers, body).await?.into_arguments()?;
+    let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
     match hub.call(caller, tool, arguments, timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
@@ -278,9 +278,9 @@ pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: &[u8]) -> Res
     let work = async {
         let may_enter = || {
             hub.guard.check_source(&Uri::from_static(ROUTE), headers)?;
-            match hub.guard.tokens().is_empty() {
-                true => Ok(local()),
-                false => hub.guard.check_token(headers).map(|known| Arc::clone(&known.principal)),
+            match hub.guard.wants_token() {
+                true => hub.guard.check_token(headers).map(|known| Arc::clone(&known.principal)),
+                false => Ok(local()),
             }
         };
         match may_enter() {

@@ -26,6 +26,7 @@ mod metrics;
 mod plain;
 mod problem;
 mod servers;
+mod shares;
 mod tasks;
 mod tcp;
 mod tls;
@@ -42,7 +43,7 @@ use std::{
 };
 
 use axum::Router;
-pub use guard::BadOrigin;
+pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -108,6 +109,9 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
     pub allowed_origins: Vec<String>,
+    /// The part of what all callers share that one principal with a name may take alone: large messages, calls of MCP
+    /// servers under way, calls that wait for input. More than 0, at most 1.
+    pub principal_share: f64,
     /// Limits of calls.
     pub calls: admission::Limits,
     /// Limits of bodies.
@@ -145,6 +149,7 @@ impl Default for Options {
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            principal_share: shares::SHARE,
             calls: admission::Limits::default(),
             bodies: body::Limits::default(),
             connections_max: 8192,
@@ -233,16 +238,57 @@ pub struct Doors {
     options: Options,
 }
 
-/// The MCP servers behind a hub.
-pub struct Servers {
+/// What can be changed while a hub runs.
+pub struct Controls {
     hub: Arc<Hub>,
+    tls: Option<Tls>,
 }
 
-impl Servers {
-    /// Have these servers from now on. Those that are as before are left alone; calls of the others may end.
-    pub async fn set(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
+impl Controls {
+    /// Have these MCP servers from now on. Those that are as before are left alone; calls of the others may end.
+    pub async fn set_servers(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
         self.hub.mcp.set(configs).await
     }
+
+    /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed.
+    /// Returns whether that is new.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
+    pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
+        Ok(self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?)
+    }
+
+    /// Show callers this certificate from now on. Connections that are open go on.
+    ///
+    /// # Errors
+    ///
+    /// The hub would begin or cease to speak TLS. All stays as it was.
+    pub fn set_tls(&self, tls: Option<&Tls>) -> Result<(), NotTaken> {
+        match (&self.tls, tls) {
+            (Some(shown), Some(new)) => shown.replace(new),
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(NeedsRestart("the hub speaks TLS, and no certificate is configured any more").into());
+            }
+            (None, Some(_)) => {
+                return Err(NeedsRestart("the hub does not speak TLS, and now it has a certificate").into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a hub that runs does not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// Tokens that say not who the caller is.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
+    /// Only a start can do that.
+    #[error(transparent)]
+    NeedsRestart(#[from] NeedsRestart),
 }
 
 /// Open the doors and serve until `shutdown` is rung.
@@ -274,13 +320,13 @@ impl Doors {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
             outputs: parts.outputs,
-            admission: admission::Admission::new(options.calls.clone()),
+            admission: admission::Admission::new(options.calls.clone(), options.principal_share),
         });
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
             mcp,
             calls,
-            bodies: body::Bodies::new(options.bodies.clone()),
+            bodies: body::Bodies::new(options.bodies.clone(), options.principal_share),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,
@@ -300,9 +346,9 @@ impl Doors {
         self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The servers behind the hub, to be changed while it runs.
-    pub fn servers(&self) -> Servers {
-        Servers { hub: Arc::clone(&self.hub) }
+    /// What can be changed while the hub runs.
+    pub fn controls(&self) -> Controls {
+        Controls { hub: Arc::clone(&self.hub), tls: self.options.tls.clone() }
     }
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.

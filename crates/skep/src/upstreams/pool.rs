@@ -72,6 +72,8 @@ pub(super) struct Slot {
     config: Upstream,
     server: Weak<Server>,
     queue: Arc<Queue>,
+    /// Whose it is, where it is not shared.
+    pub(super) principal: Box<str>,
     inside: Mutex<Inside>,
     /// Held while there is a process.
     alive: Arc<tokio::sync::Mutex<()>>,
@@ -135,7 +137,12 @@ impl Drop for Used<'_> {
 }
 
 impl Slot {
-    pub(super) fn new(server: &Arc<Server>, queue: Arc<Queue>) -> Arc<Slot> {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        queue: Arc<Queue>,
+        principal: &str,
+        revision: Option<Revision>,
+    ) -> Arc<Slot> {
         let inside = Inside {
             phase: Phase::Stopped,
             in_flight: 0,
@@ -147,13 +154,14 @@ impl Slot {
             last_error: None,
             stderr: Stderr::default(),
             watched: BTreeSet::new(),
-            revision: None,
+            revision,
             is_closed: false,
         };
         Arc::new(Slot {
             config: server.config.clone(),
             server: Arc::downgrade(server),
             queue,
+            principal: principal.into(),
             inside: Mutex::new(inside),
             alive: Arc::default(),
             quiet: Notify::new(),
@@ -164,6 +172,11 @@ impl Slot {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its process spoke, if there was one.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.inside().revision
     }
 
     /// Whether nobody needs it.
@@ -350,7 +363,7 @@ impl Slot {
                 drop(inside);
                 self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
                 if let Some(server) = self.server.upgrade() {
-                    server.forget_tools(); // it may be another version
+                    server.lists.forget_all(); // it may be another version
                 }
                 self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
                 Ok(running)
