@@ -17,7 +17,6 @@ mod lines;
 mod link;
 mod open;
 mod params;
-mod spans;
 
 use std::{
     collections::BTreeSet,

@@ -6,8 +6,8 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Setup, spans};
-use crate::{message::json, revision::Revision};
+use super::Setup;
+use crate::{message::json, revision::Revision, spans};
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";

@@ -7,16 +7,16 @@ use std::borrow::Cow;
 
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Span<'a> {
-    pub(super) name: Cow<'a, str>,
+pub(crate) struct Span<'a> {
+    pub(crate) name: Cow<'a, str>,
     /// The name as it was written, in its quotation marks.
-    pub(super) quoted: &'a str,
+    pub(crate) quoted: &'a str,
     /// The value as it was written.
-    pub(super) value: &'a str,
+    pub(crate) value: &'a str,
 }
 
 /// The members of an object, in their order; `None` for another value.
-pub(super) fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
+pub(crate) fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
     let inside = object.trim_ascii().strip_prefix('{')?;
     Some(Members { rest: inside })
 }
@@ -29,7 +29,8 @@ impl<'a> Iterator for Members<'a> {
     type Item = Span<'a>;
 
     fn next(&mut self) -> Option<Span<'a>> {
-        let (quoted, rest) = cut(self.rest.trim_ascii_start().trim_start_matches(','))?;
+        let rest = self.rest.trim_ascii_start();
+        let (quoted, rest) = cut(rest.strip_prefix(',').unwrap_or(rest))?;
         let (value, rest) = cut(rest.trim_ascii_start().strip_prefix(':')?)?;
         self.rest = rest;
         let plain = quoted.strip_prefix('"')?.strip_suffix('"')?;
