@@ -565,9 +565,10 @@ impl Http {
     }
 
     /// Answer a request of the server.
-    fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
+    fn asked(self: &Arc<Self>, request: message::Request, asked: Option<&Asked<'_>>) {
+        let id = request.id.clone();
         let mut question = None;
-        let answer = if method == "ping" {
+        let answer = if request.method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
             let message =
@@ -577,7 +578,7 @@ impl Http {
         } else {
             let flight = self.flight(asked);
             self.flights.asked(flight.as_ref());
-            let answer = self.handler(flight.as_ref()).request(method, params);
+            let answer = self.handler(flight.as_ref()).request(request);
             question = flight.map(Question::new);
             Some(answer)
         };

@@ -257,8 +257,9 @@ impl Link {
         own.unwrap_or_else(|| Arc::clone(&self.handler))
     }
 
-    fn asked(self: &Arc<Self>, Request { id, method, params }: Request) {
-        if method == "ping" {
+    fn asked(self: &Arc<Self>, request: Request) {
+        let id = request.id.clone();
+        if request.method == "ping" {
             self.reply(
                 id,
                 to_raw_value(&serde_json::json!({}))
@@ -273,7 +274,7 @@ impl Link {
         }
         let flight = self.only_flight();
         let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
-        let answer = handler.request(method, params);
+        let answer = handler.request(request);
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();

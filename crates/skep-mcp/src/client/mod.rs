@@ -30,10 +30,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -46,9 +43,9 @@ pub use self::{
     lines::{Dial, Streams, Tcp},
 };
 use crate::{
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
-    server::code,
+    server::{Members, code},
 };
 
 /// Longer than anybody waits.
@@ -88,13 +85,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A request of the server (revisions until 2025-11-25): `elicitation/create`, `sampling/createMessage`,
     /// `roots/list`. `ping` is answered before it comes here. Dropping the future withdraws it.
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = params;
-        let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let message = format!("this client does not answer {}", request.method);
+        let error = ErrorObject::new(code::METHOD_NOT_FOUND, message);
         Box::pin(async { Err(error) })
     }
 
@@ -275,7 +268,7 @@ impl Connection {
     pub async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         self.inner.call(method, params, options).await
@@ -336,7 +329,7 @@ impl Inner {
     async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         let flight = Flight::new(options.handler.clone());
@@ -348,8 +341,8 @@ impl Inner {
         };
         let calling = pin!(async {
             match &self.transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             }
         });
         timed(&options, &flight, calling).await
@@ -365,8 +358,8 @@ impl Drop for Inner {
     }
 }
 
-fn uri_params(uri: &str) -> Option<Box<RawValue>> {
-    to_raw_value(&json!({ "uri": uri })).ok()
+fn uri_params(uri: &str) -> Members<'static> {
+    Members::of(&json!({ "uri": uri }))
 }
 
 async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
@@ -452,7 +445,7 @@ async fn listen(connection: Weak<Inner>) {
 impl Inner {
     /// One stream of changes, until it ends; whether the server does not have such a thing.
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
-        let params = to_raw_value(&json!({ "notifications": wanted })).ok();
+        let params = Members::of(&json!({ "notifications": wanted }));
         let setup = self.setup.clone();
         let transport = match &self.transport {
             Transport::Link(link) => Transport::Link(Arc::clone(link)),
@@ -468,8 +461,8 @@ impl Inner {
             let flight = Flight::new(None);
             let method = "subscriptions/listen";
             let ended = match &transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             };
             matches!(ended, Err(CallError::Rpc(_)))
         }

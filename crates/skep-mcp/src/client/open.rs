@@ -88,7 +88,7 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
 
 fn discover_params(setup: &Setup) -> Params<'static> {
     let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
-    meta.put_in(None, 0)
+    meta.put_in(&Members::default(), 0)
 }
 
 fn initialize_params(setup: &Setup) -> Params<'static> {

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use memchr::memmem;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::Setup;
-use crate::{message::json, revision::Revision, spans};
+use crate::{message::json, revision::Revision, server::Members, spans};
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -52,32 +51,23 @@ pub(super) struct Meta<'a> {
 
 impl Meta<'_> {
     /// The parameters of request `id` as they are sent: the caller's progress token gives way to the id, if progress is
-    /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes; parameters that need no change
-    /// are not looked into.
-    pub(super) fn put_in<'a>(&self, params: Option<&'a RawValue>, id: i64) -> Params<'a> {
-        let as_it_is = Params(params.map(|params| Cow::Borrowed(params.get())));
-        let has_meta = || params.is_some_and(|params| memmem::find(params.get().as_bytes(), b"\"_meta\"").is_some());
-        if !self.is_modern && !self.wants_progress && !has_meta() {
-            return as_it_is;
-        }
-        let before = params.map_or("{}", RawValue::get);
-        // What is no object stays; the server says what it thinks of it.
-        let Some(members) = spans::members(before) else { return as_it_is };
-        let mut text = String::with_capacity(before.len() + META_SIZE);
+    /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes.
+    pub(super) fn put_in(&self, params: &Members<'_>, id: i64) -> Params<'static> {
+        let mut text = String::with_capacity(params.len_in_bytes() + META_SIZE);
         text.push('{');
         let mut is_written = false;
-        for member in members {
-            if member.name != "_meta" {
-                write_member(&mut text, member.quoted, member.value);
+        for (name, value) in params.iter() {
+            if name != "_meta" {
+                write_member(&mut text, &json(name), value.get());
             } else if !is_written {
-                self.write(&mut text, Some(member.value), id);
+                self.write(&mut text, Some(value.get()), id);
                 is_written = true;
             } // else the same twice: what follows is not meant
         }
         if !is_written {
             self.write(&mut text, None, id);
         }
-        if params.is_none() && text == "{" {
+        if params.is_empty() && text == "{" {
             return Params::NONE;
         }
         text.push('}');
@@ -154,8 +144,8 @@ mod tests {
             revision: None,
         };
         let meta = Meta { setup: &setup, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
-        let params = params.map(|text| RawValue::from_string(text.to_owned()).unwrap());
-        meta.put_in(params.as_deref(), 7).text().map(str::to_owned)
+        let params = params.map_or(Members::default(), |text| serde_json::from_str(text).unwrap());
+        meta.put_in(&params, 7).text().map(str::to_owned)
     }
 
     #[test]

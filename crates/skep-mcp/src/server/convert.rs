@@ -32,7 +32,7 @@ pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Outcome {
 /// The answer to a request of 2026-07-28.
 pub(super) fn lifted(
     method: &str,
-    params: Option<&RawValue>,
+    params: &Members<'_>,
     outcome: Outcome,
     info: &RawValue,
 ) -> Result<Lifted, ErrorObject> {
@@ -41,7 +41,7 @@ pub(super) fn lifted(
 }
 
 /// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
-pub(super) fn error_of(outcome: Outcome, params: Option<&RawValue>) -> Outcome {
+pub(super) fn error_of(outcome: Outcome, params: &Members<'_>) -> Outcome {
     outcome.map_err(|error| lift_error(error, params))
 }
 
@@ -119,11 +119,11 @@ fn not_an_object(method: &str) -> ErrorObject {
 }
 
 /// Codes that 2026-07-28 does not have.
-fn lift_error(error: ErrorObject, params: Option<&RawValue>) -> ErrorObject {
+fn lift_error(error: ErrorObject, params: &Members<'_>) -> ErrorObject {
     const URL_ELICITATION_REQUIRED: i64 = -32042;
     match error.code {
         code::RESOURCE_NOT_FOUND => {
-            let uri = params.and_then(Members::parse).and_then(|params| params.read::<String>("uri"));
+            let uri = params.read::<String>("uri");
             let error = ErrorObject { code: code::INVALID_PARAMS, ..error };
             match (&error.data, uri) {
                 (None, Some(uri)) => error.with_data(&json!({ "uri": uri })),
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(lower_error("resources/read", missing()).code, code::RESOURCE_NOT_FOUND);
         assert_eq!(lower_error("tools/call", missing()).code, code::INVALID_PARAMS);
         let old = ErrorObject::new(code::RESOURCE_NOT_FOUND, "no such resource");
-        let new = lift_error(old, Some(&raw(r#"{"uri":"a:b"}"#)));
+        let new = lift_error(old, &Members::parse(&raw(r#"{"uri":"a:b"}"#)).unwrap());
         assert_eq!((new.code, new.data.unwrap().get()), (code::INVALID_PARAMS, r#"{"uri":"a:b"}"#));
     }
 }

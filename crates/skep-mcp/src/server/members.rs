@@ -9,6 +9,9 @@ use serde::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
+/// Names that most calls have, which are not copied.
+const KNOWN: [&str; 4] = ["name", "arguments", "_meta", "uri"];
+
 /// The members of an object, in their order. Of two with one name the first is meant. They are borrowed from the text until
 /// they are replaced.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +23,30 @@ impl<'a> Members<'a> {
         serde_json::from_str(object.get()).ok()
     }
 
+    /// The members of what is serialised as an object; none of anything else.
+    pub fn of(value: &impl Serialize) -> Members<'static> {
+        let text = to_raw_value(value).ok();
+        text.as_deref().and_then(Members::parse).map(Members::into_owned).unwrap_or_default()
+    }
+
     /// The same without the text.
     pub fn into_owned(self) -> Members<'static> {
         let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
-            (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
+            let known = KNOWN.into_iter().find(|known| *known == name);
+            let name = known.map_or_else(|| Cow::Owned(name.into_owned()), Cow::Borrowed);
+            (name, Cow::Owned(value.into_owned()))
         };
         Members(self.0.into_iter().map(owned).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    pub fn len_in_bytes(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.get().len()).sum()
     }
 
     /// The member of this name.

@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Call, Caller, Inner, Members, Outcome, code, convert,
     exchange::{Exchange, Step},
-    input,
     listen::Listener,
     park::{Identity, ParkedCall},
-    peer::{Asked, Event, Terms},
+    peer::{Asked, Event, Ids, Terms},
     sink::{self, Text},
     tasks::{self, Became, Origin},
 };
@@ -152,7 +151,7 @@ async fn try_begin(
     principal: &Arc<str>,
     cancel: CancellationToken,
 ) -> Result<Begun, ErrorObject> {
-    let Opened { request: Request { id, method, params }, params: members, meta } = opened;
+    let Opened { request: Request { id, method, .. }, params, meta } = opened;
     let (caller, terms) = read_meta(meta, principal)?;
     if REMOVED.contains(&method.as_str()) {
         let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
@@ -165,32 +164,33 @@ async fn try_begin(
             if server.durable.is_some() {
                 tasks::declare(&mut description.capabilities);
             }
-            let lifted = convert::lifted(method, None, Ok(convert::discover(description)), &server.info);
+            let lifted = convert::lifted(method, params, Ok(convert::discover(description)), &server.info);
             Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
-            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), members, &caller).await?)))
+            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), params, &caller).await?)))
         }
         _ => {
             if let Some(tasks) = &server.durable
-                && let Some(outcome) = tasks.answer(method, members, &caller).await
+                && let Some(outcome) = tasks.answer(method, params, &caller).await
             {
-                return Ok(Begun::Answered(answered(server, id, method, params.as_deref(), outcome)));
+                return Ok(Begun::Answered(answered(server, id, method, params, outcome)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
             // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
             let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
             let asks = Arc::clone(&caller);
-            let identity = Identity::new(principal, method, members);
-            let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
+            let identity = || Identity::new(principal, method, params);
+            let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
+            let params = params.clone().into_owned();
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
                     let call = Call { method: method.clone(), params: params.clone(), caller, cancel };
-                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), 0)
+                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {
                     exchange.set_terms(terms);
-                    let responses = members.get("inputResponses").and_then(Members::parse).unwrap_or_default();
+                    let responses = params.get("inputResponses").and_then(Members::parse).unwrap_or_default();
                     (exchange, answer(asked, &responses), keys)
                 }
             };
@@ -198,8 +198,7 @@ async fn try_begin(
                 server: Arc::clone(server),
                 id: id.clone(),
                 method: method.clone(),
-                params: params.clone(),
-                identity,
+                params,
                 exchange: Some(exchange),
                 asked,
                 keys,
@@ -245,7 +244,7 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 }
 
 /// The last message of a request, for what the service gave.
-fn answered(server: &Inner, id: &Id, method: &str, params: Option<&RawValue>, outcome: Outcome) -> Answer {
+fn answered(server: &Inner, id: &Id, method: &str, params: &Members<'_>, outcome: Outcome) -> Answer {
     let lifted = convert::lifted(method, params, outcome, &server.info);
     let status = lifted.as_ref().map_or_else(|error| status(error.code), |_| 200);
     Answer { text: Text::response(id, lifted), status }
@@ -289,12 +288,11 @@ pub(super) struct Running {
     server: Arc<Inner>,
     id: Id,
     method: String,
-    params: Option<Box<RawValue>>,
-    identity: Identity,
+    params: Members<'static>,
     exchange: Option<Exchange>,
     /// What the service wants to know and the caller has not said.
     asked: Vec<(String, Asked)>,
-    keys: usize,
+    keys: Ids,
     ready: VecDeque<Frame>,
     /// When it becomes a task.
     task_at: Option<Instant>,
@@ -357,8 +355,7 @@ impl Running {
     fn become_task(&mut self) {
         self.task_at = None;
         if let (Some(tasks), Some(exchange)) = (&self.server.durable, self.exchange.take()) {
-            let params = self.params.clone().unwrap_or_else(input::empty);
-            let origin = Origin { params, caller: Arc::clone(&self.caller) };
+            let origin = Origin { params: self.params.clone(), caller: Arc::clone(&self.caller) };
             self.becoming = Some(tasks.begin(&self.server, origin, exchange));
         }
     }
@@ -368,9 +365,8 @@ impl Running {
             Step::Event(Event::Notification { method, params }) => {
                 self.ready.push_back(Frame::Notification(sink::notification(&method, &params)));
             }
-            Step::Event(Event::Ask(asked)) if MAY_ASK.contains(&self.method.as_str()) => {
-                self.keys += 1;
-                self.asked.push((format!("input-{}", self.keys), asked));
+            Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&self.method.as_str()) => {
+                self.asked.push((self.keys.next_key(asked.name.take(), ""), asked));
             }
             Step::Event(Event::Ask(asked)) => {
                 let message = format!("{} may not ask its caller for input", self.method);
@@ -389,15 +385,16 @@ impl Running {
     }
 
     fn answer(&self, outcome: Outcome) -> Frame {
-        Frame::Answer(answered(&self.server, &self.id, &self.method, self.params.as_deref(), outcome))
+        Frame::Answer(answered(&self.server, &self.id, &self.method, &self.params, outcome))
     }
 
     /// Put the call aside and tell the caller what is wanted.
     fn park(&mut self) -> Option<Frame> {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
-        let (asked, keys, identity) = (std::mem::take(&mut self.asked), self.keys, self.identity.clone());
-        let bytes = self.params.as_ref().map_or(0, |params| params.get().len());
+        let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
+        let identity = Identity::new(&self.caller.principal, &self.method, &self.params);
+        let bytes = self.params.len_in_bytes();
         let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
         let outcome = parked.and_then(|state| {
             let mut result = Members::default();

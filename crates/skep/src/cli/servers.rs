@@ -50,7 +50,7 @@ pub(super) async fn servers(common: Common, arguments: Arguments) -> anyhow::Res
         eprintln!("starting {}", names.join(", "));
     }
     let tools = join_all(names.iter().map(|name| upstreams.tools(name))).await;
-    let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items.len())).collect();
+    let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items().len())).collect();
     let statuses = upstreams.servers();
     upstreams.close().await;
     let status = |name: &String| statuses.iter().find(|status| status.name == *name);

@@ -22,6 +22,8 @@ use tokio_util::{
 };
 use tracing::Instrument as _;
 
+use super::shares::{Shares, part};
+
 /// Time that cancelled calls get to stop what they started, before the hub ends without them.
 const CANCEL_TIME: Duration = Duration::from_secs(2);
 
@@ -59,6 +61,11 @@ pub enum Refused {
     /// Nothing was run: try elsewhere.
     #[error("this hub is stopping and takes no new calls")]
     Draining,
+    /// Nothing was run: this principal is to wait for others of its calls.
+    #[error(
+        "{0} of your calls of MCP servers are under way already, as many as one principal may have; wait until one has ended"
+    )]
+    OverShare(usize),
     /// A fault in the program; the log says more.
     #[error("the call failed inside the hub; its log says why")]
     Panicked,
@@ -82,6 +89,7 @@ pub struct Pass {
     /// Rung when the hub stops for good.
     pub cancel: CancellationToken,
     _counted: TaskTrackerToken,
+    _own: Option<OwnedSemaphorePermit>,
     _seat: OwnedSemaphorePermit,
 }
 
@@ -94,6 +102,8 @@ pub struct Admission {
     turns: Arc<Semaphore>,
     /// One for each call that goes on to a server.
     passes: Arc<Semaphore>,
+    /// The same, for each principal.
+    shares: Shares,
     /// Calls that run or wait; drained at the end.
     calls: TaskTracker,
     draining: AtomicBool,
@@ -101,13 +111,14 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Nothing runs yet.
-    pub fn new(limits: Limits) -> Admission {
+    /// Nothing runs yet. `share`: the part of the calls under way at MCP servers that one principal may have.
+    pub fn new(limits: Limits, share: f64) -> Admission {
         let limits = Limits { calls_at_once: limits.calls_at_once.max(1), ..limits };
         Admission {
             seats: Arc::new(Semaphore::new(limits.calls_at_once.saturating_add(limits.waiting_max))),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),
             passes: Arc::new(Semaphore::new(limits.forwarded_max)),
+            shares: Shares::new(part(limits.forwarded_max, share)),
             calls: TaskTracker::new(),
             draining: AtomicBool::new(false),
             cancel: CancellationToken::new(),
@@ -141,12 +152,14 @@ impl Admission {
         task.await.map_err(|_| Refused::Panicked)
     }
 
-    /// Go on to an MCP server. Such a call takes no turn and no task of its own: nothing of it runs here, and dropping it
-    /// withdraws it.
-    pub fn pass(&self) -> Result<Pass, Refused> {
+    /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,
+    /// and dropping it withdraws it.
+    pub fn pass(&self, principal: &Arc<str>) -> Result<Pass, Refused> {
         let counted = self.enter()?;
+        let own = self.shares.of(principal).map(Semaphore::try_acquire_owned).transpose();
+        let own = own.map_err(|_| Refused::OverShare(self.shares.permits()))?;
         let seat = Arc::clone(&self.passes).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _seat: seat })
+        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _own: own, _seat: seat })
     }
 
     /// Be counted first and look then: [`Admission::drain`] does it the other way round, so neither misses the other.
@@ -205,7 +218,7 @@ mod tests {
     use super::*;
 
     fn admission(calls_at_once: usize, waiting_max: usize) -> Arc<Admission> {
-        Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }))
+        Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }, 1.0))
     }
 
     /// A call that says when it runs and ends when it is told to, or when it is cancelled.
@@ -261,7 +274,7 @@ mod tests {
             waiting_time_max: Duration::from_millis(1),
             ..Limits::default()
         };
-        let admission = Arc::new(Admission::new(limits));
+        let admission = Arc::new(Admission::new(limits, 1.0));
         let first = held(&admission);
         first.running.await.unwrap();
         assert_eq!(held(&admission).result.await.unwrap(), Err(Refused::Busy));
