@@ -4,10 +4,15 @@ use std::borrow::Cow;
 
 use serde::{
     Deserialize, Serialize,
-    de::{DeserializeSeed, Error, MapAccess, Visitor},
+    de::{
+        Error as _,
+        value::{BorrowedStrDeserializer, MapDeserializer},
+    },
     ser::SerializeMap as _,
 };
 use serde_json::value::{RawValue, to_raw_value};
+
+use crate::spans::{self, Span};
 
 /// Names that most calls have, which are not copied.
 const KNOWN: [&str; 4] = ["name", "arguments", "_meta", "uri"];
@@ -20,7 +25,8 @@ pub struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 impl<'a> Members<'a> {
     /// The members of an object, or `None` if the text is another value.
     pub fn parse(object: &'a RawValue) -> Option<Members<'a>> {
-        serde_json::from_str(object.get()).ok()
+        let of_span = |span: Span<'a>| Some((span.name, Cow::Borrowed(known(span.value)?)));
+        spans::members(object.get())?.map(of_span).collect::<Option<_>>().map(Members)
     }
 
     /// The members of what is serialised as an object; none of anything else.
@@ -101,51 +107,18 @@ impl<'a> Members<'a> {
 /// From text only: what is borrowed must be there.
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members<'a>, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(name) = map.next_key_seed(Name)? {
-                    members.push((name, Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
+        let text = <&RawValue>::deserialize(deserializer)?;
+        Members::parse(text).ok_or_else(|| D::Error::custom("expected an object"))
     }
 }
 
-/// A name that is borrowed unless something in it is escaped.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Borrowed(name))
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Owned(name.to_owned()))
-    }
+/// A part of a text that is known to be JSON, without reading it again.
+fn known(part: &str) -> Option<&RawValue> {
+    /// What serde_json calls this type where it is asked for it.
+    const TOKEN: &str = "$serde_json::private::RawValue";
+    let as_it_is = BorrowedStrDeserializer::<serde_json::Error>::new(part);
+    let known = <&RawValue>::deserialize(MapDeserializer::new(std::iter::once((TOKEN, as_it_is))));
+    known.or_else(|_| serde_json::from_str(part)).ok()
 }
 
 impl Serialize for Members<'_> {

@@ -156,8 +156,6 @@ pub struct Caller {
     pub revision: Revision,
     /// `ClientCapabilities`, as declared.
     pub capabilities: Arc<Value>,
-    /// `Implementation`, as declared; for display, never to be trusted.
-    pub info: Option<Value>,
     /// Who the transport says it is.
     pub principal: Arc<str>,
     /// Its session or connection; `None` for a stateless request.

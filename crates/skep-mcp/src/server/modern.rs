@@ -269,7 +269,6 @@ pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<str>) -> Result<(Cal
     let caller = Caller {
         revision: Revision::V2026_07_28,
         capabilities: Arc::new(capabilities),
-        info: meta.read(CLIENT_INFO),
         principal: Arc::clone(principal),
         session: None,
     };

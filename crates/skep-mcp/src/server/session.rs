@@ -233,7 +233,6 @@ impl Session {
         Arc::new(Caller {
             revision,
             capabilities: Arc::new(params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default()))),
-            info: params.read("clientInfo"),
             principal: Arc::clone(&self.principal),
             session: Some(Arc::clone(&self.id)),
         })

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, Weak},
 };
 
@@ -55,7 +56,7 @@ impl Service for Behind {
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };
-            let calling = self.upstreams().call(&self.name, &method, params, options);
+            let calling = pin!(self.upstreams().call(&self.name, &method, params, options));
             tokio::select! {
                 biased;
                 result = calling => result.map_err(failed),
