@@ -161,7 +161,7 @@ mod tests {
             r#"{"x":1.50,"_meta":{"a/b":[ 1e400 ],"progressToken":7},"y":"\u00e4"}"#
         );
         assert_eq!(put(false, false, Some(r#"{"_meta":{"progressToken":1}}"#)).unwrap(), "{}");
-        assert_eq!(put(false, false, Some(r#"{ "x" : 1 }"#)).unwrap(), r#"{ "x" : 1 }"#);
+        assert_eq!(put(false, false, Some(r#"{ "x" : [ 1 ] }"#)).unwrap(), r#"{"x":[ 1 ]}"#);
         assert_eq!(put(false, false, None), None);
         let name = r#"{"a\"ä":1,"_meta":{"b\"ä":2}}"#;
         assert_eq!(put(false, true, Some(name)).unwrap(), r#"{"a\"ä":1,"_meta":{"b\"ä":2,"progressToken":7}}"#);
