@@ -121,11 +121,7 @@ fn compare_value(headers: &HeaderMap, name: HeaderName, value: Option<&Value>) -
 }
 
 /// The header must be there if and only if the body has the value, and mean the same, which `is_same` knows.
-fn compare(
-    headers: &HeaderMap,
-    name: HeaderName,
-    is_same: Option<&dyn Fn(&str) -> bool>,
-) -> Result<(), ErrorObject> {
+fn compare(headers: &HeaderMap, name: HeaderName, is_same: Option<&dyn Fn(&str) -> bool>) -> Result<(), ErrorObject> {
     let mismatch = |message: String| Err(ErrorObject::new(code::HEADER_MISMATCH, message));
     let mut all = headers.get_all(&name).iter();
     let (header, more) = (all.next(), all.next());
