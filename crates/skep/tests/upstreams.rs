@@ -61,6 +61,7 @@ for line in sys.stdin:
         note("listed")
         page = int(params.get("cursor", "0"))
         result = {"tools": [{"name": f"t{page}", "x": 1.50, "inputSchema": {"type": "object"}}]}
+        if mode == "hurried": result["ttlMs"] = 1
         if page < 2: result["nextCursor"] = str(page + 1)
         send({"id": id, "result": result})
     elif method == "tools/call":
@@ -512,6 +513,26 @@ async fn lists_are_whole_and_kept_until_they_change_and_denied_tools_are_not_the
     fixture.call("change").await.unwrap();
     fixture.upstreams.tools("bad").await.unwrap();
     assert!(listed.exists(), "it has changed");
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn no_server_is_started_for_a_list_that_is_known_and_one_that_was_started_is_asked_again() {
+    let fixture = fixture("hurried", |config| config.idle_time_max = Duration::from_millis(50));
+    let listed = fixture.here.path().join("listed");
+    let tools = async || fixture.upstreams.tools("bad").await.unwrap().items().len();
+    assert_eq!(tools().await, 3);
+    until(|| fixture.upstreams.servers()[0].state == State::Stopped).await;
+    std::fs::remove_file(&listed).unwrap();
+    assert_eq!(tools().await, 3);
+    assert_eq!((fixture.starts(), listed.exists()), (1, false), "while it rests, nothing changes");
+    fixture.pid().await;
+    assert_eq!(tools().await, 3);
+    assert!(listed.exists(), "it was started, and may be another version");
+    fixture.upstreams.restart("bad").await.unwrap();
+    let starts = fixture.starts();
+    assert_eq!(tools().await, 3);
+    assert_eq!(fixture.starts(), starts + 1, "the operator wants to see what it is now");
     fixture.upstreams.close().await;
 }
 

@@ -150,9 +150,15 @@ pub struct Lists {
 
 #[derive(Default)]
 struct Known {
-    lists: HashMap<Kind, (Arc<List>, Instant)>,
+    lists: HashMap<Kind, Kept>,
     /// Counts the changes: a list that was read meanwhile is not kept.
     changes: u64,
+}
+
+struct Kept {
+    list: Arc<List>,
+    since: Instant,
+    until: Instant,
 }
 
 /// A list that is wanted.
@@ -170,7 +176,13 @@ impl Lists {
 
     fn fresh(&self, kind: Kind) -> Option<Arc<List>> {
         let known = self.known();
-        known.lists.get(&kind).filter(|(_, until)| *until > Instant::now()).map(|(list, _)| Arc::clone(list))
+        known.lists.get(&kind).filter(|kept| kept.until > Instant::now()).map(|kept| Arc::clone(&kept.list))
+    }
+
+    /// A list as it was last read, if that was not longer ago: for whoever knows that it cannot have changed since.
+    pub fn last(&self, kind: Kind, age_max: Duration) -> Option<Arc<List>> {
+        let known = self.known();
+        known.lists.get(&kind).filter(|kept| kept.since.elapsed() < age_max).map(|kept| Arc::clone(&kept.list))
     }
 
     /// A list, or the right to read it: one at a time.
@@ -213,15 +225,15 @@ impl Lists {
     /// Whether the server says of a tool that it changes nothing, or nothing more when it is called again; as far as the
     /// list was ever read.
     pub fn may_repeat(&self, tool: &str) -> bool {
-        let list = self.known().lists.get(&Kind::Tools).map(|(list, _)| Arc::clone(list));
+        let list = self.known().lists.get(&Kind::Tools).map(|kept| Arc::clone(&kept.list));
         list.is_some_and(|list| list.may_repeat(tool))
     }
 
     /// The arguments of a tool that are repeated in headers, by the server's own name, as far as the list was ever read.
     pub fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
         let known = self.known();
-        let list = known.lists.get(&Kind::Tools);
-        list.and_then(|(list, _)| list.header_arguments.get(tool)).cloned().unwrap_or_default()
+        let kept = known.lists.get(&Kind::Tools);
+        kept.and_then(|kept| kept.list.header_arguments.get(tool)).cloned().unwrap_or_default()
     }
 }
 
@@ -304,7 +316,8 @@ impl Reading<'_> {
         let list = Arc::new(self.list);
         let mut known = self.lists.known();
         if known.changes == self.changes {
-            known.lists.insert(self.kind, (Arc::clone(&list), Instant::now() + kept));
+            let since = Instant::now();
+            known.lists.insert(self.kind, Kept { list: Arc::clone(&list), since, until: since + kept });
         }
         list
     }

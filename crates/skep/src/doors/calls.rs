@@ -43,7 +43,7 @@ impl Calls {
             Ok(called)
         };
         if !is_forwarded {
-            return self.admission.run(call).await;
+            return self.admission.run(&principal, call).await;
         }
         let pass = self.admission.pass(&principal)?;
         Ok(call(pass.cancel.clone()).await)

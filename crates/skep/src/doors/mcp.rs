@@ -328,7 +328,7 @@ fn failure(error: &ToolError) -> Value {
 
 pub(super) fn refused(refused: Refused) -> ErrorObject {
     match refused {
-        Refused::Busy | Refused::OverShare(_) | Refused::Draining => busy(refused.to_string()),
+        Refused::Busy | Refused::OverShare(..) | Refused::Draining => busy(refused.to_string()),
         Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),
     }
 }

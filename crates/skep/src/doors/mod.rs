@@ -109,8 +109,8 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
     pub allowed_origins: Vec<String>,
-    /// The part of what all callers share that one principal with a name may take alone: large messages, calls of MCP
-    /// servers under way, calls that wait for input. More than 0, at most 1.
+    /// The part of what all callers share that one principal with a name may take alone: large messages, and calls that run,
+    /// wait for their turn, are under way at MCP servers, or wait for input. More than 0, at most 1.
     pub principal_share: f64,
     /// Limits of calls.
     pub calls: admission::Limits,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use skep_mcp::server::LOCAL;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::tokens::NAMED_TOKENS_MAX;
 
@@ -37,6 +37,15 @@ impl Shares {
     /// Permits of each.
     pub(super) fn permits(&self) -> usize {
         self.permits
+    }
+
+    /// Take one permit of this principal's, if it is bound by a share.
+    ///
+    /// # Errors
+    ///
+    /// It has them all: so many.
+    pub(super) fn take(&self, principal: &Arc<str>) -> Result<Option<OwnedSemaphorePermit>, usize> {
+        self.of(principal).map(Semaphore::try_acquire_owned).transpose().map_err(|_| self.permits)
     }
 
     /// What this principal may have, if it is less than the whole.

@@ -44,6 +44,10 @@ const EXCLUSIVE_MAX: usize = 32;
 /// Of these, those of one principal that has a name.
 const EXCLUSIVE_OF_ONE_MAX: usize = EXCLUSIVE_MAX / 4;
 
+/// How old the list of a server may be that is stopped because nobody needs it: a process that does not run changes nothing,
+/// but its program may be replaced.
+const RESTING_LIST_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Who calls, and what is asked for.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -308,6 +312,7 @@ impl Upstreams {
     pub async fn restart(&self, name: &str) -> Result<(), UpstreamError> {
         let server = self.find(name)?;
         server.close(pool::DRAIN_MAX).await;
+        server.lists.forget_all(); // it may be another version
         Ok(())
     }
 
@@ -400,6 +405,12 @@ impl Server {
         slot.call(&caller, method, params, call).await
     }
 
+    /// Whether it is a program that was stopped because nobody needs it. One that is elsewhere may change without us.
+    fn is_resting(&self) -> bool {
+        matches!(self.config.transport, config::Transport::Stdio(_))
+            && self.slots().values().all(|slot| slot.is_resting())
+    }
+
     /// What a call of ours asks for.
     fn call_options(&self) -> CallOptions {
         CallOptions { timeout: self.config.timeout, deadline: self.config.deadline, ..CallOptions::default() }
@@ -416,6 +427,11 @@ impl Server {
         caller: &Arc<str>,
         principal: &str,
     ) -> Result<Arc<List>, UpstreamError> {
+        if self.is_resting()
+            && let Some(list) = self.lists.last(kind, RESTING_LIST_AGE_MAX)
+        {
+            return Ok(list);
+        }
         let mut reading = match self.lists.want(kind).await {
             Wanted::Known(list) => return Ok(list),
             Wanted::Unknown(reading) => reading,

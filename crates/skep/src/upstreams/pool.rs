@@ -174,6 +174,12 @@ impl Slot {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nobody needs it, and it did not fail.
+    pub(super) fn is_resting(&self) -> bool {
+        let inside = self.inside();
+        inside.in_flight == 0 && inside.failures == 0 && matches!(inside.phase, Phase::Stopped)
+    }
+
     /// What its process spoke, if there was one.
     pub(super) fn revision(&self) -> Option<Revision> {
         self.inside().revision

@@ -277,6 +277,38 @@ async fn a_principal_has_a_share_of_the_processes_of_a_server_and_of_the_calls_u
 }
 
 #[tokio::test]
+async fn a_principal_that_calls_much_waits_for_its_own_calls_and_nobody_else_does() {
+    // Of four calls that may run, and four that may wait: one that runs, and one that waits.
+    let hub = hub("calls_at_once = 4\ncalls_waiting_max = 4\nprincipal_share = 0.25");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let (bearer, operator) = (format!("Bearer {ANN}"), format!("Bearer {OPERATOR}"));
+    let waiting = async |member: &str| {
+        let health = async || {
+            let mut connection = hub.connect().await;
+            connection.send("GET", "/health", &[("authorization", &operator)], "").await.unwrap();
+            connection.answer().await.unwrap().json()[member] == 1
+        };
+        within(async { while !health().await {} }).await; // how it is has no signal of its own
+    };
+    let mut runs = hub.connect().await;
+    let sleep = json!({ "command": "sleep 600" }).to_string();
+    runs.send("POST", "/tools/bash?timeout=600", &[("authorization", &bearer)], &sleep).await.unwrap();
+    waiting("calls_running").await;
+    let mut waits = hub.connect().await;
+    let compose = json!({ "text": "hi" });
+    waits.send("POST", "/tools/compose", &[("authorization", &bearer)], &compose.to_string()).await.unwrap();
+    waiting("calls_waiting").await;
+    let refused = ann.post("/tools/compose", &[], &compose).await;
+    let expected = "2 of your calls run or wait already, as many as one principal may have; wait until one has ended";
+    assert!(refused.status == 503 && refused.body.contains(expected), "{refused:?}");
+    for person in [&bob, &hub.person(OPERATOR)] {
+        assert_eq!(person.post("/tools/compose", &[], &compose).await.status, 200);
+    }
+    drop(runs);
+    assert_eq!(waits.answer().await.unwrap().status, 200, "it has its turn");
+}
+
+#[tokio::test]
 async fn a_principal_has_a_share_of_the_calls_that_wait_for_input() {
     // Of 1,024, one.
     let hub = hub("task_after = '1h'\nprincipal_share = 0.001");
