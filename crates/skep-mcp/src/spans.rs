@@ -29,25 +29,28 @@ impl<'a> Iterator for Members<'a> {
     type Item = Span<'a>;
 
     fn next(&mut self) -> Option<Span<'a>> {
-        let (quoted, rest) = cut(self.rest.trim_ascii_start().trim_start_matches(','))?;
-        let (value, rest) = cut(rest.trim_ascii_start().strip_prefix(':')?)?;
+        let rest = self.rest.trim_ascii_start();
+        let rest = rest.strip_prefix(',').map_or(rest, str::trim_ascii_start);
+        let (end, is_escaped) = end_of_string(rest.as_bytes())?;
+        let (quoted, rest) = rest.split_at_checked(end)?;
+        let rest = rest.trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
+        let (value, rest) = rest.split_at_checked(end_of_value(rest.as_bytes())?)?;
         self.rest = rest;
-        let plain = quoted.strip_prefix('"')?.strip_suffix('"')?;
-        let is_escaped = memchr::memchr(b'\\', plain.as_bytes()).is_some();
-        let name = if is_escaped { Cow::Owned(serde_json::from_str(quoted).ok()?) } else { Cow::Borrowed(plain) };
+        let name = if is_escaped {
+            Cow::Owned(serde_json::from_str(quoted).ok()?)
+        } else {
+            Cow::Borrowed(quoted.get(1..end - 1)?)
+        };
         Some(Span { name, quoted, value })
     }
 }
 
-/// Cut off the value that the text begins with; `None` where none begins.
-fn cut(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim_ascii_start();
-    let bytes = text.as_bytes();
-    let mut end = 0;
-    let mut depth = 0_usize;
+/// Where the value ends that the text begins with; `None` where none begins.
+fn end_of_value(text: &[u8]) -> Option<usize> {
+    let (mut end, mut depth) = (0, 0_usize);
     loop {
-        match bytes.get(end)? {
-            b'"' => end = after_string(bytes, end)?,
+        match text.get(end)? {
+            b'"' => end += end_of_string(&text[end..])?.0,
             b'{' | b'[' => {
                 depth += 1;
                 end += 1;
@@ -60,25 +63,48 @@ fn cut(text: &str) -> Option<(&str, &str)> {
             b',' | b':' => return None,
             _ => {
                 let is_over = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
-                end = bytes.iter().position(is_over).unwrap_or(bytes.len());
+                return Some(text.iter().position(is_over).unwrap_or(text.len()));
             }
         }
         if depth == 0 {
-            return text.split_at_checked(end);
+            return Some(end);
         }
     }
 }
 
-/// Where the string ends that begins here.
-fn after_string(bytes: &[u8], begin: usize) -> Option<usize> {
-    let mut at = begin + 1;
-    loop {
-        let found = at + memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[found] == b'"' {
-            return Some(found + 1);
-        }
-        at = found + 2;
+/// Where the string ends that the text begins with, and whether anything in it is escaped.
+fn end_of_string(text: &[u8]) -> Option<(usize, bool)> {
+    if *text.first()? != b'"' {
+        return None;
     }
+    let (mut end, mut is_escaped) = (1, false);
+    loop {
+        end += to_mark(text.get(end..)?)?;
+        if text[end] == b'"' {
+            return Some((end + 1, is_escaped));
+        }
+        is_escaped = true;
+        end += 2;
+    }
+}
+
+/// Bytes before the first quotation mark or backslash.
+fn to_mark(text: &[u8]) -> Option<usize> {
+    /// So much is looked at here, as most strings are short; a search that looks at more at once takes longer to begin.
+    const SHORT: usize = 48;
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // The highest bit of each byte that is zero; and maybe of some behind the first such.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let (words, _) = text.get(..text.len().min(SHORT))?.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let marks = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if marks != 0 {
+            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
+        }
+    }
+    let seen = words.len() * 8;
+    Some(seen + memchr::memchr2(b'"', b'\\', &text[seen..])?)
 }
 
 #[cfg(test)]
@@ -98,6 +124,7 @@ mod tests {
             any::<f64>().prop_map(Value::from),
             any::<String>().prop_map(Value::from),
             "[\\[\\]{}\",:\\\\ \\n]{0,8}".prop_map(Value::from),
+            "[a\u{80}-\u{ff}]{0,70}[\\\\\"\u{a2}\u{dc}]{0,3}[a-z]{0,70}".prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {
             let name = prop_oneof![any::<String>(), "[\\[\\]{}\",:\\\\ ]{0,4}", Just("_meta".to_owned())];

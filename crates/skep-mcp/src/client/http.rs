@@ -266,10 +266,10 @@ impl Http {
     }
 
     /// Call a method. Dropping the future withdraws the call.
-    pub(super) async fn call<'a>(
+    pub(super) async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Params<'a>,
+        params: impl FnOnce(i64) -> Params,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let calling = pin!(async {
@@ -330,7 +330,7 @@ impl Http {
     }
 
     /// Open a session: `initialize`, whose answer names it.
-    pub(super) async fn initialize(self: &Arc<Self>, params: Params<'_>) -> Result<Box<RawValue>, CallError> {
+    pub(super) async fn initialize(self: &Arc<Self>, params: Params) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let body = request_line(&Id::Number(id), "initialize", params.text());
@@ -351,7 +351,7 @@ impl Http {
         }
     }
 
-    fn headers(&self, state: &State, method: &str, params: &Params<'_>) -> Vec<Header> {
+    fn headers(&self, state: &State, method: &str, params: &Params) -> Vec<Header> {
         if !state.is_modern() {
             return Vec::new();
         }

@@ -98,10 +98,10 @@ impl Link {
     }
 
     /// Call a method, with parameters that may need the request's id. Dropping the future withdraws the call.
-    pub(super) async fn call<'a>(
+    pub(super) async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Params<'a>,
+        params: impl FnOnce(i64) -> Params,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let _permit = tokio::select! {

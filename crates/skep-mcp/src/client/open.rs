@@ -86,12 +86,12 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
     supported.iter().any(|version| version == Revision::V2026_07_28.as_str())
 }
 
-fn discover_params(setup: &Setup) -> Params<'static> {
+fn discover_params(setup: &Setup) -> Params {
     let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
     meta.put_in(&Members::default(), 0)
 }
 
-fn initialize_params(setup: &Setup) -> Params<'static> {
+fn initialize_params(setup: &Setup) -> Params {
     let params = json!({
         "protocolVersion": OLDER.as_str(), "capabilities": setup.capabilities, "clientInfo": setup.info,
     });

@@ -1,7 +1,5 @@
 //! The parameters of requests, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -16,12 +14,12 @@ const PROGRESS_TOKEN: &str = "progressToken";
 /// Bytes that the metadata of most requests comes to.
 const META_SIZE: usize = 512;
 
-/// The parameters of a request, as they are sent: as they came, or with other metadata. Some requests have none.
-pub(super) struct Params<'a>(Option<Cow<'a, str>>);
+/// The parameters of a request, as they are sent. Some requests have none.
+pub(super) struct Params(Option<String>);
 
-impl Params<'_> {
+impl Params {
     /// There are none.
-    pub(super) const NONE: Params<'static> = Params(None);
+    pub(super) const NONE: Params = Params(None);
 
     /// Their text.
     pub(super) fn text(&self) -> Option<&str> {
@@ -35,9 +33,9 @@ impl Params<'_> {
     }
 }
 
-impl From<Box<RawValue>> for Params<'static> {
-    fn from(params: Box<RawValue>) -> Params<'static> {
-        Params(Some(Box::<str>::from(params).into_string().into()))
+impl From<Box<RawValue>> for Params {
+    fn from(params: Box<RawValue>) -> Params {
+        Params(Some(Box::<str>::from(params).into_string()))
     }
 }
 
@@ -52,13 +50,13 @@ pub(super) struct Meta<'a> {
 impl Meta<'_> {
     /// The parameters of request `id` as they are sent: the caller's progress token gives way to the id, if progress is
     /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes.
-    pub(super) fn put_in(&self, params: &Members<'_>, id: i64) -> Params<'static> {
+    pub(super) fn put_in(&self, params: &Members<'_>, id: i64) -> Params {
         let mut text = String::with_capacity(params.len_in_bytes() + META_SIZE);
         text.push('{');
         let mut is_written = false;
         for (name, value) in params.iter() {
             if name != "_meta" {
-                write_member(&mut text, &json(name), value.get());
+                write_named(&mut text, name, value.get());
             } else if !is_written {
                 self.write(&mut text, Some(value.get()), id);
                 is_written = true;
@@ -71,7 +69,7 @@ impl Meta<'_> {
             return Params::NONE;
         }
         text.push('}');
-        Params(Some(Cow::Owned(text)))
+        Params(Some(text))
     }
 
     /// Write the metadata, with what was there before, unless there is none.
@@ -121,6 +119,12 @@ fn write_own(object: &mut String, name: &str, value: &str) {
     }
 }
 
+/// The same with any name.
+fn write_named(object: &mut String, name: &str, value: &str) {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_plain { write_own(object, name, value) } else { write_member(object, &json(name), value) }
+}
+
 fn begin_member(object: &mut String) {
     if !object.ends_with('{') {
         object.push(',');
@@ -157,8 +161,10 @@ mod tests {
             r#"{"x":1.50,"_meta":{"a/b":[ 1e400 ],"progressToken":7},"y":"\u00e4"}"#
         );
         assert_eq!(put(false, false, Some(r#"{"_meta":{"progressToken":1}}"#)).unwrap(), "{}");
-        assert_eq!(put(false, false, Some(r#"{ "x" : 1 }"#)).unwrap(), r#"{ "x" : 1 }"#);
+        assert_eq!(put(false, false, Some(r#"{ "x" : [ 1 ] }"#)).unwrap(), r#"{"x":[ 1 ]}"#);
         assert_eq!(put(false, false, None), None);
+        let name = r#"{"a\"ä":1,"_meta":{"b\"ä":2}}"#;
+        assert_eq!(put(false, true, Some(name)).unwrap(), r#"{"a\"ä":1,"_meta":{"b\"ä":2,"progressToken":7}}"#);
     }
 
     #[test]

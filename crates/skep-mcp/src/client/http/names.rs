@@ -16,11 +16,7 @@ use crate::{
 const PARAM: &str = "mcp-param-";
 
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
-pub(super) fn headers(
-    method: &str,
-    params: &Params<'_>,
-    marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
-) -> Vec<Header> {
+pub(super) fn headers(method: &str, params: &Params, marked: impl FnOnce(&str) -> Vec<HeaderArgument>) -> Vec<Header> {
     let mut headers = Vec::with_capacity(2);
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {

@@ -64,9 +64,12 @@ impl Head {
     /// The first header of this name.
     pub(super) fn header(&self, name: &str) -> Option<&[u8]> {
         // Read before, and found to be in order; a status line has a blank before any colon.
-        self.text.split(|byte| *byte == b'\n').find_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| line[colon + 1..].trim_ascii())
+        let ends = memchr::memchr_iter(b'\n', &self.text);
+        let begins = std::iter::once(0).chain(ends.map(|end| end + 1));
+        begins.map(|begin| &self.text[begin..]).find_map(|lines| {
+            let (found, rest) = lines.split_at_checked(name.len())?;
+            let value = rest.strip_prefix(b":").filter(|_| found.eq_ignore_ascii_case(name.as_bytes()))?;
+            Some(value[..memchr::memchr(b'\n', value)?].trim_ascii())
         })
     }
 }

@@ -98,6 +98,19 @@ fn an_answer_in_any_framing_is_the_same_wherever_it_is_split() {
 }
 
 #[test]
+fn a_header_is_found_by_its_name_in_any_case_and_in_the_head_alone() {
+    let text = "HTTP/1.1 200 ab: c\r\nXab: no\r\nAb-c: no\r\naB:\t 1 \r\nAB: 2\r\nempty:\r\n\r\nbody: no\r\n";
+    let mut input = BytesMut::from(text);
+    let mut left = HEAD_BYTES_MAX;
+    let head = answer::Head::take(&mut input, &mut left, true).unwrap().unwrap();
+    assert_eq!(head.header("ab"), Some(&b"1"[..]));
+    assert_eq!(head.header("EMPTY"), Some(&b""[..]));
+    for name in ["a", "body", "HTTP/1.1 200 a", ""] {
+        assert_eq!(head.header(name), None, "{name}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_cut_off_is_none() {
     for (text, _, body, _) in ANSWERS {
         // Without a length nobody knows.
