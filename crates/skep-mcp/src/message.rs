@@ -258,7 +258,9 @@ fn depth(json: &[u8]) -> usize {
 }
 
 fn read(text: &[u8]) -> Result<Message, Malformed> {
-    let raw: Raw<'_> = match serde_json::from_slice(text) {
+    // As a whole it is quickly seen to be UTF-8; what is not gets its error from the other.
+    let parsed = std::str::from_utf8(text).map_or_else(|_| serde_json::from_slice(text), serde_json::from_str);
+    let raw: Raw<'_> = match parsed {
         Ok(raw) if text.trim_ascii_start().starts_with(b"{") => raw,
         read => {
             // What is no JSON at all is told before what is no message.

@@ -129,19 +129,19 @@ impl Gateway {
     }
 
     /// The server that a name of a tool or a prompt belongs to, and its own name for it.
-    fn owner(&self, name: &str) -> Option<(Arc<Member>, String)> {
+    fn owner<'a>(&self, name: &'a str) -> Option<(Arc<Member>, &'a str)> {
         let members = self.members();
         let (server, inner) = match name.split_once(SEPARATOR) {
             Some((server, inner)) if members.iter().any(|member| member.origin.name == server) => (server, inner),
             _ => ("", name),
         };
         let member = members.iter().find(|member| member.origin.name == server)?;
-        Some((Arc::clone(member), inner.to_owned()))
+        Some((Arc::clone(member), inner))
     }
 
     /// Hand a call on to its server, under the server's own name.
     async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
-        let name: String = call.params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
+        let name = call.params.text("name").ok_or_else(|| invalid("params.name is missing"))?;
         let unknown = || {
             invalid(format!(
                 "there is no {} {name:?} here",
@@ -150,7 +150,8 @@ impl Gateway {
         };
         let (member, inner) = self.owner(&name).ok_or_else(unknown)?;
         if inner != name {
-            call.params.put("name", &inner);
+            let inner = to_raw_value(inner);
+            call.params.set("name", inner.map_err(|error| invalid(error.to_string()))?);
         }
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
@@ -247,10 +248,10 @@ impl Service for Gateway {
     }
 
     fn may_repeat(&self, tool: &str) -> bool {
-        self.owner(tool).is_some_and(|(member, inner)| member.origin.service.may_repeat(&inner))
+        self.owner(tool).is_some_and(|(member, inner)| member.origin.service.may_repeat(inner))
     }
 
     fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
-        self.owner(tool).map_or(Vec::new(), |(member, inner)| member.origin.service.header_arguments(&inner))
+        self.owner(tool).map_or(Vec::new(), |(member, inner)| member.origin.service.header_arguments(inner))
     }
 }

@@ -29,20 +29,20 @@ pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Outcome {
     }
 }
 
-/// The answer to a request of 2026-07-28.
+/// The answer to a request of 2026-07-28. `uri`: that in its parameters.
 pub(super) fn lifted(
     method: &str,
-    params: &Members<'_>,
+    uri: impl FnOnce() -> Option<String>,
     outcome: Outcome,
     info: &RawValue,
 ) -> Result<Lifted, ErrorObject> {
-    let result = outcome.map_err(|error| lift_error(error, params))?;
+    let result = outcome.map_err(|error| lift_error(error, uri))?;
     lift(method, result, info)
 }
 
 /// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
-pub(super) fn error_of(outcome: Outcome, params: &Members<'_>) -> Outcome {
-    outcome.map_err(|error| lift_error(error, params))
+pub(super) fn error_of(outcome: Outcome, uri: impl FnOnce() -> Option<String>) -> Outcome {
+    outcome.map_err(|error| lift_error(error, uri))
 }
 
 /// A result in the form of 2026-07-28. What is only added is kept beside it: it may be megabytes.
@@ -81,8 +81,8 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, 
     if kind.is_none() {
         first.push_str(r#""resultType":"complete","#);
     }
-    let is_complete = kind.is_none_or(|kind| serde_json::from_str::<String>(kind).is_ok_and(|kind| kind == "complete"));
-    if is_cacheable && is_complete {
+    let is_complete = |kind| serde_json::from_str::<String>(kind).is_ok_and(|kind| kind == "complete");
+    if is_cacheable && kind.is_none_or(is_complete) {
         first.push_str(if has_time { "" } else { r#""ttlMs":0,"# });
         first.push_str(if has_scope { "" } else { r#""cacheScope":"private","# });
     }
@@ -119,13 +119,12 @@ fn not_an_object(method: &str) -> ErrorObject {
 }
 
 /// Codes that 2026-07-28 does not have.
-fn lift_error(error: ErrorObject, params: &Members<'_>) -> ErrorObject {
+fn lift_error(error: ErrorObject, uri: impl FnOnce() -> Option<String>) -> ErrorObject {
     const URL_ELICITATION_REQUIRED: i64 = -32042;
     match error.code {
         code::RESOURCE_NOT_FOUND => {
-            let uri = params.read::<String>("uri");
             let error = ErrorObject { code: code::INVALID_PARAMS, ..error };
-            match (&error.data, uri) {
+            match (&error.data, uri()) {
                 (None, Some(uri)) => error.with_data(&json!({ "uri": uri })),
                 _ => error,
             }
@@ -407,7 +406,7 @@ mod tests {
         assert_eq!(lower_error("resources/read", missing()).code, code::RESOURCE_NOT_FOUND);
         assert_eq!(lower_error("tools/call", missing()).code, code::INVALID_PARAMS);
         let old = ErrorObject::new(code::RESOURCE_NOT_FOUND, "no such resource");
-        let new = lift_error(old, &Members::parse(&raw(r#"{"uri":"a:b"}"#)).unwrap());
+        let new = lift_error(old, || Some("a:b".to_owned()));
         assert_eq!((new.code, new.data.unwrap().get()), (code::INVALID_PARAMS, r#"{"uri":"a:b"}"#));
     }
 }

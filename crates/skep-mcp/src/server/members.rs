@@ -37,12 +37,12 @@ impl<'a> Members<'a> {
 
     /// The same without the text.
     pub fn into_owned(self) -> Members<'static> {
-        let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
-            let known = KNOWN.into_iter().find(|known| *known == name);
-            let name = known.map_or_else(|| Cow::Owned(name.into_owned()), Cow::Borrowed);
-            (name, Cow::Owned(value.into_owned()))
-        };
-        Members(self.0.into_iter().map(owned).collect())
+        Members(self.0.into_iter().map(|(name, value)| (owned(&name), Cow::Owned(value.into_owned()))).collect())
+    }
+
+    /// A copy without the text.
+    pub fn to_owned(&self) -> Members<'static> {
+        Members(self.0.iter().map(|(name, value)| (owned(name), Cow::Owned((**value).to_owned()))).collect())
     }
 
     /// Whether there is none.
@@ -71,6 +71,15 @@ impl<'a> Members<'a> {
     /// The member of this name, as a type; `None` also where it does not fit.
     pub fn read<'b, T: Deserialize<'b>>(&'b self, name: &str) -> Option<T> {
         self.get(name).and_then(|value| serde_json::from_str(value.get()).ok())
+    }
+
+    /// The member of this name, if it is a string; copied only where something in it is escaped.
+    pub fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        let value = self.get(name)?.get();
+        match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            Some(plain) if memchr::memchr(b'\\', plain.as_bytes()).is_none() => Some(Cow::Borrowed(plain)),
+            _ => serde_json::from_str(value).map(Cow::Owned).ok(),
+        }
     }
 
     /// Replace the member of this name where it stands, or add it at the end.
@@ -102,6 +111,10 @@ impl<'a> Members<'a> {
     pub fn into_raw(self) -> Box<RawValue> {
         to_raw_value(&self).unwrap_or_else(|_| RawValue::NULL.to_owned())
     }
+}
+
+fn owned(name: &str) -> Cow<'static, str> {
+    KNOWN.into_iter().find(|known| *known == name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
 }
 
 /// From text only: what is borrowed must be there.

@@ -310,6 +310,7 @@ impl Session {
             let _counted = counted;
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
+            let request = Arc::new(request);
             let mut begun =
                 modern::begin(&session.server, &Opened::new(&request), &session.principal, cancel.clone()).await;
             let unheard = async {

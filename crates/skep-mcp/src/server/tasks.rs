@@ -600,7 +600,7 @@ impl Drop for Driver {
 
 /// The result in the form of a task's: it says by its status what `resultType` says elsewhere.
 fn ended(outcome: Outcome, params: &Members<'_>) -> State {
-    let result = match convert::error_of(outcome, params) {
+    let result = match convert::error_of(outcome, || params.read("uri")) {
         Ok(result) => result,
         Err(error) => return State::Failed(error),
     };
