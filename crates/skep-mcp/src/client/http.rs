@@ -35,6 +35,7 @@ pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
 use super::{
     CallError, Handler, Rubbish, Setup,
+    auth::{Access, Authorization, Challenge},
     flight::{Flight, Flights, Question},
     link, open,
     params::Params,
@@ -76,6 +77,8 @@ pub struct Target {
     pub headers: HeaderMap,
     /// Makes the connections.
     pub client: Client,
+    /// Where tokens come from if the server wants any.
+    pub authorization: Option<Arc<dyn Authorization>>,
     /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
     pub is_sse: bool,
     /// Whether a server without TLS is reached without the client, and so without its proxies and its resolver. It saves half of
@@ -86,6 +89,7 @@ pub struct Target {
 pub(super) struct Http {
     target: Target,
     direct: Option<Arc<Direct>>,
+    access: Option<Access>,
     setup: Setup,
     calls: Semaphore,
     last_id: AtomicI64,
@@ -163,6 +167,11 @@ impl Response {
         }
     }
 
+    /// What it wants before it does what it was asked for.
+    fn challenge(&self) -> Option<Challenge> {
+        Challenge::of(self.status(), self.headers())
+    }
+
     /// The next part of the body; `None` after the last one.
     async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
         match self {
@@ -184,6 +193,7 @@ impl Http {
         let direct = target.is_direct.then(|| Direct::new(&target.url)).flatten();
         Arc::new(Http {
             direct,
+            access: target.authorization.clone().map(Access::new),
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
@@ -293,7 +303,7 @@ impl Http {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let body = request_line(&Id::Number(id), "initialize", params.present());
-        let response = self.send(Method::POST, HeaderMap::new(), body.into()).await?;
+        let response = self.exchange(Method::POST, &HeaderMap::new(), body.into()).await?;
         let session = response.headers().get(SESSION).cloned();
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
         self.change(|state| state.session = session);
@@ -368,15 +378,37 @@ impl Http {
         headers
     }
 
+    /// Get the token that there is, before the first request.
+    pub(super) async fn begin(&self) -> Result<(), CallError> {
+        match &self.access {
+            Some(access) => access.begin(&self.tasks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Send a request with these headers besides; again if the server wants another token for it and there is one.
+    async fn exchange(&self, method: Method, more: &HeaderMap, body: Bytes) -> Result<Response, CallError> {
+        match &self.access {
+            Some(access) => {
+                let send = || self.send(method.clone(), more, body.clone());
+                access.exchange(&self.tasks, Response::challenge, send).await
+            }
+            None => self.send(method, more, body).await,
+        }
+    }
+
     /// Send a request with these headers besides.
     fn send(
         &self,
         method: Method,
-        more: HeaderMap,
+        more: &HeaderMap,
         body: Bytes,
     ) -> impl Future<Output = Result<Response, CallError>> + Send + use<> {
         let mut headers = self.headers_for(&method);
-        headers.extend(more);
+        headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if let Some(access) = &self.access {
+            access.put_into(&mut headers);
+        }
         let (direct, client, url) = (self.direct.clone(), self.target.client.clone(), self.target.url.clone());
         async move {
             if let Some(direct) = direct {
@@ -399,12 +431,12 @@ impl Http {
         if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
             more.insert("last-event-id", last);
         }
-        self.send(Method::GET, more, Bytes::new()).await
+        self.exchange(Method::GET, &more, Bytes::new()).await
     }
 
     async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Sent, CallError> {
         let has_session = self.has_session();
-        let response = self.send(Method::POST, headers, body).await?;
+        let response = self.exchange(Method::POST, &headers, body).await?;
         let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
@@ -625,7 +657,7 @@ impl Http {
     }
 
     fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
-        let ending = self.send(Method::DELETE, HeaderMap::new(), Bytes::new());
+        let ending = self.send(Method::DELETE, &HeaderMap::new(), Bytes::new());
         self.change(|state| state.session = None);
         async {
             // A server may refuse to end sessions (405); then it forgets them some time.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use reqwest::{
-    Url,
-    header::{ACCEPT, CONTENT_TYPE},
+    RequestBuilder, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap},
 };
 use tokio::{sync::mpsc, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{
     EVENT_STREAM, Response, Target,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::client::{
     CallError, Setup,
+    auth::Access,
     link::{Link, Outgoing},
 };
 
@@ -25,8 +27,15 @@ const POSTS_MAX: usize = 64;
 
 /// Open the stream, and a link over it.
 pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc<Link>, CallError> {
-    let request = target.client.get(target.url.clone()).headers(target.headers.clone()).header(ACCEPT, EVENT_STREAM);
-    let response = Response::from(request.send().await.map_err(|error| failed(&error))?);
+    let (link, queue) = Link::new(Arc::clone(&setup.handler), &setup.limits);
+    let access = target.authorization.clone().map(Access::new);
+    let door = Door { target, access, tasks: link.tasks.clone() };
+    if let Some(access) = &door.access {
+        access.begin(&door.tasks).await?;
+    }
+    let target = &door.target;
+    let response = door.send(|headers| target.client.get(target.url.clone()).headers(headers).header(ACCEPT, EVENT_STREAM));
+    let response = response.await?;
     if !response.status().is_success() || !is_event_stream(&response) {
         let status = response.status().as_u16();
         let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
@@ -49,10 +58,33 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
             shown(endpoint.as_bytes())
         )));
     };
-    let (link, queue) = Link::new(Arc::clone(&setup.handler), &setup.limits);
     link.tasks.spawn(read(Arc::clone(&link), events));
-    link.tasks.spawn(write(Arc::clone(&link), target, address, queue, setup.limits.write_time_max));
+    link.tasks.spawn(write(Arc::clone(&link), door, address, queue, setup.limits.write_time_max));
     Ok(link)
+}
+
+/// The way to the server, with the token that it wants.
+struct Door {
+    target: Target,
+    access: Option<Access>,
+    tasks: TaskTracker,
+}
+
+impl Door {
+    /// Send what is made from the headers that every request has; again if the server wants another token and there is one.
+    async fn send(&self, request: impl Fn(HeaderMap) -> RequestBuilder) -> Result<Response, CallError> {
+        let send = async || {
+            let mut headers = self.target.headers.clone();
+            if let Some(access) = &self.access {
+                access.put_into(&mut headers);
+            }
+            request(headers).send().await.map(Response::from).map_err(|error| failed(&error))
+        };
+        match &self.access {
+            Some(access) => access.exchange(&self.tasks, Response::challenge, send).await,
+            None => send().await,
+        }
+    }
 }
 
 struct Events {
@@ -93,24 +125,24 @@ async fn read(link: Arc<Link>, mut events: Events) {
 
 async fn write(
     link: Arc<Link>,
-    target: Target,
+    door: Door,
     address: Url,
     mut queue: mpsc::Receiver<Outgoing>,
     time_max: std::time::Duration,
 ) {
     let post = async |Outgoing { text, call }: Outgoing| {
-        let request = target.client.post(address.clone()).headers(target.headers.clone());
-        let request = request.header(CONTENT_TYPE, "application/json").body(text);
-        let error = match timeout(time_max, request.send()).await {
+        let request = |headers| {
+            let request = door.target.client.post(address.clone()).headers(headers);
+            request.header(CONTENT_TYPE, "application/json").body(text.clone())
+        };
+        let error = match timeout(time_max, door.send(request)).await {
             Ok(Ok(response)) if response.status().is_success() => return,
             Ok(Ok(response)) => {
                 let status = response.status().as_u16();
-                CallError::Http {
-                    status,
-                    text: shown(&super::body(response.into(), super::SHOWN_MAX).await.unwrap_or_default()),
-                }
+                let text = shown(&super::body(response, super::SHOWN_MAX).await.unwrap_or_default());
+                CallError::Http { status, text }
             }
-            Ok(Err(error)) => failed(&error),
+            Ok(Err(error)) => error,
             Err(_) => CallError::TimedOut(time_max),
         };
         if let Some(id) = call {

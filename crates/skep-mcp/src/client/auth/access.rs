@@ -1,0 +1,101 @@
+//! The token that one connection sends, and its exchange for another one.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{Authorization, Challenge, Refusal, Token};
+use crate::client::CallError;
+
+/// How often one request is sent again with another token: somebody may have logged in meanwhile, with too few scopes, and again.
+const RETRIES_MAX: usize = 2;
+
+/// Tokens as a connection holds them. A server that never wanted one costs a look at a counter for each request.
+pub(in crate::client) struct Access {
+    source: Arc<dyn Authorization>,
+    held: RwLock<Option<Token>>,
+    /// How often `held` has changed: whoever was refused sees whether somebody else has got another one since.
+    changes: AtomicU64,
+    /// Held by the one who asks for another one.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Access {
+    pub(in crate::client) fn new(source: Arc<dyn Authorization>) -> Access {
+        Access { source, held: RwLock::default(), changes: AtomicU64::new(0), changing: tokio::sync::Mutex::default() }
+    }
+
+    /// Add the token to what is sent, if there is one.
+    pub(in crate::client) fn put_into(&self, headers: &mut HeaderMap) {
+        if self.changes.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        if let Some(token) = self.held() {
+            headers.insert(AUTHORIZATION, token.header);
+        }
+    }
+
+    fn held(&self) -> Option<Token> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.changes.load(Ordering::Acquire) > 0
+            && self.held().and_then(|token| token.stale_at).is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Get the token that there is before anything is sent.
+    pub(in crate::client) async fn begin(&self, tasks: &TaskTracker) -> Result<(), CallError> {
+        self.renew(tasks, self.changes.load(Ordering::Acquire), None).await
+    }
+
+    /// What `send` brings, with another token if its answer is a challenge and there is one.
+    pub(in crate::client) async fn exchange<R, F: Future<Output = Result<R, CallError>>>(
+        &self,
+        tasks: &TaskTracker,
+        challenge: impl Fn(&R) -> Option<Challenge>,
+        send: impl Fn() -> F,
+    ) -> Result<R, CallError> {
+        if self.is_stale() {
+            self.begin(tasks).await?;
+        }
+        for _ in 0..RETRIES_MAX {
+            let seen = self.changes.load(Ordering::Acquire);
+            let answer = send().await?;
+            match challenge(&answer) {
+                None => return Ok(answer),
+                Some(challenge) => self.renew(tasks, seen, Some(challenge)).await?,
+            }
+        }
+        let answer = send().await?;
+        match challenge(&answer) {
+            None => Ok(answer),
+            Some(_) => Err(CallError::Unauthorized("the server refuses even the token that was just got for it".into())),
+        }
+    }
+
+    /// Get another token, unless somebody has got one since. To its end, also if the call is withdrawn meanwhile.
+    async fn renew(&self, tasks: &TaskTracker, seen: u64, challenge: Option<Challenge>) -> Result<(), CallError> {
+        let _changing = self.changing.lock().await;
+        if self.changes.load(Ordering::Acquire) != seen {
+            return Ok(());
+        }
+        let refusal = challenge.map(|challenge| Refusal { token: self.held(), challenge });
+        let asked = tasks.spawn(self.source.token(refusal)).await;
+        let token = asked.map_err(|error| CallError::Unauthorized(error.to_string()))?;
+        let token = token.map_err(CallError::Unauthorized)?;
+        if token.is_some() || seen > 0 {
+            *self.held.write().unwrap_or_else(PoisonError::into_inner) = token;
+            self.changes.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+}
