@@ -109,7 +109,7 @@ fn fixture(mode: &str, change: impl FnOnce(&mut Upstream)) -> Fixture {
     let here = tempfile::tempdir().unwrap();
     let mut config = server(mode, here.path());
     change(&mut config);
-    Fixture { upstreams: Upstreams::new([config]), here }
+    Fixture { upstreams: Upstreams::new([config], None), here }
 }
 
 impl Fixture {

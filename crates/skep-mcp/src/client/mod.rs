@@ -76,9 +76,9 @@ pub enum CallError {
         /// The beginning of the body.
         text: String,
     },
-    /// The server wants a token that this client does not have; what has to be done.
+    /// The server wants a token that this client does not have.
     #[error("{0}")]
-    Unauthorized(String),
+    Unauthorized(auth::Denied),
     /// What it sent is not the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(String),

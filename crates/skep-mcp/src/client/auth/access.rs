@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Authorization, Challenge, Refusal, Token};
+use super::{Authorization, Challenge, Denied, Refusal, Token};
 use crate::client::CallError;
 
 /// How often one request is sent again with another token: somebody may have logged in meanwhile, with too few scopes, and again.
@@ -78,7 +78,7 @@ impl Access {
         let answer = send().await?;
         match challenge(&answer) {
             None => Ok(answer),
-            Some(_) => Err(CallError::Unauthorized("the server refuses even the token that was just got for it".into())),
+            Some(_) => Err(failed("the server refuses even the token that was just got for it".to_owned())),
         }
     }
 
@@ -90,7 +90,7 @@ impl Access {
         }
         let refusal = challenge.map(|challenge| Refusal { token: self.held(), challenge });
         let asked = tasks.spawn(self.source.token(refusal)).await;
-        let token = asked.map_err(|error| CallError::Unauthorized(error.to_string()))?;
+        let token = asked.map_err(|error| failed(error.to_string()))?;
         let token = token.map_err(CallError::Unauthorized)?;
         if token.is_some() || seen > 0 {
             *self.held.write().unwrap_or_else(PoisonError::into_inner) = token;
@@ -98,4 +98,8 @@ impl Access {
         }
         Ok(())
     }
+}
+
+fn failed(why: String) -> CallError {
+    CallError::Unauthorized(Denied::Failed(why))
 }

@@ -147,7 +147,8 @@ pub async fn authorization_server(web: &dyn Web, issuer: &str) -> Result<Authori
     let inserted = |kind| well_known(&url, kind).into_iter().next();
     let mut appended = url.clone();
     appended.set_path(&format!("{}/.well-known/openid-configuration", url.path().trim_end_matches('/')));
-    let mut places: Vec<Url> = ["oauth-authorization-server", "openid-configuration"].into_iter().filter_map(inserted).collect();
+    let mut places: Vec<Url> =
+        ["oauth-authorization-server", "openid-configuration"].into_iter().filter_map(inserted).collect();
     if !places.contains(&appended) {
         places.push(appended);
     }
@@ -172,7 +173,8 @@ mod tests {
         for own in ["https://a.test/mcp/v1", "https://a.test/mcp", "https://a.test", "https://A.test:443/"] {
             assert!(covers(own, &server), "{own}");
         }
-        for other in ["https://a.test/mcp/v", "https://b.test/mcp/v1", "http://a.test/", "https://a.test/mcp/v1/x", "x"] {
+        for other in ["https://a.test/mcp/v", "https://b.test/mcp/v1", "http://a.test/", "https://a.test/mcp/v1/x", "x"]
+        {
             assert!(!covers(other, &server), "{other}");
         }
     }

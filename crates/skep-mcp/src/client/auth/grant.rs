@@ -40,8 +40,14 @@ pub enum Proof {
 impl Proof {
     /// A secret, in the way that the server takes it.
     pub fn secret(secret: String, server: &AuthorizationServer) -> Proof {
-        let takes = |method| server.token_endpoint_auth_methods_supported.as_ref().is_none_or(|all| all.iter().any(|one| one == method));
-        if takes("client_secret_basic") || !takes("client_secret_post") { Proof::Basic(secret) } else { Proof::Post(secret) }
+        let takes = |method| {
+            server.token_endpoint_auth_methods_supported.as_ref().is_none_or(|all| all.iter().any(|one| one == method))
+        };
+        if takes("client_secret_basic") || !takes("client_secret_post") {
+            Proof::Basic(secret)
+        } else {
+            Proof::Post(secret)
+        }
     }
 }
 
@@ -154,8 +160,7 @@ pub async fn token(
                 .add("client_assertion", &assertion);
         }
     }
-    let request =
-        Request { method: Method::POST, url: server.token_endpoint()?, headers, body: form.0.into_bytes() };
+    let request = Request { method: Method::POST, url: server.token_endpoint()?, headers, body: form.0.into_bytes() };
     let answer = send(web, request).await?;
     if answer.status.is_success() { granted(&answer.body) } else { Err(refused(&answer)) }
 }

@@ -32,9 +32,20 @@ pub use self::{
 /// Where the tokens of one server come from.
 pub trait Authorization: fmt::Debug + Send + Sync + 'static {
     /// A token. Without a refusal, the one that there is, renewed if it is about to end; `None` if there is none yet. With a
-    /// refusal, another one, or an error that says what somebody has to do. What is returned is driven to its end even if nobody
+    /// refusal, another one. What is returned is driven to its end even if nobody
     /// waits for it any more: a refresh token that was sent may be used up.
-    fn token(&self, refusal: Option<Refusal>) -> BoxFuture<'static, Result<Option<Token>, String>>;
+    fn token(&self, refusal: Option<Refusal>) -> BoxFuture<'static, Result<Option<Token>, Denied>>;
+}
+
+/// Why a connection gets no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A user has to log in, and is told how.
+    #[error("{0}")]
+    NeedsLogin(String),
+    /// It may be tried again later.
+    #[error("there is no token for it: {0}")]
+    Failed(String),
 }
 
 /// A request that was refused for want of a right.

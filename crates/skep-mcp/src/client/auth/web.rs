@@ -55,7 +55,10 @@ pub(super) fn check(url: &Url) -> Result<(), AuthError> {
     if url.scheme() == "https" || (url.scheme() == "http" && is_here) {
         return Ok(());
     }
-    Err(AuthError::Untrusted(format!("{} is not asked for tokens: it is neither https nor on this machine", shown(url))))
+    Err(AuthError::Untrusted(format!(
+        "{} is not asked for tokens: it is neither https nor on this machine",
+        shown(url)
+    )))
 }
 
 /// An address that somebody wrote, if something may be asked for there.

@@ -34,7 +34,8 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
         access.begin(&door.tasks).await?;
     }
     let target = &door.target;
-    let response = door.send(|headers| target.client.get(target.url.clone()).headers(headers).header(ACCEPT, EVENT_STREAM));
+    let response =
+        door.send(|headers| target.client.get(target.url.clone()).headers(headers).header(ACCEPT, EVENT_STREAM));
     let response = response.await?;
     if !response.status().is_success() || !is_event_stream(&response) {
         let status = response.status().as_u16();

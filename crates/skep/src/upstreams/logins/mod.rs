@@ -1,0 +1,393 @@
+//! Tokens for the servers that want some: what users have logged in to, and what this client is given for itself.
+//!
+//! A login is kept in a file of the state directory ([`store`]), not in a hub: a user logs in once, by a command of its own
+//! ([`login`]), and whoever uses the server next finds the token there, also a hub that runs. A hub asks nobody to log in. What
+//! a server wanted and did not get is noted in the same file, so that the next login asks for that.
+//!
+//! The protocol is `skep_mcp`'s; this decides what is kept, when it is renewed, and as which client.
+
+mod login;
+mod store;
+mod web;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use reqwest::Url;
+use skep_mcp::client::auth::{
+    AuthError, Authorization, Challenge, Denied, Refusal, Token,
+    discovery::{self, AuthorizationServer, Resource},
+    grant::{self, Client, Granted, Key, Proof},
+};
+use tokio::time::Instant;
+
+pub use self::login::{Begun, LOGIN_TIME_MAX, LoggedIn, LoginError};
+use self::{
+    store::{Contents, Kept, Store, StoreError, Wanted},
+    web::Guarded,
+};
+use super::config::{Grant, OAuth, Transport, Upstream};
+use crate::net;
+
+/// A token is renewed so long before its end, or when a quarter of its time is left if that is later.
+const RENEW_BEFORE: Duration = Duration::from_secs(60);
+/// If a token could not be renewed and is still good, it is tried again after so long.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
+/// Bytes of a file with a key or a statement.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// The logins of a state directory. Clones share them.
+#[derive(Clone)]
+pub struct Logins {
+    store: Arc<Store>,
+    web: net::Settings,
+}
+
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Logins")
+    }
+}
+
+impl Logins {
+    /// Those of this directory. Authorization servers are asked as `web` allows.
+    pub fn new(home: &Path, web: net::Settings) -> Logins {
+        Logins { store: Arc::new(Store::new(home)), web }
+    }
+
+    /// The file that they are kept in.
+    pub fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// Where the tokens of a server come from; `None` if it is not reached over HTTP, or the user gives it a header of his own.
+    pub(super) fn authorization(&self, upstream: &Upstream) -> Option<Arc<dyn Authorization>> {
+        self.account(upstream).map(|account| Arc::new(account) as Arc<dyn Authorization>)
+    }
+
+    /// Forget a login; whether there was one.
+    pub async fn log_out(&self, server: &str) -> Result<bool, StoreError> {
+        let mut held = self.store.lock().await?;
+        let was_there = held.contents.servers.remove(server).is_some_and(|entry| entry.kept.is_some());
+        held.save()?;
+        Ok(was_there)
+    }
+
+    fn account(&self, upstream: &Upstream) -> Option<Account> {
+        let Transport::Http { url, headers, oauth, .. } = &upstream.transport else { return None };
+        let has_own = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+        if has_own && oauth.is_none() {
+            return None;
+        }
+        let url = Url::parse(url.reveal()).ok()?;
+        let name = upstream.name.clone();
+        let oauth = oauth.clone().unwrap_or_default();
+        Some(Account { name, url, oauth, logins: self.clone(), own: Arc::default() })
+    }
+}
+
+/// One server, and how tokens for it are got.
+#[derive(Clone)]
+struct Account {
+    name: String,
+    url: Url,
+    oauth: OAuth,
+    logins: Logins,
+    /// What this client was given for itself, to be asked for again.
+    own: Arc<Mutex<Option<Own>>>,
+}
+
+/// What a token that is nobody's login was asked for.
+#[derive(Clone)]
+struct Own {
+    challenge: Challenge,
+    scopes: Vec<String>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Account").field(&self.name).finish()
+    }
+}
+
+impl Authorization for Account {
+    fn token(&self, refusal: Option<Refusal>) -> BoxFuture<'static, Result<Option<Token>, Denied>> {
+        let account = self.clone();
+        Box::pin(async move {
+            match (account.oauth.grant, refusal) {
+                (Grant::AuthorizationCode, None) => account.kept().await,
+                (Grant::AuthorizationCode, Some(refusal)) => account.other(refusal).await.map(Some),
+                (_, None) => account.own_again().await,
+                (_, Some(refusal)) => account.own_for(refusal).await.map(Some),
+            }
+        })
+    }
+}
+
+/// A user's login.
+impl Account {
+    /// The token that is kept, renewed if it is about to end.
+    async fn kept(&self) -> Result<Option<Token>, Denied> {
+        let contents = self.logins.store.read().map_err(failed)?;
+        let Some(kept) = contents.kept(&self.name, &self.url).cloned() else { return Ok(None) };
+        let now_ms = now_ms();
+        if kept.renew_at_ms.is_none_or(|at_ms| now_ms < at_ms) {
+            return token(&kept, kept.renew_at_ms).map(Some);
+        }
+        let is_good = kept.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms);
+        match self.renew(&kept).await {
+            Ok(renewed) => token(&renewed, renewed.renew_at_ms).map(Some),
+            Err(error) if is_good => {
+                tracing::warn!(server = self.name, %error, "a token that is about to end was not renewed");
+                token(&kept, Some(now_ms + millis(RENEW_AGAIN))).map(Some)
+            }
+            Err(error @ LoginError::Auth(AuthError::Unreachable(_))) => Err(failed(error)),
+            Err(_) => Ok(None), // the server will say what it wants
+        }
+    }
+
+    /// Another token than the one that was refused: of a login since then, or renewed. Otherwise a user has to log in.
+    async fn other(&self, Refusal { token: refused, challenge }: Refusal) -> Result<Token, Denied> {
+        let contents = self.logins.store.read().map_err(failed)?;
+        let kept = contents.kept(&self.name, &self.url);
+        if let Some(kept) = kept {
+            if !refused.as_ref().is_some_and(|refused| refused.is(&kept.access_token)) {
+                return token(kept, kept.renew_at_ms);
+            }
+            if !challenge.wants_scope() {
+                match self.renew(kept).await {
+                    Ok(renewed) => return token(&renewed, renewed.renew_at_ms),
+                    Err(error @ LoginError::Auth(AuthError::Unreachable(_))) => return Err(failed(error)),
+                    Err(error) => tracing::info!(server = self.name, %error, "a login is of no use any more"),
+                }
+            }
+        }
+        let asked = kept.map(|kept| kept.scopes.as_slice()).unwrap_or_default();
+        let missing: Vec<&str> =
+            challenge.scopes.iter().filter(|scope| !asked.contains(scope)).map(String::as_str).collect();
+        let why = match (kept, challenge.wants_scope(), missing.as_slice()) {
+            (None, ..) => "it wants a login".to_owned(),
+            (Some(_), false, _) => "the login is not good any more".to_owned(),
+            (Some(_), true, []) => "the login is not allowed this, although it was asked for".to_owned(),
+            (Some(_), true, missing) => format!("the login lacks {}", missing.join(" ")),
+        };
+        self.note(challenge).await.map_err(failed)?;
+        Err(Denied::NeedsLogin(format!("{why}: run `skep servers login {}`", self.name)))
+    }
+
+    /// Keep what the server wants for the next login.
+    async fn note(&self, challenge: Challenge) -> Result<(), StoreError> {
+        let wanted = Wanted { resource_metadata: challenge.resource_metadata, scopes: challenge.scopes };
+        if self.logins.store.read()?.wanted(&self.name, &self.url) == Some(&wanted) {
+            return Ok(());
+        }
+        let mut held = self.logins.store.lock().await?;
+        held.contents.entry(&self.name, &self.url).wanted = Some(wanted);
+        held.save()
+    }
+
+    /// Use the refresh token. One at a time, whoever does it: of two, the second may count as a thief's.
+    async fn renew(&self, kept: &Kept) -> Result<Kept, LoginError> {
+        let mut held = self.logins.store.lock().await?;
+        let Some(now_kept) = held.contents.kept(&self.name, &self.url).cloned() else {
+            return Err(LoginError::LoggedOut);
+        };
+        if now_kept.access_token != kept.access_token {
+            return Ok(now_kept); // somebody else has
+        }
+        let Some(refresh_token) = &now_kept.refresh_token else { return Err(LoginError::Ended) };
+        let web = self.web().await;
+        let server = discovery::authorization_server(&web, &now_kept.issuer).await?;
+        let client = self.client(&server, &held.contents)?.filter(|client| client.id == now_kept.client_id);
+        let Some(client) = client else { return Err(LoginError::Ended) };
+        let grant = grant::Grant::Refresh(refresh_token);
+        let now_ms = now_ms();
+        let granted = grant::token(&web, &server, &client, grant, &now_kept.resource, &[], now_ms / 1000).await;
+        if matches!(&granted, Err(AuthError::Refused { error, .. }) if error == "invalid_grant") {
+            // It will not get better.
+            if let Some(kept) = &mut held.contents.entry(&self.name, &self.url).kept {
+                kept.refresh_token = None;
+            }
+            held.save()?;
+        }
+        let renewed = now_kept.clone().with(granted?, now_ms);
+        held.contents.entry(&self.name, &self.url).kept = Some(renewed.clone());
+        held.save()?;
+        Ok(renewed)
+    }
+}
+
+/// What this client is given for itself.
+impl Account {
+    fn own(&self) -> Option<Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The token that there is, or another one in its place.
+    async fn own_again(&self) -> Result<Option<Token>, Denied> {
+        let Some(own) = self.own() else { return Ok(None) }; // what the server wants is not known yet
+        self.own_token(own.challenge, own.scopes).await.map(Some).map_err(failed)
+    }
+
+    async fn own_for(&self, Refusal { challenge, .. }: Refusal) -> Result<Token, Denied> {
+        let asked = self.own().map(|own| own.scopes).unwrap_or_default();
+        if challenge.wants_scope() && challenge.scopes.iter().all(|scope| asked.contains(scope)) {
+            return Err(failed("the server wants scopes that the authorization server does not give"));
+        }
+        self.own_token(challenge, asked).await.map_err(failed)
+    }
+
+    async fn own_token(&self, challenge: Challenge, asked: Vec<String>) -> Result<Token, LoginError> {
+        let web = self.web().await;
+        let resource = discovery::resource(&web, &self.url, &challenge).await?;
+        let issuer = self.issuer(&resource, None)?;
+        let server = discovery::authorization_server(&web, issuer).await?;
+        let contents = Contents::default(); // one that registers itself has nothing to show
+        let client = self.client(&server, &contents)?;
+        let client = client.ok_or_else(|| AuthError::Unconfigured("oauth.clientId is missing".to_owned()))?;
+        let scopes = union(asked, self.scopes(&challenge, &resource));
+        let assertion = match (&self.oauth.grant, &self.oauth.assertion_file) {
+            (Grant::JwtBearer, Some(path)) => Some(text(path)?),
+            _ => None,
+        };
+        let grant = assertion.as_deref().map_or(grant::Grant::ClientCredentials, grant::Grant::Assertion);
+        let now_ms = now_ms();
+        let granted = grant::token(&web, &server, &client, grant, &resource.resource, &scopes, now_ms / 1000).await?;
+        let (_, renew_at_ms) = times_ms(granted.expires_in, now_ms);
+        let token = Token::bearer(&granted.access_token, instant(renew_at_ms)).map_err(|_| unfit())?;
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(Own { challenge, scopes });
+        Ok(token)
+    }
+}
+
+/// What both need.
+impl Account {
+    async fn web(&self) -> Guarded {
+        Guarded::new(&self.logins.web, &self.url).await
+    }
+
+    /// Whose tokens are used: the one that is configured, or else the one that gave the last, or else the first.
+    fn issuer<'a>(&self, resource: &'a Resource, last: Option<&str>) -> Result<&'a str, AuthError> {
+        let find = |wanted: &str| resource.issuers.iter().find(|issuer| *issuer == wanted).map(String::as_str);
+        match &self.oauth.issuer {
+            Some(configured) => find(configured).ok_or_else(|| {
+                let named = resource.issuers.join(", ");
+                AuthError::Untrusted(format!("the server wants tokens of {named}, and `oauth.issuer` is {configured}"))
+            }),
+            None => last
+                .and_then(find)
+                .or(resource.issuers.first().map(String::as_str))
+                .ok_or_else(|| AuthError::Untrusted("the server names no authorization server".to_owned())),
+        }
+    }
+
+    /// Who we are to this authorization server: who was registered there by hand, or what a document says, or who registered himself.
+    fn client(&self, server: &AuthorizationServer, contents: &Contents) -> Result<Option<Client>, AuthError> {
+        let OAuth { client_id, client_secret, private_key_file, client_metadata_url, .. } = &self.oauth;
+        if let Some(id) = client_id {
+            let proof = match (client_secret, private_key_file) {
+                (Some(secret), _) => Proof::secret(secret.reveal().to_owned(), server),
+                (None, Some(path)) => Proof::Key(Key::from_pem(text(path)?.as_bytes())?),
+                (None, None) => Proof::None,
+            };
+            return Ok(Some(Client { id: id.clone(), proof }));
+        }
+        if let Some(url) = client_metadata_url.as_ref().filter(|_| server.client_id_metadata_document_supported) {
+            return Ok(Some(Client { id: url.clone(), proof: Proof::None }));
+        }
+        Ok(contents.clients.get(&server.issuer).map(|registered| {
+            let proof = match (&registered.secret, registered.method.as_deref()) {
+                (None, _) | (_, Some("none")) => Proof::None,
+                (Some(secret), Some("client_secret_post")) => Proof::Post(secret.clone()),
+                (Some(secret), Some("client_secret_basic")) => Proof::Basic(secret.clone()),
+                (Some(secret), _) => Proof::secret(secret.clone(), server),
+            };
+            Client { id: registered.id.clone(), proof }
+        }))
+    }
+
+    /// What is asked for (MCP, scope selection): what is configured, or what the request needs, or what the server usually needs.
+    fn scopes(&self, challenge: &Challenge, resource: &Resource) -> Vec<String> {
+        let configured = self.oauth.scopes.clone();
+        match (configured.is_empty(), challenge.scopes.is_empty()) {
+            (false, _) if challenge.wants_scope() => union(configured, challenge.scopes.clone()),
+            (false, _) => configured,
+            (true, false) => challenge.scopes.clone(),
+            (true, true) => resource.scopes.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Kept {
+    /// The same login with another token.
+    fn with(self, granted: Granted, now_ms: u64) -> Kept {
+        let (expires_at_ms, renew_at_ms) = times_ms(granted.expires_in, now_ms);
+        Kept {
+            access_token: granted.access_token,
+            refresh_token: granted.refresh_token.or(self.refresh_token),
+            expires_at_ms,
+            renew_at_ms,
+            ..self
+        }
+    }
+}
+
+/// When a token ends that is good for so many seconds, and when it should be renewed.
+fn times_ms(expires_in: Option<u64>, now_ms: u64) -> (Option<u64>, Option<u64>) {
+    let Some(good_for_ms) = expires_in.map(|seconds| seconds.saturating_mul(1000)) else { return (None, None) };
+    let renew_after_ms = good_for_ms - millis(RENEW_BEFORE).min(good_for_ms / 4);
+    (Some(now_ms.saturating_add(good_for_ms)), Some(now_ms.saturating_add(renew_after_ms)))
+}
+
+fn token(kept: &Kept, renew_at_ms: Option<u64>) -> Result<Token, Denied> {
+    let stale_at = kept.refresh_token.as_ref().and_then(|_| instant(renew_at_ms));
+    Token::bearer(&kept.access_token, stale_at).map_err(|_| failed(unfit()))
+}
+
+fn failed(why: impl ToString) -> Denied {
+    Denied::Failed(why.to_string())
+}
+
+fn unfit() -> AuthError {
+    AuthError::Untrusted("the token has characters that no header carries".to_owned())
+}
+
+/// The same moment on the clock that does not jump.
+fn instant(at_ms: Option<u64>) -> Option<Instant> {
+    Instant::now().checked_add(Duration::from_millis(at_ms?.saturating_sub(now_ms())))
+}
+
+/// Since 1970.
+fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn union(mut scopes: Vec<String>, more: Vec<String>) -> Vec<String> {
+    for scope in more {
+        if !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    scopes
+}
+
+/// A small file that the user named.
+fn text(path: &Path) -> Result<String, AuthError> {
+    let fault = |why: String| AuthError::Unconfigured(format!("{}: {why}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?;
+    if !metadata.is_file() || metadata.len() > KEY_FILE_BYTES_MAX {
+        return Err(fault(format!("must be a file of at most {KEY_FILE_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    Ok(text.trim().to_owned())
+}

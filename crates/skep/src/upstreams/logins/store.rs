@@ -1,0 +1,196 @@
+//! The file that logins are kept in: for its owner alone, replaced as a whole, and changed by one process at a time.
+//!
+//! A login belongs to the name and the address of its server: whoever gives a server another address has not logged in there.
+//! Clients that registered themselves belong to the authorization server that knows them.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+const FILE: &str = "logins.json";
+const LOCK: &str = "logins.lock";
+/// Bytes of the file: what a hub's servers need is far less.
+const BYTES_MAX: u64 = 4 << 20;
+/// How long another process may hold the file: as long as a token is renewed, with its three requests.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(70);
+/// Between two looks whether it still does.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be read or written.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is not what it should be. What is wrong is not said: it holds tokens.
+    #[error("{} is damaged; remove it, and log in again", .0.display())]
+    Damaged(PathBuf),
+    /// Another process does not let go of it.
+    #[error("{} is held by another process", .0.display())]
+    Held(PathBuf),
+}
+
+/// The file.
+pub(super) struct Store {
+    directory: PathBuf,
+    path: PathBuf,
+}
+
+/// What is in it. It has no `Debug`, because it must not be shown.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Contents {
+    pub(super) servers: BTreeMap<String, Entry>,
+    /// Clients that registered themselves, by issuer.
+    pub(super) clients: BTreeMap<String, Registered>,
+}
+
+/// A server.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Entry {
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kept: Option<Kept>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wanted: Option<Wanted>,
+}
+
+/// A login.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) issuer: String,
+    pub(super) resource: String,
+    pub(super) client_id: String,
+    /// What was asked for.
+    pub(super) scopes: Vec<String>,
+    pub(super) access_token: String,
+    pub(super) refresh_token: Option<String>,
+    /// When the token ends, and when it should be renewed, since 1970.
+    pub(super) expires_at_ms: Option<u64>,
+    pub(super) renew_at_ms: Option<u64>,
+}
+
+/// What the server asked for last and did not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    pub(super) resource_metadata: Option<String>,
+    pub(super) scopes: Vec<String>,
+}
+
+/// This client as an authorization server got to know it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Registered {
+    pub(super) id: String,
+    pub(super) secret: Option<String>,
+    pub(super) method: Option<String>,
+    pub(super) redirect_uri: String,
+}
+
+impl Contents {
+    /// What is kept for this server.
+    pub(super) fn kept(&self, name: &str, url: &Url) -> Option<&Kept> {
+        self.of(name, url)?.kept.as_ref()
+    }
+
+    /// What this server asked for last and did not get.
+    pub(super) fn wanted(&self, name: &str, url: &Url) -> Option<&Wanted> {
+        self.of(name, url)?.wanted.as_ref()
+    }
+
+    fn of(&self, name: &str, url: &Url) -> Option<&Entry> {
+        self.servers.get(name).filter(|entry| entry.url == url.as_str())
+    }
+
+    /// The place of this server. One of the same name at another address is forgotten.
+    pub(super) fn entry(&mut self, name: &str, url: &Url) -> &mut Entry {
+        let new = || Entry { url: url.to_string(), kept: None, wanted: None };
+        let entry = self.servers.entry(name.to_owned()).or_insert_with(new);
+        if entry.url != url.as_str() {
+            *entry = new();
+        }
+        entry
+    }
+}
+
+/// The contents, while nobody else changes them.
+pub(super) struct Held<'a> {
+    store: &'a Store,
+    pub(super) contents: Contents,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+impl Store {
+    pub(super) fn new(home: &Path) -> Store {
+        Store { directory: home.to_owned(), path: home.join(FILE) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn fault(path: &Path) -> impl Fn(io::Error) -> StoreError {
+        move |error| StoreError::Io { path: path.to_owned(), error }
+    }
+
+    /// What is in it now. Without a file that is nothing.
+    pub(super) fn read(&self) -> Result<Contents, StoreError> {
+        let mut text = String::new();
+        match File::open(&self.path) {
+            Ok(file) => drop(file.take(BYTES_MAX).read_to_string(&mut text).map_err(Store::fault(&self.path))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+            Err(error) => return Err(Store::fault(&self.path)(error)),
+        }
+        serde_json::from_str(&text).map_err(|_| StoreError::Damaged(self.path.clone()))
+    }
+
+    /// Keep all others from changing it.
+    pub(super) async fn lock(&self) -> Result<Held<'_>, StoreError> {
+        let path = self.directory.join(LOCK);
+        let mut all = fs::DirBuilder::new();
+        all.recursive(true).mode(0o700).create(&self.directory).map_err(Store::fault(&self.directory))?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(Store::fault(&path))?;
+        let end = Instant::now() + LOCK_TIME_MAX;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Held { store: self, contents: self.read()?, _lock: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOCK_PAUSE).await,
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Held(path)),
+                Err(TryLockError::Error(error)) => return Err(Store::fault(&path)(error)),
+            }
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Put the contents in place of the old ones: a crash leaves the one or the other.
+    pub(super) fn save(&self) -> Result<(), StoreError> {
+        let path = &self.store.path;
+        let aside = path.with_extension("new");
+        let text = serde_json::to_string_pretty(&self.contents).map_err(|_| StoreError::Damaged(path.clone()))?;
+        let write = || {
+            let _ = fs::remove_file(&aside); // one that a crash has left may have other rights
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&aside)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&aside, path)?;
+            File::open(&self.store.directory)?.sync_all()
+        };
+        write().map_err(Store::fault(path))
+    }
+}

@@ -1,0 +1,35 @@
+//! Authorization servers as they may be reached: the server that names one is a stranger, so by the rules for strangers' addresses,
+//! unless the operator's server is itself on this machine or in a private network; then so may be its authorization server.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use reqwest::Url;
+use skep_mcp::client::auth::{Answer, Request, Web};
+
+use crate::net;
+
+#[derive(Debug)]
+pub(super) struct Guarded(net::Client);
+
+impl Guarded {
+    pub(super) async fn new(settings: &net::Settings, server: &Url) -> Guarded {
+        let client = net::Client::new(settings);
+        Guarded(if net::is_inside(server).await { client.inside() } else { client })
+    }
+}
+
+impl Web for Guarded {
+    fn send(&self, request: Request, bytes_max: usize, time_max: Duration) -> BoxFuture<'_, Result<Answer, String>> {
+        Box::pin(async move {
+            let Request { method, url, headers, body } = request;
+            let (body_max, deadline) = (bytes_max, Instant::now() + time_max);
+            let request = net::Request { method, url, headers, body, body_max, follow: false, deadline };
+            let answer = self.0.send(request).await.map_err(|error| error.to_string())?;
+            if answer.truncated {
+                return Err(format!("the answer is longer than {bytes_max} bytes"));
+            }
+            Ok(Answer { status: answer.status, headers: answer.headers, body: answer.body })
+        })
+    }
+}
