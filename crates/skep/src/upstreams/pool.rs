@@ -119,6 +119,8 @@ pub(super) struct Running {
     died: CancellationToken,
     last_words: Mutex<Option<String>>,
     is_checked: AtomicBool,
+    /// Whether the last call was refused because nobody has logged in, or with too little.
+    needs_login: AtomicBool,
 }
 
 /// Why a server was not connected to.
@@ -265,7 +267,12 @@ impl Slot {
         result: Result<T, CallError>,
     ) -> Result<T, UpstreamError> {
         let error = match result {
-            Ok(result) => return Ok(result),
+            Ok(result) => {
+                if running.needs_login.load(Ordering::Relaxed) {
+                    running.needs_login.store(false, Ordering::Relaxed);
+                }
+                return Ok(result);
+            }
             Err(CallError::Closed(reason)) => {
                 let _ = timeout(LAST_WORDS_MAX * 2, running.died.cancelled()).await;
                 let words = running.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -273,8 +280,13 @@ impl Slot {
             }
             Err(error) => error,
         };
-        if matches!(error, CallError::TimedOut(_)) {
-            self.check(running);
+        match &error {
+            CallError::TimedOut(_) => self.check(running),
+            CallError::Unauthorized(Denied::NeedsLogin(reason)) => {
+                running.needs_login.store(true, Ordering::Relaxed);
+                self.inside().last_error = Some(reason.clone());
+            }
+            _ => {}
         }
         Err(UpstreamError::Call { server: self.config.name.clone(), error })
     }
@@ -355,6 +367,7 @@ impl Slot {
                     died: CancellationToken::new(),
                     last_words: Mutex::default(),
                     is_checked: AtomicBool::new(false),
+                    needs_login: AtomicBool::new(false),
                     connection,
                 });
                 inside.revision = Some(running.connection.info().revision);
@@ -605,6 +618,7 @@ impl Slot {
         let waiting = self.queue.waiting();
         let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         status.state = match (&inside.phase, &status.state) {
+            (Phase::Running(running), _) if running.needs_login.load(Ordering::Relaxed) => State::NeedsLogin,
             (Phase::Running(_), _) | (_, State::Running) => State::Running,
             (Phase::Starting(_), _) | (_, State::Starting) => State::Starting,
             (Phase::Stopped, _) if inside.needs_login => State::NeedsLogin,
