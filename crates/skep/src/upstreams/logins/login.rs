@@ -79,7 +79,7 @@ pub enum LoginError {
         error: io::Error,
     },
     /// The user did not come back.
-    #[error("nobody logged in within {} minutes", .0.as_secs() / 60)]
+    #[error("nobody logged in within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The token has ended, and cannot be renewed.
     #[error("it has ended")]
