@@ -152,9 +152,7 @@ async fn a_token_is_renewed_before_it_ends() {
     let user = user_of(&place);
     log_in(&user).await.ok();
     user.skep(&["call", "place__read", "--mcp-config", "mcp.json"]).ok();
-    let happened = place.happened();
-    assert_eq!(happened.grants[..2], ["authorization_code", "refresh_token"]);
-    drop(happened);
+    assert_eq!(place.happened().grants[..2], ["authorization_code", "refresh_token"]);
     place.forget_logins();
     let answer = user.skep(&["call", "place__read", "--mcp-config", "mcp.json"]);
     assert!(answer.stderr().contains(HOW) && answer.stderr().contains("not good any more"), "{}", answer.stderr());

@@ -1,7 +1,7 @@
 //! Tokens for the servers that want some: what users have logged in to, and what this client is given for itself.
 //!
-//! A login is kept in a file of the state directory ([`store`]), not in a hub: a user logs in once, by a command of its own
-//! ([`login`]), and whoever uses the server next finds the token there, also a hub that runs. A hub asks nobody to log in. What
+//! A login is kept in a file of the state directory (`store`), not in a hub: a user logs in once, by a command of its own
+//! (`login`), and whoever uses the server next finds the token there, also a hub that runs. A hub asks nobody to log in. What
 //! a server wanted and did not get is noted in the same file, so that the next login asks for that.
 //!
 //! The protocol is `skep_mcp`'s; this decides what is kept, when it is renewed, and as which client.

@@ -33,3 +33,25 @@ impl Web for Guarded {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::{Method, header::HeaderMap};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_server_inside_may_name_an_authorization_server_inside() {
+        let (server, limit) = (tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), Duration::from_secs(5));
+        let inner: Url = format!("http://{}/", server.local_addr().unwrap()).parse().unwrap();
+        let asked = async |named_by: &Url| {
+            let web = Guarded::new(&net::Settings::default(), named_by).await;
+            let (url, headers) = (inner.clone(), HeaderMap::new());
+            web.send(Request { method: Method::GET, url, headers, body: Vec::new() }, 1, limit).await.err().unwrap()
+        };
+        let refused = asked(&"https://1.1.1.1/mcp".parse().unwrap()).await;
+        assert!(refused.contains("an address of this machine"), "{refused}");
+        let (reached, _) = tokio::join!(asked(&inner), async { drop(server.accept().await.unwrap()) });
+        assert!(reached.contains("gave no valid answer"), "{reached}");
+    }
+}
