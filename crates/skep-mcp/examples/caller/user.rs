@@ -35,17 +35,24 @@ pub(crate) fn server(url: &str, context: &Value, home: &Path) -> io::Result<Valu
             oauth[ours] = value.into();
         }
     }
+    let file = |theirs: &str| {
+        let path = home.join(theirs);
+        std::fs::write(&path, context[theirs].as_str().unwrap_or_default()).map(|()| path.display().to_string())
+    };
     for (theirs, ours) in [("private_key_pem", "privateKeyFile"), ("valid_jwt", "assertionFile")] {
-        if let Some(text) = context[theirs].as_str() {
-            let path = home.join(theirs);
-            std::fs::write(&path, text)?;
-            oauth[ours] = path.display().to_string().into();
+        if context[theirs].is_string() {
+            oauth[ours] = file(theirs)?.into();
         }
+    }
+    if context["idp_id_token"].is_string() {
+        oauth["identityProvider"] = json!({
+            "issuer": context["idp_issuer"], "clientId": context["idp_client_id"], "idTokenFile": file("idp_id_token")?,
+        });
     }
     let scenario = context["name"].as_str().unwrap_or_default();
     if scenario.starts_with("auth/client-credentials") {
         oauth["grant"] = "client_credentials".into();
-    } else if context["valid_jwt"].is_string() {
+    } else if context["valid_jwt"].is_string() || context["idp_id_token"].is_string() {
         oauth["grant"] = "jwt_bearer".into();
     }
     Ok(json!({ "url": url, "oauth": oauth }))

@@ -54,7 +54,7 @@ enum Command {
 ///
 /// The browser comes back to an address of this machine, 127.0.0.1 and a free port (or oauth.callbackPort). If it runs on another
 /// machine, let it reach this one: set callbackPort to PORT, and run `ssh -L PORT:127.0.0.1:PORT THIS-MACHINE` there. The token is kept in
-/// logins.json of the state directory, for its owner alone; a hub with the same state directory finds it there, also one that runs,
+/// logins/logins.json of the state directory, for its owner alone; a hub with the same state directory finds it there, also one that runs,
 /// and renews it. Give the same --config, --mcp-config and --home as to the hub.
 #[derive(Debug, Args)]
 #[command(after_help = LOGIN_EXAMPLES)]

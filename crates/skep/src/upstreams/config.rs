@@ -103,6 +103,8 @@ pub struct OAuth {
     pub private_key_file: Option<PathBuf>,
     /// With the grant `jwt_bearer`: the file of the statement that is exchanged for a token, read anew each time.
     pub assertion_file: Option<PathBuf>,
+    /// Or, with the grant `jwt_bearer`: the company's identity provider, which makes such a statement of the user's ID token.
+    pub identity_provider: Option<IdentityProvider>,
     /// The https address of a document about this client, which is its name where authorization servers take such (CIMD).
     pub client_metadata_url: Option<String>,
     /// The authorization server that we were registered with; then no other one is asked.
@@ -111,6 +113,21 @@ pub struct OAuth {
     pub scopes: Vec<String>,
     /// The port of this machine to which logins come back, if the authorization server must know it. Default: any.
     pub callback_port: Option<u16>,
+}
+
+/// Who vouches for a user at the authorization servers of others (enterprise-managed authorization).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct IdentityProvider {
+    /// Its name, an address.
+    pub issuer: String,
+    /// Our name there.
+    pub client_id: String,
+    /// Our secret there.
+    pub client_secret: Option<Secret>,
+    /// The file of the user's ID token, read anew each time.
+    pub id_token_file: PathBuf,
 }
 
 /// What a token is got for.
@@ -129,7 +146,8 @@ pub enum Grant {
 impl OAuth {
     /// What a schema cannot tell.
     fn check(&self) -> Result<(), String> {
-        let OAuth { grant, client_id, client_secret, private_key_file, assertion_file, client_metadata_url, .. } = self;
+        let OAuth { grant, client_id, client_secret, private_key_file, assertion_file, .. } = self;
+        let OAuth { identity_provider, client_metadata_url, .. } = self;
         let has_proof = client_secret.is_some() || private_key_file.is_some();
         let is_document =
             |url: &String| url.starts_with("https://") && Url::parse(url).is_ok_and(|url| url.path() != "/");
@@ -146,8 +164,9 @@ impl OAuth {
             Grant::ClientCredentials if !has_proof => {
                 Err("the grant client_credentials needs a clientId, and a clientSecret or a privateKeyFile".to_owned())
             }
-            Grant::JwtBearer if client_id.is_none() || assertion_file.is_none() => {
-                Err("the grant jwt_bearer needs a clientId and an assertionFile".to_owned())
+            Grant::JwtBearer if client_id.is_none() || assertion_file.is_some() == identity_provider.is_some() => {
+                Err("the grant jwt_bearer needs a clientId, and either an assertionFile or an identityProvider"
+                    .to_owned())
             }
             _ => Ok(()),
         }
@@ -225,7 +244,7 @@ pub enum Transport {
         /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
         is_sse: bool,
         /// How tokens are got, as far as it is configured.
-        oauth: Option<OAuth>,
+        oauth: Option<Box<OAuth>>,
     },
     /// One message a line; `host:port`.
     Tcp(String),
@@ -348,7 +367,7 @@ fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
                 ("http" | "https", None | Some(Kind::Http | Kind::Sse)) => {
                     header_map(headers).map_err(|message| ("headers", message))?;
                     let is_sse = *r#type == Some(Kind::Sse);
-                    let (url, headers, oauth) = (url.clone(), headers.clone(), oauth.clone());
+                    let (url, headers, oauth) = (url.clone(), headers.clone(), oauth.clone().map(Box::new));
                     Ok(Transport::Http { url, headers, is_sse, oauth })
                 }
                 (_, Some(Kind::Stdio)) => Err(("type", "a server of the type stdio has a command, no URL".to_owned())),

@@ -93,7 +93,7 @@ async fn log_in(user: &User) -> Said {
 }
 
 fn kept(user: &User) -> String {
-    std::fs::read_to_string(user.home().join("logins.json")).unwrap()
+    std::fs::read_to_string(user.home().join("logins/logins.json")).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +111,7 @@ async fn a_login_is_found_by_a_hub_that_runs_and_is_for_its_owner_alone() {
     let login = log_in(&user).await.ok();
     assert_eq!(call(&hub, "read").await["status"], "ok", "without a restart");
     assert!(user.skep(&["servers", "--mcp-config", "mcp.json"]).ok().stdout().contains("✓ place"));
-    let path = user.home().join("logins.json");
+    let path = user.home().join("logins/logins.json");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
     let asked = place.happened().authorizations[0].clone();

@@ -15,6 +15,7 @@ use super::{
 
 /// How long a signed statement of who the client is may be used.
 const ASSERTION_SECONDS: u64 = 60;
+const IDENTITY_ASSERTION: &str = "urn:ietf:params:oauth:token-type:id-jag";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// This client as an authorization server knows it.
@@ -142,10 +143,52 @@ pub async fn token(
             form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer").add("assertion", assertion)
         }
     };
-    form.add("resource", resource);
-    if !scopes.is_empty() {
-        form.add("scope", &scopes.join(" "));
+    form.add("resource", resource).add_scopes(scopes);
+    granted(&post(web, server, client, form, now).await?)
+}
+
+/// What an identity provider says of a user to an authorization server: exchanged for his ID token (RFC 8693; identity assertion
+/// authorization grant, 4.3). It is the assertion of the next request, to that authorization server.
+#[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
+pub async fn identity_assertion(
+    web: &dyn Web,
+    provider: &AuthorizationServer,
+    client: &Client,
+    id_token: &str,
+    audience: &str,
+    resource: &str,
+    scopes: &[String],
+    now: u64,
+) -> Result<String, AuthError> {
+    let mut form = Form::default();
+    form.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+        .add("requested_token_type", IDENTITY_ASSERTION)
+        .add("subject_token_type", "urn:ietf:params:oauth:token-type:id_token")
+        .add("subject_token", id_token)
+        .add("audience", audience)
+        .add("resource", resource)
+        .add_scopes(scopes);
+    #[derive(Deserialize)]
+    struct Answer {
+        access_token: String, // RFC 8693, 2.2.1: whatever kind it is of
+        issued_token_type: String,
     }
+    let unreadable = |_| AuthError::Unreachable("the identity provider's answer cannot be read".to_owned());
+    let answer: Answer = serde_json::from_slice(&post(web, provider, client, form, now).await?).map_err(unreadable)?;
+    if answer.issued_token_type != IDENTITY_ASSERTION {
+        return Err(AuthError::Untrusted("the identity provider gives something else than was asked for".to_owned()));
+    }
+    Ok(answer.access_token)
+}
+
+/// Send a request to the token endpoint, as this client. Returns the body of an answer that is no refusal.
+async fn post(
+    web: &dyn Web,
+    server: &AuthorizationServer,
+    client: &Client,
+    mut form: Form,
+    now: u64,
+) -> Result<Vec<u8>, AuthError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
@@ -162,7 +205,7 @@ pub async fn token(
     }
     let request = Request { method: Method::POST, url: server.token_endpoint()?, headers, body: form.0.into_bytes() };
     let answer = send(web, request).await?;
-    if answer.status.is_success() { granted(&answer.body) } else { Err(refused(&answer)) }
+    if answer.status.is_success() { Ok(answer.body) } else { Err(refused(&answer)) }
 }
 
 fn granted(body: &[u8]) -> Result<Granted, AuthError> {
@@ -207,6 +250,10 @@ impl Form {
         }
         self.0.push_str(&format!("{name}={}", encoded(value)));
         self
+    }
+
+    fn add_scopes(&mut self, scopes: &[String]) -> &mut Form {
+        if scopes.is_empty() { self } else { self.add("scope", &scopes.join(" ")) }
     }
 }
 

@@ -131,7 +131,7 @@ fn how_tokens_are_got_is_read_as_clients_write_it() {
         let text = format!(r#"{{"mcpServers": {{"a": {{"url": "https://a.test/mcp", {entry}}}}}}}"#);
         let (servers, problems) = read_as("c.json", &text);
         let Transport::Http { oauth, .. } = &servers[0].transport else { panic!("{problems:?}") };
-        assert_eq!(oauth.as_ref(), Some(&wanted), "{problems:?}");
+        assert_eq!(oauth.as_deref(), Some(&wanted), "{problems:?}");
         assert!(!format!("{servers:?}").contains("t0ken"), "secrets are not shown");
         let warned: Vec<&str> = problems.iter().map(String::as_str).collect();
         assert!(warned.is_empty() || (entry.contains("enabled") && warned[0].contains("oauth.enabled")), "{warned:?}");

@@ -126,11 +126,13 @@ impl Logins {
             ));
         }
         let contents = self.store.read()?;
-        let challenge = match contents.wanted(&account.name, &account.url) {
-            Some(Wanted { resource_metadata, scopes }) => {
+        let wanted = contents.wanted(&account.name, &account.url).cloned();
+        let challenge = match (probe(upstream).await?, &wanted) {
+            (Some(challenge), _) => challenge,
+            (None, Some(Wanted { resource_metadata, scopes, .. })) => {
                 Challenge { resource_metadata: resource_metadata.clone(), scopes: scopes.clone(), error: None }
             }
-            None => probe(upstream).await?,
+            (None, None) => return Err(not_wanted("the server answers without a login")),
         };
         let web = account.web().await;
         let resource = discovery::resource(&web, &account.url, &challenge).await?;
@@ -149,16 +151,18 @@ impl Logins {
             return Err(AuthError::Untrusted(message).into());
         }
         let asked = last.map(|kept| kept.scopes.clone()).unwrap_or_default();
-        let mut scopes = union(asked, account.scopes(&challenge, &resource));
+        let more = wanted.filter(|wanted| wanted.is_more).map(|wanted| wanted.scopes).unwrap_or_default();
+        let mut scopes = union(union(asked, account.scopes(&challenge, &resource)), more);
         if !scopes.is_empty() && server.scopes_supported.iter().any(|scope| scope == OFFLINE_ACCESS) {
             scopes = union(scopes, vec![OFFLINE_ACCESS.to_owned()]);
         }
         let (listener, redirect_uri) = listen(&account, contents.clients.get(&server.issuer)).await?;
-        let client = account.known(&web, &server, &redirect_uri).await?;
+        let (client, registered) = account.known(&web, &server, &redirect_uri).await?;
         let kept = Kept {
             issuer: server.issuer.clone(),
             resource: resource.resource.clone(),
             client_id: client.id.clone(),
+            client: registered,
             scopes: scopes.clone(),
             access_token: String::new(),
             refresh_token: None,
@@ -170,8 +174,8 @@ impl Logins {
     }
 }
 
-/// What the server wants of somebody who has no token.
-async fn probe(upstream: &Upstream) -> Result<Challenge, LoginError> {
+/// What the server wants of somebody who has no token; `None` if it does not mind.
+async fn probe(upstream: &Upstream) -> Result<Option<Challenge>, LoginError> {
     let Transport::Http { url, headers, is_sse, .. } = &upstream.transport else {
         return Err(LoginError::NotWanted("the server is not reached over HTTP".to_owned()));
     };
@@ -195,11 +199,11 @@ async fn probe(upstream: &Upstream) -> Result<Challenge, LoginError> {
     let connected = Connection::over_http(target, setup).await;
     let challenge = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (challenge, connected) {
-        (Some(challenge), _) => Ok(challenge),
+        (Some(challenge), _) => Ok(Some(challenge)),
         (None, Err(error)) => Err(LoginError::Server(error)),
         (None, Ok(connection)) => {
             connection.close("it was only asked what it wants").await;
-            Err(LoginError::NotWanted("the server answers without a login".to_owned()))
+            Ok(None)
         }
     }
 }
@@ -244,22 +248,28 @@ impl Account {
         web: &Guarded,
         server: &AuthorizationServer,
         redirect_uri: &str,
-    ) -> Result<Client, LoginError> {
-        let mut held = self.logins.store.lock().await?;
-        let is_other = |registered: &Registered| registered.redirect_uri != redirect_uri;
-        if held.contents.clients.get(&server.issuer).is_some_and(is_other) {
-            held.contents.clients.remove(&server.issuer);
+    ) -> Result<(Client, Option<Registered>), LoginError> {
+        if let Some(client) = self.client(server, None)? {
+            return Ok((client, None));
         }
-        if let Some(client) = self.client(server, &held.contents)? {
-            return Ok(client);
-        }
-        let registered = registration::register(web, server, CLIENT_NAME, redirect_uri).await?;
-        let (id, redirect_uri) = (registered.id, redirect_uri.to_owned());
-        let registered = Registered { id, secret: registered.secret, method: registered.method, redirect_uri };
-        held.contents.clients.insert(server.issuer.clone(), registered);
-        held.save()?;
-        let client = self.client(server, &held.contents)?;
-        client.ok_or_else(|| AuthError::Unconfigured("this client is not known there".to_owned()).into())
+        let store = &self.logins.store;
+        let _turn = store.turn(&server.issuer).await?;
+        let last = store.read()?.clients.remove(&server.issuer);
+        let registered = match last.filter(|last| last.redirect_uri == redirect_uri) {
+            Some(last) => last,
+            None => {
+                let registration::Registered { id, secret, method } =
+                    registration::register(web, server, CLIENT_NAME, redirect_uri).await?;
+                let registered = Registered { id, secret, method, redirect_uri: redirect_uri.to_owned() };
+                let mut held = store.lock().await?;
+                held.contents.clients.insert(server.issuer.clone(), registered.clone());
+                held.save()?;
+                registered
+            }
+        };
+        let client = self.client(server, Some(&registered))?;
+        let client = client.ok_or_else(|| AuthError::Unconfigured("this client is not known there".to_owned()))?;
+        Ok((client, Some(registered)))
     }
 }
 
@@ -302,10 +312,16 @@ impl Begun {
 }
 
 /// Get the token for the answer, and keep it.
-async fn keep(account: &Account, web: &Guarded, login: Login, query: &str, kept: Kept) -> Result<LoggedIn, LoginError> {
+async fn keep(
+    account: &Account,
+    web: &Guarded,
+    login: Login,
+    query: &str,
+    mut kept: Kept,
+) -> Result<LoggedIn, LoginError> {
     let now_ms = now_ms();
     let granted = login.finish(web, query, now_ms / 1000).await?;
-    let kept = kept.with(granted, now_ms);
+    kept.take(granted, now_ms);
     let made = LoggedIn {
         issuer: kept.issuer.clone(),
         scopes: kept.scopes.clone(),

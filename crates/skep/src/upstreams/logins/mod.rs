@@ -29,10 +29,10 @@ use tokio::time::Instant;
 
 pub use self::login::{Begun, LOGIN_TIME_MAX, LoggedIn, LoginError};
 use self::{
-    store::{Contents, Kept, Store, StoreError, Wanted},
+    store::{Kept, Registered, Store, StoreError, Wanted},
     web::Guarded,
 };
-use super::config::{Grant, OAuth, Transport, Upstream};
+use super::config::{Grant, IdentityProvider, OAuth, Transport, Upstream};
 use crate::net;
 
 /// A token is renewed so long before its end, or when a quarter of its time is left if that is later.
@@ -87,7 +87,7 @@ impl Logins {
         }
         let url = Url::parse(url.reveal()).ok()?;
         let name = upstream.name.clone();
-        let oauth = oauth.clone().unwrap_or_default();
+        let oauth = oauth.as_deref().cloned().unwrap_or_default();
         Some(Account { name, url, oauth, logins: self.clone(), own: Arc::default() })
     }
 }
@@ -183,7 +183,8 @@ impl Account {
 
     /// Keep what the server wants for the next login.
     async fn note(&self, challenge: Challenge) -> Result<(), StoreError> {
-        let wanted = Wanted { resource_metadata: challenge.resource_metadata, scopes: challenge.scopes };
+        let is_more = challenge.wants_scope();
+        let wanted = Wanted { resource_metadata: challenge.resource_metadata, scopes: challenge.scopes, is_more };
         if self.logins.store.read()?.wanted(&self.name, &self.url) == Some(&wanted) {
             return Ok(());
         }
@@ -193,33 +194,44 @@ impl Account {
     }
 
     /// Use the refresh token. One at a time, whoever does it: of two, the second may count as a thief's.
-    async fn renew(&self, kept: &Kept) -> Result<Kept, LoginError> {
-        let mut held = self.logins.store.lock().await?;
-        let Some(now_kept) = held.contents.kept(&self.name, &self.url).cloned() else {
+    async fn renew(&self, seen: &Kept) -> Result<Kept, LoginError> {
+        let _turn = self.logins.store.turn(&self.name).await?;
+        let Some(kept) = self.logins.store.read()?.kept(&self.name, &self.url).cloned() else {
             return Err(LoginError::LoggedOut);
         };
-        if now_kept.access_token != kept.access_token {
-            return Ok(now_kept); // somebody else has
+        if kept.access_token != seen.access_token {
+            return Ok(kept); // somebody else has
         }
-        let Some(refresh_token) = &now_kept.refresh_token else { return Err(LoginError::Ended) };
+        let Some(refresh_token) = &kept.refresh_token else { return Err(LoginError::Ended) };
         let web = self.web().await;
-        let server = discovery::authorization_server(&web, &now_kept.issuer).await?;
-        let client = self.client(&server, &held.contents)?.filter(|client| client.id == now_kept.client_id);
+        let server = discovery::authorization_server(&web, &kept.issuer).await?;
+        let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
         let Some(client) = client else { return Err(LoginError::Ended) };
-        let grant = grant::Grant::Refresh(refresh_token);
         let now_ms = now_ms();
-        let granted = grant::token(&web, &server, &client, grant, &now_kept.resource, &[], now_ms / 1000).await;
-        if matches!(&granted, Err(AuthError::Refused { error, .. }) if error == "invalid_grant") {
-            // It will not get better.
-            if let Some(kept) = &mut held.contents.entry(&self.name, &self.url).kept {
-                kept.refresh_token = None;
+        let grant = grant::Grant::Refresh(refresh_token);
+        match grant::token(&web, &server, &client, grant, &kept.resource, &[], now_ms / 1000).await {
+            Ok(granted) => self.replace(&kept, |kept| kept.take(granted, now_ms)).await,
+            Err(error) => {
+                if matches!(&error, AuthError::Refused { error, .. } if error == "invalid_grant") {
+                    self.replace(&kept, |kept| kept.refresh_token = None).await?; // it will not get better
+                }
+                Err(error.into())
             }
-            held.save()?;
         }
-        let renewed = now_kept.clone().with(granted?, now_ms);
-        held.contents.entry(&self.name, &self.url).kept = Some(renewed.clone());
+    }
+
+    /// Change this login, unless it is another one by now. Returns the one that there is then.
+    async fn replace(&self, seen: &Kept, change: impl FnOnce(&mut Kept)) -> Result<Kept, LoginError> {
+        let mut held = self.logins.store.lock().await?;
+        let Some(kept) = &mut held.contents.entry(&self.name, &self.url).kept else {
+            return Err(LoginError::LoggedOut);
+        };
+        if kept.access_token == seen.access_token {
+            change(kept);
+        }
+        let kept = kept.clone();
         held.save()?;
-        Ok(renewed)
+        Ok(kept)
     }
 }
 
@@ -248,12 +260,14 @@ impl Account {
         let resource = discovery::resource(&web, &self.url, &challenge).await?;
         let issuer = self.issuer(&resource, None)?;
         let server = discovery::authorization_server(&web, issuer).await?;
-        let contents = Contents::default(); // one that registers itself has nothing to show
-        let client = self.client(&server, &contents)?;
+        let client = self.client(&server, None)?;
         let client = client.ok_or_else(|| AuthError::Unconfigured("oauth.clientId is missing".to_owned()))?;
         let scopes = union(asked, self.scopes(&challenge, &resource));
-        let assertion = match (&self.oauth.grant, &self.oauth.assertion_file) {
-            (Grant::JwtBearer, Some(path)) => Some(text(path)?),
+        let assertion = match (self.oauth.grant, &self.oauth.assertion_file, &self.oauth.identity_provider) {
+            (Grant::JwtBearer, Some(path), _) => Some(text(path)?),
+            (Grant::JwtBearer, None, Some(provider)) => {
+                Some(vouched_for(&web, provider, &server.issuer, &resource.resource, &scopes).await?)
+            }
             _ => None,
         };
         let grant = assertion.as_deref().map_or(grant::Grant::ClientCredentials, grant::Grant::Assertion);
@@ -288,7 +302,11 @@ impl Account {
     }
 
     /// Who we are to this authorization server: who was registered there by hand, or what a document says, or who registered himself.
-    fn client(&self, server: &AuthorizationServer, contents: &Contents) -> Result<Option<Client>, AuthError> {
+    fn client(
+        &self,
+        server: &AuthorizationServer,
+        registered: Option<&Registered>,
+    ) -> Result<Option<Client>, AuthError> {
         let OAuth { client_id, client_secret, private_key_file, client_metadata_url, .. } = &self.oauth;
         if let Some(id) = client_id {
             let proof = match (client_secret, private_key_file) {
@@ -301,7 +319,7 @@ impl Account {
         if let Some(url) = client_metadata_url.as_ref().filter(|_| server.client_id_metadata_document_supported) {
             return Ok(Some(Client { id: url.clone(), proof: Proof::None }));
         }
-        Ok(contents.clients.get(&server.issuer).map(|registered| {
+        Ok(registered.map(|registered| {
             let proof = match (&registered.secret, registered.method.as_deref()) {
                 (None, _) | (_, Some("none")) => Proof::None,
                 (Some(secret), Some("client_secret_post")) => Proof::Post(secret.clone()),
@@ -313,6 +331,7 @@ impl Account {
     }
 
     /// What is asked for (MCP, scope selection): what is configured, or what the request needs, or what the server usually needs.
+    /// What a token was not good for is always asked for.
     fn scopes(&self, challenge: &Challenge, resource: &Resource) -> Vec<String> {
         let configured = self.oauth.scopes.clone();
         match (configured.is_empty(), challenge.scopes.is_empty()) {
@@ -324,17 +343,27 @@ impl Account {
     }
 }
 
+/// A statement of the user's identity provider for this authorization server (the extension enterprise-managed authorization).
+async fn vouched_for(
+    web: &Guarded,
+    provider: &IdentityProvider,
+    audience: &str,
+    resource: &str,
+    scopes: &[String],
+) -> Result<String, AuthError> {
+    let server = discovery::authorization_server(web, &provider.issuer).await?;
+    let proof = provider.client_secret.as_ref().map(|secret| Proof::secret(secret.reveal().to_owned(), &server));
+    let client = Client { id: provider.client_id.clone(), proof: proof.unwrap_or(Proof::None) };
+    let id_token = text(&provider.id_token_file)?;
+    grant::identity_assertion(web, &server, &client, &id_token, audience, resource, scopes, now_ms() / 1000).await
+}
+
 impl Kept {
-    /// The same login with another token.
-    fn with(self, granted: Granted, now_ms: u64) -> Kept {
-        let (expires_at_ms, renew_at_ms) = times_ms(granted.expires_in, now_ms);
-        Kept {
-            access_token: granted.access_token,
-            refresh_token: granted.refresh_token.or(self.refresh_token),
-            expires_at_ms,
-            renew_at_ms,
-            ..self
-        }
+    /// Take another token.
+    fn take(&mut self, granted: Granted, now_ms: u64) {
+        (self.expires_at_ms, self.renew_at_ms) = times_ms(granted.expires_in, now_ms);
+        self.access_token = granted.access_token;
+        self.refresh_token = granted.refresh_token.or(self.refresh_token.take());
     }
 }
 

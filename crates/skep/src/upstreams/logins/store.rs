@@ -1,4 +1,5 @@
-//! The file that logins are kept in: for its owner alone, replaced as a whole, and changed by one process at a time.
+//! The file that logins are kept in: for its owner alone, replaced as a whole, and changed by one process at a time. What takes
+//! longer than a change, because others are asked, has locks of its own, so that one who does not answer holds up nobody else.
 //!
 //! A login belongs to the name and the address of its server: whoever gives a server another address has not logged in there.
 //! Clients that registered themselves belong to the authorization server that knows them.
@@ -14,14 +15,18 @@ use std::{
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
+const DIRECTORY: &str = "logins";
 const FILE: &str = "logins.json";
-const LOCK: &str = "logins.lock";
+const LOCK: &str = "lock";
 /// Bytes of the file: what a hub's servers need is far less.
 const BYTES_MAX: u64 = 4 << 20;
-/// How long another process may hold the file: as long as a token is renewed, with its three requests.
-const LOCK_TIME_MAX: Duration = Duration::from_secs(70);
+/// How long others may take to change the file.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long another one may ask for what is asked for here: some requests, one after the other.
+const TURN_TIME_MAX: Duration = Duration::from_secs(90);
 /// Between two looks whether it still does.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -55,7 +60,7 @@ pub(super) struct Store {
 #[serde(default)]
 pub(super) struct Contents {
     pub(super) servers: BTreeMap<String, Entry>,
-    /// Clients that registered themselves, by issuer.
+    /// The clients that registered themselves last, by issuer; the next login there is theirs, too.
     pub(super) clients: BTreeMap<String, Registered>,
 }
 
@@ -75,6 +80,8 @@ pub(super) struct Kept {
     pub(super) issuer: String,
     pub(super) resource: String,
     pub(super) client_id: String,
+    /// The client, if it registered itself.
+    pub(super) client: Option<Registered>,
     /// What was asked for.
     pub(super) scopes: Vec<String>,
     pub(super) access_token: String,
@@ -89,6 +96,8 @@ pub(super) struct Kept {
 pub(super) struct Wanted {
     pub(super) resource_metadata: Option<String>,
     pub(super) scopes: Vec<String>,
+    /// Whether there was a token, and it was not good for so much.
+    pub(super) is_more: bool,
 }
 
 /// This client as an authorization server got to know it.
@@ -136,7 +145,8 @@ pub(super) struct Held<'a> {
 
 impl Store {
     pub(super) fn new(home: &Path) -> Store {
-        Store { directory: home.to_owned(), path: home.join(FILE) }
+        let directory = home.join(DIRECTORY);
+        Store { path: directory.join(FILE), directory }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -160,15 +170,26 @@ impl Store {
 
     /// Keep all others from changing it.
     pub(super) async fn lock(&self) -> Result<Held<'_>, StoreError> {
-        let path = self.directory.join(LOCK);
+        let lock = self.locked(LOCK, LOCK_TIME_MAX).await?;
+        Ok(Held { store: self, contents: self.read()?, _lock: lock })
+    }
+
+    /// Wait until nobody else asks for the same. The turn is over when the file is closed.
+    pub(super) async fn turn(&self, what: &str) -> Result<File, StoreError> {
+        let digest: String = Sha256::digest(what).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        self.locked(&format!("{LOCK}.{digest}"), TURN_TIME_MAX).await
+    }
+
+    async fn locked(&self, name: &str, time_max: Duration) -> Result<File, StoreError> {
+        let path = self.directory.join(name);
         let mut all = fs::DirBuilder::new();
         all.recursive(true).mode(0o700).create(&self.directory).map_err(Store::fault(&self.directory))?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(Store::fault(&path))?;
-        let end = Instant::now() + LOCK_TIME_MAX;
+        let end = Instant::now() + time_max;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Held { store: self, contents: self.read()?, _lock: file }),
+                Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOCK_PAUSE).await,
                 Err(TryLockError::WouldBlock) => return Err(StoreError::Held(path)),
                 Err(TryLockError::Error(error)) => return Err(Store::fault(&path)(error)),
