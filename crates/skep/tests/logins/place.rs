@@ -16,7 +16,7 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 /// What is wrong with it, and how it is set up.
 #[derive(Clone, Default)]
@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) iss: Option<&'static str>,
     /// How long tokens are good.
     pub(crate) expires_in: Option<u64>,
+    /// So many requests must have been refused before a token is renewed.
+    pub(crate) refusals_before_renewal: usize,
 }
 
 /// What has happened.
@@ -66,6 +68,8 @@ pub(crate) struct Place {
     pub(crate) url: String,
     setup: Arc<Setup>,
     happened: Arc<Mutex<Happened>>,
+    /// Requests that were refused with a token.
+    refusals: watch::Sender<usize>,
     _serving: Arc<JoinSet<()>>,
 }
 
@@ -73,7 +77,8 @@ impl Place {
     pub(crate) async fn open(setup: Setup) -> Place {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let mut place = Place { url, setup: setup.into(), happened: Arc::default(), _serving: Arc::default() };
+        let (setup, refusals) = (setup.into(), watch::Sender::default());
+        let mut place = Place { url, setup, happened: Arc::default(), refusals, _serving: Arc::default() };
         let router = Router::new()
             .route("/mcp", post(mcp))
             .route("/.well-known/oauth-protected-resource/mcp", get(resource))
@@ -167,6 +172,10 @@ async fn authorize(State(place): State<Place>, Query(asked): Query<BTreeMap<Stri
 }
 
 async fn token(State(place): State<Place>, Form(form): Form<BTreeMap<String, String>>) -> Response {
+    if form["grant_type"] == "refresh_token" {
+        let enough = |refusals: &usize| *refusals >= place.setup.refusals_before_renewal;
+        drop(place.refusals.subscribe().wait_for(enough).await.unwrap());
+    }
     let mut happened = place.happened();
     happened.grants.push(form["grant_type"].clone());
     let refused = |error: &str| (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response();
@@ -200,6 +209,7 @@ async fn mcp(State(place): State<Place>, headers: HeaderMap, Json(message): Json
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let scopes = token.and_then(|token| place.happened().tokens.get(token).cloned());
     let Some(scopes) = scopes.filter(|scopes| !scopes.contains("(revoked)")) else {
+        place.refusals.send_modify(|refusals| *refusals += usize::from(token.is_some()));
         return place.challenge(StatusCode::UNAUTHORIZED, "scope=\"read\", error=\"invalid_token\"");
     };
     if message["params"]["name"] == "write" && !scopes.contains("write") {
