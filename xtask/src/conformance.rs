@@ -32,10 +32,6 @@ server:
   - input-required-result-basic-elicitation:sep-2322-elicitation-incomplete
 ";
 
-/// Scenarios for a client that are left out: an extension of authorization that Skep does not have, tokens that are bound to a key.
-/// The suite does not count them.
-const NEEDS_DPOP: [&str; 2] = ["auth/dpop", "auth/dpop-nonce"];
-
 /// A scenario for a server that is left out: it wants a tool that refuses callers who do not take tasks. Skep has none, because it
 /// serves every call with and without a task.
 const NEEDS_A_TASK: &str = "tasks-required-task-error";
@@ -73,8 +69,6 @@ fn client_side(path: &OsString, directory: &Path, programs: &Path) -> Result<(),
     let (caller, skep) = (programs.join("examples/caller"), programs.join("skep"));
     for revision in REQUIREMENTS {
         let Scenarios { counted, uncounted } = scenarios(path, revision, Side::Client)?;
-        let uncounted: Vec<String> =
-            uncounted.into_iter().filter(|name| !NEEDS_DPOP.contains(&name.as_str())).collect();
         println!("\n# {} scenarios for a client of {revision}", counted.len() + uncounted.len());
         let tried_by = |age: &str| {
             let directory = directory.join(age);

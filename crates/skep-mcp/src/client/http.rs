@@ -407,7 +407,7 @@ impl Http {
         let mut headers = self.headers_for(&method);
         headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
         if let Some(access) = &self.access {
-            access.put_into(&mut headers);
+            access.put_into(&mut headers, &method, &self.target.url);
         }
         let (direct, client, url) = (self.direct.clone(), self.target.client.clone(), self.target.url.clone());
         async move {

@@ -3,16 +3,18 @@
 use std::{
     future::Future,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
+use axum::http::{HeaderMap, Method, header::AUTHORIZATION};
+use jiff::Timestamp;
+use reqwest::Url;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Authorization, Challenge, Denied, Refusal, Token};
+use super::{Authorization, Challenge, Denied, Refusal, Token, dpop::DPOP};
 use crate::client::CallError;
 
 /// How often one request is sent again with another token: somebody may have logged in meanwhile, with too few scopes, and again.
@@ -24,23 +26,33 @@ pub(in crate::client) struct Access {
     held: RwLock<Option<Token>>,
     /// How often `held` has changed: whoever was refused sees whether somebody else has got another one since.
     changes: AtomicU64,
+    /// What the server wants in the proofs of a token that is bound to a key.
+    nonce: Mutex<Option<String>>,
     /// Held by the one who asks for another one.
     changing: tokio::sync::Mutex<()>,
 }
 
 impl Access {
     pub(in crate::client) fn new(source: Arc<dyn Authorization>) -> Access {
-        Access { source, held: RwLock::default(), changes: AtomicU64::new(0), changing: tokio::sync::Mutex::default() }
+        let (held, nonce, changing) = (RwLock::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Access { source, held, changes: AtomicU64::new(0), nonce, changing }
     }
 
     /// Add the token to what is sent, if there is one.
-    pub(in crate::client) fn put_into(&self, headers: &mut HeaderMap) {
+    pub(in crate::client) fn put_into(&self, headers: &mut HeaderMap, method: &Method, url: &Url) {
         if self.changes.load(Ordering::Acquire) == 0 {
             return;
         }
-        if let Some(token) = self.held() {
-            headers.insert(AUTHORIZATION, token.header);
+        let Some(token) = self.held() else { return };
+        if let Some(key) = &token.key {
+            let nonce = self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
+            match key.proof(method, url, Some(token.bare()), nonce.as_deref(), now) {
+                Ok(proof) => drop(headers.insert(DPOP, proof)),
+                Err(error) => tracing::warn!(%error, "a request goes without proof of its token"),
+            }
         }
+        headers.insert(AUTHORIZATION, token.header);
     }
 
     fn held(&self) -> Option<Token> {
@@ -72,6 +84,9 @@ impl Access {
             let answer = send().await?;
             match challenge(&answer) {
                 None => return Ok(answer),
+                Some(challenge) if challenge.wants_nonce() => {
+                    *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = challenge.nonce;
+                }
                 Some(challenge) => self.renew(tasks, seen, Some(challenge)).await?,
             }
         }

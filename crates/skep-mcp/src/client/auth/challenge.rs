@@ -2,14 +2,17 @@
 
 use axum::http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
 
-use super::scopes;
+use super::{
+    dpop::{DPOP_NONCE, USE_NONCE},
+    scopes,
+};
 
 /// Bytes of a header that are read.
 const HEADER_BYTES_MAX: usize = 8 << 10;
 /// Scopes that are taken from it.
 const SCOPES_MAX: usize = 100;
 
-/// A challenge of the scheme `Bearer`.
+/// A challenge of the scheme `DPoP`, or else of the scheme `Bearer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Challenge {
     /// Where the resource describes itself.
@@ -18,13 +21,23 @@ pub struct Challenge {
     pub scopes: Vec<String>,
     /// What was wrong with the token, such as `invalid_token` or `insufficient_scope`.
     pub error: Option<String>,
+    /// Whether the token has to be bound to a key (`DPoP`).
+    pub is_bound: bool,
+    /// What the next proof of that key must contain.
+    pub nonce: Option<String>,
 }
 
 impl Challenge {
     /// What an answer of this status challenges its request to. A server may refuse (401) without saying more; that a request
     /// is forbidden (403) is for good, unless it says that a scope is missing.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Option<Challenge> {
-        let said = || headers.get_all(WWW_AUTHENTICATE).iter().find_map(|value| Challenge::parse(value.as_bytes()));
+        let all = || headers.get_all(WWW_AUTHENTICATE).iter();
+        let find = |scheme: &str| all().find_map(|value| Challenge::parse(value.as_bytes(), scheme));
+        let said = || {
+            let nonce = headers.get(DPOP_NONCE).and_then(|nonce| nonce.to_str().ok()).map(str::to_owned);
+            let bound = find("DPoP").map(|challenge| Challenge { is_bound: true, nonce, ..challenge });
+            bound.or_else(|| find("Bearer"))
+        };
         match status {
             StatusCode::UNAUTHORIZED => Some(said().unwrap_or_default()),
             StatusCode::FORBIDDEN => said().filter(Challenge::wants_scope),
@@ -37,11 +50,15 @@ impl Challenge {
         self.error.as_deref() == Some("insufficient_scope")
     }
 
-    /// The challenge of the scheme `Bearer` in a header's value, which may have several challenges.
-    fn parse(value: &[u8]) -> Option<Challenge> {
+    /// Whether the token is good, and its proof was without the right nonce.
+    pub(super) fn wants_nonce(&self) -> bool {
+        self.nonce.is_some() && self.error.as_deref() == Some(USE_NONCE)
+    }
+
+    /// The challenge of this scheme in a header's value, which may have several challenges.
+    fn parse(value: &[u8], scheme: &str) -> Option<Challenge> {
         let value = str::from_utf8(value.get(..value.len().min(HEADER_BYTES_MAX))?).ok()?;
         let mut found: Option<Challenge> = None;
-        let mut is_bearer = false;
         for element in elements(value) {
             let (word, rest) = word(element);
             let is_parameter = rest.trim_start().starts_with('=');
@@ -51,11 +68,10 @@ impl Challenge {
                 if found.is_some() {
                     break; // the next challenge
                 }
-                is_bearer = word.eq_ignore_ascii_case("Bearer");
-                found = is_bearer.then(Challenge::default);
+                found = word.eq_ignore_ascii_case(scheme).then(Challenge::default);
                 rest.trim_start()
             };
-            if let Some(challenge) = found.as_mut().filter(|_| is_bearer)
+            if let Some(challenge) = &mut found
                 && let Some((name, value)) = parameter.split_once('=')
             {
                 challenge.take(name.trim(), &unquoted(value.trim()));
@@ -120,7 +136,7 @@ mod tests {
     use super::*;
 
     fn parse(value: &str) -> Option<Challenge> {
-        Challenge::parse(value.as_bytes())
+        Challenge::parse(value.as_bytes(), "Bearer")
     }
 
     #[test]
@@ -129,6 +145,7 @@ mod tests {
             resource_metadata: Some("https://a.test/x,y".into()),
             scopes: vec!["read".into(), "write".into()],
             error: Some("insufficient_scope".into()),
+            ..Challenge::default()
         };
         let said = r#"resource_metadata="https://a.test/x,y", scope="read  write",error=insufficient_scope"#;
         for value in [
@@ -151,13 +168,16 @@ mod tests {
         assert_eq!(Challenge::of(StatusCode::FORBIDDEN, &HeaderMap::new()), None);
         assert_eq!(Challenge::of(StatusCode::FORBIDDEN, &with("Bearer error=\"invalid_token\"")), None);
         assert!(Challenge::of(StatusCode::FORBIDDEN, &with("Bearer error=\"insufficient_scope\"")).is_some());
+        let both =
+            Challenge::of(StatusCode::UNAUTHORIZED, &with("Bearer scope=a, DPoP scope=b, algs=\"ES256\"")).unwrap();
+        assert!(both.is_bound && both.scopes == ["b"], "what is bound to a key is worth more");
         assert_eq!(Challenge::of(StatusCode::OK, &with("Bearer scope=x")), None);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(value in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Challenge::parse(&value);
+            let _ = Challenge::parse(&value, "Bearer");
         }
 
         #[test]

@@ -5,7 +5,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::{
-    AuthError, Challenge, Web,
+    AuthError, Challenge, Web, dpop,
     web::{address, document, plain, shown},
 };
 
@@ -108,6 +108,8 @@ pub struct AuthorizationServer {
     pub scopes_supported: Vec<String>,
     #[serde(default)]
     code_challenge_methods_supported: Vec<String>,
+    #[serde(default)]
+    dpop_signing_alg_values_supported: Vec<String>,
     /// Whether the address of a document about a client may be its name.
     #[serde(default)]
     pub client_id_metadata_document_supported: bool,
@@ -134,6 +136,11 @@ impl AuthorizationServer {
     /// Where clients make themselves known, if they may.
     pub fn registration_endpoint(&self) -> Result<Option<Url>, AuthError> {
         self.registration_endpoint.as_deref().map(address).transpose()
+    }
+
+    /// Whether its tokens can be bound to a key of ours (RFC 9449, 5.1).
+    pub fn binds_tokens(&self) -> bool {
+        self.dpop_signing_alg_values_supported.iter().any(|algorithm| algorithm == dpop::ALGORITHM)
     }
 
     fn endpoint(&self, name: &str, value: Option<&str>) -> Result<Url, AuthError> {

@@ -7,8 +7,9 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AuthError, Web,
+    AuthError, ProofKey, Web,
     discovery::AuthorizationServer,
+    dpop::{DPOP, DPOP_NONCE, USE_NONCE},
     unguessable,
     web::{Request, plain, refused, send},
 };
@@ -112,122 +113,133 @@ pub enum Grant<'a> {
 pub struct Granted {
     /// The token.
     pub access_token: String,
+    /// Whether it is bound to the key.
+    pub is_bound: bool,
     /// For how many seconds it is good, if that was said.
     pub expires_in: Option<u64>,
     /// For another one.
     pub refresh_token: Option<String>,
-    /// What it is good for, if it is not what was asked for.
-    pub scopes: Option<Vec<String>>,
 }
 
-/// Get a token for this resource. `now` is in seconds since 1970.
-pub async fn token(
-    web: &dyn Web,
-    server: &AuthorizationServer,
-    client: &Client,
-    grant: Grant<'_>,
-    resource: &str,
-    scopes: &[String],
-    now: u64,
-) -> Result<Granted, AuthError> {
-    let mut form = Form::default();
-    match grant {
-        Grant::Code { code, redirect_uri, verifier } => form
-            .add("grant_type", "authorization_code")
-            .add("code", code)
-            .add("redirect_uri", redirect_uri)
-            .add("code_verifier", verifier),
-        Grant::Refresh(token) => form.add("grant_type", "refresh_token").add("refresh_token", token),
-        Grant::ClientCredentials => form.add("grant_type", "client_credentials"),
-        Grant::Assertion(assertion) => {
-            form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer").add("assertion", assertion)
+/// What a request to a token endpoint says beside what the token is got for.
+pub struct TokenRequest<'a> {
+    /// Who is asked.
+    pub server: &'a AuthorizationServer,
+    /// Who asks.
+    pub client: &'a Client,
+    /// Where the token will be sent.
+    pub resource: &'a str,
+    /// What it should be good for.
+    pub scopes: &'a [String],
+    /// What it should be bound to.
+    pub key: Option<&'a ProofKey>,
+    /// In seconds since 1970.
+    pub now: u64,
+}
+
+impl TokenRequest<'_> {
+    /// Get a token.
+    pub async fn token(&self, web: &dyn Web, grant: Grant<'_>) -> Result<Granted, AuthError> {
+        let mut form = Form::default();
+        match grant {
+            Grant::Code { code, redirect_uri, verifier } => form
+                .add("grant_type", "authorization_code")
+                .add("code", code)
+                .add("redirect_uri", redirect_uri)
+                .add("code_verifier", verifier),
+            Grant::Refresh(token) => form.add("grant_type", "refresh_token").add("refresh_token", token),
+            Grant::ClientCredentials => form.add("grant_type", "client_credentials"),
+            Grant::Assertion(assertion) => {
+                form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer").add("assertion", assertion)
+            }
+        };
+        granted(&self.send(web, form).await?, self.key.is_some())
+    }
+
+    /// What an identity provider says of a user to an authorization server: exchanged for his ID token (RFC 8693; identity assertion
+    /// authorization grant, 4.3). It is the assertion of the next request, to that authorization server.
+    pub async fn identity_assertion(&self, web: &dyn Web, id_token: &str, audience: &str) -> Result<String, AuthError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            access_token: String, // RFC 8693, 2.2.1: whatever kind it is of
+            issued_token_type: String,
         }
-    };
-    form.add("resource", resource).add_scopes(scopes);
-    granted(&post(web, server, client, form, now).await?)
-}
-
-/// What an identity provider says of a user to an authorization server: exchanged for his ID token (RFC 8693; identity assertion
-/// authorization grant, 4.3). It is the assertion of the next request, to that authorization server.
-#[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
-pub async fn identity_assertion(
-    web: &dyn Web,
-    provider: &AuthorizationServer,
-    client: &Client,
-    id_token: &str,
-    audience: &str,
-    resource: &str,
-    scopes: &[String],
-    now: u64,
-) -> Result<String, AuthError> {
-    let mut form = Form::default();
-    form.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-        .add("requested_token_type", IDENTITY_ASSERTION)
-        .add("subject_token_type", "urn:ietf:params:oauth:token-type:id_token")
-        .add("subject_token", id_token)
-        .add("audience", audience)
-        .add("resource", resource)
-        .add_scopes(scopes);
-    #[derive(Deserialize)]
-    struct Answer {
-        access_token: String, // RFC 8693, 2.2.1: whatever kind it is of
-        issued_token_type: String,
-    }
-    let unreadable = |_| AuthError::Unreachable("the identity provider's answer cannot be read".to_owned());
-    let answer: Answer = serde_json::from_slice(&post(web, provider, client, form, now).await?).map_err(unreadable)?;
-    if answer.issued_token_type != IDENTITY_ASSERTION {
-        return Err(AuthError::Untrusted("the identity provider gives something else than was asked for".to_owned()));
-    }
-    Ok(answer.access_token)
-}
-
-/// Send a request to the token endpoint, as this client. Returns the body of an answer that is no refusal.
-async fn post(
-    web: &dyn Web,
-    server: &AuthorizationServer,
-    client: &Client,
-    mut form: Form,
-    now: u64,
-) -> Result<Vec<u8>, AuthError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    match &client.proof {
-        Proof::Basic(secret) => drop(headers.insert(header::AUTHORIZATION, basic(&client.id, secret)?)),
-        Proof::None => drop(form.add("client_id", &client.id)),
-        Proof::Post(secret) => drop(form.add("client_id", &client.id).add("client_secret", secret)),
-        Proof::Key(key) => {
-            let assertion = key.assertion(&client.id, &server.issuer, now)?;
-            form.add("client_id", &client.id)
-                .add("client_assertion_type", ASSERTION_TYPE)
-                .add("client_assertion", &assertion);
+        let mut form = Form::default();
+        form.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+            .add("requested_token_type", IDENTITY_ASSERTION)
+            .add("subject_token_type", "urn:ietf:params:oauth:token-type:id_token")
+            .add("subject_token", id_token)
+            .add("audience", audience);
+        let unreadable = |_| AuthError::Unreachable("the identity provider's answer cannot be read".to_owned());
+        let answer: Answer = serde_json::from_slice(&self.send(web, form).await?).map_err(unreadable)?;
+        if answer.issued_token_type != IDENTITY_ASSERTION {
+            let message = "the identity provider gives something else than was asked for";
+            return Err(AuthError::Untrusted(message.to_owned()));
         }
+        Ok(answer.access_token)
     }
-    let request = Request { method: Method::POST, url: server.token_endpoint()?, headers, body: form.0.into_bytes() };
-    let answer = send(web, request).await?;
-    if answer.status.is_success() { Ok(answer.body) } else { Err(refused(&answer)) }
+
+    /// Ask; once more if the proof of the key must contain something. Returns the body of an answer that is no refusal.
+    async fn send(&self, web: &dyn Web, mut form: Form) -> Result<Vec<u8>, AuthError> {
+        form.add("resource", self.resource);
+        if !self.scopes.is_empty() {
+            form.add("scope", &self.scopes.join(" "));
+        }
+        let answer = send(web, self.request(form.clone(), None)?).await?;
+        let nonce = answer.headers.get(DPOP_NONCE).and_then(|nonce| nonce.to_str().ok());
+        let answer = match (refused(&answer), nonce, self.key) {
+            _ if answer.status.is_success() => answer,
+            (AuthError::Refused { error, .. }, Some(nonce), Some(_)) if error == USE_NONCE => {
+                send(web, self.request(form, Some(nonce))?).await?
+            }
+            (error, ..) => return Err(error),
+        };
+        if answer.status.is_success() { Ok(answer.body) } else { Err(refused(&answer)) }
+    }
+
+    fn request(&self, mut form: Form, nonce: Option<&str>) -> Result<Request, AuthError> {
+        let (server, client, url) = (self.server, self.client, self.server.token_endpoint()?);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        match &client.proof {
+            Proof::Basic(secret) => drop(headers.insert(header::AUTHORIZATION, basic(&client.id, secret)?)),
+            Proof::None => drop(form.add("client_id", &client.id)),
+            Proof::Post(secret) => drop(form.add("client_id", &client.id).add("client_secret", secret)),
+            Proof::Key(key) => {
+                let assertion = key.assertion(&client.id, &server.issuer, self.now)?;
+                form.add("client_id", &client.id)
+                    .add("client_assertion_type", ASSERTION_TYPE)
+                    .add("client_assertion", &assertion);
+            }
+        }
+        if let Some(key) = self.key {
+            headers.insert(DPOP, key.proof(&Method::POST, &url, None, nonce, self.now)?);
+        }
+        Ok(Request { method: Method::POST, url, headers, body: form.0.into_bytes() })
+    }
 }
 
-fn granted(body: &[u8]) -> Result<Granted, AuthError> {
+/// The token in an answer, which may be bound to a key if it was asked for so.
+fn granted(body: &[u8], may_be_bound: bool) -> Result<Granted, AuthError> {
     #[derive(Deserialize)]
     struct Answer {
         access_token: String,
         token_type: String,
         expires_in: Option<f64>,
         refresh_token: Option<String>,
-        scope: Option<String>,
     }
     // What is wrong with it is not said: it holds secrets.
     let unreadable = |_| AuthError::Unreachable("the answer to the request for a token cannot be read".to_owned());
-    let Answer { access_token, token_type, expires_in, refresh_token, scope } =
+    let Answer { access_token, token_type, expires_in, refresh_token } =
         serde_json::from_slice(body).map_err(unreadable)?;
-    if !token_type.eq_ignore_ascii_case("bearer") {
-        let message = format!("the token is of the type {:?}; only bearer tokens are used", plain(&token_type));
+    let is_bound = may_be_bound && token_type.eq_ignore_ascii_case("DPoP");
+    if !is_bound && !token_type.eq_ignore_ascii_case("bearer") {
+        let message = format!("the token is of the type {:?}, which was not asked for", plain(&token_type));
         return Err(AuthError::Unconfigured(message));
     }
-    let scopes = scope.as_deref().map(super::scopes);
     let expires_in = expires_in.filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64);
-    Ok(Granted { access_token, expires_in, refresh_token, scopes })
+    Ok(Granted { access_token, is_bound, expires_in, refresh_token })
 }
 
 /// Name and secret as HTTP Basic has them (RFC 6749, 2.3.1).
@@ -240,7 +252,7 @@ fn basic(id: &str, secret: &str) -> Result<HeaderValue, AuthError> {
 }
 
 /// `application/x-www-form-urlencoded`.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Form(String);
 
 impl Form {
@@ -250,10 +262,6 @@ impl Form {
         }
         self.0.push_str(&format!("{name}={}", encoded(value)));
         self
-    }
-
-    fn add_scopes(&mut self, scopes: &[String]) -> &mut Form {
-        if scopes.is_empty() { self } else { self.add("scope", &scopes.join(" ")) }
     }
 }
 
@@ -278,8 +286,9 @@ mod tests {
 
     #[test]
     fn an_answer_that_cannot_be_read_is_not_repeated_in_the_error() {
-        let error = granted(br#"{"access_token": 17, "refresh_token": "s3cret"}"#).err().unwrap().to_string();
+        let error = granted(br#"{"access_token": 17, "refresh_token": "s3cret"}"#, true).err().unwrap().to_string();
         assert!(!error.contains("s3cret") && !error.contains("17"), "{error}");
-        assert!(granted(br#"{"access_token": "x", "token_type": "DPoP"}"#).is_err());
+        let bound = br#"{"access_token": "x", "token_type": "DPoP"}"#;
+        assert!(granted(bound, false).is_err() && granted(bound, true).unwrap().is_bound);
     }
 }

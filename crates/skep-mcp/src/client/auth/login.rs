@@ -9,9 +9,9 @@ use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AuthError, Web,
+    AuthError, ProofKey, Web,
     discovery::AuthorizationServer,
-    grant::{self, Client, Grant, Granted},
+    grant::{Client, Grant, Granted, TokenRequest},
     unguessable,
     web::plain,
 };
@@ -22,19 +22,21 @@ pub struct Login {
     client: Client,
     resource: String,
     redirect_uri: String,
+    key: Option<ProofKey>,
     state: String,
     verifier: String,
     url: Url,
 }
 
 impl Login {
-    /// Begin: where is the user sent?
+    /// Begin: where is the user sent? The token is bound to the key, if there is one.
     pub fn begin(
         server: AuthorizationServer,
         client: Client,
         resource: String,
         redirect_uri: String,
         scopes: &[String],
+        key: Option<ProofKey>,
     ) -> Result<Login, AuthError> {
         let (state, verifier) = (unguessable(), unguessable());
         let mut url = server.authorization_endpoint()?;
@@ -51,11 +53,14 @@ impl Login {
             if !scopes.is_empty() {
                 query.append_pair("scope", &scopes.join(" "));
             }
+            if let Some(key) = &key {
+                query.append_pair("dpop_jkt", &key.thumbprint()); // RFC 9449, 10: so is the code
+            }
             if scopes.iter().any(|scope| scope == OFFLINE_ACCESS) {
                 query.append_pair("prompt", "consent"); // OpenID Connect Core 1.0, 11: else it is passed over
             }
         }
-        Ok(Login { server, client, resource, redirect_uri, state, verifier, url })
+        Ok(Login { server, client, resource, redirect_uri, key, state, verifier, url })
     }
 
     /// Where the user goes.
@@ -72,7 +77,8 @@ impl Login {
     pub async fn finish(self, web: &dyn Web, query: &str, now: u64) -> Result<Granted, AuthError> {
         let code = self.code(query)?;
         let grant = Grant::Code { code: &code, redirect_uri: &self.redirect_uri, verifier: &self.verifier };
-        grant::token(web, &self.server, &self.client, grant, &self.resource, &[], now).await
+        let Login { server, client, resource, key, .. } = &self;
+        TokenRequest { server, client, resource, scopes: &[], key: key.as_ref(), now }.token(web, grant).await
     }
 
     /// The code, if it is our authorization server's (RFC 9207, 2.4). What another one says is not even shown.

@@ -12,6 +12,7 @@
 mod access;
 mod challenge;
 pub mod discovery;
+mod dpop;
 pub mod grant;
 pub mod login;
 pub mod registration;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 pub(super) use self::access::Access;
 pub use self::{
     challenge::Challenge,
+    dpop::ProofKey,
     web::{Answer, Request, Web},
 };
 
@@ -58,24 +60,35 @@ pub struct Refusal {
 }
 
 /// An access token. It is never shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Token {
     header: HeaderValue,
+    /// What it is bound to.
+    key: Option<ProofKey>,
     /// When it should be renewed.
     stale_at: Option<Instant>,
 }
 
 impl Token {
-    /// A bearer token (RFC 6750) that should be renewed at that time. It fails if it has characters that no header carries.
-    pub fn bearer(token: &str, stale_at: Option<Instant>) -> Result<Token, InvalidHeaderValue> {
-        let mut header = HeaderValue::try_from(format!("Bearer {token}"))?;
+    /// A token that should be renewed at that time: a bearer token (RFC 6750), or one that is bound to this key (RFC 9449). It fails
+    /// if it has characters that no header carries.
+    pub fn new(token: &str, key: Option<ProofKey>, stale_at: Option<Instant>) -> Result<Token, InvalidHeaderValue> {
+        let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
+        let mut header = HeaderValue::try_from(format!("{scheme} {token}"))?;
         header.set_sensitive(true);
-        Ok(Token { header, stale_at })
+        Ok(Token { header, key, stale_at })
     }
 
-    /// Whether it is this bearer token.
+    /// Whether it is this token.
     pub fn is(&self, token: &str) -> bool {
-        self.header.as_bytes().strip_prefix(b"Bearer ") == Some(token.as_bytes())
+        self.bare() == token.as_bytes()
+    }
+
+    /// Without the scheme.
+    fn bare(&self) -> &[u8] {
+        let header = self.header.as_bytes();
+        let scheme = header.iter().position(|byte| *byte == b' ').map_or(0, |space| space + 1);
+        &header[scheme..]
     }
 }
 

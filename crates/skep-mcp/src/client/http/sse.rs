@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use reqwest::{
-    RequestBuilder, Url,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap},
+    Method, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -34,9 +35,8 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
         access.begin(&door.tasks).await?;
     }
     let target = &door.target;
-    let response =
-        door.send(|headers| target.client.get(target.url.clone()).headers(headers).header(ACCEPT, EVENT_STREAM));
-    let response = response.await?;
+    let accept = (ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+    let response = door.send(Method::GET, &target.url, accept, Bytes::new()).await?;
     if !response.status().is_success() || !is_event_stream(&response) {
         let status = response.status().as_u16();
         let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
@@ -72,14 +72,22 @@ struct Door {
 }
 
 impl Door {
-    /// Send what is made from the headers that every request has; again if the server wants another token and there is one.
-    async fn send(&self, request: impl Fn(HeaderMap) -> RequestBuilder) -> Result<Response, CallError> {
+    /// Send a request with this header besides those that each has; again if the server wants another token and there is one.
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        (name, value): (HeaderName, HeaderValue),
+        body: Bytes,
+    ) -> Result<Response, CallError> {
         let send = async || {
             let mut headers = self.target.headers.clone();
+            headers.insert(name.clone(), value.clone());
             if let Some(access) = &self.access {
-                access.put_into(&mut headers);
+                access.put_into(&mut headers, &method, url);
             }
-            request(headers).send().await.map(Response::from).map_err(|error| failed(&error))
+            let request = self.target.client.request(method.clone(), url.clone()).headers(headers).body(body.clone());
+            request.send().await.map(Response::from).map_err(|error| failed(&error))
         };
         match &self.access {
             Some(access) => access.exchange(&self.tasks, Response::challenge, send).await,
@@ -132,11 +140,9 @@ async fn write(
     time_max: std::time::Duration,
 ) {
     let post = async |Outgoing { text, call }: Outgoing| {
-        let request = |headers| {
-            let request = door.target.client.post(address.clone()).headers(headers);
-            request.header(CONTENT_TYPE, "application/json").body(text.clone())
-        };
-        let error = match timeout(time_max, door.send(request)).await {
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sending = door.send(Method::POST, &address, json, text.into());
+        let error = match timeout(time_max, sending).await {
             Ok(Ok(response)) if response.status().is_success() => return,
             Ok(Ok(response)) => {
                 let status = response.status().as_u16();

@@ -21,7 +21,7 @@ use serde_json::json;
 use skep_mcp::client::{
     CallError, Connection, Limits, Setup, Target,
     auth::{
-        AuthError, Authorization, Challenge, Denied, Refusal, Token,
+        AuthError, Authorization, Challenge, Denied, ProofKey, Refusal, Token,
         discovery::{self, AuthorizationServer},
         grant::Client,
         login::{Login, OFFLINE_ACCESS},
@@ -40,8 +40,8 @@ use super::{
         config::{Grant, Transport, Upstream, header_map},
         pool::{has_proxy, http_client},
     },
-    Account, Logins, now_ms,
-    store::{Kept, Registered, StoreError, Wanted},
+    Account, Logins, key_for, now_ms,
+    store::{Kept, Registered, StoreError},
     union,
     web::Guarded,
 };
@@ -129,9 +129,7 @@ impl Logins {
         let wanted = contents.wanted(&account.name, &account.url).cloned();
         let challenge = match (probe(upstream).await?, &wanted) {
             (Some(challenge), _) => challenge,
-            (None, Some(Wanted { resource_metadata, scopes, .. })) => {
-                Challenge { resource_metadata: resource_metadata.clone(), scopes: scopes.clone(), error: None }
-            }
+            (None, Some(wanted)) => wanted.challenge(),
             (None, None) => return Err(not_wanted("the server answers without a login")),
         };
         let web = account.web().await;
@@ -158,6 +156,7 @@ impl Logins {
         }
         let (listener, redirect_uri) = listen(&account, contents.clients.get(&server.issuer)).await?;
         let (client, registered) = account.known(&web, &server, &redirect_uri).await?;
+        let key = key_for(&challenge, &server)?;
         let kept = Kept {
             issuer: server.issuer.clone(),
             resource: resource.resource.clone(),
@@ -165,11 +164,12 @@ impl Logins {
             client: registered,
             scopes: scopes.clone(),
             access_token: String::new(),
+            key: key.as_ref().map(ProofKey::to_text),
             refresh_token: None,
             expires_at_ms: None,
             renew_at_ms: None,
         };
-        let login = Login::begin(server, client, resource.resource, redirect_uri, &scopes)?;
+        let login = Login::begin(server, client, resource.resource, redirect_uri, &scopes, key)?;
         Ok(Begun { account, web, login, listener, kept })
     }
 }

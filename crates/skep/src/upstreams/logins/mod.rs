@@ -21,9 +21,9 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use reqwest::Url;
 use skep_mcp::client::auth::{
-    AuthError, Authorization, Challenge, Denied, Refusal, Token,
+    AuthError, Authorization, Challenge, Denied, ProofKey, Refusal, Token,
     discovery::{self, AuthorizationServer, Resource},
-    grant::{self, Client, Granted, Key, Proof},
+    grant::{self, Client, Granted, Key, Proof, TokenRequest},
 };
 use tokio::time::Instant;
 
@@ -184,7 +184,8 @@ impl Account {
     /// Keep what the server wants for the next login.
     async fn note(&self, challenge: Challenge) -> Result<(), StoreError> {
         let is_more = challenge.wants_scope();
-        let wanted = Wanted { resource_metadata: challenge.resource_metadata, scopes: challenge.scopes, is_more };
+        let Challenge { resource_metadata, scopes, is_bound, .. } = challenge;
+        let wanted = Wanted { resource_metadata, scopes, is_more, is_bound };
         if self.logins.store.read()?.wanted(&self.name, &self.url) == Some(&wanted) {
             return Ok(());
         }
@@ -208,8 +209,16 @@ impl Account {
         let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
         let Some(client) = client else { return Err(LoginError::Ended) };
         let now_ms = now_ms();
-        let grant = grant::Grant::Refresh(refresh_token);
-        match grant::token(&web, &server, &client, grant, &kept.resource, &[], now_ms / 1000).await {
+        let key = kept.key.as_deref().map(ProofKey::from_text).transpose()?;
+        let request = TokenRequest {
+            server: &server,
+            client: &client,
+            resource: &kept.resource,
+            scopes: &[],
+            key: key.as_ref(),
+            now: now_ms / 1000,
+        };
+        match request.token(&web, grant::Grant::Refresh(refresh_token)).await {
             Ok(granted) => self.replace(&kept, |kept| kept.take(granted, now_ms)).await,
             Err(error) => {
                 if matches!(&error, AuthError::Refused { error, .. } if error == "invalid_grant") {
@@ -272,9 +281,19 @@ impl Account {
         };
         let grant = assertion.as_deref().map_or(grant::Grant::ClientCredentials, grant::Grant::Assertion);
         let now_ms = now_ms();
-        let granted = grant::token(&web, &server, &client, grant, &resource.resource, &scopes, now_ms / 1000).await?;
+        let key = key_for(&challenge, &server)?;
+        let request = TokenRequest {
+            server: &server,
+            client: &client,
+            resource: &resource.resource,
+            scopes: &scopes,
+            key: key.as_ref(),
+            now: now_ms / 1000,
+        };
+        let granted = request.token(&web, grant).await?;
         let (_, renew_at_ms) = times_ms(granted.expires_in, now_ms);
-        let token = Token::bearer(&granted.access_token, instant(renew_at_ms)).map_err(|_| unfit())?;
+        let key = key.filter(|_| granted.is_bound);
+        let token = Token::new(&granted.access_token, key, instant(renew_at_ms)).map_err(|_| unfit())?;
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(Own { challenge, scopes });
         Ok(token)
     }
@@ -355,7 +374,13 @@ async fn vouched_for(
     let proof = provider.client_secret.as_ref().map(|secret| Proof::secret(secret.reveal().to_owned(), &server));
     let client = Client { id: provider.client_id.clone(), proof: proof.unwrap_or(Proof::None) };
     let id_token = text(&provider.id_token_file)?;
-    grant::identity_assertion(web, &server, &client, &id_token, audience, resource, scopes, now_ms() / 1000).await
+    let request = TokenRequest { server: &server, client: &client, resource, scopes, key: None, now: now_ms() / 1000 };
+    request.identity_assertion(web, &id_token, audience).await
+}
+
+/// A key for the token, if the server wants it bound and the authorization server binds tokens.
+fn key_for(challenge: &Challenge, server: &AuthorizationServer) -> Result<Option<ProofKey>, AuthError> {
+    (challenge.is_bound && server.binds_tokens()).then(ProofKey::generate).transpose()
 }
 
 impl Kept {
@@ -364,6 +389,7 @@ impl Kept {
         (self.expires_at_ms, self.renew_at_ms) = times_ms(granted.expires_in, now_ms);
         self.access_token = granted.access_token;
         self.refresh_token = granted.refresh_token.or(self.refresh_token.take());
+        self.key = self.key.take().filter(|_| granted.is_bound);
     }
 }
 
@@ -376,7 +402,8 @@ fn times_ms(expires_in: Option<u64>, now_ms: u64) -> (Option<u64>, Option<u64>) 
 
 fn token(kept: &Kept, renew_at_ms: Option<u64>) -> Result<Token, Denied> {
     let stale_at = kept.refresh_token.as_ref().and_then(|_| instant(renew_at_ms));
-    Token::bearer(&kept.access_token, stale_at).map_err(|_| failed(unfit()))
+    let key = kept.key.as_deref().map(ProofKey::from_text).transpose().map_err(failed)?;
+    Token::new(&kept.access_token, key, stale_at).map_err(|_| failed(unfit()))
 }
 
 fn failed(why: impl ToString) -> Denied {

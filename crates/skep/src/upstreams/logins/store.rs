@@ -16,6 +16,7 @@ use std::{
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use skep_mcp::client::auth::Challenge;
 use tokio::time::{Instant, sleep};
 
 const DIRECTORY: &str = "logins";
@@ -85,6 +86,8 @@ pub(super) struct Kept {
     /// What was asked for.
     pub(super) scopes: Vec<String>,
     pub(super) access_token: String,
+    /// What the token is bound to.
+    pub(super) key: Option<String>,
     pub(super) refresh_token: Option<String>,
     /// When the token ends, and when it should be renewed, since 1970.
     pub(super) expires_at_ms: Option<u64>,
@@ -98,6 +101,16 @@ pub(super) struct Wanted {
     pub(super) scopes: Vec<String>,
     /// Whether there was a token, and it was not good for so much.
     pub(super) is_more: bool,
+    /// Whether the token has to be bound to a key.
+    pub(super) is_bound: bool,
+}
+
+impl Wanted {
+    /// As the server said it, as far as that was kept.
+    pub(super) fn challenge(&self) -> Challenge {
+        let Wanted { resource_metadata, scopes, is_bound, .. } = self.clone();
+        Challenge { resource_metadata, scopes, is_bound, ..Challenge::default() }
+    }
 }
 
 /// This client as an authorization server got to know it.
