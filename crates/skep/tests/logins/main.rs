@@ -203,6 +203,21 @@ async fn a_server_at_another_address_does_not_get_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_registered_by_hand_is_shown_to_no_other_authorization_server() {
+    let (place, other) = (Place::open(Setup::default()).await, Place::open(Setup::default()).await);
+    let user = User::new();
+    let entry = json!({ "url": format!("{}/mcp", place.url), "oauth": { "clientId": "known" } });
+    user.file("mcp.json", &json!({ "mcpServers": { "place": entry } }).to_string());
+    log_in(&user).await.ok();
+    assert_eq!(place.happened().authorizations[0]["client_id"], "known");
+    place.happened().moved_to = Some(other.url.clone());
+    place.forget_logins();
+    let said = Login::begin(&user, &[]).err().unwrap();
+    assert!(said.contains("the client is registered with") && said.contains(&other.url), "{said}");
+    assert!(other.happened().authorizations.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_sent_to_servers_that_break_the_rules_for_tokens() {
     let metadata = |metadata: Value| Setup { metadata, ..Setup::default() };
     let resource = |resource: Value| Setup { resource, ..Setup::default() };

@@ -48,6 +48,8 @@ pub(crate) struct Happened {
     /// Requests for tokens, by the kind of the grant.
     pub(crate) grants: Vec<String>,
     pub(crate) registrations: Vec<Value>,
+    /// Another authorization server that the MCP server trusts from now on.
+    pub(crate) moved_to: Option<String>,
     made: usize,
 }
 
@@ -133,8 +135,9 @@ async fn resource(State(place): State<Place>) -> Response {
         return Redirect::temporary(elsewhere).into_response();
     }
     let url = &place.url;
+    let issuer = place.happened().moved_to.clone().unwrap_or(url.clone());
     let document =
-        json!({ "resource": format!("{url}/mcp"), "authorization_servers": [url], "scopes_supported": ["read"] });
+        json!({ "resource": format!("{url}/mcp"), "authorization_servers": [issuer], "scopes_supported": ["read"] });
     with(document, &place.setup.resource).into_response()
 }
 

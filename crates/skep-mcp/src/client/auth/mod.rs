@@ -79,6 +79,11 @@ impl Token {
         Ok(Token { header, key, stale_at })
     }
 
+    /// The same token, to be renewed at another time.
+    pub fn renewed_at(self, stale_at: Option<Instant>) -> Token {
+        Token { stale_at, ..self }
+    }
+
     /// Whether it is this token.
     pub fn is(&self, token: &str) -> bool {
         self.bare() == token.as_bytes()

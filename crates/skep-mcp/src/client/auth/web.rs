@@ -92,7 +92,9 @@ pub(super) async fn document<T: DeserializeOwned>(web: &dyn Web, url: &Url) -> R
         if !answer.status.is_success() {
             return Err(AuthError::Unreachable(format!("{} answers with status {}", shown(&url), answer.status)));
         }
-        let document = serde_json::from_slice(&answer.body)
+        // Some servers have a page for people at every address.
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&answer.body) else { return Ok(None) };
+        let document = serde_json::from_value(document)
             .map_err(|error| AuthError::Unreachable(format!("{} is not as it should be: {error}", shown(&url))))?;
         return Ok(Some(document));
     }

@@ -41,7 +41,7 @@ use super::{
         pool::{has_proxy, http_client},
     },
     Account, Logins, key_for, now_ms,
-    store::{Kept, Registered, StoreError},
+    store::{Kept, Registered, StoreError, Used},
     union,
     web::Guarded,
 };
@@ -134,20 +134,8 @@ impl Logins {
         };
         let web = account.web().await;
         let resource = discovery::resource(&web, &account.url, &challenge).await?;
-        let last = contents.kept(&account.name, &account.url);
-        let issuer = account.issuer(&resource, last.map(|kept| kept.issuer.as_str()))?;
-        let server = discovery::authorization_server(&web, issuer).await?;
-        let last = last.filter(|kept| kept.issuer == server.issuer);
-        if let (Some(id), None, Some(kept)) =
-            (&account.oauth.client_id, last, contents.kept(&account.name, &account.url))
-            && kept.client_id == *id
-        {
-            let (was, is) = (&kept.issuer, &server.issuer);
-            let message = format!(
-                "the client was registered with {was}, and now the server names {is}; if that is right, log out first"
-            );
-            return Err(AuthError::Untrusted(message).into());
-        }
+        let server = discovery::authorization_server(&web, account.issuer(&resource, &contents)?).await?;
+        let last = contents.kept(&account.name, &account.url).filter(|kept| kept.issuer == server.issuer);
         let asked = last.map(|kept| kept.scopes.clone()).unwrap_or_default();
         let more = wanted.filter(|wanted| wanted.is_more).map(|wanted| wanted.scopes).unwrap_or_default();
         let mut scopes = union(union(asked, account.scopes(&challenge, &resource)), more);
@@ -330,6 +318,9 @@ async fn keep(
     };
     let mut held = account.logins.store.lock().await?;
     let entry = held.contents.entry(&account.name, &account.url);
+    if account.oauth.client_id.is_some() {
+        entry.used = Some(Used { client_id: kept.client_id.clone(), issuer: kept.issuer.clone() });
+    }
     (entry.kept, entry.wanted) = (Some(kept), None);
     held.save()?;
     Ok(made)

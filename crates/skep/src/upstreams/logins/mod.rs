@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 pub use self::login::{Begun, LOGIN_TIME_MAX, LoggedIn, LoginError};
 use self::{
-    store::{Kept, Registered, Store, StoreError, Wanted},
+    store::{Contents, Kept, Registered, Store, StoreError, Used, Wanted},
     web::Guarded,
 };
 use super::config::{Grant, IdentityProvider, OAuth, Transport, Upstream};
@@ -39,6 +39,8 @@ use crate::net;
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// If a token could not be renewed and is still good, it is tried again after so long.
 const RENEW_AGAIN: Duration = Duration::from_secs(30);
+/// Scopes that are kept for the next login.
+const WANTED_MAX: usize = 100;
 /// Bytes of a file with a key or a statement.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -103,9 +105,11 @@ struct Account {
     own: Arc<Mutex<Option<Own>>>,
 }
 
-/// What a token that is nobody's login was asked for.
+/// A token that is nobody's login, and what it was asked for.
 #[derive(Clone)]
 struct Own {
+    token: Token,
+    expires_at_ms: Option<u64>,
     challenge: Challenge,
     scopes: Vec<String>,
 }
@@ -181,12 +185,18 @@ impl Account {
         Err(Denied::NeedsLogin(format!("{why}: run `skep servers login {}`", self.name)))
     }
 
-    /// Keep what the server wants for the next login.
+    /// Keep what the server wants for the next login, with what it wanted of other tools before.
     async fn note(&self, challenge: Challenge) -> Result<(), StoreError> {
         let is_more = challenge.wants_scope();
-        let Challenge { resource_metadata, scopes, is_bound, .. } = challenge;
+        let Challenge { resource_metadata, mut scopes, is_bound, .. } = challenge;
+        let contents = self.logins.store.read()?;
+        let before = contents.wanted(&self.name, &self.url);
+        if let Some(before) = before.filter(|before| before.is_more && is_more) {
+            scopes = union(before.scopes.clone(), scopes);
+            scopes.truncate(WANTED_MAX);
+        }
         let wanted = Wanted { resource_metadata, scopes, is_more, is_bound };
-        if self.logins.store.read()?.wanted(&self.name, &self.url) == Some(&wanted) {
+        if before == Some(&wanted) {
             return Ok(());
         }
         let mut held = self.logins.store.lock().await?;
@@ -253,7 +263,14 @@ impl Account {
     /// The token that there is, or another one in its place.
     async fn own_again(&self) -> Result<Option<Token>, Denied> {
         let Some(own) = self.own() else { return Ok(None) }; // what the server wants is not known yet
-        self.own_token(own.challenge, own.scopes).await.map(Some).map_err(failed)
+        let is_good = own.expires_at_ms.is_none_or(|at_ms| now_ms() < at_ms);
+        match self.own_token(own.challenge, own.scopes).await {
+            Err(error) if is_good => {
+                tracing::warn!(server = self.name, %error, "a token that is about to end was not renewed");
+                Ok(Some(own.token.renewed_at(instant(Some(now_ms() + millis(RENEW_AGAIN))))))
+            }
+            got => got.map(Some).map_err(failed),
+        }
     }
 
     async fn own_for(&self, Refusal { challenge, .. }: Refusal) -> Result<Token, Denied> {
@@ -267,8 +284,8 @@ impl Account {
     async fn own_token(&self, challenge: Challenge, asked: Vec<String>) -> Result<Token, LoginError> {
         let web = self.web().await;
         let resource = discovery::resource(&web, &self.url, &challenge).await?;
-        let issuer = self.issuer(&resource, None)?;
-        let server = discovery::authorization_server(&web, issuer).await?;
+        let contents = self.logins.store.read()?;
+        let server = discovery::authorization_server(&web, self.issuer(&resource, &contents)?).await?;
         let client = self.client(&server, None)?;
         let client = client.ok_or_else(|| AuthError::Unconfigured("oauth.clientId is missing".to_owned()))?;
         let scopes = union(asked, self.scopes(&challenge, &resource));
@@ -291,10 +308,17 @@ impl Account {
             now: now_ms / 1000,
         };
         let granted = request.token(&web, grant).await?;
-        let (_, renew_at_ms) = times_ms(granted.expires_in, now_ms);
+        let (expires_at_ms, renew_at_ms) = times_ms(granted.expires_in, now_ms);
         let key = key.filter(|_| granted.is_bound);
         let token = Token::new(&granted.access_token, key, instant(renew_at_ms)).map_err(|_| unfit())?;
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(Own { challenge, scopes });
+        if contents.issuer_of(&self.name, &self.url, &client.id).is_none() {
+            let mut held = self.logins.store.lock().await?;
+            held.contents.entry(&self.name, &self.url).used =
+                Some(Used { client_id: client.id, issuer: server.issuer });
+            held.save()?;
+        }
+        let own = Own { token: token.clone(), expires_at_ms, challenge, scopes };
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
         Ok(token)
     }
 }
@@ -305,19 +329,23 @@ impl Account {
         Guarded::new(&self.logins.web, &self.url).await
     }
 
-    /// Whose tokens are used: the one that is configured, or else the one that gave the last, or else the first.
-    fn issuer<'a>(&self, resource: &'a Resource, last: Option<&str>) -> Result<&'a str, AuthError> {
+    /// Whose tokens are used: the one that is configured, or else the one that gave the last, or else the first. A client that was
+    /// registered by hand stays with the one that it was first used with: another one would be shown its secret.
+    fn issuer<'a>(&self, resource: &'a Resource, contents: &Contents) -> Result<&'a str, AuthError> {
+        let OAuth { issuer, client_id, .. } = &self.oauth;
         let find = |wanted: &str| resource.issuers.iter().find(|issuer| *issuer == wanted).map(String::as_str);
-        match &self.oauth.issuer {
-            Some(configured) => find(configured).ok_or_else(|| {
-                let named = resource.issuers.join(", ");
-                AuthError::Untrusted(format!("the server wants tokens of {named}, and `oauth.issuer` is {configured}"))
-            }),
-            None => last
-                .and_then(find)
-                .or(resource.issuers.first().map(String::as_str))
-                .ok_or_else(|| AuthError::Untrusted("the server names no authorization server".to_owned())),
+        let used = client_id.as_ref().and_then(|id| contents.issuer_of(&self.name, &self.url, id));
+        if let Some(own) = issuer.as_deref().or(used) {
+            let named = resource.issuers.join(", ");
+            let message = format!(
+                "the client is registered with {own}, but the server wants tokens of {named}; if that is right, register one \
+                 there, and say so in `oauth` (clientId, issuer)"
+            );
+            return find(own).ok_or(AuthError::Untrusted(message));
         }
+        let last = contents.kept(&self.name, &self.url).and_then(|kept| find(&kept.issuer));
+        let first = resource.issuers.first().map(String::as_str);
+        last.or(first).ok_or_else(|| AuthError::Untrusted("the server names no authorization server".to_owned()))
     }
 
     /// Who we are to this authorization server: who was registered there by hand, or what a document says, or who registered himself.

@@ -73,6 +73,15 @@ pub(super) struct Entry {
     pub(super) kept: Option<Kept>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) wanted: Option<Wanted>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) used: Option<Used>,
+}
+
+/// A client that was registered by hand, and the authorization server that it was first used with: it is shown to no other.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Used {
+    pub(super) client_id: String,
+    pub(super) issuer: String,
 }
 
 /// A login.
@@ -133,13 +142,19 @@ impl Contents {
         self.of(name, url)?.wanted.as_ref()
     }
 
+    /// The authorization server that this client was first used with for this server.
+    pub(super) fn issuer_of(&self, name: &str, url: &Url, client_id: &str) -> Option<&str> {
+        let used = self.of(name, url)?.used.as_ref().filter(|used| used.client_id == client_id);
+        used.map(|used| used.issuer.as_str())
+    }
+
     fn of(&self, name: &str, url: &Url) -> Option<&Entry> {
         self.servers.get(name).filter(|entry| entry.url == url.as_str())
     }
 
     /// The place of this server. One of the same name at another address is forgotten.
     pub(super) fn entry(&mut self, name: &str, url: &Url) -> &mut Entry {
-        let new = || Entry { url: url.to_string(), kept: None, wanted: None };
+        let new = || Entry { url: url.to_string(), kept: None, wanted: None, used: None };
         let entry = self.servers.entry(name.to_owned()).or_insert_with(new);
         if entry.url != url.as_str() {
             *entry = new();
