@@ -60,8 +60,11 @@ impl Access {
     }
 
     fn is_stale(&self) -> bool {
-        self.changes.load(Ordering::Acquire) > 0
-            && self.held().and_then(|token| token.stale_at).is_some_and(|at| at <= Instant::now())
+        if self.changes.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().and_then(|token| token.stale_at).is_some_and(|at| at <= Instant::now())
     }
 
     /// Get the token that there is before anything is sent.

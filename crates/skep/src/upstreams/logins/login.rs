@@ -142,8 +142,9 @@ impl Logins {
         if !scopes.is_empty() && server.scopes_supported.iter().any(|scope| scope == OFFLINE_ACCESS) {
             scopes = union(scopes, vec![OFFLINE_ACCESS.to_owned()]);
         }
-        let (listener, redirect_uri) = listen(&account, contents.clients.get(&server.issuer)).await?;
-        let (client, registered) = account.known(&web, &server, &redirect_uri).await?;
+        let known = contents.clients.get(&server.issuer);
+        let (listener, redirect_uri) = listen(&account, known).await?;
+        let (client, registered) = account.known(&web, &server, known, &redirect_uri).await?;
         let key = key_for(&challenge, &server)?;
         let kept = Kept {
             issuer: server.issuer.clone(),
@@ -230,29 +231,23 @@ async fn listen(account: &Account, registered: Option<&Registered>) -> Result<(T
 }
 
 impl Account {
-    /// Who we are to this authorization server; registered now if need be, and once for each redirect URI.
+    /// Who we are to this authorization server; the one whose login came off last, or registered now, if need be.
     async fn known(
         &self,
         web: &Guarded,
         server: &AuthorizationServer,
+        last: Option<&Registered>,
         redirect_uri: &str,
     ) -> Result<(Client, Option<Registered>), LoginError> {
         if let Some(client) = self.client(server, None)? {
             return Ok((client, None));
         }
-        let store = &self.logins.store;
-        let _turn = store.turn(&server.issuer).await?;
-        let last = store.read()?.clients.remove(&server.issuer);
         let registered = match last.filter(|last| last.redirect_uri == redirect_uri) {
-            Some(last) => last,
+            Some(last) => last.clone(),
             None => {
                 let registration::Registered { id, secret, method } =
                     registration::register(web, server, CLIENT_NAME, redirect_uri).await?;
-                let registered = Registered { id, secret, method, redirect_uri: redirect_uri.to_owned() };
-                let mut held = store.lock().await?;
-                held.contents.clients.insert(server.issuer.clone(), registered.clone());
-                held.save()?;
-                registered
+                Registered { id, secret, method, redirect_uri: redirect_uri.to_owned() }
             }
         };
         let client = self.client(server, Some(&registered))?;
@@ -317,6 +312,9 @@ async fn keep(
         is_renewed: kept.refresh_token.is_some(),
     };
     let mut held = account.logins.store.lock().await?;
+    if let Some(client) = &kept.client {
+        held.contents.clients.insert(kept.issuer.clone(), client.clone());
+    }
     let entry = held.contents.entry(&account.name, &account.url);
     if account.oauth.client_id.is_some() {
         entry.used = Some(Used { client_id: kept.client_id.clone(), issuer: kept.issuer.clone() });

@@ -76,9 +76,12 @@ impl Logins {
     /// Forget a login; whether there was one.
     pub async fn log_out(&self, server: &str) -> Result<bool, StoreError> {
         let mut held = self.store.lock().await?;
-        let was_there = held.contents.servers.remove(server).is_some_and(|entry| entry.kept.is_some());
+        let kept = held.contents.servers.remove(server).and_then(|entry| entry.kept);
+        if let Some(kept) = &kept {
+            held.contents.clients.remove(&kept.issuer); // it may be that which the authorization server does not know any more
+        }
         held.save()?;
-        Ok(was_there)
+        Ok(kept.is_some())
     }
 
     fn account(&self, upstream: &Upstream) -> Option<Account> {
@@ -176,7 +179,7 @@ impl Account {
         let missing: Vec<&str> =
             challenge.scopes.iter().filter(|scope| !asked.contains(scope)).map(String::as_str).collect();
         let why = match (kept, challenge.wants_scope(), missing.as_slice()) {
-            (None, ..) => "it wants a login".to_owned(),
+            (None, ..) => "it wants a login, or a key in its `headers`".to_owned(),
             (Some(_), false, _) => "the login is not good any more".to_owned(),
             (Some(_), true, []) => "the login is not allowed this, although it was asked for".to_owned(),
             (Some(_), true, missing) => format!("the login lacks {}", missing.join(" ")),
@@ -231,8 +234,10 @@ impl Account {
         match request.token(&web, grant::Grant::Refresh(refresh_token)).await {
             Ok(granted) => self.replace(&kept, |kept| kept.take(granted, now_ms)).await,
             Err(error) => {
-                if matches!(&error, AuthError::Refused { error, .. } if error == "invalid_grant") {
-                    self.replace(&kept, |kept| kept.refresh_token = None).await?; // it will not get better
+                // It will not get better.
+                if matches!(&error, AuthError::Refused { error, .. } if error == "invalid_grant" || error == "invalid_client")
+                {
+                    self.replace(&kept, |kept| kept.refresh_token = None).await?;
                 }
                 Err(error.into())
             }

@@ -61,7 +61,7 @@ pub(super) struct Store {
 #[serde(default)]
 pub(super) struct Contents {
     pub(super) servers: BTreeMap<String, Entry>,
-    /// The clients that registered themselves last, by issuer; the next login there is theirs, too.
+    /// The clients that registered themselves, and whose logins came off last, by issuer; the next login there is theirs, too.
     pub(super) clients: BTreeMap<String, Registered>,
 }
 
