@@ -11,14 +11,65 @@ use tokio::{
 /// many connections and requests there can be.
 pub const SMALL_BYTES: usize = 64 << 10;
 
+/// The memory of large messages.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// One permit for each byte that all of them may take together.
+    pub all: Arc<Semaphore>,
+    /// One for each byte that those of this caller may take, where that is less; and how many there are.
+    pub own: Option<(Arc<Semaphore>, usize)>,
+}
+
+/// What a message takes of the memory, while it lives.
+#[derive(Debug)]
+pub struct Held {
+    bytes: usize,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// There is no memory for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoMemory {
+    /// Others have it.
+    #[error("too many large messages at once; try again in a moment")]
+    All,
+    /// Its sender has as much as one may.
+    #[error(
+        "this one and the large messages that you have under way are more than {0} bytes, which is what one principal may \
+         have; wait for an answer to one of them"
+    )]
+    Own(usize),
+}
+
+impl Memory {
+    /// Have what is held grow with a message of so many bytes. Small messages take nothing.
+    pub fn hold(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), NoMemory> {
+        if bytes <= SMALL_BYTES {
+            return Ok(());
+        }
+        let before = held.as_ref().map_or(0, |held| held.bytes);
+        let more = u32::try_from(bytes - before).unwrap_or(u32::MAX);
+        let take = |of: &Arc<Semaphore>, none| Arc::clone(of).try_acquire_many_owned(more).map_err(|_| none);
+        let own = self.own.as_ref().map(|(own, whole)| take(own, NoMemory::Own(*whole))).transpose()?;
+        let taken = own.into_iter().chain([take(&self.all, NoMemory::All)?]);
+        match held {
+            None => *held = Some(Held { bytes, permits: taken.collect() }),
+            Some(held) => {
+                held.bytes = bytes;
+                held.permits.iter_mut().zip(taken).for_each(|(held, more)| held.merge(more));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads lines of a bounded length.
 pub struct Lines<R> {
     input: R,
     bytes_max: usize,
     line: Vec<u8>,
-    /// One permit for each byte that large lines may take, on all connections together.
-    memory: Option<Arc<Semaphore>>,
-    share: Option<OwnedSemaphorePermit>,
+    memory: Option<Memory>,
+    held: Option<Held>,
 }
 
 /// A line that was skipped.
@@ -26,18 +77,18 @@ pub struct Lines<R> {
 pub enum Skipped {
     /// It was longer than allowed.
     TooLong,
-    /// It was large, and large lines together take all the memory that there is for them.
-    NoMemory,
+    /// It was large, and there is no memory for it.
+    NoMemory(NoMemory),
 }
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     /// Lines of at most `bytes_max` bytes.
     pub fn new(input: R, bytes_max: usize) -> Lines<R> {
-        Lines { input, bytes_max, line: Vec::new(), memory: None, share: None }
+        Lines { input, bytes_max, line: Vec::new(), memory: None, held: None }
     }
 
     /// The same, where large lines take their bytes from this memory.
-    pub fn counted(self, memory: Option<Arc<Semaphore>>) -> Lines<R> {
+    pub fn counted(self, memory: Option<Memory>) -> Lines<R> {
         Lines { memory, ..self }
     }
 
@@ -48,8 +99,8 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 
     /// What the line that was just read takes of the memory, to be kept as long as its contents.
-    pub fn take_share(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.share.take()
+    pub fn take_held(&mut self) -> Option<Held> {
+        self.held.take()
     }
 
     /// The next line without its end; `None` at the end of the input. A last line without an end counts. Not to be
@@ -74,13 +125,13 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             }
             if skipped.is_none()
                 && let Some(memory) = &self.memory
-                && !hold(memory, &mut self.share, length)
+                && let Err(none) = memory.hold(&mut self.held, length)
             {
-                skipped = Some(Skipped::NoMemory);
+                skipped = Some(Skipped::NoMemory(none));
             }
             match skipped {
                 None => self.line.extend_from_slice(part),
-                Some(_) => (self.line, self.share) = (Vec::new(), None),
+                Some(_) => (self.line, self.held) = (Vec::new(), None),
             }
             let used = end.map_or(chunk.len(), |end| end + 1);
             self.input.consume(used);
@@ -97,24 +148,8 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     fn forget(&mut self) {
         self.line.clear();
         self.line.shrink_to(SMALL_BYTES);
-        self.share = None;
+        self.held = None;
     }
-}
-
-/// Have a share of the memory grow with a message of so many bytes; `false` if there is not enough. Small messages take
-/// none.
-pub fn hold(memory: &Arc<Semaphore>, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
-    if bytes <= SMALL_BYTES {
-        return true;
-    }
-    let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let more = u32::try_from(bytes - held).unwrap_or(u32::MAX);
-    let Ok(more) = Arc::clone(memory).try_acquire_many_owned(more) else { return false };
-    match share {
-        Some(share) => share.merge(more),
-        None => *share = Some(more),
-    }
-    true
 }
 
 #[cfg(test)]
@@ -133,6 +168,23 @@ mod tests {
             all.push(line.map(<[u8]>::to_vec));
         }
         all
+    }
+
+    #[test]
+    fn what_is_held_grows_with_the_message_and_is_given_back_with_it() {
+        let whole = 3 * SMALL_BYTES;
+        let memory = |permits, own| Memory { all: Arc::new(Semaphore::new(permits)), own };
+        let own = memory(4 * whole, Some((Arc::new(Semaphore::new(whole)), whole)));
+        for (memory, none) in [(memory(whole, None), NoMemory::All), (own, NoMemory::Own(whole))] {
+            let (held, other) = (&mut None, &mut None);
+            memory.hold(held, SMALL_BYTES).unwrap();
+            assert!(held.is_none(), "small messages are free");
+            memory.hold(held, 2 * SMALL_BYTES).unwrap();
+            memory.hold(held, whole).unwrap();
+            assert_eq!(memory.hold(other, SMALL_BYTES + 1), Err(none));
+            *held = None;
+            memory.hold(other, whole).unwrap();
+        }
     }
 
     proptest! {

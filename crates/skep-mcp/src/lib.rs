@@ -6,3 +6,4 @@ pub mod gateway;
 pub mod message;
 pub mod revision;
 pub mod server;
+mod spans;

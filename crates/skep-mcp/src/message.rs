@@ -84,7 +84,9 @@ impl Message {
     /// Its text, in one line.
     pub fn to_line(&self) -> String {
         let text = match self {
-            Message::Request(Request { id, method, params }) => return request_line(id, method, params.as_deref()),
+            Message::Request(Request { id, method, params }) => {
+                return request_line(id, method, params.as_deref().map(RawValue::get));
+            }
             Message::Notification(Notification { method, params }) => {
                 format!(r#"{{"jsonrpc":"2.0","method":{}{}}}"#, json(method), member(params.as_deref()))
             }
@@ -98,8 +100,10 @@ impl Message {
 }
 
 /// The text of a request, in one line.
-pub(crate) fn request_line(id: &Id, method: &str, params: Option<&(impl Serialize + ?Sized)>) -> String {
-    one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"method":{}{}}}"#, json(id), json(method), member(params)))
+pub(crate) fn request_line(id: &Id, method: &str, params: Option<&str>) -> String {
+    let (id, method) = (json(id), json(method));
+    let (name, params) = params.map_or(("", ""), |params| (r#","params":"#, params));
+    one_line([r#"{"jsonrpc":"2.0","id":"#, &id, r#","method":"#, &method, name, params, "}"].concat())
 }
 
 /// What others wrote may be in several lines: outside of strings they mean nothing in JSON, and within strings there are
@@ -226,9 +230,11 @@ fn too_deep() -> Malformed {
     malformed(None, INVALID_REQUEST, format!("the message is nested deeper than {DEPTH_MAX}"))
 }
 
-/// Whether valid JSON is nested deeper than it may be. Most has fewer brackets than that, which is quickly seen.
+/// Whether valid JSON is nested deeper than it may be. Most has fewer brackets than that, which is quickly seen: in parts whose
+/// number fits a byte, many bytes are looked at at once.
 fn is_too_deep(json: &[u8]) -> bool {
-    let opening = json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    let opening = |part: &[u8]| part.iter().map(|byte| u8::from(matches!(byte, b'[' | b'{'))).sum::<u8>();
+    let opening: usize = json.chunks(usize::from(u8::MAX)).map(|part| usize::from(opening(part))).sum();
     opening > DEPTH_MAX && depth(json) > DEPTH_MAX
 }
 
@@ -252,7 +258,9 @@ fn depth(json: &[u8]) -> usize {
 }
 
 fn read(text: &[u8]) -> Result<Message, Malformed> {
-    let raw: Raw<'_> = match serde_json::from_slice(text) {
+    // As a whole it is quickly seen to be UTF-8; what is not gets its error from the other.
+    let parsed = std::str::from_utf8(text).map_or_else(|_| serde_json::from_slice(text), serde_json::from_str);
+    let raw: Raw<'_> = match parsed {
         Ok(raw) if text.trim_ascii_start().starts_with(b"{") => raw,
         read => {
             // What is no JSON at all is told before what is no message.

@@ -23,12 +23,12 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Dial, Handler, Limits, Setup, Streams, Target},
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
-    server::{self, Call, Caller, Change, Description, Outcome, Peer, Server, Service, Watch, http, lines},
+    server::{self, Call, Caller, Change, Description, Members, Outcome, Peer, Server, Service, Watch, http, lines},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
     sync::{Barrier, Notify, broadcast, mpsc, oneshot},
     task::JoinSet,
 };
@@ -195,7 +195,7 @@ async fn a_server_that_refuses_a_revision_which_it_names_is_asked_once_more() {
 async fn an_older_server_never_sees_the_newer_eras_metadata() {
     let (connection, _dial) = open([older()]).await;
     let connection = connection.unwrap();
-    let sent = raw(&json!({ "x": 1, "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } }));
+    let sent = Members::of(&json!({ "x": 1, "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } }));
     let answer = connection.call("echo", sent, CallOptions::default()).await.unwrap();
     assert_eq!(answer.get(), r#"{"x":1}"#);
 }
@@ -228,7 +228,7 @@ async fn rubbish_harms_nobody_but_the_call_that_it_names() {
     });
     let (connection, _dial) = open([chatty]).await;
     let connection = connection.unwrap();
-    let call = |method: &'static str| connection.call(method, None, CallOptions::default());
+    let call = |method: &'static str| connection.call(method, Members::default(), CallOptions::default());
     let (first, second) = tokio::join!(call("first"), call("second"));
     assert!(matches!(first, Err(CallError::Protocol(_))), "{first:?}");
     assert_eq!(second.unwrap().get(), "\"fine\"");
@@ -243,7 +243,7 @@ async fn calls_in_flight_fail_when_the_server_dies() {
     });
     let (connection, _dial) = open([dies]).await;
     let connection = connection.unwrap();
-    let call = |method: &'static str| connection.call(method, None, CallOptions::default());
+    let call = |method: &'static str| connection.call(method, Members::default(), CallOptions::default());
     let (waits, dies) = tokio::join!(call("wait"), call("die"));
     assert!(matches!(waits, Err(CallError::Closed(_))) && matches!(dies, Err(CallError::Closed(_))));
     assert!(matches!(call("later").await, Err(CallError::Closed(_))));
@@ -259,12 +259,8 @@ impl Handler for Ear {
         let _ = self.0.send(format!("{} {params}", notification.method));
     }
 
-    fn request(
-        &self,
-        method: String,
-        _: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = self.0.send(method);
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let _ = self.0.send(request.method);
         Box::pin(async { Ok(raw(&json!({ "roots": [] })).unwrap()) })
     }
 }
@@ -294,7 +290,7 @@ async fn what_a_server_sends_within_a_call_comes_to_the_call() {
     let connection = connection.unwrap();
     let (ear, mut heard) = mpsc::unbounded_channel();
     let options = CallOptions { wants_progress: true, handler: Some(Arc::new(Ear(ear))), ..CallOptions::default() };
-    let params = raw(&json!({ "_meta": { "progressToken": "the caller's" } }));
+    let params = Members::of(&json!({ "_meta": { "progressToken": "the caller's" } }));
     let answer = connection.call("work", params, options).await.unwrap();
     assert_eq!(answer.get(), r#"{"roots":[]}"#);
     assert!(heard.recv().await.unwrap().starts_with("notifications/progress "));
@@ -314,7 +310,7 @@ async fn a_call_that_is_given_up_is_withdrawn() {
     let (connection, _dial) = open([hangs]).await;
     let connection = connection.unwrap();
     let options = CallOptions { timeout: Duration::from_millis(50), ..CallOptions::default() };
-    let answer = connection.call("hang", None, options).await;
+    let answer = connection.call("hang", Members::default(), options).await;
     assert!(matches!(answer, Err(CallError::TimedOut(_))));
     let mut request = told.recv().await.unwrap();
     while request["method"] != "hang" {
@@ -357,8 +353,7 @@ impl Service for Echo {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> server::BoxFuture<Outcome> {
         Box::pin(async move {
-            let params: Value =
-                call.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+            let params = serde_json::to_value(&call.params).unwrap();
             if call.method == "tools/list" {
                 let marked = json!({ "type": "string", "x-mcp-header": "Region" });
                 let schema = json!({ "type": "object", "properties": { "region": marked } });
@@ -452,12 +447,12 @@ async fn every_transport_and_era_gives_the_same_answers() {
     assert_eq!(modern, [true, false, true, false, false]);
     for (number, connection) in connections.iter().enumerate() {
         let call = |name: &str| {
-            let params = raw(&json!({ "name": name, "arguments": { "region": "größe " } }));
+            let params = Members::of(&json!({ "name": name, "arguments": { "region": "größe " } }));
             connection.call("tools/call", params, CallOptions::default())
         };
         assert_eq!(connection.info().instructions.as_deref(), Some("Speak."), "{number}");
         // Marked arguments go into headers, once the tools are known.
-        let tools = connection.call("tools/list", None, CallOptions::default()).await.unwrap();
+        let tools = connection.call("tools/list", Members::default(), CallOptions::default()).await.unwrap();
         assert!(tools.get().contains("x-mcp-header"), "{number}");
         // One with a mark that is no header's name cannot be called where there are such headers.
         let is_modern_http = number == 2;
@@ -468,7 +463,7 @@ async fn every_transport_and_era_gives_the_same_answers() {
         // Given up, it is withdrawn, in whatever way the transport has.
         let (ear, mut progress) = mpsc::unbounded_channel();
         let options = CallOptions { wants_progress: true, handler: Some(Arc::new(Ear(ear))), ..CallOptions::default() };
-        let hanging = connection.call("tools/call", raw(&json!({ "name": "hang" })), options);
+        let hanging = connection.call("tools/call", Members::of(&json!({ "name": "hang" })), options);
         tokio::select! {
             answer = hanging => panic!("{number}: {answer:?}"),
             heard = progress.recv() => assert!(heard.unwrap().contains("hanging"), "{number}"),
@@ -492,7 +487,7 @@ async fn every_transport_and_era_gives_the_same_answers() {
     }
     for connection in connections {
         connection.close("enough").await;
-        let answer = connection.call("tools/list", None, CallOptions::default()).await;
+        let answer = connection.call("tools/list", Members::default(), CallOptions::default()).await;
         assert!(matches!(answer, Err(CallError::Closed(_))));
     }
 }
@@ -528,7 +523,7 @@ async fn a_session_that_the_server_has_forgotten_is_opened_again_once_and_delete
     let mut serving = JoinSet::new();
     let url = listen(axum::Router::new().fallback(handle), &mut serving).await;
     let connection = Connection::over_http(target(&url, false), setup(None)).await.unwrap();
-    let call = || connection.call("where", None, CallOptions::default());
+    let call = || connection.call("where", Members::default(), CallOptions::default());
     let (one, two) = tokio::join!(call(), call());
     assert_eq!((one.unwrap().get(), two.unwrap().get()), ("\"s2\"", "\"s2\""));
     assert_eq!(sessions.load(Ordering::SeqCst), 2);
@@ -544,12 +539,8 @@ impl Handler for Of {
         self.1.notification(notification);
     }
 
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        self.1.request(method, params)
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        self.1.request(request)
     }
 
     fn principal(&self) -> &str {
@@ -640,7 +631,7 @@ async fn what_comes_on_the_sessions_stream_within_a_call_comes_to_the_call_unles
         let (ear, heard) = mpsc::unbounded_channel();
         let handler: Arc<dyn Handler> = Arc::new(Of(principal, Ear(ear)));
         let options = CallOptions { wants_progress: true, handler: Some(handler), ..CallOptions::default() };
-        (connection.call(method, None, options), heard)
+        (connection.call(method, Members::default(), options), heard)
     };
     let (alone, mut heard) = call("one", "work");
     assert_eq!(alone.await.unwrap().get(), r#"{"roots":[]}"#);
@@ -655,4 +646,53 @@ async fn what_comes_on_the_sessions_stream_within_a_call_comes_to_the_call_unles
         assert!(heard.recv().await.unwrap().starts_with("notifications/progress "));
         assert_eq!(heard.try_recv().ok(), None);
     }
+}
+
+/// Answers each request with a stream of one event, on as many connections as are made.
+async fn serve_streams(listener: tokio::net::TcpListener, connections: Arc<AtomicUsize>) {
+    let mut serving = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::Relaxed);
+        serving.spawn(async move {
+            let mut stream = BufReader::new(stream);
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).await.unwrap() == 0 {
+                    return;
+                }
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line != "\r\n" {
+                    continue;
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                let message: Value = serde_json::from_slice(&body).unwrap();
+                let answer = if message["method"] == "server/discover" { discovered() } else { json!({ "n": 1 }) };
+                let event = format!("data: {}\n\n", result(&message, answer).unwrap()[0]);
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let text = format!("{head}{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_with_streams_is_asked_on_the_same_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let mut serving = JoinSet::new();
+    serving.spawn(serve_streams(listener, Arc::clone(&connections)));
+    let connection = Connection::over_http(target(&url, false), setup(None)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            connection.call("count", Members::default(), CallOptions::default()).await.unwrap().get(),
+            r#"{"n":1}"#
+        );
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
 }

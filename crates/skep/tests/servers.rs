@@ -146,6 +146,30 @@ async fn a_hub_follows_the_file_that_names_its_servers() {
 }
 
 #[tokio::test]
+async fn whoever_asks_what_tools_there_are_reads_the_same_list_which_is_read_once() {
+    let user = User::new();
+    let hub = Hub::start(&user, &["--mcp-config", &config(&user, &["one"])], None);
+    let has_tool = |answer: &Value| answer.to_string().contains("one__compose");
+    let available = hub.ask(Method::POST, "/tools/get_available_mcp_tools", &json!({})).await.1;
+    assert!(available.to_string().contains(r#""tool_name":"compose""#), "{available}");
+    for path in ["/tools", "/tools/one__compose"] {
+        let listed = hub.get(path).await;
+        assert!(has_tool(&listed), "{path}: {listed}");
+    }
+    let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {} });
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "_meta": meta } });
+    let request = reqwest::Client::new().post(format!("{}/mcp", hub.served.url));
+    let request = request.header("accept", "application/json, text/event-stream");
+    let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/list");
+    let listed: Value = request.json(&message).send().await.unwrap().json().await.unwrap();
+    assert!(has_tool(&listed), "{listed}");
+    let metrics = reqwest::get(format!("{}/metrics", hub.served.url)).await.unwrap().text().await.unwrap();
+    let counted = r#"skep_upstream_calls_total{server="one",method="tools/list",outcome="ok"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
 async fn servers_are_changed_over_http_only_where_callers_need_a_token() {
     let user = User::new();
     let entry = json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"] });

@@ -9,15 +9,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use skep::upstreams::{
     Options, State, UpstreamError, Upstreams,
     config::{Command, Filter, Transport, Upstream},
 };
-use skep_mcp::client::CallError;
+use skep_mcp::{client::CallError, server::Members};
 
 /// A server of an older revision. Its arguments say how it misbehaves; a directory tells what it does.
 const SERVER: &str = r#"
@@ -64,6 +61,7 @@ for line in sys.stdin:
         note("listed")
         page = int(params.get("cursor", "0"))
         result = {"tools": [{"name": f"t{page}", "x": 1.50, "inputSchema": {"type": "object"}}]}
+        if mode == "hurried": result["ttlMs"] = 1
         if page < 2: result["nextCursor"] = str(page + 1)
         send({"id": id, "result": result})
     elif method == "tools/call":
@@ -118,7 +116,7 @@ impl Fixture {
     }
 
     async fn call_as(&self, caller: &str, tool: &str) -> Result<Box<RawValue>, UpstreamError> {
-        let params = to_raw_value(&json!({ "name": tool, "arguments": { "said": 1.5 } })).ok();
+        let params = Members::of(&json!({ "name": tool, "arguments": { "said": 1.5 } }));
         let options = Options { caller: caller.into(), call: None };
         self.upstreams.call("bad", "tools/call", params, options).await
     }
@@ -360,7 +358,7 @@ async fn a_flood_harms_no_other_server_and_not_even_the_calls_of_its_own() {
     let calls = async {
         fixture.noted("floods").await;
         for _ in 0..20 {
-            let params = to_raw_value(&json!({ "name": "t0", "arguments": [] })).ok();
+            let params = Members::of(&json!({ "name": "t0", "arguments": [] }));
             let answer = fixture.upstreams.call("other", "tools/call", params, Options::default()).await;
             assert_eq!(answer.unwrap().get(), "[]");
             assert_eq!(fixture.pid().await, pid);
@@ -506,8 +504,7 @@ async fn lists_are_whole_and_kept_until_they_change_and_denied_tools_are_not_the
     let fixture = fixture("", |config| config.tools = Filter { allow: Vec::new(), deny: vec!["t1".to_owned()] });
     let listed = fixture.here.path().join("listed");
     let tools = fixture.upstreams.tools("bad").await.unwrap();
-    let names: Vec<Value> =
-        tools.items.iter().map(|tool| serde_json::from_str::<Value>(tool.get()).unwrap()["name"].clone()).collect();
+    let names: Vec<&str> = tools.items().map(|(name, _)| name).collect();
     assert_eq!(names, ["t0", "t2"]);
     assert!(matches!(fixture.call("t1").await, Err(UpstreamError::Denied { .. })));
     std::fs::remove_file(&listed).unwrap();
@@ -516,6 +513,26 @@ async fn lists_are_whole_and_kept_until_they_change_and_denied_tools_are_not_the
     fixture.call("change").await.unwrap();
     fixture.upstreams.tools("bad").await.unwrap();
     assert!(listed.exists(), "it has changed");
+    fixture.upstreams.close().await;
+}
+
+#[tokio::test]
+async fn no_server_is_started_for_a_list_that_is_known_and_one_that_was_started_is_asked_again() {
+    let fixture = fixture("hurried", |config| config.idle_time_max = Duration::from_millis(50));
+    let listed = fixture.here.path().join("listed");
+    let tools = async || fixture.upstreams.tools("bad").await.unwrap().items().len();
+    assert_eq!(tools().await, 3);
+    until(|| fixture.upstreams.servers()[0].state == State::Stopped).await;
+    std::fs::remove_file(&listed).unwrap();
+    assert_eq!(tools().await, 3);
+    assert_eq!((fixture.starts(), listed.exists()), (1, false), "while it rests, nothing changes");
+    fixture.pid().await;
+    assert_eq!(tools().await, 3);
+    assert!(listed.exists(), "it was started, and may be another version");
+    fixture.upstreams.restart("bad").await.unwrap();
+    let starts = fixture.starts();
+    assert_eq!(tools().await, 3);
+    assert_eq!(fixture.starts(), starts + 1, "the operator wants to see what it is now");
     fixture.upstreams.close().await;
 }
 

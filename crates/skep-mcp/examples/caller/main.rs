@@ -22,9 +22,9 @@ use serde_json::{
 };
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Handler, Limits, Setup, Target},
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
-    server::code,
+    server::{Members, code},
 };
 use tokio::time::sleep;
 
@@ -140,7 +140,7 @@ impl Caller {
     async fn ask(&self, method: &str, params: Value) -> Result<Value, CallError> {
         let mut again = params.clone();
         for _ in 0..ROUNDS_MAX {
-            let result = self.0.call(method, to_raw_value(&again).ok(), CallOptions::default()).await?;
+            let result = self.0.call(method, Members::of(&again), CallOptions::default()).await?;
             let result: Value =
                 serde_json::from_str(result.get()).map_err(|error| CallError::Protocol(error.to_string()))?;
             if result["isError"] == true {
@@ -169,11 +169,8 @@ struct Answering;
 impl Handler for Answering {
     fn notification(&self, _: Notification) {}
 
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let Request { method, params, .. } = request;
         Box::pin(async move {
             if method != "elicitation/create" {
                 return Err(ErrorObject::new(code::METHOD_NOT_FOUND, method));

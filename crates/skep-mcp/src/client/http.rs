@@ -12,6 +12,7 @@ mod sse;
 use std::{
     collections::HashMap,
     error::Error as _,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -22,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Client, Method, StatusCode, Url,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
 use tokio::{
@@ -41,7 +42,7 @@ use super::{
     params::Params,
 };
 use crate::{
-    message::{self, ErrorObject, Id, Incoming, Message, Notification, parse, request_line},
+    message::{self, ErrorObject, Id, Incoming, Malformed, Message, Notification, parse, request_line},
     revision::Revision,
     server::{
         Members, code,
@@ -93,7 +94,7 @@ pub(super) struct Http {
     setup: Setup,
     calls: Semaphore,
     last_id: AtomicI64,
-    state: RwLock<State>,
+    state: RwLock<Arc<State>>,
     /// The calls of a session that somebody listens to.
     flights: Flights,
     /// Held while a session is opened again.
@@ -105,17 +106,41 @@ pub(super) struct Http {
     tasks: TaskTracker,
 }
 
+/// What is said to the server. A call takes it once and keeps to it.
 #[derive(Clone, Default)]
 struct State {
     revision: Option<Revision>,
     session: Option<HeaderValue>,
     /// What each request carries.
     headers: HeaderMap,
+    /// The same as a message's request begins with it, for a server that is reached directly.
+    message: Option<direct::Head>,
 }
 
 impl State {
+    fn is_modern(&self) -> bool {
+        self.revision.is_some_and(Revision::is_modern)
+    }
+
+    /// The headers that each request with this method carries.
+    fn headers_for(&self, method: &Method) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if *method == Method::GET {
+            headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        headers
+    }
+
+    fn write(&mut self, target: &Target, direct: Option<&Arc<Direct>>) {
+        self.headers = self.make_headers(&target.headers);
+        self.message = direct.map(|direct| direct.head(&Method::POST, &self.headers_for(&Method::POST)));
+    }
+
     fn make_headers(&self, own: &HeaderMap) -> HeaderMap {
-        let mut headers = own.clone();
+        let own = own.iter().filter(|(name, _)| !names::is_repeated(name));
+        let mut headers: HeaderMap = own.map(|(name, value)| (name.clone(), value.clone())).collect();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let revision = match &self.session {
             // Wanted since 2025-06-18, and harmless before.
@@ -132,6 +157,9 @@ impl State {
     }
 }
 
+/// A header of one request.
+type Header = (HeaderName, HeaderValue);
+
 /// What comes of sending a message.
 enum Sent {
     /// A response with a body.
@@ -143,7 +171,7 @@ enum Sent {
 /// What a server answers, by either way.
 enum Response {
     Client(reqwest::Response),
-    Direct(Box<direct::Response>),
+    Direct(direct::Response),
 }
 
 impl From<reqwest::Response> for Response {
@@ -160,16 +188,29 @@ impl Response {
         }
     }
 
-    fn headers(&self) -> &HeaderMap {
+    /// The first header of this name, if it is text.
+    fn header(&self, name: &str) -> Option<&str> {
         match self {
-            Response::Client(response) => response.headers(),
-            Response::Direct(response) => response.headers(),
+            Response::Client(response) => response.headers().get(name)?.to_str().ok(),
+            Response::Direct(response) => std::str::from_utf8(response.header(name)?).ok(),
+        }
+    }
+
+    /// Bytes of the body that are known to come.
+    fn announced(&self) -> usize {
+        match self {
+            Response::Client(response) => response.content_length().unwrap_or(0).try_into().unwrap_or(usize::MAX),
+            Response::Direct(response) => response.announced(),
         }
     }
 
     /// What it wants before it does what it was asked for.
     fn challenge(&self) -> Option<Challenge> {
-        Challenge::of(self.status(), self.headers())
+        let values = |name: HeaderName| match self {
+            Response::Client(response) => response.headers().get_all(name).iter().map(HeaderValue::as_bytes).collect(),
+            Response::Direct(response) => response.headers(name.as_str()).collect::<Vec<_>>(),
+        };
+        Challenge::of(self.status(), values)
     }
 
     /// The next part of the body; `None` after the last one.
@@ -177,6 +218,14 @@ impl Response {
         match self {
             Response::Client(response) => response.chunk().await.map_err(|error| failed(&error)),
             Response::Direct(response) => response.chunk().await.map_err(CallError::Closed),
+        }
+    }
+
+    /// Nothing more of it is wanted.
+    fn let_go(self) {
+        match self {
+            Response::Client(_) => {} // closes what it cannot use again
+            Response::Direct(response) => response.let_go(),
         }
     }
 }
@@ -189,8 +238,9 @@ struct Asked<'a> {
 
 impl Http {
     pub(super) fn new(target: Target, setup: &Setup) -> Arc<Http> {
-        let state = State { headers: State::default().make_headers(&target.headers), ..State::default() };
         let direct = target.is_direct.then(|| Direct::new(&target.url)).flatten();
+        let mut state = State::default();
+        state.write(&target, direct.as_ref());
         Arc::new(Http {
             direct,
             access: target.authorization.clone().map(Access::new),
@@ -198,7 +248,7 @@ impl Http {
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
             last_id: AtomicI64::new(0),
-            state: RwLock::new(state),
+            state: RwLock::new(Arc::new(state)),
             flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
@@ -212,19 +262,16 @@ impl Http {
         &self.closed
     }
 
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Change what is said to the server, and so the headers that say it.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut state);
-        state.headers = state.make_headers(&self.target.headers);
-    }
-
-    fn session(&self) -> Option<HeaderValue> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).session.clone()
-    }
-
-    fn has_session(&self) -> bool {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).session.is_some()
+        let state = Arc::make_mut(&mut state);
+        change(state);
+        state.write(&self.target, self.direct.as_ref());
     }
 
     /// Speak this revision from now on.
@@ -232,36 +279,34 @@ impl Http {
         self.change(|state| state.revision = Some(revision));
     }
 
-    fn is_modern(&self) -> bool {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).revision.is_some_and(Revision::is_modern)
-    }
-
     /// Call a method. Dropping the future withdraws the call.
-    pub(super) async fn call<'a>(
+    pub(super) async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Params<'a>,
+        params: impl FnOnce(i64) -> Params,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
-        let calling = async {
+        let calling = pin!(async {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let params = params(id);
-            let headers = self.headers(method, &params);
-            let text = Bytes::from(request_line(&Id::Number(id), method, params.present()));
+            let state = self.state();
+            let headers = self.headers(&state, method, &params);
+            let text = Bytes::from(request_line(&Id::Number(id), method, params.text()));
             drop(params);
             let asked = Asked { id, flight };
-            let is_modern = self.is_modern();
+            let is_modern = state.is_modern();
             let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
             let mut ends = (!is_modern && flight.handler.is_some()).then(|| self.flights.begin(id, flight));
-            let result = self.ask(text, headers, &asked).await;
+            let result = self.ask(&state, &text, &headers, &asked).await;
             withdraw.http = None;
             if let (Some(ends), Ok(_) | Err(CallError::Rpc(_))) = (&mut ends, &result) {
                 ends.is_answered = true;
             }
             if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
-        };
+        });
         tokio::select! {
+            biased;
             result = calling => result,
             () = self.closed.cancelled() => Err(CallError::Closed("it was closed".to_owned())),
         }
@@ -269,29 +314,29 @@ impl Http {
 
     async fn ask(
         self: &Arc<Self>,
-        text: Bytes,
-        headers: HeaderMap,
+        state: &State,
+        text: &Bytes,
+        headers: &[Header],
         asked: &Asked<'_>,
     ) -> Result<Box<RawValue>, CallError> {
-        let session = self.session();
-        // Only sessions are forgotten.
-        let again = session.is_some().then(|| (text.clone(), headers.clone()));
-        if let Sent::Answer(response) = self.post(text, headers).await? {
+        if let Sent::Answer(response) = self.post(state, text, headers).await? {
             return self.read(response, asked).await;
         }
-        if let Some((text, headers)) = again {
-            self.reopen(session).await?;
-            if let Sent::Answer(response) = self.post(text, headers).await? {
-                return self.read(response, asked).await;
+        // Futures of what is rare are kept elsewhere, for the sake of all calls that need no such room.
+        Box::pin(async {
+            self.reopen(state.session.as_ref()).await?;
+            match self.post(&self.state(), text, headers).await? {
+                Sent::Answer(response) => self.read(response, asked).await,
+                Sent::Forgotten => Err(CallError::Closed("the server forgets its sessions at once".to_owned())),
             }
-        }
-        Err(CallError::Closed("the server forgets its sessions at once".to_owned()))
+        })
+        .await
     }
 
     /// Open the session anew, unless somebody else has done so.
-    async fn reopen(self: &Arc<Self>, forgotten: Option<HeaderValue>) -> Result<(), CallError> {
+    async fn reopen(self: &Arc<Self>, forgotten: Option<&HeaderValue>) -> Result<(), CallError> {
         let _reopening = self.reopening.lock().await;
-        if self.session() != forgotten {
+        if self.state().session.as_ref() != forgotten {
             return Ok(());
         }
         tracing::info!(host = self.target.url.host_str(), "the server has forgotten the session; it is opened again");
@@ -299,29 +344,30 @@ impl Http {
     }
 
     /// Open a session: `initialize`, whose answer names it.
-    pub(super) async fn initialize(self: &Arc<Self>, params: Params<'_>) -> Result<Box<RawValue>, CallError> {
+    pub(super) async fn initialize(self: &Arc<Self>, params: Params) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = request_line(&Id::Number(id), "initialize", params.present());
-        let response = self.exchange(Method::POST, &HeaderMap::new(), body.into()).await?;
-        let session = response.headers().get(SESSION).cloned();
+        let body = request_line(&Id::Number(id), "initialize", params.text());
+        let response = self.exchange(&self.state(), Method::POST, &[], &body.into()).await?;
+        let session = response.header(SESSION).and_then(|session| HeaderValue::from_str(session).ok());
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
         self.change(|state| state.session = session);
         Ok(result)
     }
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
-        let headers = self.headers(&notification.method, &Params::None); // none is named in a header
-        match self.post(Message::Notification(notification).to_line().into(), headers).await? {
+        let state = self.state();
+        let headers = self.headers(&state, &notification.method, &Params::NONE); // none is named in a header
+        match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
             Sent::Forgotten => Ok(()), // the session that it was for is gone
         }
     }
 
-    fn headers(&self, method: &str, params: &Params<'_>) -> HeaderMap {
-        if !self.is_modern() {
-            return HeaderMap::new();
+    fn headers(&self, state: &State, method: &str, params: &Params) -> Vec<Header> {
+        if !state.is_modern() {
+            return Vec::new();
         }
         let marked = |tool: &str| {
             self.marked.lock().unwrap_or_else(PoisonError::into_inner).get(tool).cloned().unwrap_or_default()
@@ -332,7 +378,7 @@ impl Http {
     /// Remember which arguments must be repeated in headers: a request that lacks them would be refused. A tool with a
     /// mark that is not valid cannot be called so, and is left out.
     fn take_marks(&self, result: Box<RawValue>) -> Box<RawValue> {
-        if !self.is_modern() || !result.get().contains("x-mcp-header") {
+        if !self.state().is_modern() || !result.get().contains("x-mcp-header") {
             return result;
         }
         let fit = Members::parse(&result).and_then(|mut page| {
@@ -367,17 +413,6 @@ impl Http {
         true
     }
 
-    /// The headers that each request carries.
-    fn headers_for(&self, method: &Method) -> HeaderMap {
-        let mut headers = self.state.read().unwrap_or_else(PoisonError::into_inner).headers.clone();
-        if *method == Method::GET {
-            headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
-        } else {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        headers
-    }
-
     /// Get the token that there is, before the first request.
     pub(super) async fn begin(&self) -> Result<(), CallError> {
         match &self.access {
@@ -387,67 +422,70 @@ impl Http {
     }
 
     /// Send a request with these headers besides; again if the server wants another token for it and there is one.
-    async fn exchange(&self, method: Method, more: &HeaderMap, body: Bytes) -> Result<Response, CallError> {
-        match &self.access {
-            Some(access) => {
-                let send = || self.send(method.clone(), more, body.clone());
-                access.exchange(&self.tasks, Response::challenge, send).await
+    async fn exchange(
+        &self,
+        state: &State,
+        method: Method,
+        more: &[Header],
+        body: &Bytes,
+    ) -> Result<Response, CallError> {
+        let Some(access) = &self.access else { return self.send(state, &method, more, body).await };
+        if access.is_stale() {
+            Box::pin(access.begin(&self.tasks)).await?;
+        }
+        let seen = access.changes();
+        let response = self.send(state, &method, more, body).await?;
+        match response.challenge() {
+            None => Ok(response),
+            Some(challenge) => {
+                let send = || self.send(state, &method, more, body);
+                Box::pin(access.again(&self.tasks, seen, challenge, Response::challenge, send)).await
             }
-            None => self.send(method, more, body).await,
         }
     }
 
     /// Send a request with these headers besides.
-    fn send(
-        &self,
-        method: Method,
-        more: &HeaderMap,
-        body: Bytes,
-    ) -> impl Future<Output = Result<Response, CallError>> + Send + use<> {
-        let mut headers = self.headers_for(&method);
-        headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
-        if let Some(access) = &self.access {
-            access.put_into(&mut headers, &method, &self.target.url);
+    async fn send(&self, state: &State, method: &Method, more: &[Header], body: &Bytes) -> Result<Response, CallError> {
+        let token = self.access.as_ref().and_then(|access| access.headers(method, &self.target.url));
+        let with_token = token.map(|token| [more, &token].concat());
+        let more = with_token.as_deref().unwrap_or(more);
+        if let Some(direct) = &self.direct {
+            let head = state.message.clone().filter(|_| *method == Method::POST);
+            let head = head.unwrap_or_else(|| direct.head(method, &state.headers_for(method)));
+            let sent = direct.send(&head, more, body).await;
+            let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
+            if !response.status().is_redirection() {
+                return Ok(Response::Direct(response));
+            } // where it leads to, the client decides
         }
-        let (direct, client, url) = (self.direct.clone(), self.target.client.clone(), self.target.url.clone());
-        async move {
-            if let Some(direct) = direct {
-                let sent = direct.send(&method, &headers, &body).await;
-                let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
-                if !response.status().is_redirection() {
-                    return Ok(Response::Direct(Box::new(response)));
-                } // where it leads to, the client decides
-            }
-            let mut request = reqwest::Request::new(method, url);
-            *request.headers_mut() = headers;
-            *request.body_mut() = (!body.is_empty()).then(|| body.into());
-            client.execute(request).await.map(Response::from).map_err(|error| failed(&error))
-        }
+        let mut headers = state.headers_for(method);
+        headers.extend(more.iter().cloned());
+        let mut request = reqwest::Request::new(method.clone(), self.target.url.clone());
+        *request.headers_mut() = headers;
+        *request.body_mut() = (!body.is_empty()).then(|| body.clone().into());
+        self.target.client.execute(request).await.map(Response::from).map_err(|error| failed(&error))
     }
 
     /// Open a stream, from this event on.
     async fn resume(&self, last: Option<&str>) -> Result<Response, CallError> {
-        let mut more = HeaderMap::new();
-        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
-            more.insert("last-event-id", last);
-        }
-        self.exchange(Method::GET, &more, Bytes::new()).await
+        let last = last.and_then(|last| HeaderValue::from_str(last).ok());
+        let last: Option<Header> = last.map(|last| (HeaderName::from_static("last-event-id"), last));
+        self.exchange(&self.state(), Method::GET, last.as_slice(), &Bytes::new()).await
     }
 
-    async fn post(&self, body: Bytes, headers: HeaderMap) -> Result<Sent, CallError> {
-        let has_session = self.has_session();
-        let response = self.exchange(Method::POST, &headers, body).await?;
-        let is_forgotten = has_session && response.status() == StatusCode::NOT_FOUND;
+    async fn post(&self, state: &State, body: &Bytes, headers: &[Header]) -> Result<Sent, CallError> {
+        let response = self.exchange(state, Method::POST, headers, body).await?;
+        let is_forgotten = state.session.is_some() && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
 
     /// The answer in what was received: a message, or a stream of which it is the last.
     async fn read(self: &Arc<Self>, response: Response, asked: &Asked<'_>) -> Result<Box<RawValue>, CallError> {
         if !response.status().is_success() {
-            return Err(self.refused(response).await);
+            return Err(Box::pin(self.refused(response)).await);
         }
         if is_event_stream(&response) {
-            return self.follow(response, asked).await;
+            return Box::pin(self.follow(response, asked)).await;
         }
         let status = response.status();
         let body = body(response, self.setup.limits.message_bytes_max).await?;
@@ -486,7 +524,7 @@ impl Http {
             {
                 return outcome;
             }
-            let Some(last) = parser.last_id.clone().filter(|_| !self.is_modern()) else { break };
+            let Some(last) = parser.last_id.clone().filter(|_| !self.state().is_modern()) else { break };
             sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
             let resumed = self.resume(Some(&last)).await.ok();
             response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
@@ -510,6 +548,7 @@ impl Http {
                 }
                 let outcome = self.take(event.data.as_bytes(), asked);
                 if outcome.is_some() {
+                    response.let_go();
                     return Ok(outcome);
                 }
             }
@@ -519,28 +558,26 @@ impl Http {
 
     /// Take what came in at once; the answer, if it is among it.
     fn take(self: &Arc<Self>, text: &[u8], asked: Option<&Asked<'_>>) -> Option<Result<Box<RawValue>, CallError>> {
-        let messages = match parse(text) {
-            Ok(Incoming::Single(message)) => vec![Ok(message)],
-            Ok(Incoming::Batch(messages)) => messages,
-            Err(malformed) => vec![Err(malformed)],
-        };
         let mut answer = None;
-        for message in messages {
-            match message {
-                Ok(Message::Response(response)) => {
-                    let is_answer = asked.is_some_and(|asked| match &response.id {
-                        Some(Id::Number(id)) => *id == asked.id,
-                        Some(Id::String(id)) => *id == asked.id.to_string(),
-                        None => response.outcome.is_err(),
-                    });
-                    if is_answer {
-                        answer = Some(response.outcome.map_err(CallError::Rpc));
-                    }
+        let mut take = |message| match message {
+            Ok(Message::Response(response)) => {
+                let is_answer = asked.is_some_and(|asked| match &response.id {
+                    Some(Id::Number(id)) => *id == asked.id,
+                    Some(Id::String(id)) => *id == asked.id.to_string(),
+                    None => response.outcome.is_err(),
+                });
+                if is_answer {
+                    answer = Some(response.outcome.map_err(CallError::Rpc));
                 }
-                Ok(Message::Notification(notification)) => self.notified(notification, asked),
-                Ok(Message::Request(request)) => self.asked(request, asked),
-                Err(malformed) => self.rubbish.log(text, &malformed.error.message),
             }
+            Ok(Message::Notification(notification)) => self.notified(notification, asked),
+            Ok(Message::Request(request)) => self.asked(request, asked),
+            Err(Malformed { error, .. }) => self.rubbish.log(text, &error.message),
+        };
+        match parse(text) {
+            Ok(Incoming::Single(message)) => take(Ok(message)),
+            Ok(Incoming::Batch(messages)) => messages.into_iter().for_each(take),
+            Err(malformed) => take(Err(malformed)),
         }
         answer
     }
@@ -576,9 +613,10 @@ impl Http {
     }
 
     /// Answer a request of the server.
-    fn asked(self: &Arc<Self>, message::Request { id, method, params }: message::Request, asked: Option<&Asked<'_>>) {
+    fn asked(self: &Arc<Self>, request: message::Request, asked: Option<&Asked<'_>>) {
+        let id = request.id.clone();
         let mut question = None;
-        let answer = if method == "ping" {
+        let answer = if request.method == "ping" {
             None
         } else if self.tasks.len() > self.setup.limits.asked_at_once_max {
             let message =
@@ -588,7 +626,7 @@ impl Http {
         } else {
             let flight = self.flight(asked);
             self.flights.asked(flight.as_ref());
-            let answer = self.handler(flight.as_ref()).request(method, params);
+            let answer = self.handler(flight.as_ref()).request(request);
             question = flight.map(Question::new);
             Some(answer)
         };
@@ -602,7 +640,7 @@ impl Http {
                         .map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string())),
                 };
                 let text = Message::Response(message::Response { id: Some(id), outcome }).to_line();
-                if let Err(error) = http.post(text.into(), HeaderMap::new()).await {
+                if let Err(error) = http.post(&http.state(), &text.into(), &[]).await {
                     tracing::warn!(%error, "the server did not take an answer");
                 }
             };
@@ -647,26 +685,20 @@ impl Http {
     }
 
     /// Nothing more will come or go.
-    pub(super) fn shut(&self) {
+    pub(super) fn shut(self: &Arc<Self>) {
         self.closed.cancel();
-        let has_session = self.has_session();
-        if has_session && tokio::runtime::Handle::try_current().is_ok() {
-            let ending = self.end_session();
-            self.tasks.spawn(ending);
-        }
-    }
-
-    fn end_session(&self) -> impl Future<Output = ()> + Send + use<> {
-        let ending = self.send(Method::DELETE, &HeaderMap::new(), Bytes::new());
-        self.change(|state| state.session = None);
-        async {
-            // A server may refuse to end sessions (405); then it forgets them some time.
-            let _ = timeout(FAREWELL_MAX, ending).await;
+        let (http, state) = (Arc::clone(self), self.state());
+        if state.session.is_some() && tokio::runtime::Handle::try_current().is_ok() {
+            self.change(|state| state.session = None);
+            self.tasks.spawn(async move {
+                // A server may refuse to end sessions (405); then it forgets them some time.
+                let _ = timeout(FAREWELL_MAX, http.send(&state, &Method::DELETE, &[], &Bytes::new())).await;
+            });
         }
     }
 
     /// The same, and wait for the session's end.
-    pub(super) async fn close(&self) {
+    pub(super) async fn close(self: &Arc<Self>) {
         self.shut();
         self.tasks.close();
         self.tasks.wait().await;
@@ -685,20 +717,19 @@ impl Drop for Withdraw<'_> {
         let (http, text) = (Arc::clone(http), link::cancelled(self.id));
         let tasks = http.tasks.clone();
         tasks.spawn(async move {
-            let _ = timeout(FAREWELL_MAX, http.post(text.into(), HeaderMap::new())).await;
+            let _ = timeout(FAREWELL_MAX, http.post(&http.state(), &text.into(), &[])).await;
         });
     }
 }
 
 fn is_event_stream(response: &Response) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = response.header(CONTENT_TYPE.as_str()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// A body, if it is not too large.
 async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
-    let announced = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let announced: usize = announced.unwrap_or(0).min(bytes_max);
+    let announced = response.announced().min(bytes_max);
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await? {
         if first.len().max(whole.len()) + part.len() > bytes_max {

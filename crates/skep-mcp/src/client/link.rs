@@ -98,10 +98,10 @@ impl Link {
     }
 
     /// Call a method, with parameters that may need the request's id. Dropping the future withdraws the call.
-    pub(super) async fn call<'a>(
+    pub(super) async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: impl FnOnce(i64) -> Params<'a>,
+        params: impl FnOnce(i64) -> Params,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let _permit = tokio::select! {
@@ -122,7 +122,7 @@ impl Link {
             id
         };
         let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
-        let text = request_line(&Id::Number(id), method, params(id).present());
+        let text = request_line(&Id::Number(id), method, params(id).text());
         self.send(Outgoing { text, call: Some(id) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.closed_error()))
     }
@@ -257,8 +257,9 @@ impl Link {
         own.unwrap_or_else(|| Arc::clone(&self.handler))
     }
 
-    fn asked(self: &Arc<Self>, Request { id, method, params }: Request) {
-        if method == "ping" {
+    fn asked(self: &Arc<Self>, request: Request) {
+        let id = request.id.clone();
+        if request.method == "ping" {
             self.reply(
                 id,
                 to_raw_value(&serde_json::json!({}))
@@ -273,7 +274,7 @@ impl Link {
         }
         let flight = self.only_flight();
         let handler = flight.as_ref().and_then(|flight| flight.handler.as_ref()).unwrap_or(&self.handler);
-        let answer = handler.request(method, params);
+        let answer = handler.request(request);
         let (link, asked) = (Arc::clone(self), id.clone());
         // Held until the entry is there, so that a quick answer finds it.
         let mut state = self.state();

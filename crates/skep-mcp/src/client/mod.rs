@@ -22,6 +22,7 @@ mod params;
 use std::{
     collections::BTreeSet,
     future::Future,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -30,10 +31,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -46,9 +44,9 @@ pub use self::{
     lines::{Dial, Streams, Tcp},
 };
 use crate::{
-    message::{ErrorObject, Notification},
+    message::{ErrorObject, Notification, Request},
     revision::Revision,
-    server::code,
+    server::{Members, code},
 };
 
 /// Longer than anybody waits.
@@ -91,13 +89,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A request of the server (revisions until 2025-11-25): `elicitation/create`, `sampling/createMessage`,
     /// `roots/list`. `ping` is answered before it comes here. Dropping the future withdraws it.
-    fn request(
-        &self,
-        method: String,
-        params: Option<Box<RawValue>>,
-    ) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = params;
-        let error = ErrorObject::new(code::METHOD_NOT_FOUND, format!("this client does not answer {method}"));
+    fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
+        let message = format!("this client does not answer {}", request.method);
+        let error = ErrorObject::new(code::METHOD_NOT_FOUND, message);
         Box::pin(async { Err(error) })
     }
 
@@ -278,7 +272,7 @@ impl Connection {
     pub async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         self.inner.call(method, params, options).await
@@ -339,7 +333,7 @@ impl Inner {
     async fn call(
         &self,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         let flight = Flight::new(options.handler.clone());
@@ -349,12 +343,12 @@ impl Inner {
             capabilities: options.capabilities.as_deref().unwrap_or(&self.setup.capabilities),
             wants_progress: options.wants_progress,
         };
-        let calling = async {
+        let calling = pin!(async {
             match &self.transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             }
-        };
+        });
         timed(&options, &flight, calling).await
     }
 }
@@ -368,19 +362,20 @@ impl Drop for Inner {
     }
 }
 
-fn uri_params(uri: &str) -> Option<Box<RawValue>> {
-    to_raw_value(&json!({ "uri": uri })).ok()
+fn uri_params(uri: &str) -> Members<'static> {
+    Members::of(&json!({ "uri": uri }))
 }
 
 async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
     tokio::time::timeout(time_max, future).await.unwrap_or(Err(CallError::TimedOut(time_max)))
 }
 
-/// Wait for a call, but not longer than its options allow. Whatever is given up is dropped, and so withdrawn.
+/// Wait for a call, but not longer than its options allow. Who then drops it withdraws it. It stays where it is: it is large, and
+/// to move it costs every call.
 async fn timed<T>(
     options: &CallOptions,
     flight: &Flight,
-    calling: impl Future<Output = Result<T, CallError>>,
+    mut calling: Pin<&mut impl Future<Output = Result<T, CallError>>>,
 ) -> Result<T, CallError> {
     let start = Instant::now();
     // Who waits for ever may say so with a time that has no end.
@@ -389,8 +384,7 @@ async fn timed<T>(
         let silence = Instant::now().checked_add(options.timeout);
         silence.into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
     };
-    let given_up = sleep_until(patience());
-    tokio::pin!(calling, given_up);
+    let mut given_up = pin!(sleep_until(patience()));
     loop {
         tokio::select! {
             biased;
@@ -455,7 +449,7 @@ async fn listen(connection: Weak<Inner>) {
 impl Inner {
     /// One stream of changes, until it ends; whether the server does not have such a thing.
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
-        let params = to_raw_value(&json!({ "notifications": wanted })).ok();
+        let params = Members::of(&json!({ "notifications": wanted }));
         let setup = self.setup.clone();
         let transport = match &self.transport {
             Transport::Link(link) => Transport::Link(Arc::clone(link)),
@@ -471,8 +465,8 @@ impl Inner {
             let flight = Flight::new(None);
             let method = "subscriptions/listen";
             let ended = match &transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(params.as_deref(), id), &flight).await,
+                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
+                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
             };
             matches!(ended, Err(CallError::Rpc(_)))
         }

@@ -4,7 +4,7 @@
 //! some error, some are silent, some die. So every answer but a good one, silence, and the end of the streams lead to
 //! `initialize`, on the same streams where that may work, and on new ones where it does not (2026-07-28, versioning).
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{
@@ -86,16 +86,16 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
     supported.iter().any(|version| version == Revision::V2026_07_28.as_str())
 }
 
-fn discover_params(setup: &Setup) -> Params<'static> {
+fn discover_params(setup: &Setup) -> Params {
     let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
-    meta.put_in(None, 0)
+    meta.put_in(&Members::default(), 0)
 }
 
-fn initialize_params(setup: &Setup) -> Params<'static> {
+fn initialize_params(setup: &Setup) -> Params {
     let params = json!({
         "protocolVersion": OLDER.as_str(), "capabilities": setup.capabilities, "clientInfo": setup.info,
     });
-    to_raw_value(&params).map_or(Params::None, |params| Params::Text(Cow::Owned(params)))
+    to_raw_value(&params).map_or(Params::NONE, Params::from)
 }
 
 /// What the answer to `initialize` says.

@@ -1,53 +1,41 @@
-//! The metadata of requests: what 2026-07-28 wants with each, and older revisions must not see.
+//! The parameters of requests, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
 
-use std::borrow::Cow;
-
-use memchr::memmem;
-use serde::{Serialize, Serializer};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::Setup;
-use crate::{revision::Revision, server::Members};
+use crate::{message::json, revision::Revision, server::Members, spans};
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
+/// Bytes that the metadata of most requests comes to.
+const META_SIZE: usize = 512;
 
-/// The parameters of a request, as they are sent.
-pub(super) enum Params<'a> {
+/// The parameters of a request, as they are sent. Some requests have none.
+pub(super) struct Params(Option<String>);
+
+impl Params {
     /// There are none.
-    None,
-    /// As they came, or as somebody wrote them.
-    Text(Cow<'a, RawValue>),
-    /// Taken apart and changed.
-    Members(Members<'a>),
-}
+    pub(super) const NONE: Params = Params(None);
 
-impl Params<'_> {
-    /// `None` where there are none.
-    pub(super) fn present(&self) -> Option<&Self> {
-        (!matches!(self, Params::None)).then_some(self)
+    /// Their text.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.0.as_deref()
     }
 
-    /// What they consist of.
-    pub(super) fn members(&self) -> Option<Cow<'_, Members<'_>>> {
-        match self {
-            Params::None => None,
-            Params::Text(text) => Members::parse(text).map(Cow::Owned),
-            Params::Members(members) => Some(Cow::Borrowed(members)),
-        }
+    /// A member of them, as a type; `None` also where it does not fit.
+    pub(super) fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
+        let member = spans::members(self.text()?)?.find(|member| member.name == name)?;
+        serde_json::from_str(member.value).ok()
     }
 }
 
-impl Serialize for Params<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Params::None => serializer.serialize_unit(),
-            Params::Text(text) => text.serialize(serializer),
-            Params::Members(members) => members.serialize(serializer),
-        }
+impl From<Box<RawValue>> for Params {
+    fn from(params: Box<RawValue>) -> Params {
+        Params(Some(Box::<str>::from(params).into_string()))
     }
 }
 
@@ -61,42 +49,85 @@ pub(super) struct Meta<'a> {
 
 impl Meta<'_> {
     /// The parameters of request `id` as they are sent: the caller's progress token gives way to the id, if progress is
-    /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes; parameters that need no change
-    /// are not looked into.
-    pub(super) fn put_in<'a>(&self, params: Option<&'a RawValue>, id: i64) -> Params<'a> {
-        let as_it_is = || params.map_or(Params::None, |params| Params::Text(Cow::Borrowed(params)));
-        let has_meta = || params.is_some_and(|params| memmem::find(params.get().as_bytes(), b"\"_meta\"").is_some());
-        if !self.is_modern && !self.wants_progress && !has_meta() {
-            return as_it_is();
+    /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes.
+    pub(super) fn put_in(&self, params: &Members<'_>, id: i64) -> Params {
+        let mut text = String::with_capacity(params.len_in_bytes() + META_SIZE);
+        text.push('{');
+        let mut is_written = false;
+        for (name, value) in params.iter() {
+            if name != "_meta" {
+                write_named(&mut text, name, value.get());
+            } else if !is_written {
+                self.write(&mut text, Some(value.get()), id);
+                is_written = true;
+            } // else the same twice: what follows is not meant
         }
-        let mut members = match params.map(Members::parse) {
-            Some(Some(members)) => members,
-            Some(None) => return as_it_is(), // no object; the server says what it thinks of it
-            None => Members::default(),
-        };
-        let mut meta = members.get_in_text("_meta").and_then(Members::parse).unwrap_or_default();
-        meta.remove(PROGRESS_TOKEN);
+        if !is_written {
+            self.write(&mut text, None, id);
+        }
+        if params.is_empty() && text == "{" {
+            return Params::NONE;
+        }
+        text.push('}');
+        Params(Some(text))
+    }
+
+    /// Write the metadata, with what was there before, unless there is none.
+    fn write(&self, text: &mut String, before: Option<&str>, id: i64) {
+        let begin = text.len();
+        write_own(text, "_meta", "{");
+        let empty = text.len();
+        let mut names_client = false;
+        for member in before.and_then(spans::members).into_iter().flatten() {
+            let stays = match &*member.name {
+                PROGRESS_TOKEN | PROTOCOL_VERSION | CLIENT_CAPABILITIES => false,
+                CLIENT_INFO => self.is_modern && !std::mem::replace(&mut names_client, true),
+                LOG_LEVEL => self.is_modern,
+                _ => true,
+            };
+            if stays {
+                write_member(text, member.quoted, member.value);
+            }
+        }
         if self.wants_progress {
-            meta.put(PROGRESS_TOKEN, id);
+            write_own(text, PROGRESS_TOKEN, &id.to_string());
         }
         if self.is_modern {
-            meta.put(PROTOCOL_VERSION, Revision::V2026_07_28.as_str());
-            meta.put(CLIENT_CAPABILITIES, self.capabilities);
-            if meta.get(CLIENT_INFO).is_none() {
-                meta.put(CLIENT_INFO, &self.setup.info);
-            }
-        } else {
-            for name in [PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL] {
-                meta.remove(name);
+            write_own(text, PROTOCOL_VERSION, &json(Revision::V2026_07_28.as_str()));
+            write_own(text, CLIENT_CAPABILITIES, &json(self.capabilities));
+            if !names_client {
+                write_own(text, CLIENT_INFO, &json(&self.setup.info));
             }
         }
-        let is_empty = |members: &Members<'_>| members.iter().next().is_none();
-        if is_empty(&meta) {
-            members.remove("_meta");
-        } else {
-            members.set("_meta", meta.into_raw());
-        }
-        if params.is_none() && is_empty(&members) { Params::None } else { Params::Members(members) }
+        if text.len() == empty { text.truncate(begin) } else { text.push('}') }
+    }
+}
+
+/// Write a member, and what parts it from the one before.
+fn write_member(object: &mut String, quoted: &str, value: &str) {
+    begin_member(object);
+    for part in [quoted, ":", value] {
+        object.push_str(part);
+    }
+}
+
+/// The same with a name that holds nothing to be escaped.
+fn write_own(object: &mut String, name: &str, value: &str) {
+    begin_member(object);
+    for part in ["\"", name, "\":", value] {
+        object.push_str(part);
+    }
+}
+
+/// The same with any name.
+fn write_named(object: &mut String, name: &str, value: &str) {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_plain { write_own(object, name, value) } else { write_member(object, &json(name), value) }
+}
+
+fn begin_member(object: &mut String) {
+    if !object.ends_with('{') {
+        object.push(',');
     }
 }
 
@@ -117,8 +148,8 @@ mod tests {
             revision: None,
         };
         let meta = Meta { setup: &setup, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
-        let params = params.map(|text| RawValue::from_string(text.to_owned()).unwrap());
-        meta.put_in(params.as_deref(), 7).present().map(|params| serde_json::to_string(params).unwrap())
+        let params = params.map_or(Members::default(), |text| serde_json::from_str(text).unwrap());
+        meta.put_in(&params, 7).text().map(str::to_owned)
     }
 
     #[test]
@@ -130,8 +161,10 @@ mod tests {
             r#"{"x":1.50,"_meta":{"a/b":[ 1e400 ],"progressToken":7},"y":"\u00e4"}"#
         );
         assert_eq!(put(false, false, Some(r#"{"_meta":{"progressToken":1}}"#)).unwrap(), "{}");
-        assert_eq!(put(false, false, Some(r#"{ "x" : 1 }"#)).unwrap(), r#"{ "x" : 1 }"#);
+        assert_eq!(put(false, false, Some(r#"{ "x" : [ 1 ] }"#)).unwrap(), r#"{"x":[ 1 ]}"#);
         assert_eq!(put(false, false, None), None);
+        let name = r#"{"a\"ä":1,"_meta":{"b\"ä":2}}"#;
+        assert_eq!(put(false, true, Some(name)).unwrap(), r#"{"a\"ä":1,"_meta":{"b\"ä":2,"progressToken":7}}"#);
     }
 
     #[test]

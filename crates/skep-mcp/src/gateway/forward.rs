@@ -6,14 +6,17 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use serde_json::value::RawValue;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::{Backend, CHANGES_MAX, Kind, List, Lists, Wanted};
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
-    message::{ErrorObject, Notification},
-    server::{self, Call, Caller, Change, Description, Level, Members, Outcome, Peer, Service, Watch, code, tasks},
+    message::{self, ErrorObject, Id, Notification},
+    server::{
+        self, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
+        tasks,
+    },
 };
 
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
@@ -33,7 +36,7 @@ pub struct Request {
     /// The method.
     pub method: String,
     /// The parameters.
-    pub params: Option<Box<RawValue>>,
+    pub params: Members<'static>,
     /// What is asked for beside the result: progress and questions go to the caller.
     pub options: CallOptions,
     /// Rung when the caller withdraws.
@@ -46,7 +49,10 @@ impl Request {
         let Call { method, mut params, caller, cancel } = call;
         // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
-            params = Some(with_level(params.as_deref(), level));
+            let mut meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
+            meta.put("io.modelcontextprotocol/logLevel", level);
+            let meta = meta.into_raw();
+            params.set("_meta", meta);
         }
         let capabilities = tasks::undeclared_in(&caller.capabilities); // a task of that server would be nobody's here
         let options = CallOptions {
@@ -57,14 +63,6 @@ impl Request {
         };
         Request { method, params, options, cancel }
     }
-}
-
-fn with_level(params: Option<&RawValue>, level: Level) -> Box<RawValue> {
-    let mut members = params.and_then(Members::parse).unwrap_or_default();
-    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
-    meta.put("io.modelcontextprotocol/logLevel", level);
-    members.set("_meta", meta.into_raw());
-    members.into_raw()
 }
 
 /// Passes on what a server sends because of a call.
@@ -83,9 +81,15 @@ impl Handler for Relay {
         }
     }
 
-    fn request(&self, method: String, params: Option<Box<RawValue>>) -> BoxFuture<'static, Outcome> {
+    /// An id that is a text may mean something to the caller. A number tells only how much the server asked others.
+    fn request(&self, message::Request { id, method, params }: message::Request) -> BoxFuture<'static, Outcome> {
         let peer = self.peer.clone();
-        Box::pin(async move { peer.request(&method, params.unwrap_or_else(|| Members::default().into_raw())).await })
+        let name = match id {
+            Id::String(name) => Some(name),
+            Id::Number(_) => None,
+        };
+        let params = params.unwrap_or_else(|| Members::default().into_raw());
+        Box::pin(async move { peer.request_as(name, &method, params).await })
     }
 
     fn principal(&self) -> &str {
@@ -96,29 +100,35 @@ impl Handler for Relay {
 /// A connection as a service: what stands behind a gateway when nobody keeps a pool.
 pub struct Remote {
     connection: Connection,
-    changes: broadcast::Sender<Change>,
+    heard: Arc<Heard>,
     /// The resources that somebody watches: the server is told once.
     watched: Mutex<HashMap<String, Weak<Watched>>>,
 }
 
 impl Remote {
-    /// The server at the other end of a connection that was made with this sender's [`Remote::listener`].
-    pub fn new(connection: Connection, changes: broadcast::Sender<Change>) -> Remote {
-        Remote { connection, changes, watched: Mutex::default() }
-    }
-
-    /// What to give as the handler of a connection, so that changes reach the gateway.
-    pub fn listener(changes: broadcast::Sender<Change>) -> Arc<dyn Handler> {
-        Arc::new(Listener(changes))
+    /// The server at the other end of a connection that was made with this handler.
+    pub fn new(connection: Connection, heard: Arc<Heard>) -> Remote {
+        Remote { connection, heard, watched: Mutex::default() }
     }
 }
 
-struct Listener(broadcast::Sender<Change>);
+/// The handler of a connection that becomes a [`Remote`]: what it hears of changes, and what it has listed.
+pub struct Heard {
+    changes: broadcast::Sender<Change>,
+    lists: Lists,
+}
 
-impl Handler for Listener {
+impl Default for Heard {
+    fn default() -> Heard {
+        Heard { changes: broadcast::channel(CHANGES_MAX).0, lists: Lists::default() }
+    }
+}
+
+impl Handler for Heard {
     fn notification(&self, notification: Notification) {
         if let Some(change) = change(&notification) {
-            let _ = self.0.send(change); // nobody may listen
+            self.lists.forget(&change);
+            let _ = self.changes.send(change); // nobody may listen
         }
     }
 }
@@ -187,6 +197,35 @@ impl Service for Remote {
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+        self.heard.changes.subscribe()
+    }
+
+    fn may_repeat(&self, tool: &str) -> bool {
+        self.heard.lists.may_repeat(tool)
+    }
+
+    fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
+        self.heard.lists.header_arguments(tool)
+    }
+}
+
+impl Backend for Remote {
+    fn list(self: Arc<Self>, kind: Kind, _: Arc<Caller>) -> server::BoxFuture<Result<Arc<List>, ErrorObject>> {
+        Box::pin(async move {
+            let mut reading = match self.heard.lists.want(kind).await {
+                Wanted::Known(list) => return Ok(list),
+                Wanted::Unknown(reading) => reading,
+            };
+            let fault = |message: String| ErrorObject::new(code::INTERNAL_ERROR, message);
+            while let Some(params) = reading.next_page() {
+                match self.connection.call(kind.method(), params, CallOptions::default()).await {
+                    Ok(page) => reading.add(&page).map_err(fault)?,
+                    Err(CallError::Rpc(error)) if error.code == code::METHOD_NOT_FOUND => reading.end(),
+                    Err(CallError::Rpc(error)) => return Err(error),
+                    Err(error) => return Err(fault(error.to_string())),
+                }
+            }
+            Ok(reading.keep(kind.is_announced(&self.connection.info().capabilities)))
+        })
     }
 }

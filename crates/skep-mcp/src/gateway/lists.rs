@@ -1,49 +1,35 @@
-//! The lists of the servers behind a gateway: read to their end, kept for a while, and merged.
+//! What one server lists: read to its end, and kept for a while.
+//!
+//! Whoever speaks with a server keeps its lists here, and all who want to know what it has read the same ones. How a page is
+//! asked for is theirs.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use serde::Serialize;
-use serde_json::{
-    Value,
-    value::{RawValue, to_raw_value},
-};
-use tokio::time::{Instant, timeout};
+use serde_json::{Value, value::RawValue};
+use tokio::time::Instant;
 
-use super::{
-    Member, SEPARATOR,
-    cursor::{self, Place},
-};
-use crate::{
-    message::ErrorObject,
-    server::{
-        Call, Change, Members, Peer, code,
-        headers::{self, HeaderArgument},
-    },
+use crate::server::{
+    Change, Members,
+    headers::{self, HeaderArgument},
 };
 
-/// Pages of one server's list; what comes after is left out.
-const PAGES_MAX: usize = 100;
-/// Items of one server's list.
-const ITEMS_MAX: usize = 10_000;
-/// Items of one page of a merged list. Many clients read only the first.
-const PAGE_ITEMS_MAX: usize = 1000;
-/// How long one server may take to give a list, before the others are shown without it.
-const LIST_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a list is kept whose server does not say: a change is told by most, and noticed after this by all.
+/// Pages of one list; what comes after is left out.
+const PAGES_MAX: usize = 1000;
+/// Items of one list.
+const ITEMS_MAX: usize = 20_000;
+/// How long a list is kept whose server neither says for how long nor tells of changes.
 const KEPT: Duration = Duration::from_secs(10);
-/// The longest time that a list is kept, whatever its server says.
+/// The longest time that a list is kept: a server may forget to tell of a change, and the word of it may be lost.
 const KEPT_MAX: Duration = Duration::from_secs(300);
-/// After a server has failed to give a list it is not asked for another one so long.
-const FAILED_KEPT: Duration = Duration::from_secs(2);
 
 /// What can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+#[expect(missing_docs, reason = "the names are the protocol's")]
+pub enum Kind {
     Tools,
     Prompts,
     Resources,
@@ -51,7 +37,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn method(self) -> &'static str {
+    /// The method that gives a page.
+    pub fn method(self) -> &'static str {
         match self {
             Kind::Tools => "tools/list",
             Kind::Prompts => "prompts/list",
@@ -60,8 +47,18 @@ impl Kind {
         }
     }
 
+    /// Whether a server with these capabilities tells when the list has changed.
+    pub fn is_announced(self, capabilities: &Value) -> bool {
+        let area = match self {
+            Kind::Tools => "tools",
+            Kind::Prompts => "prompts",
+            Kind::Resources | Kind::Templates => "resources",
+        };
+        capabilities[area]["listChanged"] == true
+    }
+
     /// The member of the result that has the items.
-    fn items(self) -> &'static str {
+    pub(super) fn items(self) -> &'static str {
         match self {
             Kind::Tools => "tools",
             Kind::Prompts => "prompts",
@@ -80,27 +77,41 @@ impl Kind {
     }
 
     /// Whether items are called by the names of their servers, too.
-    fn has_prefix(self) -> bool {
+    pub(super) fn has_prefix(self) -> bool {
         matches!(self, Kind::Tools | Kind::Prompts)
     }
 }
 
 /// One whole list of one server.
 #[derive(Debug, Default)]
-pub(super) struct List {
+pub struct List {
     /// Keys and items, in the order of the keys.
     items: Vec<(String, Members<'static>)>,
-    ttl_ms: u64,
-    is_public: bool,
+    pub(super) ttl_ms: u64,
+    pub(super) is_public: bool,
     header_arguments: HashMap<String, Vec<HeaderArgument>>,
 }
 
 impl List {
+    /// Names or URIs, and what the server wrote under them, in the order of the names.
+    pub fn items(&self) -> impl ExactSizeIterator<Item = (&str, &Members<'static>)> {
+        self.items.iter().map(|(key, item)| (&**key, item))
+    }
+
     /// Whether this list has the resource, or a template that it fits.
     pub(super) fn has_uri(&self, kind: Kind, uri: &str) -> bool {
         self.items.iter().any(|(key, _)| match kind {
             Kind::Templates => fits(key, uri),
             _ => key == uri,
+        })
+    }
+
+    /// Whether the server says of a tool that it changes nothing, or nothing more when it is called again.
+    fn may_repeat(&self, tool: &str) -> bool {
+        let item = self.items.iter().find(|(name, _)| name == tool);
+        let annotations = item.and_then(|(_, item)| item.get("annotations")).and_then(Members::parse);
+        annotations.is_some_and(|annotations| {
+            ["readOnlyHint", "idempotentHint"].iter().any(|hint| annotations.read(hint) == Some(true))
         })
     }
 }
@@ -131,190 +142,185 @@ fn fits(template: &str, uri: &str) -> bool {
 
 /// The lists of one server that are known.
 #[derive(Default)]
-pub(super) struct Lists {
-    known: Mutex<HashMap<Kind, Known>>,
-    /// One question at a time: whoever comes meanwhile gets the same answer.
-    asking: tokio::sync::Mutex<()>,
+pub struct Lists {
+    known: Mutex<Known>,
+    /// One list is read at a time: whoever comes meanwhile gets the same.
+    reading: tokio::sync::Mutex<()>,
 }
 
-#[derive(Clone)]
+#[derive(Default)]
 struct Known {
+    lists: HashMap<Kind, Kept>,
+    /// Counts the changes: a list that was read meanwhile is not kept.
+    changes: u64,
+}
+
+struct Kept {
     list: Arc<List>,
+    since: Instant,
     until: Instant,
 }
 
+/// A list that is wanted.
+pub enum Wanted<'a> {
+    /// It is known.
+    Known(Arc<List>),
+    /// It has to be read.
+    Unknown(Reading<'a>),
+}
+
 impl Lists {
-    fn known(&self, kind: Kind) -> Option<Arc<List>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&kind).filter(|known| known.until > Instant::now()).map(|known| Arc::clone(&known.list))
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, kind: Kind, list: &Arc<List>, kept: Duration) {
-        let known = Known { list: Arc::clone(list), until: Instant::now() + kept };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, known);
+    fn fresh(&self, kind: Kind) -> Option<Arc<List>> {
+        let known = self.known();
+        known.lists.get(&kind).filter(|kept| kept.until > Instant::now()).map(|kept| Arc::clone(&kept.list))
     }
 
-    /// What has changed must be asked again.
-    pub(super) fn forget(&self, change: &Change) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match change {
-            Change::Tools => drop(known.remove(&Kind::Tools)),
-            Change::Prompts => drop(known.remove(&Kind::Prompts)),
-            Change::Resources => known.retain(|kind, _| !matches!(kind, Kind::Resources | Kind::Templates)),
-            Change::Resource(_) => {}
+    /// A list as it was last read, if that was not longer ago: for whoever knows that it cannot have changed since.
+    pub fn last(&self, kind: Kind, age_max: Duration) -> Option<Arc<List>> {
+        let known = self.known();
+        known.lists.get(&kind).filter(|kept| kept.since.elapsed() < age_max).map(|kept| Arc::clone(&kept.list))
+    }
+
+    /// A list, or the right to read it: one at a time.
+    pub async fn want(&self, kind: Kind) -> Wanted<'_> {
+        if let Some(list) = self.fresh(kind) {
+            return Wanted::Known(list);
         }
+        let alone = self.reading.lock().await;
+        match self.fresh(kind) {
+            Some(list) => Wanted::Known(list),
+            None => Wanted::Unknown(Reading {
+                lists: self,
+                kind,
+                list: List { is_public: true, ttl_ms: u64::MAX, ..List::default() },
+                next: Some(Members::default()),
+                pages: 0,
+                changes: 0,
+                _alone: alone,
+            }),
+        }
+    }
+
+    /// What has changed must be read again.
+    pub fn forget(&self, change: &Change) {
+        let mut known = self.known();
+        known.changes += 1;
+        known.lists.retain(|kind, _| match change {
+            Change::Tools => *kind != Kind::Tools,
+            Change::Prompts => *kind != Kind::Prompts,
+            Change::Resources => !matches!(kind, Kind::Resources | Kind::Templates),
+            Change::Resource(_) => true,
+        });
+    }
+
+    /// Anything may have changed.
+    pub fn forget_all(&self) {
+        [Change::Tools, Change::Prompts, Change::Resources].iter().for_each(|change| self.forget(change));
     }
 
     /// Whether the server says of a tool that it changes nothing, or nothing more when it is called again; as far as the
     /// list was ever read.
-    pub(super) fn may_repeat(&self, tool: &str) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = known.get(&Kind::Tools).map(|known| Arc::clone(&known.list));
-        drop(known);
-        let item = list.as_ref().and_then(|list| list.items.iter().find(|(name, _)| name == tool));
-        let annotations = item.and_then(|(_, item)| item.get("annotations")).and_then(Members::parse);
-        annotations.is_some_and(|annotations| {
-            ["readOnlyHint", "idempotentHint"].iter().any(|hint| annotations.read(hint) == Some(true))
-        })
+    pub fn may_repeat(&self, tool: &str) -> bool {
+        let list = self.known().lists.get(&Kind::Tools).map(|kept| Arc::clone(&kept.list));
+        list.is_some_and(|list| list.may_repeat(tool))
     }
 
-    /// The marked arguments of a tool, by the server's own name, as far as the list was ever read.
-    pub(super) fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&Kind::Tools).and_then(|known| known.list.header_arguments.get(tool)).cloned().unwrap_or_default()
+    /// The arguments of a tool that are repeated in headers, by the server's own name, as far as the list was ever read.
+    pub fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
+        let known = self.known();
+        let kept = known.lists.get(&Kind::Tools);
+        kept.and_then(|kept| kept.list.header_arguments.get(tool)).cloned().unwrap_or_default()
     }
 }
 
-/// The lists of all servers that give one, in the order of the servers.
-pub(super) async fn all(
-    members: &[Arc<Member>],
+/// A list that is being read, by one page after the other.
+pub struct Reading<'a> {
+    lists: &'a Lists,
     kind: Kind,
-    call: &Call,
-    peer: &Peer,
-) -> Vec<(Arc<Member>, Arc<List>)> {
-    let asked =
-        members.iter().map(|member| async move { Some((Arc::clone(member), one(member, kind, call, peer).await?)) });
-    join_all(asked).await.into_iter().flatten().collect()
+    list: List,
+    /// Parameters of the next page.
+    next: Option<Members<'static>>,
+    pages: usize,
+    /// The changes there were before the first page.
+    changes: u64,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
 }
 
-async fn one(member: &Arc<Member>, kind: Kind, call: &Call, peer: &Peer) -> Option<Arc<List>> {
-    if let Some(list) = member.lists.known(kind) {
-        return Some(list);
+impl Reading<'_> {
+    /// The parameters with which the next page is asked for; `None` if there is no other. What changes before the first is
+    /// asked for does no harm.
+    pub fn next_page(&mut self) -> Option<Members<'static>> {
+        if self.pages == 0 {
+            self.changes = self.lists.known().changes;
+        }
+        self.pages += 1;
+        let is_too_long = self.pages > PAGES_MAX || self.list.items.len() >= ITEMS_MAX;
+        self.next.take().filter(|_| !is_too_long)
     }
-    let asking = async {
-        let _one_at_a_time = member.lists.asking.lock().await;
-        if let Some(list) = member.lists.known(kind) {
-            return Ok(list);
-        }
-        read(member, kind, call, peer).await.map(Arc::new)
-    };
-    let result = timeout(LIST_TIME_MAX, asking).await;
-    let (list, kept) = match result {
-        Ok(Ok(list)) => {
-            let kept = if list.ttl_ms == 0 { KEPT } else { Duration::from_millis(list.ttl_ms).min(KEPT_MAX) };
-            (list, kept)
-        }
-        // It has none of these.
-        Ok(Err(error)) if error.code == code::METHOD_NOT_FOUND => (Arc::default(), KEPT_MAX),
-        failed => {
-            let why = match failed {
-                Ok(Err(error)) => error.message,
-                _ => format!("no answer within {}s", LIST_TIME_MAX.as_secs()),
-            };
-            tracing::warn!(server = member.origin.name, method = kind.method(), why, "a list is missing");
-            (Arc::default(), FAILED_KEPT)
-        }
-    };
-    member.lists.keep(kind, &list, kept);
-    Some(list)
-}
 
-/// All pages of a list.
-async fn read(member: &Member, kind: Kind, call: &Call, peer: &Peer) -> Result<List, ErrorObject> {
-    let mut list = List { is_public: true, ttl_ms: u64::MAX, ..List::default() };
-    let mut cursor: Option<Box<RawValue>> = None;
-    for _ in 0..PAGES_MAX {
-        let mut params = Members::default();
-        if let Some(cursor) = cursor.take() {
-            params.set("cursor", cursor);
-        }
-        let call = Call {
-            method: kind.method().to_owned(),
-            params: Some(params.into_raw()),
-            caller: Arc::clone(&call.caller),
-            cancel: call.cancel.child_token(),
-        };
-        let page = Arc::clone(&member.origin.service).handle(call, peer.clone()).await?;
-        let no_list =
-            || ErrorObject::new(code::INTERNAL_ERROR, format!("what it lists is no list of {}", kind.items()));
-        let page = Members::parse(&page).ok_or_else(no_list)?;
+    /// Take a page.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; the list is of no use then.
+    pub fn add(&mut self, page: &RawValue) -> Result<(), String> {
+        let (list, kind) = (&mut self.list, self.kind);
+        let no_list = || format!("its answer to {} has no list of {}", kind.method(), kind.items());
+        let page = Members::parse(page).ok_or_else(no_list)?;
         let items: Vec<Members<'_>> = page.read(kind.items()).ok_or_else(no_list)?;
         let keyed = |item: Members<'_>| Some((item.read::<String>(kind.key())?, item.into_owned()));
         list.items.extend(items.into_iter().filter_map(keyed));
-        list.ttl_ms = list.ttl_ms.min(page.read("ttlMs").unwrap_or(0));
+        list.ttl_ms = list.ttl_ms.min(page.read::<f64>("ttlMs").map_or(0, |millis| millis as u64));
         list.is_public &= page.read::<String>("cacheScope").as_deref() == Some("public");
-        cursor = page.get("nextCursor").filter(|cursor| cursor.get() != "null").map(ToOwned::to_owned);
-        if cursor.is_none() || list.items.len() >= ITEMS_MAX {
-            break;
-        }
+        self.next = page.get("nextCursor").filter(|cursor| cursor.get() != "null").map(|cursor| {
+            let mut params = Members::default();
+            params.set("cursor", cursor.to_owned());
+            params
+        });
+        Ok(())
     }
-    list.items.truncate(ITEMS_MAX);
-    list.items.sort_by(|(a, _), (b, _)| a.cmp(b));
-    list.items.dedup_by(|(b, _), (a, _)| a == b);
-    if kind == Kind::Tools {
-        list.items.retain(|(name, _)| (member.origin.allows)(name));
-        for (name, tool) in &list.items {
-            let marked = tool.get("inputSchema").filter(|schema| schema.get().contains("x-mcp-header"));
-            if let Some(schema) = marked.and_then(|schema| serde_json::from_str::<Value>(schema.get()).ok()) {
-                list.header_arguments.insert(name.clone(), headers::header_arguments(&schema));
+
+    /// The server knows no such list.
+    pub fn end(&mut self) {
+        self.next = None;
+    }
+
+    /// Leave out what is not wanted.
+    pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.list.items.retain(|(key, _)| is_wanted(key));
+    }
+
+    /// It is whole: keep it for as long as the server said, or until it changes, if the server tells that.
+    pub fn keep(mut self, is_announced: bool) -> Arc<List> {
+        let list = &mut self.list;
+        list.items.truncate(ITEMS_MAX);
+        list.items.sort_by(|(a, _), (b, _)| a.cmp(b));
+        list.items.dedup_by(|(b, _), (a, _)| a == b);
+        if self.kind == Kind::Tools {
+            for (name, tool) in &list.items {
+                let marked = tool.get("inputSchema").filter(|schema| schema.get().contains("x-mcp-header"));
+                if let Some(schema) = marked.and_then(|schema| serde_json::from_str::<Value>(schema.get()).ok()) {
+                    list.header_arguments.insert(name.clone(), headers::header_arguments(&schema));
+                }
             }
         }
-    }
-    Ok(list)
-}
-
-/// One page of the merged list, the items that come after a place.
-pub(super) fn merge(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<Place>) -> Members<'static> {
-    let mut items: Vec<Box<RawValue>> = Vec::new();
-    let (mut seen, mut last, mut next) = (HashSet::new(), None, None);
-    'servers: for (member, list) in all {
-        let server = &member.origin.name;
-        for (key, item) in &list.items {
-            // Of two with one URI the first counts, on whatever page it was.
-            let is_first = kind.has_prefix() || seen.insert(key.as_str());
-            let is_before = after.as_ref().is_some_and(|(s, k)| (server, key) <= (s, k));
-            if !is_first || is_before {
-                continue;
-            }
-            if items.len() == PAGE_ITEMS_MAX {
-                next = last.take();
-                break 'servers;
-            }
-            items.push(named(kind, server, key, item));
-            last = Some((server.clone(), key.clone()));
+        let kept = match list.ttl_ms {
+            0 if is_announced => KEPT_MAX,
+            0 => KEPT,
+            millis => Duration::from_millis(millis).min(KEPT_MAX),
+        };
+        let list = Arc::new(self.list);
+        let mut known = self.lists.known();
+        if known.changes == self.changes {
+            let since = Instant::now();
+            known.lists.insert(self.kind, Kept { list: Arc::clone(&list), since, until: since + kept });
         }
+        list
     }
-    let mut page = Members::default();
-    page.put(kind.items(), items);
-    if let Some(next) = next {
-        page.put("nextCursor", cursor::write(&next));
-    }
-    let lists = || all.iter().map(|(_, list)| list).filter(|list| !list.items.is_empty());
-    page.put("ttlMs", lists().map(|list| list.ttl_ms).min().unwrap_or(0));
-    page.put("cacheScope", if lists().all(|list| list.is_public) { "public" } else { "private" });
-    page
-}
-
-fn named(kind: Kind, server: &str, key: &str, item: &Members<'_>) -> Box<RawValue> {
-    let mut item = item.clone();
-    if kind.has_prefix() && !server.is_empty() {
-        item.put("name", format!("{server}{SEPARATOR}{key}"));
-    }
-    to_raw(&item)
-}
-
-fn to_raw(value: &impl Serialize) -> Box<RawValue> {
-    to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 #[cfg(test)]

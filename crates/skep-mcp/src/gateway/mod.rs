@@ -11,6 +11,7 @@
 mod cursor;
 mod forward;
 mod lists;
+mod merged;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,8 +19,10 @@ use serde_json::{json, value::to_raw_value};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::forward::{Remote, Request, change, forward};
-use self::lists::{Kind, Lists};
+pub use self::{
+    forward::{Heard, Remote, Request, change, forward},
+    lists::{Kind, List, Lists, Reading, Wanted},
+};
 use crate::{
     message::ErrorObject,
     server::{
@@ -33,22 +36,26 @@ pub const SEPARATOR: &str = "__";
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
 
+/// What can stand behind a gateway: a service that knows its lists.
+pub trait Backend: Service {
+    /// One of its lists, whole. Asked for whenever a list of the gateway's is, and to find out who has a resource; so it is
+    /// kept, in [`Lists`] for instance.
+    fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>>;
+}
+
 /// A server behind the gateway.
 pub struct Origin {
     /// Its name, which has no [`SEPARATOR`]; empty for what has no prefix.
     pub name: String,
     /// The server.
-    pub service: Arc<dyn Service>,
-    /// Which of its tools there are, by its own names.
-    pub allows: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    pub service: Arc<dyn Backend>,
     /// Whether its tools are listed. Those that are not can be called all the same.
     pub lists_tools: bool,
 }
 
-/// An origin, and what it listed.
+/// An origin, and what it listens with.
 struct Member {
     origin: Origin,
-    lists: Lists,
     /// Ends what watches it when it is taken out.
     _watched: tokio_util::sync::DropGuard,
 }
@@ -77,8 +84,7 @@ impl Gateway {
         Gateway { description, members: RwLock::default(), changes, tasks: TaskTracker::new() }
     }
 
-    /// Put these servers behind it, instead of those that were. Calls that are under way go on. One whose service is the
-    /// same keeps what it has listed.
+    /// Put these servers behind it, instead of those that were. Calls that are under way go on.
     pub fn set(&self, mut origins: Vec<Origin>) {
         origins.sort_by(|a, b| a.name.cmp(&b.name));
         origins.dedup_by(|b, a| a.name == b.name);
@@ -99,8 +105,8 @@ impl Gateway {
     fn member(&self, origin: Origin) -> Arc<Member> {
         let gone = CancellationToken::new();
         let mut changes = origin.service.changes();
-        let member = Arc::new(Member { origin, lists: Lists::default(), _watched: gone.clone().drop_guard() });
-        let (weak, all) = (Arc::downgrade(&member), self.changes.clone());
+        let member = Arc::new(Member { origin, _watched: gone.clone().drop_guard() });
+        let all = self.changes.clone();
         self.tasks.spawn(async move {
             while let Some(change) = gone.run_until_cancelled(changes.recv()).await {
                 let changes = match change {
@@ -110,9 +116,7 @@ impl Gateway {
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
-                let Some(member) = weak.upgrade() else { return };
                 for change in changes {
-                    member.lists.forget(&change);
                     let _ = all.send(change); // nobody may listen
                 }
             }
@@ -125,20 +129,19 @@ impl Gateway {
     }
 
     /// The server that a name of a tool or a prompt belongs to, and its own name for it.
-    fn owner(&self, name: &str) -> Option<(Arc<Member>, String)> {
+    fn owner<'a>(&self, name: &'a str) -> Option<(Arc<Member>, &'a str)> {
         let members = self.members();
         let (server, inner) = match name.split_once(SEPARATOR) {
             Some((server, inner)) if members.iter().any(|member| member.origin.name == server) => (server, inner),
             _ => ("", name),
         };
         let member = members.iter().find(|member| member.origin.name == server)?;
-        Some((Arc::clone(member), inner.to_owned()))
+        Some((Arc::clone(member), inner))
     }
 
     /// Hand a call on to its server, under the server's own name.
     async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
-        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing"))?;
+        let name = call.params.text("name").ok_or_else(|| invalid("params.name is missing"))?;
         let unknown = || {
             invalid(format!(
                 "there is no {} {name:?} here",
@@ -146,29 +149,25 @@ impl Gateway {
             ))
         };
         let (member, inner) = self.owner(&name).ok_or_else(unknown)?;
-        if call.method == "tools/call" && !(member.origin.allows)(&inner) {
-            return Err(unknown());
-        }
         if inner != name {
-            params.put("name", &inner);
-            call.params = Some(params.into_raw());
+            let inner = to_raw_value(inner);
+            call.params.set("name", inner.map_err(|error| invalid(error.to_string()))?);
         }
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
 
     async fn read(&self, call: Call, peer: Peer) -> Outcome {
-        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let uri: String = params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
-        let member = self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?;
+        let uri: String = call.params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
+        let member = self.owner_of_uri(&uri, &call.caller).await.ok_or_else(|| no_resource(&uri))?;
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
 
     /// The first server that lists this URI, or a template that it fits.
-    async fn owner_of_uri(&self, uri: &str, call: &Call, peer: &Peer) -> Option<Arc<Member>> {
+    async fn owner_of_uri(&self, uri: &str, caller: &Arc<Caller>) -> Option<Arc<Member>> {
         let members = self.members();
         for kind in [Kind::Resources, Kind::Templates] {
-            let all = lists::all(&members, kind, call, peer).await;
-            let has = |(_, list): &&(Arc<Member>, Arc<lists::List>)| list.has_uri(kind, uri);
+            let all = merged::all(&members, kind, caller).await;
+            let has = |(_, list): &&(Arc<Member>, Arc<List>)| list.has_uri(kind, uri);
             if let Some((member, _)) = all.iter().find(has) {
                 return Some(Arc::clone(member));
             }
@@ -177,25 +176,24 @@ impl Gateway {
     }
 
     async fn complete(&self, mut call: Call, peer: Peer) -> Outcome {
-        let mut params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let mut about = params.get("ref").and_then(Members::parse).ok_or_else(|| invalid("params.ref is missing"))?;
+        let about = call.params.get("ref").and_then(Members::parse).map(Members::into_owned);
+        let mut about = about.ok_or_else(|| invalid("params.ref is missing"))?;
         let member = match (about.read::<String>("name"), about.read::<String>("uri")) {
             (Some(name), _) => {
                 let (member, inner) =
                     self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
                 about.put("name", inner);
-                params.set("ref", about.into_raw());
-                call.params = Some(params.into_raw());
+                call.params.set("ref", about.into_raw());
                 member
             }
-            (None, Some(uri)) => self.owner_of_uri(&uri, &call, &peer).await.ok_or_else(|| no_resource(&uri))?,
+            (None, Some(uri)) => self.owner_of_uri(&uri, &call.caller).await.ok_or_else(|| no_resource(&uri))?,
             (None, None) => return Err(invalid("params.ref has neither name nor uri")),
         };
         Arc::clone(&member.origin.service).handle(call, peer).await
     }
 
-    async fn list(&self, kind: Kind, call: Call, peer: Peer) -> Outcome {
-        let cursor = call.params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("cursor"));
+    async fn list(&self, kind: Kind, call: Call) -> Outcome {
+        let cursor = call.params.read::<String>("cursor");
         let after = cursor
             .as_deref()
             .map(|cursor| {
@@ -203,9 +201,9 @@ impl Gateway {
                     .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
             })
             .transpose()?;
-        let mut all = lists::all(&self.members(), kind, &call, &peer).await;
+        let mut all = merged::all(&self.members(), kind, &call.caller).await;
         all.retain(|(member, _)| kind != Kind::Tools || member.origin.lists_tools);
-        let page = lists::merge(kind, &all, after);
+        let page = merged::page(kind, &all, after);
         to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
     }
 }
@@ -229,10 +227,10 @@ impl Service for Gateway {
                 "tools/call" | "prompts/get" => self.call_named(call, peer).await,
                 "resources/read" => self.read(call, peer).await,
                 "completion/complete" => self.complete(call, peer).await,
-                "tools/list" => self.list(Kind::Tools, call, peer).await,
-                "prompts/list" => self.list(Kind::Prompts, call, peer).await,
-                "resources/list" => self.list(Kind::Resources, call, peer).await,
-                "resources/templates/list" => self.list(Kind::Templates, call, peer).await,
+                "tools/list" => self.list(Kind::Tools, call).await,
+                "prompts/list" => self.list(Kind::Prompts, call).await,
+                "resources/list" => self.list(Kind::Resources, call).await,
+                "resources/templates/list" => self.list(Kind::Templates, call).await,
                 method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
             }
         })
@@ -240,14 +238,7 @@ impl Service for Gateway {
 
     fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
         Box::pin(async move {
-            let list = Call {
-                method: String::new(),
-                params: None,
-                caller: Arc::clone(&caller),
-                cancel: CancellationToken::new(),
-            };
-            let peer = Peer::nobody(Arc::clone(&caller));
-            let member = self.owner_of_uri(&uri, &list, &peer).await.ok_or_else(|| no_resource(&uri))?;
+            let member = self.owner_of_uri(&uri, &caller).await.ok_or_else(|| no_resource(&uri))?;
             Arc::clone(&member.origin.service).watch(uri, caller).await
         })
     }
@@ -256,15 +247,11 @@ impl Service for Gateway {
         self.changes.subscribe()
     }
 
-    /// What a server says itself counts, and so does what it lists about the tool.
     fn may_repeat(&self, tool: &str) -> bool {
-        let Some((member, inner)) = self.owner(tool) else { return false };
-        member.origin.service.may_repeat(&inner) || member.lists.may_repeat(&inner)
+        self.owner(tool).is_some_and(|(member, inner)| member.origin.service.may_repeat(inner))
     }
 
     fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
-        let Some((member, inner)) = self.owner(tool) else { return Vec::new() };
-        let known = member.lists.header_arguments(&inner);
-        if known.is_empty() { member.origin.service.header_arguments(&inner) } else { known }
+        self.owner(tool).map_or(Vec::new(), |(member, inner)| member.origin.service.header_arguments(inner))
     }
 }

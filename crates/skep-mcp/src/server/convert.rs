@@ -10,7 +10,11 @@ use serde_json::{
 };
 
 use super::{Description, Members, Outcome, code};
-use crate::{message::ErrorObject, revision::Revision};
+use crate::{
+    message::ErrorObject,
+    revision::Revision,
+    spans::{self, Span},
+};
 
 /// Where a result of 2026-07-28 names its server.
 const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
@@ -25,20 +29,20 @@ pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Outcome {
     }
 }
 
-/// The answer to a request of 2026-07-28.
+/// The answer to a request of 2026-07-28. `uri`: that in its parameters.
 pub(super) fn lifted(
     method: &str,
-    params: Option<&RawValue>,
+    uri: impl FnOnce() -> Option<String>,
     outcome: Outcome,
     info: &RawValue,
 ) -> Result<Lifted, ErrorObject> {
-    let result = outcome.map_err(|error| lift_error(error, params))?;
+    let result = outcome.map_err(|error| lift_error(error, uri))?;
     lift(method, result, info)
 }
 
 /// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
-pub(super) fn error_of(outcome: Outcome, params: Option<&RawValue>) -> Outcome {
-    outcome.map_err(|error| lift_error(error, params))
+pub(super) fn error_of(outcome: Outcome, uri: impl FnOnce() -> Option<String>) -> Outcome {
+    outcome.map_err(|error| lift_error(error, uri))
 }
 
 /// A result in the form of 2026-07-28. What is only added is kept beside it: it may be megabytes.
@@ -60,38 +64,48 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, 
             | "resources/templates/list"
             | "resources/read"
     );
+    let Some(inside) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
     let has = |name: &str| has_member(text, name);
-    if is_cacheable || has("resultType") || has("_meta") {
-        let Some(mut members) = Members::parse(&result) else { return Err(not_an_object(method)) };
-        let mut is_changed = members.get("resultType").is_none();
-        if is_changed {
-            members.put("resultType", "complete");
+    let is_looked_into = is_cacheable || has("resultType") || has("_meta");
+    let (mut kind, mut meta, mut has_time, mut has_scope) = (None, None, false, false);
+    for Span { name, value, .. } in spans::members(text).filter(|_| is_looked_into).into_iter().flatten() {
+        match &*name {
+            "resultType" => kind = kind.or(Some(value)),
+            "_meta" => meta = meta.or(Some(value)),
+            "ttlMs" => has_time = true,
+            "cacheScope" => has_scope = true,
+            _ => {}
         }
-        let is_complete = members.read::<String>("resultType").as_deref() == Some("complete");
-        if is_cacheable && is_complete {
-            if members.get("ttlMs").is_none() {
-                members.put("ttlMs", 0);
-                is_changed = true;
-            }
-            if members.get("cacheScope").is_none() {
-                members.put("cacheScope", "private");
-                is_changed = true;
-            }
-        }
-        let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
-        if meta.get(SERVER_INFO).is_none() {
-            meta.set(SERVER_INFO, info.to_owned());
-            let meta = meta.into_raw();
-            members.set("_meta", meta);
-            is_changed = true;
-        }
-        let changed = is_changed.then(|| members.into_raw());
-        return Ok(Lifted { first: String::new(), result: changed.unwrap_or(result) });
     }
-    let Some(rest) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
-    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
-    let first = format!("\"resultType\":\"complete\",\"_meta\":{{\"{SERVER_INFO}\":{info}}}{comma}");
-    Ok(Lifted { first, result })
+    let mut first = String::new();
+    if kind.is_none() {
+        first.push_str(r#""resultType":"complete","#);
+    }
+    let is_complete = |kind| serde_json::from_str::<String>(kind).is_ok_and(|kind| kind == "complete");
+    if is_cacheable && kind.is_none_or(is_complete) {
+        first.push_str(if has_time { "" } else { r#""ttlMs":0,"# });
+        first.push_str(if has_scope { "" } else { r#""cacheScope":"private","# });
+    }
+    let names_server =
+        |meta| spans::members(meta).is_some_and(|mut meta| meta.any(|member| member.name == SERVER_INFO));
+    let lacks_server = meta.is_some_and(|meta| !names_server(meta));
+    if meta.is_none() {
+        first.extend(["\"_meta\":{\"", SERVER_INFO, "\":", info.get(), "},"]);
+    }
+    if inside.trim_start().starts_with('}') {
+        first.pop();
+    }
+    Ok(Lifted { first, result: if lacks_server { with_server(&result, info) } else { result } })
+}
+
+/// A result with metadata, which names the server, too.
+fn with_server(result: &RawValue, info: &RawValue) -> Box<RawValue> {
+    let mut members = Members::parse(result).unwrap_or_default();
+    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+    meta.set(SERVER_INFO, info.to_owned());
+    let meta = meta.into_raw();
+    members.set("_meta", meta);
+    members.into_raw()
 }
 
 /// Whether there may be a member of this name, at any depth.
@@ -105,13 +119,12 @@ fn not_an_object(method: &str) -> ErrorObject {
 }
 
 /// Codes that 2026-07-28 does not have.
-fn lift_error(error: ErrorObject, params: Option<&RawValue>) -> ErrorObject {
+fn lift_error(error: ErrorObject, uri: impl FnOnce() -> Option<String>) -> ErrorObject {
     const URL_ELICITATION_REQUIRED: i64 = -32042;
     match error.code {
         code::RESOURCE_NOT_FOUND => {
-            let uri = params.and_then(Members::parse).and_then(|params| params.read::<String>("uri"));
             let error = ErrorObject { code: code::INVALID_PARAMS, ..error };
-            match (&error.data, uri) {
+            match (&error.data, uri()) {
                 (None, Some(uri)) => error.with_data(&json!({ "uri": uri })),
                 _ => error,
             }
@@ -333,11 +346,11 @@ mod tests {
         );
         assert_eq!(lifted("x", "{ }"), format!(r#"{{"resultType":"complete",{META} }}"#));
         let task = r#"{"resultType":"task","taskId":"t"}"#;
-        assert_eq!(lifted("tools/call", task), format!(r#"{{"resultType":"task","taskId":"t",{META}}}"#));
+        assert_eq!(lifted("tools/call", task), format!(r#"{{{META},"resultType":"task","taskId":"t"}}"#));
         let own = r#"{"_meta":{"a":1},"content":[]}"#;
         assert_eq!(
             lifted("tools/call", own),
-            r#"{"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[],"resultType":"complete"}"#
+            r#"{"resultType":"complete","_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[]}"#
         );
         assert!(lift("tools/call", raw("[]"), RawValue::NULL).is_err());
     }
@@ -361,7 +374,7 @@ mod tests {
     #[test]
     fn what_may_be_cached_says_for_how_long_and_by_whom() {
         let list = lifted("tools/list", r#"{"tools":[],"ttlMs":5}"#);
-        assert_eq!(list, format!(r#"{{"tools":[],"ttlMs":5,"resultType":"complete","cacheScope":"private",{META}}}"#));
+        assert_eq!(list, format!(r#"{{"resultType":"complete","cacheScope":"private",{META},"tools":[],"ttlMs":5}}"#));
         let input = lifted("resources/read", r#"{"resultType":"input_required","requestState":"s"}"#);
         assert!(!input.contains("ttlMs"), "{input}");
     }
@@ -393,7 +406,7 @@ mod tests {
         assert_eq!(lower_error("resources/read", missing()).code, code::RESOURCE_NOT_FOUND);
         assert_eq!(lower_error("tools/call", missing()).code, code::INVALID_PARAMS);
         let old = ErrorObject::new(code::RESOURCE_NOT_FOUND, "no such resource");
-        let new = lift_error(old, Some(&raw(r#"{"uri":"a:b"}"#)));
+        let new = lift_error(old, || Some("a:b".to_owned()));
         assert_eq!((new.code, new.data.unwrap().get()), (code::INVALID_PARAMS, r#"{"uri":"a:b"}"#));
     }
 }

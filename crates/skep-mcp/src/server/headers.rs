@@ -84,8 +84,8 @@ pub(crate) fn check(
     version: &str,
     service: &dyn Service,
 ) -> Result<(), ErrorObject> {
-    compare(headers, PROTOCOL_VERSION, Some(&Value::from(version)))?;
-    compare(headers, METHOD, Some(&Value::from(method)))?;
+    compare(headers, PROTOCOL_VERSION, Some(&|header| header == version))?;
+    compare(headers, METHOD, Some(&|header| header == method))?;
     let named = match method {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
@@ -93,7 +93,7 @@ pub(crate) fn check(
         _ => return Ok(()),
     };
     let name = params.read::<Value>(named);
-    compare(headers, NAME, name.as_ref())?;
+    compare_value(headers, NAME, name.as_ref())?;
     let ("tools/call", Some(Value::String(tool))) = (method, &name) else { return Ok(()) };
     let marked = service.header_arguments(tool);
     if marked.is_empty() {
@@ -104,38 +104,42 @@ pub(crate) fn check(
         let value =
             path.iter().try_fold(&arguments, |value, property| value.get(property)).filter(|value| !value.is_null());
         if let Ok(name) = HeaderName::try_from(format!("mcp-param-{name}")) {
-            compare(headers, name, value)?;
+            compare_value(headers, name, value)?;
         } // else it is not fit for a header, and so no mark
     }
     Ok(())
 }
 
-/// The header must be there if and only if the body has the value, and mean the same.
-fn compare(headers: &HeaderMap, name: HeaderName, value: Option<&Value>) -> Result<(), ErrorObject> {
+fn compare_value(headers: &HeaderMap, name: HeaderName, value: Option<&Value>) -> Result<(), ErrorObject> {
+    let is_same = |header: &str| match value {
+        Some(Value::String(text)) => text == header,
+        Some(Value::Bool(flag)) => header == flag.to_string(),
+        Some(Value::Number(number)) => is_same_number(header, number),
+        _ => false,
+    };
+    compare(headers, name, value.is_some().then_some(&is_same))
+}
+
+/// The header must be there if and only if the body has the value, and mean the same, which `is_same` knows.
+fn compare(headers: &HeaderMap, name: HeaderName, is_same: Option<&dyn Fn(&str) -> bool>) -> Result<(), ErrorObject> {
     let mismatch = |message: String| Err(ErrorObject::new(code::HEADER_MISMATCH, message));
     let mut all = headers.get_all(&name).iter();
     let (header, more) = (all.next(), all.next());
     if more.is_some() {
         return mismatch(format!("the header {name} is there more than once"));
     }
-    let (header, value) = match (header, value) {
+    let (header, is_same) = match (header, is_same) {
         (None, None) => return Ok(()),
         (None, Some(_)) => return mismatch(format!("the header {name} is missing; it repeats what the body says")),
         (Some(_), None) => return mismatch(format!("the header {name} says what the body does not")),
-        (Some(header), Some(value)) => (header, value),
+        (Some(header), Some(is_same)) => (header, is_same),
     };
     let Some(decoded) = header.to_str().ok().and_then(|text| decode(text.trim_matches([' ', '\t']))) else {
         return mismatch(format!(
             "the header {name} is not well-formed; other than visible ASCII goes into =?base64?…?="
         ));
     };
-    let is_same = match value {
-        Value::String(text) => *text == decoded,
-        Value::Bool(flag) => decoded == flag.to_string(),
-        Value::Number(number) => is_same_number(&decoded, number),
-        _ => false,
-    };
-    if is_same { Ok(()) } else { mismatch(format!("the header {name} says something else than the body")) }
+    if is_same(&decoded) { Ok(()) } else { mismatch(format!("the header {name} says something else than the body")) }
 }
 
 /// 7 and 7.0 are one number. Integers are compared to their last digit, which a float may not have.
@@ -166,7 +170,7 @@ mod tests {
 
     fn same(header: &'static str, value: Value) -> bool {
         let headers = HeaderMap::from_iter([(X, header.parse().unwrap())]);
-        compare(&headers, X, Some(&value)).is_ok()
+        compare_value(&headers, X, Some(&value)).is_ok()
     }
 
     #[test]
@@ -270,9 +274,9 @@ mod tests {
         fn any_header_is_compared_with_any_value(bytes: Vec<u8>, value in any_value()) {
             let Ok(header) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
             let headers = HeaderMap::from_iter([(X, header)]);
-            let is_same = compare(&headers, X, Some(&value)).is_ok();
+            let is_same = compare_value(&headers, X, Some(&value)).is_ok();
             prop_assert!(!is_same || !(value.is_object() || value.is_array() || value.is_null()));
-            prop_assert!(compare(&headers, X, None).is_err());
+            prop_assert!(compare_value(&headers, X, None).is_err());
         }
 
         #[test]

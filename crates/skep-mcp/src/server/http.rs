@@ -43,31 +43,36 @@ pub fn router(server: Server) -> Router {
         .with_state(server)
 }
 
-/// One message, or several, on the endpoint of both eras.
+/// `POST /mcp`.
 async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Response {
     let principal = principal(&request);
     let (mut parts, body) = request.into_parts();
     let share = parts.extensions.remove::<Share>();
-    let headers = parts.headers;
-    let accepts = match Accepts::read(&headers) {
-        Some(accepts) => accepts,
-        None => {
-            return plain(
-                StatusCode::NOT_ACCEPTABLE,
-                "the answer is application/json or text/event-stream; accept both",
-            );
-        }
+    match read_body(&server, body).await {
+        Ok(body) => answer_post(&server, &parts.headers, &body, &principal, share).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Answer one message, or several, on the endpoint of both eras: `POST /mcp` for whoever has read the request itself, and kept
+/// the body within its limits. `share` is kept until the message is answered.
+pub async fn answer_post(
+    server: &Server,
+    headers: &HeaderMap,
+    body: &[u8],
+    principal: &Arc<str>,
+    share: Option<Share>,
+) -> Response {
+    let Some(accepts) = Accepts::read(headers) else {
+        let message = "the answer is application/json or text/event-stream; accept both";
+        return plain(StatusCode::NOT_ACCEPTABLE, message);
     };
-    let body = match read_body(&server, body).await {
-        Ok(body) => body,
-        Err(refusal) => return refusal.into_response(),
-    };
-    match parse(&body) {
+    match parse(body) {
         Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
-        Ok(incoming) if stateless::is_meant(&headers, &incoming) => {
-            stateless::receive(&server, &headers, incoming, &principal, accepts, share).await
+        Ok(incoming) if stateless::is_meant(headers, &incoming) => {
+            stateless::receive(server, headers, incoming, principal, accepts, share).await
         }
-        Ok(incoming) => streamable::receive(&server, &headers, incoming, &principal, accepts, share).await,
+        Ok(incoming) => streamable::receive(server, headers, incoming, principal, accepts, share).await,
     }
 }
 
@@ -118,28 +123,18 @@ struct Accepts {
 impl Accepts {
     /// `None` if it is neither. A client that says nothing reads both.
     fn read(headers: &HeaderMap) -> Option<Accepts> {
-        let mut values = headers.get_all(header::ACCEPT).iter();
-        if let (Some(value), None) = (values.next(), values.next())
-            && value.as_bytes() == b"application/json, text/event-stream"
-        {
-            return Some(Accepts { json: true, events: true }); // as nearly everybody writes it
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let named =
+            values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
+        let mut types = named.filter(|one| !one.is_empty()).peekable();
+        let says_nothing = types.peek().is_none();
+        let mut accepts = Accepts { json: says_nothing, events: says_nothing };
+        for one in types {
+            let is = |wanted: &[&str]| wanted.iter().any(|known| one.eq_ignore_ascii_case(known));
+            accepts.json |= is(&["application/json", "application/*", "*/*"]);
+            accepts.events |= is(&[EVENT_STREAM, "text/*", "*/*"]);
         }
-        let all = headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect::<Vec<_>>()
-            .join(",");
-        if all.trim().is_empty() {
-            return Some(Accepts { json: true, events: true });
-        }
-        let takes = |wanted: &[&str]| {
-            let types = all.split(',').map(|one| one.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-            types.into_iter().any(|one| wanted.contains(&one.as_str()))
-        };
-        let json = takes(&["application/json", "application/*", "*/*"]);
-        let events = takes(&[EVENT_STREAM, "text/*", "*/*"]);
-        (json || events).then_some(Accepts { json, events })
+        (accepts.json || accepts.events).then_some(accepts)
     }
 }
 

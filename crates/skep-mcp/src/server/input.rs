@@ -28,8 +28,8 @@ pub(super) async fn carry_on(
 ) -> Outcome {
     for _ in 0..rounds_max {
         let Some(wanted) = wanted(&result) else { return Ok(result) };
-        let params = answer(&wanted, call.params.as_deref(), &peer).await?;
-        result = Arc::clone(&service).handle(again(&call, Some(params)), peer.clone()).await?;
+        let params = answer(&wanted, call.params.clone(), &peer).await?;
+        result = Arc::clone(&service).handle(again(&call, params), peer.clone()).await?;
     }
     if wanted(&result).is_none() {
         return Ok(result);
@@ -38,7 +38,7 @@ pub(super) async fn carry_on(
     Err(ErrorObject::new(code::INTERNAL_ERROR, message))
 }
 
-fn again(call: &Call, params: Option<Box<RawValue>>) -> Call {
+fn again(call: &Call, params: Members<'static>) -> Call {
     let (method, caller, cancel) = (call.method.clone(), Arc::clone(&call.caller), call.cancel.clone());
     Call { method, params, caller, cancel }
 }
@@ -58,7 +58,11 @@ fn wanted(result: &RawValue) -> Option<Members<'_>> {
 }
 
 /// The original parameters with the caller's answers and the server's state, which goes back byte for byte.
-async fn answer(wanted: &Members<'_>, params: Option<&RawValue>, peer: &Peer) -> Outcome {
+async fn answer(
+    wanted: &Members<'_>,
+    mut repeated: Members<'static>,
+    peer: &Peer,
+) -> Result<Members<'static>, ErrorObject> {
     let requests = wanted.get("inputRequests").and_then(Members::parse).unwrap_or_default();
     if requests.iter().count() > REQUESTS_MAX {
         let message = format!("the server asked for more than {REQUESTS_MAX} inputs at once");
@@ -68,20 +72,19 @@ async fn answer(wanted: &Members<'_>, params: Option<&RawValue>, peer: &Peer) ->
         let request = Members::parse(request).unwrap_or_default();
         let method: String = request.read("method").unwrap_or_default();
         let params = request.get("params").map_or_else(empty, ToOwned::to_owned);
-        peer.request(&method, params).await.map(|answer| (key, answer))
+        peer.request_as(Some(key.to_owned()), &method, params).await.map(|answer| (key, answer))
     });
     let mut responses = Members::default();
     for answered in join_all(asked).await {
         let (key, answer) = answered?;
         responses.set(key, answer);
     }
-    let mut repeated = params.and_then(Members::parse).unwrap_or_default();
     repeated.set("inputResponses", responses.into_raw());
     match wanted.get("requestState") {
         Some(state) => repeated.set("requestState", state.to_owned()),
         None => repeated.remove("requestState"),
     }
-    Ok(repeated.into_raw())
+    Ok(repeated)
 }
 
 pub(super) fn empty() -> Box<RawValue> {

@@ -9,7 +9,7 @@ use std::{io, num::NonZeroU32, sync::Arc, time::Duration};
 use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::{
     sink::{self, Sink},
 };
 use crate::{
-    framing::{Lines, Skipped},
+    framing::{Lines, Memory, Skipped},
     message::{ErrorObject, Incoming, parse},
     revision::Revision,
 };
@@ -47,8 +47,8 @@ pub struct Options {
     pub finish: Option<Finish>,
     /// Requests that are taken each second, and at once after a pause; each one more is answered with an error.
     pub requests_per_second_max: Option<NonZeroU32>,
-    /// One permit for each byte that large messages may take until they are answered, on all connections together.
-    pub memory: Option<Arc<Semaphore>>,
+    /// What large messages take until they are answered comes from here.
+    pub memory: Option<Memory>,
 }
 
 impl Default for Options {
@@ -126,12 +126,12 @@ async fn read(
                 refuse(code::INVALID_REQUEST, message).await;
                 continue;
             }
-            Err(Skipped::NoMemory) => {
-                refuse(code::BUSY, "too many large messages at once; try again in a moment".to_owned()).await;
+            Err(Skipped::NoMemory(none)) => {
+                refuse(code::BUSY, none.to_string()).await;
                 continue;
             }
         };
-        let answers = &to.clone().keeping(lines.take_share().map(|share| Share(Arc::new(share))));
+        let answers = &to.clone().keeping(lines.take_held().map(|held| Share(Arc::new(held))));
         let taken = match &mut rate {
             Some(rate) => rate.judge(parsed, session.has_batch_method(), Instant::now()),
             None => parsed,

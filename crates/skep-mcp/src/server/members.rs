@@ -4,10 +4,18 @@ use std::borrow::Cow;
 
 use serde::{
     Deserialize, Serialize,
-    de::{DeserializeSeed, Error, MapAccess, Visitor},
+    de::{
+        Error as _,
+        value::{BorrowedStrDeserializer, MapDeserializer},
+    },
     ser::SerializeMap as _,
 };
 use serde_json::value::{RawValue, to_raw_value};
+
+use crate::spans::{self, Span};
+
+/// Names that most calls have, which are not copied.
+const KNOWN: [&str; 4] = ["name", "arguments", "_meta", "uri"];
 
 /// The members of an object, in their order. Of two with one name the first is meant. They are borrowed from the text until
 /// they are replaced.
@@ -17,15 +25,34 @@ pub struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 impl<'a> Members<'a> {
     /// The members of an object, or `None` if the text is another value.
     pub fn parse(object: &'a RawValue) -> Option<Members<'a>> {
-        serde_json::from_str(object.get()).ok()
+        let of_span = |span: Span<'a>| Some((span.name, Cow::Borrowed(known(span.value)?)));
+        spans::members(object.get())?.map(of_span).collect::<Option<_>>().map(Members)
+    }
+
+    /// The members of what is serialised as an object; none of anything else.
+    pub fn of(value: &impl Serialize) -> Members<'static> {
+        let text = to_raw_value(value).ok();
+        text.as_deref().and_then(Members::parse).map(Members::into_owned).unwrap_or_default()
     }
 
     /// The same without the text.
     pub fn into_owned(self) -> Members<'static> {
-        let owned = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
-            (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
-        };
-        Members(self.0.into_iter().map(owned).collect())
+        Members(self.0.into_iter().map(|(name, value)| (owned(&name), Cow::Owned(value.into_owned()))).collect())
+    }
+
+    /// A copy without the text.
+    pub fn to_owned(&self) -> Members<'static> {
+        Members(self.0.iter().map(|(name, value)| (owned(name), Cow::Owned((**value).to_owned()))).collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    pub fn len_in_bytes(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.get().len()).sum()
     }
 
     /// The member of this name.
@@ -44,6 +71,15 @@ impl<'a> Members<'a> {
     /// The member of this name, as a type; `None` also where it does not fit.
     pub fn read<'b, T: Deserialize<'b>>(&'b self, name: &str) -> Option<T> {
         self.get(name).and_then(|value| serde_json::from_str(value.get()).ok())
+    }
+
+    /// The member of this name, if it is a string; copied only where something in it is escaped.
+    pub fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        let value = self.get(name)?.get();
+        match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            Some(plain) if memchr::memchr(b'\\', plain.as_bytes()).is_none() => Some(Cow::Borrowed(plain)),
+            _ => serde_json::from_str(value).map(Cow::Owned).ok(),
+        }
     }
 
     /// Replace the member of this name where it stands, or add it at the end.
@@ -77,54 +113,25 @@ impl<'a> Members<'a> {
     }
 }
 
+fn owned(name: &str) -> Cow<'static, str> {
+    KNOWN.into_iter().find(|known| *known == name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+}
+
 /// From text only: what is borrowed must be there.
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members<'a>, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(name) = map.next_key_seed(Name)? {
-                    members.push((name, Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
+        let text = <&RawValue>::deserialize(deserializer)?;
+        Members::parse(text).ok_or_else(|| D::Error::custom("expected an object"))
     }
 }
 
-/// A name that is borrowed unless something in it is escaped.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Borrowed(name))
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Owned(name.to_owned()))
-    }
+/// A part of a text that is known to be JSON, without reading it again.
+fn known(part: &str) -> Option<&RawValue> {
+    /// What serde_json calls this type where it is asked for it.
+    const TOKEN: &str = "$serde_json::private::RawValue";
+    let as_it_is = BorrowedStrDeserializer::<serde_json::Error>::new(part);
+    let known = <&RawValue>::deserialize(MapDeserializer::new(std::iter::once((TOKEN, as_it_is))));
+    known.or_else(|_| serde_json::from_str(part)).ok()
 }
 
 impl Serialize for Members<'_> {

@@ -141,8 +141,8 @@ pub struct Description {
 pub struct Call {
     /// The method.
     pub method: String,
-    /// The parameters as they came in, `_meta` included.
-    pub params: Option<Box<RawValue>>,
+    /// The parameters as they came in, `_meta` included; none where there were none.
+    pub params: Members<'static>,
     /// Who asks.
     pub caller: Arc<Caller>,
     /// Rung when the caller withdraws.
@@ -156,8 +156,6 @@ pub struct Caller {
     pub revision: Revision,
     /// `ClientCapabilities`, as declared.
     pub capabilities: Arc<Value>,
-    /// `Implementation`, as declared; for display, never to be trusted.
-    pub info: Option<Value>,
     /// Who the transport says it is.
     pub principal: Arc<str>,
     /// Its session or connection; `None` for a stateless request.
@@ -218,6 +216,10 @@ pub struct Limits {
     pub parked_max: usize,
     /// Bytes of the parameters of all of them.
     pub parked_bytes_max: usize,
+    /// Of these calls and bytes, those of one principal that has a name (is not [`LOCAL`]).
+    pub parked_of_one_max: usize,
+    /// See `parked_of_one_max`.
+    pub parked_bytes_of_one_max: usize,
     /// How long they wait.
     pub parked_time_max: Duration,
     /// How often a service may ask its caller within one call (older revisions).
@@ -258,6 +260,8 @@ impl Default for Limits {
             session_idle_max: Duration::from_secs(3600),
             parked_max: 1024,
             parked_bytes_max: 64 << 20,
+            parked_of_one_max: 256,
+            parked_bytes_of_one_max: 16 << 20,
             parked_time_max: Duration::from_secs(600),
             rounds_max: 10,
             input_time_max: Duration::from_secs(600),
@@ -389,9 +393,12 @@ fn check_uri(uri: &str) -> Result<(), ErrorObject> {
 }
 
 /// The principal of callers whom nobody tells apart.
+pub const LOCAL: &str = "local";
+
+/// [`LOCAL`], to be kept.
 pub fn local() -> Arc<str> {
-    static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
-    Arc::clone(&LOCAL)
+    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| LOCAL.into());
+    Arc::clone(&NAME)
 }
 
 /// An unguessable name: 128 bits in hexadecimal digits, which are fit for a header (Streamable HTTP, 2025-11-25).

@@ -1,6 +1,6 @@
 //! Requests of 2026-07-28: each carries its revision, its caller and its capabilities, and none depends on another.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use memchr::memmem;
 use serde_json::{
@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Call, Caller, Inner, Members, Outcome, code, convert,
     exchange::{Exchange, Step},
-    input,
     listen::Listener,
     park::{Identity, ParkedCall},
-    peer::{Asked, Event, Terms},
+    peer::{Asked, Event, Ids, Terms},
     sink::{self, Text},
     tasks::{self, Became, Origin},
 };
@@ -52,29 +51,36 @@ const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
 /// A request, taken apart.
 pub(super) struct Opened<'a> {
-    request: &'a Request,
+    request: &'a Arc<Request>,
     pub(super) params: Members<'a>,
     meta: Members<'a>,
 }
 
 impl<'a> Opened<'a> {
-    pub(super) fn new(request: &'a Request) -> Opened<'a> {
-        let params = request.params.as_deref().and_then(Members::parse).unwrap_or_default();
+    pub(super) fn new(request: &'a Arc<Request>) -> Opened<'a> {
+        let params = params_of(request);
         let meta = params.get_in_text("_meta").and_then(Members::parse).unwrap_or_default();
         Opened { request, params, meta }
     }
 
     /// The revision that it names in its metadata, as it is written there.
-    pub(super) fn named_revision(&self) -> Option<String> {
-        self.meta.read(PROTOCOL_VERSION)
+    pub(super) fn named_revision(&self) -> Option<Cow<'_, str>> {
+        self.meta.text(PROTOCOL_VERSION)
     }
+}
+
+fn params_of(request: &Request) -> Members<'_> {
+    request.params.as_deref().and_then(Members::parse).unwrap_or_default()
 }
 
 /// Whether a request is one of this revision: it says so, or it asks what only this revision knows.
 pub(super) fn is_modern(request: &Request) -> bool {
     let says_so = |params: &RawValue| memmem::find(params.get().as_bytes(), PROTOCOL_VERSION.as_bytes()).is_some();
     matches!(request.method.as_str(), "server/discover" | "subscriptions/listen")
-        || request.params.as_deref().is_some_and(says_so) && Opened::new(request).named_revision().is_some()
+        || request.params.as_deref().is_some_and(says_so) && {
+            let meta = params_of(request).get_in_text("_meta").and_then(Members::parse);
+            meta.is_some_and(|meta| meta.text(PROTOCOL_VERSION).is_some())
+        }
 }
 
 /// What is sent for a request.
@@ -152,7 +158,8 @@ async fn try_begin(
     principal: &Arc<str>,
     cancel: CancellationToken,
 ) -> Result<Begun, ErrorObject> {
-    let Opened { request: Request { id, method, params }, params: members, meta } = opened;
+    let Opened { request, params, meta } = opened;
+    let (id, method) = (&request.id, &request.method);
     let (caller, terms) = read_meta(meta, principal)?;
     if REMOVED.contains(&method.as_str()) {
         let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
@@ -165,41 +172,38 @@ async fn try_begin(
             if server.durable.is_some() {
                 tasks::declare(&mut description.capabilities);
             }
-            let lifted = convert::lifted(method, None, Ok(convert::discover(description)), &server.info);
+            let lifted = convert::lifted(method, || None, Ok(convert::discover(description)), &server.info);
             Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
-            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), members, &caller).await?)))
+            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), params, &caller).await?)))
         }
         _ => {
             if let Some(tasks) = &server.durable
-                && let Some(outcome) = tasks.answer(method, members, &caller).await
+                && let Some(outcome) = tasks.answer(method, params, &caller).await
             {
-                return Ok(Begun::Answered(answered(server, id, method, params.as_deref(), outcome)));
+                return Ok(Begun::Answered(answered(server, request, outcome)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
             // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
             let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
             let asks = Arc::clone(&caller);
-            let identity = Identity::new(principal, method, members);
-            let waiting = members.get("requestState").and_then(|state| server.parked.take(state, &identity));
+            let identity = || Identity::new(principal, method, params);
+            let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
-                    let call = Call { method: method.clone(), params: params.clone(), caller, cancel };
-                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), 0)
+                    let call = Call { method: method.clone(), params: params.to_owned(), caller, cancel };
+                    (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {
                     exchange.set_terms(terms);
-                    let responses = members.get("inputResponses").and_then(Members::parse).unwrap_or_default();
+                    let responses = params.get("inputResponses").and_then(Members::parse).unwrap_or_default();
                     (exchange, answer(asked, &responses), keys)
                 }
             };
             let running = Running {
                 server: Arc::clone(server),
-                id: id.clone(),
-                method: method.clone(),
-                params: params.clone(),
-                identity,
+                request: Arc::clone(request),
                 exchange: Some(exchange),
                 asked,
                 keys,
@@ -245,10 +249,10 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 }
 
 /// The last message of a request, for what the service gave.
-fn answered(server: &Inner, id: &Id, method: &str, params: Option<&RawValue>, outcome: Outcome) -> Answer {
-    let lifted = convert::lifted(method, params, outcome, &server.info);
+fn answered(server: &Inner, request: &Request, outcome: Outcome) -> Answer {
+    let lifted = convert::lifted(&request.method, || params_of(request).read("uri"), outcome, &server.info);
     let status = lifted.as_ref().map_or_else(|error| status(error.code), |_| 200);
-    Answer { text: Text::response(id, lifted), status }
+    Answer { text: Text::response(&request.id, lifted), status }
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
@@ -258,7 +262,7 @@ pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<str>) -> Result<(Cal
         ErrorObject::new(code::INVALID_PARAMS, message)
     };
     super::check_declared(meta.get(CLIENT_CAPABILITIES), meta.get(CLIENT_INFO))?;
-    let requested: String = meta.read(PROTOCOL_VERSION).ok_or_else(|| missing(PROTOCOL_VERSION))?;
+    let requested = meta.text(PROTOCOL_VERSION).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities: Value =
         meta.read(CLIENT_CAPABILITIES).filter(Value::is_object).ok_or_else(|| missing(CLIENT_CAPABILITIES))?;
     if requested != Revision::V2026_07_28.as_str() {
@@ -270,7 +274,6 @@ pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<str>) -> Result<(Cal
     let caller = Caller {
         revision: Revision::V2026_07_28,
         capabilities: Arc::new(capabilities),
-        info: meta.read(CLIENT_INFO),
         principal: Arc::clone(principal),
         session: None,
     };
@@ -287,14 +290,11 @@ pub(super) fn progress_token(meta: &Members<'_>) -> Option<Box<RawValue>> {
 /// A call under way.
 pub(super) struct Running {
     server: Arc<Inner>,
-    id: Id,
-    method: String,
-    params: Option<Box<RawValue>>,
-    identity: Identity,
+    request: Arc<Request>,
     exchange: Option<Exchange>,
     /// What the service wants to know and the caller has not said.
     asked: Vec<(String, Asked)>,
-    keys: usize,
+    keys: Ids,
     ready: VecDeque<Frame>,
     /// When it becomes a task.
     task_at: Option<Instant>,
@@ -357,8 +357,7 @@ impl Running {
     fn become_task(&mut self) {
         self.task_at = None;
         if let (Some(tasks), Some(exchange)) = (&self.server.durable, self.exchange.take()) {
-            let params = self.params.clone().unwrap_or_else(input::empty);
-            let origin = Origin { params, caller: Arc::clone(&self.caller) };
+            let origin = Origin { params: params_of(&self.request).into_owned(), caller: Arc::clone(&self.caller) };
             self.becoming = Some(tasks.begin(&self.server, origin, exchange));
         }
     }
@@ -368,12 +367,11 @@ impl Running {
             Step::Event(Event::Notification { method, params }) => {
                 self.ready.push_back(Frame::Notification(sink::notification(&method, &params)));
             }
-            Step::Event(Event::Ask(asked)) if MAY_ASK.contains(&self.method.as_str()) => {
-                self.keys += 1;
-                self.asked.push((format!("input-{}", self.keys), asked));
+            Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&self.request.method.as_str()) => {
+                self.asked.push((self.keys.next_key(asked.name.take(), ""), asked));
             }
             Step::Event(Event::Ask(asked)) => {
-                let message = format!("{} may not ask its caller for input", self.method);
+                let message = format!("{} may not ask its caller for input", self.request.method);
                 let _ = asked.answer.send(Err(ErrorObject::new(code::INTERNAL_ERROR, message)));
             }
             Step::Done(outcome) => {
@@ -389,15 +387,16 @@ impl Running {
     }
 
     fn answer(&self, outcome: Outcome) -> Frame {
-        Frame::Answer(answered(&self.server, &self.id, &self.method, self.params.as_deref(), outcome))
+        Frame::Answer(answered(&self.server, &self.request, outcome))
     }
 
     /// Put the call aside and tell the caller what is wanted.
     fn park(&mut self) -> Option<Frame> {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
-        let (asked, keys, identity) = (std::mem::take(&mut self.asked), self.keys, self.identity.clone());
-        let bytes = self.params.as_ref().map_or(0, |params| params.get().len());
+        let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
+        let identity = Identity::new(&self.caller.principal, &self.request.method, &params_of(&self.request));
+        let bytes = self.request.params.as_deref().map_or(0, |params| params.get().len());
         let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
         let outcome = parked.and_then(|state| {
             let mut result = Members::default();

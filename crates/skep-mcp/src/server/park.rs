@@ -16,7 +16,12 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Limits, Members, code, exchange::Exchange, peer::Asked, unguessable};
+use super::{
+    LOCAL, Limits, Members, code,
+    exchange::Exchange,
+    peer::{Asked, Ids},
+    unguessable,
+};
 use crate::message::ErrorObject;
 
 /// The calls that wait.
@@ -24,11 +29,38 @@ pub(super) struct Parked {
     calls: Mutex<HashMap<String, Waiting>>,
     /// Tells our states from those of servers behind this one, which may be of the same kind and pass through.
     prefix: String,
-    calls_max: usize,
-    bytes_max: usize,
+    all_max: Size,
+    /// What one principal with a name may have of them.
+    of_one_max: Size,
     time_max: Duration,
     /// No more are taken.
     is_closed: AtomicBool,
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    calls: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn of<'a>(waiting: impl Iterator<Item = &'a Waiting>) -> Size {
+        waiting.fold(Size::default(), |size, waiting| size.with(waiting.call.bytes))
+    }
+
+    fn with(self, bytes: usize) -> Size {
+        Size { calls: self.calls + 1, bytes: self.bytes + bytes }
+    }
+
+    /// What is too much, if something is.
+    fn exceeded(self, max: Size) -> Option<String> {
+        if self.calls > max.calls {
+            return Some(format!("{} calls wait for input already", max.calls));
+        }
+        let exceeded = || format!("the parameters of calls that wait for input have {} bytes at most", max.bytes);
+        (self.bytes > max.bytes).then(exceeded)
+    }
 }
 
 struct Waiting {
@@ -41,8 +73,8 @@ pub(super) struct ParkedCall {
     pub(super) exchange: Exchange,
     /// What was asked and not yet answered, by its key.
     pub(super) asked: Vec<(String, Asked)>,
-    /// How much was asked in all: keys are not used twice.
-    pub(super) keys: usize,
+    /// The keys of all that was asked: none is used twice.
+    pub(super) keys: Ids,
     pub(super) identity: Identity,
     /// Bytes of its parameters.
     pub(super) bytes: usize,
@@ -70,8 +102,8 @@ impl Parked {
         Parked {
             calls: Mutex::default(),
             prefix: format!("waiting-{}-", unguessable()),
-            calls_max: limits.parked_max,
-            bytes_max: limits.parked_bytes_max,
+            all_max: Size { calls: limits.parked_max, bytes: limits.parked_bytes_max },
+            of_one_max: Size { calls: limits.parked_of_one_max, bytes: limits.parked_bytes_of_one_max },
             time_max: limits.parked_time_max,
             is_closed: AtomicBool::new(false),
         }
@@ -89,34 +121,51 @@ impl Parked {
         let now = Instant::now();
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let expired: Vec<_> = calls.extract_if(|_, waiting| waiting.until <= now).collect();
-        let result = if self.is_closed.load(Ordering::SeqCst) {
-            Err(ErrorObject::new(code::BUSY, "the server is stopping, and cannot wait for input any more"))
-        } else if calls.len() >= self.calls_max {
-            let message = format!("{} calls wait for input already; answer or repeat one of them", self.calls_max);
-            Err(ErrorObject::new(code::BUSY, message))
-        } else if calls.values().map(|waiting| waiting.call.bytes).sum::<usize>() + call.bytes > self.bytes_max {
-            let message = format!("calls that wait for input have at most {} bytes together", self.bytes_max);
-            Err(ErrorObject::new(code::BUSY, message))
-        } else {
-            let state = format!("{}{}", self.prefix, unguessable());
-            calls.insert(state.clone(), Waiting { call, until: now + self.time_max });
-            Ok(state)
+        let result = match self.refusal(&calls, &call) {
+            Some(message) => Err(ErrorObject::new(code::BUSY, message)),
+            None => {
+                let state = format!("{}{}", self.prefix, unguessable());
+                calls.insert(state.clone(), Waiting { call, until: now + self.time_max });
+                Ok(state)
+            }
         };
         drop(calls);
         drop(expired); // outside the lock: it cancels calls
         result
     }
 
+    /// Why a call cannot wait, and what its caller can do.
+    fn refusal(&self, calls: &HashMap<String, Waiting>, call: &ParkedCall) -> Option<String> {
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Some("the server is stopping, and cannot wait for input any more".to_owned());
+        }
+        let principal = &call.identity.principal;
+        let own = || Size::of(calls.values().filter(|waiting| waiting.call.identity.principal == *principal));
+        let of_one = (*principal != LOCAL).then(|| own().with(call.bytes).exceeded(self.of_one_max)).flatten();
+        if let Some(exceeded) = of_one {
+            return Some(format!(
+                "{exceeded}, as much as one principal may have; repeat one of {principal}'s with the answer"
+            ));
+        }
+        let exceeded = Size::of(calls.values()).with(call.bytes).exceeded(self.all_max)?;
+        Some(format!("{exceeded}; answer or repeat one of them"))
+    }
+
     /// The call that waits under this state. `None` if the state is not one of ours.
-    pub(super) fn take(&self, state: &RawValue, identity: &Identity) -> Option<Result<ParkedCall, ErrorObject>> {
+    pub(super) fn take(
+        &self,
+        state: &RawValue,
+        identity: impl FnOnce() -> Identity,
+    ) -> Option<Result<ParkedCall, ErrorObject>> {
         let state: String = serde_json::from_str(state.get()).ok()?;
         if !state.starts_with(&self.prefix) {
             return None;
         }
+        let identity = identity();
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let is_meant = calls
             .get(&state)
-            .is_some_and(|waiting| waiting.until > Instant::now() && waiting.call.identity == *identity);
+            .is_some_and(|waiting| waiting.until > Instant::now() && waiting.call.identity == identity);
         let call = if is_meant { calls.remove(&state) } else { None };
         Some(call.map(|waiting| waiting.call).ok_or_else(|| {
             let message = "no call waits under this requestState (it was answered, has expired, or was for another \

@@ -2,6 +2,8 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
+    fmt::Display,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -12,10 +14,16 @@ use serde_json::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Caller, Members, Outcome, code};
-use crate::message::ErrorObject;
+use crate::message::{ErrorObject, Id};
 
 /// Notifications that wait to be sent for one request; more are dropped, as progress and log may be.
 const EVENTS_MAX: usize = 256;
+/// Bytes of the name of a question; one with a longer name is numbered.
+const NAME_BYTES_MAX: usize = 64;
+/// Names that [`Ids`] remembers; who asks more than that has its questions numbered.
+const NAMES_MAX: usize = 32;
+/// How keys begin that are made of numbers, and no name does.
+const NUMBERED: &str = "input-";
 
 /// Severity of a log message (RFC 5424), from the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
@@ -59,9 +67,48 @@ pub(super) enum Event {
 
 /// A request to the caller.
 pub(super) struct Asked {
+    /// What it is called by whoever asks, if it has a name.
+    pub(super) name: Option<String>,
     pub(super) method: String,
     pub(super) params: Box<RawValue>,
     pub(super) answer: oneshot::Sender<Outcome>,
+}
+
+/// Ids for questions, none of them twice: the name that a question has, while it is free, otherwise a number.
+///
+/// Who asks in a result (2026-07-28) gives each question a key; who asks by a request (before) gives it an id. What one
+/// side wrote is what the other gets, so that a caller may know a question again whatever revisions lie between.
+#[derive(Default)]
+pub(super) struct Ids {
+    used: HashSet<String>,
+    last: i64,
+}
+
+impl Ids {
+    /// The id of the next question.
+    pub(super) fn next(&mut self, name: Option<String>) -> Id {
+        let is_fit = |name: &String| {
+            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with(NUMBERED) && !self.used.contains(name)
+        };
+        match name.filter(is_fit) {
+            Some(name) if self.used.len() < NAMES_MAX => {
+                self.used.insert(name.clone());
+                Id::String(name)
+            }
+            _ => {
+                self.last += 1;
+                Id::Number(self.last)
+            }
+        }
+    }
+
+    /// The same as a key (2026-07-28); numbers get a prefix, which tells them from those of other `Ids`.
+    pub(super) fn next_key(&mut self, name: Option<String>, prefix: impl Display) -> String {
+        match self.next(name) {
+            Id::String(name) => name,
+            Id::Number(number) => format!("{NUMBERED}{prefix}{number}"),
+        }
+    }
 }
 
 pub(super) fn peer(caller: Arc<Caller>, terms: Terms) -> (Peer, mpsc::Receiver<Event>) {
@@ -145,6 +192,11 @@ impl Peer {
     /// The caller did not declare the capability (-32021, with `requiredCapabilities`), answered with an error, took too
     /// long, or is gone.
     pub async fn request(&self, method: &str, params: Box<RawValue>) -> Outcome {
+        self.request_as(None, method, params).await
+    }
+
+    /// The same for a question that has a name: the caller gets it under this one, if it has not had another under it.
+    pub(crate) async fn request_as(&self, name: Option<String>, method: &str, params: Box<RawValue>) -> Outcome {
         if let Err(required) = self.caller.allows(method, &params) {
             let error = missing_capability(method, &required);
             let _ = self.refused.set(required); // the first one is what the call needed
@@ -153,7 +205,8 @@ impl Peer {
         let (answer, answered) = oneshot::channel();
         let gone =
             || ErrorObject::new(code::INTERNAL_ERROR, format!("the caller went away before it answered {method}"));
-        self.events.send(Event::Ask(Asked { method: method.to_owned(), params, answer })).await.map_err(|_| gone())?;
+        let asked = Asked { name, method: method.to_owned(), params, answer };
+        self.events.send(Event::Ask(asked)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -182,4 +235,23 @@ impl Peer {
 pub(super) fn missing_capability(what: &str, required: &Value) -> ErrorObject {
     let message = format!("{what} needs a capability that the caller did not declare: {required}");
     ErrorObject::new(code::MISSING_CAPABILITY, message).with_data(&json!({ "requiredCapabilities": required }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_keeps_its_name_and_no_two_have_the_same() {
+        let mut ids = Ids::default();
+        let mut key = |name: &str| ids.next_key(Some(name.to_owned()), "");
+        assert_eq!(key("user_name"), "user_name");
+        assert_eq!(key("user_name"), "input-1", "it is used");
+        assert_eq!(key("input-3"), "input-2", "it might be that of another");
+        assert_eq!(key(""), "input-3");
+        assert_eq!(key(&"n".repeat(NAME_BYTES_MAX + 1)), "input-4", "it is too long");
+        let named = (0..NAMES_MAX).filter(|n| key(&format!("name {n}")) == format!("name {n}")).count();
+        assert_eq!(named, NAMES_MAX - 1, "no more are remembered");
+        assert_eq!(ids.next_key(None, "2-"), "input-2-6");
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
     exchange::{Exchange, Step},
     input,
     modern::{self, Frame, Opened},
-    peer::{Asked, Event, Terms},
+    peer::{Asked, Event, Ids, Terms},
     sink::{self, Batch, EventStream, Sink},
     unguessable,
 };
@@ -60,9 +60,7 @@ pub(super) struct Session {
     customs: Customs,
     negotiated: OnceLock<Arc<Caller>>,
     level: Mutex<Level>,
-    /// Requests to the caller that it has not answered.
-    asked: Mutex<HashMap<i64, oneshot::Sender<Outcome>>>,
-    asked_last: AtomicI64,
+    asked: Mutex<Questions>,
     running: Mutex<HashMap<Id, CancellationToken>>,
     watches: Mutex<HashMap<String, Watch>>,
     /// Where messages go that belong to no request.
@@ -75,6 +73,22 @@ pub(super) struct Session {
     /// Rung when nothing more is read, and so nobody listens.
     unheard: CancellationToken,
     closed: CancellationToken,
+}
+
+/// Requests to the caller.
+#[derive(Default)]
+struct Questions {
+    ids: Ids,
+    /// Those that it has not answered.
+    waiting: HashMap<Id, oneshot::Sender<Outcome>>,
+}
+
+impl Questions {
+    fn add(&mut self, name: Option<String>, tell: oneshot::Sender<Outcome>) -> Id {
+        let id = self.ids.next(name);
+        self.waiting.insert(id.clone(), tell);
+        id
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +108,6 @@ impl Session {
             negotiated: OnceLock::new(),
             level: Mutex::new(Level::Debug),
             asked: Mutex::default(),
-            asked_last: AtomicI64::new(0),
             running: Mutex::default(),
             watches: Mutex::default(),
             unsolicited,
@@ -137,7 +150,7 @@ impl Session {
             stream.close();
         }
         lock(&self.watches).clear();
-        lock(&self.asked).clear();
+        lock(&self.asked).waiting.clear();
     }
 
     /// Whether there is a method `batch`.
@@ -220,7 +233,6 @@ impl Session {
         Arc::new(Caller {
             revision,
             capabilities: Arc::new(params.read("capabilities").unwrap_or_else(|| Value::Object(Default::default()))),
-            info: params.read("clientInfo"),
             principal: Arc::clone(&self.principal),
             session: Some(Arc::clone(&self.id)),
         })
@@ -298,6 +310,7 @@ impl Session {
             let _counted = counted;
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
+            let request = Arc::new(request);
             let mut begun =
                 modern::begin(&session.server, &Opened::new(&request), &session.principal, cancel.clone()).await;
             let unheard = async {
@@ -359,23 +372,25 @@ impl Session {
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
             "batch" if self.customs.has_batch_method => self.batch(params, &caller, cancel, to).await,
-            method => self.call(method, request.params.clone(), caller, cancel.clone(), to).await,
+            method => self.call(method, params, caller, cancel.clone(), to).await,
         }
     }
 
     async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Option<&RawValue>,
         caller: Arc<Caller>,
         cancel: CancellationToken,
         to: &Sink,
     ) -> Outcome {
         let revision = caller.revision;
-        let members = params.as_deref().and_then(Members::parse).unwrap_or_default();
-        let meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
+        let no_object = || ErrorObject::new(code::INVALID_PARAMS, "params must be an object");
+        let params =
+            params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
+        let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
-        let call = Call { method: method.to_owned(), params: params.clone(), caller, cancel };
+        let call = Call { method: method.to_owned(), params: params.into_owned(), caller, cancel };
         let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
         loop {
             match exchange.next().await {
@@ -417,7 +432,7 @@ impl Session {
             let outcome = match method.as_str() {
                 "ping" => self.finished("ping", Ok(input::empty())),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
-                _ => self.call(&method, params, Arc::clone(caller), cancel.child_token(), to).await,
+                _ => self.call(&method, params.as_deref(), Arc::clone(caller), cancel.child_token(), to).await,
             };
             let mut answer = Members::default();
             if let Some(id) = id {
@@ -435,18 +450,17 @@ impl Session {
 
     /// Send a request to the caller and wait, beside the call, for what it says.
     async fn ask(self: &Arc<Self>, asked: Asked, to: &Sink) {
-        let Asked { method, params, mut answer } = asked;
-        let id = self.asked_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let Asked { name, method, params, mut answer } = asked;
         let (tell, told) = oneshot::channel();
-        lock(&self.asked).insert(id, tell);
-        to.send(sink::request(id, &method, &params)).await;
+        let id = lock(&self.asked).add(name, tell);
+        to.send(sink::request(&id, &method, &params)).await;
         let (session, time_max) = (Arc::clone(self), self.server.limits.input_time_max);
         self.server.tasks.spawn(async move {
             let outcome = tokio::select! {
                 () = answer.closed() => None,
                 outcome = timeout(time_max, told) => Some(outcome),
             };
-            lock(&session.asked).remove(&id);
+            lock(&session.asked).waiting.remove(&id);
             if let Some(outcome) = outcome {
                 let late = |_| {
                     Err(ErrorObject::new(code::INTERNAL_ERROR, format!("the caller did not answer {method} in time")))
@@ -463,11 +477,8 @@ impl Session {
     }
 
     fn answered(&self, response: Response) {
-        let id = match &response.id {
-            Some(Id::Number(id)) => *id,
-            _ => return, // not one of ours
-        };
-        if let Some(waiting) = lock(&self.asked).remove(&id) {
+        let waiting = response.id.and_then(|id| lock(&self.asked).waiting.remove(&id));
+        if let Some(waiting) = waiting {
             let _ = waiting.send(response.outcome);
         }
     }

@@ -97,8 +97,8 @@ pub(super) fn notification(method: &str, params: &RawValue) -> String {
 }
 
 /// The text of a request.
-pub(super) fn request(id: i64, method: &str, params: &RawValue) -> String {
-    request_line(&Id::Number(id), method, Some(params))
+pub(super) fn request(id: &Id, method: &str, params: &RawValue) -> String {
+    request_line(id, method, Some(params.get()))
 }
 
 /// Where the messages of a request go.

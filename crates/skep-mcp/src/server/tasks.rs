@@ -33,7 +33,7 @@ use super::{
     BoxFuture, Call, Caller, Inner, Members, Outcome, code, convert,
     exchange::{Exchange, Step},
     input, modern,
-    peer::{Asked, Event, Terms, missing_capability},
+    peer::{Asked, Event, Ids, Terms, missing_capability},
     unguessable,
 };
 use crate::message::ErrorObject;
@@ -251,13 +251,13 @@ pub(super) enum Became {
 /// A call that may become a task.
 #[derive(Clone)]
 pub(super) struct Origin {
-    pub(super) params: Box<RawValue>,
+    pub(super) params: Members<'static>,
     pub(super) caller: Arc<Caller>,
 }
 
 impl Origin {
     fn call(&self) -> Call {
-        let (params, caller) = (Some(self.params.clone()), Arc::clone(&self.caller));
+        let (params, caller) = (self.params.clone(), Arc::clone(&self.caller));
         Call { method: "tools/call".to_owned(), params, caller, cancel: CancellationToken::new() }
     }
 }
@@ -370,11 +370,11 @@ impl Tasks {
         let (became, waiting) = oneshot::channel();
         let (tasks, server) = (Arc::clone(self), Arc::clone(server));
         self.runs.spawn(async move {
-            let tool = Members::parse(&origin.params).and_then(|params| params.read::<String>("name"));
+            let tool = origin.params.read::<String>("name");
             let new = NewTask {
                 id: unguessable(),
                 principal: Arc::clone(&origin.caller.principal),
-                params: origin.params.clone(),
+                params: origin.params.clone().into_raw(),
                 may_repeat: tool.is_some_and(|tool| server.service.may_repeat(&tool)),
             };
             let task = match tasks.store.create(new).await {
@@ -478,7 +478,7 @@ struct Driver {
     answers: mpsc::Receiver<Answers>,
     /// What the call wants to know and nobody has said.
     asked: Vec<(String, Asked)>,
-    keys: usize,
+    keys: Ids,
 }
 
 impl Driver {
@@ -492,7 +492,7 @@ impl Driver {
             former.cancel.cancel();
         }
         let (tasks, server) = (Arc::clone(tasks), Arc::clone(server));
-        Driver { tasks, server, id, attempt, cancel, answers, asked: Vec::new(), keys: 0 }
+        Driver { tasks, server, id, attempt, cancel, answers, asked: Vec::new(), keys: Ids::default() }
     }
 
     async fn drive(mut self, origin: Origin, mut exchange: Exchange) {
@@ -552,9 +552,10 @@ impl Driver {
         exchange.next_event().now_or_never().flatten().map(Step::Event)
     }
 
-    fn ask(&mut self, asked: Asked) {
-        self.keys += 1;
-        self.asked.push((format!("input-{}-{}", self.attempt, self.keys), asked)); // no key twice in a task's life
+    fn ask(&mut self, mut asked: Asked) {
+        // No key twice in a task's life: what a later attempt asks may have been asked by one before it.
+        let name = asked.name.take().filter(|_| self.attempt == 1);
+        self.asked.push((self.keys.next_key(name, format_args!("{}-", self.attempt)), asked));
     }
 
     fn waiting(&self) -> State {
@@ -598,8 +599,8 @@ impl Drop for Driver {
 }
 
 /// The result in the form of a task's: it says by its status what `resultType` says elsewhere.
-fn ended(outcome: Outcome, params: &RawValue) -> State {
-    let result = match convert::error_of(outcome, Some(params)) {
+fn ended(outcome: Outcome, params: &Members<'_>) -> State {
+    let result = match convert::error_of(outcome, || params.read("uri")) {
         Ok(result) => result,
         Err(error) => return State::Failed(error),
     };
@@ -620,7 +621,7 @@ fn read_origin(task: &Task) -> Result<(Origin, Terms), ErrorObject> {
     params.remove("inputResponses");
     let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
     let (caller, terms) = modern::read_meta(&meta, &task.principal)?;
-    Ok((Origin { params: params.into_raw(), caller: Arc::new(caller) }, terms))
+    Ok((Origin { params: params.into_owned(), caller: Arc::new(caller) }, terms))
 }
 
 fn cut_off(task: &Task) -> ErrorObject {

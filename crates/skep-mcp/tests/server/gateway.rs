@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json, value::RawValue};
 use skep_mcp::{
-    gateway::{Gateway, Origin},
+    gateway::{Backend, Gateway, Kind, List, Lists, Origin, Wanted},
     message::ErrorObject,
     revision::Revision,
     server::{
@@ -220,6 +220,31 @@ async fn whatever_a_server_asks_is_asked_of_the_caller_in_its_own_way() {
 }
 
 #[tokio::test]
+async fn a_question_has_the_servers_own_name_for_it_whatever_revisions_lie_between() {
+    for revision in UPSTREAMS {
+        for is_stateless in [false, true] {
+            let pair = format!("stateless caller: {is_stateless}, server: {}", revision.as_str());
+            let hub = Hub::behind_gateway(&["one"], revision).await;
+            let mut agent = Agent::connect(&hub, is_stateless).await;
+            let call = json!({ "name": "one__test_input_required_result_elicitation" });
+            let asked = agent.ask("tools/call", call.clone()).await;
+            if is_stateless {
+                assert!(asked["result"]["inputRequests"]["user_name"].is_object(), "{pair}: {asked}");
+            } else {
+                assert_eq!(asked["id"], "user_name", "{pair}");
+                let answer = json!({ "action": "accept", "content": { "name": "Ada" } });
+                let answer = json!({ "jsonrpc": "2.0", "id": "user_name", "result": answer });
+                let done = agent.client.ask(answer).await;
+                assert_eq!(done["result"]["content"][0]["text"], "Hello, Ada!", "{pair}");
+                // No request of a session has the id of an earlier one.
+                let again = agent.ask("tools/call", call).await;
+                assert!(again["method"] == "elicitation/create" && again["id"] != "user_name", "{pair}: {again}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_may_not_ask_what_the_caller_did_not_declare() {
     for revision in UPSTREAMS {
         let hub = Hub::behind_gateway(&["one"], revision).await;
@@ -294,12 +319,13 @@ async fn a_change_behind_the_gateway_is_told_and_the_list_is_read_again() {
 struct Odd {
     tools: Option<usize>,
     changes: broadcast::Sender<Change>,
+    lists: Lists,
 }
 
 impl Odd {
     fn origin(name: &str, tools: Option<usize>) -> Origin {
-        let service = Arc::new(Odd { tools, changes: broadcast::channel(1).0 });
-        Origin { name: name.to_owned(), service, allows: Box::new(|tool| tool != "t0"), lists_tools: true }
+        let service = Arc::new(Odd { tools, changes: broadcast::channel(1).0, lists: Lists::default() });
+        Origin { name: name.to_owned(), service, lists_tools: true }
     }
 }
 
@@ -311,18 +337,8 @@ impl Service for Odd {
     fn handle(self: Arc<Self>, call: Call, _: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
             let Some(tools) = self.tools else { return Err(ErrorObject::new(code::INTERNAL_ERROR, "broken")) };
-            if call.method != "tools/list" {
-                return Ok(RawValue::from_string("{\"content\":[]}".to_owned()).unwrap());
-            }
-            let params: Value = serde_json::from_str(call.params.unwrap().get()).unwrap();
-            let from = params["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
-            let page: Vec<Value> =
-                (from..tools.min(from + 700)).map(|n| json!({ "name": format!("t{n}"), "inputSchema": {} })).collect();
-            let mut result = json!({ "tools": page });
-            if from + 700 < tools {
-                result["nextCursor"] = (from + 700).to_string().into();
-            }
-            Ok(serde_json::value::to_raw_value(&result).unwrap())
+            assert_eq!((call.method.as_str(), tools > 0), ("tools/call", true));
+            Ok(RawValue::from_string("{\"content\":[]}".to_owned()).unwrap())
         })
     }
 
@@ -332,6 +348,29 @@ impl Service for Odd {
 
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+}
+
+impl Backend for Odd {
+    fn list(self: Arc<Self>, kind: Kind, _: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
+        Box::pin(async move {
+            let Some(tools) = self.tools else { return Err(ErrorObject::new(code::INTERNAL_ERROR, "broken")) };
+            let mut reading = match self.lists.want(kind).await {
+                Wanted::Known(list) => return Ok(list),
+                Wanted::Unknown(reading) => reading,
+            };
+            while let Some(params) = reading.next_page() {
+                let params: Value = serde_json::to_value(&params).unwrap();
+                let from = params["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
+                let tool = |n| json!({ "name": format!("t{n}"), "inputSchema": {} });
+                let mut page = json!({ "tools": (from..tools.min(from + 700)).map(tool).collect::<Vec<Value>>() });
+                if from + 700 < tools {
+                    page["nextCursor"] = (from + 700).to_string().into();
+                }
+                reading.add(&serde_json::value::to_raw_value(&page).unwrap()).unwrap();
+            }
+            Ok(reading.keep(false))
+        })
     }
 }
 
@@ -354,11 +393,10 @@ async fn long_lists_come_in_pages_and_one_bad_server_is_only_missing() {
             None => break,
         }
     }
-    assert_eq!(all.len(), 1499 + 2, "one tool of each is not allowed");
+    assert_eq!(all.len(), 1500 + 3);
     assert!(all.is_sorted(), "each once, and in order");
     let bad = agent.ask("tools/list", json!({ "cursor": "nonsense" })).await;
     assert_eq!(bad["error"]["code"], -32602);
     assert!(agent.ask("tools/call", json!({ "name": "many__t1" })).await.get("result").is_some());
-    assert_eq!(agent.ask("tools/call", json!({ "name": "many__t0" })).await["error"]["code"], -32602);
     assert_eq!(agent.ask("tools/call", json!({ "name": "broken__x" })).await["error"]["message"], "broken");
 }

@@ -43,7 +43,7 @@ impl Drop for TellAtTheEnd {
 
 impl Tools {
     async fn call(&self, call: &Call, peer: &Peer) -> Outcome {
-        let params: Value = serde_json::from_str(call.params.as_ref().unwrap().get()).unwrap();
+        let params: Value = serde_json::to_value(&call.params).unwrap();
         let _end = TellAtTheEnd(self.tell.clone());
         let _ = self.tell.send("running");
         if params["name"] != "fast" && params.get("inputResponses").is_none() {

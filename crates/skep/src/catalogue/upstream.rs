@@ -6,14 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use serde_json::{
-    Map, Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Map, Value, json, value::RawValue};
 use skep_mcp::{
     client::{CallError, Handler},
-    gateway::SEPARATOR,
+    gateway::{List, SEPARATOR},
     message::Notification,
+    server::Members,
 };
 
 use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
@@ -54,9 +52,7 @@ impl Catalogue {
     pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
         let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let read = |tool: &RawValue| serde_json::from_str(tool.get()).ok();
-        let tools: Vec<Value> =
-            list.items.iter().filter_map(|tool| read(tool)).map(|tool| named(server, tool)).collect();
+        let tools: Vec<Value> = values(&list).map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
         let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
@@ -89,7 +85,7 @@ pub(crate) async fn call_tool(
         options.timeout = options.timeout.max(options.deadline);
     }
     options.handler = Some(Arc::new(Silent(Arc::clone(&context.principal))));
-    let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).ok();
+    let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = upstreams.call(server, "tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
@@ -133,14 +129,16 @@ pub(crate) async fn listed_tools(
     let (mut tools, mut silent) = (Vec::new(), Vec::new());
     for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
         match list {
-            Ok(list) => {
-                let read = |tool: &RawValue| Some((server.clone(), serde_json::from_str(tool.get()).ok()?));
-                tools.extend(list.items.iter().filter_map(|tool| read(tool)));
-            }
+            Ok(list) => tools.extend(values(&list).map(|tool| (server.clone(), tool))),
             Err(reason) => silent.push(reason),
         }
     }
     (tools, silent)
+}
+
+/// What is listed, taken apart.
+fn values(list: &List) -> impl Iterator<Item = Value> {
+    list.items().filter_map(|(_, item)| serde_json::to_value(item).ok())
 }
 
 /// A tool under its name here; all else as the server wrote it.
@@ -199,6 +197,8 @@ fn failed(tool: &str, error: UpstreamError) -> ToolError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::to_raw_value;
+
     use super::*;
 
     fn read(result: Value) -> Result<Value, ToolError> {

@@ -1,6 +1,6 @@
 //! `skep serve`.
 
-use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Common, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
-    doors::{Doors, Options, Parts, Probe, Servers, Tls, Token},
+    doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
     workspace::{Dir, OUTPUTS},
 };
@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     no_prefix: bool,
 }
 
-/// How often the files that name MCP servers are looked at.
+/// How often the files are looked at that the hub reads again when they have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where JSON-RPC in lines is taken, unless somebody says otherwise.
@@ -52,7 +52,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, prefix, ..Overrides::default() };
     let again = common.again(&overrides);
     let settings = common.settings(overrides)?;
-    let watched = Watched::new(settings.files.clone());
+    let watched = Watched::new(&settings);
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
@@ -75,7 +75,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if wants_tcp && doors.tcp_addresses().is_empty() {
         eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
-    signals.spawn(watched.follow(doors.servers(), again));
+    signals.spawn(watched.follow(doors.controls(), again));
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
@@ -84,43 +84,103 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files that name MCP servers, and how they looked the last time.
+/// The files that the hub reads again when they have changed.
 struct Watched {
-    files: Vec<PathBuf>,
+    /// `skep.toml`, and the file that names MCP servers.
+    settings: Files,
+    token: Files,
+    /// The certificate and its key.
+    certificate: Files,
+}
+
+/// Files, and how they looked the last time.
+struct Files {
+    paths: Vec<PathBuf>,
     seen: Vec<Look>,
 }
 
 /// Size, time and inode: an editor may write a file anew or put another one in its place.
 type Look = Option<(u64, Option<std::time::SystemTime>, u64)>;
 
-impl Watched {
-    fn new(files: Vec<PathBuf>) -> Watched {
-        Watched { seen: files.iter().map(look).collect(), files }
+impl Files {
+    fn new(paths: Vec<PathBuf>) -> Files {
+        Files { seen: paths.iter().map(look).collect(), paths }
     }
 
-    /// Read the settings again when a file has changed, and have the servers that they name. A file that cannot be read
-    /// changes nothing.
-    async fn follow(mut self, servers: Servers, again: impl Fn() -> Result<Settings, BadSettings> + Send + 'static) {
-        if self.files.is_empty() {
+    /// Whether one has changed since they were looked at last.
+    fn have_changed(&mut self) -> bool {
+        let seen: Vec<Look> = self.paths.iter().map(look).collect();
+        std::mem::replace(&mut self.seen, seen) != self.seen
+    }
+
+    /// Watch these from now on. Whether they are others.
+    fn are_now(&mut self, paths: Vec<PathBuf>) -> bool {
+        let are_others = paths != self.paths;
+        if are_others {
+            *self = Files::new(paths);
+        }
+        are_others
+    }
+}
+
+impl Watched {
+    fn new(settings: &Settings) -> Watched {
+        Watched {
+            settings: Files::new(settings.files.clone()),
+            token: Files::new(settings.token_file.iter().cloned().collect()),
+            certificate: Files::new(certificate_files(settings)),
+        }
+    }
+
+    /// Read again what has changed, and have the hub take it. What cannot be read or taken changes nothing.
+    async fn follow(mut self, controls: Controls, again: impl Fn() -> Result<Settings, BadSettings> + Send + 'static) {
+        if [&self.settings, &self.token, &self.certificate].iter().all(|files| files.paths.is_empty()) {
             return;
         }
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let seen: Vec<Look> = self.files.iter().map(look).collect();
-            if seen == self.seen {
+            let in_settings = self.settings.have_changed();
+            let in_token = self.token.have_changed();
+            let mut in_certificate = self.certificate.have_changed();
+            if !(in_settings || in_token || in_certificate) {
                 continue;
             }
-            self.seen = seen;
-            let set = match again() {
-                Ok(settings) => servers.set(settings.upstreams).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
+            let settings = match again() {
+                Ok(settings) => settings,
+                Err(error) => {
+                    eprintln!("skep: the MCP servers, the tokens and the certificate stay as they were: {error}");
+                    continue;
+                }
             };
-            match set {
-                Ok(()) => eprintln!("the MCP servers were read again"),
-                Err(error) => eprintln!("skep: the MCP servers stay as they were: {error}"),
+            self.token.are_now(settings.token_file.iter().cloned().collect());
+            in_certificate |= self.certificate.are_now(certificate_files(&settings));
+            if in_settings {
+                let set = controls.set_servers(settings.upstreams.clone()).await;
+                tell("the MCP servers", set.map(|()| true).map_err(anyhow::Error::from));
+            }
+            if in_settings || in_token {
+                let set = || Ok(controls.set_tokens(own_token(&settings)?, named_tokens(&settings)?)?);
+                tell("the tokens", set());
+            }
+            if in_certificate {
+                let set = || controls.set_tls(tls(&settings)?.as_ref()).map_err(anyhow::Error::from);
+                tell("the certificate and its key", set().map(|()| true));
             }
         }
     }
+}
+
+/// Say what came of reading something again; nothing if it is as before.
+fn tell(what: &str, set: anyhow::Result<bool>) {
+    match set {
+        Ok(true) => eprintln!("{what} were read again"),
+        Ok(false) => {}
+        Err(error) => eprintln!("skep: {what} stay as they were: {error:#}"),
+    }
+}
+
+fn certificate_files(settings: &Settings) -> Vec<PathBuf> {
+    [&settings.serve.tls_cert, &settings.serve.tls_key].into_iter().flatten().cloned().collect()
 }
 
 fn look(file: &PathBuf) -> Look {
@@ -141,23 +201,35 @@ fn store(hive: &Hive) -> Probe {
     })
 }
 
-fn options(settings: &Settings) -> anyhow::Result<Options> {
-    let Serve { bind, allowed_hosts, allowed_origins, tokens, .. } = settings.serve.clone();
-    let named = |(name, token): (String, Secret)| {
+fn own_token(settings: &Settings) -> anyhow::Result<Option<Token>> {
+    Ok(settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?)
+}
+
+fn named_tokens(settings: &Settings) -> anyhow::Result<BTreeMap<String, Token>> {
+    let named = |(name, token): (&String, &Secret)| {
         let token = Token::new(token.reveal()).with_context(|| format!("serve.tokens.{name} cannot be used"))?;
-        anyhow::Ok((name, token))
+        Ok((name.clone(), token))
     };
-    let tokens = tokens.into_iter().map(named).collect::<anyhow::Result<_>>()?;
-    let mut options = Options { allowed_hosts, allowed_origins, tokens, ..Options::default() };
-    options.tls = match (&settings.serve.tls_cert, &settings.serve.tls_key) {
-        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
-        (None, None) => None,
+    settings.serve.tokens.iter().map(named).collect()
+}
+
+fn tls(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    match (&settings.serve.tls_cert, &settings.serve.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls::read(certificate, key)?)),
+        (None, None) => Ok(None),
         (Some(_), None) => {
             anyhow::bail!("serve.tls_cert needs serve.tls_key, the file with the certificate's private key")
         }
         (None, Some(_)) => anyhow::bail!("serve.tls_key needs serve.tls_cert, the file with the certificate"),
-    };
-    options.token = settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?;
+    }
+}
+
+fn options(settings: &Settings) -> anyhow::Result<Options> {
+    let Serve { bind, allowed_hosts, allowed_origins, .. } = settings.serve.clone();
+    let tokens = named_tokens(settings)?;
+    let mut options = Options { allowed_hosts, allowed_origins, tokens, ..Options::default() };
+    options.tls = tls(settings)?;
+    options.token = own_token(settings)?;
     if !bind.is_empty() {
         options.bind = bind;
     }
@@ -173,6 +245,7 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
     options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
+    options.principal_share = settings.serve.principal_share.unwrap_or(options.principal_share);
     options.connections_max = connections_max.unwrap_or(options.connections_max);
     options.sessions_max = sessions_max.unwrap_or(options.sessions_max);
     options.requests_per_second_max = requests_per_second_max.map_or(options.requests_per_second_max, NonZeroU32::new);

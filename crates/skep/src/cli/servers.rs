@@ -118,7 +118,7 @@ async fn list(common: Common, server: Option<String>, How { mcp_config, json }: 
         eprintln!("starting {}", names.join(", "));
     }
     let tools = join_all(names.iter().map(|name| upstreams.tools(name))).await;
-    let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items.len())).collect();
+    let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items().len())).collect();
     let statuses = upstreams.servers();
     upstreams.close().await;
     let status = |name: &String| statuses.iter().find(|status| status.name == *name);

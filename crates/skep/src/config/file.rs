@@ -92,6 +92,10 @@ pub struct Serve {
     pub calls_at_once: Option<usize>,
     /// Calls that wait; one more is refused.
     pub calls_waiting_max: Option<usize>,
+    /// The part of what all callers share (large messages, and calls that run, wait for their turn, are under way at MCP servers, or
+    /// wait for input) that one of `tokens` may take alone. Default: 0.25.
+    #[garde(range(min = 0.0001, max = 1.0))]
+    pub principal_share: Option<f64>,
     /// Connections that are open at once, at all doors together. Default: 8192.
     #[garde(range(min = 1))]
     pub connections_max: Option<usize>,

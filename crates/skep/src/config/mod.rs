@@ -97,6 +97,8 @@ pub struct Settings {
     pub upstreams: Vec<Upstream>,
     /// The files that these settings are from.
     pub files: Vec<PathBuf>,
+    /// The file that [`Settings::token`] is from.
+    pub token_file: Option<PathBuf>,
     /// The log.
     pub log: Log,
 }
@@ -287,8 +289,9 @@ fn fill_in(
         Some(home) => home,
         None => default_home(variable)?,
     };
-    let token = match flags.token_file.or(token_file) {
-        Some(path) => Some(read_token(&path)?),
+    let token_file = flags.token_file.or(token_file);
+    let token = match &token_file {
+        Some(path) => Some(read_token(path)?),
         None => token,
     };
     if !flags.bind.is_empty() {
@@ -317,6 +320,7 @@ fn fill_in(
         model,
         upstreams: upstreams::config::upstreams(mcp_servers),
         files: Vec::new(),
+        token_file,
         log,
     })
 }

@@ -14,13 +14,15 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tracing::Instrument as _;
+
+use super::shares::{Shares, part};
 
 /// Time that cancelled calls get to stop what they started, before the hub ends without them.
 const CANCEL_TIME: Duration = Duration::from_secs(2);
@@ -59,6 +61,9 @@ pub enum Refused {
     /// Nothing was run: try elsewhere.
     #[error("this hub is stopping and takes no new calls")]
     Draining,
+    /// Nothing was run: this principal is to wait for others of its calls. How many, and what they do.
+    #[error("{0} of your calls {1} already, as many as one principal may have; wait until one has ended")]
+    OverShare(usize, &'static str),
     /// A fault in the program; the log says more.
     #[error("the call failed inside the hub; its log says why")]
     Panicked,
@@ -82,7 +87,15 @@ pub struct Pass {
     /// Rung when the hub stops for good.
     pub cancel: CancellationToken,
     _counted: TaskTrackerToken,
+    _own: Option<OwnedSemaphorePermit>,
     _seat: OwnedSemaphorePermit,
+}
+
+/// What each principal may have of the seats, the turns and the passes.
+struct Own {
+    seats: Shares,
+    turns: Shares,
+    passes: Shares,
 }
 
 /// The gate that every call of a hub goes through.
@@ -94,6 +107,8 @@ pub struct Admission {
     turns: Arc<Semaphore>,
     /// One for each call that goes on to a server.
     passes: Arc<Semaphore>,
+    /// The same, for each principal.
+    own: Own,
     /// Calls that run or wait; drained at the end.
     calls: TaskTracker,
     draining: AtomicBool,
@@ -101,13 +116,17 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Nothing runs yet.
-    pub fn new(limits: Limits) -> Admission {
+    /// Nothing runs yet. `share`: the part of the calls that run, wait, or are under way at MCP servers that one principal may
+    /// have.
+    pub fn new(limits: Limits, share: f64) -> Admission {
         let limits = Limits { calls_at_once: limits.calls_at_once.max(1), ..limits };
+        let seats = limits.calls_at_once.saturating_add(limits.waiting_max);
+        let own = |whole| Shares::new(part(whole, share));
         Admission {
-            seats: Arc::new(Semaphore::new(limits.calls_at_once.saturating_add(limits.waiting_max))),
+            seats: Arc::new(Semaphore::new(seats)),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),
             passes: Arc::new(Semaphore::new(limits.forwarded_max)),
+            own: Own { seats: own(seats), turns: own(limits.calls_at_once), passes: own(limits.forwarded_max) },
             calls: TaskTracker::new(),
             draining: AtomicBool::new(false),
             cancel: CancellationToken::new(),
@@ -115,25 +134,30 @@ impl Admission {
         }
     }
 
-    /// Wait for a turn and run `call`. Its token is rung when the returned future is dropped or the hub stops for good.
-    pub async fn run<F>(&self, call: impl FnOnce(CancellationToken) -> F) -> Result<F::Output, Refused>
+    /// Wait for a turn and run `call`, for this principal. Its token is rung when the returned future is dropped or the hub
+    /// stops for good.
+    pub async fn run<F>(
+        &self,
+        principal: &Arc<str>,
+        call: impl FnOnce(CancellationToken) -> F,
+    ) -> Result<F::Output, Refused>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let counted = self.enter()?;
+        let own_seat = self.own.seats.take(principal).map_err(|taken| Refused::OverShare(taken, "run or wait"))?;
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let turn = tokio::select! {
             biased; // a turn that is free because all are cancelled is not taken
             () = self.cancel.cancelled() => return Err(Refused::Draining),
-            turn = timeout(self.limits.waiting_time_max, Arc::clone(&self.turns).acquire_owned()) => turn,
+            turn = self.turn(principal) => turn?,
         };
-        let Ok(Ok(turn)) = turn else { return Err(Refused::Busy) };
         let cancel = self.cancel.child_token();
         let call = call(cancel.clone());
         let _withdrawn_with_the_caller = cancel.drop_guard();
         let task = async move {
             let result = call.await;
-            drop((turn, seat));
+            drop((turn, seat, own_seat));
             result
         };
         let task = self.calls.spawn(task.in_current_span());
@@ -141,12 +165,33 @@ impl Admission {
         task.await.map_err(|_| Refused::Panicked)
     }
 
-    /// Go on to an MCP server. Such a call takes no turn and no task of its own: nothing of it runs here, and dropping it
-    /// withdraws it.
-    pub fn pass(&self) -> Result<Pass, Refused> {
+    /// Wait for a turn: among the principal's own calls, and then among all. One that waits for its own takes nobody's place.
+    async fn turn(
+        &self,
+        principal: &Arc<str>,
+    ) -> Result<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit), Refused> {
+        let until = Instant::now() + self.limits.waiting_time_max;
+        let own = match self.own.turns.of(principal) {
+            None => None,
+            Some(own) => match timeout_at(until, own.acquire_owned()).await {
+                Ok(Ok(turn)) => Some(turn),
+                _ => return Err(Refused::OverShare(self.own.turns.permits(), "run")),
+            },
+        };
+        match timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok((own, turn)),
+            _ => Err(Refused::Busy),
+        }
+    }
+
+    /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,
+    /// and dropping it withdraws it.
+    pub fn pass(&self, principal: &Arc<str>) -> Result<Pass, Refused> {
         let counted = self.enter()?;
+        let over = |taken| Refused::OverShare(taken, "of MCP servers are under way");
+        let own = self.own.passes.take(principal).map_err(over)?;
         let seat = Arc::clone(&self.passes).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _seat: seat })
+        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _own: own, _seat: seat })
     }
 
     /// Be counted first and look then: [`Admission::drain`] does it the other way round, so neither misses the other.
@@ -200,12 +245,13 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use skep_mcp::server::local;
     use tokio::sync::oneshot;
 
     use super::*;
 
     fn admission(calls_at_once: usize, waiting_max: usize) -> Arc<Admission> {
-        Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }))
+        Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }, 1.0))
     }
 
     /// A call that says when it runs and ends when it is told to, or when it is cancelled.
@@ -228,7 +274,7 @@ mod tests {
                     () = cancel.cancelled() => "cancelled",
                 }
             };
-            admission.run(call).await
+            admission.run(&local(), call).await
         });
         Held { running, end, result }
     }
@@ -243,7 +289,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1, forwarded: 0 });
-        assert_eq!(admission.run(|_| async {}).await, Err(Refused::Busy));
+        assert_eq!(admission.run(&local(), |_| async {}).await, Err(Refused::Busy));
         assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
         first.end.send(()).unwrap();
         assert_eq!(first.result.await.unwrap(), Ok("ended"));
@@ -261,7 +307,7 @@ mod tests {
             waiting_time_max: Duration::from_millis(1),
             ..Limits::default()
         };
-        let admission = Arc::new(Admission::new(limits));
+        let admission = Arc::new(Admission::new(limits, 1.0));
         let first = held(&admission);
         first.running.await.unwrap();
         assert_eq!(held(&admission).result.await.unwrap(), Err(Refused::Busy));
@@ -274,7 +320,8 @@ mod tests {
         let (started, running) = oneshot::channel();
         let (gone, end) = oneshot::channel();
         {
-            let call = admission.run(|cancel| async move {
+            let local = local();
+            let call = admission.run(&local, |cancel| async move {
                 let _ = started.send(());
                 cancel.cancelled().await;
                 let _ = gone.send(());
@@ -286,7 +333,7 @@ mod tests {
             }
         }
         end.await.unwrap();
-        assert_eq!(admission.run(|_| async { 1 }).await, Ok(1), "its turn is free again");
+        assert_eq!(admission.run(&local(), |_| async { 1 }).await, Ok(1), "its turn is free again");
     }
 
     #[tokio::test]
@@ -295,7 +342,7 @@ mod tests {
         let call = held(&admission);
         call.running.await.unwrap();
         admission.start_draining();
-        assert_eq!(admission.run(|_| async {}).await, Err(Refused::Draining));
+        assert_eq!(admission.run(&local(), |_| async {}).await, Err(Refused::Draining));
         call.end.send(()).unwrap();
         assert_eq!(admission.drain(Duration::from_secs(60)).await, 0);
         assert_eq!(call.result.await.unwrap(), Ok("ended"));
@@ -318,8 +365,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_call_and_frees_its_turn() {
         let admission = admission(1, 0);
-        let broken = admission.run(|_| async { panic!("put in by the test") }).await;
+        let broken = admission.run(&local(), |_| async { panic!("put in by the test") }).await;
         assert_eq!(broken, Err::<(), _>(Refused::Panicked));
-        assert_eq!(admission.run(|_| async { 1 }).await, Ok(1));
+        assert_eq!(admission.run(&local(), |_| async { 1 }).await, Ok(1));
     }
 }

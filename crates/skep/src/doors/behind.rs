@@ -2,22 +2,25 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 use serde_json::json;
 use skep_mcp::{
     client::CallError,
-    gateway::Request,
+    gateway::{Backend, Kind, List, Lists, Request},
     message::ErrorObject,
-    server::{BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code},
+    server::{
+        BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
+    },
 };
 use tokio::sync::broadcast;
 
 use super::{
     admission::Refused,
     calls::Calls,
-    mcp::{caller, refused},
+    mcp::{caller_of, refused},
 };
 use crate::upstreams::{Options, UpstreamError, Upstreams};
 
@@ -25,13 +28,15 @@ use crate::upstreams::{Options, UpstreamError, Upstreams};
 pub(super) struct Behind {
     calls: Arc<Calls>,
     name: String,
+    lists: Arc<Lists>,
     /// The resources that somebody watches: the server is told once.
     watched: RwLock<HashMap<String, Weak<Watched>>>,
 }
 
 impl Behind {
     pub(super) fn new(calls: &Arc<Calls>, name: &str) -> Behind {
-        Behind { calls: Arc::clone(calls), name: name.to_owned(), watched: RwLock::default() }
+        let lists = calls.catalogue.upstreams().lists(name).unwrap_or_default(); // of one that is removed just now
+        Behind { calls: Arc::clone(calls), name: name.to_owned(), lists, watched: RwLock::default() }
     }
 
     fn upstreams(&self) -> &Upstreams {
@@ -46,12 +51,12 @@ impl Service for Behind {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
-            let pass = self.calls.admission.pass().map_err(refused)?;
-            let caller = caller(&call);
+            let pass = self.calls.admission.pass(&call.caller.principal).map_err(refused)?;
+            let caller = caller_of(&call.caller);
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
             let Request { method, params, options, cancel } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };
-            let calling = self.upstreams().call(&self.name, &method, params, options);
+            let calling = pin!(self.upstreams().call(&self.name, &method, params, options));
             tokio::select! {
                 biased;
                 result = calling => result.map_err(failed),
@@ -79,6 +84,26 @@ impl Service for Behind {
     fn changes(&self) -> broadcast::Receiver<Change> {
         // Of a server that was removed nothing is heard any more.
         self.upstreams().changes(&self.name).unwrap_or_else(|_| broadcast::channel(1).1)
+    }
+
+    fn may_repeat(&self, tool: &str) -> bool {
+        self.lists.may_repeat(tool)
+    }
+
+    fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
+        self.lists.header_arguments(tool)
+    }
+}
+
+impl Backend for Behind {
+    fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
+        Box::pin(async move {
+            let pass = self.calls.admission.pass(&caller.principal).map_err(refused)?;
+            let key = caller_of(&caller);
+            let listing = self.upstreams().list(&self.name, kind, &key, &caller.principal);
+            let listed = pass.cancel.run_until_cancelled(listing).await;
+            listed.ok_or_else(|| refused(Refused::Draining))?.map_err(failed)
+        })
     }
 }
 

@@ -11,13 +11,13 @@ use axum::{
 use futures_util::StreamExt as _;
 use serde_json::{Value, error::Category, value::RawValue};
 pub use skep_mcp::framing::SMALL_BYTES;
-use skep_mcp::framing::hold;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use skep_mcp::framing::{Held, Memory};
+use tokio::{sync::Semaphore, time::timeout};
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    shares::{Shares, part},
+};
 
 /// Values (numbers, strings, lists, …) in the arguments of one call. Each takes some 70 bytes of memory and as few as
 /// two of the body, so the size of the body alone does not bound the memory.
@@ -49,46 +49,57 @@ impl Default for Limits {
 
 impl Limits {
     /// The memory that large bodies share.
-    pub(super) fn memory(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.bodies_bytes_max.min(Semaphore::MAX_PERMITS)))
+    pub(super) fn memory(&self) -> Memory {
+        Memory { all: Arc::new(Semaphore::new(self.bodies_bytes_max.min(Semaphore::MAX_PERMITS))), own: None }
     }
 }
 
 /// Reads bodies.
 pub(super) struct Bodies {
     limits: Limits,
-    /// One for each byte that large ones may take.
-    pub(super) memory: Arc<Semaphore>,
+    memory: Memory,
+    shares: Shares,
 }
 
 /// A whole body, and the share of the memory that it takes while it lives.
 #[derive(Debug)]
 pub(super) struct Whole {
     bytes: Vec<u8>,
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Held>,
 }
 
 impl Bodies {
-    pub(super) fn new(limits: Limits) -> Bodies {
-        Bodies { memory: limits.memory(), limits }
+    /// `share`: the part of the memory that one principal may take; there is always room for one body.
+    pub(super) fn new(limits: Limits, share: f64) -> Bodies {
+        let of_one = part(limits.bodies_bytes_max, share).max(limits.body_bytes_max);
+        Bodies { memory: limits.memory(), shares: Shares::new(of_one), limits }
+    }
+
+    /// Where large messages of this principal have their memory from.
+    pub(super) fn memory(&self, principal: &Arc<str>) -> Memory {
+        let own = self.shares.of(principal).map(|share| (share, self.shares.permits()));
+        Memory { own, ..self.memory.clone() }
     }
 
     /// Read a body to its end.
-    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
+    pub(super) async fn read(&self, by: &Arc<str>, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
         if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "send the body as it is: compressed bodies are not read";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed", message));
         }
         let waits_for_word = headers.contains_key(header::EXPECT);
-        let read = timeout(self.limits.body_time_max, self.read_all(body, waits_for_word)).await;
-        read.unwrap_or_else(|_| {
-            let message = format!("the body did not arrive within {}s", self.limits.body_time_max.as_secs_f64());
-            let close = HeaderValue::from_static("close");
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", message).with(header::CONNECTION, close))
-        })
+        let read = timeout(self.limits.body_time_max, self.read_all(by, body, waits_for_word)).await;
+        read.unwrap_or_else(|_| Err(self.too_slow()))
     }
 
-    async fn read_all(&self, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
+    /// The body did not arrive in time.
+    pub(super) fn too_slow(&self) -> Problem {
+        let message = format!("the body did not arrive within {}s", self.limits.body_time_max.as_secs_f64());
+        let close = HeaderValue::from_static("close");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", message).with(header::CONNECTION, close)
+    }
+
+    async fn read_all(&self, by: &Arc<str>, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
         let announced = body.size_hint().lower();
         let mut chunks = body.into_data_stream();
         if announced > self.limits.body_bytes_max as u64 {
@@ -98,6 +109,7 @@ impl Bodies {
             return Err(self.too_large());
         }
         let mut whole = Whole { bytes: Vec::new(), share: None };
+        let mut memory = None;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "cut_off", "the body is cut off"))?;
             let length = whole.bytes.len() + chunk.len();
@@ -105,8 +117,9 @@ impl Bodies {
                 discard(chunks).await;
                 return Err(self.too_large());
             }
-            if !hold(&self.memory, &mut whole.share, length) {
-                return Err(Problem::busy("busy", "too many large requests at once; try again in a moment"));
+            if length > SMALL_BYTES {
+                let memory = memory.get_or_insert_with(|| self.memory(by));
+                memory.hold(&mut whole.share, length).map_err(|none| Problem::busy("busy", none.to_string()))?;
             }
             whole.bytes.extend_from_slice(&chunk);
         }
@@ -135,7 +148,7 @@ async fn discard(mut chunks: BodyDataStream) {
 #[derive(Debug)]
 pub(super) struct Arguments {
     json: Option<Box<RawValue>>,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Held>,
 }
 
 /// The body of `POST /process` (contract S0).
@@ -173,7 +186,7 @@ impl Whole {
     }
 
     /// The bytes, and the share of the memory to keep while they are needed.
-    pub(super) fn into_parts(self) -> (Vec<u8>, Option<OwnedSemaphorePermit>) {
+    pub(super) fn into_parts(self) -> (Vec<u8>, Option<Held>) {
         (self.bytes, self.share)
     }
 

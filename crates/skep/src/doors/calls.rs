@@ -34,6 +34,7 @@ impl Calls {
     ) -> Result<Result<Result<Answer, ToolError>, E>, Refused> {
         let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
         let outputs = Outputs::new(self.outputs.clone(), "");
+        let principal = Arc::clone(&by.1);
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
         let call = |cancel: CancellationToken| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
@@ -42,9 +43,9 @@ impl Calls {
             Ok(called)
         };
         if !is_forwarded {
-            return self.admission.run(call).await;
+            return self.admission.run(&principal, call).await;
         }
-        let pass = self.admission.pass()?;
+        let pass = self.admission.pass(&principal)?;
         Ok(call(pass.cancel.clone()).await)
     }
 }

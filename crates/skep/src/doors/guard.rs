@@ -5,7 +5,10 @@
 //! requests too; a page that has its own name resolved to this machine (DNS rebinding) says that name in `Host`.
 //! Both are refused whatever the path is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
 use tower_http::cors::CorsLayer;
@@ -24,13 +27,20 @@ pub(super) struct Guard {
     hosts: Vec<String>,
     /// Pages that may call it: `scheme://host[:port]`, in lower case.
     origins: Vec<HeaderValue>,
-    tokens: Tokens,
+    tokens: RwLock<Arc<Tokens>>,
+    /// Whether there are any; a hub does not change its mind about that.
+    wants_token: bool,
 }
 
 /// An origin of the configuration that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an origin; one looks like https://hub.example or http://localhost:3000")]
 pub struct BadOrigin(pub String);
+
+/// What a hub that runs cannot become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; restart the hub to have it so")]
+pub struct NeedsRestart(pub(super) &'static str);
 
 impl Guard {
     pub(super) fn new(
@@ -43,7 +53,8 @@ impl Guard {
             bound: bound.iter().map(SocketAddr::ip).collect(),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: origins.iter().map(|origin| parse_origin(origin)).collect::<Result<_, _>>()?,
-            tokens,
+            wants_token: !tokens.is_empty(),
+            tokens: RwLock::new(Arc::new(tokens)),
         })
     }
 
@@ -102,17 +113,37 @@ impl Guard {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
     }
 
+    /// Whether callers need a token.
+    pub(super) fn wants_token(&self) -> bool {
+        self.wants_token
+    }
+
     /// The tokens that open.
-    pub(super) fn tokens(&self) -> &Tokens {
-        &self.tokens
+    pub(super) fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Let those in who know these, and no others. Returns whether that is new.
+    pub(super) fn set_tokens(&self, tokens: Tokens) -> Result<bool, NeedsRestart> {
+        match (self.wants_token, tokens.is_empty()) {
+            (true, true) => {
+                return Err(NeedsRestart("callers of this hub need a token, and none is configured any more"));
+            }
+            (false, false) => return Err(NeedsRestart("callers of this hub need no token, and now one is configured")),
+            _ => {}
+        }
+        let mut known = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let (tokens, is_new) = tokens.instead_of(&known);
+        *known = Arc::new(tokens);
+        Ok(is_new)
     }
 
     /// The third question, asked where something is to be had: which token does the caller know?
-    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<&Known, Problem> {
-        match headers.get(header::AUTHORIZATION).and_then(bearer) {
-            Some(given) => self.tokens.find(given).ok_or_else(|| unauthorized("this hub does not know that token")),
-            None => Err(unauthorized("this hub wants its token: send `Authorization: Bearer …`")),
-        }
+    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
+        let wanted = || unauthorized("this hub wants its token: send `Authorization: Bearer …`");
+        let given = headers.get(header::AUTHORIZATION).and_then(bearer).ok_or_else(wanted)?;
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.find(given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
     }
 
     /// What the browser of an allowed page needs to hear (CORS).
@@ -225,7 +256,7 @@ mod tests {
     #[test]
     fn the_token_and_nothing_else_opens() {
         let tokens = Tokens::new(Token::new("correct-horse-battery").ok(), Default::default()).unwrap();
-        let guard = Guard { tokens, ..guard("0.0.0.0:1", &[], &[]) };
+        let guard = Guard { tokens: RwLock::new(tokens.into()), ..guard("0.0.0.0:1", &[], &[]) };
         let ask = |pairs: &[(&'static str, &str)]| {
             guard.check_token(&headers(pairs)).err().map_or("ok", |problem| problem.code)
         };

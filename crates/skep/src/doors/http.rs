@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
+    pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use axum::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -67,7 +68,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
-    if !hub.guard.tokens().is_empty() {
+    if hub.guard.wants_token() {
         inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
     }
     let for_everybody = Router::new()
@@ -88,7 +89,7 @@ async fn process(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wanted = hub.bodies.read(&headers, body).await?.into_wanted()?;
+    let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
     match hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
@@ -121,7 +122,7 @@ async fn call_tool(
         )
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
-    let arguments = hub.bodies.read(&headers, body).await?.into_arguments()?;
+    let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
     match hub.call(caller, tool, arguments, timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
@@ -255,22 +256,54 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// What every request passes: it is given a name, counted, timed and logged (neither body nor headers); it must be for
-/// this hub and from no foreign page; and a panic in it is survived. One layer, since each costs a request some
-/// microseconds.
+/// [`observed`] as a layer of the router.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let began = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
     let work = async {
         match hub.guard.check_source(request.uri(), request.headers()) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }
     };
+    observed(&hub, id, &method, route, pin!(work)).await
+}
+
+/// A `POST /mcp` that was read beside the router ([`super::plain`]): it passes what the router's layers are for, in their
+/// order.
+pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: &[u8]) -> Response {
+    const ROUTE: &str = "/mcp";
+    let work = async {
+        let may_enter = || {
+            hub.guard.check_source(&Uri::from_static(ROUTE), headers)?;
+            match hub.guard.wants_token() {
+                true => hub.guard.check_token(headers).map(|known| Arc::clone(&known.principal)),
+                false => Ok(local()),
+            }
+        };
+        match may_enter() {
+            Ok(principal) => {
+                skep_mcp::server::http::answer_post(&hub.mcp.server, headers, body, &principal, None).await
+            }
+            Err(problem) => problem.into_response(),
+        }
+    };
+    observed(hub, request_id(headers), &Method::POST, ROUTE, pin!(work)).await
+}
+
+/// What every request passes: it is given a name, counted, timed and logged (neither body nor headers), and a panic in it is
+/// survived. One layer, since each costs a request some microseconds.
+async fn observed(
+    hub: &Hub,
+    id: HeaderValue,
+    method: &Method,
+    route: &str,
+    work: Pin<&mut (impl Future<Output = Response> + Send)>,
+) -> Response {
+    let began = Instant::now();
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
     let answer = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|_| {
         let message = "the hub failed at this request; its log says why";
@@ -284,7 +317,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     if hub.calls.admission.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    metrics::request(&method, route, status, began);
+    metrics::request(method, route, status, began);
     let ms = began.elapsed().as_secs_f64() * 1e3;
     tracing::debug!(parent: &span, status = status.as_u16(), ms, "answered");
     response

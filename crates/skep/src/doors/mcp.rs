@@ -19,12 +19,12 @@ use serde_json::{
 };
 use skep_core::{app::App, policy::Permit};
 use skep_mcp::{
-    gateway::{Gateway, Origin},
+    gateway::{Backend, Gateway, Kind, List, Lists, Origin, Wanted},
     message::ErrorObject,
     revision::Revision,
     server::{
         BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Share, Watch,
-        code, http, lines,
+        code, http, http::Principal, lines, local,
     },
 };
 use tokio::{
@@ -33,7 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub, tasks::Kept};
+use super::{
+    Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub, shares::part, tasks::Kept,
+};
 use crate::{
     catalogue::{Answer, Tool, ToolError},
     upstreams::Upstream,
@@ -77,7 +79,7 @@ pub struct NotOne(pub usize);
 impl Mcp {
     /// `store`: where calls are kept that outlive their request; without it no call becomes a task.
     pub(super) fn new(calls: &Arc<Calls>, options: &Options, store: Option<(App, Permit)>) -> Result<Mcp, NotOne> {
-        let bodies = &options.bodies;
+        let (bodies, whole) = (&options.bodies, Limits::default());
         let limits = Limits {
             message_bytes_max: bodies.body_bytes_max,
             body_time_max: bodies.body_time_max,
@@ -85,9 +87,12 @@ impl Mcp {
             sessions_max: options.sessions_max,
             session_idle_max: options.session_idle_max,
             task_after: options.task_after,
-            ..Limits::default()
+            parked_of_one_max: part(whole.parked_max, options.principal_share),
+            parked_bytes_of_one_max: part(whole.parked_bytes_max, options.principal_share),
+            ..whole
         };
-        let own = Arc::new(Tools { calls: Arc::clone(calls), changes: broadcast::channel(CHANGES_MAX).0 });
+        let changes = broadcast::channel(CHANGES_MAX).0;
+        let own = Arc::new(Tools { calls: Arc::clone(calls), lists: Lists::default(), changes });
         let gateway = Arc::new(Gateway::new(own.describe()));
         let service = Arc::clone(&gateway) as Arc<dyn Service>;
         let server = match store {
@@ -127,7 +132,7 @@ impl Mcp {
         if self.has_prefix || servers == 1 { Ok(()) } else { Err(NotOne(servers)) }
     }
 
-    /// Put them behind the gateway: a server that is as before keeps what it has listed.
+    /// Put them behind the gateway: of a server that is as before, its resources stay watched.
     fn put(
         &self,
         behind: &mut BTreeMap<String, (Upstream, Arc<Behind>)>,
@@ -141,16 +146,15 @@ impl Mcp {
             let service = kept.map_or_else(fresh, |(_, service)| service);
             behind.insert(config.name.clone(), (config, service));
         }
-        let origin = |(name, (config, service)): (&String, &(Upstream, Arc<Behind>))| {
-            let tools = config.tools.clone();
+        let origin = |(name, (_, service)): (&String, &(Upstream, Arc<Behind>))| {
             let name = if self.has_prefix { name.clone() } else { String::new() };
-            let service = Arc::clone(service) as Arc<dyn Service>;
-            Origin { name, service, allows: Box::new(move |tool| tools.allows(tool)), lists_tools: self.lists_tools }
+            let service = Arc::clone(service) as Arc<dyn Backend>;
+            Origin { name, service, lists_tools: self.lists_tools }
         };
         let mut origins: Vec<Origin> = behind.iter().map(origin).collect();
         if self.has_prefix {
-            let service = Arc::clone(&self.own) as Arc<dyn Service>;
-            origins.push(Origin { name: String::new(), service, allows: Box::new(|_| true), lists_tools: true });
+            let service = Arc::clone(&self.own) as Arc<dyn Backend>;
+            origins.push(Origin { name: String::new(), service, lists_tools: true });
         }
         self.gateway.set(origins);
         Ok(())
@@ -166,7 +170,7 @@ pub async fn serve_lines(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let Parts { catalogue, workspace, outputs, store, .. } = parts;
-    let admission = super::admission::Admission::new(options.calls.clone());
+    let admission = super::admission::Admission::new(options.calls.clone(), options.principal_share);
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
     let lines = lines::Options { memory: Some(options.bodies.memory()), ..lines::Options::default() };
@@ -186,7 +190,8 @@ pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
 /// Read the body as every door does; a large one counts as held until it is answered.
 async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match hub.bodies.read(&parts.headers, body).await {
+    let principal = parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0));
+    match hub.bodies.read(&principal, &parts.headers, body).await {
         Ok(whole) => {
             let (bytes, share) = whole.into_parts();
             if let Some(share) = share {
@@ -230,6 +235,7 @@ fn beside(result: &RawValue) -> Option<Box<RawValue>> {
 /// The catalogue, as the protocol sees it.
 struct Tools {
     calls: Arc<Calls>,
+    lists: Lists,
     changes: broadcast::Sender<Change>,
 }
 
@@ -245,7 +251,6 @@ impl Service for Tools {
     fn handle(self: Arc<Self>, call: Call, _: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
             match call.method.as_str() {
-                "tools/list" => self.list(),
                 "tools/call" => self.call(call).await,
                 method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
             }
@@ -267,14 +272,26 @@ impl Service for Tools {
     }
 }
 
-impl Tools {
-    fn list(&self) -> Outcome {
-        let tools: Vec<Value> = self.calls.catalogue.tools().map(Tool::to_json).collect();
-        raw(&json!({ "tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "public" }))
+impl Backend for Tools {
+    fn list(self: Arc<Self>, kind: Kind, _: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
+        Box::pin(async move {
+            let mut reading = match self.lists.want(kind).await {
+                Wanted::Known(list) => return Ok(list),
+                Wanted::Unknown(reading) => reading,
+            };
+            if kind == Kind::Tools && reading.next_page().is_some() {
+                let tools: Vec<Value> = self.calls.catalogue.tools().map(Tool::to_json).collect();
+                let page = raw(&json!({ "tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "public" }))?;
+                reading.add(&page).map_err(|fault| ErrorObject::new(code::INTERNAL_ERROR, fault))?;
+            }
+            Ok(reading.keep(true))
+        })
     }
+}
 
+impl Tools {
     async fn call(&self, call: Call) -> Outcome {
-        let params = call.params.as_deref().and_then(Members::parse).unwrap_or_default();
+        let params = &call.params;
         let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
         let arguments = params.get("arguments").map(ToOwned::to_owned);
         if arguments.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {
@@ -283,7 +300,7 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
         };
-        let by = (caller(&call), Arc::clone(&call.caller.principal));
+        let by = (caller_of(&call.caller), Arc::clone(&call.caller.principal));
         match self.calls.call(by, name, arguments, parse, None).await.map_err(refused)?? {
             Ok(answer) => raw(&result(&answer)),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
@@ -294,8 +311,8 @@ impl Tools {
 }
 
 /// Whose turn it is in the queue of a server, and whose process it is where one is not shared.
-pub(super) fn caller(call: &Call) -> Arc<str> {
-    call.caller.session.clone().unwrap_or_else(|| Arc::clone(&call.caller.principal))
+pub(super) fn caller_of(caller: &Caller) -> Arc<str> {
+    caller.session.clone().unwrap_or_else(|| Arc::clone(&caller.principal))
 }
 
 /// An answer in both forms: structured, and as text for those who read nothing else.
@@ -311,7 +328,7 @@ fn failure(error: &ToolError) -> Value {
 
 pub(super) fn refused(refused: Refused) -> ErrorObject {
     match refused {
-        Refused::Busy | Refused::Draining => busy(refused.to_string()),
+        Refused::Busy | Refused::OverShare(..) | Refused::Draining => busy(refused.to_string()),
         Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),
     }
 }

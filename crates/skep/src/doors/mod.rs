@@ -23,8 +23,10 @@ mod http;
 mod in_place;
 pub mod mcp;
 mod metrics;
+mod plain;
 mod problem;
 mod servers;
+mod shares;
 mod tasks;
 mod tcp;
 mod tls;
@@ -35,12 +37,13 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroU32,
+    pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use axum::Router;
-pub use guard::BadOrigin;
+pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -106,6 +109,9 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
     pub allowed_origins: Vec<String>,
+    /// The part of what all callers share that one principal with a name may take alone: large messages, and calls that run,
+    /// wait for their turn, are under way at MCP servers, or wait for input. More than 0, at most 1.
+    pub principal_share: f64,
     /// Limits of calls.
     pub calls: admission::Limits,
     /// Limits of bodies.
@@ -143,6 +149,7 @@ impl Default for Options {
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            principal_share: shares::SHARE,
             calls: admission::Limits::default(),
             bodies: body::Limits::default(),
             connections_max: 8192,
@@ -231,16 +238,57 @@ pub struct Doors {
     options: Options,
 }
 
-/// The MCP servers behind a hub.
-pub struct Servers {
+/// What can be changed while a hub runs.
+pub struct Controls {
     hub: Arc<Hub>,
+    tls: Option<Tls>,
 }
 
-impl Servers {
-    /// Have these servers from now on. Those that are as before are left alone; calls of the others may end.
-    pub async fn set(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
+impl Controls {
+    /// Have these MCP servers from now on. Those that are as before are left alone; calls of the others may end.
+    pub async fn set_servers(&self, configs: Vec<Upstream>) -> Result<(), mcp::NotOne> {
         self.hub.mcp.set(configs).await
     }
+
+    /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed.
+    /// Returns whether that is new.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
+    pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
+        Ok(self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?)
+    }
+
+    /// Show callers this certificate from now on. Connections that are open go on.
+    ///
+    /// # Errors
+    ///
+    /// The hub would begin or cease to speak TLS. All stays as it was.
+    pub fn set_tls(&self, tls: Option<&Tls>) -> Result<(), NotTaken> {
+        match (&self.tls, tls) {
+            (Some(shown), Some(new)) => shown.replace(new),
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(NeedsRestart("the hub speaks TLS, and no certificate is configured any more").into());
+            }
+            (None, Some(_)) => {
+                return Err(NeedsRestart("the hub does not speak TLS, and now it has a certificate").into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a hub that runs does not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// Tokens that say not who the caller is.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
+    /// Only a start can do that.
+    #[error(transparent)]
+    NeedsRestart(#[from] NeedsRestart),
 }
 
 /// Open the doors and serve until `shutdown` is rung.
@@ -272,13 +320,13 @@ impl Doors {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
             outputs: parts.outputs,
-            admission: admission::Admission::new(options.calls.clone()),
+            admission: admission::Admission::new(options.calls.clone(), options.principal_share),
         });
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
             mcp,
             calls,
-            bodies: body::Bodies::new(options.bodies.clone()),
+            bodies: body::Bodies::new(options.bodies.clone(), options.principal_share),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,
@@ -298,9 +346,9 @@ impl Doors {
         self.tcp_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The servers behind the hub, to be changed while it runs.
-    pub fn servers(&self) -> Servers {
-        Servers { hub: Arc::clone(&self.hub) }
+    /// What can be changed while the hub runs.
+    pub fn controls(&self) -> Controls {
+        Controls { hub: Arc::clone(&self.hub), tls: self.options.tls.clone() }
     }
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
@@ -405,7 +453,7 @@ struct Connections {
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     tls: Option<Tls>,
-    head_time_max: Duration,
+    limits: plain::Limits,
     write_time_max: Duration,
     close: CancellationToken,
 }
@@ -426,7 +474,11 @@ impl Connections {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             tls: options.tls.clone(),
-            head_time_max: options.head_time_max,
+            limits: plain::Limits {
+                head_time_max: options.head_time_max,
+                body_time_max: options.bodies.body_time_max,
+                body_bytes_max: options.bodies.body_bytes_max,
+            },
             write_time_max: options.write_time_max,
             close,
         }
@@ -434,49 +486,81 @@ impl Connections {
 
     /// The connection as a task, or `None` if there are far too many.
     fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let (router, permit, limit) = match Arc::clone(&self.open).try_acquire_owned() {
-            Ok(permit) => (self.router.clone(), permit, None),
+        let (permit, is_refused) = match Arc::clone(&self.open).try_acquire_owned() {
+            Ok(permit) => (permit, false),
             Err(_) => {
                 metrics::too_many_connections();
-                let permit = Arc::clone(&self.refusals).try_acquire_owned().ok()?;
-                (self.overfull.clone(), permit, Some(REFUSAL_TIME_MAX))
+                (Arc::clone(&self.refusals).try_acquire_owned().ok()?, true)
             }
         };
         let connections = Arc::clone(self);
         Some(async move {
-            match limit {
-                None => in_place(connections.converse(stream, router, permit)).await,
-                Some(limit) => drop(timeout(limit, connections.converse(stream, router, permit)).await),
+            match is_refused {
+                false => in_place(connections.converse(stream, is_refused, permit)).await,
+                true => drop(timeout(REFUSAL_TIME_MAX, connections.converse(stream, is_refused, permit)).await),
             }
         })
     }
 
     /// Answer the requests of one connection, until it ends or the hub does.
-    async fn converse(&self, stream: TcpStream, router: Router, _permit: OwnedSemaphorePermit) {
+    async fn converse(&self, stream: TcpStream, is_refused: bool, _permit: OwnedSemaphorePermit) {
         self.hub.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.hub.connections);
         if let Err(error) = prepare(&stream, self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
-        let Some(tls) = &self.tls else { return self.answer(stream, router).await };
-        match tls.accept_http(stream, self.head_time_max).await {
-            Ok(stream) => Box::pin(self.answer(stream, router)).await,
+        let Some(tls) = &self.tls else { return self.answer(stream, is_refused).await };
+        match tls.accept_http(stream, self.limits.head_time_max).await {
+            Ok(stream) => Box::pin(self.answer(stream, is_refused)).await,
             Err(error) => tracing::debug!(%error, "a connection was not made safe"),
         }
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
-        let conversation = self.builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        tokio::pin!(conversation);
-        let ended = tokio::select! {
-            ended = &mut conversation => Ok(ended),
-            () = self.close.cancelled() => {
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, is_refused: bool) {
+        let ended = match is_refused {
+            true => self.serve(stream, &self.overfull).await,
+            false => match self.answer_plain(stream).await {
+                Ok(Some(rest)) => Box::pin(self.serve(rest, &self.router)).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    /// Answer what is plain. Returns what is left of the connection.
+    async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Option<plain::Rest<S>>> {
+        let conversation = pin!(plain::Plain::new(&self.hub, self.limits, &self.close, stream).converse());
+        match self.until_close(conversation).await {
+            Ok(ended) => ended,
+            Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),
+        }
+    }
+
+    async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        router: &Router,
+    ) -> io::Result<()> {
+        let service = TowerToHyperService::new(router.clone());
+        let conversation = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let ended = match self.until_close(conversation).await {
+            Ok(ended) => ended,
+            Err(mut conversation) => {
                 conversation.as_mut().graceful_shutdown();
-                timeout(CLOSE_TIME_MAX, conversation).await
+                timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(()))
             }
         };
-        if let Ok(Err(error)) = ended {
-            tracing::debug!(%error, "a connection broke off");
+        ended.map_err(io::Error::other)
+    }
+
+    /// Go on until the hub closes its connections; gives back what is not done then.
+    async fn until_close<'f, F: Future>(&self, mut conversation: Pin<&'f mut F>) -> Result<F::Output, Pin<&'f mut F>> {
+        tokio::select! {
+            ended = &mut conversation => Ok(ended),
+            () = self.close.cancelled() => Err(conversation),
         }
     }
 }

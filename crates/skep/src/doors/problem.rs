@@ -44,7 +44,7 @@ impl Problem {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
         match refused {
-            Refused::Busy => Problem::busy("busy", refused.to_string()),
+            Refused::Busy | Refused::OverShare(..) => Problem::busy("busy", refused.to_string()),
             Refused::Draining => Problem::busy("draining", refused.to_string()),
             Refused::Panicked => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", refused.to_string()),
         }

@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
+use skep_mcp::server::local;
 
 use super::{
     http::{Hub, name},
@@ -49,7 +50,7 @@ async fn put(
 ) -> Result<Response, Problem> {
     let name = name(path)?;
     may_change(&hub, &headers)?;
-    let entry = hub.bodies.read(&headers, body).await?.into_arguments()?.parse()?;
+    let entry = hub.bodies.read(&local(), &headers, body).await?.into_arguments()?.parse()?;
     let config = config::read_one(&name, entry, |name| std::env::var(name).ok())
         .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
     let mut configs = configs(&hub);
@@ -93,7 +94,7 @@ async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Probl
 }
 
 fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
-    if !hub.guard.tokens().is_empty() {
+    if hub.guard.wants_token() {
         if hub.guard.check_token(headers)?.is_operator {
             return Ok(());
         }

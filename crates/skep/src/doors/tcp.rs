@@ -18,6 +18,7 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, REFUSAL_TIME_MAX, REFUSALS_AT_ONCE_MAX,
@@ -123,29 +124,31 @@ impl Lines {
         mut output: impl AsyncWrite + Unpin,
     ) -> std::io::Result<()> {
         let mut input = BufReader::new(input);
-        let (tokens, mut principal) = (self.hub.guard.tokens(), local());
+        let (mut principal, mut revoked) = (local(), CancellationToken::new());
         // Idle connections are welcome once they have said something.
-        if !tokens.is_empty() {
-            let opened = timeout(self.head_time_max, authenticate(tokens, &mut input)).await;
+        if self.hub.guard.wants_token() {
+            let tokens = self.hub.guard.tokens();
+            let opened = timeout(self.head_time_max, authenticate(&tokens, &mut input)).await;
             let (text, known) = opened.unwrap_or_else(|_| Ok((String::new(), None)))?;
             output.write_all(text.as_bytes()).await?;
             output.flush().await?;
             match known {
-                Some(known) => principal = Arc::clone(&known.principal),
+                Some(known) => (principal, revoked) = (Arc::clone(&known.principal), known.revoked.clone()),
                 None => return Ok(()),
             }
         } else if !timeout(self.head_time_max, begins_as_json(&mut input)).await.unwrap_or(Ok(false))? {
             return Ok(());
         }
         let options = lines::Options {
+            memory: Some(self.hub.bodies.memory(&principal)),
             principal,
             unannounced: Some(mcp::UNANNOUNCED),
             has_batch_method: true,
             finish: Some(mcp::finish),
             requests_per_second_max: self.requests_per_second_max,
-            memory: Some(Arc::clone(&self.hub.bodies.memory)),
         };
-        lines::serve(&self.hub.mcp.server, input, output, options).await
+        let serving = lines::serve(&self.hub.mcp.server, input, output, options);
+        revoked.run_until_cancelled(serving).await.unwrap_or(Ok(()))
     }
 }
 
@@ -167,7 +170,7 @@ async fn begins_as_json(input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Res
 async fn authenticate<'a>(
     tokens: &'a Tokens,
     input: &mut (impl AsyncBufRead + Unpin),
-) -> std::io::Result<(String, Option<&'a Known>)> {
+) -> std::io::Result<(String, Option<&'a Arc<Known>>)> {
     let mut lines = framing::Lines::new(input, TOKEN_MESSAGE_BYTES_MAX);
     let line = match lines.next().await? {
         Some(Ok(line)) if line.starts_with(b"{") => line,

@@ -1,9 +1,14 @@
 //! TLS at the doors, for callers on other machines (contract S2).
 //!
-//! One certificate for HTTP and for lines, read when the hub starts. Who may call is told by tokens, not by certificates of
+//! One certificate for HTTP and for lines, which may be replaced by its successor while the hub runs. Who may call is told by tokens, not by certificates of
 //! callers.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use tokio::{
     net::TcpStream,
@@ -22,9 +27,12 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-/// A certificate and its key, ready for callers.
+/// A certificate and its key, ready for callers. Clones show the same one, also when it is replaced.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Tls(Arc<RwLock<Acceptors>>);
+
+#[derive(Clone)]
+struct Acceptors {
     http: TlsAcceptor,
     lines: TlsAcceptor,
 }
@@ -85,17 +93,28 @@ impl Tls {
         let lines = config.and_then(|config| config).map_err(mismatch)?;
         let mut http = lines.clone();
         http.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Tls { http: Arc::new(http).into(), lines: Arc::new(lines).into() })
+        let acceptors = Acceptors { http: Arc::new(http).into(), lines: Arc::new(lines).into() };
+        Ok(Tls(Arc::new(RwLock::new(acceptors))))
+    }
+
+    /// Show callers another certificate from now on. Connections that are open keep theirs.
+    pub(super) fn replace(&self, with: &Tls) {
+        let acceptors = with.acceptors();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptors;
+    }
+
+    fn acceptors(&self) -> Acceptors {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Greet a caller of HTTP, within this time.
     pub(super) async fn accept_http(&self, stream: TcpStream, time_max: Duration) -> io::Result<TlsStream<TcpStream>> {
-        timeout(time_max, self.http.accept(stream)).await.unwrap_or_else(slow)
+        timeout(time_max, self.acceptors().http.accept(stream)).await.unwrap_or_else(slow)
     }
 
     /// Greet a caller with lines, within this time.
     pub(super) async fn accept_lines(&self, stream: TcpStream, time_max: Duration) -> io::Result<TlsStream<TcpStream>> {
-        timeout(time_max, self.lines.accept(stream)).await.unwrap_or_else(slow)
+        timeout(time_max, self.acceptors().lines.accept(stream)).await.unwrap_or_else(slow)
     }
 }
 

@@ -10,6 +10,7 @@ use metrics::Counter;
 use sha2::{Digest as _, Sha256};
 use skep_mcp::server::local;
 use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
 
 /// A shorter token could be guessed.
 pub const TOKEN_BYTES_MIN: usize = 16;
@@ -72,6 +73,8 @@ pub(super) struct Known {
     pub(super) principal: Arc<str>,
     /// Whether it is the hub's own.
     pub(super) is_operator: bool,
+    /// Rung when it opens no more.
+    pub(super) revoked: CancellationToken,
     /// Requests and connections that brought it.
     seen: Counter,
 }
@@ -84,7 +87,7 @@ impl std::fmt::Debug for Known {
 
 /// All that are known.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Vec<Known>);
+pub(super) struct Tokens(Vec<Arc<Known>>);
 
 impl Tokens {
     /// The hub's own token, and those with names.
@@ -112,8 +115,23 @@ impl Tokens {
             return Err(BadTokens::Same(same.principal.to_string(), principal.to_string()));
         }
         let seen = metrics::counter!("skep_authenticated_total", "principal" => principal.to_string());
-        self.0.push(Known { digest: token.digest, principal, is_operator, seen });
+        let revoked = CancellationToken::new();
+        self.0.push(Arc::new(Known { digest: token.digest, principal, is_operator, revoked, seen }));
         Ok(())
+    }
+
+    /// The same, with those of `before` that still open; the others of `before` are revoked. Also whether anything is new.
+    pub(super) fn instead_of(mut self, before: &Tokens) -> (Tokens, bool) {
+        let same = |one: &Known, other: &Known| one.digest == other.digest && one.principal == other.principal;
+        let gone = before.0.iter().filter(|old| !self.0.iter().any(|new| same(old, new)));
+        let revoked = gone.inspect(|gone| gone.revoked.cancel()).count();
+        for new in &mut self.0 {
+            if let Some(old) = before.0.iter().find(|old| same(old, new)) {
+                *new = Arc::clone(old);
+            }
+        }
+        let is_new = revoked > 0 || self.0.len() != before.0.len();
+        (self, is_new)
     }
 
     /// Whether callers need none.
@@ -123,7 +141,7 @@ impl Tokens {
 
     /// Which token this is. Compares digests, each in constant time, and all of them: neither the length nor a common
     /// beginning shows, nor which one was nearly right.
-    pub(super) fn find(&self, text: &[u8]) -> Option<&Known> {
+    pub(super) fn find(&self, text: &[u8]) -> Option<&Arc<Known>> {
         let digest: [u8; 32] = Sha256::digest(text).into();
         let found = self.0.iter().fold(None, |found, known| match bool::from(known.digest.ct_eq(&digest)) {
             true => Some(known),
@@ -165,6 +183,18 @@ mod tests {
         assert_eq!(who("bob"), Some(("bob".to_owned(), false)));
         assert_eq!(who("eve"), None);
         assert!(Tokens::default().find(b"").is_none());
+    }
+
+    #[test]
+    fn of_other_tokens_instead_those_that_stay_are_the_same_and_the_others_are_revoked() {
+        let before = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap();
+        let revoked = || before.0.iter().filter(|known| known.revoked.is_cancelled()).count();
+        let (same, is_new) = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap().instead_of(&before);
+        assert!(!is_new && same.0.iter().zip(&before.0).all(|(new, old)| Arc::ptr_eq(new, old)) && revoked() == 0);
+        let other = BTreeMap::from([("ann".to_owned(), token("another")), ("carol".to_owned(), token("carol"))]);
+        let (after, is_new) = Tokens::new(Some(token("own")), other).unwrap().instead_of(&before);
+        assert!(is_new && Arc::ptr_eq(&after.0[0], &before.0[0]));
+        assert_eq!(revoked(), 2, "bob's, and the one that ann had");
     }
 
     #[test]

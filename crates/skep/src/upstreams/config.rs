@@ -366,6 +366,10 @@ fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
                 },
                 ("http" | "https", None | Some(Kind::Http | Kind::Sse)) => {
                     header_map(headers).map_err(|message| ("headers", message))?;
+                    if oauth.is_some() && headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
+                        let message = "the header Authorization and oauth are two ways to one thing; leave one out";
+                        return Err(("oauth", message.to_owned()));
+                    }
                     let is_sse = *r#type == Some(Kind::Sse);
                     let (url, headers, oauth) = (url.clone(), headers.clone(), oauth.clone().map(Box::new));
                     Ok(Transport::Http { url, headers, is_sse, oauth })

@@ -23,13 +23,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use skep_mcp::{
-    client::{self, CallError, CallOptions, Info},
-    gateway::change,
+    client::{self, CallError, CallOptions, Connection, Info},
+    gateway::{Kind, List, Lists, Wanted, change},
     message::Notification,
-    server::{Change, Members},
+    server::{Change, LOCAL, Members, code},
 };
 use tokio::sync::broadcast;
 
@@ -43,13 +42,12 @@ const CHANGES_MAX: usize = 256;
 const WAITING_MAX: usize = 1024;
 /// Processes of one server that each caller has of its own.
 const EXCLUSIVE_MAX: usize = 32;
-/// Pages of a list, and what is on them together. A server with more is at fault.
-const PAGES_MAX: usize = 1000;
-const ITEMS_MAX: usize = 20_000;
-/// How long a list is kept if the server says neither for how long nor when it changes.
-const LIST_TIME: Duration = Duration::from_secs(60);
-/// Longest time that a server may say.
-const LIST_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Of these, those of one principal that has a name.
+const EXCLUSIVE_OF_ONE_MAX: usize = EXCLUSIVE_MAX / 4;
+
+/// How old the list of a server may be that is stopped because nobody needs it: a process that does not run changes nothing,
+/// but its program may be replaced.
+const RESTING_LIST_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Who calls, and what is asked for.
 #[derive(Clone, Default)]
@@ -169,17 +167,6 @@ pub struct Status {
     pub info: Option<Info>,
 }
 
-/// The tools of a server, all of them.
-#[derive(Debug)]
-pub struct List {
-    /// As the server wrote them.
-    pub items: Vec<Box<RawValue>>,
-    /// Until when it is fresh.
-    pub fresh_until: Instant,
-    /// Whether it is this hub's alone (`cacheScope`).
-    pub is_private: bool,
-}
-
 /// All servers. Clones share them.
 #[derive(Clone, Default)]
 pub struct Upstreams {
@@ -197,17 +184,9 @@ struct Server {
     config: Upstream,
     logins: Option<Logins>,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
-    listing: Listing,
+    lists: Arc<Lists>,
     changes: broadcast::Sender<Change>,
     counts: Counts,
-}
-
-/// A list that is kept. Whoever fetches it holds the lock, so that it is fetched once.
-#[derive(Default)]
-struct Listing {
-    kept: tokio::sync::Mutex<Option<Arc<List>>>,
-    /// Counts the changes: a list that was fetched meanwhile is not kept.
-    changes: std::sync::atomic::AtomicU64,
 }
 
 impl Upstreams {
@@ -272,14 +251,10 @@ impl Upstreams {
         &self,
         server: &str,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        let began = Instant::now();
-        let server = self.find(server)?;
-        let result = server.call(method, params, options).await;
-        server.counts.record(method, &result, began.elapsed());
-        result
+        self.find(server)?.call(method, params, options).await
     }
 
     /// What a call of a server asks for unless somebody says otherwise: its own times.
@@ -287,21 +262,37 @@ impl Upstreams {
         Ok(self.find(server)?.call_options())
     }
 
-    /// The tools of a server that are allowed here, all pages. Kept until the server says that they changed, or for as long as
-    /// it says.
+    /// A list of a server, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
+    /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
+    pub async fn list(
+        &self,
+        server: &str,
+        kind: Kind,
+        caller: &Arc<str>,
+        principal: &str,
+    ) -> Result<Arc<List>, UpstreamError> {
+        self.find(server)?.list(kind, caller, principal).await
+    }
+
+    /// The tools of a server, on nobody's behalf.
     pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
-        self.find(server)?.tools().await
+        self.list(server, Kind::Tools, &"".into(), LOCAL).await
+    }
+
+    /// What is known of the lists of a server.
+    pub fn lists(&self, server: &str) -> Result<Arc<Lists>, UpstreamError> {
+        Ok(Arc::clone(&self.find(server)?.lists))
     }
 
     /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
     /// watched is asked for again as soon as it is started.
     pub async fn watch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into())?.watch(uri).await
+        self.find(server)?.slot(&"".into(), LOCAL)?.watch(uri).await
     }
 
     /// Hear of them no more.
     pub async fn unwatch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into())?.unwatch(uri).await
+        self.find(server)?.slot(&"".into(), LOCAL)?.unwatch(uri).await
     }
 
     /// Add a server, or change the one of this name, at once; one that is as before is left alone. What is returned waits
@@ -327,6 +318,7 @@ impl Upstreams {
     pub async fn restart(&self, name: &str) -> Result<(), UpstreamError> {
         let server = self.find(name)?;
         server.close(pool::DRAIN_MAX).await;
+        server.lists.forget_all(); // it may be another version
         Ok(())
     }
 
@@ -341,7 +333,7 @@ impl Server {
     fn new(config: Upstream, logins: Option<Logins>) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
         let counts = Counts::new(&config.name);
-        Arc::new(Server { config, logins, slots: Mutex::default(), listing: Listing::default(), changes, counts })
+        Arc::new(Server { config, logins, slots: Mutex::default(), lists: Arc::default(), changes, counts })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -356,41 +348,73 @@ impl Server {
         UpstreamError::Busy { server: self.config.name.clone(), reason }
     }
 
-    /// The process that this caller's calls go to: the shared one, or its own.
-    fn slot(self: &Arc<Self>, caller: &Arc<str>) -> Result<Arc<Slot>, UpstreamError> {
+    /// The process that this caller's calls go to: the shared one, or its own, which counts for its principal.
+    fn slot(self: &Arc<Self>, caller: &Arc<str>, principal: &str) -> Result<Arc<Slot>, UpstreamError> {
         let key: Arc<str> = if self.config.exclusive { Arc::clone(caller) } else { "".into() };
         let mut slots = self.slots();
         if let Some(slot) = slots.get(&key) {
             return Ok(Arc::clone(slot));
         }
-        if slots.len() >= EXCLUSIVE_MAX {
+        let is_own = |slot: &&Arc<Slot>| *slot.principal == *principal;
+        let is_share_taken = |slots: &HashMap<_, Arc<Slot>>| {
+            principal != LOCAL && slots.values().filter(is_own).count() >= EXCLUSIVE_OF_ONE_MAX
+        };
+        if slots.len() >= EXCLUSIVE_MAX || is_share_taken(&slots) {
             slots.retain(|_, slot| !slot.is_stopped());
         }
         if slots.len() >= EXCLUSIVE_MAX {
             return Err(self.busy(format!("{EXCLUSIVE_MAX} callers have a process of their own")));
         }
+        if is_share_taken(&slots) {
+            let reason = format!(
+                "{principal} has {EXCLUSIVE_OF_ONE_MAX} processes of it, as many as one principal may have; call it in one of \
+                 the sessions that have one, or wait until one was idle for its time (idle_timeout)"
+            );
+            return Err(self.busy(reason));
+        }
         let queue = Queue::new(self.config.calls_at_once, WAITING_MAX);
-        let slot = Slot::new(self, queue);
+        // What another process of it spoke need not be found out again.
+        let revision = slots.values().find_map(|slot| slot.revision());
+        let slot = Slot::new(self, queue, principal, revision);
         slots.insert(key, Arc::clone(&slot));
         Ok(slot)
     }
 
+    /// Call a method, and count it.
     async fn call(
         self: &Arc<Self>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
+        options: Options,
+    ) -> Result<Box<RawValue>, UpstreamError> {
+        let began = Instant::now();
+        let result = self.call_uncounted(method, params, options).await;
+        self.counts.record(method, &result, began.elapsed());
+        result
+    }
+
+    async fn call_uncounted(
+        self: &Arc<Self>,
+        method: &str,
+        params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
         if method == "tools/call" && self.config.tools != config::Filter::default() {
-            let tool = params.as_deref().and_then(Members::parse).and_then(|params| params.read::<String>("name"));
+            let tool = params.read::<String>("name");
             if let Some(tool) = tool.filter(|tool| !self.config.tools.allows(tool)) {
                 return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
             }
         }
         let Options { caller, call } = options;
-        let slot = self.slot(&caller)?;
         let call = call.unwrap_or_else(|| self.call_options());
+        let slot = self.slot(&caller, call.handler.as_ref().map_or(LOCAL, |handler| handler.principal()))?;
         slot.call(&caller, method, params, call).await
+    }
+
+    /// Whether it is a program that was stopped because nobody needs it. One that is elsewhere may change without us.
+    fn is_resting(&self) -> bool {
+        matches!(self.config.transport, config::Transport::Stdio(_))
+            && self.slots().values().all(|slot| slot.is_resting())
     }
 
     /// What a call of ours asks for.
@@ -399,65 +423,44 @@ impl Server {
     }
 
     async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
-        let slot = self.slot(&"".into())?;
+        let slot = self.slot(&"".into(), LOCAL)?;
         slot.with(async |connection| Ok(connection.info().clone())).await
     }
 
-    async fn tools(self: &Arc<Self>) -> Result<Arc<List>, UpstreamError> {
-        use std::sync::atomic::Ordering;
-        let mut kept = self.listing.kept.lock().await;
-        if let Some(list) = kept.as_ref().filter(|list| Instant::now() < list.fresh_until) {
-            return Ok(Arc::clone(list));
+    async fn list(
+        self: &Arc<Self>,
+        kind: Kind,
+        caller: &Arc<str>,
+        principal: &str,
+    ) -> Result<Arc<List>, UpstreamError> {
+        if self.is_resting()
+            && let Some(list) = self.lists.last(kind, RESTING_LIST_AGE_MAX)
+        {
+            return Ok(list);
         }
-        self.info().await?; // a start changes the list
-        let changes = self.listing.changes.load(Ordering::Acquire);
-        let list = Arc::new(self.fetch_tools().await?);
-        // Changed meanwhile: the next one fetches it again.
-        *kept = (self.listing.changes.load(Ordering::Acquire) == changes).then(|| Arc::clone(&list));
-        Ok(list)
-    }
-
-    /// The tools are not what they were, or may not be.
-    fn forget_tools(&self) {
-        self.listing.changes.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-        if let Ok(mut kept) = self.listing.kept.try_lock() {
-            *kept = None;
-        } // else they are being fetched, and will not be kept
-    }
-
-    /// All pages.
-    async fn fetch_tools(self: &Arc<Self>) -> Result<List, UpstreamError> {
-        let protocol = |message: String| self.failed(CallError::Protocol(message));
-        let method = "tools/list";
-        let is_announced = self.info().await?.capabilities["tools"]["listChanged"] == true;
-        let mut list = List { items: Vec::new(), fresh_until: Instant::now() + LIST_TIME_MAX, is_private: false };
-        let mut cursor: Option<String> = None;
-        for _ in 0..PAGES_MAX {
-            let params = cursor.as_ref().and_then(|cursor| to_raw_value(&serde_json::json!({ "cursor": cursor })).ok());
-            let result = self.call(method, params, Options::default()).await?;
-            let page =
-                Members::parse(&result).ok_or_else(|| protocol(format!("its answer to {method} is no object")))?;
-            let items = page.read::<Vec<Box<RawValue>>>("tools");
-            list.items.extend(items.ok_or_else(|| protocol(format!("its answer to {method} has no list of tools")))?);
-            if list.items.len() > ITEMS_MAX {
-                return Err(protocol(format!("{method} has more than {ITEMS_MAX} items")));
+        let mut reading = match self.lists.want(kind).await {
+            Wanted::Known(list) => return Ok(list),
+            Wanted::Unknown(reading) => reading,
+        };
+        // A start changes the lists, so it comes first.
+        let capabilities = async |connection: &Connection| Ok(connection.info().capabilities.clone());
+        let capabilities = self.slot(caller, principal)?.with(capabilities).await?;
+        while let Some(params) = reading.next_page() {
+            let options = Options { caller: Arc::clone(caller), call: None };
+            match self.call(kind.method(), params, options).await {
+                Ok(page) => reading.add(&page).map_err(|fault| self.failed(CallError::Protocol(fault)))?,
+                Err(UpstreamError::Call { error: CallError::Rpc(error), .. })
+                    if error.code == code::METHOD_NOT_FOUND =>
+                {
+                    reading.end();
+                }
+                Err(error) => return Err(error),
             }
-            let time = match page.read::<f64>("ttlMs") {
-                Some(millis) if millis > 0.0 => Duration::from_millis(millis.min(1e12) as u64).min(LIST_TIME_MAX),
-                Some(_) => Duration::ZERO,
-                None if is_announced => LIST_TIME_MAX,
-                None => LIST_TIME,
-            };
-            list.fresh_until = list.fresh_until.min(Instant::now() + time);
-            list.is_private |= page.read::<String>("cacheScope").as_deref() == Some("private");
-            let next = page.read::<String>("nextCursor");
-            if next.is_none() || next == cursor {
-                list.items.retain(|tool| name(tool).is_none_or(|name| self.config.tools.allows(&name)));
-                return Ok(list);
-            }
-            cursor = next;
         }
-        Err(protocol(format!("{method} has more than {PAGES_MAX} pages")))
+        if kind == Kind::Tools {
+            reading.retain(|tool| self.config.tools.allows(tool));
+        }
+        Ok(reading.keep(kind.is_announced(&capabilities)))
     }
 
     fn status(&self) -> Status {
@@ -490,26 +493,14 @@ async fn ended(server: Option<Arc<Server>>) {
     }
 }
 
-/// The name of a tool.
-fn name(tool: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        name: String,
-    }
-    serde_json::from_str::<Named>(tool.get()).ok().map(|tool| tool.name)
-}
-
 /// Hears what a server says that belongs to no call. What it asks then is refused.
 struct Named(std::sync::Weak<Server>);
 
 impl client::Handler for Named {
     fn notification(&self, notification: Notification) {
         let Some(server) = self.0.upgrade() else { return };
-        let change = change(&notification);
-        if matches!(change, Some(Change::Tools)) {
-            server.forget_tools();
-        }
-        if let Some(change) = change {
+        if let Some(change) = change(&notification) {
+            server.lists.forget(&change);
             let _ = server.changes.send(change); // nobody may listen
         }
     }

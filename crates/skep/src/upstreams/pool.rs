@@ -27,6 +27,7 @@ use serde_json::{json, value::RawValue};
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp, auth::Denied},
     revision::Revision,
+    server::Members,
 };
 use tokio::{
     sync::{Notify, OwnedMutexGuard, oneshot},
@@ -71,6 +72,8 @@ pub(super) struct Slot {
     config: Upstream,
     server: Weak<Server>,
     queue: Arc<Queue>,
+    /// Whose it is, where it is not shared.
+    pub(super) principal: Box<str>,
     inside: Mutex<Inside>,
     /// Held while there is a process.
     alive: Arc<tokio::sync::Mutex<()>>,
@@ -152,7 +155,12 @@ impl Drop for Used<'_> {
 }
 
 impl Slot {
-    pub(super) fn new(server: &Arc<Server>, queue: Arc<Queue>) -> Arc<Slot> {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        queue: Arc<Queue>,
+        principal: &str,
+        revision: Option<Revision>,
+    ) -> Arc<Slot> {
         let inside = Inside {
             phase: Phase::Stopped,
             in_flight: 0,
@@ -165,13 +173,14 @@ impl Slot {
             needs_login: false,
             stderr: Stderr::default(),
             watched: BTreeSet::new(),
-            revision: None,
+            revision,
             is_closed: false,
         };
         Arc::new(Slot {
             config: server.config.clone(),
             server: Arc::downgrade(server),
             queue,
+            principal: principal.into(),
             inside: Mutex::new(inside),
             alive: Arc::default(),
             quiet: Notify::new(),
@@ -184,6 +193,17 @@ impl Slot {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nobody needs it, and it did not fail.
+    pub(super) fn is_resting(&self) -> bool {
+        let inside = self.inside();
+        inside.in_flight == 0 && inside.failures == 0 && matches!(inside.phase, Phase::Stopped)
+    }
+
+    /// What its process spoke, if there was one.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.inside().revision
+    }
+
     /// Whether nobody needs it.
     pub(super) fn is_stopped(&self) -> bool {
         let inside = self.inside();
@@ -194,7 +214,7 @@ impl Slot {
         self: &Arc<Self>,
         caller: &Arc<str>,
         method: &str,
-        params: Option<Box<RawValue>>,
+        params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, UpstreamError> {
         let _used = self.enter()?;
@@ -380,7 +400,7 @@ impl Slot {
                 drop(inside);
                 self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
                 if let Some(server) = self.server.upgrade() {
-                    server.forget_tools(); // it may be another version
+                    server.lists.forget_all(); // it may be another version
                 }
                 self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
                 Ok(running)
@@ -574,7 +594,7 @@ impl Slot {
             let time_max = slot.config.timeout.min(CHECK_TIME_MAX);
             for _ in 0..CHECKS_MAX {
                 let options = CallOptions { timeout: time_max, deadline: time_max, ..CallOptions::default() };
-                let asked = connection.call(question, None, options);
+                let asked = connection.call(question, Members::default(), options);
                 let answer = tokio::select! {
                     answer = asked => answer,
                     () = running.stop.cancelled() => return,

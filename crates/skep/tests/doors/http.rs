@@ -145,7 +145,7 @@ async fn bodies_together_take_no_more_memory_than_allowed() {
     first.send("POST", "/process", &[], &format!(r#"{{"tool":"stall"}}{}"#, " ".repeat(2 * body::SMALL_BYTES))).await;
     hub.told("running").await;
     let second = format!("{ECHO}{}", " ".repeat(2 * body::SMALL_BYTES));
-    assert_snapshot!(hub.process(&second).await, @r#"503 retry-after=1 {"status":"error","code":"busy","message":"too many large requests at once; try again in a moment"}"#);
+    assert_snapshot!(hub.process(&second).await, @r#"503 retry-after=1 {"status":"error","code":"busy","message":"too many large messages at once; try again in a moment"}"#);
     assert_eq!(hub.process(ECHO).await, ECHOED, "small ones need none of it");
     hub.release.add_permits(1);
     first.answer().await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::User,
-    wire::{Answer, Hub, Lines, call, initialize, request, stateless},
+    wire::{Answer, Hub, Lines, call, initialize, request, stateless, within},
 };
 
 const OPERATOR: &str = "operator-correct-horse-battery";
@@ -230,6 +230,162 @@ async fn a_server_that_is_not_shared_is_one_for_each_principal() {
         assert_eq!(&rest(person, "/process", json!({ "tool": "own__pid" })).await, pid);
         assert_eq!(&rest(person, "/tools/execute_mcp_tool", execute.clone()).await, pid);
     }
+}
+
+#[tokio::test]
+async fn a_principal_has_a_share_of_the_processes_of_a_server_and_of_the_calls_under_way() {
+    // Of the 16,384 calls of servers that may be under way, one.
+    let hub = hub("task_after = '1h'\nprincipal_share = 0.0001");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let pid = async |person: &Person<'_>| {
+        let opened = person.post("/mcp", &[], &initialize("2025-11-25")).await;
+        let session = [("mcp-session-id", opened.header("mcp-session-id"))];
+        person.post("/mcp", &session, &call(1, "own__pid", json!({}))).await.json()
+    };
+    let has_process = |answer: &Value| answer["result"]["content"][0]["text"].is_string();
+    for session in 0..8 {
+        let answer = pid(&ann).await;
+        assert!(has_process(&answer), "{session}: {answer}");
+    }
+    let refused = pid(&ann).await;
+    assert_eq!(refused["error"]["code"], -31000, "{refused}");
+    assert!(
+        refused.to_string().contains("ann has 8 processes of it, as many as one principal may have; call it in one of")
+    );
+    let answer = pid(&bob).await;
+    assert!(has_process(&answer), "he has had none: {answer}");
+
+    let (mut hangs, bearer) = (hub.connect().await, format!("Bearer {ANN}"));
+    hangs.send("POST", "/tools/shared__hang", &[("authorization", &bearer)], "{}").await.unwrap();
+    hub.hangs().await;
+    let refused = ann.ask(call(2, "shared__pid", json!({}))).await;
+    assert_eq!(refused["error"]["code"], -31000, "{refused}");
+    let expected =
+        "1 of your calls of MCP servers are under way already, as many as one principal may have; wait until";
+    assert!(refused.to_string().contains(expected), "{refused}");
+    let refused = ann.post("/tools/shared__pid", &[], &json!({})).await;
+    assert!(refused.status == 503 && refused.body.contains(expected), "at every door: {refused:?}");
+    for person in [&bob, &hub.person(OPERATOR)] {
+        let answer = person.ask(call(1, "shared__pid", json!({}))).await;
+        assert!(has_process(&answer), "{answer}");
+    }
+    drop(hangs);
+    let began = Instant::now();
+    while !has_process(&ann.ask(call(3, "shared__pid", json!({}))).await) {
+        assert!(began.elapsed() < Duration::from_secs(60), "what ended counts no more"); // it has no signal of its own
+    }
+}
+
+#[tokio::test]
+async fn a_principal_that_calls_much_waits_for_its_own_calls_and_nobody_else_does() {
+    // Of four calls that may run, and four that may wait: one that runs, and one that waits.
+    let hub = hub("calls_at_once = 4\ncalls_waiting_max = 4\nprincipal_share = 0.25");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let (bearer, operator) = (format!("Bearer {ANN}"), format!("Bearer {OPERATOR}"));
+    let waiting = async |member: &str| {
+        let health = async || {
+            let mut connection = hub.connect().await;
+            connection.send("GET", "/health", &[("authorization", &operator)], "").await.unwrap();
+            connection.answer().await.unwrap().json()[member] == 1
+        };
+        within(async { while !health().await {} }).await; // how it is has no signal of its own
+    };
+    let mut runs = hub.connect().await;
+    let sleep = json!({ "command": "sleep 600" }).to_string();
+    runs.send("POST", "/tools/bash?timeout=600", &[("authorization", &bearer)], &sleep).await.unwrap();
+    waiting("calls_running").await;
+    let mut waits = hub.connect().await;
+    let compose = json!({ "text": "hi" });
+    waits.send("POST", "/tools/compose", &[("authorization", &bearer)], &compose.to_string()).await.unwrap();
+    waiting("calls_waiting").await;
+    let refused = ann.post("/tools/compose", &[], &compose).await;
+    let expected = "2 of your calls run or wait already, as many as one principal may have; wait until one has ended";
+    assert!(refused.status == 503 && refused.body.contains(expected), "{refused:?}");
+    for person in [&bob, &hub.person(OPERATOR)] {
+        assert_eq!(person.post("/tools/compose", &[], &compose).await.status, 200);
+    }
+    drop(runs);
+    assert_eq!(waits.answer().await.unwrap().status, 200, "it has its turn");
+}
+
+#[tokio::test]
+async fn a_principal_has_a_share_of_the_calls_that_wait_for_input() {
+    // Of 1,024, one.
+    let hub = hub("task_after = '1h'\nprincipal_share = 0.001");
+    let (ann, bob) = (hub.person(ANN), hub.person(BOB));
+    let ask = async |person: &Person<'_>| person.ask(call(1, "own__ask", json!({}))).await;
+    assert_eq!(ask(&ann).await["result"]["resultType"], "input_required");
+    let refused = ask(&ann).await;
+    assert_eq!(refused["error"]["code"], -31000, "{refused}");
+    let expected =
+        "1 calls wait for input already, as much as one principal may have; repeat one of ann's with the answer";
+    assert!(refused.to_string().contains(expected), "{refused}");
+    assert_eq!(ask(&bob).await["result"]["resultType"], "input_required", "he has his own");
+}
+
+#[tokio::test]
+async fn a_principal_has_a_share_of_the_memory_for_large_messages() {
+    const SHARE: usize = 10 << 20; // never less than one message may have
+    let hub = hub("principal_share = 0.001");
+    let (ann, bob) = (format!("Bearer {ANN}"), format!("Bearer {BOB}"));
+    let argument = |bytes: usize| json!({ "text": "x".repeat(bytes) }).to_string();
+    let mut hangs = hub.connect().await;
+    hangs.send("POST", "/tools/shared__hang", &[("authorization", &ann)], &argument(SHARE - 50_000)).await.unwrap();
+    hub.hangs().await;
+    let post = async |bearer: &str| hub.post("/tools/compose", &[("authorization", bearer)], argument(100_000)).await;
+    let refused = post(&ann).await;
+    let expected = "more than 10485760 bytes, which is what one principal may have; wait for an answer to one of them";
+    assert!(refused.status == 503 && refused.body.contains(expected), "{refused:?}");
+    let mut lines = hub.person(ANN).lines().await;
+    let refused = lines.ask(call(1, "compose", json!({ "text": "x".repeat(100_000) }))).await;
+    assert!(refused["error"]["code"] == -31000 && refused.to_string().contains(expected), "{refused}");
+    assert_eq!(lines.ask(request(2, "ping", json!({}))).await["result"]["status"], "ok", "small ones are free");
+    assert_eq!(post(&bob).await.status, 200, "he has his own");
+    drop(hangs);
+    within(async { while post(&ann).await.status != 200 {} }).await; // what ended takes nothing
+}
+
+/// Settings with these tokens, and the hub's own in a file.
+fn with_tokens(tokens: &str) -> String {
+    format!("token_file = 'token'\n[serve]\n[serve.tokens]\n{tokens}\n")
+}
+
+#[tokio::test]
+async fn tokens_are_exchanged_while_the_hub_runs_and_a_broken_file_changes_nothing() {
+    const NEW: &str = "new-correct-horse-battery";
+    let user = User::new();
+    user.file("token", OPERATOR);
+    let mut hub = Hub::of(user, &with_tokens(&format!("ann = '{ANN}'\nbob = '{BOB}'")), &[]);
+    let status =
+        async |hub: &Hub, token: &'static str| hub.person(token).post("/process", &[], &json!({})).await.status;
+    let (mut anns, mut bobs) = (hub.person(ANN).lines().await, hub.person(BOB).lines().await);
+    let session =
+        hub.person(BOB).post("/mcp", &[], &initialize("2025-11-25")).await.header("mcp-session-id").to_owned();
+
+    hub.user.file("settings.toml", &with_tokens(&format!("bob = '{BOB}'\ncarol = '{NEW}'")));
+    hub.served.says("the tokens were read again");
+    assert_eq!([status(&hub, ANN).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 400, 400]);
+    assert_eq!(anns.next().await, None, "her token opens no more");
+    assert_eq!(bobs.ask(request(1, "ping", json!({}))).await["result"]["status"], "ok", "his connection goes on");
+    let ping = hub.person(BOB).post("/mcp", &[("mcp-session-id", &session)], &request(1, "ping", json!({}))).await;
+    assert_eq!(ping.json()["result"], json!({}), "and so does his session");
+
+    for (settings, expected) in [
+        ("bob = 'short'", "serve.tokens.bob cannot be used: the token must have at least 16 characters"),
+        ("bob = ", "the MCP servers, the tokens and the certificate stay as they were"),
+    ] {
+        hub.user.file("settings.toml", &with_tokens(settings));
+        hub.served.says(expected);
+        assert_eq!([status(&hub, BOB).await, status(&hub, NEW).await], [400, 400], "{settings}");
+    }
+    hub.user.file("settings.toml", &with_tokens(""));
+    hub.served.says("the tokens were read again");
+    hub.user.file("token", NEW);
+    hub.served.says("the tokens were read again");
+    assert_eq!([status(&hub, OPERATOR).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 401, 400]);
+    hub.user.file("settings.toml", "");
+    hub.served.says("the tokens stay as they were: callers of this hub need a token, and none is configured any more");
+    assert_eq!([status(&hub, NEW).await, status(&hub, BOB).await], [400, 401], "it is not open to everybody");
 }
 
 #[tokio::test]

@@ -82,6 +82,33 @@ async fn lines_are_spoken_over_tls_too() {
     assert!(!said.starts_with(b"{"), "nothing is said in the clear");
 }
 
+#[tokio::test]
+async fn a_certificate_is_exchanged_while_the_hub_runs_and_one_that_cannot_be_used_changes_nothing() {
+    let ((old, old_key), (new, new_key)) = (certificate(), certificate());
+    let user = User::new();
+    user.file("cert.pem", &old);
+    user.file("key.pem", &old_key);
+    let settings = "[serve]\ntls_cert = 'cert.pem'\ntls_key = 'key.pem'\n";
+    let mut hub = Hub::of(user, settings, &[]);
+    let url = format!("https://localhost:{}/health/live", hub.http.port());
+    let trusting = |certificate: &str| {
+        let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
+        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
+    };
+    let live = async |client: &reqwest::Client| client.get(&url).send().await?.text().await;
+    let open = trusting(&old);
+    live(&open).await.unwrap();
+
+    hub.user.file("cert.pem", &new);
+    hub.served.says("the certificate and its key stay as they were: the key in key.pem does not belong");
+    live(&trusting(&old)).await.unwrap();
+    hub.user.file("key.pem", &new_key);
+    hub.served.says("the certificate and its key were read again");
+    live(&trusting(&new)).await.unwrap();
+    assert!(live(&trusting(&old)).await.is_err(), "who comes now sees the new one");
+    live(&open).await.expect("who was there goes on");
+}
+
 #[test]
 fn a_certificate_that_cannot_be_used_is_explained() {
     let user = User::new();

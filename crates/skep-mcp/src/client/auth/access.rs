@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use axum::http::{HeaderMap, Method, header::AUTHORIZATION};
+use axum::http::{HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use jiff::Timestamp;
 use reqwest::Url;
 use tokio::time::Instant;
@@ -38,29 +38,33 @@ impl Access {
         Access { source, held, changes: AtomicU64::new(0), nonce, changing }
     }
 
-    /// Add the token to what is sent, if there is one.
-    pub(in crate::client) fn put_into(&self, headers: &mut HeaderMap, method: &Method, url: &Url) {
-        if self.changes.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let Some(token) = self.held() else { return };
+    /// How often there was another token. Whoever is refused must have looked before he sent the request.
+    pub(in crate::client) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The headers that carry the token to this address, if there is one.
+    pub(in crate::client) fn headers(&self, method: &Method, url: &Url) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        let token = if self.changes() == 0 { None } else { self.held() }?;
+        let mut headers = vec![(AUTHORIZATION, token.header.clone())];
         if let Some(key) = &token.key {
             let nonce = self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
             match key.proof(method, url, Some(token.bare()), nonce.as_deref(), now) {
-                Ok(proof) => drop(headers.insert(DPOP, proof)),
+                Ok(proof) => headers.push((DPOP, proof)),
                 Err(error) => tracing::warn!(%error, "a request goes without proof of its token"),
             }
         }
-        headers.insert(AUTHORIZATION, token.header);
+        Some(headers)
     }
 
     fn held(&self) -> Option<Token> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn is_stale(&self) -> bool {
-        if self.changes.load(Ordering::Acquire) == 0 {
+    /// Whether the token should be renewed before it is sent.
+    pub(in crate::client) fn is_stale(&self) -> bool {
+        if self.changes() == 0 {
             return false;
         }
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
@@ -69,41 +73,39 @@ impl Access {
 
     /// Get the token that there is before anything is sent.
     pub(in crate::client) async fn begin(&self, tasks: &TaskTracker) -> Result<(), CallError> {
-        self.renew(tasks, self.changes.load(Ordering::Acquire), None).await
+        self.renew(tasks, self.changes(), None).await
     }
 
-    /// What `send` brings, with another token if its answer is a challenge and there is one.
-    pub(in crate::client) async fn exchange<R, F: Future<Output = Result<R, CallError>>>(
+    /// What `send` brings with the token that this challenge wants, if there is one. The request that was challenged was sent
+    /// after so many changes.
+    pub(in crate::client) async fn again<R, F: Future<Output = Result<R, CallError>>>(
         &self,
         tasks: &TaskTracker,
-        challenge: impl Fn(&R) -> Option<Challenge>,
+        mut seen: u64,
+        mut challenge: Challenge,
+        challenge_of: impl Fn(&R) -> Option<Challenge>,
         send: impl Fn() -> F,
     ) -> Result<R, CallError> {
-        if self.is_stale() {
-            self.begin(tasks).await?;
-        }
         for _ in 0..RETRIES_MAX {
-            let seen = self.changes.load(Ordering::Acquire);
+            if challenge.wants_nonce() {
+                *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = challenge.nonce;
+            } else {
+                self.renew(tasks, seen, Some(challenge)).await?;
+            }
+            seen = self.changes();
             let answer = send().await?;
-            match challenge(&answer) {
+            match challenge_of(&answer) {
                 None => return Ok(answer),
-                Some(challenge) if challenge.wants_nonce() => {
-                    *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = challenge.nonce;
-                }
-                Some(challenge) => self.renew(tasks, seen, Some(challenge)).await?,
+                Some(next) => challenge = next,
             }
         }
-        let answer = send().await?;
-        match challenge(&answer) {
-            None => Ok(answer),
-            Some(_) => Err(failed("the server refuses even the token that was just got for it".to_owned())),
-        }
+        Err(failed("the server refuses even the token that was just got for it".to_owned()))
     }
 
     /// Get another token, unless somebody has got one since. To its end, also if the call is withdrawn meanwhile.
     async fn renew(&self, tasks: &TaskTracker, seen: u64, challenge: Option<Challenge>) -> Result<(), CallError> {
         let _changing = self.changing.lock().await;
-        if self.changes.load(Ordering::Acquire) != seen {
+        if self.changes() != seen {
             return Ok(());
         }
         let refusal = challenge.map(|challenge| Refusal { token: self.held(), challenge });

@@ -1,6 +1,6 @@
 //! What a server that refuses a request says it wants: `WWW-Authenticate` (RFC 9110, 11.6.1; RFC 6750, 3; RFC 9728, 5.1).
 
-use axum::http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
+use axum::http::{HeaderName, StatusCode, header::WWW_AUTHENTICATE};
 
 use super::{
     dpop::{DPOP_NONCE, USE_NONCE},
@@ -28,20 +28,22 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// What an answer of this status challenges its request to. A server may refuse (401) without saying more; that a request
-    /// is forbidden (403) is for good, unless it says that a scope is missing.
-    pub fn of(status: StatusCode, headers: &HeaderMap) -> Option<Challenge> {
-        let all = || headers.get_all(WWW_AUTHENTICATE).iter();
-        let find = |scheme: &str| all().find_map(|value| Challenge::parse(value.as_bytes(), scheme));
-        let said = || {
-            let nonce = headers.get(DPOP_NONCE).and_then(|nonce| nonce.to_str().ok()).map(str::to_owned);
-            let bound = find("DPoP").map(|challenge| Challenge { is_bound: true, nonce, ..challenge });
-            bound.or_else(|| find("Bearer"))
-        };
+    /// What an answer of this status, with these values of a header, challenges its request to. A server may refuse (401)
+    /// without saying more; that a request is forbidden (403) is for good, unless it says that a scope is missing.
+    pub fn of<'a>(status: StatusCode, values: impl Fn(HeaderName) -> Vec<&'a [u8]>) -> Option<Challenge> {
+        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return None;
+        }
+        let all = values(WWW_AUTHENTICATE);
+        let find = |scheme: &str| all.iter().find_map(|value| Challenge::parse(value, scheme));
+        let bound = find("DPoP").map(|challenge| {
+            let nonce = values(DPOP_NONCE).first().and_then(|nonce| str::from_utf8(nonce).ok()).map(str::to_owned);
+            Challenge { is_bound: true, nonce, ..challenge }
+        });
+        let said = bound.or_else(|| find("Bearer"));
         match status {
-            StatusCode::UNAUTHORIZED => Some(said().unwrap_or_default()),
-            StatusCode::FORBIDDEN => said().filter(Challenge::wants_scope),
-            _ => None,
+            StatusCode::UNAUTHORIZED => Some(said.unwrap_or_default()),
+            _ => said.filter(Challenge::wants_scope),
         }
     }
 
@@ -163,15 +165,18 @@ mod tests {
 
     #[test]
     fn what_is_forbidden_for_good_is_no_challenge() {
-        let with = |value: &'static str| HeaderMap::from_iter([(WWW_AUTHENTICATE, value.parse().unwrap())]);
-        assert_eq!(Challenge::of(StatusCode::UNAUTHORIZED, &HeaderMap::new()), Some(Challenge::default()));
-        assert_eq!(Challenge::of(StatusCode::FORBIDDEN, &HeaderMap::new()), None);
-        assert_eq!(Challenge::of(StatusCode::FORBIDDEN, &with("Bearer error=\"invalid_token\"")), None);
-        assert!(Challenge::of(StatusCode::FORBIDDEN, &with("Bearer error=\"insufficient_scope\"")).is_some());
-        let both =
-            Challenge::of(StatusCode::UNAUTHORIZED, &with("Bearer scope=a, DPoP scope=b, algs=\"ES256\"")).unwrap();
+        let of = |status, said: &[&'static str]| {
+            let all: Vec<&[u8]> = said.iter().map(|value| value.as_bytes()).collect();
+            Challenge::of(status, |name| if name == WWW_AUTHENTICATE { all.clone() } else { Vec::new() })
+        };
+        let (unauthorized, forbidden) = (StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN);
+        assert_eq!(of(unauthorized, &[]), Some(Challenge::default()));
+        assert_eq!(of(forbidden, &[]), None);
+        assert_eq!(of(forbidden, &["Bearer error=\"invalid_token\""]), None);
+        assert!(of(forbidden, &["Basic realm=x", "Bearer error=\"insufficient_scope\""]).is_some());
+        assert_eq!(of(StatusCode::OK, &["Bearer scope=x"]), None);
+        let both = of(unauthorized, &["Bearer scope=a, DPoP scope=b, algs=\"ES256\""]).unwrap();
         assert!(both.is_bound && both.scopes == ["b"], "what is bound to a key is worth more");
-        assert_eq!(Challenge::of(StatusCode::OK, &with("Bearer scope=x")), None);
     }
 
     proptest! {

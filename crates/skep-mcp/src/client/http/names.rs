@@ -3,24 +3,24 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::Header;
 use crate::{
     client::params::Params,
     server::headers::{HeaderArgument, METHOD, NAME},
 };
 
+/// What the name of an argument's header begins with.
+const PARAM: &str = "mcp-param-";
+
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
-pub(super) fn headers(
-    method: &str,
-    params: &Params<'_>,
-    marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
-) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16); // those of the connection come to it
+pub(super) fn headers(method: &str, params: &Params, marked: impl FnOnce(&str) -> Vec<HeaderArgument>) -> Vec<Header> {
+    let mut headers = Vec::with_capacity(2);
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {
-            headers.insert(name, value);
+            headers.push((name, value));
         }
     };
     put(METHOD, method);
@@ -30,7 +30,6 @@ pub(super) fn headers(
         method if method.starts_with("tasks/") => "taskId",
         _ => return headers,
     };
-    let Some(params) = params.members() else { return headers };
     let Some(name) = params.read::<String>(named) else { return headers };
     put(NAME, &name);
     let marked = if method == "tools/call" { marked(&name) } else { Vec::new() };
@@ -45,11 +44,16 @@ pub(super) fn headers(
             Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
             _ => continue,
         };
-        if let Ok(name) = HeaderName::try_from(format!("mcp-param-{name}")) {
+        if let Ok(name) = HeaderName::try_from(format!("{PARAM}{name}")) {
             put(name, &text);
         }
     }
     headers
+}
+
+/// Whether a header may be one of these.
+pub(super) fn is_repeated(name: &HeaderName) -> bool {
+    [METHOD, NAME].contains(name) || name.as_str().starts_with(PARAM)
 }
 
 /// A value as a header may hold it: visible ASCII as it is, all else in base64 (2026-07-28, Streamable HTTP).
@@ -65,6 +69,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
+    use reqwest::header::HeaderMap;
     use serde_json::{json, value::to_raw_value};
     use tokio::sync::broadcast;
 
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn the_headers_repeat_the_body() {
         let params = json!({ "name": "größe", "arguments": { "region": " eu", "deep": { "n": 7 }, "gone": null } });
-        let params = Params::Text(Cow::Owned(to_raw_value(&params).unwrap()));
+        let params = Params::from(to_raw_value(&params).unwrap());
         let marked = |tool: &str| {
             assert_eq!(tool, "größe");
             [("Region", vec!["region"]), ("N", vec!["deep", "n"]), ("Gone", vec!["gone"]), ("No", vec!["no"])]
@@ -168,8 +173,8 @@ mod tests {
                 let params = json!({ "name": tool, "uri": tool, "taskId": tool, "arguments": arguments });
                 to_raw_value(&params).unwrap()
             };
-            let sent = Params::Text(Cow::Owned(params(&values[0])));
-            let mut repeated = headers(method, &sent, |_| marked.clone());
+            let sent = Params::from(params(&values[0]));
+            let mut repeated: HeaderMap = headers(method, &sent, |_| marked.clone()).into_iter().collect();
             repeated.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
             let service = Marked(marked);
             let check = |region: &Value| {

@@ -83,15 +83,19 @@ impl Door {
         let send = async || {
             let mut headers = self.target.headers.clone();
             headers.insert(name.clone(), value.clone());
-            if let Some(access) = &self.access {
-                access.put_into(&mut headers, &method, url);
-            }
+            headers.extend(self.access.as_ref().and_then(|access| access.headers(&method, url)).into_iter().flatten());
             let request = self.target.client.request(method.clone(), url.clone()).headers(headers).body(body.clone());
             request.send().await.map(Response::from).map_err(|error| failed(&error))
         };
-        match &self.access {
-            Some(access) => access.exchange(&self.tasks, Response::challenge, send).await,
-            None => send().await,
+        let Some(access) = &self.access else { return send().await };
+        if access.is_stale() {
+            access.begin(&self.tasks).await?;
+        }
+        let seen = access.changes();
+        let response = send().await?;
+        match response.challenge() {
+            None => Ok(response),
+            Some(challenge) => access.again(&self.tasks, seen, challenge, Response::challenge, send).await,
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn receive(
     share: Option<Share>,
 ) -> Response {
     let request = match incoming {
-        Incoming::Single(Message::Request(request)) => request,
+        Incoming::Single(Message::Request(request)) => Arc::new(request),
         Incoming::Single(Message::Notification(_)) => return accepted(),
         _ => {
             let message = "the body must be one request or one notification (2026-07-28)";

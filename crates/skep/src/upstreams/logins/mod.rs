@@ -87,7 +87,7 @@ impl Logins {
     fn account(&self, upstream: &Upstream) -> Option<Account> {
         let Transport::Http { url, headers, oauth, .. } = &upstream.transport else { return None };
         let has_own = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        if has_own && oauth.is_none() {
+        if has_own {
             return None;
         }
         let url = Url::parse(url.reveal()).ok()?;

@@ -1,0 +1,163 @@
+//! Where the members of an object are in its text.
+//!
+//! The text is known to be valid JSON: it was read before, or written here. So the end of a value is looked for, and not whether it
+//! is one, which takes a fraction of the time; and what is changed in an object is put between pieces of its text.
+
+use std::borrow::Cow;
+
+/// A member of an object.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Span<'a> {
+    pub(crate) name: Cow<'a, str>,
+    /// The name as it was written, in its quotation marks.
+    pub(crate) quoted: &'a str,
+    /// The value as it was written.
+    pub(crate) value: &'a str,
+}
+
+/// The members of an object, in their order; `None` for another value.
+pub(crate) fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
+    let inside = object.trim_ascii().strip_prefix('{')?;
+    Some(Members { rest: inside })
+}
+
+struct Members<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = Span<'a>;
+
+    fn next(&mut self) -> Option<Span<'a>> {
+        let rest = self.rest.trim_ascii_start();
+        let rest = rest.strip_prefix(',').map_or(rest, str::trim_ascii_start);
+        let (end, is_escaped) = end_of_string(rest.as_bytes())?;
+        let (quoted, rest) = rest.split_at_checked(end)?;
+        let rest = rest.trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
+        let (value, rest) = rest.split_at_checked(end_of_value(rest.as_bytes())?)?;
+        self.rest = rest;
+        let name = if is_escaped {
+            Cow::Owned(serde_json::from_str(quoted).ok()?)
+        } else {
+            Cow::Borrowed(quoted.get(1..end - 1)?)
+        };
+        Some(Span { name, quoted, value })
+    }
+}
+
+/// Where the value ends that the text begins with; `None` where none begins.
+fn end_of_value(text: &[u8]) -> Option<usize> {
+    let (mut end, mut depth) = (0, 0_usize);
+    loop {
+        match text.get(end)? {
+            b'"' => end += end_of_string(&text[end..])?.0,
+            b'{' | b'[' => {
+                depth += 1;
+                end += 1;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                end += 1;
+            }
+            _ if depth > 0 => end += 1,
+            b',' | b':' => return None,
+            _ => {
+                let is_over = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+                return Some(text.iter().position(is_over).unwrap_or(text.len()));
+            }
+        }
+        if depth == 0 {
+            return Some(end);
+        }
+    }
+}
+
+/// Where the string ends that the text begins with, and whether anything in it is escaped.
+fn end_of_string(text: &[u8]) -> Option<(usize, bool)> {
+    if *text.first()? != b'"' {
+        return None;
+    }
+    let (mut end, mut is_escaped) = (1, false);
+    loop {
+        end += to_mark(text.get(end..)?)?;
+        if text[end] == b'"' {
+            return Some((end + 1, is_escaped));
+        }
+        is_escaped = true;
+        end += 2;
+    }
+}
+
+/// Bytes before the first quotation mark or backslash.
+fn to_mark(text: &[u8]) -> Option<usize> {
+    /// So much is looked at here, as most strings are short; a search that looks at more at once takes longer to begin.
+    const SHORT: usize = 48;
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // The highest bit of each byte that is zero; and maybe of some behind the first such.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let (words, _) = text.get(..text.len().min(SHORT))?.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let marks = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if marks != 0 {
+            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
+        }
+    }
+    let seen = words.len() * 8;
+    Some(seen + memchr::memchr2(b'"', b'\\', &text[seen..])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, value::RawValue};
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "[\\[\\]{}\",:\\\\ \\n]{0,8}".prop_map(Value::from),
+            "[a\u{80}-\u{ff}]{0,70}[\\\\\"\u{a2}\u{dc}]{0,3}[a-z]{0,70}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let name = prop_oneof![any::<String>(), "[\\[\\]{}\",:\\\\ ]{0,4}", Just("_meta".to_owned())];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name, inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn members_are_where_a_parser_finds_them(value in value(), is_pretty: bool) {
+            let text = if is_pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let text = RawValue::from_string(text).unwrap();
+            let found = members(text.get()).map(|members| {
+                members.map(|span| (span.name.into_owned(), span.value.to_owned())).collect::<Vec<_>>()
+            });
+            let parsed: Option<BTreeMap<String, &RawValue>> = serde_json::from_str(text.get()).ok();
+            let parsed = parsed.map(|members| {
+                members.into_iter().map(|(name, value)| (name, value.get().to_owned())).collect::<Vec<_>>()
+            });
+            let sorted = found.map(|mut members| {
+                members.sort();
+                members
+            });
+            prop_assert_eq!(sorted, parsed);
+        }
+
+        #[test]
+        fn what_is_not_json_does_no_harm(text in "[\\[\\]{}\",:\\\\ a1ä]{0,40}") {
+            members(&text).into_iter().flatten().for_each(drop);
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Plain requests: `POST /mcp` without an HTTP server in between. It is the way that calls of tools take, and reading a head,
+//! finding a route and writing an answer in general costs as much as everything else that the hub does for such a call.
+//!
+//! A request is plain if nothing about it is left to decide: HTTP/1.1, a short body whose length is given once, and no header
+//! that changes how it is to be read or answered. A connection's first request that is not goes to hyper from its first
+//! byte, and all that follow it. So whatever is old, odd, long or wrong is judged in one place, and what is judged here
+//! cannot be read in two ways.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, Write as _},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    body::{Body, HttpBody as _},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Buf as _, Bytes, BytesMut};
+use httpdate::HttpDate;
+use memchr::memmem;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    HEAD_BYTES_MAX,
+    body::SMALL_BYTES,
+    http::{Hub, post_mcp},
+};
+
+/// How a plain request begins.
+const REQUEST_LINE: &[u8] = b"POST /mcp HTTP/1.1\r\n";
+/// A request with more headers is not plain.
+const HEADERS_MAX: usize = 64;
+/// Bytes that are read at once.
+const READ_BYTES: usize = 16 << 10;
+/// Bytes that a caller may send before it has its answer; the rest waits in the kernel.
+const AHEAD_BYTES_MAX: usize = HEAD_BYTES_MAX;
+/// A part of a body that is not longer is copied behind the head, to be sent with it.
+const COPIED_BYTES_MAX: usize = 8 << 10;
+/// Bytes of a head of an answer, as a rule.
+const ANSWER_HEAD_BYTES: usize = 512;
+
+/// What a caller may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Time for the whole head of a request, since the connection was opened or its last request answered.
+    pub(super) head_time_max: Duration,
+    /// Time for the body, since the head.
+    pub(super) body_time_max: Duration,
+    /// Bytes of a body; a longer one is not plain, nor is one that counts against the memory of large ones.
+    pub(super) body_bytes_max: usize,
+}
+
+/// A connection, as long as its requests are plain.
+pub(super) struct Plain<'a, S> {
+    hub: &'a Hub,
+    limits: Limits,
+    /// Rung when the hub wants to be rid of the connection.
+    close: &'a CancellationToken,
+    stream: S,
+    /// What has come in and was not taken yet. A connection that idles has no memory for it.
+    buffer: BytesMut,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What comes in of a request.
+enum Came {
+    More,
+    TooLate,
+    /// The connection is over.
+    Nothing,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
+    pub(super) fn new(hub: &'a Hub, limits: Limits, close: &'a CancellationToken, stream: S) -> Plain<'a, S> {
+        let timer = Box::pin(sleep_until(Instant::now() + limits.head_time_max));
+        Plain { hub, limits, close, stream, buffer: BytesMut::new(), timer }
+    }
+
+    /// Answer what is plain. Returns what is left if something else comes; `None` if the connection has ended.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke off.
+    pub(super) async fn converse(mut self) -> io::Result<Option<Rest<S>>> {
+        let body_bytes_max = self.limits.body_bytes_max.min(SMALL_BYTES);
+        loop {
+            let deadline = Instant::now() + self.limits.head_time_max;
+            let mut searched = 0;
+            let (head_bytes, whole) = loop {
+                match find_head(&self.buffer, &mut searched) {
+                    Found::Head(bytes) => break (bytes, self.buffer.split().freeze()),
+                    Found::SomethingElse => return Ok(Some(self.rest())),
+                    Found::Part => {}
+                }
+                match self.read_until(deadline).await? {
+                    Came::More => {}
+                    Came::TooLate | Came::Nothing => return Ok(None),
+                }
+            };
+            let Some((headers, body_bytes)) =
+                read_head(&whole, head_bytes).filter(|(_, bytes)| *bytes <= body_bytes_max)
+            else {
+                self.buffer = whole.into();
+                return Ok(Some(self.rest()));
+            };
+            let end = head_bytes + body_bytes;
+            let body = match whole.len() >= end {
+                true => {
+                    self.buffer.extend_from_slice(&whole[end..]);
+                    whole.slice(head_bytes..end)
+                }
+                false => {
+                    self.buffer.extend_from_slice(&whole[head_bytes..]);
+                    match self.read_body(body_bytes).await? {
+                        Came::More => self.buffer.split_to(body_bytes).freeze(),
+                        Came::Nothing => return Ok(None),
+                        Came::TooLate => {
+                            let refusal = self.hub.bodies.too_slow().into_response();
+                            return self.send(refusal).await.map(|_| None);
+                        }
+                    }
+                }
+            };
+            let hub = self.hub;
+            let Some(response) = self.unless_gone(pin!(post_mcp(hub, &headers, &body))).await else {
+                return Ok(None);
+            };
+            if !self.send(response).await? {
+                return Ok(None);
+            }
+            if self.buffer.is_empty() {
+                self.buffer = BytesMut::new();
+            }
+        }
+    }
+
+    async fn read_body(&mut self, bytes: usize) -> io::Result<Came> {
+        let deadline = Instant::now() + self.limits.body_time_max;
+        while self.buffer.len() < bytes {
+            match self.read_until(deadline).await? {
+                Came::More => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Came::More)
+    }
+
+    async fn read_until(&mut self, deadline: Instant) -> io::Result<Came> {
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = self.poll_read(cx) {
+                return Poll::Ready(read.map(|bytes| if bytes == 0 { Came::Nothing } else { Came::More }));
+            }
+            if self.close.is_cancelled() {
+                return Poll::Ready(Ok(Came::Nothing));
+            }
+            self.poll_timer(cx, deadline).map(|()| Ok(Came::TooLate))
+        })
+        .await
+    }
+
+    /// Put what is there into the buffer; 0 bytes if there will be no more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        thread_local! {
+            /// What is read first comes here, so that no connection needs memory before it knows how much.
+            static ARRIVED: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+        }
+        ARRIVED.with_borrow_mut(|arrived| {
+            let mut arrived = ReadBuf::new(arrived);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut arrived))?;
+            self.buffer.extend_from_slice(arrived.filled());
+            Poll::Ready(Ok(arrived.filled().len()))
+        })
+    }
+
+    /// Ready at the deadline. The timer is not set anew for each request, but when it rings too early.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Work, as long as the caller is there; whatever it sends meanwhile is kept.
+    async fn unless_gone<F: Future>(&mut self, mut work: Pin<&mut F>) -> Option<F::Output> {
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            while self.buffer.len() < AHEAD_BYTES_MAX {
+                match ready!(self.poll_read(cx)) {
+                    Ok(0) | Err(_) => return Poll::Ready(None),
+                    Ok(_) => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Send an answer. Returns whether the connection goes on.
+    async fn send(&mut self, response: Response) -> io::Result<bool> {
+        let (parts, mut body) = response.into_parts();
+        let mut ends = parts.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
+        let length = body.size_hint().exact();
+        let mut text = Vec::with_capacity(ANSWER_HEAD_BYTES + length.map_or(0, small));
+        write!(text, "HTTP/1.1 {} {}\r\n", parts.status.as_str(), parts.status.canonical_reason().unwrap_or_default())?;
+        for (name, value) in &parts.headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        write_date(&mut text);
+        match length {
+            Some(length) => write!(text, "content-length: {length}\r\n\r\n")?,
+            None => text.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
+        }
+        let is_chunked = length.is_none();
+        loop {
+            let mut next = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+            if next.is_pending() {
+                self.write(&mut text, Bytes::new()).await?;
+                let Some(frame) = self.unless_gone(pin!(next_frame(&mut body))).await else { return Ok(false) };
+                next = Poll::Ready(frame);
+            }
+            let data = match next {
+                Poll::Ready(Some(frame)) => frame.map_err(io::Error::other)?.into_data().unwrap_or_default(),
+                _ => break,
+            };
+            if data.is_empty() {
+                continue; // in chunks it would be the end
+            }
+            if is_chunked {
+                write!(text, "{:x}\r\n", data.len())?;
+            }
+            match data.len() <= COPIED_BYTES_MAX {
+                true => text.extend_from_slice(&data),
+                false => self.write(&mut text, data).await?,
+            }
+            if is_chunked {
+                text.extend_from_slice(b"\r\n");
+                self.write(&mut text, Bytes::new()).await?; // it may be long until the next one
+            }
+        }
+        if is_chunked {
+            text.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.write(&mut text, Bytes::new()).await?;
+        ends |= self.close.is_cancelled();
+        if ends {
+            self.stream.shutdown().await?;
+        }
+        Ok(!ends)
+    }
+
+    /// Send the text, which is empty then, and the data.
+    async fn write(&mut self, text: &mut Vec<u8>, data: Bytes) -> io::Result<()> {
+        match data.is_empty() {
+            true => self.stream.write_all(text).await?,
+            false => self.stream.write_all_buf(&mut text.chain(data)).await?,
+        }
+        text.clear();
+        self.stream.flush().await
+    }
+
+    fn rest(self) -> Rest<S> {
+        Rest { first: self.buffer.freeze(), stream: self.stream }
+    }
+}
+
+async fn next_frame(body: &mut Body) -> Option<Result<hyper::body::Frame<Bytes>, axum::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+/// How much of a body is copied behind the head.
+fn small(length: u64) -> usize {
+    usize::try_from(length).ok().filter(|length| *length <= COPIED_BYTES_MAX).unwrap_or(0)
+}
+
+/// The time of the answer (RFC 9110, 6.6.1), which is written once a second.
+#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+fn write_date(text: &mut Vec<u8>) {
+    thread_local! {
+        static WRITTEN: RefCell<(u64, String)> = RefCell::default();
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    WRITTEN.with_borrow_mut(|(written, line)| {
+        if *written != second || line.is_empty() {
+            (*written, *line) = (second, format!("date: {}\r\n", HttpDate::from(now)));
+        }
+        text.extend_from_slice(line.as_bytes());
+    });
+}
+
+/// How a connection goes on.
+enum Found {
+    /// With a head that may be plain's, of so many bytes.
+    Head(usize),
+    /// With a part of such a head.
+    Part,
+    SomethingElse,
+}
+
+/// Look for the end of a head. `searched`: how far it was looked for before.
+fn find_head(buffer: &[u8], searched: &mut usize) -> Found {
+    const END: &[u8] = b"\r\n\r\n";
+    let begins = buffer.len().min(REQUEST_LINE.len());
+    if buffer[..begins] != REQUEST_LINE[..begins] {
+        return Found::SomethingElse;
+    }
+    let from = searched.saturating_sub(END.len() - 1);
+    match memmem::find(&buffer[from..], END) {
+        Some(at) => Found::Head(from + at + END.len()),
+        None if buffer.len() > HEAD_BYTES_MAX => Found::SomethingElse,
+        None => {
+            *searched = buffer.len();
+            Found::Part
+        }
+    }
+}
+
+/// The headers of a plain request, and the length of its body; `None` if it is not plain.
+fn read_head(whole: &Bytes, head_bytes: usize) -> Option<(HeaderMap, usize)> {
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let fields = match httparse::parse_headers(&whole[REQUEST_LINE.len()..head_bytes], &mut fields) {
+        Ok(httparse::Status::Complete((bytes, fields))) if REQUEST_LINE.len() + bytes == head_bytes => fields,
+        _ => return None,
+    };
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    let mut length = None;
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        match name {
+            header::CONTENT_LENGTH if length.is_none() => length = Some(read_length(field.value)?),
+            header::CONNECTION if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+            header::CONTENT_LENGTH | header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => return None,
+            header::EXPECT | header::CONTENT_ENCODING => return None,
+            header::ORIGIN => return None, // a web page, which may have to hear more (CORS)
+            _ => {}
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(whole.slice_ref(field.value)).ok()?);
+    }
+    Some((headers, length?))
+}
+
+fn read_length(value: &[u8]) -> Option<usize> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
+}
+
+/// A connection from the first byte that was not answered.
+pub(super) struct Rest<S> {
+    first: Bytes,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rest<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let bytes = self.first.len().min(into.remaining());
+        into.put_slice(&self.first.split_to(bytes));
+        if self.first.is_empty() {
+            self.first = Bytes::new(); // frees what it was a part of
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rest<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
