@@ -204,7 +204,8 @@ async fn listening(arguments: &[&str]) -> (Child, String) {
 
 /// Callers of both eras over both transports, with this server of this era behind the hub.
 async fn is_served_to_all(server: &Value, behind: Era) {
-    let hub = Hub::start(&skep(), server).await.unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&skep(), server, home.path()).await.unwrap();
     for era in [Era::Modern, Era::Older] {
         let over_http = async { Caller::over_http(&hub.url, era).await.try_everything(behind).await };
         timeout(PATIENCE, over_http).await.unwrap_or_else(|_| panic!("{era:?} over HTTP: nothing happens"));

@@ -399,7 +399,8 @@ async fn listen(router: axum::Router, serving: &mut JoinSet<()>) -> String {
 
 fn target(url: &str, is_sse: bool) -> Target {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    Target { url: url.parse().unwrap(), headers: reqwest::header::HeaderMap::new(), client, is_sse, is_direct: true }
+    let (url, headers) = (url.parse().unwrap(), reqwest::header::HeaderMap::new());
+    Target { url, headers, client, authorization: None, is_sse, is_direct: true }
 }
 
 /// A stream to a server of ours.

@@ -19,7 +19,7 @@ use crate::{
     net,
     run::{Home, Swarm},
     tools::{self, Parts, SandboxOnDemand},
-    upstreams::Upstreams,
+    upstreams::{Upstreams, logins::Logins},
     workspace::Dir,
 };
 
@@ -85,7 +85,8 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
     let mut config = tools::sandbox_config(workspace, outputs);
     settings.sandbox.apply(&mut config);
     let sandbox = SandboxOnDemand::new(config).accepting(settings.sandbox.least_tier());
-    let upstreams = Upstreams::new(settings.upstreams.clone());
+    let logins = Logins::new(&settings.home, settings.web.clone());
+    let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
     let parts = Parts {
         sandbox: sandbox.clone(),
         web: net::Client::new(&settings.web),

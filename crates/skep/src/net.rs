@@ -175,7 +175,15 @@ impl Client {
         for HostPort { host, port } in &settings.allow_hosts {
             allowed.entry(host.clone()).or_default().insert(*port);
         }
-        Client { rules: Arc::new(Rules { allowed, user_agent: settings.user_agent.clone() }), http: Arc::default() }
+        let user_agent = settings.user_agent.clone();
+        Client { rules: Arc::new(Rules { allowed, user_agent, is_inside: false }), http: Arc::default() }
+    }
+
+    /// The same without a judgement of addresses: for what only somebody inside may name ([`is_inside`]).
+    pub fn inside(self) -> Client {
+        let Rules { allowed, user_agent, .. } = &*self.rules;
+        let rules = Rules { allowed: allowed.clone(), user_agent: user_agent.clone(), is_inside: true };
+        Client { rules: Arc::new(rules), http: Arc::default() }
     }
 
     /// Send a request, follow redirects, and read the answer.
@@ -199,6 +207,15 @@ impl Client {
             }
         }
         Err(Error::Unreachable(format!("{} redirects more than {REDIRECTS_MAX} times", request.url)))
+    }
+}
+
+/// Whether this address is one that a stranger may not name: of this machine, or of a private network.
+pub async fn is_inside(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    match tokio::net::lookup_host((host, 0)).await {
+        Ok(mut found) => found.any(|socket| address::forbidden(socket.ip()).is_some()),
+        Err(_) => false,
     }
 }
 
@@ -323,6 +340,8 @@ struct Rules {
     /// Ports by host, of [`Settings::allow_hosts`].
     allowed: BTreeMap<String, BTreeSet<u16>>,
     user_agent: String,
+    /// Addresses are not judged.
+    is_inside: bool,
 }
 
 /// A name that leads to an address which must not be reached.
@@ -379,7 +398,7 @@ impl Rules {
         }
         // `url` has made one form of all the ways to write an address: 127.1, 0x7f000001, 2130706433, [::1] …
         let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() else { return Ok(()) };
-        match address::forbidden(address) {
+        match address::forbidden(address).filter(|_| !self.is_inside) {
             Some(why) => refuse(Forbidden { name: host.to_owned(), address, why }.to_string()),
             None => Ok(()),
         }
@@ -420,7 +439,7 @@ struct Resolver(Arc<Rules>);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allowed = self.0.allowed.contains_key(name.as_str().trim_end_matches('.'));
+        let allowed = self.0.is_inside || self.0.allowed.contains_key(name.as_str().trim_end_matches('.'));
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let (forbidden, mut good): (Vec<_>, Vec<_>) = found

@@ -107,7 +107,7 @@ fn fixture(mode: &str, change: impl FnOnce(&mut Upstream)) -> Fixture {
     let here = tempfile::tempdir().unwrap();
     let mut config = server(mode, here.path());
     change(&mut config);
-    Fixture { upstreams: Upstreams::new([config]), here }
+    Fixture { upstreams: Upstreams::new([config], None), here }
 }
 
 impl Fixture {
@@ -480,7 +480,7 @@ async fn an_answer_whose_stream_broke_off_is_read_on_where_it_ended() {
     serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
     let fixture = fixture("", |config| {
         let url = skep::config::Secret::new(url);
-        config.transport = Transport::Http { url, headers: BTreeMap::new(), is_sse: false };
+        config.transport = Transport::Http { url, headers: BTreeMap::new(), is_sse: false, oauth: None };
     });
     let answers = join_all((0..3).map(|_| fixture.call("t0"))).await;
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap().get() == r#"{"said":1.5}"#), "{answers:?}");

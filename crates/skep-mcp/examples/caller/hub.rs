@@ -1,34 +1,36 @@
 //! `skep serve` with one server behind it. The tests with implementations of others use it, too.
 
-use std::{io, process::Stdio};
+use std::{io, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     task::JoinSet,
 };
 
-/// A hub that runs; its directory goes with it.
+/// The file that names the server, in the hub's directory.
+pub(crate) const CONFIG: &str = "mcp.json";
+/// The server's name there.
+pub(crate) const SERVER: &str = "server";
+
+/// A hub that runs.
 pub(crate) struct Hub {
     child: Child,
     /// Of `/mcp`.
     pub(crate) url: String,
-    _home: TempDir,
     /// Reads what it says, so that it never waits for its reader.
     _reading: JoinSet<()>,
 }
 
 impl Hub {
-    /// Start the program with a server behind it, which is described as in a client's file of servers.
-    pub(crate) async fn start(program: &str, server: &serde_json::Value) -> io::Result<Hub> {
-        let home = tempfile::tempdir()?;
-        let config = home.path().join("mcp.json");
-        std::fs::write(&config, serde_json::json!({ "mcpServers": { "server": server } }).to_string())?;
+    /// Start the program in this directory with a server behind it, which is described as in a client's file of servers.
+    pub(crate) async fn start(program: &str, server: &serde_json::Value, home: &Path) -> io::Result<Hub> {
+        let config = home.join(CONFIG);
+        std::fs::write(&config, serde_json::json!({ "mcpServers": { SERVER: server } }).to_string())?;
         let mut command = Command::new(program);
-        command.arg("--home").arg(home.path()).args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
-        command.arg("--no-prefix").arg("--mcp-config").arg(&config).arg("--workspace").arg(home.path());
+        command.arg("--home").arg(home).args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
+        command.arg("--no-prefix").arg("--mcp-config").arg(&config).arg("--workspace").arg(home);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
@@ -45,7 +47,7 @@ impl Hub {
                 eprintln!("{line}");
             }
         });
-        Ok(Hub { child, url, _home: home, _reading: reading })
+        Ok(Hub { child, url, _reading: reading })
     }
 
     /// Ask it to end, and wait until it has.

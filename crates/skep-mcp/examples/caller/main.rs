@@ -5,10 +5,12 @@
 //! everything, calls every tool, gets every prompt and reads every resource, all at once. Questions are answered with what
 //! they suggest. It fails if anything does.
 //!
-//! From the suite it takes what it cannot make up: the arguments of calls (`MCP_CONFORMANCE_CONTEXT`).
+//! From the suite it takes what it cannot make up: the arguments of calls, and what an authorization server knows the client by
+//! (`MCP_CONFORMANCE_CONTEXT`). Where a login is wanted, it logs in as a user would.
 
 mod answers;
 mod hub;
+mod user;
 
 use std::{env, error::Error, sync::Arc, time::Duration};
 
@@ -24,11 +26,14 @@ use skep_mcp::{
     revision::Revision,
     server::{Members, code},
 };
+use tokio::time::sleep;
 
-use self::hub::Hub;
+use self::{hub::Hub, user::User};
 
 /// For everything that one server is asked.
 const TIME_MAX: Duration = Duration::from_secs(25);
+/// For so long a hub does not ask a server for a list that it has just failed to give.
+const FAILED_TIME: Duration = Duration::from_millis(2200);
 /// Questions that a server may put before it answers a call.
 const ROUNDS_MAX: usize = 10;
 /// The scenario whose server lists a tool that it cannot run.
@@ -38,15 +43,27 @@ const ONLY_LISTS: &str = "json-schema-ref-no-deref";
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [skep, revision, server] = &arguments[..] else { return Err("caller SKEP REVISION URL".into()) };
-    let hub = Hub::start(skep, &json!({ "url": server })).await?;
-    let tried = tokio::time::timeout(TIME_MAX, visit(&hub.url, revision.parse()?)).await;
+    let home = tempfile::tempdir()?;
+    let hub = Hub::start(skep, &user::server(server, &context()?, home.path())?, home.path()).await?;
+    let user = User::new(skep, &hub, home.path());
+    let tried = tokio::time::timeout(TIME_MAX, visit(&user, &hub.url, revision.parse()?)).await;
     hub.stop().await?;
     tried?
 }
 
-async fn visit(url: &str, revision: Revision) -> Result<(), Box<dyn Error>> {
+/// What the suite says of the scenario.
+fn context() -> Result<Value, serde_json::Error> {
+    env::var("MCP_CONFORMANCE_CONTEXT").map_or(Ok(Value::Null), |context| serde_json::from_str(&context))
+}
+
+async fn visit(user: &User<'_>, url: &str, revision: Revision) -> Result<(), Box<dyn Error>> {
     let caller = Caller::connect(url, revision).await?;
-    let tools = caller.list("tools").await?;
+    let mut tools = caller.list("tools").await?;
+    while tools.is_empty() && user.is_wanted().await? {
+        user.log_in(user.logins()).await?;
+        sleep(FAILED_TIME).await;
+        tools = caller.list("tools").await?;
+    }
     // What the server does not have, the hub lists as nothing.
     let (prompts, resources) = (caller.list("prompts").await?, caller.list("resources").await?);
     if env::var("MCP_CONFORMANCE_SCENARIO").is_ok_and(|scenario| scenario == ONLY_LISTS) {
@@ -57,18 +74,15 @@ async fn visit(url: &str, revision: Revision) -> Result<(), Box<dyn Error>> {
     let prompts = prompts.iter().map(|prompt| ("prompts/get", json!({ "name": prompt["name"] })));
     let resources = resources.iter().map(|resource| ("resources/read", json!({ "uri": resource["uri"] })));
     let all = calls.chain(prompts).chain(resources);
-    try_join_all(all.map(|(method, params)| caller.ask(method, params))).await?;
+    try_join_all(all.map(|(method, params)| caller.ask_as(user, method, params))).await?;
     caller.close().await;
     Ok(())
 }
 
 /// The calls that the suite wants, or else one of each tool.
 fn calls(tools: &[Value]) -> Result<Vec<Value>, serde_json::Error> {
-    if let Ok(context) = env::var("MCP_CONFORMANCE_CONTEXT") {
-        let context: Value = serde_json::from_str(&context)?;
-        if let Some(calls) = context["toolCalls"].as_array() {
-            return Ok(calls.clone());
-        }
+    if let Some(calls) = context()?["toolCalls"].as_array() {
+        return Ok(calls.clone());
     }
     let call = |tool: &Value| json!({ "name": tool["name"], "arguments": answers::arguments(tool, tools) });
     Ok(tools.iter().map(call).collect())
@@ -82,6 +96,7 @@ impl Caller {
             url: Url::parse(url)?,
             headers: Default::default(),
             client: reqwest::Client::new(),
+            authorization: None,
             is_sse: false,
             is_direct: true,
         };
@@ -105,6 +120,19 @@ impl Caller {
             items.extend(page[kind].as_array().cloned().unwrap_or_default());
             let Some(next) = page.get("nextCursor") else { return Ok(items) };
             params = json!({ "cursor": next });
+        }
+    }
+
+    /// Ask, and log in if that is what is missing.
+    async fn ask_as(&self, user: &User<'_>, method: &str, params: Value) -> Result<Value, Box<dyn Error>> {
+        loop {
+            let logins = user.logins();
+            match self.ask(method, params.clone()).await {
+                Err(CallError::Rpc(error)) if error.message.contains("skep servers login") => {
+                    user.log_in(logins).await?
+                }
+                answer => return Ok(answer?),
+            }
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
 use super::{
     CallError, Handler, Rubbish, Setup,
+    auth::{Access, Authorization, Challenge},
     flight::{Flight, Flights, Question},
     link, open,
     params::Params,
@@ -77,6 +78,8 @@ pub struct Target {
     pub headers: HeaderMap,
     /// Makes the connections.
     pub client: Client,
+    /// Where tokens come from if the server wants any.
+    pub authorization: Option<Arc<dyn Authorization>>,
     /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
     pub is_sse: bool,
     /// Whether a server without TLS is reached without the client, and so without its proxies and its resolver. It saves half of
@@ -87,6 +90,7 @@ pub struct Target {
 pub(super) struct Http {
     target: Target,
     direct: Option<Arc<Direct>>,
+    access: Option<Access>,
     setup: Setup,
     calls: Semaphore,
     last_id: AtomicI64,
@@ -200,6 +204,15 @@ impl Response {
         }
     }
 
+    /// What it wants before it does what it was asked for.
+    fn challenge(&self) -> Option<Challenge> {
+        let values = |name: HeaderName| match self {
+            Response::Client(response) => response.headers().get_all(name).iter().map(HeaderValue::as_bytes).collect(),
+            Response::Direct(response) => response.headers(name.as_str()).collect::<Vec<_>>(),
+        };
+        Challenge::of(self.status(), values)
+    }
+
     /// The next part of the body; `None` after the last one.
     async fn chunk(&mut self) -> Result<Option<Bytes>, CallError> {
         match self {
@@ -230,6 +243,7 @@ impl Http {
         state.write(&target, direct.as_ref());
         Arc::new(Http {
             direct,
+            access: target.authorization.clone().map(Access::new),
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
@@ -334,7 +348,7 @@ impl Http {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let body = request_line(&Id::Number(id), "initialize", params.text());
-        let response = self.send(&self.state(), Method::POST, &[], &body.into()).await?;
+        let response = self.exchange(&self.state(), Method::POST, &[], &body.into()).await?;
         let session = response.header(SESSION).and_then(|session| HeaderValue::from_str(session).ok());
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
         self.change(|state| state.session = session);
@@ -399,20 +413,54 @@ impl Http {
         true
     }
 
+    /// Get the token that there is, before the first request.
+    pub(super) async fn begin(&self) -> Result<(), CallError> {
+        match &self.access {
+            Some(access) => access.begin(&self.tasks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Send a request with these headers besides; again if the server wants another token for it and there is one.
+    async fn exchange(
+        &self,
+        state: &State,
+        method: Method,
+        more: &[Header],
+        body: &Bytes,
+    ) -> Result<Response, CallError> {
+        let Some(access) = &self.access else { return self.send(state, &method, more, body).await };
+        if access.is_stale() {
+            Box::pin(access.begin(&self.tasks)).await?;
+        }
+        let seen = access.changes();
+        let response = self.send(state, &method, more, body).await?;
+        match response.challenge() {
+            None => Ok(response),
+            Some(challenge) => {
+                let send = || self.send(state, &method, more, body);
+                Box::pin(access.again(&self.tasks, seen, challenge, Response::challenge, send)).await
+            }
+        }
+    }
+
     /// Send a request with these headers besides.
-    async fn send(&self, state: &State, method: Method, more: &[Header], body: &Bytes) -> Result<Response, CallError> {
+    async fn send(&self, state: &State, method: &Method, more: &[Header], body: &Bytes) -> Result<Response, CallError> {
+        let token = self.access.as_ref().and_then(|access| access.headers(method, &self.target.url));
+        let with_token = token.map(|token| [more, &token].concat());
+        let more = with_token.as_deref().unwrap_or(more);
         if let Some(direct) = &self.direct {
-            let head = state.message.clone().filter(|_| method == Method::POST);
-            let head = head.unwrap_or_else(|| direct.head(&method, &state.headers_for(&method)));
+            let head = state.message.clone().filter(|_| *method == Method::POST);
+            let head = head.unwrap_or_else(|| direct.head(method, &state.headers_for(method)));
             let sent = direct.send(&head, more, body).await;
             let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
             if !response.status().is_redirection() {
                 return Ok(Response::Direct(response));
             } // where it leads to, the client decides
         }
-        let mut headers = state.headers_for(&method);
+        let mut headers = state.headers_for(method);
         headers.extend(more.iter().cloned());
-        let mut request = reqwest::Request::new(method, self.target.url.clone());
+        let mut request = reqwest::Request::new(method.clone(), self.target.url.clone());
         *request.headers_mut() = headers;
         *request.body_mut() = (!body.is_empty()).then(|| body.clone().into());
         self.target.client.execute(request).await.map(Response::from).map_err(|error| failed(&error))
@@ -422,11 +470,11 @@ impl Http {
     async fn resume(&self, last: Option<&str>) -> Result<Response, CallError> {
         let last = last.and_then(|last| HeaderValue::from_str(last).ok());
         let last: Option<Header> = last.map(|last| (HeaderName::from_static("last-event-id"), last));
-        self.send(&self.state(), Method::GET, last.as_slice(), &Bytes::new()).await
+        self.exchange(&self.state(), Method::GET, last.as_slice(), &Bytes::new()).await
     }
 
     async fn post(&self, state: &State, body: &Bytes, headers: &[Header]) -> Result<Sent, CallError> {
-        let response = self.send(state, Method::POST, headers, body).await?;
+        let response = self.exchange(state, Method::POST, headers, body).await?;
         let is_forgotten = state.session.is_some() && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
     }
@@ -644,7 +692,7 @@ impl Http {
             self.change(|state| state.session = None);
             self.tasks.spawn(async move {
                 // A server may refuse to end sessions (405); then it forgets them some time.
-                let _ = timeout(FAREWELL_MAX, http.send(&state, Method::DELETE, &[], &Bytes::new())).await;
+                let _ = timeout(FAREWELL_MAX, http.send(&state, &Method::DELETE, &[], &Bytes::new())).await;
             });
         }
     }

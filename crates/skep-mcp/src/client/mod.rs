@@ -11,6 +11,7 @@
 //! Nothing that a server does harms more than its own callers: what is no message is skipped and logged, and queues,
 //! sizes and times have limits ([`Limits`]).
 
+pub mod auth;
 mod flight;
 mod http;
 mod lines;
@@ -73,6 +74,9 @@ pub enum CallError {
         /// The beginning of the body.
         text: String,
     },
+    /// The server wants a token that this client does not have.
+    #[error("{0}")]
+    Unauthorized(auth::Denied),
     /// What it sent is not the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(String),

@@ -210,6 +210,7 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
         return sse(target, setup).await;
     }
     let http = Http::new(target.clone(), setup);
+    http.begin().await?;
     let is_older = setup.revision.is_some_and(|revision| !revision.is_modern());
     if !is_older {
         http.speak(Revision::V2026_07_28);
@@ -224,7 +225,9 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
             Err(CallError::Rpc(error)) if matches!(error.code, code::HEADER_MISMATCH | code::MISSING_CAPABILITY) => {
                 return Err(CallError::Rpc(error));
             }
-            Err(error @ (CallError::Closed(_) | CallError::Http { status: 401 | 403, .. })) => return Err(error),
+            Err(
+                error @ (CallError::Closed(_) | CallError::Unauthorized(_) | CallError::Http { status: 401 | 403, .. }),
+            ) => return Err(error),
             answer => {
                 if let Found::Modern(info) = discovered(answer) {
                     return Ok((Transport::Http(http), info));

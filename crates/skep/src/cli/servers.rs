@@ -1,15 +1,21 @@
 //! `skep servers`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Args;
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use super::{Common, FAILED, print};
+use super::{Common, FAILED, INTERRUPTED, print, stop_on_signal};
 use crate::{
-    config::Overrides,
-    upstreams::{Status, UpstreamError, Upstreams},
+    config::{Overrides, Settings},
+    schema::suggest,
+    upstreams::{
+        State, Status, Upstream, UpstreamError, Upstreams,
+        logins::{LOGIN_TIME_MAX, Logins},
+    },
 };
 
 /// Start each configured MCP server, and tell how it does: whether it answers, what it speaks, how many tools it has
@@ -17,10 +23,19 @@ use crate::{
 /// The servers are those of skep.toml and --mcp-config. The exit code is 0 only if all of them answer. How the servers of a
 /// running hub do is at GET /servers.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Only this one
     #[arg(value_name = "SERVER")]
     server: Option<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
     /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
@@ -29,10 +44,63 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    Login(LoginArguments),
+    Logout(LogoutArguments),
+}
+
+/// Log in to a server that wants it (OAuth), once: prints an address to open in a browser, and waits for the answer
+///
+/// The browser comes back to an address of this machine, 127.0.0.1 and a free port (or oauth.callbackPort). If it runs on another
+/// machine, let it reach this one: set callbackPort to PORT, and run `ssh -L PORT:127.0.0.1:PORT THIS-MACHINE` there. The token is kept in
+/// logins/logins.json of the state directory, for its owner alone; a hub with the same state directory finds it there, also one that runs,
+/// and renews it. Give the same --config, --mcp-config and --home as to the hub.
+#[derive(Debug, Args)]
+#[command(after_help = LOGIN_EXAMPLES)]
+struct LoginArguments {
+    /// The server's name
+    #[arg(value_name = "SERVER")]
+    server: String,
+    /// Open the address in a browser (xdg-open)
+    #[arg(long)]
+    open: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = LOGIN_TIME_MAX.as_secs(), value_parser = clap::value_parser!(u64).range(1..=LOGIN_TIME_MAX.as_secs()))]
+    timeout: u64,
+    #[command(flatten)]
+    how: How,
+}
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  skep servers login github
+  skep servers login github --open
+  skep servers login github --json      # one line with the address, one when it is done
+  skep servers logout github";
+
+/// Forget the login to a server: its token is removed from this machine
+#[derive(Debug, Args)]
+struct LogoutArguments {
+    /// The server's name
+    #[arg(value_name = "SERVER")]
+    server: String,
+    #[command(flatten)]
+    how: How,
+}
+
 pub(super) async fn servers(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { server, mcp_config, json } = arguments;
+    match arguments.command {
+        Some(Command::Login(arguments)) => login(common, arguments).await,
+        Some(Command::Logout(arguments)) => logout(common, arguments).await,
+        None => list(common, arguments.server, arguments.how).await,
+    }
+}
+
+async fn list(common: Common, server: Option<String>, How { mcp_config, json }: How) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let upstreams = Upstreams::new(settings.upstreams);
+    let logins = Logins::new(&settings.home, settings.web.clone());
+    let upstreams = Upstreams::new(settings.upstreams, Some(logins));
     let names = match server {
         Some(name) => {
             upstreams.call_options(&name)?; // it exists
@@ -64,6 +132,90 @@ pub(super) async fn servers(common: Common, arguments: Arguments) -> anyhow::Res
     Ok(if all_answer { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
+async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<ExitCode> {
+    let LoginArguments { server, open, timeout, how: How { mcp_config, json } } = arguments;
+    let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
+    let logins = Logins::new(&settings.home, settings.web.clone());
+    let upstream = find(&settings, &server)?;
+    let mut tasks = JoinSet::new();
+    let stop = stop_on_signal(&mut tasks)?;
+    let logging_in = async {
+        let begun = logins.begin(upstream).await?;
+        let url = begun.url();
+        match json {
+            true => {
+                print(&format!("{}\n", json!({ "server": server, "url": url.as_str(), "issuer": begun.issuer() })))?
+            }
+            false => {
+                let minutes = timeout.div_ceil(60);
+                eprintln!(
+                    "open this address to log in at {}; it is waited for {minutes} min, Ctrl-C ends it",
+                    begun.issuer()
+                );
+                print(&format!("{url}\n"))?;
+            }
+        }
+        if open {
+            open_browser(url.as_str());
+        }
+        anyhow::Ok(begun.finish(Duration::from_secs(timeout)).await?)
+    };
+    let Some(made) = stop.run_until_cancelled(logging_in).await else {
+        eprintln!("nobody was logged in");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let made = made.with_context(|| format!("no login to {server:?}"))?;
+    let path = logins.path().display();
+    if json {
+        let scopes = &made.scopes;
+        let expires_at = made.expires_at.map(|at| at.to_string());
+        let line = json!({ "server": server, "status": "ok", "issuer": made.issuer, "scopes": scopes, "expires_at": expires_at });
+        print(&format!("{line}\n"))?;
+    } else {
+        let scopes = if made.scopes.is_empty() { String::new() } else { format!(" for {}", made.scopes.join(" ")) };
+        let until = match (made.is_renewed, made.expires_at) {
+            (true, _) => "it is renewed when needed".to_owned(),
+            (false, Some(at)) => format!("it is good until {}", at.strftime("%Y-%m-%d %H:%M UTC")),
+            (false, None) => "how long it is good was not said".to_owned(),
+        };
+        eprintln!("logged in to {server}{scopes}; the token is in {path}, {until}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments) -> anyhow::Result<ExitCode> {
+    let How { mcp_config, json } = how;
+    let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
+    let logins = Logins::new(&settings.home, settings.web.clone());
+    let was_there = logins.log_out(&server).await?;
+    if !was_there {
+        find(&settings, &server)?; // a name that was mistyped is an error
+    }
+    match (json, was_there) {
+        (true, _) => print(&format!("{}\n", json!({ "server": server, "status": "ok", "was_logged_in": was_there })))?,
+        (false, true) => eprintln!("logged out of {server}; a hub that runs may use its token until it ends"),
+        (false, false) => eprintln!("nobody was logged in to {server}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find<'a>(settings: &'a Settings, server: &str) -> anyhow::Result<&'a Upstream> {
+    let names = || settings.upstreams.iter().map(|upstream| upstream.name.as_str());
+    settings.upstreams.iter().find(|upstream| upstream.name == server).with_context(|| {
+        let help = suggest(server, names()).map_or(String::new(), |help| format!("; {help}"));
+        format!("there is no MCP server {server:?} in skep.toml or --mcp-config{help}")
+    })
+}
+
+/// Ask the desktop to. Without one, the user has the address on the terminal.
+fn open_browser(url: &str) {
+    let mut command = std::process::Command::new("xdg-open");
+    command.arg(url).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    if let Err(error) = command.stderr(std::process::Stdio::null()).spawn() {
+        eprintln!("xdg-open cannot be started ({error}); open the address yourself");
+    }
+}
+
 fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
     let mut json = status.to_json();
     match tools {
@@ -83,6 +235,10 @@ fn as_text(status: &Status, tools: &Result<usize, UpstreamError>) -> String {
             format!("✓ {name:24} {tools:10} {}  {} {}\n", info.revision.as_str(), says("name"), says("version"))
         }
         (Ok(count), None) => format!("✓ {name:24} {count} tools\n"),
+        (Err(_), _) if status.state == State::NeedsLogin => {
+            let why = status.last_error.as_deref().unwrap_or_default();
+            format!("✗ {name:24} needs login: {why}\n")
+        }
         (Err(error), _) => {
             let last: String = status.stderr.iter().map(|line| format!("    {line}\n")).collect();
             format!("✗ {name:24} {error}\n{last}")

@@ -67,6 +67,8 @@ pub struct Entry {
     pub url: Option<Secret>,
     /// Sent with each HTTP request.
     pub headers: BTreeMap<String, Secret>,
+    /// How tokens are got if the HTTP server wants some. Needed only for what the server does not say itself.
+    pub oauth: Option<OAuth>,
     /// Not this one.
     pub disabled: bool,
     /// Which of its tools there are.
@@ -84,6 +86,91 @@ pub struct Entry {
     /// Calls that it takes at once; others wait, each caller in turn. Default: 64.
     #[garde(range(min = 1, max = 256))]
     pub calls_at_once: Option<usize>,
+}
+
+/// How tokens for a server are got, with the keys that MCP clients have for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct OAuth {
+    /// What a token is got for. Default: `authorization_code`, a user's login (`skep servers login NAME`).
+    pub grant: Grant,
+    /// Our name at the authorization server, if we were registered there.
+    pub client_id: Option<String>,
+    /// Our secret there.
+    pub client_secret: Option<Secret>,
+    /// Or the file of our private key (PEM, PKCS #8), for `private_key_jwt`.
+    pub private_key_file: Option<PathBuf>,
+    /// With the grant `jwt_bearer`: the file of the statement that is exchanged for a token, read anew each time.
+    pub assertion_file: Option<PathBuf>,
+    /// Or, with the grant `jwt_bearer`: the company's identity provider, which makes such a statement of the user's ID token.
+    pub identity_provider: Option<IdentityProvider>,
+    /// The https address of a document about this client, which is its name where authorization servers take such (CIMD).
+    pub client_metadata_url: Option<String>,
+    /// The authorization server that we were registered with; then no other one is asked.
+    pub issuer: Option<String>,
+    /// What is asked for, instead of what the server suggests.
+    pub scopes: Vec<String>,
+    /// The port of this machine to which logins come back, if the authorization server must know it. Default: any.
+    pub callback_port: Option<u16>,
+}
+
+/// Who vouches for a user at the authorization servers of others (enterprise-managed authorization).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct IdentityProvider {
+    /// Its name, an address.
+    pub issuer: String,
+    /// Our name there.
+    pub client_id: String,
+    /// Our secret there.
+    pub client_secret: Option<Secret>,
+    /// The file of the user's ID token, read anew each time.
+    pub id_token_file: PathBuf,
+}
+
+/// What a token is got for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// A user's login.
+    #[default]
+    AuthorizationCode,
+    /// The client's own name and secret, or key.
+    ClientCredentials,
+    /// A statement of the platform that this runs on (RFC 7523).
+    JwtBearer,
+}
+
+impl OAuth {
+    /// What a schema cannot tell.
+    fn check(&self) -> Result<(), String> {
+        let OAuth { grant, client_id, client_secret, private_key_file, assertion_file, .. } = self;
+        let OAuth { identity_provider, client_metadata_url, .. } = self;
+        let has_proof = client_secret.is_some() || private_key_file.is_some();
+        let is_document =
+            |url: &String| url.starts_with("https://") && Url::parse(url).is_ok_and(|url| url.path() != "/");
+        match grant {
+            _ if has_proof && client_id.is_none() => {
+                Err("a secret or a key belongs to a clientId, which is missing".to_owned())
+            }
+            _ if client_secret.is_some() && private_key_file.is_some() => {
+                Err("clientSecret and privateKeyFile are two ways to prove one thing; leave one out".to_owned())
+            }
+            _ if client_metadata_url.as_ref().is_some_and(|url| !is_document(url)) => {
+                Err("clientMetadataUrl must be the https address of a document".to_owned())
+            }
+            Grant::ClientCredentials if !has_proof => {
+                Err("the grant client_credentials needs a clientId, and a clientSecret or a privateKeyFile".to_owned())
+            }
+            Grant::JwtBearer if client_id.is_none() || assertion_file.is_some() == identity_provider.is_some() => {
+                Err("the grant jwt_bearer needs a clientId, and either an assertionFile or an identityProvider"
+                    .to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How a server is reached.
@@ -156,6 +243,8 @@ pub enum Transport {
         headers: BTreeMap<String, Secret>,
         /// Whether it is known to speak the HTTP+SSE of 2024-11-05.
         is_sse: bool,
+        /// How tokens are got, as far as it is configured.
+        oauth: Option<Box<OAuth>>,
     },
     /// One message a line; `host:port`.
     Tcp(String),
@@ -204,7 +293,7 @@ pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -
     for (name, entry) in servers.iter_mut().filter(|(_, entry)| entry["disabled"] != true) {
         let pointer = member("", name);
         let before = faults.len();
-        for key in ["command", "args", "env", "cwd", "url", "headers"] {
+        for key in ["command", "args", "env", "cwd", "url", "headers", "oauth"] {
             if let Some(value) = entry.get_mut(key) {
                 expand(value, &member(&pointer, key), &variable, &mut faults);
             }
@@ -250,8 +339,12 @@ fn upstream(name: &str, entry: Entry) -> Result<Upstream, (&'static str, String)
 }
 
 fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
-    let Entry { r#type, command, args, env, cwd, url, headers, .. } = entry;
+    let Entry { r#type, command, args, env, cwd, url, headers, oauth, .. } = entry;
+    if let Some(oauth) = oauth {
+        oauth.check().map_err(|message| ("oauth", message))?;
+    }
     match (command, url) {
+        (Some(_), None) if oauth.is_some() => Err(("oauth", "is for servers with an http address".to_owned())),
         (Some(_), Some(_)) => Err(("url", "a server has a command or a URL, not both".to_owned())),
         (None, None) => Err(("", "`command` or `url` is missing".to_owned())),
         (Some(program), None) => {
@@ -273,8 +366,13 @@ fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
                 },
                 ("http" | "https", None | Some(Kind::Http | Kind::Sse)) => {
                     header_map(headers).map_err(|message| ("headers", message))?;
+                    if oauth.is_some() && headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
+                        let message = "the header Authorization and oauth are two ways to one thing; leave one out";
+                        return Err(("oauth", message.to_owned()));
+                    }
                     let is_sse = *r#type == Some(Kind::Sse);
-                    Ok(Transport::Http { url: url.clone(), headers: headers.clone(), is_sse })
+                    let (url, headers, oauth) = (url.clone(), headers.clone(), oauth.clone().map(Box::new));
+                    Ok(Transport::Http { url, headers, is_sse, oauth })
                 }
                 (_, Some(Kind::Stdio)) => Err(("type", "a server of the type stdio has a command, no URL".to_owned())),
                 (_, Some(Kind::Tcp)) => Err(("url", "must be tcp://host:port".to_owned())),
@@ -366,6 +464,7 @@ fn translate(entry: &mut Value) -> Vec<(&'static str, &'static str)> {
         members.insert("tools".to_owned(), filter);
         renamed.push(("/tools/allow", "/tools"));
     }
+    renamed.extend(translate_oauth(members));
     for (theirs, ours) in SPELLINGS {
         let Some((table, key)) = ours.rsplit_once('/').filter(|_| members.contains_key(theirs)) else { continue };
         let table = table.trim_start_matches('/');
@@ -380,6 +479,31 @@ fn translate(entry: &mut Value) -> Vec<(&'static str, &'static str)> {
             members.shift_remove(theirs);
             renamed.push((ours, theirs));
         }
+    }
+    renamed
+}
+
+/// Cursor has the table as `auth`, with other keys in it; Claude Code has the scopes in one text.
+fn translate_oauth(members: &mut serde_json::Map<String, Value>) -> Vec<(&'static str, &'static str)> {
+    let mut renamed = Vec::new();
+    let is_cursors = |auth: &Value| auth.get("CLIENT_ID").is_some();
+    if !members.contains_key("oauth")
+        && let Some(mut auth) = members.get("auth").filter(|auth| is_cursors(auth)).cloned()
+    {
+        members.shift_remove("auth");
+        for (theirs, ours) in [("CLIENT_ID", "clientId"), ("CLIENT_SECRET", "clientSecret")] {
+            if let Some(value) = auth.as_object_mut().and_then(|auth| auth.shift_remove(theirs)) {
+                auth[ours] = value;
+            }
+        }
+        members.insert("oauth".to_owned(), auth);
+        renamed.extend([("/oauth/clientId", "/auth/CLIENT_ID"), ("/oauth/clientSecret", "/auth/CLIENT_SECRET")]);
+        renamed.push(("/oauth", "/auth"));
+    }
+    if let Some(scopes) = members.get_mut("oauth").and_then(|oauth| oauth.get_mut("scopes"))
+        && let Some(text) = scopes.as_str()
+    {
+        *scopes = text.split_ascii_whitespace().collect();
     }
     renamed
 }
@@ -450,17 +574,23 @@ pub fn read_one(
 /// What the schema has against the servers. Unknown keys are taken out: they are their client's.
 fn validate(document: &Document, table: &str, servers: &mut Value) -> Vec<Diagnostic> {
     static SCHEMA: Schema = Schema::of::<Entry>();
+    static OAUTH: Schema = Schema::of::<OAuth>();
     let mut problems = Vec::new();
     for (name, entry) in servers.as_object_mut().into_iter().flatten() {
         let here = member(table, name);
         let renamed = translate(entry);
-        let known = SCHEMA.json().get("properties").and_then(Value::as_object);
-        if let (Some(members), Some(known)) = (entry.as_object_mut(), known) {
+        let mut without = |entry: &mut Value, schema: &Schema, here: &str| {
+            let known = schema.json().get("properties").and_then(Value::as_object);
+            let (Some(members), Some(known)) = (entry.as_object_mut(), known) else { return };
             let unknown: Vec<String> = members.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
             for key in unknown {
                 members.shift_remove(&key);
-                problems.push(document.problem(&member(&here, &key), "is not known here and has no effect").warning());
+                problems.push(document.problem(&member(here, &key), "is not known here and has no effect").warning());
             }
+        };
+        without(entry, &SCHEMA, &here);
+        if let Some(oauth) = entry.get_mut("oauth") {
+            without(oauth, &OAUTH, &member(&here, "oauth"));
         }
         for violation in SCHEMA.violations(entry) {
             // Where the author wrote it.

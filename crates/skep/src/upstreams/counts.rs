@@ -33,9 +33,11 @@ enum Ended {
     TimedOut,
     Closed,
     Protocol,
+    Unauthorized,
 }
 
-const ENDED: [&str; 8] = ["ok", "denied", "busy", "unavailable", "error", "timed_out", "closed", "protocol"];
+const ENDED: [&str; 9] =
+    ["ok", "denied", "busy", "unavailable", "error", "timed_out", "closed", "protocol", "unauthorized"];
 
 impl Ended {
     fn of<T>(result: &Result<T, UpstreamError>) -> Option<Ended> {
@@ -49,6 +51,7 @@ impl Ended {
                 CallError::Rpc(_) => Ended::Error,
                 CallError::TimedOut(_) => Ended::TimedOut,
                 CallError::Closed(_) => Ended::Closed,
+                CallError::Unauthorized(_) => Ended::Unauthorized,
                 CallError::Http { .. } | CallError::Protocol(_) => Ended::Protocol,
             },
         })

@@ -5,13 +5,14 @@
 //! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
 //! know nothing of each other, and neither do their callers.
 //!
-//! [`config`] says which servers there are, `process` starts and ends the process of one, `pool` decides when.
+//! [`config`] says which servers there are, [`logins`] what their tokens are got for, `process` starts and ends the process of one, `pool` decides when.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 pub mod config;
 mod counts;
 mod fair;
 mod guard;
+pub mod logins;
 mod pool;
 mod process;
 
@@ -32,7 +33,7 @@ use skep_mcp::{
 use tokio::sync::broadcast;
 
 pub use self::{config::Upstream, guard::init};
-use self::{counts::Counts, fair::Queue, pool::Slot};
+use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
 use crate::schema::suggest;
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
@@ -113,6 +114,8 @@ pub enum State {
     Starting,
     /// It takes calls.
     Running,
+    /// It wants a login, and nobody has logged in.
+    NeedsLogin,
     /// It failed, and is not started again before this time has passed.
     Waiting(Duration),
     /// It failed to come up so often that it is left alone for this time.
@@ -126,6 +129,7 @@ impl State {
             State::Stopped => "stopped",
             State::Starting => "starting",
             State::Running => "running",
+            State::NeedsLogin => "needs_login",
             State::Waiting(_) => "waiting",
             State::Quarantined(_) => "quarantined",
         }
@@ -135,7 +139,7 @@ impl State {
     pub fn wait(&self) -> Option<Duration> {
         match self {
             State::Waiting(wait) | State::Quarantined(wait) => Some(*wait),
-            State::Stopped | State::Starting | State::Running => None,
+            State::Stopped | State::Starting | State::Running | State::NeedsLogin => None,
         }
     }
 }
@@ -172,11 +176,13 @@ pub struct Upstreams {
 #[derive(Default)]
 struct Inner {
     servers: Mutex<BTreeMap<String, Arc<Server>>>,
+    logins: Option<Logins>,
 }
 
 /// One server: its slots, and what they share.
 struct Server {
     config: Upstream,
+    logins: Option<Logins>,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
     lists: Arc<Lists>,
     changes: broadcast::Sender<Change>,
@@ -184,11 +190,11 @@ struct Server {
 }
 
 impl Upstreams {
-    /// These servers; none is started.
-    pub fn new(configs: impl IntoIterator<Item = Upstream>) -> Upstreams {
-        let server = |config: Upstream| (config.name.clone(), Server::new(config));
-        let servers = configs.into_iter().map(server).collect();
-        Upstreams { inner: Arc::new(Inner { servers: Mutex::new(servers) }) }
+    /// These servers; none is started. Without logins, servers that want tokens are those whose `headers` have one.
+    pub fn new(configs: impl IntoIterator<Item = Upstream>, logins: Option<Logins>) -> Upstreams {
+        let server = |config: Upstream| (config.name.clone(), Server::new(config, logins.clone()));
+        let servers = Mutex::new(configs.into_iter().map(server).collect());
+        Upstreams { inner: Arc::new(Inner { servers, logins }) }
     }
 
     /// Whether there is none.
@@ -296,7 +302,7 @@ impl Upstreams {
             let mut servers = self.lock();
             match servers.get(&config.name) {
                 Some(server) if server.config == config => None,
-                _ => servers.insert(config.name.clone(), Server::new(config)),
+                _ => servers.insert(config.name.clone(), Server::new(config, self.inner.logins.clone())),
             }
         };
         ended(old)
@@ -324,10 +330,10 @@ impl Upstreams {
 }
 
 impl Server {
-    fn new(config: Upstream) -> Arc<Server> {
+    fn new(config: Upstream, logins: Option<Logins>) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
         let counts = Counts::new(&config.name);
-        Arc::new(Server { config, slots: Mutex::default(), lists: Arc::default(), changes, counts })
+        Arc::new(Server { config, logins, slots: Mutex::default(), lists: Arc::default(), changes, counts })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {

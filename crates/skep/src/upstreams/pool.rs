@@ -25,7 +25,7 @@ use futures_util::future::{FutureExt as _, Shared};
 use reqwest::{Url, redirect};
 use serde_json::{json, value::RawValue};
 use skep_mcp::{
-    client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp},
+    client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp, auth::Denied},
     revision::Revision,
     server::Members,
 };
@@ -95,6 +95,8 @@ struct Inside {
     unstarted: u32,
     retry_at: Option<Instant>,
     last_error: Option<String>,
+    /// Whether it did not start because nobody has logged in to it.
+    needs_login: bool,
     stderr: Stderr,
     /// Resources that somebody watches: while there are any it is not idle, and each new process is told of them.
     watched: BTreeSet<String>,
@@ -120,6 +122,22 @@ pub(super) struct Running {
     died: CancellationToken,
     last_words: Mutex<Option<String>>,
     is_checked: AtomicBool,
+    /// Whether the last call was refused because nobody has logged in, or with too little.
+    needs_login: AtomicBool,
+}
+
+/// Why a server was not connected to.
+enum Unopened {
+    /// A user has to log in; how.
+    NeedsLogin(String),
+    /// It, or the way to it, does not work.
+    Failed(String),
+}
+
+impl From<String> for Unopened {
+    fn from(why: String) -> Unopened {
+        Unopened::Failed(why)
+    }
 }
 
 /// Counts a call while it lives.
@@ -152,6 +170,7 @@ impl Slot {
             unstarted: 0,
             retry_at: None,
             last_error: None,
+            needs_login: false,
             stderr: Stderr::default(),
             watched: BTreeSet::new(),
             revision,
@@ -268,7 +287,12 @@ impl Slot {
         result: Result<T, CallError>,
     ) -> Result<T, UpstreamError> {
         let error = match result {
-            Ok(result) => return Ok(result),
+            Ok(result) => {
+                if running.needs_login.load(Ordering::Relaxed) {
+                    running.needs_login.store(false, Ordering::Relaxed);
+                }
+                return Ok(result);
+            }
             Err(CallError::Closed(reason)) => {
                 let _ = timeout(LAST_WORDS_MAX * 2, running.died.cancelled()).await;
                 let words = running.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -276,8 +300,13 @@ impl Slot {
             }
             Err(error) => error,
         };
-        if matches!(error, CallError::TimedOut(_)) {
-            self.check(running);
+        match &error {
+            CallError::TimedOut(_) => self.check(running),
+            CallError::Unauthorized(Denied::NeedsLogin(reason)) => {
+                running.needs_login.store(true, Ordering::Relaxed);
+                self.inside().last_error = Some(reason.clone());
+            }
+            _ => {}
         }
         Err(UpstreamError::Call { server: self.config.name.clone(), error })
     }
@@ -347,7 +376,7 @@ impl Slot {
             (inside.stderr.clone(), inside.revision)
         };
         let opening = self.open(stderr.clone(), revision);
-        let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err("it was removed".to_owned()));
+        let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err("it was removed".to_owned().into()));
         let mut inside = self.inside();
         match opened {
             Ok((connection, process)) => {
@@ -358,10 +387,12 @@ impl Slot {
                     died: CancellationToken::new(),
                     last_words: Mutex::default(),
                     is_checked: AtomicBool::new(false),
+                    needs_login: AtomicBool::new(false),
                     connection,
                 });
                 inside.revision = Some(running.connection.info().revision);
                 inside.unstarted = 0;
+                inside.needs_login = false;
                 inside.retry_at = None;
                 inside.last_used = Instant::now();
                 inside.phase = Phase::Running(Arc::clone(&running));
@@ -374,8 +405,16 @@ impl Slot {
                 self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
                 Ok(running)
             }
-            Err(error) => {
+            // Nothing is wrong with it: the next call looks whether somebody has logged in.
+            Err(Unopened::NeedsLogin(reason)) => {
+                inside.needs_login = true;
+                inside.last_error = Some(reason.clone());
+                inside.phase = Phase::Stopped;
+                Err(self.unavailable(reason, Duration::ZERO))
+            }
+            Err(Unopened::Failed(error)) => {
                 let reason = format!("it failed to start: {error}");
+                inside.needs_login = false;
                 inside.revision = None; // ask it again
                 inside.unstarted += 1;
                 inside.failures += 1;
@@ -391,7 +430,11 @@ impl Slot {
     }
 
     /// Connect, or say why not.
-    async fn open(&self, stderr: Stderr, revision: Option<Revision>) -> Result<(Connection, Option<Process>), String> {
+    async fn open(
+        &self,
+        stderr: Stderr,
+        revision: Option<Revision>,
+    ) -> Result<(Connection, Option<Process>), Unopened> {
         let setup = Setup {
             info: json!({ "name": "skep", "title": "Skep", "version": env!("CARGO_PKG_VERSION") }),
             // What callers can do differs; it is said with each call, and whoever cannot answer refuses.
@@ -406,11 +449,11 @@ impl Slot {
                 match Connection::over_lines(&mut spawner, setup).await {
                     Ok(connection) => Ok((connection, spawner.process)),
                     Err(error) => {
-                        let Some(mut process) = spawner.process else { return Err(error.to_string()) };
+                        let Some(mut process) = spawner.process else { return Err(error.to_string().into()) };
                         let status = process.last_words(LAST_WORDS_MAX).await;
                         process.kill().await;
                         let status = status.map_or(String::new(), |status| format!(" ({status})"));
-                        Err(format!("{error}{status}{}", stderr.shown()))
+                        Err(format!("{error}{status}{}", stderr.shown()).into())
                     }
                 }
             }
@@ -418,21 +461,25 @@ impl Slot {
                 let connection = Connection::over_lines(&mut Tcp(address.clone()), setup).await;
                 Ok((connection.map_err(|error| format!("{address}: {error}"))?, None))
             }
-            Transport::Http { url, headers, is_sse } => {
+            Transport::Http { url, headers, is_sse, .. } => {
+                let server = self.server.upgrade();
+                let logins = server.as_ref().and_then(|server| server.logins.as_ref());
                 let url = Url::parse(url.reveal()).map_err(|error| error.to_string())?;
                 let target = Target {
                     url,
                     headers: header_map(headers)?,
                     client: http_client()?,
+                    authorization: logins.and_then(|logins| logins.authorization(&self.config)),
                     is_sse: *is_sse,
                     is_direct: !has_proxy(),
                 };
                 match Connection::over_http(target, setup).await {
                     Ok(connection) => Ok((connection, None)),
+                    Err(CallError::Unauthorized(Denied::NeedsLogin(reason))) => Err(Unopened::NeedsLogin(reason)),
                     Err(error @ CallError::Http { status: 401 | 403, .. }) => {
-                        Err(format!("{error}; put what it wants into its `headers`, such as Authorization"))
+                        Err(format!("{error}; put what it wants into its `headers`, such as Authorization").into())
                     }
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => Err(error.to_string().into()),
                 }
             }
         }
@@ -591,8 +638,10 @@ impl Slot {
         let waiting = self.queue.waiting();
         let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         status.state = match (&inside.phase, &status.state) {
+            (Phase::Running(running), _) if running.needs_login.load(Ordering::Relaxed) => State::NeedsLogin,
             (Phase::Running(_), _) | (_, State::Running) => State::Running,
             (Phase::Starting(_), _) | (_, State::Starting) => State::Starting,
+            (Phase::Stopped, _) if inside.needs_login => State::NeedsLogin,
             (Phase::Stopped, _) if wait.is_zero() => State::Stopped,
             (Phase::Stopped, _) if inside.unstarted >= QUARANTINE_AFTER => State::Quarantined(wait),
             (Phase::Stopped, _) => State::Waiting(wait),
@@ -620,13 +669,13 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// Whether requests without TLS may have to go by a proxy.
-fn has_proxy() -> bool {
+pub(super) fn has_proxy() -> bool {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(is_set)
 }
 
 /// What the operator configured may be anywhere; but keys go nowhere else.
-fn http_client() -> Result<reqwest::Client, String> {
+pub(super) fn http_client() -> Result<reqwest::Client, String> {
     let policy = redirect::Policy::custom(|attempt| {
         let is_same = attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
         if is_same && attempt.previous().len() <= REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }

@@ -307,6 +307,11 @@ impl Response {
         self.head.header(name)
     }
 
+    /// All headers of this name.
+    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.head.headers(name)
+    }
+
     /// Bytes of the body that are known to come.
     pub(super) fn announced(&self) -> usize {
         self.head.body.announced()

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use reqwest::{
-    Url,
-    header::{ACCEPT, CONTENT_TYPE},
+    Method, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use tokio::{sync::mpsc, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{
     EVENT_STREAM, Response, Target,
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::client::{
     CallError, Setup,
+    auth::Access,
     link::{Link, Outgoing},
 };
 
@@ -25,8 +28,15 @@ const POSTS_MAX: usize = 64;
 
 /// Open the stream, and a link over it.
 pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc<Link>, CallError> {
-    let request = target.client.get(target.url.clone()).headers(target.headers.clone()).header(ACCEPT, EVENT_STREAM);
-    let response = Response::from(request.send().await.map_err(|error| failed(&error))?);
+    let (link, queue) = Link::new(Arc::clone(&setup.handler), &setup.limits);
+    let access = target.authorization.clone().map(Access::new);
+    let door = Door { target, access, tasks: link.tasks.clone() };
+    if let Some(access) = &door.access {
+        access.begin(&door.tasks).await?;
+    }
+    let target = &door.target;
+    let accept = (ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+    let response = door.send(Method::GET, &target.url, accept, Bytes::new()).await?;
     if !response.status().is_success() || !is_event_stream(&response) {
         let status = response.status().as_u16();
         let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
@@ -49,10 +59,45 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
             shown(endpoint.as_bytes())
         )));
     };
-    let (link, queue) = Link::new(Arc::clone(&setup.handler), &setup.limits);
     link.tasks.spawn(read(Arc::clone(&link), events));
-    link.tasks.spawn(write(Arc::clone(&link), target, address, queue, setup.limits.write_time_max));
+    link.tasks.spawn(write(Arc::clone(&link), door, address, queue, setup.limits.write_time_max));
     Ok(link)
+}
+
+/// The way to the server, with the token that it wants.
+struct Door {
+    target: Target,
+    access: Option<Access>,
+    tasks: TaskTracker,
+}
+
+impl Door {
+    /// Send a request with this header besides those that each has; again if the server wants another token and there is one.
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        (name, value): (HeaderName, HeaderValue),
+        body: Bytes,
+    ) -> Result<Response, CallError> {
+        let send = async || {
+            let mut headers = self.target.headers.clone();
+            headers.insert(name.clone(), value.clone());
+            headers.extend(self.access.as_ref().and_then(|access| access.headers(&method, url)).into_iter().flatten());
+            let request = self.target.client.request(method.clone(), url.clone()).headers(headers).body(body.clone());
+            request.send().await.map(Response::from).map_err(|error| failed(&error))
+        };
+        let Some(access) = &self.access else { return send().await };
+        if access.is_stale() {
+            access.begin(&self.tasks).await?;
+        }
+        let seen = access.changes();
+        let response = send().await?;
+        match response.challenge() {
+            None => Ok(response),
+            Some(challenge) => access.again(&self.tasks, seen, challenge, Response::challenge, send).await,
+        }
+    }
 }
 
 struct Events {
@@ -93,24 +138,22 @@ async fn read(link: Arc<Link>, mut events: Events) {
 
 async fn write(
     link: Arc<Link>,
-    target: Target,
+    door: Door,
     address: Url,
     mut queue: mpsc::Receiver<Outgoing>,
     time_max: std::time::Duration,
 ) {
     let post = async |Outgoing { text, call }: Outgoing| {
-        let request = target.client.post(address.clone()).headers(target.headers.clone());
-        let request = request.header(CONTENT_TYPE, "application/json").body(text);
-        let error = match timeout(time_max, request.send()).await {
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sending = door.send(Method::POST, &address, json, text.into());
+        let error = match timeout(time_max, sending).await {
             Ok(Ok(response)) if response.status().is_success() => return,
             Ok(Ok(response)) => {
                 let status = response.status().as_u16();
-                CallError::Http {
-                    status,
-                    text: shown(&super::body(response.into(), super::SHOWN_MAX).await.unwrap_or_default()),
-                }
+                let text = shown(&super::body(response, super::SHOWN_MAX).await.unwrap_or_default());
+                CallError::Http { status, text }
             }
-            Ok(Err(error)) => failed(&error),
+            Ok(Err(error)) => error,
             Err(_) => CallError::TimedOut(time_max),
         };
         if let Some(id) = call {

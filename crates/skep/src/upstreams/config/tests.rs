@@ -59,6 +59,17 @@ fn every_fault_names_its_place_and_what_to_do() {
         ),
         (r#"{"type": "stdio", "url": "http://x"}"#, "mcpServers.a.type: a server of the type stdio has a command"),
         (r#"{"type": "carrier-pigeon", "url": "http://x"}"#, "mcpServers.a.type: "),
+        (
+            r#"{"url": "https://x", "oauth": {"clientSecret": "s"}}"#,
+            "mcpServers.a.oauth: a secret or a key belongs to a clientId",
+        ),
+        (
+            r#"{"url": "https://x", "oauth": {"grant": "client_credentials", "clientId": "me"}}"#,
+            "mcpServers.a.oauth: the grant client_credentials needs",
+        ),
+        (r#"{"url": "https://x", "oauth": {"grant": "password"}}"#, "mcpServers.a.oauth.grant: "),
+        (r#"{"url": "https://x", "oauth": {"clientMetadataUrl": "http://x/y"}}"#, "must be the https address"),
+        (r#"{"command": "x", "oauth": {}}"#, "mcpServers.a.oauth: is for servers with an http address"),
         (r#"{"command": "x", "timeout": "soon"}"#, "mcpServers.a.timeout: must be a time such as"),
     ] {
         let (servers, problems) = read_as("c.json", &format!("{{\"mcpServers\": {{\n\"a\": {entry}\n}}}}"));
@@ -102,6 +113,29 @@ fn what_clients_call_differently_counts_all_the_same() {
     let (servers, problems) = read_as("c.json", twice);
     assert!(problems[0].contains("a.serverUrl: is not known here and has no effect"), "{problems:?}");
     assert!(matches!(&servers[0].transport, Transport::Http { url, .. } if url.reveal() == "http://a.example"));
+}
+
+#[test]
+fn how_tokens_are_got_is_read_as_clients_write_it() {
+    let wanted = OAuth {
+        client_id: Some("me".to_owned()),
+        client_secret: Some(Secret::new("t0ken")),
+        scopes: vec!["read".to_owned(), "write".to_owned()],
+        ..OAuth::default()
+    };
+    for entry in [
+        r#""oauth": {"clientId": "me", "clientSecret": "${TOKEN}", "scopes": "read  write"}"#, // Claude Code
+        r#""auth": {"CLIENT_ID": "me", "CLIENT_SECRET": "${TOKEN}", "scopes": ["read", "write"]}"#, // Cursor
+        r#""oauth": {"enabled": true, "clientId": "me", "clientSecret": "${TOKEN}", "scopes": ["read", "write"]}"#, // Gemini CLI
+    ] {
+        let text = format!(r#"{{"mcpServers": {{"a": {{"url": "https://a.test/mcp", {entry}}}}}}}"#);
+        let (servers, problems) = read_as("c.json", &text);
+        let Transport::Http { oauth, .. } = &servers[0].transport else { panic!("{problems:?}") };
+        assert_eq!(oauth.as_deref(), Some(&wanted), "{problems:?}");
+        assert!(!format!("{servers:?}").contains("t0ken"), "secrets are not shown");
+        let warned: Vec<&str> = problems.iter().map(String::as_str).collect();
+        assert!(warned.is_empty() || (entry.contains("enabled") && warned[0].contains("oauth.enabled")), "{warned:?}");
+    }
 }
 
 #[test]

@@ -63,10 +63,15 @@ impl Head {
 
     /// The first header of this name.
     pub(super) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers(name).next()
+    }
+
+    /// All headers of this name.
+    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         // Read before, and found to be in order; a status line has a blank before any colon.
         let ends = memchr::memchr_iter(b'\n', &self.text);
         let begins = std::iter::once(0).chain(ends.map(|end| end + 1));
-        begins.map(|begin| &self.text[begin..]).find_map(|lines| {
+        begins.map(|begin| &self.text[begin..]).filter_map(move |lines| {
             let (found, rest) = lines.split_at_checked(name.len())?;
             let value = rest.strip_prefix(b":").filter(|_| found.eq_ignore_ascii_case(name.as_bytes()))?;
             Some(value[..memchr::memchr(b'\n', value)?].trim_ascii())
