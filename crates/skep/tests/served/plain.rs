@@ -35,7 +35,8 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order_whatever_they_
     const OTHER: u32 = 7;
     let hub = Hub::start("");
     let mut connection = hub.connect().await;
-    let ask = |id| if id == OTHER { "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned() } else { discover(id) };
+    let ask =
+        |id| if id == OTHER { "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned() } else { discover(id) };
     connection.write(&(0..20).map(ask).collect::<String>()).await.unwrap();
     for id in 0..20 {
         let answer = connection.answer().await.unwrap();
