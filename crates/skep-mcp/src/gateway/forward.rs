@@ -7,7 +7,6 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
 
 use super::{Backend, CHANGES_MAX, Kind, List, Lists, Wanted};
 use crate::{
@@ -22,16 +21,14 @@ use crate::{
 /// Hand a call to the server at the other end. What that server sends meanwhile goes to the caller: progress and log
 /// messages, and its questions, as far as the caller declared that it answers such.
 pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: CallOptions) -> Outcome {
-    let Request { method, params, options, cancel } = Request::new(call, peer, options);
-    let withdrawn = || ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew");
-    let called = cancel.run_until_cancelled(connection.call(&method, params, options)).await;
-    called.ok_or_else(withdrawn)?.map_err(|error| match error {
+    let Request { method, params, options } = Request::new(call, peer, options);
+    connection.call(&method, params, options).await.map_err(|error| match error {
         CallError::Rpc(error) => error,
         error => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
     })
 }
 
-/// A call as it goes on to another server.
+/// A call as it goes on to another server. A caller that withdraws drops it, which is enough.
 pub struct Request {
     /// The method.
     pub method: String,
@@ -39,14 +36,12 @@ pub struct Request {
     pub params: Members<'static>,
     /// What is asked for beside the result: progress and questions go to the caller.
     pub options: CallOptions,
-    /// Rung when the caller withdraws.
-    pub cancel: CancellationToken,
 }
 
 impl Request {
     /// What a call becomes, with the times of `options`.
     pub fn new(call: Call, peer: Peer, options: CallOptions) -> Request {
-        let Call { method, mut params, caller, cancel } = call;
+        let Call { method, mut params, caller, .. } = call;
         // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
             let mut meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
@@ -61,7 +56,7 @@ impl Request {
             handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
             ..options
         };
-        Request { method, params, options, cancel }
+        Request { method, params, options }
     }
 }
 

@@ -54,13 +54,12 @@ impl Service for Behind {
             let pass = self.calls.admission.pass(&call.caller.principal).map_err(refused)?;
             let caller = caller_of(&call.caller);
             let times = self.upstreams().call_options(&self.name).map_err(failed)?;
-            let Request { method, params, options, cancel } = Request::new(call, peer, times);
+            let Request { method, params, options } = Request::new(call, peer, times);
             let options = Options { caller, call: Some(options) };
             let calling = pin!(self.upstreams().call(&self.name, &method, params, options));
             tokio::select! {
                 biased;
                 result = calling => result.map_err(failed),
-                () = cancel.cancelled() => Err(ErrorObject::new(code::INTERNAL_ERROR, "the caller withdrew")),
                 () = pass.cancel.cancelled() => Err(refused(Refused::Draining)),
             }
         })

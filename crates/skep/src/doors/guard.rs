@@ -84,14 +84,19 @@ impl Guard {
 
     /// Ports do not matter: behind a forwarded port the hub is called by another one.
     fn is_own_name(&self, host: &str) -> bool {
+        // An address cannot be rebound, so on a hub that listens everywhere any of them will do.
+        let is_own =
+            |ip: IpAddr| ip.is_loopback() || self.bound.iter().any(|bound| *bound == ip || bound.is_unspecified());
+        if let Ok(address) = host.parse::<SocketAddr>() {
+            return is_own(address.ip()); // as most say it
+        }
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if host.contains('@') {
             return false;
         }
         let name = authority.host();
         match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            // An address cannot be rebound, so on a hub that listens everywhere any of them will do.
-            Ok(ip) => ip.is_loopback() || self.bound.iter().any(|bound| *bound == ip || bound.is_unspecified()),
+            Ok(ip) => is_own(ip),
             Err(_) => name == "localhost" || self.hosts.iter().any(|known| known == name),
         }
     }

@@ -39,6 +39,13 @@ use super::{
 const REQUEST_LINE: &[u8] = b"POST /mcp HTTP/1.1\r\n";
 /// A request with more headers is not plain.
 const HEADERS_MAX: usize = 64;
+/// Headers of the protocol, whose names need not be copied.
+static KNOWN: [HeaderName; 4] = [
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("mcp-method"),
+    HeaderName::from_static("mcp-name"),
+    HeaderName::from_static("mcp-session-id"),
+];
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
 /// Bytes that a caller may send before it has its answer; the rest waits in the kernel.
@@ -345,7 +352,9 @@ fn read_head(whole: &Bytes, head_bytes: usize) -> Option<(HeaderMap, usize)> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     let mut length = None;
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let known = KNOWN.iter().find(|known| known.as_str().eq_ignore_ascii_case(field.name));
+        let name =
+            known.map_or_else(|| HeaderName::from_bytes(field.name.as_bytes()).ok(), |known| Some(known.clone()))?;
         match name {
             header::CONTENT_LENGTH if length.is_none() => length = Some(read_length(field.value)?),
             header::CONNECTION if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
