@@ -62,6 +62,11 @@ impl Parser {
     /// Take a piece; gives back what is complete.
     pub fn push(&mut self, piece: &str) -> Vec<Part> {
         self.held.push_str(piece);
+        self.take(false)
+    }
+
+    /// What is complete of what is held. `is_all`: there will be no more.
+    fn take(&mut self, is_all: bool) -> Vec<Part> {
         let mut parts = Vec::new();
         loop {
             if self.skips {
@@ -80,7 +85,7 @@ impl Parser {
             };
             say(&mut parts, self.held.drain(..start).collect());
             let inside = &self.held[OPEN.len()..];
-            match end_of_block(inside) {
+            match end_of_block(inside, is_all) {
                 Some(end) => {
                     parts.push(read(&inside[..end]));
                     self.held.drain(..OPEN.len() + end + CLOSE.len());
@@ -98,13 +103,14 @@ impl Parser {
     }
 
     /// There is no more: what is left of a block was cut off.
-    pub fn finish(self) -> Vec<Part> {
+    pub fn finish(mut self) -> Vec<Part> {
+        let mut parts = self.take(true);
         match self.held.strip_prefix(OPEN) {
-            _ if self.skips => Vec::new(),
-            Some(_) => vec![Part::Malformed(format!("the {OPEN} block has no end; close it with {CLOSE}"))],
-            None if self.held.is_empty() => Vec::new(),
-            None => vec![Part::Text(self.held)],
+            _ if self.skips => {}
+            Some(_) => parts.push(Part::Malformed(format!("the {OPEN} block has no end; close it with {CLOSE}"))),
+            None => say(&mut parts, self.held),
         }
+        parts
     }
 }
 
@@ -119,16 +125,19 @@ fn partial(text: &str, tag: &str) -> usize {
     (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
 }
 
-/// Where the block's closing tag begins. A tag within a string of the arguments does not count, if they are JSON.
-fn end_of_block(inside: &str) -> Option<usize> {
+/// Where the block's closing tag begins. A tag within a string of the arguments does not count, if they are JSON; as long as they
+/// may become JSON, that is open.
+fn end_of_block(inside: &str, is_all: bool) -> Option<usize> {
     let mut from = 0;
     if let Some(start) = inside.find("<arguments>")
         && inside.find(CLOSE).is_none_or(|close| start < close)
     {
         let start = start + "<arguments>".len();
         let mut values = serde_json::Deserializer::from_str(&inside[start..]).into_iter::<Value>();
-        if let Some(Ok(_)) = values.next() {
-            from = start + values.byte_offset();
+        match values.next() {
+            Some(Ok(_)) => from = start + values.byte_offset(),
+            Some(Err(error)) if error.is_eof() && !is_all => return None,
+            _ => {}
         }
     }
     inside[from..].find(CLOSE).map(|end| from + end)
@@ -254,6 +263,7 @@ mod tests {
             (block("[1]"), "must be a JSON object"),
             (block("{\"a\": 1} x"), "is not JSON"),
             (format!("{OPEN}{OPEN}<tool_name>x</tool_name>{CLOSE}"), "inside of another"),
+            (format!("{OPEN}<tool_name>x</tool_name><arguments>{{\"a\": \"b</arguments>{CLOSE}"), "is not JSON"),
         ] {
             let parts = parse(&format!("{text}{}", block("{}")));
             assert!(matches!(&parts[0], Part::Malformed(said) if said.contains(why)), "{text}: {parts:?}");
