@@ -18,6 +18,8 @@ use crate::{
 
 /// Where a result of 2026-07-28 names its server.
 const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+/// A result of fewer bytes is looked through sooner than it is searched for a name.
+const SMALL: usize = 1024;
 /// Members of results that older revisions do not have.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
@@ -66,7 +68,7 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, 
     );
     let Some(inside) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
     let has = |name: &str| has_member(text, name);
-    let is_looked_into = is_cacheable || has("resultType") || has("_meta");
+    let is_looked_into = is_cacheable || text.len() < SMALL || has("resultType") || has("_meta");
     let (mut kind, mut meta, mut has_time, mut has_scope) = (None, None, false, false);
     for Span { name, value, .. } in spans::members(text).filter(|_| is_looked_into).into_iter().flatten() {
         match &*name {

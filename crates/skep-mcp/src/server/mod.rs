@@ -362,6 +362,11 @@ impl Server {
         self.inner.tasks.wait().await;
     }
 
+    /// End the sessions that this principal has opened over HTTP, with all that runs in them.
+    pub fn end_sessions_of(&self, principal: &str) {
+        self.inner.sessions.close_of(principal);
+    }
+
     /// Tasks that run here.
     pub fn tasks_running(&self) -> usize {
         self.inner.durable.as_ref().map_or(0, |tasks| tasks.running_count())

@@ -630,6 +630,12 @@ impl Sessions {
         }
     }
 
+    /// Forget the sessions of a principal and cancel what runs in them.
+    pub(super) fn close_of(&self, principal: &str) {
+        let gone: Vec<_> = lock(&self.by_id).extract_if(|_, session| *session.principal == *principal).collect();
+        gone.iter().for_each(|(_, session)| session.close());
+    }
+
     pub(super) fn close_all(&self) {
         let all: Vec<_> = lock(&self.by_id).drain().map(|(_, session)| session).collect();
         all.iter().for_each(|session| session.close());

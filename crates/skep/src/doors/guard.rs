@@ -15,7 +15,7 @@ use tower_http::cors::CorsLayer;
 
 use super::{
     problem::Problem,
-    tokens::{Known, Tokens},
+    tokens::{Exchanged, Known, Tokens},
 };
 
 /// The rules about callers.
@@ -123,8 +123,8 @@ impl Guard {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Let those in who know these, and no others. Returns whether that is new.
-    pub(super) fn set_tokens(&self, tokens: Tokens) -> Result<bool, NeedsRestart> {
+    /// Let those in who know these, and no others.
+    pub(super) fn set_tokens(&self, tokens: Tokens) -> Result<Exchanged, NeedsRestart> {
         match (self.wants_token, tokens.is_empty()) {
             (true, true) => {
                 return Err(NeedsRestart("callers of this hub need a token, and none is configured any more"));
@@ -133,9 +133,9 @@ impl Guard {
             _ => {}
         }
         let mut known = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, is_new) = tokens.instead_of(&known);
+        let (tokens, exchanged) = tokens.instead_of(&known);
         *known = Arc::new(tokens);
-        Ok(is_new)
+        Ok(exchanged)
     }
 
     /// The third question, asked where something is to be had: which token does the caller know?

@@ -250,14 +250,16 @@ impl Controls {
         self.hub.mcp.set(configs).await
     }
 
-    /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed.
-    /// Returns whether that is new.
+    /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed, and so
+    /// are the sessions of who has none any more. Returns whether that is new.
     ///
     /// # Errors
     ///
     /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
     pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
-        Ok(self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?)
+        let exchanged = self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?;
+        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.end_sessions_of(principal));
+        Ok(exchanged.is_new)
     }
 
     /// Show callers this certificate from now on. Connections that are open go on.

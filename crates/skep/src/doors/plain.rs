@@ -409,3 +409,105 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rest<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(headers: &str) -> Bytes {
+        Bytes::from([std::str::from_utf8(REQUEST_LINE).unwrap(), headers, "\r\n"].concat())
+    }
+
+    fn read(headers: &str) -> Option<(HeaderMap, usize)> {
+        let head = head(headers);
+        read_head(&head, head.len())
+    }
+
+    #[test]
+    fn a_head_is_found_whole_wherever_it_is_cut() {
+        let whole = [&head("host: a\r\ncontent-length: 2\r\n")[..], b"{}"].concat();
+        let (mut searched, bytes) = (0, whole.len() - 2);
+        for cut in 0..bytes {
+            assert!(matches!(find_head(&whole[..cut], &mut searched), Found::Part), "{cut}");
+        }
+        for cut in bytes..=whole.len() {
+            assert!(matches!(find_head(&whole[..cut], &mut 0), Found::Head(found) if found == bytes));
+            assert!(matches!(find_head(&whole[..cut], &mut searched.clone()), Found::Head(found) if found == bytes));
+        }
+    }
+
+    #[test]
+    fn what_does_not_begin_as_a_plain_request_is_seen_at_its_first_byte() {
+        for other in
+            ["GET / HTTP/1.1\r\n", "POST /mcp?a HTTP/1.1\r\n", "POST /mcp HTTP/1.0\r\n", "\r\nPOST", "\x16\x03", "post"]
+        {
+            assert!(matches!(find_head(other.as_bytes(), &mut 0), Found::SomethingElse), "{other:?}");
+        }
+        let endless = [REQUEST_LINE, &[b'a'; HEAD_BYTES_MAX]].concat();
+        assert!(matches!(find_head(&endless, &mut 0), Found::SomethingElse));
+    }
+
+    #[test]
+    fn a_plain_request_keeps_its_headers() {
+        let (headers, length) =
+            read("Host: a\r\nX: 1\r\nx: 2\r\nContent-Length: 17\r\nConnection: Keep-Alive\r\n").unwrap();
+        assert_eq!((&headers["host"], length), (&HeaderValue::from_static("a"), 17));
+        assert_eq!(headers.get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_not_plain() {
+        let many = "a: 1\r\n".repeat(HEADERS_MAX);
+        for headers in [
+            "",
+            "content-length: 1\r\ncontent-length: 1\r\n",
+            "content-length: 1\r\nContent-Length: 2\r\n",
+            "content-length: 1, 1\r\n",
+            "content-length: +1\r\n",
+            "content-length: -1\r\n",
+            "content-length: 0x1\r\n",
+            "content-length:\r\n",
+            "content-length: 99999999999999999999999\r\n",
+            "content-length : 1\r\n",
+            "content-length: 1\r\n folded: 1\r\n",
+            "content-length: 1\r\ntransfer-encoding: chunked\r\n",
+            "transfer-encoding: chunked\r\n",
+            "content-length: 1\r\nconnection: close\r\n",
+            "content-length: 1\r\nconnection: keep-alive, upgrade\r\n",
+            "content-length: 1\r\nupgrade: h2c\r\n",
+            "content-length: 1\r\nexpect: 100-continue\r\n",
+            "content-length: 1\r\ncontent-encoding: gzip\r\n",
+            "content-length: 1\r\norigin: http://localhost\r\n",
+            "content-length: 1\r\na b: 1\r\n",
+            "content-length: 1\r\na: \x01\r\n",
+            &format!("content-length: 1\r\n{many}"),
+        ] {
+            assert!(read(headers).is_none(), "{headers:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_length_of_a_body_is_said_once(
+            fields in prop::collection::vec(
+                prop_oneof![
+                    "(?i)content-length: ?[0-9+, ]{0,3}",
+                    "(?i)transfer-encoding: (chunked|identity)",
+                    "[a-z-]{1,8}: [ -~]{0,8}",
+                    "[\\x00-\\x7f]{0,12}",
+                ],
+                0..8,
+            ),
+            newline in "(\r\n|\n|\r)",
+        ) {
+            let text: String = fields.iter().map(|field| format!("{field}{newline}")).collect();
+            if let Some((headers, length)) = read(&text) {
+                let said: Vec<_> = headers.get_all(header::CONTENT_LENGTH).iter().collect();
+                prop_assert_eq!(said, [&length.to_string()]);
+                prop_assert!(!headers.contains_key(header::TRANSFER_ENCODING));
+            }
+        }
+    }
+}

@@ -85,6 +85,14 @@ impl std::fmt::Debug for Known {
     }
 }
 
+/// What became of tokens when others took their place.
+pub(super) struct Exchanged {
+    /// Whether any is another one.
+    pub(super) is_new: bool,
+    /// Who has none any more.
+    pub(super) gone: Vec<Arc<str>>,
+}
+
 /// All that are known.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Vec<Arc<Known>>);
@@ -120,18 +128,20 @@ impl Tokens {
         Ok(())
     }
 
-    /// The same, with those of `before` that still open; the others of `before` are revoked. Also whether anything is new.
-    pub(super) fn instead_of(mut self, before: &Tokens) -> (Tokens, bool) {
+    /// The same, with those of `before` that still open; the others of `before` are revoked.
+    pub(super) fn instead_of(mut self, before: &Tokens) -> (Tokens, Exchanged) {
         let same = |one: &Known, other: &Known| one.digest == other.digest && one.principal == other.principal;
-        let gone = before.0.iter().filter(|old| !self.0.iter().any(|new| same(old, new)));
-        let revoked = gone.inspect(|gone| gone.revoked.cancel()).count();
+        let revoked = || before.0.iter().filter(|old| !self.0.iter().any(|new| same(old, new)));
+        revoked().for_each(|revoked| revoked.revoked.cancel());
+        let has_none = |principal: &Arc<str>| !self.0.iter().any(|new| new.principal == *principal);
+        let gone = revoked().map(|revoked| Arc::clone(&revoked.principal)).filter(has_none).collect();
+        let is_new = revoked().next().is_some() || self.0.len() != before.0.len();
         for new in &mut self.0 {
             if let Some(old) = before.0.iter().find(|old| same(old, new)) {
                 *new = Arc::clone(old);
             }
         }
-        let is_new = revoked > 0 || self.0.len() != before.0.len();
-        (self, is_new)
+        (self, Exchanged { is_new, gone })
     }
 
     /// Whether callers need none.
@@ -189,12 +199,15 @@ mod tests {
     fn of_other_tokens_instead_those_that_stay_are_the_same_and_the_others_are_revoked() {
         let before = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap();
         let revoked = || before.0.iter().filter(|known| known.revoked.is_cancelled()).count();
-        let (same, is_new) = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap().instead_of(&before);
-        assert!(!is_new && same.0.iter().zip(&before.0).all(|(new, old)| Arc::ptr_eq(new, old)) && revoked() == 0);
+        let (same, exchanged) = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap().instead_of(&before);
+        assert!(
+            !exchanged.is_new && same.0.iter().zip(&before.0).all(|(new, old)| Arc::ptr_eq(new, old)) && revoked() == 0
+        );
         let other = BTreeMap::from([("ann".to_owned(), token("another")), ("carol".to_owned(), token("carol"))]);
-        let (after, is_new) = Tokens::new(Some(token("own")), other).unwrap().instead_of(&before);
-        assert!(is_new && Arc::ptr_eq(&after.0[0], &before.0[0]));
+        let (after, exchanged) = Tokens::new(Some(token("own")), other).unwrap().instead_of(&before);
+        assert!(exchanged.is_new && Arc::ptr_eq(&after.0[0], &before.0[0]));
         assert_eq!(revoked(), 2, "bob's, and the one that ann had");
+        assert_eq!(exchanged.gone, ["bob".into()]);
     }
 
     #[test]

@@ -359,13 +359,20 @@ async fn tokens_are_exchanged_while_the_hub_runs_and_a_broken_file_changes_nothi
     let status =
         async |hub: &Hub, token: &'static str| hub.person(token).post("/process", &[], &json!({})).await.status;
     let (mut anns, mut bobs) = (hub.person(ANN).lines().await, hub.person(BOB).lines().await);
-    let session =
-        hub.person(BOB).post("/mcp", &[], &initialize("2025-11-25")).await.header("mcp-session-id").to_owned();
+    let opened = async |token| hub.person(token).post("/mcp", &[], &initialize("2025-11-25")).await;
+    let opened = [opened(ANN).await, opened(BOB).await];
+    let [anns_session, session] = opened.map(|opened| opened.header("mcp-session-id").to_owned());
+    let (mut stream, bearer) = (hub.connect().await, format!("Bearer {ANN}"));
+    let headers = [("mcp-session-id", &*anns_session), ("authorization", &bearer), ("accept", "text/event-stream")];
+    let headers = [&headers[..], &[("connection", "close")]].concat();
+    stream.send("GET", "/mcp", &headers, "").await.unwrap();
+    assert_eq!(stream.head().await.unwrap().status, 200);
 
     hub.user.file("settings.toml", &with_tokens(&format!("bob = '{BOB}'\ncarol = '{NEW}'")));
     hub.served.says("the tokens were read again");
     assert_eq!([status(&hub, ANN).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 400, 400]);
     assert_eq!(anns.next().await, None, "her token opens no more");
+    while stream.event().await.is_some() {} // and her session has ended
     assert_eq!(bobs.ask(request(1, "ping", json!({}))).await["result"]["status"], "ok", "his connection goes on");
     let ping = hub.person(BOB).post("/mcp", &[("mcp-session-id", &session)], &request(1, "ping", json!({}))).await;
     assert_eq!(ping.json()["result"], json!({}), "and so does his session");

@@ -70,6 +70,12 @@ impl Hub {
         connection.answer().await.expect("the hub closed the connection")
     }
 
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut connection = self.connect().await;
+        connection.send("GET", path, headers, "").await.unwrap();
+        connection.answer().await.expect("the hub closed the connection")
+    }
+
     /// A session, begun.
     pub(crate) async fn session(&self, headers: &[(&str, &str)]) -> String {
         let answer = self.post("/mcp", headers, initialize("2025-11-25")).await;
