@@ -429,19 +429,15 @@ impl Http {
         more: &[Header],
         body: &Bytes,
     ) -> Result<Response, CallError> {
-        let Some(access) = &self.access else { return self.send(state, &method, more, body).await };
-        if access.is_stale() {
+        let access = self.access.as_ref();
+        if let Some(access) = access.filter(|access| access.is_stale()) {
             Box::pin(access.begin(&self.tasks)).await?;
         }
-        let seen = access.changes();
+        let seen = access.map_or(0, Access::changes);
         let response = self.send(state, &method, more, body).await?;
-        match response.challenge() {
-            None => Ok(response),
-            Some(challenge) => {
-                let send = || self.send(state, &method, more, body);
-                Box::pin(access.again(&self.tasks, seen, challenge, Response::challenge, send)).await
-            }
-        }
+        let (Some(access), Some(challenge)) = (access, response.challenge()) else { return Ok(response) };
+        let send = || self.send(state, &method, more, body);
+        Box::pin(access.again(&self.tasks, seen, challenge, Response::challenge, send)).await
     }
 
     /// Send a request with these headers besides.

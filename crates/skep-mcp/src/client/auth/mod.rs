@@ -21,6 +21,7 @@ mod web;
 use std::fmt;
 
 use axum::http::{HeaderValue, header::InvalidHeaderValue};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -30,6 +31,7 @@ pub use self::{
     dpop::ProofKey,
     web::{Answer, Request, Web},
 };
+use crate::server::random;
 
 /// Where the tokens of one server come from.
 pub trait Authorization: fmt::Debug + Send + Sync + 'static {
@@ -120,18 +122,11 @@ pub enum AuthError {
 }
 
 /// An unguessable text for one use: 256 bits, as RFC 7636 (4.1) wants them for a verifier.
-pub fn unguessable() -> String {
-    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-    let mut bytes = [0_u8; 32];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        // Interrupted at most; the kernel's generator does not fail once it has been seeded.
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
-    }
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+fn unguessable() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(random::<32>())
 }
 
-/// What a whole answer says about scopes: a list in one text (RFC 6749, 3.3).
-pub(crate) fn scopes(text: &str) -> Vec<String> {
+/// Scopes, which are a list in one text (RFC 6749, 3.3).
+fn scopes(text: &str) -> Vec<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }

@@ -21,8 +21,8 @@ pub struct Registered {
     pub method: Option<String>,
 }
 
-/// What this client is, as registrations and documents about clients say it: a program on somebody's machine.
-pub fn description(name: &str, redirect_uri: &str) -> Value {
+/// What this client is: a program on somebody's machine.
+fn description(name: &str, redirect_uri: &str) -> Value {
     json!({
         "client_name": name,
         "application_type": "native",
