@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
@@ -22,7 +22,10 @@ use axum::{
 };
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
-use skep_mcp::server::{http::Principal, local};
+use skep_mcp::server::{
+    http::{Principal, answer_post},
+    local,
+};
 use tracing::Instrument as _;
 
 use super::{
@@ -271,22 +274,21 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     observed(&hub, id, &method, route, pin!(work)).await
 }
 
-/// A `POST /mcp` that was read beside the router ([`super::plain`]): it passes what the router's layers are for, in their
-/// order.
-pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: &[u8]) -> Response {
+/// A `POST /mcp` that was read beside the router ([`super::plain`]), or why its body was not: it passes what the router's layers are
+/// for, in their order.
+pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: Result<Bytes, Problem>) -> Response {
     const ROUTE: &str = "/mcp";
     let work = async {
         let may_enter = || {
             hub.guard.check_source(&Uri::from_static(ROUTE), headers)?;
-            match hub.guard.wants_token() {
-                true => hub.guard.check_token(headers).map(|known| Arc::clone(&known.principal)),
-                false => Ok(local()),
-            }
+            let principal = match hub.guard.wants_token() {
+                true => Arc::clone(&hub.guard.check_token(headers)?.principal),
+                false => local(),
+            };
+            Ok::<_, Problem>((principal, body?))
         };
         match may_enter() {
-            Ok(principal) => {
-                skep_mcp::server::http::answer_post(&hub.mcp.server, headers, body, &principal, None).await
-            }
+            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, &body, &principal, None).await,
             Err(problem) => problem.into_response(),
         }
     };

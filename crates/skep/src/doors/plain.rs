@@ -18,7 +18,7 @@ use std::{
 use axum::{
     body::{Body, HttpBody as _},
     http::{HeaderMap, HeaderName, HeaderValue, header},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use httpdate::HttpDate;
@@ -120,27 +120,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                 return Ok(Some(self.rest()));
             };
             let end = head_bytes + body_bytes;
+            self.buffer.extend_from_slice(whole.get(end..).unwrap_or(&whole[head_bytes..]));
             let body = match whole.len() >= end {
-                true => {
-                    self.buffer.extend_from_slice(&whole[end..]);
-                    whole.slice(head_bytes..end)
-                }
-                false => {
-                    self.buffer.extend_from_slice(&whole[head_bytes..]);
-                    match self.read_body(body_bytes).await? {
-                        Came::More => self.buffer.split_to(body_bytes).freeze(),
-                        Came::Nothing => return Ok(None),
-                        Came::TooLate => {
-                            let refusal = self.hub.bodies.too_slow().into_response();
-                            return self.send(refusal).await.map(|_| None);
-                        }
-                    }
-                }
+                true => Ok(whole.slice(head_bytes..end)),
+                false => match self.read_body(body_bytes).await? {
+                    Came::More => Ok(self.buffer.split_to(body_bytes).freeze()),
+                    Came::TooLate => Err(self.hub.bodies.too_slow()),
+                    Came::Nothing => return Ok(None),
+                },
             };
             let hub = self.hub;
-            let Some(response) = self.unless_gone(pin!(post_mcp(hub, &headers, &body))).await else {
-                return Ok(None);
-            };
+            let work = pin!(post_mcp(hub, &headers, body));
+            let Some(response) = self.unless_gone(work).await else { return Ok(None) };
             if !self.send(response).await? {
                 return Ok(None);
             }
