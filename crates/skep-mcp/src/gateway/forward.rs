@@ -41,7 +41,7 @@ pub struct Request {
 impl Request {
     /// What a call becomes, with the times of `options`.
     pub fn new(call: Call, peer: Peer, options: CallOptions) -> Request {
-        let Call { method, mut params, caller, .. } = call;
+        let Call { method, mut params, caller } = call;
         // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
         if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
             let mut meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();

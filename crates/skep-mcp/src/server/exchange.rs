@@ -5,7 +5,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
 
 use super::{
     BoxFuture, Call, Outcome, Service, code, input,
@@ -20,7 +19,6 @@ pub(super) struct Exchange {
     outcome: Option<Outcome>,
     events: mpsc::Receiver<Event>,
     peer: Peer,
-    _cancelled_with_it: DropGuard,
 }
 
 /// What happens next.
@@ -62,7 +60,6 @@ impl Exchange {
     }
 
     fn run(call: Call, terms: Terms, work: impl FnOnce(Call, Peer) -> BoxFuture<Outcome>) -> Exchange {
-        let guard = call.cancel.clone().drop_guard();
         let (peer, events) = peer::peer(Arc::clone(&call.caller), terms);
         let work = work(call, peer.clone());
         let handler = AssertUnwindSafe(work).catch_unwind().map(|outcome| {
@@ -70,7 +67,7 @@ impl Exchange {
                 |_| Err(ErrorObject::new(code::INTERNAL_ERROR, "the call failed inside the server; its log says why"));
             outcome.unwrap_or_else(fault)
         });
-        Exchange { handler: Box::pin(handler), outcome: None, events, peer, _cancelled_with_it: guard }
+        Exchange { handler: Box::pin(handler), outcome: None, events, peer }
     }
 
     /// Work on until there is something to send. What was said before the result comes before the result.

@@ -39,8 +39,7 @@ pub(super) async fn carry_on(
 }
 
 fn again(call: &Call, params: Members<'static>) -> Call {
-    let (method, caller, cancel) = (call.method.clone(), Arc::clone(&call.caller), call.cancel.clone());
-    Call { method, params, caller, cancel }
+    Call { method: call.method.clone(), params, caller: Arc::clone(&call.caller) }
 }
 
 /// Whether the result asks for input.

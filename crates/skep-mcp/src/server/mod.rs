@@ -81,7 +81,7 @@ pub trait Service: Send + Sync + 'static {
     /// What this server is. Asked for each `initialize` and `server/discover`.
     fn describe(&self) -> Description;
 
-    /// Answer one request. Dropping the future cancels it, and so does the call's token.
+    /// Answer one request. Dropping the future cancels it.
     ///
     /// Results have the form of 2026-07-28 where the revisions differ, but `resultType` may be left out; `ttlMs` and
     /// `cacheScope` are filled in where they are missing. A result with `"resultType": "input_required"` is carried out
@@ -145,8 +145,6 @@ pub struct Call {
     pub params: Members<'static>,
     /// Who asks.
     pub caller: Arc<Caller>,
-    /// Rung when the caller withdraws.
-    pub cancel: CancellationToken,
 }
 
 /// Who asks.

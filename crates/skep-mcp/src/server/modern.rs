@@ -11,7 +11,6 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Call, Caller, Inner, Members, Outcome, code, convert,
@@ -139,25 +138,15 @@ impl Begun {
     }
 }
 
-/// Check a request and begin it. Dropping what was begun cancels it; so does `cancel`.
-pub(super) async fn begin(
-    server: &Arc<Inner>,
-    opened: &Opened<'_>,
-    principal: &Arc<str>,
-    cancel: CancellationToken,
-) -> Begun {
-    match try_begin(server, opened, principal, cancel).await {
+/// Check a request and begin it. Dropping what was begun cancels it.
+pub(super) async fn begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str>) -> Begun {
+    match try_begin(server, opened, principal).await {
         Ok(begun) => begun,
         Err(error) => Begun::Answered(Answer::refused(Some(&opened.request.id), error)),
     }
 }
 
-async fn try_begin(
-    server: &Arc<Inner>,
-    opened: &Opened<'_>,
-    principal: &Arc<str>,
-    cancel: CancellationToken,
-) -> Result<Begun, ErrorObject> {
+async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str>) -> Result<Begun, ErrorObject> {
     let Opened { request, params, meta } = opened;
     let (id, method) = (&request.id, &request.method);
     let (caller, terms) = read_meta(meta, principal)?;
@@ -185,14 +174,12 @@ async fn try_begin(
                 return Ok(Begun::Answered(answered(server, request, outcome)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
-            // A task outlives what its caller came on; the call is cancelled when what was begun is dropped.
-            let cancel = if task_at.is_some() { CancellationToken::new() } else { cancel };
             let asks = Arc::clone(&caller);
             let identity = || Identity::new(principal, method, params);
             let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
-                    let call = Call { method: method.clone(), params: params.to_owned(), caller, cancel };
+                    let call = Call { method: method.clone(), params: params.to_owned(), caller };
                     (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {

@@ -311,8 +311,7 @@ impl Session {
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
             let request = Arc::new(request);
-            let mut begun =
-                modern::begin(&session.server, &Opened::new(&request), &session.principal, cancel.clone()).await;
+            let mut begun = modern::begin(&session.server, &Opened::new(&request), &session.principal).await;
             let unheard = async {
                 match is_listener {
                     true => session.unheard.cancelled().await,
@@ -349,7 +348,7 @@ impl Session {
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         self.tasks.spawn(async move {
             let _counted = counted;
-            let outcome = cancel.clone().run_until_cancelled(session.work(&request, caller, &cancel, &to)).await;
+            let outcome = cancel.run_until_cancelled(session.work(&request, caller, &to)).await;
             lock(&session.running).remove(&request.id);
             match outcome {
                 Some(outcome) => to.end(Some(sink::response(&request.id, &outcome))).await,
@@ -359,20 +358,14 @@ impl Session {
     }
 
     /// Answer one request of an older revision.
-    async fn work(
-        self: &Arc<Self>,
-        request: &Request,
-        caller: Arc<Caller>,
-        cancel: &CancellationToken,
-        to: &Sink,
-    ) -> Outcome {
+    async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Outcome {
         let params = request.params.as_deref();
         match request.method.as_str() {
             "logging/setLevel" => self.set_level(params),
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
-            "batch" if self.customs.has_batch_method => self.batch(params, &caller, cancel, to).await,
-            method => self.call(method, params, caller, cancel.clone(), to).await,
+            "batch" if self.customs.has_batch_method => self.batch(params, &caller, to).await,
+            method => self.call(method, params, caller, to).await,
         }
     }
 
@@ -381,7 +374,6 @@ impl Session {
         method: &str,
         params: Option<&RawValue>,
         caller: Arc<Caller>,
-        cancel: CancellationToken,
         to: &Sink,
     ) -> Outcome {
         let revision = caller.revision;
@@ -390,7 +382,7 @@ impl Session {
             params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
         let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
-        let call = Call { method: method.to_owned(), params: params.into_owned(), caller, cancel };
+        let call = Call { method: method.to_owned(), params: params.into_owned(), caller };
         let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
         loop {
             match exchange.next().await {
@@ -406,13 +398,7 @@ impl Session {
     }
 
     /// Calls in one request (`batch`): they run at once, and the result is the list of their outcomes, in their order.
-    async fn batch(
-        self: &Arc<Self>,
-        params: Option<&RawValue>,
-        caller: &Arc<Caller>,
-        cancel: &CancellationToken,
-        to: &Sink,
-    ) -> Outcome {
+    async fn batch(self: &Arc<Self>, params: Option<&RawValue>, caller: &Arc<Caller>, to: &Sink) -> Outcome {
         #[derive(serde::Deserialize)]
         struct Wanted {
             id: Option<Box<RawValue>>,
@@ -432,7 +418,7 @@ impl Session {
             let outcome = match method.as_str() {
                 "ping" => self.finished("ping", Ok(input::empty())),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
-                _ => self.call(&method, params.as_deref(), Arc::clone(caller), cancel.child_token(), to).await,
+                _ => self.call(&method, params.as_deref(), Arc::clone(caller), to).await,
             };
             let mut answer = Members::default();
             if let Some(id) = id {

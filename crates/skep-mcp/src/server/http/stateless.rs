@@ -16,7 +16,6 @@ use axum::{
 use bytes::Bytes;
 use hyper::body::{Frame as BodyFrame, SizeHint};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::{Accepts, Events, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, respond};
 use crate::{
@@ -68,7 +67,7 @@ pub(super) async fn receive(
         return failure(StatusCode::BAD_REQUEST, Some(&request.id), &error);
     }
     let limits = &server.inner.limits;
-    let mut begun = modern::begin(&server.inner, &opened, principal, CancellationToken::new()).await;
+    let mut begun = modern::begin(&server.inner, &opened, principal).await;
     let first = match accepts.events {
         true => timeout(limits.json_time_max, begun.next()).await.unwrap_or_default(),
         false => answer(&mut begun).await,
