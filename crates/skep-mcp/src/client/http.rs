@@ -36,13 +36,13 @@ pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
 use super::{
     CallError, Handler, Rubbish, Setup,
+    asking::Asking,
     auth::{Access, Authorization, Challenge},
     flight::{Flight, Flights, Question},
     link, open,
-    params::Params,
 };
 use crate::{
-    message::{self, ErrorObject, Id, Incoming, Malformed, Message, Notification, parse, request_line},
+    message::{self, ErrorObject, Id, Incoming, Malformed, Message, Notification, parse},
     revision::Revision,
     server::{
         Members, code,
@@ -282,18 +282,15 @@ impl Http {
     /// Call a method. Dropping the future withdraws the call.
     pub(super) async fn call(
         self: &Arc<Self>,
-        method: &str,
-        params: impl FnOnce(i64) -> Params,
+        asking: &Asking<'_>,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let calling = pin!(async {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-            let params = params(id);
             let state = self.state();
-            let headers = self.headers(&state, method, &params);
-            let text = Bytes::from(request_line(&Id::Number(id), method, params.text()));
-            drop(params);
+            let headers = self.headers(&state, asking.method, asking.params);
+            let text = Bytes::from(asking.text(id));
             let asked = Asked { id, flight };
             let is_modern = state.is_modern();
             let mut withdraw = Withdraw { http: (!is_modern).then_some(self), id };
@@ -303,7 +300,7 @@ impl Http {
             if let (Some(ends), Ok(_) | Err(CallError::Rpc(_))) = (&mut ends, &result) {
                 ends.is_answered = true;
             }
-            if method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
+            if asking.method == "tools/list" { result.map(|result| self.take_marks(result)) } else { result }
         });
         tokio::select! {
             biased;
@@ -344,11 +341,10 @@ impl Http {
     }
 
     /// Open a session: `initialize`, whose answer names it.
-    pub(super) async fn initialize(self: &Arc<Self>, params: Params) -> Result<Box<RawValue>, CallError> {
+    pub(super) async fn initialize(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = request_line(&Id::Number(id), "initialize", params.text());
-        let response = self.exchange(&self.state(), Method::POST, &[], &body.into()).await?;
+        let response = self.exchange(&self.state(), Method::POST, &[], &asking.text(id).into()).await?;
         let session = response.header(SESSION).and_then(|session| HeaderValue::from_str(session).ok());
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
         self.change(|state| state.session = session);
@@ -357,7 +353,7 @@ impl Http {
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
         let state = self.state();
-        let headers = self.headers(&state, &notification.method, &Params::NONE); // none is named in a header
+        let headers = self.headers(&state, &notification.method, &Members::default()); // none is named in a header
         match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
@@ -365,7 +361,7 @@ impl Http {
         }
     }
 
-    fn headers(&self, state: &State, method: &str, params: &Params) -> Vec<Header> {
+    fn headers(&self, state: &State, method: &str, params: &Members<'_>) -> Vec<Header> {
         if !state.is_modern() {
             return Vec::new();
         }

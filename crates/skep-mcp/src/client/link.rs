@@ -17,11 +17,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     CallError, Handler, Limits, Rubbish,
+    asking::Asking,
     flight::{Askers, Flight, Question},
-    params::Params,
 };
 use crate::{
-    message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse, request_line},
+    message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
     server::{Members, code},
 };
 
@@ -97,11 +97,10 @@ impl Link {
         CallError::Closed(self.reason().unwrap_or_else(|| "it was closed".to_owned()))
     }
 
-    /// Call a method, with parameters that may need the request's id. Dropping the future withdraws the call.
+    /// Call a method. Dropping the future withdraws the call.
     pub(super) async fn call(
         self: &Arc<Self>,
-        method: &str,
-        params: impl FnOnce(i64) -> Params,
+        asking: &Asking<'_>,
         flight: &Arc<Flight>,
     ) -> Result<Box<RawValue>, CallError> {
         let _permit = tokio::select! {
@@ -117,13 +116,12 @@ impl Link {
             }
             state.last_id += 1;
             let id = state.last_id;
-            let is_listening = method == "subscriptions/listen";
+            let is_listening = asking.method == "subscriptions/listen";
             state.pending.insert(id, Pending { answer, flight: Arc::clone(flight), is_listening });
             id
         };
-        let _withdraw = Withdraw { link: self, id, is_told: method != "initialize" };
-        let text = request_line(&Id::Number(id), method, params(id).text());
-        self.send(Outgoing { text, call: Some(id) }).await?;
+        let _withdraw = Withdraw { link: self, id, is_told: asking.method != "initialize" };
+        self.send(Outgoing { text: asking.text(id), call: Some(id) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.closed_error()))
     }
 

@@ -11,13 +11,13 @@
 //! Nothing that a server does harms more than its own callers: what is no message is skipped and logged, and queues,
 //! sizes and times have limits ([`Limits`]).
 
+mod asking;
 pub mod auth;
 mod flight;
 mod http;
 mod lines;
 mod link;
 mod open;
-mod params;
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::flight::Flight;
+use self::{
+    asking::{Asking, Meta},
+    flight::Flight,
+};
 pub use self::{
     http::Target,
     lines::{Dial, Streams, Tcp},
@@ -221,9 +224,20 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+#[derive(Clone)]
 enum Transport {
     Link(Arc<link::Link>),
     Http(Arc<http::Http>),
+}
+
+impl Transport {
+    /// Call a method. Dropping the future withdraws the call.
+    async fn call(&self, asking: &Asking<'_>, flight: &Arc<Flight>) -> Result<Box<RawValue>, CallError> {
+        match self {
+            Transport::Link(link) => link.call(asking, flight).await,
+            Transport::Http(http) => http.call(asking, flight).await,
+        }
+    }
 }
 
 impl Connection {
@@ -337,18 +351,14 @@ impl Inner {
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
         let flight = Flight::new(options.handler.clone());
-        let meta = params::Meta {
+        let meta = Meta {
             setup: &self.setup,
             is_modern: self.info.revision.is_modern(),
             capabilities: options.capabilities.as_deref().unwrap_or(&self.setup.capabilities),
             wants_progress: options.wants_progress,
         };
-        let calling = pin!(async {
-            match &self.transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
-            }
-        });
+        let asking = Asking { method, params: &params, meta: Some(meta) };
+        let calling = pin!(self.transport.call(&asking, &flight));
         timed(&options, &flight, calling).await
     }
 }
@@ -451,24 +461,13 @@ impl Inner {
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
         let params = Members::of(&json!({ "notifications": wanted }));
         let setup = self.setup.clone();
-        let transport = match &self.transport {
-            Transport::Link(link) => Transport::Link(Arc::clone(link)),
-            Transport::Http(http) => Transport::Http(Arc::clone(http)),
-        };
+        let transport = self.transport.clone();
         async move {
-            let meta = params::Meta {
-                setup: &setup,
-                is_modern: true,
-                capabilities: &setup.capabilities,
-                wants_progress: false,
-            };
+            let meta =
+                Meta { setup: &setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
+            let asking = Asking { method: "subscriptions/listen", params: &params, meta: Some(meta) };
             let flight = Flight::new(None);
-            let method = "subscriptions/listen";
-            let ended = match &transport {
-                Transport::Link(link) => link.call(method, |id| meta.put_in(&params, id), &flight).await,
-                Transport::Http(http) => http.call(method, |id| meta.put_in(&params, id), &flight).await,
-            };
-            matches!(ended, Err(CallError::Rpc(_)))
+            matches!(transport.call(&asking, &flight).await, Err(CallError::Rpc(_)))
         }
     }
 }

@@ -7,19 +7,16 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 
 use super::{
     CallError, Dial, Info, Setup, Transport,
+    asking::{Asking, Meta},
     flight::Flight,
     http::{Http, Target},
     lines,
     link::Link,
-    params::{Meta, Params},
 };
 use crate::{
     message::{ErrorObject, Notification},
@@ -86,16 +83,18 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
     supported.iter().any(|version| version == Revision::V2026_07_28.as_str())
 }
 
-fn discover_params(setup: &Setup) -> Params {
+async fn discover(transport: Transport, setup: &Setup) -> Result<Box<RawValue>, CallError> {
     let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
-    meta.put_in(&Members::default(), 0)
+    let asking = Asking { method: "server/discover", params: &Members::default(), meta: Some(meta) };
+    let flight = Flight::new(None);
+    let answer = transport.call(&asking, &flight).await;
+    if contradicts_itself(&answer) { transport.call(&asking, &flight).await } else { answer }
 }
 
-fn initialize_params(setup: &Setup) -> Params {
-    let params = json!({
+fn initialize_params(setup: &Setup) -> Members<'static> {
+    Members::of(&json!({
         "protocolVersion": OLDER.as_str(), "capabilities": setup.capabilities, "clientInfo": setup.info,
-    });
-    to_raw_value(&params).map_or(Params::NONE, Params::from)
+    }))
 }
 
 /// What the answer to `initialize` says.
@@ -170,12 +169,7 @@ impl Drop for Guard {
 /// Ask for the era, and if there is no good answer in time, in the older way as well; a late good answer still counts.
 async fn ask(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
     let limits = &setup.limits;
-    let flight = Flight::new(None);
-    let probe = async {
-        let ask = || link.call("server/discover", |_| discover_params(setup), &flight);
-        let answer = ask().await;
-        if contradicts_itself(&answer) { ask().await } else { answer }
-    };
+    let probe = discover(Transport::Link(Arc::clone(link)), setup);
     tokio::pin!(probe);
     let probed = timeout(limits.probe_time_max, &mut probe).await;
     let is_silent = probed.is_err();
@@ -198,7 +192,8 @@ async fn ask(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
 }
 
 async fn initialize(link: &Arc<Link>, setup: &Setup) -> Result<Info, CallError> {
-    let result = link.call("initialize", |_| initialize_params(setup), &Flight::new(None)).await?;
+    let asking = Asking { method: "initialize", params: &initialize_params(setup), meta: None };
+    let result = link.call(&asking, &Flight::new(None)).await?;
     let info = initialized(&result)?;
     link.notify(ready()).await?;
     Ok(info)
@@ -214,13 +209,7 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
     let is_older = setup.revision.is_some_and(|revision| !revision.is_modern());
     if !is_older {
         http.speak(Revision::V2026_07_28);
-        let flight = Flight::new(None);
-        let ask = || http.call("server/discover", |_| discover_params(setup), &flight);
-        let mut answer = ask().await;
-        if contradicts_itself(&answer) {
-            answer = ask().await;
-        }
-        match answer {
+        match discover(Transport::Http(Arc::clone(&http)), setup).await {
             // Of the newer era, but it does not take what was sent: no other way would help.
             Err(CallError::Rpc(error)) if matches!(error.code, code::HEADER_MISMATCH | code::MISSING_CAPABILITY) => {
                 return Err(CallError::Rpc(error));
@@ -254,7 +243,8 @@ pub(super) async fn http(target: Target, setup: &Setup) -> Result<(Transport, In
 /// Open a session (2025-03-26 to 2025-11-25), or open it again when the server has forgotten it.
 pub(super) async fn session(http: &Arc<Http>, setup: &Setup) -> Result<Info, CallError> {
     http.speak(OLDER);
-    let result = http.initialize(initialize_params(setup)).await?;
+    let asking = Asking { method: "initialize", params: &initialize_params(setup), meta: None };
+    let result = http.initialize(&asking).await?;
     let info = initialized(&result)?;
     http.speak(info.revision);
     http.notify(ready()).await?;

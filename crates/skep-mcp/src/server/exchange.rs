@@ -1,14 +1,18 @@
 //! A request under way: the handler at work, and what it says meanwhile.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 
 use super::{
     BoxFuture, Call, Outcome, Service, code, input,
-    peer::{self, Event, Peer, Terms},
+    peer::{Event, Peer, Terms},
 };
 use crate::message::ErrorObject;
 
@@ -17,7 +21,7 @@ use crate::message::ErrorObject;
 pub(super) struct Exchange {
     handler: BoxFuture<Outcome>,
     outcome: Option<Outcome>,
-    events: mpsc::Receiver<Event>,
+    has_ended: bool,
     peer: Peer,
 }
 
@@ -60,38 +64,46 @@ impl Exchange {
     }
 
     fn run(call: Call, terms: Terms, work: impl FnOnce(Call, Peer) -> BoxFuture<Outcome>) -> Exchange {
-        let (peer, events) = peer::peer(Arc::clone(&call.caller), terms);
-        let work = work(call, peer.clone());
-        let handler = AssertUnwindSafe(work).catch_unwind().map(|outcome| {
-            let fault =
-                |_| Err(ErrorObject::new(code::INTERNAL_ERROR, "the call failed inside the server; its log says why"));
-            outcome.unwrap_or_else(fault)
-        });
-        Exchange { handler: Box::pin(handler), outcome: None, events, peer }
+        let peer = Peer::new(Arc::clone(&call.caller), terms);
+        Exchange { handler: work(call, peer.clone()), outcome: None, has_ended: false, peer }
     }
 
     /// Work on until there is something to send. What was said before the result comes before the result.
     pub(super) async fn next(&mut self) -> Step {
-        loop {
-            if self.outcome.is_some() {
-                if let Ok(event) = self.events.try_recv() {
-                    return Step::Event(event);
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Some(event) = self.hear() {
+            return Poll::Ready(Step::Event(event));
+        }
+        if !self.has_ended
+            && let Poll::Ready(outcome) = self.work(cx)
+        {
+            (self.outcome, self.has_ended) = (Some(outcome), true);
+        }
+        match self.outcome.take() {
+            None => self.peer.poll_hear(cx).map(Step::Event),
+            Some(outcome) => match self.hear() {
+                Some(event) => {
+                    self.outcome = Some(outcome);
+                    Poll::Ready(Step::Event(event))
                 }
-                if let Some(outcome) = self.outcome.take() {
-                    return Step::Done(outcome);
-                }
-            }
-            tokio::select! {
-                biased;
-                Some(event) = self.events.recv() => return Step::Event(event),
-                outcome = &mut self.handler, if self.outcome.is_none() => self.outcome = Some(outcome),
-            }
+                None => Poll::Ready(Step::Done(outcome)),
+            },
         }
     }
 
-    /// What is said next, without working on. Never ends while there is nothing.
-    pub(super) async fn next_event(&mut self) -> Option<Event> {
-        self.events.recv().await
+    fn work(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        catch_unwind(AssertUnwindSafe(|| self.handler.as_mut().poll(cx))).unwrap_or_else(|_| {
+            let message = "the call failed inside the server; its log says why";
+            Poll::Ready(Err(ErrorObject::new(code::INTERNAL_ERROR, message)))
+        })
+    }
+
+    /// What was said meanwhile, without working on.
+    pub(super) fn hear(&self) -> Option<Event> {
+        self.peer.hear()
     }
 
     /// See [`Peer::explain`].
@@ -102,5 +114,11 @@ impl Exchange {
     /// The caller has asked again, perhaps on other terms.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.peer.set_terms(terms);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.peer.end();
     }
 }

@@ -4,6 +4,7 @@
 //! stateless: it lives and dies with its HTTP request. Everything else belongs to a session, whose calls outlive it.
 //! An answer that is ready soon is sent as JSON; what takes longer, or has something to say before, becomes a stream.
 
+mod fields;
 mod sse;
 mod stateless;
 mod streamable;
@@ -14,19 +15,20 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::Request as HttpRequest,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::stream;
 use tokio::time::timeout;
 
+pub use self::fields::{Fields, text};
 use super::{Server, Share, code, local, sink};
 use crate::message::{ErrorObject, parse};
 
-pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const SESSION_ID: &str = "mcp-session-id";
+const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+const LAST_EVENT_ID: &str = "last-event-id";
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// Who the caller is, as whoever stands before this router found out: an extension of the request. Without it all callers are
@@ -49,7 +51,7 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     let (mut parts, body) = request.into_parts();
     let share = parts.extensions.remove::<Share>();
     match read_body(&server, body).await {
-        Ok(body) => answer_post(&server, &parts.headers, &body, &principal, share).await,
+        Ok(body) => answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share).await,
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -58,7 +60,7 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
 /// the body within its limits. `share` is kept until the message is answered.
 pub async fn answer_post(
     server: &Server,
-    headers: &HeaderMap,
+    headers: &Fields<'_>,
     body: &[u8],
     principal: &Arc<str>,
     share: Option<Share>,
@@ -122,8 +124,13 @@ struct Accepts {
 
 impl Accepts {
     /// `None` if it is neither. A client that says nothing reads both.
-    fn read(headers: &HeaderMap) -> Option<Accepts> {
-        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    fn read(headers: &Fields<'_>) -> Option<Accepts> {
+        /// What clients are told to send (2025-03-26, Streamable HTTP), and most send just so.
+        const USUAL: &[u8] = b"application/json, text/event-stream";
+        if headers.all("accept").eq([USUAL]) {
+            return Some(Accepts { json: true, events: true });
+        }
+        let values = headers.all("accept").filter_map(text);
         let named =
             values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
         let mut types = named.filter(|one| !one.is_empty()).peekable();

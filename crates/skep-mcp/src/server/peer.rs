@@ -2,22 +2,25 @@
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     fmt::Display,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Caller, Members, Outcome, code};
 use crate::message::{ErrorObject, Id};
 
 /// Notifications that wait to be sent for one request; more are dropped, as progress and log may be.
-const EVENTS_MAX: usize = 256;
+const NOTIFICATIONS_MAX: usize = 256;
+/// Questions that wait so; more are refused.
+const QUESTIONS_MAX: usize = 64;
 /// Bytes of the name of a question; one with a longer name is numbered.
 const NAME_BYTES_MAX: usize = 64;
 /// Names that [`Ids`] remembers; who asks more than that has its questions numbered.
@@ -42,12 +45,24 @@ pub enum Level {
 
 /// The caller of one request. Clones may outlive the request: what they say then is dropped.
 #[derive(Clone)]
-pub struct Peer {
+pub struct Peer(Arc<Inside>);
+
+struct Inside {
     caller: Arc<Caller>,
-    terms: Arc<Mutex<Terms>>,
-    events: mpsc::Sender<Event>,
     /// The capability that the first question needed which the caller was spared.
-    refused: Arc<OnceLock<Value>>,
+    refused: OnceLock<Value>,
+    said: Mutex<Said>,
+}
+
+/// What was said and nobody has sent yet.
+#[derive(Default)]
+struct Said {
+    terms: Terms,
+    events: VecDeque<Event>,
+    /// Whoever sends it and waits for more.
+    waiting: Option<Waker>,
+    /// Nobody sends anything any more.
+    is_over: bool,
 }
 
 /// What the caller wants to hear; a repeated call (2026-07-28) may bring new ones.
@@ -111,30 +126,36 @@ impl Ids {
     }
 }
 
-pub(super) fn peer(caller: Arc<Caller>, terms: Terms) -> (Peer, mpsc::Receiver<Event>) {
-    let (events, receiver) = mpsc::channel(EVENTS_MAX);
-    (Peer { caller, terms: Arc::new(Mutex::new(terms)), events, refused: Arc::default() }, receiver)
-}
-
 impl Peer {
+    pub(super) fn new(caller: Arc<Caller>, terms: Terms) -> Peer {
+        let said = Mutex::new(Said { terms, ..Said::default() });
+        Peer(Arc::new(Inside { caller, refused: OnceLock::new(), said }))
+    }
+
     /// A caller that hears nothing and answers nothing, for what is asked on its behalf.
     pub fn nobody(caller: Arc<Caller>) -> Peer {
-        peer(caller, Terms::default()).0
+        let peer = Peer::new(caller, Terms::default());
+        peer.said().is_over = true;
+        peer
     }
 
     /// Who it is.
     pub fn caller(&self) -> &Arc<Caller> {
-        &self.caller
+        &self.0.caller
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the caller asked to hear of progress.
     pub fn wants_progress(&self) -> bool {
-        self.terms().progress.is_some()
+        self.said().terms.progress.is_some()
     }
 
     /// The least severe log message that the caller wants to hear, if any.
     pub fn level(&self) -> Option<Level> {
-        self.terms().level
+        self.said().terms.level
     }
 
     /// Say how far it is. Values must rise (2025-11-25, progress). Nothing is sent to a caller that did not ask for it.
@@ -166,23 +187,70 @@ impl Peer {
     /// for, and what it does not keep up with, is dropped.
     pub fn notify(&self, method: impl Into<Cow<'static, str>>, params: Box<RawValue>) {
         let method = method.into();
-        let terms = self.terms();
         let params = match &*method {
             "notifications/progress" => {
-                let (Some(token), Some(mut members)) = (terms.progress, Members::parse(&params)) else { return };
+                let token = self.said().terms.progress.clone();
+                let (Some(token), Some(mut members)) = (token, Members::parse(&params)) else { return };
                 members.set("progressToken", token);
                 members.into_raw()
             }
             "notifications/message" => {
                 let level = Members::parse(&params).and_then(|members| members.read::<Level>("level"));
-                if terms.level.is_none_or(|least| level.is_none_or(|level| level < least)) {
+                if self.level().is_none_or(|least| level.is_none_or(|level| level < least)) {
                     return;
                 }
                 params
             }
             _ => params,
         };
-        let _ = self.events.try_send(Event::Notification { method, params }); // full: the caller does not keep up
+        self.say(Event::Notification { method, params });
+    }
+
+    /// Whether it will be sent. If not, the caller is gone, or does not keep up.
+    fn say(&self, event: Event) -> bool {
+        let waiting = {
+            let mut said = self.said();
+            let max = match event {
+                Event::Notification { .. } => NOTIFICATIONS_MAX,
+                Event::Ask(_) => QUESTIONS_MAX,
+            };
+            let alike = |other: &&Event| std::mem::discriminant(*other) == std::mem::discriminant(&event);
+            if said.is_over || said.events.len() >= max && said.events.iter().filter(alike).count() >= max {
+                return false;
+            }
+            said.events.push_back(event);
+            said.waiting.take()
+        };
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        true
+    }
+
+    /// What was said first and nobody has sent yet.
+    pub(super) fn hear(&self) -> Option<Event> {
+        self.said().events.pop_front()
+    }
+
+    /// The same, as soon as something is said. One task at a time is woken by that.
+    pub(super) fn poll_hear(&self, cx: &mut Context<'_>) -> Poll<Event> {
+        let mut said = self.said();
+        if let Some(event) = said.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        if !said.waiting.as_ref().is_some_and(|waiting| waiting.will_wake(cx.waker())) {
+            said.waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// What is said from now on is dropped, with all that was not sent.
+    pub(super) fn end(&self) {
+        let mut said = self.said();
+        said.is_over = true;
+        let unsaid = (std::mem::take(&mut said.events), said.waiting.take());
+        drop(said); // who asked is woken
+        drop(unsaid);
     }
 
     /// Ask the caller: `elicitation/create`, `sampling/createMessage`, `roots/list`.
@@ -197,23 +265,26 @@ impl Peer {
 
     /// The same for a question that has a name: the caller gets it under this one, if it has not had another under it.
     pub(crate) async fn request_as(&self, name: Option<String>, method: &str, params: Box<RawValue>) -> Outcome {
-        if let Err(required) = self.caller.allows(method, &params) {
+        if let Err(required) = self.0.caller.allows(method, &params) {
             let error = missing_capability(method, &required);
-            let _ = self.refused.set(required); // the first one is what the call needed
+            let _ = self.0.refused.set(required); // the first one is what the call needed
             return Err(error);
         }
         let (answer, answered) = oneshot::channel();
         let gone =
             || ErrorObject::new(code::INTERNAL_ERROR, format!("the caller went away before it answered {method}"));
         let asked = Asked { name, method: method.to_owned(), params, answer };
-        self.events.send(Event::Ask(asked)).await.map_err(|_| gone())?;
+        if !self.say(Event::Ask(asked)) && !self.said().is_over {
+            let message = format!("at most {QUESTIONS_MAX} questions of a call wait to be asked");
+            return Err(ErrorObject::new(code::BUSY, message));
+        }
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// The outcome of the call for a caller of 2026-07-28, which is to hear of the capability that it did not declare. A
     /// server of an older revision is refused its question, and fails with whatever error it has for that.
     pub(super) fn explain(&self, outcome: Outcome) -> Outcome {
-        match (outcome, self.refused.get()) {
+        match (outcome, self.0.refused.get()) {
             (Err(error), Some(required)) if error.code != code::MISSING_CAPABILITY => {
                 let what = format!("the call failed ({}) and", error.message);
                 Err(missing_capability(&what, required))
@@ -223,11 +294,7 @@ impl Peer {
     }
 
     pub(super) fn set_terms(&self, terms: Terms) {
-        *self.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
-    }
-
-    fn terms(&self) -> Terms {
-        self.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said().terms = terms;
     }
 }
 
@@ -239,7 +306,64 @@ pub(super) fn missing_capability(what: &str, required: &Value) -> ErrorObject {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+
     use super::*;
+    use crate::{revision::Revision, server::local};
+
+    fn peer() -> Peer {
+        let capabilities = Arc::new(json!({ "roots": {} }));
+        Peer::new(
+            Arc::new(Caller { revision: Revision::V2026_07_28, capabilities, principal: local(), session: None }),
+            Terms { progress: None, level: Some(Level::Info) },
+        )
+    }
+
+    fn nothing() -> Box<RawValue> {
+        RawValue::from_string("{}".to_owned()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_said_is_heard_in_its_order_and_no_more_than_is_kept() {
+        let peer = peer();
+        let said = (0..NOTIFICATIONS_MAX + 3).map(|n| format!("notifications/{n}")).collect::<Vec<_>>();
+        said.iter().for_each(|method| peer.notify(method.clone(), nothing()));
+        let asking = {
+            let peer = peer.clone();
+            tokio::spawn(async move { peer.request("roots/list", nothing()).await })
+        };
+        tokio::task::yield_now().await;
+        for method in &said[..NOTIFICATIONS_MAX] {
+            assert!(matches!(peer.hear(), Some(Event::Notification { method: heard, .. }) if heard == *method));
+        }
+        let Some(Event::Ask(asked)) = peer.hear() else { panic!("notifications leave no room for questions") };
+        asked.answer.send(Ok(nothing())).unwrap();
+        assert_eq!(asking.await.unwrap().unwrap().get(), "{}");
+        assert!(peer.hear().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_and_who_asks_a_caller_that_is_gone_is_told() {
+        let peer = peer();
+        let hearing = {
+            let peer = peer.clone();
+            tokio::spawn(async move { std::future::poll_fn(|cx| peer.poll_hear(cx)).await })
+        };
+        tokio::task::yield_now().await;
+        peer.notify("notifications/1", nothing());
+        assert!(matches!(hearing.await, Ok(Event::Notification { .. })));
+        let ask = || {
+            let peer = peer.clone();
+            tokio::spawn(async move { peer.request("roots/list", nothing()).await.unwrap_err().message })
+        };
+        let asking: Vec<_> = (0..QUESTIONS_MAX).map(|_| ask()).collect();
+        tokio::task::yield_now().await;
+        assert!(ask().await.unwrap().starts_with("at most 64 questions"));
+        peer.end();
+        for asking in asking.into_iter().chain([ask()]) {
+            assert!(asking.await.unwrap().starts_with("the caller went away"));
+        }
+    }
 
     #[test]
     fn a_question_keeps_its_name_and_no_two_have_the_same() {

@@ -24,7 +24,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use serde_json::{json, value::RawValue};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -516,7 +515,7 @@ impl Driver {
                     Step::Event(Event::Notification { .. }) => continue, // tasks have no place for it
                     Step::Event(Event::Ask(asked)) => {
                         self.ask(asked);
-                        while let Some(Step::Event(event)) = self.more(&mut exchange) {
+                        while let Some(event) = exchange.hear() {
                             if let Event::Ask(asked) = event {
                                 self.ask(asked);
                             }
@@ -545,11 +544,6 @@ impl Driver {
         }
         drop(exchange); // the call ends before another attempt may begin
         self.let_go().await;
-    }
-
-    /// What else is asked at once. The end stays where it is until it is looked for.
-    fn more(&self, exchange: &mut Exchange) -> Option<Step> {
-        exchange.next_event().now_or_never().flatten().map(Step::Event)
     }
 
     fn ask(&mut self, mut asked: Asked) {

@@ -10,7 +10,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
+use skep_mcp::server::http::{Fields, text};
 use tower_http::cors::CorsLayer;
 
 use super::{
@@ -59,20 +60,20 @@ impl Guard {
     }
 
     /// The first two questions, asked of every request: is it for this hub, and does it not come from a foreign page?
-    pub(super) fn check_source(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn check_source(&self, uri: &Uri, headers: &Fields<'_>) -> Result<(), Problem> {
         let host = self.check_host(uri, headers)?;
-        self.check_origin(&host, headers)
+        self.check_origin(host, headers)
     }
 
-    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Problem> {
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let host = match (hosts.next().map(HeaderValue::to_str), hosts.next()) {
-            (Some(Ok(host)), None) => host.to_ascii_lowercase(),
+    fn check_host<'a>(&self, uri: &Uri, headers: &Fields<'a>) -> Result<&'a str, Problem> {
+        let mut hosts = headers.all("host");
+        let host = match (hosts.next().and_then(text), hosts.next()) {
+            (Some(host), None) => host,
             _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "one Host header is needed")),
         };
         // A request line may name the server too (absolute form, RFC 9112 3.2.2); that name counts more than Host.
-        let named = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
-        if let Some(name) = named.iter().chain([&host]).find(|name| !self.is_own_name(name)) {
+        let named = uri.authority().map(Authority::as_str);
+        if let Some(name) = named.into_iter().chain([host]).find(|name| !self.is_own_name(name)) {
             let message = format!(
                 "this hub is not known as {name:?}; call it by a name or address it listens on, or add the name to \
                  allowed_hosts"
@@ -97,21 +98,25 @@ impl Guard {
         let name = authority.host();
         match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(ip) => is_own(ip),
-            Err(_) => name == "localhost" || self.hosts.iter().any(|known| known == name),
+            Err(_) => ["localhost"]
+                .into_iter()
+                .chain(self.hosts.iter().map(String::as_str))
+                .any(|known| known.eq_ignore_ascii_case(name)),
         }
     }
 
-    fn check_origin(&self, host: &str, headers: &HeaderMap) -> Result<(), Problem> {
-        let site = headers.get(HeaderName::from_static("sec-fetch-site")).map(HeaderValue::as_bytes);
-        let allowed = match headers.get(header::ORIGIN) {
-            Some(origin) if self.origins.contains(origin) => true,
+    fn check_origin(&self, host: &str, headers: &Fields<'_>) -> Result<(), Problem> {
+        let site = headers.get("sec-fetch-site");
+        let origin = headers.get("origin");
+        let allowed = match origin {
+            Some(origin) if self.origins.iter().any(|known| known == origin) => true,
             Some(origin) => is_same_origin(origin, host) && matches!(site, None | Some(b"same-origin")),
             None => matches!(site, None | Some(b"same-origin" | b"none")),
         };
         if allowed {
             return Ok(());
         }
-        let message = match headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) {
+        let message = match origin.and_then(text) {
             Some(origin) => format!("pages from {origin:?} may not call this hub; allowed_origins can name them"),
             None => "web pages from elsewhere may not call this hub".to_owned(),
         };
@@ -144,9 +149,9 @@ impl Guard {
     }
 
     /// The third question, asked where something is to be had: which token does the caller know?
-    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
+    pub(super) fn check_token(&self, headers: &Fields<'_>) -> Result<Arc<Known>, Problem> {
         let wanted = || unauthorized("this hub wants its token: send `Authorization: Bearer …`");
-        let given = headers.get(header::AUTHORIZATION).and_then(bearer).ok_or_else(wanted)?;
+        let given = headers.get("authorization").and_then(bearer).ok_or_else(wanted)?;
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         tokens.find(given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
     }
@@ -168,14 +173,14 @@ fn unauthorized(message: &str) -> Problem {
 }
 
 /// What comes after `Bearer` (RFC 6750; the scheme's case does not matter).
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = header.as_bytes().split_at_checked("bearer ".len())?;
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked("bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// A page that this hub (or what stands before it and speaks TLS) has served itself.
-fn is_same_origin(origin: &HeaderValue, host: &str) -> bool {
-    let origin = origin.to_str().unwrap_or_default();
+fn is_same_origin(origin: &[u8], host: &str) -> bool {
+    let origin = text(origin).unwrap_or_default();
     let named = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     named.is_some_and(|named| named.eq_ignore_ascii_case(host))
 }
@@ -199,8 +204,8 @@ mod tests {
         Guard::new(&[bound.parse().unwrap()], strings(hosts), &strings(origins), Tokens::default()).unwrap()
     }
 
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    fn headers<'a>(pairs: &[(&'static str, &'a str)]) -> Fields<'a> {
+        pairs.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
     }
 
     fn code(guard: &Guard, uri: &str, pairs: &[(&'static str, &str)]) -> &'static str {

@@ -23,7 +23,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
 use skep_mcp::server::{
-    http::{Principal, answer_post},
+    http::{Fields, Principal, answer_post},
     local,
 };
 use tracing::Instrument as _;
@@ -239,7 +239,7 @@ async fn wrong_method() -> Problem {
 }
 
 async fn want_token(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
-    match hub.guard.check_token(request.headers()) {
+    match hub.guard.check_token(&Fields::from(request.headers())) {
         Ok(known) => {
             request.extensions_mut().insert(Principal(Arc::clone(&known.principal)));
             next.run(request).await
@@ -261,12 +261,12 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// [`observed`] as a layer of the router.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
+    let id = request_id(&Fields::from(request.headers()));
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let work = async {
-        match hub.guard.check_source(request.uri(), request.headers()) {
+        match hub.guard.check_source(request.uri(), &Fields::from(request.headers())) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }
@@ -276,7 +276,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
 
 /// A `POST /mcp` that was read beside the router ([`super::plain`]), or why its body was not: it passes what the router's layers are
 /// for, in their order.
-pub(super) async fn post_mcp(hub: &Hub, headers: &HeaderMap, body: Result<Bytes, Problem>) -> Response {
+pub(super) async fn post_mcp(hub: &Hub, headers: &Fields<'_>, body: Result<Bytes, Problem>) -> Response {
     const ROUTE: &str = "/mcp";
     let work = async {
         let may_enter = || {
@@ -326,12 +326,12 @@ async fn observed(
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge makes ids")]
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let plain = |id: &&HeaderValue| {
-        let characters = id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+fn request_id(headers: &Fields<'_>) -> HeaderValue {
+    let plain = |id: &&[u8]| {
+        let characters = id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
         characters && (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
     };
-    let given = headers.get(REQUEST_ID).filter(plain).cloned();
+    let given = headers.get(REQUEST_ID.as_str()).filter(plain).and_then(|id| HeaderValue::from_bytes(id).ok());
     given.unwrap_or_else(|| {
         let id = ulid::Ulid::generate().to_string();
         HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unnamed"))

@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use skep_mcp::server::local;
+use skep_mcp::server::{http::Fields, local};
 
 use super::{
     http::{Hub, name},
@@ -95,7 +95,7 @@ async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Probl
 
 fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
     if hub.guard.wants_token() {
-        if hub.guard.check_token(headers)?.is_operator {
+        if hub.guard.check_token(&Fields::from(headers))?.is_operator {
             return Ok(());
         }
         let message = "a server is a command that is run here, so only who knows the hub's own token (SKEP_TOKEN) may add \

@@ -7,16 +7,20 @@ use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::Header;
-use crate::{
-    client::params::Params,
-    server::headers::{HeaderArgument, METHOD, NAME},
+use crate::server::{
+    Members,
+    headers::{HeaderArgument, METHOD, NAME},
 };
 
 /// What the name of an argument's header begins with.
 const PARAM: &str = "mcp-param-";
 
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
-pub(super) fn headers(method: &str, params: &Params, marked: impl FnOnce(&str) -> Vec<HeaderArgument>) -> Vec<Header> {
+pub(super) fn headers(
+    method: &str,
+    params: &Members<'_>,
+    marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
+) -> Vec<Header> {
     let mut headers = Vec::with_capacity(2);
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {
@@ -30,7 +34,7 @@ pub(super) fn headers(method: &str, params: &Params, marked: impl FnOnce(&str) -
         method if method.starts_with("tasks/") => "taskId",
         _ => return headers,
     };
-    let Some(name) = params.read::<String>(named) else { return headers };
+    let Some(name) = params.text(named) else { return headers };
     put(NAME, &name);
     let marked = if method == "tools/call" { marked(&name) } else { Vec::new() };
     if marked.is_empty() {
@@ -69,20 +73,22 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
-    use reqwest::header::HeaderMap;
     use serde_json::{json, value::to_raw_value};
     use tokio::sync::broadcast;
 
     use super::*;
     use crate::{
         message::ErrorObject,
-        server::{self, BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code},
+        server::{
+            self, BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code,
+            http::Fields,
+        },
     };
 
     #[test]
     fn the_headers_repeat_the_body() {
         let params = json!({ "name": "größe", "arguments": { "region": " eu", "deep": { "n": 7 }, "gone": null } });
-        let params = Params::from(to_raw_value(&params).unwrap());
+        let params = Members::of(&params);
         let marked = |tool: &str| {
             assert_eq!(tool, "größe");
             [("Region", vec!["region"]), ("N", vec!["deep", "n"]), ("Gone", vec!["gone"]), ("No", vec!["no"])]
@@ -173,9 +179,11 @@ mod tests {
                 let params = json!({ "name": tool, "uri": tool, "taskId": tool, "arguments": arguments });
                 to_raw_value(&params).unwrap()
             };
-            let sent = Params::from(params(&values[0]));
-            let mut repeated: HeaderMap = headers(method, &sent, |_| marked.clone()).into_iter().collect();
-            repeated.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
+            let sent = params(&values[0]);
+            let sent = Members::parse(&sent).unwrap();
+            let repeated: Vec<Header> = headers(method, &sent, |_| marked.clone()).into_iter().collect();
+            let version = ("mcp-protocol-version", &b"2026-07-28"[..]);
+            let repeated: Fields = repeated.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).chain([version]).collect();
             let service = Marked(marked);
             let check = |region: &Value| {
                 let params = params(region);

@@ -10,14 +10,16 @@ use std::{
 
 use axum::{
     body::{Body, HttpBody},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::Response,
 };
 use bytes::Bytes;
 use hyper::body::{Frame as BodyFrame, SizeHint};
 use tokio::time::timeout;
 
-use super::{Accepts, Events, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, respond};
+use super::{
+    Accepts, Events, Fields, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, respond, text,
+};
 use crate::{
     message::{ErrorObject, Incoming, Message},
     revision::Revision,
@@ -28,24 +30,24 @@ use crate::{
 };
 
 /// Whether this is a request of 2026-07-28 or later.
-pub(super) fn is_meant(headers: &HeaderMap, incoming: &Incoming) -> bool {
+pub(super) fn is_meant(headers: &Fields<'_>, incoming: &Incoming) -> bool {
     // The header is quickly looked at, the body is not.
     names_modern_revision(headers)
         || matches!(incoming, Incoming::Single(Message::Request(request)) if modern::is_modern(request))
 }
 
 /// Whether the header names 2026-07-28, or, outside of a session, a revision that nobody knows.
-pub(super) fn names_modern_revision(headers: &HeaderMap) -> bool {
+pub(super) fn names_modern_revision(headers: &Fields<'_>) -> bool {
     let Some(version) = headers.get(PROTOCOL_VERSION) else { return false };
-    match version.to_str().ok().and_then(|version| version.trim().parse::<Revision>().ok()) {
+    match text(version).and_then(|version| version.trim().parse::<Revision>().ok()) {
         Some(revision) => revision.is_modern(),
-        None => !headers.contains_key(SESSION_ID),
+        None => !headers.has(SESSION_ID),
     }
 }
 
 pub(super) async fn receive(
     server: &Server,
-    headers: &HeaderMap,
+    headers: &Fields<'_>,
     incoming: Incoming,
     principal: &Arc<str>,
     accepts: Accepts,
@@ -133,7 +135,6 @@ impl HttpBody for Parts {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -150,11 +151,8 @@ mod tests {
             has_session: bool,
         ) {
             let padded = [padding.as_bytes(), &version, padding.as_bytes()].concat();
-            let Ok(header) = HeaderValue::from_bytes(&padded) else { return Ok(()) };
-            let mut headers = HeaderMap::from_iter([(PROTOCOL_VERSION, header)]);
-            if has_session {
-                headers.insert(SESSION_ID, HeaderValue::from_static("s"));
-            }
+            let session = has_session.then_some((SESSION_ID, &b"s"[..]));
+            let headers = [(PROTOCOL_VERSION, &padded[..])].into_iter().chain(session).collect();
             let name = String::from_utf8(version).unwrap_or_default();
             let is_older = Revision::ALL[..4].iter().any(|revision| revision.as_str() == name.trim());
             let is_newest = name.trim() == "2026-07-28";

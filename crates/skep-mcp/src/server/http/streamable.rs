@@ -5,14 +5,14 @@ use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     extract::{Request as HttpRequest, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
 use super::{
-    Accepts, Events, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event, event_stream, failure,
-    json, plain, principal, stateless,
+    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event, event_stream,
+    failure, json, plain, principal, stateless, text,
 };
 use crate::{
     message::{Incoming, Message},
@@ -30,14 +30,14 @@ const RETRY_MS: u32 = 1000;
 /// Messages of a session, or the request that opens one.
 pub(super) async fn receive(
     server: &Server,
-    headers: &HeaderMap,
+    headers: &Fields<'_>,
     incoming: Incoming,
     principal: &Arc<str>,
     accepts: Accepts,
     share: Option<Share>,
 ) -> Response {
     let is_first = matches!(&incoming, Incoming::Single(Message::Request(request)) if request.method == "initialize");
-    let session = if is_first && !headers.contains_key(SESSION_ID) {
+    let session = if is_first && !headers.has(SESSION_ID) {
         let limits = &server.inner.limits;
         let unsolicited = Arc::new(EventStream::new(0, limits, &server.inner.backlog));
         server.inner.backlog.add(&unsolicited);
@@ -179,7 +179,7 @@ impl Events for SessionEvents {
 /// `GET`: the stream of what belongs to no request, or what is left of the one named by `Last-Event-ID`.
 pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> Response {
     let principal = principal(&request);
-    let headers = request.headers();
+    let headers = &Fields::from(request.headers());
     if let Some(response) = not_for_sessions(headers) {
         return response;
     }
@@ -191,7 +191,7 @@ pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> 
         Err(refusal) => return refusal.into_response(),
     };
     let last = headers.get(LAST_EVENT_ID).map(|id| {
-        let (stream, event) = id.to_str().ok()?.trim().split_once('_')?;
+        let (stream, event) = text(id)?.trim().split_once('_')?;
         Some((stream.parse().ok()?, event.parse().ok()?))
     });
     let reader = match last {
@@ -208,10 +208,11 @@ pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> 
 /// `DELETE`: the client needs the session no more.
 pub(super) async fn end(State(server): State<Server>, request: HttpRequest) -> Response {
     let principal = principal(&request);
-    if let Some(response) = not_for_sessions(request.headers()) {
+    let headers = &Fields::from(request.headers());
+    if let Some(response) = not_for_sessions(headers) {
         return response;
     }
-    match find(&server, request.headers(), &principal) {
+    match find(&server, headers, &principal) {
         Ok(session) => {
             server.inner.sessions.remove(&session.id);
             plain(StatusCode::OK, "")
@@ -221,8 +222,8 @@ pub(super) async fn end(State(server): State<Server>, request: HttpRequest) -> R
 }
 
 /// 2026-07-28 has neither sessions nor streams of its own.
-fn not_for_sessions(headers: &HeaderMap) -> Option<Response> {
-    (!headers.contains_key(SESSION_ID) && stateless::names_modern_revision(headers)).then(|| {
+fn not_for_sessions(headers: &Fields<'_>) -> Option<Response> {
+    (!headers.has(SESSION_ID) && stateless::names_modern_revision(headers)).then(|| {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "2026-07-28 has only POST here");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         response
@@ -230,9 +231,9 @@ fn not_for_sessions(headers: &HeaderMap) -> Option<Response> {
 }
 
 /// The session that the headers name.
-fn find(server: &Server, headers: &HeaderMap, principal: &Arc<str>) -> Result<Arc<Session>, Refusal> {
+fn find(server: &Server, headers: &Fields<'_>, principal: &Arc<str>) -> Result<Arc<Session>, Refusal> {
     let refuse = |status, message: &str| Err(Refusal::new(status, message));
-    let Some(id) = headers.get(SESSION_ID).and_then(|id| id.to_str().ok()) else {
+    let Some(id) = headers.text(SESSION_ID) else {
         let message = "this is neither a request with the metadata of 2026-07-28 (params._meta) nor one of a session: \
                        send initialize, and then the Mcp-Session-Id that comes with its answer";
         return refuse(StatusCode::BAD_REQUEST, message);
@@ -242,7 +243,7 @@ fn find(server: &Server, headers: &HeaderMap, principal: &Arc<str>) -> Result<Ar
     };
     // 2025-06-18 and later send the header; before it did not exist.
     if let Some(version) = headers.get(PROTOCOL_VERSION) {
-        let known = version.to_str().ok().and_then(|version| version.trim().parse::<Revision>().ok());
+        let known = text(version).and_then(|version| version.trim().parse::<Revision>().ok());
         if known.is_none_or(Revision::is_modern) {
             return refuse(StatusCode::BAD_REQUEST, "MCP-Protocol-Version names no revision that has sessions");
         }

@@ -1,41 +1,52 @@
-//! The parameters of requests, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
+//! Requests as they are sent, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use std::fmt::Write as _;
+
+use serde_json::Value;
 
 use super::Setup;
-use crate::{message::json, revision::Revision, server::Members, spans};
+use crate::{
+    message::{json, one_line},
+    revision::Revision,
+    server::Members,
+    spans,
+};
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
-/// Bytes that the metadata of most requests comes to.
-const META_SIZE: usize = 512;
+/// Bytes that the envelope and the metadata of most requests come to.
+const FRAME_SIZE: usize = 640;
 
-/// The parameters of a request, as they are sent. Some requests have none.
-pub(super) struct Params(Option<String>);
-
-impl Params {
-    /// There are none.
-    pub(super) const NONE: Params = Params(None);
-
-    /// Their text.
-    pub(super) fn text(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-
-    /// A member of them, as a type; `None` also where it does not fit.
-    pub(super) fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
-        let member = spans::members(self.text()?)?.find(|member| member.name == name)?;
-        serde_json::from_str(member.value).ok()
-    }
+/// A request that has no id yet.
+pub(super) struct Asking<'a> {
+    pub(super) method: &'a str,
+    pub(super) params: &'a Members<'a>,
+    /// Without it, the parameters are sent as they are.
+    pub(super) meta: Option<Meta<'a>>,
 }
 
-impl From<Box<RawValue>> for Params {
-    fn from(params: Box<RawValue>) -> Params {
-        Params(Some(Box::<str>::from(params).into_string()))
+impl Asking<'_> {
+    /// The text of the request, in one line.
+    pub(super) fn text(&self, id: i64) -> String {
+        let mut text = String::with_capacity(self.params.len_in_bytes() + FRAME_SIZE);
+        let _ = write!(text, r#"{{"jsonrpc":"2.0","id":{id},"method":"#); // a text takes everything
+        write_string(&mut text, self.method);
+        text.push_str(r#","params":"#);
+        let begin = text.len();
+        text.push('{');
+        match &self.meta {
+            Some(meta) => meta.put_in(&mut text, self.params, id),
+            None => self.params.iter().for_each(|(name, value)| write_named(&mut text, name, value.get())),
+        }
+        match self.params.is_empty() && text.len() == begin + 1 {
+            true => text.truncate(begin - r#","params":"#.len()),
+            false => text.push('}'),
+        }
+        text.push('}');
+        one_line(text)
     }
 }
 
@@ -48,28 +59,21 @@ pub(super) struct Meta<'a> {
 }
 
 impl Meta<'_> {
-    /// The parameters of request `id` as they are sent: the caller's progress token gives way to the id, if progress is
-    /// wanted, and the era's metadata is put in or taken out. All else keeps its bytes.
-    pub(super) fn put_in(&self, params: &Members<'_>, id: i64) -> Params {
-        let mut text = String::with_capacity(params.len_in_bytes() + META_SIZE);
-        text.push('{');
+    /// Write the parameters of request `id`: the caller's progress token gives way to the id, if progress is wanted, and the
+    /// era's metadata is put in or taken out. All else keeps its bytes.
+    fn put_in(&self, text: &mut String, params: &Members<'_>, id: i64) {
         let mut is_written = false;
         for (name, value) in params.iter() {
             if name != "_meta" {
-                write_named(&mut text, name, value.get());
+                write_named(text, name, value.get());
             } else if !is_written {
-                self.write(&mut text, Some(value.get()), id);
+                self.write(text, Some(value.get()), id);
                 is_written = true;
             } // else the same twice: what follows is not meant
         }
         if !is_written {
-            self.write(&mut text, None, id);
+            self.write(text, None, id);
         }
-        if params.is_empty() && text == "{" {
-            return Params::NONE;
-        }
-        text.push('}');
-        Params(Some(text))
     }
 
     /// Write the metadata, with what was there before, unless there is none.
@@ -121,8 +125,18 @@ fn write_own(object: &mut String, name: &str, value: &str) {
 
 /// The same with any name.
 fn write_named(object: &mut String, name: &str, value: &str) {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if is_plain { write_own(object, name, value) } else { write_member(object, &json(name), value) }
+    begin_member(object);
+    write_string(object, name);
+    object.push(':');
+    object.push_str(value);
+}
+
+fn write_string(text: &mut String, string: &str) {
+    let is_plain = string.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/'));
+    match is_plain {
+        true => text.extend(["\"", string, "\""]),
+        false => text.push_str(&json(string)),
+    }
 }
 
 fn begin_member(object: &mut String) {
@@ -149,7 +163,20 @@ mod tests {
         };
         let meta = Meta { setup: &setup, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
         let params = params.map_or(Members::default(), |text| serde_json::from_str(text).unwrap());
-        meta.put_in(&params, 7).text().map(str::to_owned)
+        let text = Asking { method: "a/b", params: &params, meta: Some(meta) }.text(7);
+        let rest = text.strip_prefix(r#"{"jsonrpc":"2.0","id":7,"method":"a/b""#).unwrap().strip_suffix('}').unwrap();
+        (!rest.is_empty()).then(|| rest.strip_prefix(r#","params":"#).unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_request_is_one_line_of_json_whatever_is_in_it() {
+        let text = r#"{"a\"ä": [1,
+            2]}"#;
+        let params: Members = serde_json::from_str(text).unwrap();
+        let sent = Asking { method: "a\"b", params: &params, meta: None }.text(-7);
+        assert!(!sent.contains('\n'));
+        let sent: Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent, json!({ "jsonrpc": "2.0", "id": -7, "method": "a\"b", "params": { "a\"ä": [1, 2] } }));
     }
 
     #[test]
