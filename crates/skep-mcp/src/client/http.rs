@@ -721,6 +721,11 @@ fn is_event_stream(response: &Response) -> bool {
 
 /// A body, if it is not too large.
 async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+    if let Response::Direct(response) = &mut response
+        && let Some(whole) = response.whole(bytes_max).await.map_err(CallError::Closed)?
+    {
+        return Ok(whole);
+    }
     let announced = response.announced().min(bytes_max);
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await? {

@@ -330,7 +330,8 @@ mod tests {
     }
 
     fn lifted(method: &str, text: &str) -> String {
-        let text = Text::response(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_string();
+        let text = Text::lifted(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_bytes();
+        let text = std::str::from_utf8(&text).unwrap();
         text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap().to_owned()
     }
 
@@ -366,7 +367,8 @@ mod tests {
             let result = raw(&format!(r#"{{{own}{meta}"content":"{}"}}"#, "x".repeat(1 << 20)));
             let (address, text) = (result.get().as_ptr(), result.get().to_owned());
             let lifted = lift("tools/call", result, &raw(r#"{"name":"s"}"#));
-            let parts = Text::response(&Id::Number(1), lifted).into_parts();
+            let mut text_of_it = Text::lifted(&Id::Number(1), lifted);
+            let parts: Vec<_> = std::iter::from_fn(|| text_of_it.pop()).collect();
             let expected = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{{first}{}}}"#, &text[1..]);
             assert!(parts.concat() == expected.into_bytes());
             assert_eq!(parts[1].as_ptr() as usize - address as usize, usize::from(own.is_empty()), "not copied");

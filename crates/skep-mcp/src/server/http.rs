@@ -9,21 +9,31 @@ mod sse;
 mod stateless;
 mod streamable;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::Request as HttpRequest,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::stream;
+use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 
 pub use self::fields::{Fields, text};
-use super::{Server, Share, code, local, sink};
+use super::{
+    Server, Share, code, local,
+    sink::{self, Text},
+};
 use crate::message::{ErrorObject, parse};
 
 const SESSION_ID: &str = "mcp-session-id";
@@ -145,8 +155,28 @@ impl Accepts {
     }
 }
 
-fn json(status: StatusCode, text: String) -> Response {
-    respond(status, "application/json", Body::from(text))
+fn json(status: StatusCode, text: impl Into<Text>) -> Response {
+    respond(status, "application/json", Body::new(Pieces(text.into())))
+}
+
+/// A message as a body, whose length is known.
+struct Pieces(Text);
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
 }
 
 fn plain(status: StatusCode, text: &str) -> Response {
@@ -178,29 +208,24 @@ fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Respon
 /// Something that gives events until it ends. Dropped when the client goes away.
 trait Events: Send + 'static {
     /// The next event, as it stands in the stream.
-    fn next(&mut self) -> impl Future<Output = Option<String>> + Send;
+    fn next(&mut self) -> impl Future<Output = Option<Text>> + Send;
 }
 
 /// A stream of events, with a comment now and then while there are none.
 fn event_stream(events: impl Events, keep_alive: Duration) -> Response {
-    let chunks = stream::unfold(events, move |mut events| async move {
-        let chunk = match timeout(keep_alive, events.next()).await {
-            Ok(Some(event)) => event,
-            Ok(None) => return None,
-            Err(_) => ": still here\n\n".to_owned(),
-        };
-        Some((Ok::<_, Infallible>(Bytes::from(chunk)), events))
+    let chunks = stream::unfold((events, Text::default()), move |(mut events, mut event)| async move {
+        loop {
+            if let Some(piece) = event.pop() {
+                return Some((Ok::<_, Infallible>(piece), (events, event)));
+            }
+            event = match timeout(keep_alive, events.next()).await {
+                Ok(next) => next?,
+                Err(_) => ": still here\n\n".to_owned().into(),
+            };
+        }
     });
     let mut response = respond(StatusCode::OK, EVENT_STREAM, Body::from_stream(chunks));
     // Proxies that collect answers would hold events back (nginx).
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
-}
-
-/// One message as an event.
-pub(crate) fn event(id: Option<&str>, text: &str) -> String {
-    match id {
-        Some(id) => format!("id: {id}\nevent: message\ndata: {text}\n\n"),
-        None => format!("event: message\ndata: {text}\n\n"),
-    }
 }

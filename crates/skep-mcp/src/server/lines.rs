@@ -18,7 +18,7 @@ use super::{
     Server, Share, code, local,
     rate::Rate,
     session::{Customs, Session},
-    sink::{self, Sink},
+    sink::{self, Sink, Text},
 };
 use crate::{
     framing::{Lines, Memory, Skipped},
@@ -109,7 +109,7 @@ async fn read(
     let limits = &server.inner.limits;
     let refuse = async |code: i64, message: String| {
         let error = ErrorObject::new(code, message);
-        to.end(Some(sink::error(None, &error))).await;
+        to.end(Some(sink::error(None, &error).into())).await;
     };
     while lines.begun().await? {
         let Ok(line) = timeout(limits.body_time_max, lines.next()).await else {
@@ -146,7 +146,7 @@ async fn read(
                 let message = "batches ended with 2025-03-26; send one message at a time".to_owned();
                 refuse(code::INVALID_REQUEST, message).await;
             }
-            Err(malformed) => to.end(Some(sink::error(malformed.id.as_ref(), &malformed.error))).await,
+            Err(malformed) => to.end(Some(sink::error(malformed.id.as_ref(), &malformed.error).into())).await,
         }
         to.ready().await;
     }
@@ -156,7 +156,7 @@ async fn read(
 /// Write what is queued, until there will be no more.
 async fn write(
     mut output: impl AsyncWrite + Unpin,
-    mut queue: mpsc::Receiver<String>,
+    mut queue: mpsc::Receiver<Text>,
     last: &CancellationToken,
     time_max: Duration,
 ) -> io::Result<()> {
@@ -169,13 +169,15 @@ async fn write(
                 continue;
             }
         };
-        let Some(mut text) = text else {
+        let Some(text) = text else {
             let _ = timeout(time_max, output.shutdown()).await; // the other side may be gone
             return Ok(());
         };
-        text.push('\n');
         let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the caller takes nothing");
-        timeout(time_max, output.write_all(text.as_bytes())).await.map_err(slow)??;
+        let mut line = text.into_line();
+        while let Some(piece) = line.pop() {
+            timeout(time_max, output.write_all(&piece)).await.map_err(slow)??;
+        }
         if queue.is_empty() {
             timeout(time_max, output.flush()).await.map_err(slow)??;
         }

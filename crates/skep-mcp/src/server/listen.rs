@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Caller, Change, Inner, Members, Watch, code,
     modern::{Answer, Frame},
-    sink,
+    sink::{self, Text},
     tasks::{self, Task, Tasks},
 };
 use crate::message::{ErrorObject, Id};
@@ -200,7 +200,7 @@ impl Listener {
         self.ended = true;
         let result = to_raw_value(&json!({ "resultType": "complete", "_meta": self.meta() }));
         let outcome = result.map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()));
-        self.ready.push_back(Frame::Answer(Answer { text: sink::response(&self.id, &outcome).into(), status: 200 }));
+        self.ready.push_back(Frame::Answer(Answer { text: Text::response(&self.id, outcome), status: 200 }));
     }
 
     fn meta(&self) -> Value {

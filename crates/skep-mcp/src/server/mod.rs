@@ -24,7 +24,7 @@ mod park;
 mod peer;
 mod rate;
 mod session;
-mod sink;
+pub(crate) mod sink;
 pub mod tasks;
 
 use std::{

@@ -31,7 +31,7 @@ use super::{
     input,
     modern::{self, Frame, Opened},
     peer::{Asked, Event, Ids, Terms},
-    sink::{self, Batch, EventStream, Sink},
+    sink::{self, Batch, EventStream, Sink, Text},
     unguessable,
 };
 use crate::{
@@ -174,10 +174,10 @@ impl Session {
             match message {
                 Ok(Message::Request(request)) if request.method == "initialize" => {
                     let error = ErrorObject::new(code::INVALID_REQUEST, "initialize must not be part of a batch");
-                    batch.end(Some(sink::error(Some(&request.id), &error))).await;
+                    batch.end(Some(sink::error(Some(&request.id), &error).into())).await;
                 }
                 Ok(message) => self.receive(message, &batch).await,
-                Err(malformed) => batch.end(Some(sink::error(malformed.id.as_ref(), &malformed.error))).await,
+                Err(malformed) => batch.end(Some(sink::error(malformed.id.as_ref(), &malformed.error).into())).await,
             }
         }
     }
@@ -208,7 +208,7 @@ impl Session {
                 Err(error) => Err(error),
             },
         };
-        to.end(Some(sink::response(&request.id, &outcome))).await;
+        to.end(Some(Text::response(&request.id, outcome))).await;
     }
 
     /// What this connection makes of a result, before it takes the form of the caller's revision.
@@ -303,7 +303,7 @@ impl Session {
     async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) {
         let cancel = match self.admit(&request.id) {
             Ok(cancel) => cancel,
-            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error))).await,
+            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error).into())).await,
         };
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         self.tasks.spawn(async move {
@@ -326,7 +326,7 @@ impl Session {
                 };
                 match next {
                     Some(Some(Frame::Notification(text))) => to.send(text).await,
-                    Some(Some(Frame::Answer(answer))) => break Some(answer.text.into_string()),
+                    Some(Some(Frame::Answer(answer))) => break Some(answer.text),
                     Some(None) | None => break None,
                 }
             };
@@ -343,7 +343,7 @@ impl Session {
     async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) {
         let cancel = match self.admit(&request.id) {
             Ok(cancel) => cancel,
-            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error))).await,
+            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error).into())).await,
         };
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         self.tasks.spawn(async move {
@@ -351,7 +351,7 @@ impl Session {
             let outcome = cancel.run_until_cancelled(session.work(&request, caller, &to)).await;
             lock(&session.running).remove(&request.id);
             match outcome {
-                Some(outcome) => to.end(Some(sink::response(&request.id, &outcome))).await,
+                Some(outcome) => to.end(Some(Text::response(&request.id, outcome))).await,
                 None => to.end(None).await, // a withdrawn request is not answered
             }
         });

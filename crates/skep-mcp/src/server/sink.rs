@@ -15,71 +15,106 @@ use tokio::sync::{Notify, mpsc};
 use super::{Limits, Outcome, Share, convert::Lifted};
 use crate::message::{ErrorObject, Id, is_one_line, json, one_line, request_line};
 
-/// The text of a response.
-pub(super) fn response(id: &Id, outcome: &Outcome) -> String {
-    match outcome {
-        Ok(result) => one_line(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json(id))),
-        Err(object) => error(Some(id), object),
-    }
-}
-
-/// The text of a message. A large result is not copied into it, but sent as it lies.
-#[derive(Debug, Default)]
-pub(super) struct Text {
-    head: String,
-    /// A result, from this byte on, and the end of the message.
-    rest: Option<(Box<RawValue>, usize)>,
+/// The text of a message, in pieces that clones share: a large result is not copied into a message, but sent as it lies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Text {
+    head: Bytes,
+    /// A large result, or what of it comes after `head`.
+    rest: Bytes,
+    /// What comes after `rest`.
+    end: &'static str,
 }
 
 /// A result of so many bytes is large.
 const LARGE: usize = 32 << 10;
-const END: &str = "}";
+/// Bytes that come to most results and events.
+const FRAME_SIZE: usize = 64;
+const RESULT_END: &str = "}";
+const EVENT_END: &str = "\n\n";
+const RESULT_AND_EVENT_END: &str = "}\n\n";
+const RESULT_AND_LINE_END: &str = "}\n";
 
 impl Text {
+    /// The text of a response.
+    pub(super) fn response(id: &Id, outcome: Outcome) -> Text {
+        Text::lifted(id, outcome.map(|result| Lifted { first: String::new(), result }))
+    }
+
     /// The text of a response of 2026-07-28.
-    pub(super) fn response(id: &Id, lifted: Result<Lifted, ErrorObject>) -> Text {
+    pub(super) fn lifted(id: &Id, lifted: Result<Lifted, ErrorObject>) -> Text {
         let Lifted { first, result } = match lifted {
             Ok(lifted) => lifted,
             Err(object) => return error(Some(id), &object).into(),
         };
         let (brace, from) = if first.is_empty() { ("", 0) } else { ("{", 1) };
-        let mut head = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{brace}{first}"#, json(id));
         let rest = &result.get()[from..];
-        if rest.len() < LARGE || !is_one_line(rest) {
-            head.reserve_exact(rest.len() + END.len());
-            head.push_str(rest);
-            head.push_str(END);
+        let is_large = rest.len() >= LARGE && is_one_line(rest);
+        let copied = if is_large { "" } else { rest };
+        let id = json(id);
+        let mut head = String::with_capacity(FRAME_SIZE + id.len() + first.len() + copied.len());
+        head.extend([r#"{"jsonrpc":"2.0","id":"#, &id, r#","result":"#, brace, &first, copied]);
+        if !is_large {
+            head.push_str(RESULT_END);
             return one_line(head).into();
         }
-        Text { head, rest: Some((result, from)) }
+        let whole = Bytes::from(String::from(Box::<str>::from(result)));
+        Text { head: head.into(), rest: whole.slice(from..), end: RESULT_END }
+    }
+
+    /// The same as an event of a stream, with this id (WHATWG, server-sent events).
+    pub(crate) fn into_event(self, id: Option<&str>) -> Text {
+        let Text { head, rest, .. } = self;
+        let mut event = Vec::with_capacity(FRAME_SIZE + head.len());
+        for part in id.map_or([""; 3], |id| ["id: ", id, "\n"]) {
+            event.extend_from_slice(part.as_bytes());
+        }
+        event.extend_from_slice(b"event: message\ndata: ");
+        event.extend_from_slice(&head);
+        if rest.is_empty() {
+            event.extend_from_slice(EVENT_END.as_bytes());
+            return Text { head: event.into(), ..Text::default() };
+        }
+        Text { head: event.into(), rest, end: RESULT_AND_EVENT_END }
+    }
+
+    /// The same as a line.
+    pub(super) fn into_line(self) -> Text {
+        match self.rest.is_empty() {
+            true => Text { head: [&self.head, &b"\n"[..]].concat().into(), ..Text::default() },
+            false => Text { end: RESULT_AND_LINE_END, ..self },
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.head.is_empty()
+        self.head.is_empty() && self.rest.is_empty() && self.end.is_empty()
     }
 
-    /// In one piece.
-    pub(super) fn into_string(self) -> String {
-        match self.rest {
-            None => self.head,
-            Some((result, from)) => [&self.head, &result.get()[from..], END].concat(),
-        }
+    /// Bytes of all pieces.
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.rest.len() + self.end.len()
     }
 
-    /// In pieces, in their order.
-    pub(super) fn into_parts(self) -> Vec<Bytes> {
-        let mut parts = vec![Bytes::from(self.head)];
-        if let Some((result, from)) = self.rest {
-            let whole = Bytes::from(String::from(Box::<str>::from(result)));
-            parts.extend([whole.slice(from..), Bytes::from_static(END.as_bytes())]);
+    /// Take the next piece out.
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        for piece in [&mut self.head, &mut self.rest] {
+            if !piece.is_empty() {
+                return Some(std::mem::take(piece));
+            }
         }
-        parts
+        let end = std::mem::take(&mut self.end);
+        (!end.is_empty()).then(|| Bytes::from_static(end.as_bytes()))
+    }
+
+    /// In one piece, which is a copy.
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        let whole = (!self.rest.is_empty()).then(|| [&self.head, &self.rest, self.end.as_bytes()].concat());
+        whole.map_or_else(|| self.pop().unwrap_or_default(), Bytes::from)
     }
 }
 
 impl From<String> for Text {
     fn from(head: String) -> Text {
-        Text { head, rest: None }
+        Text { head: head.into(), ..Text::default() }
     }
 }
 
@@ -105,7 +140,7 @@ pub(super) fn request(id: &Id, method: &str, params: &RawValue) -> String {
 #[derive(Clone)]
 pub(super) enum Sink {
     /// A connection that all requests share. Bounded; whoever sends waits.
-    Queue(mpsc::Sender<String>),
+    Queue(mpsc::Sender<Text>),
     /// The event stream of one HTTP request.
     Stream(Arc<EventStream>),
     /// The answers of a batch, which are sent together.
@@ -131,7 +166,8 @@ impl Sink {
     }
 
     /// Send a message that is not the last of its request.
-    pub(super) async fn send(&self, text: String) {
+    pub(super) async fn send(&self, text: impl Into<Text>) {
+        let text = text.into();
         match self {
             Sink::Queue(queue) => drop(queue.send(text).await), // closed: there is nobody to tell
             Sink::Stream(stream) => stream.push(text, false).await,
@@ -141,7 +177,7 @@ impl Sink {
     }
 
     /// Send the answer, or nothing to a caller that has withdrawn its request.
-    pub(super) async fn end(&self, answer: Option<String>) {
+    pub(super) async fn end(&self, answer: Option<Text>) {
         match self {
             Sink::Queue(queue) => {
                 if let Some(text) = answer {
@@ -166,7 +202,7 @@ impl Sink {
 pub(super) struct Batch {
     to: Sink,
     others: Sink,
-    answers: Mutex<(usize, Vec<String>)>,
+    answers: Mutex<(usize, Vec<Bytes>)>,
 }
 
 impl Batch {
@@ -176,11 +212,12 @@ impl Batch {
     }
 
     /// Take one answer; gives all when it was the last. `None` inside: no request wants an answer.
-    fn take(&self, answer: Option<String>) -> Option<Option<String>> {
+    fn take(&self, answer: Option<Text>) -> Option<Option<Text>> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.1.extend(answer);
+        answers.1.extend(answer.map(Text::into_bytes));
         answers.0 = answers.0.saturating_sub(1);
-        (answers.0 == 0).then(|| (!answers.1.is_empty()).then(|| format!("[{}]", answers.1.join(","))))
+        let all = || Text { head: [b"[", &*answers.1.join(&b","[..]), b"]"].concat().into(), ..Text::default() };
+        (answers.0 == 0).then(|| (!answers.1.is_empty()).then(all))
     }
 }
 
@@ -188,7 +225,7 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub(super) struct StreamEvent {
     pub(super) number: u64,
-    pub(super) text: Arc<str>,
+    pub(super) text: Text,
     /// The answer: nothing comes after it.
     pub(super) is_last: bool,
 }
@@ -233,7 +270,7 @@ impl EventStream {
     }
 
     /// Add a message. While somebody reads too slowly this waits; when nobody reads, the oldest messages give way.
-    async fn push(&self, text: String, is_last: bool) {
+    async fn push(&self, text: Text, is_last: bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -257,7 +294,7 @@ impl EventStream {
         state.next += 1;
         state.bytes += text.len();
         self.backlog.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        state.events.push_back(StreamEvent { number, text: text.into(), is_last });
+        state.events.push_back(StreamEvent { number, text, is_last });
         state.is_closed = is_last;
         while state.events.len() > self.events_max || (state.bytes > self.bytes_max && state.events.len() > 1) {
             let Some(gone) = state.events.pop_front() else { break };

@@ -43,7 +43,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use self::answer::HEAD_BYTES_MAX;
+use self::answer::{Body, HEAD_BYTES_MAX};
 
 /// Connections that wait for their next call.
 const IDLE_MAX: usize = 64;
@@ -343,6 +343,36 @@ impl Response {
                 return Ok(None);
             }
         }
+    }
+
+    /// The whole body, if it says that it is not longer than this: it is read into one piece of memory, and not copied from there.
+    /// `None` for any other, whose parts are to be taken.
+    pub(super) async fn whole(&mut self, bytes_max: usize) -> Result<Option<Bytes>, String> {
+        let bytes = match self.head.body {
+            Body::Length(bytes) => usize::try_from(bytes).ok().filter(|bytes| (1..=bytes_max).contains(bytes)),
+            _ => None,
+        };
+        let (Some(bytes), Some(link)) = (bytes, &mut self.link) else { return Ok(None) };
+        if let Some(missing) = bytes.checked_sub(link.input.len()) {
+            link.input.reserve(missing + ROOM_MIN);
+        }
+        while link.input.len() < bytes {
+            let missing = bytes - link.input.len();
+            let fault = match poll_fn(|cx| link.poll_read(cx, missing)).await {
+                Ok(0) => self.head.body.close().err().unwrap_or_default(),
+                Ok(_) => continue,
+                Err(error) => error.to_string(),
+            };
+            self.link = None;
+            return Err(fault);
+        }
+        let whole = link.input.split_to(bytes).freeze();
+        if bytes > BUFFER_SIZE_MAX {
+            link.input = BytesMut::from(&link.input[..]); // not a part of so much memory
+        }
+        self.head.body = Body::ENDED;
+        self.let_go_at_end();
+        Ok(Some(whole))
     }
 
     /// Nothing more of it is wanted. Many servers end a stream right behind the answer: a connection on which that comes soon is

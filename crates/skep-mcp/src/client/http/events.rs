@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         message::{Message, Notification},
-        server::http::event,
+        server::sink::Text,
     };
 
     const STREAM: &str = ": hello\r\nid: 1\r\ndata:\r\n\r\nevent: endpoint\ndata: /m?a=b\n\nid: 7\nretry: 250\ndata: {\"a\":\ndata: 1}\n\ndata: cut";
@@ -208,7 +208,8 @@ mod tests {
                 let params = serde_json::to_string_pretty(&serde_json::json!({ "param": param })).unwrap();
                 let params = serde_json::value::RawValue::from_string(params).ok();
                 let text = Message::Notification(Notification { method, params }).to_line();
-                stream.push_str(&event(id.as_deref(), &text));
+                let event = Text::from(text.clone()).into_event(id.as_deref()).into_bytes();
+                stream.push_str(std::str::from_utf8(&event).unwrap());
                 stream.push_str(": still here\n\n");
                 written.push((id, text));
             }

@@ -9,13 +9,13 @@ use axum::{
 };
 use tokio::sync::mpsc;
 
-use super::{Events, Refusal, event, event_stream, failure, plain, principal, read_body};
+use super::{Events, Refusal, event_stream, failure, plain, principal, read_body};
 use crate::{
     message::{Incoming, parse},
     server::{
         Server, Share,
         session::{Customs, Session},
-        sink::Sink,
+        sink::{Sink, Text},
     },
 };
 
@@ -31,23 +31,23 @@ pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> 
     }
     let endpoint = format!("event: endpoint\ndata: /messages?sessionId={}\n\n", session.id);
     let keep_alive = server.inner.limits.keep_alive;
-    event_stream(SessionStream { endpoint: Some(endpoint), waiting, session, server }, keep_alive)
+    event_stream(SessionStream { endpoint: Some(endpoint.into()), waiting, session, server }, keep_alive)
 }
 
 struct SessionStream {
-    endpoint: Option<String>,
-    waiting: mpsc::Receiver<String>,
+    endpoint: Option<Text>,
+    waiting: mpsc::Receiver<Text>,
     session: Arc<Session>,
     server: Server,
 }
 
 impl Events for SessionStream {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Text> {
         if let Some(endpoint) = self.endpoint.take() {
             return Some(endpoint);
         }
         let text = self.session.closed().run_until_cancelled(self.waiting.recv()).await??;
-        Some(event(None, &text))
+        Some(text.into_event(None))
     }
 }
 

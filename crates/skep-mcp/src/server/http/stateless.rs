@@ -1,31 +1,18 @@
 //! Streamable HTTP of 2026-07-28: one request, one answer, nothing kept. A client that goes away cancels its request.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use axum::{
-    body::{Body, HttpBody},
-    http::StatusCode,
-    response::Response,
-};
-use bytes::Bytes;
-use hyper::body::{Frame as BodyFrame, SizeHint};
+use axum::{http::StatusCode, response::Response};
 use tokio::time::timeout;
 
-use super::{
-    Accepts, Events, Fields, PROTOCOL_VERSION, SESSION_ID, accepted, event, event_stream, failure, respond, text,
-};
+use super::{Accepts, Events, Fields, PROTOCOL_VERSION, SESSION_ID, accepted, event_stream, failure, json, text};
 use crate::{
     message::{ErrorObject, Incoming, Message},
     revision::Revision,
     server::{
         Server, Share, code, headers,
         modern::{self, Answer, Begun, Frame, Opened},
+        sink::Text,
     },
 };
 
@@ -77,7 +64,7 @@ pub(super) async fn receive(
     match first {
         Some(Frame::Answer(Answer { text, status })) if accepts.json => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            respond(status, "application/json", Body::new(Parts(text.into_parts().into())))
+            json(status, text)
         }
         first => event_stream(Frames { first, begun, _share: share }, limits.keep_alive),
     }
@@ -101,35 +88,16 @@ struct Frames {
 }
 
 impl Events for Frames {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Text> {
         let frame = match self.first.take() {
             Some(frame) => frame,
             None => self.begun.next().await?,
         };
-        Some(match frame {
-            Frame::Notification(text) => event(None, &text),
-            Frame::Answer(Answer { text, .. }) => event(None, &text.into_string()),
-        })
-    }
-}
-
-/// A body in pieces, whose length is known.
-struct Parts(VecDeque<Bytes>);
-
-impl HttpBody for Parts {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|part| Ok(BodyFrame::data(part))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+        let text = match frame {
+            Frame::Notification(text) => text.into(),
+            Frame::Answer(Answer { text, .. }) => text,
+        };
+        Some(text.into_event(None))
     }
 }
 

@@ -11,8 +11,8 @@ use axum::{
 use tokio::time::timeout;
 
 use super::{
-    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event, event_stream,
-    failure, json, plain, principal, stateless, text,
+    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event_stream, failure,
+    json, plain, principal, stateless, text,
 };
 use crate::{
     message::{Incoming, Message},
@@ -20,7 +20,7 @@ use crate::{
     server::{
         Server, Share,
         session::{Customs, Session},
-        sink::{EventStream, Reader, Sink, StreamEvent},
+        sink::{EventStream, Reader, Sink, StreamEvent, Text},
     },
 };
 
@@ -108,7 +108,7 @@ async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStrea
         }
     }
     match first.front() {
-        Some(event) if event.is_last && accepts.json => json(StatusCode::OK, event.text.to_string()),
+        Some(event) if event.is_last && accepts.json => json(StatusCode::OK, event.text.clone()),
         _ => {
             // From here on the client knows numbers of events, and may come back for what follows.
             unknown.disarm();
@@ -149,21 +149,21 @@ fn events(server: &Server, session: &Arc<Session>, first: VecDeque<StreamEvent>,
     let is_primed = session.revision() >= Some(Revision::V2025_11_25);
     let (stream, after) = reader.position();
     let after = first.front().map_or(after, |event| event.number - 1);
-    let primer = is_primed.then(|| format!("id: {stream}_{after}\nretry: {RETRY_MS}\ndata: \n\n"));
+    let primer = is_primed.then(|| format!("id: {stream}_{after}\nretry: {RETRY_MS}\ndata: \n\n").into());
     let session = Arc::clone(session);
     event_stream(SessionEvents { primer, first, reader, _session: session }, server.inner.limits.keep_alive)
 }
 
 /// A stream of a session.
 struct SessionEvents {
-    primer: Option<String>,
+    primer: Option<Text>,
     first: VecDeque<StreamEvent>,
     reader: Reader,
     _session: Arc<Session>,
 }
 
 impl Events for SessionEvents {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Text> {
         if let Some(primer) = self.primer.take() {
             return Some(primer);
         }
@@ -172,7 +172,7 @@ impl Events for SessionEvents {
             None => self.reader.next().await?,
         };
         let (stream, _) = self.reader.position();
-        Some(event(Some(&format!("{stream}_{}", next.number)), &next.text))
+        Some(next.text.into_event(Some(&format!("{stream}_{}", next.number))))
     }
 }
 

@@ -667,3 +667,39 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn a_body_whose_length_is_known_comes_in_one_piece_or_not_at_all() {
+    const BYTES: usize = 3 * BUFFER_SIZE_MAX;
+    let server = Server::start().await;
+    let body = vec![b'x'; BYTES];
+    let ask = async |bytes_max: usize| {
+        let mut response = server.send(&QUESTION).await.unwrap();
+        timeout(PATIENCE, response.whole(bytes_max)).await.unwrap()
+    };
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+    let (asked, mut stream) = tokio::join!(ask(BYTES), async {
+        let mut stream = server.accept().await;
+        answer(&mut stream, &head).await;
+        for part in body.chunks(BYTES / 5) {
+            stream.write_all(part).await.unwrap();
+        }
+        stream
+    });
+    assert!(asked.unwrap().unwrap() == body);
+    assert_eq!(server.idle(), 1);
+    assert_eq!(server.direct.idle.lock().unwrap()[0].link.input.capacity(), 0, "its memory is the body's");
+    let (asked, ()) = tokio::join!(ask(BYTES), answer(&mut stream, OK));
+    assert_eq!(asked.unwrap().unwrap(), "ok");
+    let (asked, ()) = tokio::join!(ask(BYTES), async {
+        answer(&mut stream, &head).await;
+        stream.write_all(&body[1..]).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    assert!(asked.unwrap_err().contains("in the middle"));
+    assert_eq!(server.idle(), 0);
+    for (text, bytes_max) in [(OK, 1), ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BYTES)] {
+        let (asked, ()) = tokio::join!(ask(bytes_max), async { answer(&mut server.accept().await, text).await });
+        assert_eq!(asked, Ok(None), "its parts are to be taken");
+    }
+}
