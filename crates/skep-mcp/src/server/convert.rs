@@ -160,10 +160,11 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
         return result;
     }
     let Some(mut members) = Members::parse(&result) else { return result };
+    let mut is_other = false;
     for name in MODERN_MEMBERS {
-        members.remove(name);
+        is_other |= members.remove(name);
     }
-    match method {
+    is_other |= match method {
         "tools/call" => lower_tool_result(&mut members, to),
         "prompts/get" => edit_items(&mut members, "messages", |message| {
             edit_member(message, "content", |content| lower_content(content, to))
@@ -174,20 +175,18 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
         "resources/templates/list" => {
             edit_items(&mut members, "resourceTemplates", |template| lower_item(template, to))
         }
-        _ => {}
-    }
-    members.into_raw()
+        _ => false,
+    };
+    if is_other { members.into_raw() } else { result }
 }
 
-/// Structured content came with 2025-06-18, and until 2026-07-28 it had to be an object.
-fn lower_tool_result(result: &mut Members<'_>, to: Revision) {
+/// Structured content came with 2025-06-18, and until 2026-07-28 it had to be an object. Returns whether the result is another.
+fn lower_tool_result(result: &mut Members<'_>, to: Revision) -> bool {
+    let is_older = to < Revision::V2025_06_18;
     let is_object = |value: &RawValue| value.get().trim_start().starts_with('{');
-    if to < Revision::V2025_06_18 || result.get("structuredContent").is_some_and(|content| !is_object(content)) {
-        result.remove("structuredContent");
-    }
-    if to < Revision::V2025_06_18 {
-        edit_items(result, "content", |content| lower_content(content, to));
-    }
+    let is_unfit = result.get("structuredContent").is_some_and(|content| is_older || !is_object(content));
+    let is_edited = is_older && edit_items(result, "content", |content| lower_content(content, to));
+    is_unfit && result.remove("structuredContent") || is_edited
 }
 
 /// A kind of content that the revision does not know becomes text that says what it is.
@@ -234,9 +233,9 @@ fn lower_item(item: &mut Members<'_>, to: Revision) {
     }
 }
 
-/// Change each object of a list.
-fn edit_items(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) {
-    let Some(items) = members.read::<Vec<&RawValue>>(name) else { return };
+/// Change each object of a list. Returns whether there is such a list.
+fn edit_items(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) -> bool {
+    let Some(items) = members.read::<Vec<&RawValue>>(name) else { return false };
     let edited: Vec<Box<RawValue>> = items
         .into_iter()
         .map(|item| match Members::parse(item) {
@@ -248,6 +247,7 @@ fn edit_items(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<
         })
         .collect();
     members.put(name, edited);
+    true
 }
 
 fn edit_member(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) {
@@ -373,6 +373,15 @@ mod tests {
             assert!(parts.concat() == expected.into_bytes());
             assert_eq!(parts[1].as_ptr() as usize - address as usize, usize::from(own.is_empty()), "not copied");
         }
+    }
+
+    #[test]
+    fn a_result_that_an_older_caller_knows_is_not_written_anew() {
+        let text = r#"{"structuredContent": {"resultType": 1, "ttlMs": 2},"content":[]}"#;
+        let result = raw(text);
+        let address = result.get().as_ptr();
+        let lowered = lower("tools/call", result, Revision::V2025_06_18);
+        assert_eq!((lowered.get().as_ptr(), lowered.get()), (address, text));
     }
 
     #[test]

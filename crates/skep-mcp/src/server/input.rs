@@ -81,7 +81,7 @@ async fn answer(
     repeated.set("inputResponses", responses.into_raw());
     match wanted.get("requestState") {
         Some(state) => repeated.set("requestState", state.to_owned()),
-        None => repeated.remove("requestState"),
+        None => _ = repeated.remove("requestState"),
     }
     Ok(repeated)
 }

@@ -97,9 +97,11 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Take the member of this name out, and whatever else has that name.
-    pub fn remove(&mut self, name: &str) {
+    /// Take the member of this name out, and whatever else has that name. Returns whether there was any.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let before = self.0.len();
         self.0.retain(|(known, _)| known != name);
+        self.0.len() < before
     }
 
     /// Names and values, in their order.
