@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::Handler;
 use crate::message::Notification;
@@ -23,19 +23,25 @@ const LEFT_TIME: Duration = Duration::from_secs(60);
 /// A call that is under way, as the transport sees it.
 pub(super) struct Flight {
     pub(super) handler: Option<Arc<dyn Handler>>,
-    pub(super) progressed: Notify,
+    /// When the server last said how far it is.
+    progressed: Mutex<Option<Instant>>,
     /// Questions of the server's that were given to this call's handler and are not answered.
     questions: AtomicUsize,
 }
 
 impl Flight {
     pub(super) fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
-        Arc::new(Flight { handler, progressed: Notify::new(), questions: AtomicUsize::new(0) })
+        Arc::new(Flight { handler, progressed: Mutex::default(), questions: AtomicUsize::new(0) })
+    }
+
+    /// When the server last said how far it is, if it did.
+    pub(super) fn progressed(&self) -> Option<Instant> {
+        *self.progressed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Progress, which was sent under the call's own token.
     pub(super) fn progress(&self, notification: Notification) {
-        self.progressed.notify_one();
+        *self.progressed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if let Some(handler) = &self.handler {
             handler.notification(notification);
         }

@@ -390,17 +390,22 @@ async fn timed<T>(
     let start = Instant::now();
     // Who waits for ever may say so with a time that has no end.
     let end = start.checked_add(options.deadline);
-    let patience = || {
-        let silence = Instant::now().checked_add(options.timeout);
-        silence.into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
+    let patience = |heard: Instant| {
+        heard.checked_add(options.timeout).into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
     };
-    let mut given_up = pin!(sleep_until(patience()));
+    // It is set anew when it rings, and not for each word of the server's: most calls end long before.
+    let mut given_up = pin!(sleep_until(patience(start)));
     loop {
         tokio::select! {
             biased;
             result = &mut calling => return result,
-            () = flight.progressed.notified() => given_up.as_mut().reset(patience()),
-            () = &mut given_up => return Err(CallError::TimedOut(start.elapsed())),
+            () = &mut given_up => {
+                let until = patience(flight.progressed().unwrap_or(start));
+                if until <= Instant::now() {
+                    return Err(CallError::TimedOut(start.elapsed()));
+                }
+                given_up.as_mut().reset(until);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     schema::suggest,
     upstreams::{
         State, Status, Upstream, UpstreamError, Upstreams,
-        logins::{LOGIN_TIME_MAX, Logins},
+        logins::{LOGIN_TIME_MAX, Logins, Revoked},
     },
 };
 
@@ -79,7 +79,7 @@ Examples:
   skep servers login github --json      # one line with the address, one when it is done
   skep servers logout github";
 
-/// Forget the login to a server: its token is removed from this machine
+/// Forget the login to a server: its token is removed from this machine, and revoked
 #[derive(Debug, Args)]
 struct LogoutArguments {
     /// The server's name
@@ -187,14 +187,30 @@ async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments
     let How { mcp_config, json } = how;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let logins = Logins::new(&settings.home, settings.web.clone());
-    let was_there = logins.log_out(&server).await?;
-    if !was_there {
-        find(&settings, &server)?; // a name that was mistyped is an error
+    let found = find(&settings, &server);
+    let logged_out = logins.log_out(&server, found.as_ref().ok().copied()).await?;
+    if logged_out.is_none() {
+        found?; // a name that was mistyped is an error
     }
-    match (json, was_there) {
-        (true, _) => print(&format!("{}\n", json!({ "server": server, "status": "ok", "was_logged_in": was_there })))?,
-        (false, true) => eprintln!("logged out of {server}; a hub that runs may use its token until it ends"),
-        (false, false) => eprintln!("nobody was logged in to {server}"),
+    if json {
+        let (was_logged_in, is_revoked) = (logged_out.is_some(), logged_out == Some(Revoked::Yes));
+        let mut line =
+            json!({ "server": server, "status": "ok", "was_logged_in": was_logged_in, "revoked": is_revoked });
+        if let Some(Revoked::No(why)) = logged_out {
+            line["not_revoked"] = why.into();
+        }
+        print(&format!("{line}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match logged_out {
+        None => eprintln!("nobody was logged in to {server}"),
+        Some(Revoked::Yes) => eprintln!("logged out of {server}; its tokens are revoked"),
+        Some(Revoked::No(why)) => {
+            eprintln!(
+                "logged out of {server} on this machine; a hub that runs may use its token until it ends, which was not revoked: \
+                 {why}"
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -498,7 +498,7 @@ impl Connections {
         let connections = Arc::clone(self);
         Some(async move {
             match is_refused {
-                false => in_place(connections.converse(stream, is_refused, permit)).await,
+                false => connections.converse(stream, is_refused, permit).await,
                 true => drop(timeout(REFUSAL_TIME_MAX, connections.converse(stream, is_refused, permit)).await),
             }
         })
@@ -522,7 +522,7 @@ impl Connections {
         let ended = match is_refused {
             true => self.serve(stream, &self.overfull).await,
             false => match self.answer_plain(stream).await {
-                Ok(Some(rest)) => Box::pin(self.serve(rest, &self.router)).await,
+                Ok(Some(rest)) => Box::pin(in_place(self.serve(rest, &self.router))).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },

@@ -177,22 +177,45 @@ async fn what_needs_more_is_asked_for_with_what_was_granted_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_logging_out_the_token_is_gone() {
+async fn after_logging_out_the_token_is_gone_and_good_for_nothing() {
     let place = Place::open(Setup::default()).await;
     let user = user_of(&place);
+    let hub = hub(&user);
     log_in(&user).await.ok();
+    assert_eq!(call(&hub, "read").await["status"], "ok");
     let tokens = place.happened().secrets();
     assert!(tokens.iter().any(|token| kept(&user).contains(token)));
-    assert!(
-        user.skep(&["servers", "logout", "place", "--mcp-config", "mcp.json"]).ok().stderr().contains("logged out")
-    );
+    let logged_out = user.skep(&["servers", "logout", "place", "--mcp-config", "mcp.json"]).ok();
+    assert!(logged_out.stderr().contains("logged out of place; its tokens are revoked"), "{}", logged_out.stderr());
     assert!(!tokens.iter().any(|token| kept(&user).contains(token)));
+    assert_eq!(place.happened().revocations, 2, "the token, and that for another one");
+    assert_needs_login(&call(&hub, "read").await, "wants a login");
     log_in(&user).await.ok();
     assert_eq!(place.happened().registrations.len(), 2, "nothing is left of the first login");
-    user.skep(&["servers", "logout", "place"]).ok();
+    let logged_out = user.skep(&["servers", "logout", "place"]).ok();
+    assert!(logged_out.stderr().contains("not configured as it was"), "{}", logged_out.stderr());
+    assert_eq!(place.happened().revocations, 2);
     assert_eq!(user.skep(&["servers", "--mcp-config", "mcp.json"]).code(), 1);
     let mistyped = user.skep(&["servers", "logout", "plase", "--mcp-config", "mcp.json"]);
     assert!(mistyped.stderr().contains("did you mean \"place\"?"), "{}", mistyped.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_forgotten_also_where_its_token_is_not_revoked() {
+    let cases = [
+        (json!({ "revocation_endpoint": null }), "revokes none"),
+        (json!({ "revocation_endpoint": "http://127.0.0.1:1/revoke" }), "127.0.0.1"),
+    ];
+    for (metadata, why) in cases {
+        let place = Place::open(Setup { metadata, ..Setup::default() }).await;
+        let user = user_of(&place);
+        log_in(&user).await.ok();
+        let logged_out = user.skep(&["servers", "logout", "place", "--json", "--mcp-config", "mcp.json"]).ok();
+        let said: Value = serde_json::from_str(&logged_out.stdout()).unwrap();
+        assert_eq!((&said["was_logged_in"], &said["revoked"]), (&json!(true), &json!(false)));
+        assert!(said["not_revoked"].as_str().unwrap().contains(why), "{said}");
+        assert!(!place.happened().secrets().iter().any(|token| kept(&user).contains(token)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

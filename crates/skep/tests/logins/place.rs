@@ -48,6 +48,8 @@ pub(crate) struct Happened {
     /// Requests for tokens, by the kind of the grant.
     pub(crate) grants: Vec<String>,
     pub(crate) registrations: Vec<Value>,
+    /// Tokens that were revoked.
+    pub(crate) revocations: usize,
     /// Another authorization server that the MCP server trusts from now on.
     pub(crate) moved_to: Option<String>,
     made: usize,
@@ -88,6 +90,7 @@ impl Place {
             .route("/register", post(register))
             .route("/authorize", get(authorize))
             .route("/token", post(token))
+            .route("/revoke", post(revoke))
             .with_state(place.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -148,6 +151,7 @@ async fn metadata(State(place): State<Place>) -> Json<Value> {
         "authorization_endpoint": format!("{url}/authorize"),
         "token_endpoint": format!("{url}/token"),
         "registration_endpoint": format!("{url}/register"),
+        "revocation_endpoint": format!("{url}/revoke"),
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["none"],
         "authorization_response_iss_parameter_supported": true,
@@ -205,6 +209,19 @@ async fn token(State(place): State<Place>, Form(form): Form<BTreeMap<String, Str
     happened.refresh_tokens.insert(refresh.clone(), scopes);
     let answer = json!({ "access_token": access, "token_type": "Bearer", "refresh_token": refresh });
     with(answer, &json!({ "expires_in": place.setup.expires_in })).into_response()
+}
+
+/// RFC 7009: a token that nobody knows is revoked already.
+async fn revoke(State(place): State<Place>, Form(form): Form<BTreeMap<String, String>>) -> StatusCode {
+    assert!(form["client_id"].starts_with("client"));
+    let mut happened = place.happened();
+    let token = &form["token"];
+    let is_revoked = match form["token_type_hint"].as_str() {
+        "access_token" => happened.tokens.get_mut(token).map(|scopes| scopes.insert("(revoked)".to_owned())).is_some(),
+        _ => happened.refresh_tokens.remove(token).is_some(),
+    };
+    happened.revocations += usize::from(is_revoked);
+    StatusCode::OK
 }
 
 /// A server of 2025-06-18 with two tools, one of which needs more than to read.

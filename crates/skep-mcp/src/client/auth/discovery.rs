@@ -101,6 +101,7 @@ pub struct AuthorizationServer {
     authorization_endpoint: Option<String>,
     token_endpoint: Option<String>,
     registration_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
     /// How clients may say who they are; `None` means by HTTP Basic (RFC 8414, 2).
     pub token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// The scopes that it knows.
@@ -136,6 +137,11 @@ impl AuthorizationServer {
     /// Where clients make themselves known, if they may.
     pub fn registration_endpoint(&self) -> Result<Option<Url>, AuthError> {
         self.registration_endpoint.as_deref().map(address).transpose()
+    }
+
+    /// Where tokens are revoked, if they can be.
+    pub fn revocation_endpoint(&self) -> Result<Option<Url>, AuthError> {
+        self.revocation_endpoint.as_deref().map(address).transpose()
     }
 
     /// Whether its tokens can be bound to a key of ours (RFC 9449, 5.1).

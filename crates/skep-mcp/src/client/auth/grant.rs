@@ -179,26 +179,40 @@ impl TokenRequest<'_> {
         Ok(answer.access_token)
     }
 
-    /// Ask; once more if the proof of the key must contain something. Returns the body of an answer that is no refusal.
+    /// Take a token back before it ends (RFC 7009); with a refresh token goes what was got for it. Returns whether the server does
+    /// such a thing. `kind` is `access_token` or `refresh_token`.
+    pub async fn revoke(&self, web: &dyn Web, token: &str, kind: &str) -> Result<bool, AuthError> {
+        let Some(url) = self.server.revocation_endpoint()? else { return Ok(false) };
+        let mut form = Form::default();
+        form.add("token", token).add("token_type_hint", kind);
+        self.ask(web, &url, form).await.map(|_| true)
+    }
+
+    /// Ask for a token.
     async fn send(&self, web: &dyn Web, mut form: Form) -> Result<Vec<u8>, AuthError> {
         form.add("resource", self.resource);
         if !self.scopes.is_empty() {
             form.add("scope", &self.scopes.join(" "));
         }
-        let answer = send(web, self.request(form.clone(), None)?).await?;
+        self.ask(web, &self.server.token_endpoint()?, form).await
+    }
+
+    /// Ask; once more if the proof of the key must contain something. Returns the body of an answer that is no refusal.
+    async fn ask(&self, web: &dyn Web, url: &Url, form: Form) -> Result<Vec<u8>, AuthError> {
+        let answer = send(web, self.request(url, form.clone(), None)?).await?;
         let nonce = answer.headers.get(DPOP_NONCE).and_then(|nonce| nonce.to_str().ok());
         let answer = match (refused(&answer), nonce, self.key) {
             _ if answer.status.is_success() => answer,
             (AuthError::Refused { error, .. }, Some(nonce), Some(_)) if error == USE_NONCE => {
-                send(web, self.request(form, Some(nonce))?).await?
+                send(web, self.request(url, form, Some(nonce))?).await?
             }
             (error, ..) => return Err(error),
         };
         if answer.status.is_success() { Ok(answer.body) } else { Err(refused(&answer)) }
     }
 
-    fn request(&self, mut form: Form, nonce: Option<&str>) -> Result<Request, AuthError> {
-        let (server, client, url) = (self.server, self.client, self.server.token_endpoint()?);
+    fn request(&self, url: &Url, mut form: Form, nonce: Option<&str>) -> Result<Request, AuthError> {
+        let (server, client) = (self.server, self.client);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
@@ -214,9 +228,9 @@ impl TokenRequest<'_> {
             }
         }
         if let Some(key) = self.key {
-            headers.insert(DPOP, key.proof(&Method::POST, &url, None, nonce, self.now)?);
+            headers.insert(DPOP, key.proof(&Method::POST, url, None, nonce, self.now)?);
         }
-        Ok(Request { method: Method::POST, url, headers, body: form.0.into_bytes() })
+        Ok(Request { method: Method::POST, url: url.clone(), headers, body: form.0.into_bytes() })
     }
 }
 

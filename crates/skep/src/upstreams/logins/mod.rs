@@ -73,15 +73,27 @@ impl Logins {
         self.account(upstream).map(|account| Arc::new(account) as Arc<dyn Authorization>)
     }
 
-    /// Forget a login; whether there was one.
-    pub async fn log_out(&self, server: &str) -> Result<bool, StoreError> {
+    /// Forget the login to this server, and then have its authorization server revoke the tokens, for which it must be configured
+    /// as it was. `None` if there was none.
+    pub async fn log_out(&self, server: &str, upstream: Option<&Upstream>) -> Result<Option<Revoked>, StoreError> {
         let mut held = self.store.lock().await?;
-        let kept = held.contents.servers.remove(server).and_then(|entry| entry.kept);
-        if let Some(kept) = &kept {
-            held.contents.clients.remove(&kept.issuer); // it may be that which the authorization server does not know any more
-        }
+        let account = upstream.and_then(|upstream| self.account(upstream));
+        let account = account.filter(|account| held.contents.kept(server, &account.url).is_some());
+        let Some(kept) = held.contents.servers.remove(server).and_then(|entry| entry.kept) else {
+            held.save()?;
+            return Ok(None);
+        };
+        held.contents.clients.remove(&kept.issuer); // it may be that which the authorization server does not know any more
         held.save()?;
-        Ok(kept.is_some())
+        drop(held);
+        Ok(Some(match account {
+            None => Revoked::No("the server is not configured as it was at the login".to_owned()),
+            Some(account) => match account.revoke(&kept).await {
+                Ok(true) => Revoked::Yes,
+                Ok(false) => Revoked::No(format!("{} revokes none", kept.issuer)),
+                Err(error) => Revoked::No(error.to_string()),
+            },
+        }))
     }
 
     fn account(&self, upstream: &Upstream) -> Option<Account> {
@@ -95,6 +107,15 @@ impl Logins {
         let oauth = oauth.as_deref().cloned().unwrap_or_default();
         Some(Account { name, url, oauth, logins: self.clone(), own: Arc::default() })
     }
+}
+
+/// What became of the tokens of a login that was forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// They are good for nothing any more.
+    Yes,
+    /// Who has them may use them until they end; why.
+    No(String),
 }
 
 /// One server, and how tokens for it are got.
@@ -242,6 +263,27 @@ impl Account {
                 Err(error.into())
             }
         }
+    }
+
+    /// Have the tokens of a login revoked; whether the authorization server does that.
+    async fn revoke(&self, kept: &Kept) -> Result<bool, LoginError> {
+        let web = self.web().await;
+        let server = discovery::authorization_server(&web, &kept.issuer).await?;
+        let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
+        let Some(client) = client else { return Err(LoginError::Ended) };
+        let request = TokenRequest {
+            server: &server,
+            client: &client,
+            resource: &kept.resource,
+            scopes: &[],
+            key: None,
+            now: now_ms() / 1000,
+        };
+        // What was got for a refresh token should go with it, but need not (RFC 7009, 2.1).
+        if let Some(token) = &kept.refresh_token {
+            request.revoke(&web, token, "refresh_token").await?;
+        }
+        Ok(request.revoke(&web, &kept.access_token, "access_token").await?)
     }
 
     /// Change this login, unless it is another one by now. Returns the one that there is then.
