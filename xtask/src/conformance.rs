@@ -28,7 +28,7 @@ const REQUIREMENTS: [&str; 2] = ["2026-07-28", "2025-11-25"];
 const NEEDS_A_TASK: &str = "tasks-required-task-error";
 
 /// When a call becomes a task here: after the fixture's quick tools have answered, and before its slow ones ask or answer.
-const TASK_AFTER: &str = "500ms";
+const TASK_AFTER: &str = "750ms";
 
 /// For a program to say where it listens.
 const START_TIME_MAX: Duration = Duration::from_secs(30);

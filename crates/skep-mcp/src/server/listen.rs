@@ -28,6 +28,8 @@ pub(super) struct Listener {
     ready: VecDeque<Frame>,
     ended: bool,
     stop: CancellationToken,
+    principal: Arc<str>,
+    gone: broadcast::Receiver<Arc<str>>,
     _counted: OwnedSemaphorePermit,
 }
 
@@ -46,7 +48,6 @@ struct Wanted {
 /// The tasks that a listener hears of.
 struct WatchedTasks {
     tasks: Arc<Tasks>,
-    principal: Arc<str>,
     changes: broadcast::Receiver<Arc<str>>,
 }
 
@@ -83,6 +84,7 @@ impl Listener {
             let message = "too many listeners are open; close one, or try again later";
             ErrorObject::new(code::BUSY, message)
         })?;
+        let gone = server.gone.subscribe();
         let changes = server.service.changes(); // before anything is acknowledged, so that nothing is missed
         let (mut watches, mut watched) = (Vec::new(), Vec::new());
         for uri in std::mem::take(&mut wanted.resource_subscriptions) {
@@ -103,6 +105,8 @@ impl Listener {
             ready: VecDeque::new(),
             ended: false,
             stop: server.stop.clone(),
+            principal: Arc::clone(&caller.principal),
+            gone,
             _counted: counted,
         };
         let mut known = Vec::new();
@@ -134,6 +138,10 @@ impl Listener {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => self.end(),
+                gone = self.gone.recv() => match gone {
+                    Ok(principal) if principal != self.principal => {}
+                    Ok(_) | Err(_) => self.end(),
+                },
                 changed = WatchedTasks::next(&mut self.tasks) => self.changed(changed),
                 change = self.changes.recv() => match change {
                     Ok(change) => self.tell(&change),
@@ -147,8 +155,8 @@ impl Listener {
 
     /// A task that is listened to, as it is; `None` if there is none, or the store cannot say.
     async fn task(&self, id: &str) -> Option<Task> {
-        let WatchedTasks { tasks, principal, .. } = self.tasks.as_ref()?;
-        tasks.get(principal, id).await.ok()
+        let WatchedTasks { tasks, .. } = self.tasks.as_ref()?;
+        tasks.get(&self.principal, id).await.ok()
     }
 
     /// Look at a task that has changed, or at all of them.
@@ -242,8 +250,7 @@ fn watch_tasks(server: &Inner, wanted: &Wanted, caller: &Caller) -> Result<Optio
         let message = format!("at most {} tasks can be watched by one request", tasks::WATCHED_MAX);
         return Err(ErrorObject::new(code::INVALID_PARAMS, message));
     }
-    let (tasks, principal, changes) = (Arc::clone(tasks), Arc::clone(&caller.principal), tasks.changes());
-    Ok(Some(WatchedTasks { tasks, principal, changes }))
+    Ok(Some(WatchedTasks { tasks: Arc::clone(tasks), changes: tasks.changes() }))
 }
 
 impl Change {

@@ -122,6 +122,8 @@ impl std::fmt::Debug for Share {
 
 /// Bytes of what a caller declares about itself (`capabilities`, `clientInfo`): a session keeps it, taken apart.
 const DECLARED_BYTES_MAX: usize = 64 << 10;
+/// Principals that are turned out at once; a listener that has not heard of more of them ends, as it may be that of one.
+const GONE_MAX: usize = 256;
 /// Bytes of the URI of a resource that is watched.
 const URI_BYTES_MAX: usize = 8 << 10;
 
@@ -292,6 +294,8 @@ struct Inner {
     sessions: session::Sessions,
     backlog: Arc<sink::Backlog>,
     listeners: Arc<tokio::sync::Semaphore>,
+    /// Principals whose listeners are to end.
+    gone: broadcast::Sender<Arc<str>>,
     /// Calls that outlive their request, if there is a store for them.
     durable: Option<Arc<tasks::Tasks>>,
     /// Requests of sessions, which go on when their HTTP request has gone away.
@@ -328,6 +332,7 @@ impl Server {
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             backlog: sink::Backlog::new(limits.streams_bytes_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
+            gone: broadcast::channel(GONE_MAX).0,
             durable,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -360,9 +365,10 @@ impl Server {
         self.inner.tasks.wait().await;
     }
 
-    /// End the sessions that this principal has opened over HTTP, with all that runs in them.
-    pub fn end_sessions_of(&self, principal: &str) {
+    /// Let this principal in no more: what it has opened over HTTP ends, sessions with all that runs in them, and listeners.
+    pub fn turn_out(&self, principal: &Arc<str>) {
         self.inner.sessions.close_of(principal);
+        let _ = self.inner.gone.send(Arc::clone(principal)); // nobody may listen
     }
 
     /// Tasks that run here.

@@ -251,14 +251,14 @@ impl Controls {
     }
 
     /// Let those in who know these tokens, and no others: connections with lines that came with another one are closed, and so
-    /// are the sessions of who has none any more. Returns whether that is new.
+    /// are the sessions and listeners of who has none any more. Returns whether that is new.
     ///
     /// # Errors
     ///
     /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
     pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
         let exchanged = self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?;
-        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.end_sessions_of(principal));
+        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.turn_out(principal));
         Ok(exchanged.is_new)
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::User,
-    wire::{Answer, Hub, Lines, call, initialize, request, stateless, within},
+    wire::{Answer, Http, Hub, Lines, call, initialize, request, stateless, within},
 };
 
 const OPERATOR: &str = "operator-correct-horse-battery";
@@ -77,6 +77,20 @@ impl Person<'_> {
         let (message, headers) = stateless(message, capabilities);
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         self.post("/mcp", &headers, &message).await.json()
+    }
+
+    /// Listen for changes, on a connection that ends with that.
+    async fn listen(&self) -> Http {
+        let wanted = json!({ "notifications": { "toolsListChanged": true } });
+        let (message, headers) = stateless(request(1, "subscriptions/listen", wanted), json!({}));
+        let (mut connection, bearer) = (self.hub.connect().await, format!("Bearer {}", self.token));
+        let own = [("authorization", bearer.as_str()), ("accept", "text/event-stream"), ("connection", "close")];
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).chain(own).collect();
+        connection.send("POST", "/mcp", &headers, &message.to_string()).await.unwrap();
+        assert_eq!(connection.head().await.unwrap().status, 200);
+        let acknowledged = connection.event().await.unwrap();
+        assert!(acknowledged.contains("acknowledged"), "{acknowledged}");
+        connection
     }
 
     /// A call that becomes a task.
@@ -367,15 +381,21 @@ async fn tokens_are_exchanged_while_the_hub_runs_and_a_broken_file_changes_nothi
     let headers = [&headers[..], &[("connection", "close")]].concat();
     stream.send("GET", "/mcp", &headers, "").await.unwrap();
     assert_eq!(stream.head().await.unwrap().status, 200);
+    let (mut anns_listener, mut listener) = (hub.person(ANN).listen().await, hub.person(BOB).listen().await);
 
     hub.user.file("settings.toml", &with_tokens(&format!("bob = '{BOB}'\ncarol = '{NEW}'")));
     hub.served.says("the tokens were read again");
     assert_eq!([status(&hub, ANN).await, status(&hub, BOB).await, status(&hub, NEW).await], [401, 400, 400]);
     assert_eq!(anns.next().await, None, "her token opens no more");
     while stream.event().await.is_some() {} // and her session has ended
+    while anns_listener.event().await.is_some() {} // no less what she listens to
     assert_eq!(bobs.ask(request(1, "ping", json!({}))).await["result"]["status"], "ok", "his connection goes on");
     let ping = hub.person(BOB).post("/mcp", &[("mcp-session-id", &session)], &request(1, "ping", json!({}))).await;
     assert_eq!(ping.json()["result"], json!({}), "and so does his session");
+    let more = with_tokens(&format!("bob = '{BOB}'\ncarol = '{NEW}'")) + "[mcpServers.more]\ncommand = 'true'\n";
+    hub.user.file("settings.toml", &more);
+    let told = listener.event().await.unwrap();
+    assert!(told.contains("list_changed"), "he still listens: {told}");
 
     for (settings, expected) in [
         ("bob = 'short'", "serve.tokens.bob cannot be used: the token must have at least 16 characters"),
