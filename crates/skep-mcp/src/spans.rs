@@ -17,94 +17,112 @@ pub(crate) struct Span<'a> {
 
 /// The members of an object, in their order; `None` for another value.
 pub(crate) fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
-    let inside = object.trim_ascii().strip_prefix('{')?;
-    Some(Members { rest: inside })
+    let begin = after_blanks(object.as_bytes(), 0);
+    (object.as_bytes().get(begin) == Some(&b'{')).then_some(Members { object, at: begin + 1 })
 }
 
 struct Members<'a> {
-    rest: &'a str,
+    object: &'a str,
+    /// Where the next member begins, or what parts it from the one before.
+    at: usize,
 }
 
 impl<'a> Iterator for Members<'a> {
     type Item = Span<'a>;
 
     fn next(&mut self) -> Option<Span<'a>> {
-        let rest = self.rest.trim_ascii_start();
-        let rest = rest.strip_prefix(',').map_or(rest, str::trim_ascii_start);
-        let (end, is_escaped) = end_of_string(rest.as_bytes())?;
-        let (quoted, rest) = rest.split_at_checked(end)?;
-        let rest = rest.trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
-        let (value, rest) = rest.split_at_checked(end_of_value(rest.as_bytes())?)?;
-        self.rest = rest;
+        let text = self.object.as_bytes();
+        let begin = after_mark(text, self.at, b',');
+        let (end, is_escaped) = end_of_string(text, begin)?;
+        let value = after_mark(text, end, b':');
+        self.at = end_of_value(text, value)?;
+        let quoted = self.object.get(begin..end)?;
         let name = if is_escaped {
             Cow::Owned(serde_json::from_str(quoted).ok()?)
         } else {
-            Cow::Borrowed(quoted.get(1..end - 1)?)
+            Cow::Borrowed(quoted.get(1..quoted.len() - 1)?)
         };
-        Some(Span { name, quoted, value })
+        Some(Span { name, quoted, value: self.object.get(value..self.at)? })
     }
 }
 
-/// Where the value ends that the text begins with; `None` where none begins.
-fn end_of_value(text: &[u8]) -> Option<usize> {
-    let (mut end, mut depth) = (0, 0_usize);
+/// Where something else begins than the blanks that may be here.
+fn after_blanks(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// The same behind a mark, which may be missing.
+fn after_mark(text: &[u8], at: usize, mark: u8) -> usize {
+    let at = after_blanks(text, at);
+    if text.get(at) == Some(&mark) { after_blanks(text, at + 1) } else { at }
+}
+
+/// Where the value ends that begins here; `None` where none does.
+fn end_of_value(text: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
     loop {
-        match text.get(end)? {
-            b'"' => end += end_of_string(&text[end..])?.0,
+        match text.get(at)? {
+            b'"' => at = end_of_string(text, at)?.0,
             b'{' | b'[' => {
                 depth += 1;
-                end += 1;
+                at += 1;
             }
             b'}' | b']' => {
                 depth = depth.checked_sub(1)?;
-                end += 1;
+                at += 1;
             }
-            _ if depth > 0 => end += 1,
+            _ if depth > 0 => at += 1,
             b',' | b':' => return None,
             _ => {
                 let is_over = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
-                return Some(text.iter().position(is_over).unwrap_or(text.len()));
+                return Some(text[at..].iter().position(is_over).map_or(text.len(), |bytes| at + bytes));
             }
         }
         if depth == 0 {
-            return Some(end);
+            return Some(at);
         }
     }
 }
 
-/// Where the string ends that the text begins with, and whether anything in it is escaped.
-fn end_of_string(text: &[u8]) -> Option<(usize, bool)> {
-    if *text.first()? != b'"' {
+/// Where the string ends that begins here, and whether anything in it is escaped.
+fn end_of_string(text: &[u8], at: usize) -> Option<(usize, bool)> {
+    if text.get(at) != Some(&b'"') {
         return None;
     }
-    let (mut end, mut is_escaped) = (1, false);
+    let (mut at, mut is_escaped) = (at + 1, false);
     loop {
-        end += to_mark(text.get(end..)?)?;
-        if text[end] == b'"' {
-            return Some((end + 1, is_escaped));
+        at = to_mark(text, at)?;
+        if text[at] == b'"' {
+            return Some((at + 1, is_escaped));
         }
         is_escaped = true;
-        end += 2;
+        at += 2;
     }
 }
 
-/// Bytes before the first quotation mark or backslash.
-fn to_mark(text: &[u8]) -> Option<usize> {
+/// The first quotation mark or backslash from here.
+fn to_mark(text: &[u8], mut at: usize) -> Option<usize> {
     /// So much is looked at here, as most strings are short; a search that looks at more at once takes longer to begin.
     const SHORT: usize = 48;
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     // The highest bit of each byte that is zero; and maybe of some behind the first such.
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let (words, _) = text.get(..text.len().min(SHORT))?.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
+    let short = at + SHORT;
+    while at < short
+        && let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk::<8>)
+    {
         let word = u64::from_le_bytes(*word);
         let marks = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
         if marks != 0 {
-            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
+            return Some(at + marks.trailing_zeros() as usize / 8);
         }
+        at += 8;
     }
-    let seen = words.len() * 8;
-    Some(seen + memchr::memchr2(b'"', b'\\', &text[seen..])?)
+    let found = memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+    Some(at + found)
 }
 
 #[cfg(test)]

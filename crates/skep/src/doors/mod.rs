@@ -561,6 +561,7 @@ impl Connections {
     /// Go on until the hub closes its connections; gives back what is not done then.
     async fn until_close<'f, F: Future>(&self, mut conversation: Pin<&'f mut F>) -> Result<F::Output, Pin<&'f mut F>> {
         tokio::select! {
+            biased;
             ended = &mut conversation => Ok(ended),
             () = self.close.cancelled() => Err(conversation),
         }

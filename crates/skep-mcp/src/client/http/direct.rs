@@ -59,6 +59,8 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const BUFFER_SIZE: usize = 16 << 10;
 /// The same where an answer is known to be long.
 const BUFFER_SIZE_MAX: usize = 64 << 10;
+/// A body that is not longer is copied behind its head.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 /// With less room than this nothing is read.
 const ROOM_MIN: usize = 4 << 10;
 
@@ -202,9 +204,9 @@ struct Link {
     stream: TcpStream,
     /// What has come in and was not taken.
     input: BytesMut,
-    /// The head of the request.
+    /// The head of the request, and its body if that is short.
     head: Vec<u8>,
-    /// The body of the request.
+    /// The body of the request otherwise.
     body: Bytes,
     /// Bytes of the two that are sent.
     sent: usize,
@@ -233,7 +235,12 @@ impl Link {
             write_header(&mut self.head, CONTENT_LENGTH.as_str(), body.len().to_string().as_bytes());
         }
         self.head.extend_from_slice(b"\r\n");
-        self.body.clone_from(body);
+        // A short body is sent from one piece of memory with the head, which is less work for the kernel.
+        if body.len() <= COPIED_BYTES_MAX {
+            self.head.extend_from_slice(body);
+        } else {
+            self.body.clone_from(body);
+        }
         self.sent = 0;
     }
 
@@ -242,8 +249,13 @@ impl Link {
         while self.sent < self.head.len() + self.body.len() {
             let of_body = self.sent.saturating_sub(self.head.len());
             let of_head = self.sent.min(self.head.len());
-            let parts = [IoSlice::new(&self.head[of_head..]), IoSlice::new(&self.body[of_body..])];
-            self.sent += match ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &parts))? {
+            let (head, body) = (&self.head[of_head..], &self.body[of_body..]);
+            let stream = Pin::new(&mut self.stream);
+            let sent = match body.is_empty() {
+                true => stream.poll_write(cx, head),
+                false => stream.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)]),
+            };
+            self.sent += match ready!(sent)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 bytes => bytes,
             };
