@@ -1,5 +1,3 @@
 //! Measurements.
 
-/// The allocator of the product: what is measured here should stand on the same ground.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use mimalloc as _; // the allocator of the product: what is measured here should stand on the same ground

@@ -1,6 +1,6 @@
 //! The envelope: JSON-RPC 2.0, with whatever it carries left as text.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -22,6 +22,16 @@ pub const BATCH_MAX: usize = 1024;
 pub enum Id {
     Number(i64),
     String(String),
+}
+
+impl Id {
+    /// Write it into a text.
+    pub(crate) fn write(&self, text: &mut String) {
+        match self {
+            Id::Number(number) => drop(write!(text, "{number}")), // a text takes everything
+            Id::String(string) => text.push_str(&json(string)),
+        }
+    }
 }
 
 /// A request, which wants a response.

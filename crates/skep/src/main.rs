@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+// It stands in for malloc, with which Rust allocates, too. As Rust's own allocator it would be asked by a longer way, which minds
+// alignments that hardly anything has.
+use mimalloc as _;
 
 fn main() -> ExitCode {
     // First of all: this program may have been started as the helper of its own sandbox, or to become an MCP server.

@@ -1,13 +1,12 @@
 //! Requests as they are sent, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Setup;
 use crate::{
     message::{json, one_line},
-    revision::Revision,
     server::Members,
     spans,
 };
@@ -17,6 +16,8 @@ const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
+/// The only revision whose requests have metadata, as JSON.
+const OWN_REVISION: &str = "\"2026-07-28\"";
 /// Bytes that the envelope and the metadata of most requests come to.
 const FRAME_SIZE: usize = 640;
 
@@ -97,8 +98,10 @@ impl Meta<'_> {
             write_own(text, PROGRESS_TOKEN, &id.to_string());
         }
         if self.is_modern {
-            write_own(text, PROTOCOL_VERSION, &json(Revision::V2026_07_28.as_str()));
-            write_own(text, CLIENT_CAPABILITIES, &json(self.capabilities));
+            write_own(text, PROTOCOL_VERSION, OWN_REVISION);
+            let has_none = self.capabilities.as_object().is_some_and(Map::is_empty);
+            let capabilities = if has_none { "{}".into() } else { Cow::from(json(self.capabilities)) };
+            write_own(text, CLIENT_CAPABILITIES, &capabilities);
             if !names_client {
                 write_own(text, CLIENT_INFO, &json(&self.setup.info));
             }
@@ -140,7 +143,7 @@ fn write_string(text: &mut String, string: &str) {
 }
 
 fn begin_member(object: &mut String) {
-    if !object.ends_with('{') {
+    if object.as_bytes().last() != Some(&b'{') {
         object.push(',');
     }
 }

@@ -50,9 +50,10 @@ impl Text {
         let rest = &result.get()[from..];
         let is_large = rest.len() >= LARGE && is_one_line(rest);
         let copied = if is_large { "" } else { rest };
-        let id = json(id);
-        let mut head = String::with_capacity(FRAME_SIZE + id.len() + first.len() + copied.len());
-        head.extend([r#"{"jsonrpc":"2.0","id":"#, &id, r#","result":"#, brace, &first, copied]);
+        let mut head = String::with_capacity(FRAME_SIZE + first.len() + copied.len());
+        head.push_str(r#"{"jsonrpc":"2.0","id":"#);
+        id.write(&mut head);
+        head.extend([r#","result":"#, brace, &first, copied]);
         if !is_large {
             head.push_str(RESULT_END);
             return one_line(head).into();

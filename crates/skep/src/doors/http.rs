@@ -319,9 +319,9 @@ async fn observed(
     if hub.calls.admission.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    metrics::request(method, route, status, began);
-    let ms = began.elapsed().as_secs_f64() * 1e3;
-    tracing::debug!(parent: &span, status = status.as_u16(), ms, "answered");
+    let took = began.elapsed();
+    metrics::request(method, route, status, took);
+    tracing::debug!(parent: &span, status = status.as_u16(), ms = took.as_secs_f64() * 1e3, "answered");
     response
 }
 

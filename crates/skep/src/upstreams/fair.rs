@@ -42,11 +42,15 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A permit, if nobody has to be waited for.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        self.state().take().then(|| Permit(Arc::clone(self)))
+    }
+
     pub(super) async fn acquire(self: &Arc<Self>, caller: &Caller) -> Result<Permit, Full> {
         let turn = {
             let mut state = self.state();
-            if state.free > 0 {
-                state.free -= 1;
+            if state.take() {
                 return Ok(Permit(Arc::clone(self)));
             }
             // Whoever went away is still counted until its turn comes; look before refusing.
@@ -75,6 +79,13 @@ impl Queue {
 }
 
 impl State {
+    /// Take a permit that nobody has.
+    fn take(&mut self) -> bool {
+        let is_free = self.free > 0;
+        self.free -= usize::from(is_free);
+        is_free
+    }
+
     /// The call whose turn it is.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         let caller = self.turns.pop_front()?;

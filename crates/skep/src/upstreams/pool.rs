@@ -147,8 +147,8 @@ impl Drop for Used<'_> {
     fn drop(&mut self) {
         let mut inside = self.0.inside();
         inside.in_flight -= 1;
-        inside.last_used = Instant::now();
         if inside.in_flight == 0 {
+            inside.last_used = Instant::now();
             self.0.quiet.notify_waiters();
         }
     }
@@ -219,10 +219,16 @@ impl Slot {
     ) -> Result<Box<RawValue>, UpstreamError> {
         let _used = self.enter()?;
         let busy = |reason| UpstreamError::Busy { server: self.config.name.clone(), reason };
-        let _permit = match timeout(options.timeout, self.queue.acquire(caller)).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(Full(waiting))) => return Err(busy(format!("{waiting} calls wait for it"))),
-            Err(_) => return Err(busy(format!("it had no time for this call within {} s", options.timeout.as_secs()))),
+        let _permit = match self.queue.try_acquire() {
+            Some(permit) => permit,
+            None => match timeout(options.timeout, self.queue.acquire(caller)).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(Full(waiting))) => return Err(busy(format!("{waiting} calls wait for it"))),
+                Err(_) => {
+                    let seconds = options.timeout.as_secs();
+                    return Err(busy(format!("it had no time for this call within {seconds} s")));
+                }
+            },
         };
         let running = self.running().await?;
         let result = running.connection.call(method, params, options).await;

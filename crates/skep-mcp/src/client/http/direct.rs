@@ -160,7 +160,10 @@ impl Direct {
     fn put_back(&self, link: Box<Link>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        idle.retain(|idle| now - idle.since < IDLE_TIME_MAX);
+        let is_old = |idle: &Idle| now - idle.since >= IDLE_TIME_MAX;
+        if idle.first().is_some_and(is_old) {
+            idle.retain(|idle| !is_old(idle)); // the oldest is the first
+        }
         if idle.len() < IDLE_MAX {
             idle.push(Idle { link, since: now });
         }
