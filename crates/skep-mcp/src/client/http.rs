@@ -538,7 +538,7 @@ impl Http {
                 if !matches!(event.name.as_str(), "" | "message") {
                     continue;
                 }
-                let outcome = self.take(event.data.as_bytes(), asked);
+                let outcome = self.take(&event.data, asked);
                 if outcome.is_some() {
                     response.let_go();
                     return Ok(outcome);

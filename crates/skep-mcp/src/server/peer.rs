@@ -324,6 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the tests await what they spawn")]
     async fn what_is_said_is_heard_in_its_order_and_no_more_than_is_kept() {
         let peer = peer();
         let said = (0..NOTIFICATIONS_MAX + 3).map(|n| format!("notifications/{n}")).collect::<Vec<_>>();
@@ -343,6 +344,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the tests await what they spawn")]
     async fn who_waits_is_woken_and_who_asks_a_caller_that_is_gone_is_told() {
         let peer = peer();
         let hearing = {

@@ -340,7 +340,7 @@ fn read_head(head: &[u8]) -> Option<(Fields<'_>, usize)> {
         _ => return None,
     };
     let mut length = None;
-    for field in &*fields {
+    for field in fields.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
             14 if is("content-length") && length.is_none() => length = Some(read_length(field.value)?),

@@ -1,19 +1,22 @@
 //! Server-sent events: a stream of text, bounded.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use memchr::memchr2;
 
 use super::super::CallError;
 
+/// What the first line of a stream may begin with (byte order mark).
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
     /// What kind; empty means `message`.
     pub(super) name: String,
-    /// What it says.
-    pub(super) data: String,
+    /// What it says, which is text.
+    pub(super) data: Bytes,
 }
 
 /// Reads events from the parts of a body (WHATWG, server-sent events).
@@ -21,6 +24,10 @@ pub(super) struct Parser {
     /// The beginning of a line that has not ended yet.
     rest: Vec<u8>,
     event: Event,
+    /// Whether the event has a line of data, which may be empty.
+    has_data: bool,
+    /// Its lines of data, if it has several.
+    lines: Vec<u8>,
     /// The id of the event that is being read: it counts when the event has ended.
     id: Option<String>,
     /// The last line ended with a carriage return, and a line feed that comes now belongs to it.
@@ -39,6 +46,8 @@ impl Parser {
         Parser {
             rest: Vec::new(),
             event: Event::default(),
+            has_data: false,
+            lines: Vec::new(),
             id: None,
             is_after_return: false,
             is_at_start: true,
@@ -72,7 +81,7 @@ impl Parser {
                 part = part.strip_prefix(b"\n").unwrap_or(part);
             }
             let line = std::mem::take(&mut self.rest);
-            events.extend(self.line(&line));
+            events.extend(self.line(line.into()));
         }
         self.fits(part.len())?;
         self.rest.extend_from_slice(part);
@@ -80,29 +89,42 @@ impl Parser {
     }
 
     fn fits(&self, more: usize) -> Result<(), CallError> {
-        if self.event.data.len() + self.rest.len() + more <= self.bytes_max {
+        let kept = self.event.data.len() + self.lines.len() + self.rest.len();
+        if kept + more <= self.bytes_max {
             return Ok(());
         }
         Err(CallError::Protocol(format!("an event is longer than {} bytes", self.bytes_max)))
     }
 
-    fn line(&mut self, line: &[u8]) -> Option<Event> {
-        let line = String::from_utf8_lossy(line);
+    fn line(&mut self, line: Bytes) -> Option<Event> {
         let is_first = std::mem::take(&mut self.is_at_start);
-        let line = if is_first { line.strip_prefix('\u{feff}').unwrap_or(&line) } else { &line };
+        let line = if is_first && line.starts_with(MARK) { line.slice(MARK.len()..) } else { line };
+        let line = match String::from_utf8_lossy(&line) {
+            Cow::Borrowed(_) => line,
+            Cow::Owned(text) => text.into(),
+        };
         if line.is_empty() {
             self.last_id.clone_from(&self.id);
             let mut event = std::mem::take(&mut self.event);
-            event.data.pop(); // the end of its last line
+            self.has_data = false;
+            if !self.lines.is_empty() {
+                event.data = std::mem::take(&mut self.lines).into();
+            }
             return (!event.data.is_empty()).then_some(event); // without data it only carried an id
         }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let text = std::str::from_utf8(&line).unwrap_or_default();
+        let (field, value) = text.split_once(':').unwrap_or((text, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => self.event.name = value.to_owned(),
+            // Most have one line of it, which may be long: it stays where it is.
+            "data" if !std::mem::replace(&mut self.has_data, true) => {
+                self.event.data = line.slice_ref(value.as_bytes())
+            }
             "data" => {
-                self.event.data.push_str(value);
-                self.event.data.push('\n');
+                self.lines.extend_from_slice(&std::mem::take(&mut self.event.data));
+                self.lines.push(b'\n');
+                self.lines.extend_from_slice(value.as_bytes());
             }
             "id" if !value.contains('\0') => self.id = Some(value.to_owned()).filter(|id| !id.is_empty()),
             "retry" if value.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -130,7 +152,7 @@ mod tests {
     #[test]
     fn events_are_the_same_however_the_body_is_cut() {
         let whole = Parser::new(1000).push(&Bytes::from(STREAM)).unwrap();
-        assert_eq!(whole[0], Event { name: "endpoint".to_owned(), data: "/m?a=b".to_owned() });
+        assert_eq!(whole[0], Event { name: "endpoint".to_owned(), data: Bytes::from("/m?a=b") });
         assert_eq!(whole[1].data, "{\"a\":\n1}");
         assert_eq!(whole.len(), 2, "an event that did not end is none");
         let mut parser = Parser::new(1000);
@@ -145,7 +167,7 @@ mod tests {
         let read = |parts: &[&str]| {
             let mut parser = Parser::new(1000);
             let read = parts.iter().flat_map(|part| parser.push(&Bytes::copy_from_slice(part.as_bytes())).unwrap());
-            let read: Vec<String> = read.map(|event| event.data).collect();
+            let read: Vec<String> = read.map(|event| String::from_utf8(event.data.into()).unwrap()).collect();
             (read, parser.last_id)
         };
         let expected = (vec!["a\nb".to_owned(), "c".to_owned()], Some("1".to_owned()));
@@ -164,7 +186,7 @@ mod tests {
         assert_eq!(parser.last_id.as_deref(), Some("1"), "the second event has not come");
         parser.begin();
         let events = parser.push(&Bytes::from("ta: x\ndata: again\n\n")).unwrap();
-        assert_eq!(events, [Event { name: String::new(), data: "again".to_owned() }]);
+        assert_eq!(events, [Event { name: String::new(), data: Bytes::from("again") }]);
         assert_eq!((parser.last_id.as_deref(), parser.retry), (Some("1"), Some(Duration::from_millis(9))));
     }
 
@@ -217,7 +239,7 @@ mod tests {
             let mut parser = Parser::new(1 << 20);
             let read: Vec<Event> = parts().flat_map(|part| parser.push(&part).unwrap()).collect();
             let expected: Vec<Event> =
-                written.iter().map(|(_, text)| Event { name: "message".to_owned(), data: text.clone() }).collect();
+                written.iter().map(|(_, text)| Event { name: "message".to_owned(), data: Bytes::from(text.clone()) }).collect();
             proptest::prop_assert_eq!(read, expected);
             proptest::prop_assert_eq!(parser.last_id, written.iter().rev().find_map(|(id, _)| id.clone()));
 

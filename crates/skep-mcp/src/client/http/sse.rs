@@ -50,14 +50,11 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
             None => return Err(CallError::Protocol("the stream ended before its first event".to_owned())),
         }
     };
-    let address = target.url.join(endpoint.trim());
+    let address = target.url.join(std::str::from_utf8(&endpoint).unwrap_or_default().trim());
     // An address elsewhere would be told this server's keys.
     let address = address.ok().filter(|address| address.origin() == target.url.origin());
     let Some(address) = address else {
-        return Err(CallError::Protocol(format!(
-            "the stream names an address elsewhere: {}",
-            shown(endpoint.as_bytes())
-        )));
+        return Err(CallError::Protocol(format!("the stream names an address elsewhere: {}", shown(&endpoint))));
     };
     link.tasks.spawn(read(Arc::clone(&link), events));
     link.tasks.spawn(write(Arc::clone(&link), door, address, queue, setup.limits.write_time_max));
@@ -123,7 +120,7 @@ async fn read(link: Arc<Link>, mut events: Events) {
         loop {
             match events.next().await {
                 Ok(Some(Event { name, data })) if matches!(name.as_str(), "" | "message") => {
-                    link.receive(data.as_bytes());
+                    link.receive(&data);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return "the server ended its stream".to_owned(),
