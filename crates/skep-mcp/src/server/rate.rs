@@ -65,7 +65,7 @@ impl Rate {
     }
 
     fn too_many(&self, wait: Duration) -> ErrorObject {
-        let wait_ms = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let message =
             format!("this connection sends more than {} requests a second; try again in {wait_ms} ms", self.per_second);
         ErrorObject::new(code::BUSY, message).with_data(&json!({ "reason": "rate_limit", "retryAfterMs": wait_ms }))
@@ -125,6 +125,9 @@ mod tests {
         assert_eq!(refused[0].error.code, code::BUSY);
         let data = refused[0].error.data.as_ref().unwrap().get();
         assert_eq!(data, r#"{"reason":"rate_limit","retryAfterMs":500}"#);
+        let nearly = start + Duration::from_nanos(499_999_999);
+        let refused = rate.judge(message(&ping("5")), true, nearly).err().unwrap();
+        assert!(refused.error.data.unwrap().get().contains(r#""retryAfterMs":1}"#), "never none");
         let calls = r#"{"jsonrpc":"2.0","id":4,"method":"batch","params":[{"method":"ping"},{"method":"ping"}]}"#;
         assert!(rate.judge(message(calls), true, start + Duration::from_millis(500)).is_err(), "two, and one is left");
         assert!(rate.judge(message(calls), false, start + Duration::from_millis(500)).is_ok(), "any other method");

@@ -130,7 +130,7 @@ fn failed(error: UpstreamError) -> ErrorObject {
         }
         UpstreamError::Busy { .. } => ErrorObject::new(code::BUSY, error.to_string()),
         UpstreamError::Unavailable { retry_after, .. } => {
-            let data = json!({ "retryAfterMs": u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX) });
+            let data = json!({ "retryAfterMs": u64::try_from(retry_after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) });
             ErrorObject::new(code::INTERNAL_ERROR, error.to_string()).with_data(&data)
         }
         UpstreamError::Call { .. } => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
