@@ -3,7 +3,7 @@
 //! The text is known to be valid JSON: it was read before, or written here. So the end of a value is looked for, and not whether it
 //! is one, which takes a fraction of the time; and what is changed in an object is put between pieces of its text.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(crate) struct Span<'a> {
     pub(crate) quoted: &'a str,
     /// The value as it was written.
     pub(crate) value: &'a str,
+    /// Where name and value are in the text of the object.
+    pub(crate) place: Range<usize>,
 }
 
 /// The members of an object, in their order; `None` for another value.
@@ -42,7 +44,7 @@ impl<'a> Iterator for Members<'a> {
         } else {
             Cow::Borrowed(quoted.get(1..quoted.len() - 1)?)
         };
-        Some(Span { name, quoted, value: self.object.get(value..self.at)? })
+        Some(Span { name, quoted, value: self.object.get(value..self.at)?, place: begin..self.at })
     }
 }
 

@@ -3,15 +3,20 @@
 //! Most results need no change and are not even parsed: a member that must go or come is first looked for as text, which
 //! costs a fraction of parsing and leaves megabytes of content alone.
 
+use std::ops::Range;
+
 use serde::Serialize;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
 
-use super::{Description, Members, Outcome, code};
+use super::{
+    Description, Members, Outcome, code,
+    edited::{Edited, Fate},
+};
 use crate::{
-    message::ErrorObject,
+    message::{ErrorObject, json},
     revision::Revision,
     spans::{self, Span},
 };
@@ -24,7 +29,7 @@ const SMALL: usize = 1024;
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
 /// The answer to a request of an older revision.
-pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Outcome {
+pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Result<Edited, ErrorObject> {
     match outcome {
         Ok(result) => Ok(lower(method, result, to)),
         Err(error) => Err(lower_error(method, error)),
@@ -37,7 +42,7 @@ pub(super) fn lifted(
     uri: impl FnOnce() -> Option<String>,
     outcome: Outcome,
     info: &RawValue,
-) -> Result<Lifted, ErrorObject> {
+) -> Result<Edited, ErrorObject> {
     let result = outcome.map_err(|error| lift_error(error, uri))?;
     lift(method, result, info)
 }
@@ -47,15 +52,8 @@ pub(super) fn error_of(outcome: Outcome, uri: impl FnOnce() -> Option<String>) -
     outcome.map_err(|error| lift_error(error, uri))
 }
 
-/// A result in the form of 2026-07-28. What is only added is kept beside it: it may be megabytes.
-pub(super) struct Lifted {
-    /// Members that come before those of `result`, each with its comma.
-    pub(super) first: String,
-    pub(super) result: Box<RawValue>,
-}
-
 /// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
-fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, ErrorObject> {
+fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Edited, ErrorObject> {
     let text = result.get();
     let is_cacheable = matches!(
         method,
@@ -70,10 +68,10 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, 
     let has = |name: &str| has_member(text, name);
     let is_looked_into = is_cacheable || text.len() < SMALL || has("resultType") || has("_meta");
     let (mut kind, mut meta, mut has_time, mut has_scope) = (None, None, false, false);
-    for Span { name, value, .. } in spans::members(text).filter(|_| is_looked_into).into_iter().flatten() {
-        match &*name {
-            "resultType" => kind = kind.or(Some(value)),
-            "_meta" => meta = meta.or(Some(value)),
+    for span in spans::members(text).filter(|_| is_looked_into).into_iter().flatten() {
+        match &*span.name {
+            "resultType" => kind = kind.or(Some(span.value)),
+            "_meta" => meta = meta.or(Some(span)),
             "ttlMs" => has_time = true,
             "cacheScope" => has_scope = true,
             _ => {}
@@ -88,26 +86,33 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Lifted, 
         first.push_str(if has_time { "" } else { r#""ttlMs":0,"# });
         first.push_str(if has_scope { "" } else { r#""cacheScope":"private","# });
     }
-    let names_server =
-        |meta| spans::members(meta).is_some_and(|mut meta| meta.any(|member| member.name == SERVER_INFO));
-    let lacks_server = meta.is_some_and(|meta| !names_server(meta));
     if meta.is_none() {
         first.extend(["\"_meta\":{\"", SERVER_INFO, "\":", info.get(), "},"]);
     }
     if inside.trim_start().starts_with('}') {
         first.pop();
     }
-    Ok(Lifted { first, result: if lacks_server { with_server(&result, info) } else { result } })
+    let named = meta.and_then(|meta| naming_server(&meta, info));
+    let mut edited = Edited::from(result);
+    if !first.is_empty() {
+        edited.change(1..1, first);
+    }
+    if let Some((place, text)) = named {
+        edited.change(place, text);
+    }
+    Ok(edited)
 }
 
-/// A result with metadata, which names the server, too.
-fn with_server(result: &RawValue, info: &RawValue) -> Box<RawValue> {
-    let mut members = Members::parse(result).unwrap_or_default();
-    let mut meta = members.get("_meta").and_then(Members::parse).unwrap_or_default();
-    meta.set(SERVER_INFO, info.to_owned());
-    let meta = meta.into_raw();
-    members.set("_meta", meta);
-    members.into_raw()
+/// The change by which the metadata of a result names the server, if it does not.
+fn naming_server(meta: &Span<'_>, info: &RawValue) -> Option<(Range<usize>, String)> {
+    let begin = meta.place.end - meta.value.len();
+    let named = format!("\"{SERVER_INFO}\":{}", info.get());
+    let Some(inside) = meta.value.strip_prefix('{') else {
+        return Some((begin..meta.place.end, format!("{{{named}}}"))); // there is none
+    };
+    let names_server = spans::members(meta.value)?.any(|member| member.name == SERVER_INFO);
+    let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
+    (!names_server).then(|| (begin + 1..begin + 1, named + comma))
 }
 
 /// Whether there may be a member of this name, at any depth.
@@ -148,45 +153,33 @@ fn lower_error(method: &str, error: ErrorObject) -> ErrorObject {
 }
 
 /// Take out what the revision does not know.
-fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Box<RawValue> {
+fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Edited {
+    let is_older = to < Revision::V2025_06_18;
     let has = |name: &str| has_member(result.get(), name);
     let is_touched = match method {
-        "tools/call" => has("structuredContent") || (to < Revision::V2025_06_18 && has("content")),
-        "prompts/get" => to < Revision::V2025_06_18,
+        "tools/call" => has("structuredContent") || (is_older && has("content")),
+        "prompts/get" => is_older,
         "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => true,
         _ => false,
     };
     if !is_touched && !MODERN_MEMBERS.into_iter().any(has) {
-        return result;
+        return result.into();
     }
-    let Some(mut members) = Members::parse(&result) else { return result };
-    let mut is_other = false;
-    for name in MODERN_MEMBERS {
-        is_other |= members.remove(name);
-    }
-    is_other |= match method {
-        "tools/call" => lower_tool_result(&mut members, to),
-        "prompts/get" => edit_items(&mut members, "messages", |message| {
-            edit_member(message, "content", |content| lower_content(content, to))
+    let items = |span: &Span<'_>, edit: &dyn Fn(&mut Members<'_>)| edit_items(span.value, edit);
+    Edited::new(result, |span| match (method, &*span.name) {
+        (_, name) if MODERN_MEMBERS.contains(&name) => Fate::Goes,
+        // It came with 2025-06-18, and until 2026-07-28 it had to be an object.
+        ("tools/call", "structuredContent") if is_older || !span.value.starts_with('{') => Fate::Goes,
+        ("tools/call", "content") if is_older => items(span, &|content| lower_content(content, to)),
+        ("prompts/get", "messages") if is_older => items(span, &|message| {
+            edit_member(message, "content", |content| lower_content(content, to));
         }),
-        "tools/list" => edit_items(&mut members, "tools", |tool| lower_tool(tool, to)),
-        "prompts/list" => edit_items(&mut members, "prompts", |prompt| lower_item(prompt, to)),
-        "resources/list" => edit_items(&mut members, "resources", |resource| lower_item(resource, to)),
-        "resources/templates/list" => {
-            edit_items(&mut members, "resourceTemplates", |template| lower_item(template, to))
-        }
-        _ => false,
-    };
-    if is_other { members.into_raw() } else { result }
-}
-
-/// Structured content came with 2025-06-18, and until 2026-07-28 it had to be an object. Returns whether the result is another.
-fn lower_tool_result(result: &mut Members<'_>, to: Revision) -> bool {
-    let is_older = to < Revision::V2025_06_18;
-    let is_object = |value: &RawValue| value.get().trim_start().starts_with('{');
-    let is_unfit = result.get("structuredContent").is_some_and(|content| is_older || !is_object(content));
-    let is_edited = is_older && edit_items(result, "content", |content| lower_content(content, to));
-    is_unfit && result.remove("structuredContent") || is_edited
+        ("tools/list", "tools") => items(span, &|tool| lower_tool(tool, to)),
+        ("prompts/list", "prompts")
+        | ("resources/list", "resources")
+        | ("resources/templates/list", "resourceTemplates") => items(span, &|item| lower_item(item, to)),
+        _ => Fate::Stays,
+    })
 }
 
 /// A kind of content that the revision does not know becomes text that says what it is.
@@ -233,21 +226,17 @@ fn lower_item(item: &mut Members<'_>, to: Revision) {
     }
 }
 
-/// Change each object of a list. Returns whether there is such a list.
-fn edit_items(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) -> bool {
-    let Some(items) = members.read::<Vec<&RawValue>>(name) else { return false };
-    let edited: Vec<Box<RawValue>> = items
-        .into_iter()
-        .map(|item| match Members::parse(item) {
-            Some(mut item) => {
-                edit(&mut item);
-                item.into_raw()
-            }
-            None => item.to_owned(),
-        })
-        .collect();
-    members.put(name, edited);
-    true
+/// Change each object of a list.
+fn edit_items(list: &str, edit: &dyn Fn(&mut Members<'_>)) -> Fate {
+    let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(list) else { return Fate::Stays };
+    let edited = items.into_iter().map(|item| match Members::parse(item) {
+        Some(mut item) => {
+            edit(&mut item);
+            item.into_raw()
+        }
+        None => item.to_owned(),
+    });
+    Fate::Becomes(json(&edited.collect::<Vec<_>>()))
 }
 
 fn edit_member(members: &mut Members<'_>, name: &str, edit: impl Fn(&mut Members<'_>)) {
@@ -330,13 +319,13 @@ mod tests {
     }
 
     fn lifted(method: &str, text: &str) -> String {
-        let text = Text::lifted(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_bytes();
+        let text = Text::response(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_bytes();
         let text = std::str::from_utf8(&text).unwrap();
         text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap().to_owned()
     }
 
     fn lowered(method: &str, text: &str, to: Revision) -> String {
-        lower(method, raw(text), to).get().to_owned()
+        lower(method, raw(text), to).into_raw().get().to_owned()
     }
 
     const META: &str = r#""_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}"#;
@@ -353,7 +342,7 @@ mod tests {
         let own = r#"{"_meta":{"a":1},"content":[]}"#;
         assert_eq!(
             lifted("tools/call", own),
-            r#"{"resultType":"complete","_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"s"}},"content":[]}"#
+            r#"{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"},"a":1},"content":[]}"#
         );
         assert!(lift("tools/call", raw("[]"), RawValue::NULL).is_err());
     }
@@ -367,12 +356,32 @@ mod tests {
             let result = raw(&format!(r#"{{{own}{meta}"content":"{}"}}"#, "x".repeat(1 << 20)));
             let (address, text) = (result.get().as_ptr(), result.get().to_owned());
             let lifted = lift("tools/call", result, &raw(r#"{"name":"s"}"#));
-            let mut text_of_it = Text::lifted(&Id::Number(1), lifted);
+            let mut text_of_it = Text::response(&Id::Number(1), lifted);
             let parts: Vec<_> = std::iter::from_fn(|| text_of_it.pop()).collect();
             let expected = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{{first}{}}}"#, &text[1..]);
             assert!(parts.concat() == expected.into_bytes());
-            assert_eq!(parts[1].as_ptr() as usize - address as usize, usize::from(own.is_empty()), "not copied");
+            let large = parts.iter().max_by_key(|part| part.len()).unwrap();
+            assert_eq!(large.as_ptr() as usize - address as usize, usize::from(own.is_empty()), "not copied");
         }
+    }
+
+    #[test]
+    fn no_less_where_a_caller_must_not_see_all_of_it_or_is_told_more() {
+        let large = "x".repeat(1 << 20);
+        for (before, after) in [("", r#","ttlMs":1"#), (r#""resultType":"complete","#, "")] {
+            let result = raw(&format!(r#"{{{before}"content":"{large}"{after}}}"#));
+            let address = result.get().as_ptr();
+            let lowered = lower("tools/call", result, Revision::V2025_11_25);
+            assert!(lowered.parts().collect::<String>() == format!(r#"{{"content":"{large}"}}"#));
+            let mut pieces = lowered.into_pieces().into_iter();
+            let found = pieces.find(|piece| piece.len() > 1 << 20).unwrap();
+            assert!(found.as_ptr() as usize - (address as usize) < 32, "not copied");
+        }
+        let result = raw(&format!(r#"{{"content":"{large}","_meta":{{}}}}"#));
+        let lifted =
+            lift("tools/call", result, &raw(r#"{"name":"s"}"#)).unwrap_or_else(|error| panic!("{}", error.message));
+        let text = lifted.parts().collect::<String>();
+        assert!(text == format!(r#"{{"resultType":"complete","content":"{large}",{META}}}"#));
     }
 
     #[test]
@@ -380,7 +389,7 @@ mod tests {
         let text = r#"{"structuredContent": {"resultType": 1, "ttlMs": 2},"content":[]}"#;
         let result = raw(text);
         let address = result.get().as_ptr();
-        let lowered = lower("tools/call", result, Revision::V2025_06_18);
+        let lowered = lower("tools/call", result, Revision::V2025_06_18).into_raw();
         assert_eq!((lowered.get().as_ptr(), lowered.get()), (address, text));
     }
 

@@ -12,6 +12,7 @@
 //! decided outside: a transport is told the caller's principal.
 
 mod convert;
+mod edited;
 mod exchange;
 pub mod headers;
 pub mod http;

@@ -162,7 +162,7 @@ async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str
                 tasks::declare(&mut description.capabilities);
             }
             let lifted = convert::lifted(method, || None, Ok(convert::discover(description)), &server.info);
-            Ok(Begun::Answered(Answer { text: Text::lifted(id, lifted), status: 200 }))
+            Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
             Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), params, &caller).await?)))
@@ -239,7 +239,7 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 fn answered(server: &Inner, request: &Request, outcome: Outcome) -> Answer {
     let lifted = convert::lifted(&request.method, || params_of(request).read("uri"), outcome, &server.info);
     let status = lifted.as_ref().map_or_else(|error| status(error.code), |_| 200);
-    Answer { text: Text::lifted(&request.id, lifted), status }
+    Answer { text: Text::response(&request.id, lifted), status }
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).

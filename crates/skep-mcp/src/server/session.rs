@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
+    edited::Edited,
     exchange::{Exchange, Step},
     input,
     modern::{self, Frame, Opened},
@@ -358,15 +359,16 @@ impl Session {
     }
 
     /// Answer one request of an older revision.
-    async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Outcome {
+    async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Result<Edited, ErrorObject> {
         let params = request.params.as_deref();
-        match request.method.as_str() {
+        let outcome = match request.method.as_str() {
             "logging/setLevel" => self.set_level(params),
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
             "batch" if self.customs.has_batch_method => self.batch(params, &caller, to).await,
-            method => self.call(method, params, caller, to).await,
-        }
+            method => return self.call(method, params, caller, to).await,
+        };
+        outcome.map(Edited::from)
     }
 
     async fn call(
@@ -375,7 +377,7 @@ impl Session {
         params: Option<&RawValue>,
         caller: Arc<Caller>,
         to: &Sink,
-    ) -> Outcome {
+    ) -> Result<Edited, ErrorObject> {
         let revision = caller.revision;
         let no_object = || ErrorObject::new(code::INVALID_PARAMS, "params must be an object");
         let params =
@@ -416,7 +418,7 @@ impl Session {
         }
         let outcomes = calls.into_iter().map(|Wanted { id, method, params }| async move {
             let outcome = match method.as_str() {
-                "ping" => self.finished("ping", Ok(input::empty())),
+                "ping" => self.finished("ping", Ok(input::empty())).map(Edited::from),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
                 _ => self.call(&method, params.as_deref(), Arc::clone(caller), to).await,
             };
@@ -425,7 +427,7 @@ impl Session {
                 answer.set("id", id);
             }
             match outcome {
-                Ok(result) => answer.set("result", result),
+                Ok(result) => answer.set("result", result.into_raw()),
                 Err(error) => answer.put("error", error),
             }
             answer

@@ -12,15 +12,15 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Limits, Outcome, Share, convert::Lifted};
+use super::{Limits, Share, edited::Edited};
 use crate::message::{ErrorObject, Id, is_one_line, json, one_line, request_line};
 
 /// The text of a message, in pieces that clones share: a large result is not copied into a message, but sent as it lies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Text {
     head: Bytes,
-    /// A large result, or what of it comes after `head`.
-    rest: Bytes,
+    /// A large result.
+    rest: VecDeque<Bytes>,
     /// What comes after `rest`.
     end: &'static str,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Text {
 /// A result of so many bytes is large.
 const LARGE: usize = 32 << 10;
 /// Bytes that come to most results and events.
-const FRAME_SIZE: usize = 64;
+const FRAME_SIZE: usize = 256;
 const RESULT_END: &str = "}";
 const EVENT_END: &str = "\n\n";
 const RESULT_AND_EVENT_END: &str = "}\n\n";
@@ -36,30 +36,23 @@ const RESULT_AND_LINE_END: &str = "}\n";
 
 impl Text {
     /// The text of a response.
-    pub(super) fn response(id: &Id, outcome: Outcome) -> Text {
-        Text::lifted(id, outcome.map(|result| Lifted { first: String::new(), result }))
-    }
-
-    /// The text of a response of 2026-07-28.
-    pub(super) fn lifted(id: &Id, lifted: Result<Lifted, ErrorObject>) -> Text {
-        let Lifted { first, result } = match lifted {
-            Ok(lifted) => lifted,
+    pub(super) fn response(id: &Id, outcome: Result<impl Into<Edited>, ErrorObject>) -> Text {
+        let result: Edited = match outcome {
+            Ok(result) => result.into(),
             Err(object) => return error(Some(id), &object).into(),
         };
-        let (brace, from) = if first.is_empty() { ("", 0) } else { ("{", 1) };
-        let rest = &result.get()[from..];
-        let is_large = rest.len() >= LARGE && is_one_line(rest);
-        let copied = if is_large { "" } else { rest };
-        let mut head = String::with_capacity(FRAME_SIZE + first.len() + copied.len());
+        let original = result.original();
+        let is_large = original.len() >= LARGE && is_one_line(original);
+        let mut head = String::with_capacity(FRAME_SIZE + if is_large { 0 } else { original.len() });
         head.push_str(r#"{"jsonrpc":"2.0","id":"#);
         id.write(&mut head);
-        head.extend([r#","result":"#, brace, &first, copied]);
-        if !is_large {
-            head.push_str(RESULT_END);
-            return one_line(head).into();
+        head.push_str(r#","result":"#);
+        if is_large {
+            return Text { head: head.into(), rest: result.into_pieces(), end: RESULT_END };
         }
-        let whole = Bytes::from(String::from(Box::<str>::from(result)));
-        Text { head: head.into(), rest: whole.slice(from..), end: RESULT_END }
+        head.extend(result.parts());
+        head.push_str(RESULT_END);
+        one_line(head).into()
     }
 
     /// The same as an event of a stream, with this id (WHATWG, server-sent events).
@@ -92,24 +85,30 @@ impl Text {
 
     /// Bytes of all pieces.
     pub(super) fn len(&self) -> usize {
-        self.head.len() + self.rest.len() + self.end.len()
+        self.head.len() + self.rest.iter().map(Bytes::len).sum::<usize>() + self.end.len()
     }
 
     /// Take the next piece out.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        for piece in [&mut self.head, &mut self.rest] {
-            if !piece.is_empty() {
-                return Some(std::mem::take(piece));
-            }
+        if !self.head.is_empty() {
+            return Some(std::mem::take(&mut self.head));
         }
-        let end = std::mem::take(&mut self.end);
-        (!end.is_empty()).then(|| Bytes::from_static(end.as_bytes()))
+        self.rest.pop_front().or_else(|| {
+            let end = std::mem::take(&mut self.end);
+            (!end.is_empty()).then(|| Bytes::from_static(end.as_bytes()))
+        })
     }
 
     /// In one piece, which is a copy.
     pub(crate) fn into_bytes(mut self) -> Bytes {
-        let whole = (!self.rest.is_empty()).then(|| [&self.head, &self.rest, self.end.as_bytes()].concat());
-        whole.map_or_else(|| self.pop().unwrap_or_default(), Bytes::from)
+        if self.rest.is_empty() {
+            return self.head;
+        }
+        let mut whole = Vec::with_capacity(self.len());
+        while let Some(piece) = self.pop() {
+            whole.extend_from_slice(&piece);
+        }
+        whole.into()
     }
 }
 
