@@ -37,8 +37,8 @@ fn resident(pid: u32) -> u64 {
 
 fn zygote() -> u32 {
     let launchers = children(std::process::id()).into_iter().filter(|pid| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-        line.starts_with("skep-sandbox-zygote")
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")); // none, if it has ended just now
+        line.is_ok_and(|line| line.starts_with("skep-sandbox-zygote"))
     });
     let [launcher] = launchers.collect::<Vec<_>>()[..] else { panic!("one helper, please") };
     let [zygote] = children(launcher)[..] else { panic!("one zygote, please") };
