@@ -1,12 +1,13 @@
 //! Requests as they are sent, and the metadata in them: what 2026-07-28 wants with each, and older revisions must not see.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Setup;
 use crate::{
     message::{json, one_line},
+    revision::Revision,
     server::Members,
     spans,
 };
@@ -16,8 +17,6 @@ const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
-/// The only revision whose requests have metadata, as JSON.
-const OWN_REVISION: &str = "\"2026-07-28\"";
 /// Bytes that the envelope and the metadata of most requests come to.
 const FRAME_SIZE: usize = 640;
 
@@ -98,10 +97,9 @@ impl Meta<'_> {
             write_own(text, PROGRESS_TOKEN, &id.to_string());
         }
         if self.is_modern {
-            write_own(text, PROTOCOL_VERSION, OWN_REVISION);
-            let has_none = self.capabilities.as_object().is_some_and(Map::is_empty);
-            let capabilities = if has_none { "{}".into() } else { Cow::from(json(self.capabilities)) };
-            write_own(text, CLIENT_CAPABILITIES, &capabilities);
+            write_own(text, PROTOCOL_VERSION, "");
+            write_string(text, Revision::V2026_07_28.as_str());
+            write_own(text, CLIENT_CAPABILITIES, &json(self.capabilities));
             if !names_client {
                 write_own(text, CLIENT_INFO, &json(&self.setup.info));
             }
@@ -135,7 +133,7 @@ fn write_named(object: &mut String, name: &str, value: &str) {
 }
 
 fn write_string(text: &mut String, string: &str) {
-    let is_plain = string.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/'));
+    let is_plain = string.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'-'));
     match is_plain {
         true => text.extend(["\"", string, "\""]),
         false => text.push_str(&json(string)),

@@ -261,12 +261,13 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// [`observed`] as a layer of the router.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let id = request_id(&Fields::from(request.headers()));
+    let headers = Fields::from(request.headers());
+    let (id, is_allowed) = (request_id(&headers), hub.guard.check_source(request.uri(), &headers));
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let work = async {
-        match hub.guard.check_source(request.uri(), &Fields::from(request.headers())) {
+        match is_allowed {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }

@@ -342,11 +342,13 @@ fn read_head(head: &[u8]) -> Option<(Fields<'_>, usize)> {
     let mut length = None;
     for field in fields.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        match field.name.len() {
-            14 if is("content-length") && length.is_none() => length = Some(read_length(field.value)?),
-            10 if is("connection") && field.value.eq_ignore_ascii_case(b"keep-alive") => {}
-            _ if DECISIVE.into_iter().any(is) => return None,
-            _ => {}
+        if is("content-length") && length.is_none() {
+            length = Some(read_length(field.value)?);
+            continue;
+        }
+        let stays_open = is("connection") && field.value.eq_ignore_ascii_case(b"keep-alive");
+        if !stays_open && DECISIVE.into_iter().any(is) {
+            return None;
         }
     }
     Some((fields.iter().map(|field| (field.name, field.value)).collect(), length?))

@@ -239,9 +239,7 @@ impl Account {
         }
         let Some(refresh_token) = &kept.refresh_token else { return Err(LoginError::Ended) };
         let web = self.web().await;
-        let server = discovery::authorization_server(&web, &kept.issuer).await?;
-        let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
-        let Some(client) = client else { return Err(LoginError::Ended) };
+        let (server, client) = self.client_of(&web, &kept).await?;
         let now_ms = now_ms();
         let key = kept.key.as_deref().map(ProofKey::from_text).transpose()?;
         let request = TokenRequest {
@@ -265,12 +263,17 @@ impl Account {
         }
     }
 
+    /// Who gave the tokens of a login, and to whom.
+    async fn client_of(&self, web: &Guarded, kept: &Kept) -> Result<(AuthorizationServer, Client), LoginError> {
+        let server = discovery::authorization_server(web, &kept.issuer).await?;
+        let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
+        Ok((server, client.ok_or(LoginError::Ended)?))
+    }
+
     /// Have the tokens of a login revoked; whether the authorization server does that.
     async fn revoke(&self, kept: &Kept) -> Result<bool, LoginError> {
         let web = self.web().await;
-        let server = discovery::authorization_server(&web, &kept.issuer).await?;
-        let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
-        let Some(client) = client else { return Err(LoginError::Ended) };
+        let (server, client) = self.client_of(&web, kept).await?;
         let request = TokenRequest {
             server: &server,
             client: &client,
