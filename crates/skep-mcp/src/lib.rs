@@ -1,5 +1,6 @@
 //! The Model Context Protocol in every revision, as server and as client. Knows no hub.
 
+pub mod cancel;
 pub mod client;
 pub mod framing;
 pub mod gateway;
@@ -7,3 +8,4 @@ pub mod message;
 pub mod revision;
 pub mod server;
 mod spans;
+pub mod timer;

@@ -1,6 +1,9 @@
 //! The envelope: JSON-RPC 2.0, with whatever it carries left as text.
 
-use std::fmt::{self, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -34,12 +37,27 @@ impl Id {
     }
 }
 
+/// The name of a method; those that most messages have are not copied.
+pub type Method = Cow<'static, str>;
+
+/// See [`Method`].
+const USUAL_METHODS: [&str; 4] = ["tools/call", "resources/read", "prompts/get", "notifications/progress"];
+
+/// Read the name of a method.
+fn method(text: &str) -> serde_json::Result<Method> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    match USUAL_METHODS.into_iter().find(|usual| bare == Some(usual)) {
+        Some(usual) => Ok(Cow::Borrowed(usual)),
+        None => serde_json::from_str(text).map(Cow::Owned),
+    }
+}
+
 /// A request, which wants a response.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "JSON-RPC's names")]
 pub struct Request {
     pub id: Id,
-    pub method: String,
+    pub method: Method,
     pub params: Option<Box<RawValue>>,
 }
 
@@ -47,7 +65,7 @@ pub struct Request {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "JSON-RPC's names")]
 pub struct Notification {
-    pub method: String,
+    pub method: Method,
     pub params: Option<Box<RawValue>>,
 }
 
@@ -296,7 +314,7 @@ fn read(text: &[u8]) -> Result<Message, Malformed> {
     }
     match (raw.get(Name::Method), raw.get(Name::Result), raw.value(Name::Error)) {
         (Some(method), None, None) => {
-            let Ok(method) = serde_json::from_str::<String>(method.get()) else {
+            let Ok(method) = self::method(method.get()) else {
                 return invalid("`method` must be a string");
             };
             let params = raw.value(Name::Params).map(RawValue::to_owned);

@@ -260,7 +260,7 @@ impl Handler for Ear {
     }
 
     fn request(&self, request: Request) -> BoxFuture<'static, Result<Box<RawValue>, ErrorObject>> {
-        let _ = self.0.send(request.method);
+        let _ = self.0.send(request.method.into_owned());
         Box::pin(async { Ok(raw(&json!({ "roots": [] })).unwrap()) })
     }
 }

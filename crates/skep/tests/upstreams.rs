@@ -231,7 +231,7 @@ async fn an_idle_server_is_stopped_but_none_that_works_and_the_next_call_starts_
 #[tokio::test]
 async fn a_server_that_is_watched_is_not_idle_and_its_successor_is_told() {
     let fixture = fixture("", |config| config.idle_time_max = Duration::from_millis(50));
-    fixture.upstreams.watch("bad", "test://a").await.unwrap();
+    fixture.upstreams.server("bad").unwrap().watch("test://a").await.unwrap();
     let pid = fixture.pid().await;
     tokio::time::sleep(Duration::from_millis(300)).await; // six times as long as it may be idle
     assert!(is_alive(pid));
@@ -239,7 +239,7 @@ async fn a_server_that_is_watched_is_not_idle_and_its_successor_is_told() {
     fixture.pid().await;
     let watched = fixture.here.path().join("watched");
     until(|| std::fs::read_to_string(&watched).unwrap_or_default() == "test://a\ntest://a\n").await;
-    fixture.upstreams.unwatch("bad", "test://a").await.unwrap();
+    fixture.upstreams.server("bad").unwrap().unwatch("test://a").await.unwrap();
     until(|| fixture.upstreams.servers()[0].state == State::Stopped).await;
     fixture.upstreams.close().await;
 }

@@ -99,9 +99,11 @@ impl Meta<'_> {
         if self.is_modern {
             write_own(text, PROTOCOL_VERSION, "");
             write_string(text, Revision::V2026_07_28.as_str());
-            write_own(text, CLIENT_CAPABILITIES, &json(self.capabilities));
+            write_own(text, CLIENT_CAPABILITIES, "");
+            let _ = write!(text, "{}", self.capabilities); // a text takes everything
             if !names_client {
-                write_own(text, CLIENT_INFO, &json(&self.setup.info));
+                write_own(text, CLIENT_INFO, "");
+                let _ = write!(text, "{}", self.setup.info);
             }
         }
         if text.len() == empty { text.truncate(begin) } else { text.push('}') }

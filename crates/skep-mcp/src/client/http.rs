@@ -10,6 +10,7 @@ mod names;
 mod sse;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     error::Error as _,
     pin::pin,
@@ -26,11 +27,12 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::{Value, value::RawValue};
+use smallvec::SmallVec;
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
@@ -42,6 +44,7 @@ use super::{
     link, open,
 };
 use crate::{
+    cancel::Cancel,
     message::{self, ErrorObject, Id, Incoming, Malformed, Message, Notification, parse},
     revision::Revision,
     server::{
@@ -101,7 +104,7 @@ pub(super) struct Http {
     reopening: tokio::sync::Mutex<()>,
     /// Which arguments of which tools are repeated in headers.
     marked: Mutex<HashMap<String, Vec<HeaderArgument>>>,
-    closed: CancellationToken,
+    closed: Arc<Cancel>,
     rubbish: Rubbish,
     tasks: TaskTracker,
 }
@@ -157,8 +160,10 @@ impl State {
     }
 }
 
-/// A header of one request.
-type Header = (HeaderName, HeaderValue);
+/// A header of one request, whose value is visible ASCII and blanks.
+type Header<'a> = (HeaderName, Cow<'a, str>);
+/// Those of most requests.
+type Headers<'a> = SmallVec<[Header<'a>; 2]>;
 
 /// What comes of sending a message.
 enum Sent {
@@ -252,13 +257,13 @@ impl Http {
             flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
             marked: Mutex::default(),
-            closed: CancellationToken::new(),
+            closed: Arc::default(),
             rubbish: Rubbish::new(),
             tasks: TaskTracker::new(),
         })
     }
 
-    pub(super) fn closed(&self) -> &CancellationToken {
+    pub(super) fn closed(&self) -> &Arc<Cancel> {
         &self.closed
     }
 
@@ -313,7 +318,7 @@ impl Http {
         self: &Arc<Self>,
         state: &State,
         text: &Bytes,
-        headers: &[Header],
+        headers: &[Header<'_>],
         asked: &Asked<'_>,
     ) -> Result<Box<RawValue>, CallError> {
         if let Sent::Answer(response) = self.post(state, text, headers).await? {
@@ -353,7 +358,9 @@ impl Http {
 
     pub(super) async fn notify(self: &Arc<Self>, notification: Notification) -> Result<(), CallError> {
         let state = self.state();
-        let headers = self.headers(&state, &notification.method, &Members::default()); // none is named in a header
+        let method = notification.method.clone();
+        let nothing = Members::default(); // of the parameters is repeated in a header
+        let headers = self.headers(&state, &method, &nothing);
         match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
@@ -361,9 +368,9 @@ impl Http {
         }
     }
 
-    fn headers(&self, state: &State, method: &str, params: &Members<'_>) -> Vec<Header> {
+    fn headers<'a>(&self, state: &State, method: &'a str, params: &'a Members<'_>) -> Headers<'a> {
         if !state.is_modern() {
-            return Vec::new();
+            return Headers::new();
         }
         let marked = |tool: &str| {
             self.marked.lock().unwrap_or_else(PoisonError::into_inner).get(tool).cloned().unwrap_or_default()
@@ -422,7 +429,7 @@ impl Http {
         &self,
         state: &State,
         method: Method,
-        more: &[Header],
+        more: &[Header<'_>],
         body: &Bytes,
     ) -> Result<Response, CallError> {
         let access = self.access.as_ref();
@@ -437,21 +444,37 @@ impl Http {
     }
 
     /// Send a request with these headers besides.
-    async fn send(&self, state: &State, method: &Method, more: &[Header], body: &Bytes) -> Result<Response, CallError> {
+    async fn send(
+        &self,
+        state: &State,
+        method: &Method,
+        more: &[Header<'_>],
+        body: &Bytes,
+    ) -> Result<Response, CallError> {
         let token = self.access.as_ref().and_then(|access| access.headers(method, &self.target.url));
-        let with_token = token.map(|token| [more, &token].concat());
-        let more = with_token.as_deref().unwrap_or(more);
+        let token = token.as_deref().unwrap_or_default();
         if let Some(direct) = &self.direct {
-            let head = state.message.clone().filter(|_| *method == Method::POST);
-            let head = head.unwrap_or_else(|| direct.head(method, &state.headers_for(method)));
-            let sent = direct.send(&head, more, body).await;
+            let other;
+            let head = match &state.message {
+                Some(message) if *method == Method::POST => message,
+                _ => {
+                    other = direct.head(method, &state.headers_for(method));
+                    &other
+                }
+            };
+            let own = more.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let more = own.chain(token.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+            let sent = direct.send(head, more, body).await;
             let response = sent.map_err(|failed| CallError::Closed(failed.reason))?;
             if !response.status().is_redirection() {
                 return Ok(Response::Direct(response));
             } // where it leads to, the client decides
         }
         let mut headers = state.headers_for(method);
-        headers.extend(more.iter().cloned());
+        for (name, value) in more {
+            headers.extend(HeaderValue::from_str(value).ok().map(|value| (name.clone(), value)));
+        }
+        headers.extend(token.iter().cloned());
         let mut request = reqwest::Request::new(method.clone(), self.target.url.clone());
         *request.headers_mut() = headers;
         *request.body_mut() = (!body.is_empty()).then(|| body.clone().into());
@@ -460,12 +483,12 @@ impl Http {
 
     /// Open a stream, from this event on.
     async fn resume(&self, last: Option<&str>) -> Result<Response, CallError> {
-        let last = last.and_then(|last| HeaderValue::from_str(last).ok());
-        let last: Option<Header> = last.map(|last| (HeaderName::from_static("last-event-id"), last));
+        let last = last.filter(|last| HeaderValue::from_str(last).is_ok());
+        let last: Option<Header<'_>> = last.map(|last| (HeaderName::from_static("last-event-id"), last.into()));
         self.exchange(&self.state(), Method::GET, last.as_slice(), &Bytes::new()).await
     }
 
-    async fn post(&self, state: &State, body: &Bytes, headers: &[Header]) -> Result<Sent, CallError> {
+    async fn post(&self, state: &State, body: &Bytes, headers: &[Header<'_>]) -> Result<Sent, CallError> {
         let response = self.exchange(state, Method::POST, headers, body).await?;
         let is_forgotten = state.session.is_some() && response.status() == StatusCode::NOT_FOUND;
         Ok(if is_forgotten { Sent::Forgotten } else { Sent::Answer(response) })
@@ -575,7 +598,7 @@ impl Http {
     }
 
     fn notified(&self, notification: Notification, asked: Option<&Asked<'_>>) {
-        match notification.method.as_str() {
+        match &*notification.method {
             "notifications/progress" => {
                 let id = link::token(&notification);
                 let own = asked.filter(|asked| id == Some(asked.id)).map(|asked| Arc::clone(asked.flight));

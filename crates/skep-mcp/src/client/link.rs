@@ -13,7 +13,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
     CallError, Handler, Limits, Rubbish,
@@ -21,6 +21,7 @@ use super::{
     flight::{Askers, Flight, Question},
 };
 use crate::{
+    cancel::Cancel,
     message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
     server::{Members, code},
 };
@@ -40,7 +41,7 @@ pub(super) struct Link {
     handler: Arc<dyn Handler>,
     calls: Semaphore,
     asked_max: usize,
-    closed: CancellationToken,
+    closed: Arc<Cancel>,
     rubbish: Rubbish,
     /// Readers, writers, and answers to the server.
     pub(super) tasks: TaskTracker,
@@ -74,7 +75,7 @@ impl Link {
             handler,
             calls: Semaphore::new(limits.calls_at_once_max),
             asked_max: limits.asked_at_once_max,
-            closed: CancellationToken::new(),
+            closed: Arc::default(),
             rubbish: Rubbish::new(),
             tasks: TaskTracker::new(),
         };
@@ -85,7 +86,7 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn closed(&self) -> &CancellationToken {
+    pub(super) fn closed(&self) -> &Arc<Cancel> {
         &self.closed
     }
 
@@ -209,7 +210,7 @@ impl Link {
     }
 
     fn notified(&self, notification: Notification) {
-        match notification.method.as_str() {
+        match &*notification.method {
             "notifications/progress" => {
                 if let Some(flight) = token(&notification).and_then(|id| self.flight(id)) {
                     flight.progress(notification);
@@ -351,5 +352,5 @@ impl Drop for Withdraw<'_> {
 /// The notification that withdraws a call.
 pub(super) fn cancelled(id: i64) -> String {
     let params = to_raw_value(&serde_json::json!({ "requestId": id, "reason": "the caller does not wait any more" }));
-    Message::Notification(Notification { method: "notifications/cancelled".to_owned(), params: params.ok() }).to_line()
+    Message::Notification(Notification { method: "notifications/cancelled".into(), params: params.ok() }).to_line()
 }

@@ -22,7 +22,7 @@ mod open;
 use std::{
     collections::BTreeSet,
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -34,9 +34,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use self::{
     asking::{Asking, Meta},
@@ -47,9 +47,11 @@ pub use self::{
     lines::{Dial, Streams, Tcp},
 };
 use crate::{
+    cancel::Cancel,
     message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::{Members, code},
+    timer::Timers,
 };
 
 /// Longer than anybody waits.
@@ -220,7 +222,7 @@ struct Inner {
     setup: Setup,
     /// The resources that are watched (2026-07-28).
     watched: watch::Sender<BTreeSet<String>>,
-    closed: CancellationToken,
+    timers: Timers,
     tasks: TaskTracker,
 }
 
@@ -258,17 +260,13 @@ impl Connection {
     }
 
     fn new(transport: Transport, info: Info, setup: Setup) -> Connection {
-        let closed = match &transport {
-            Transport::Link(link) => link.closed().clone(),
-            Transport::Http(http) => http.closed().clone(),
-        };
         let inner = Inner {
             watched: watch::Sender::new(BTreeSet::new()),
             tasks: TaskTracker::new(),
             transport,
             info,
             setup,
-            closed,
+            timers: Timers::default(),
         };
         let connection = Connection { inner: Arc::new(inner) };
         if connection.inner.info.revision.is_modern() {
@@ -312,7 +310,7 @@ impl Connection {
 
     /// Tell the server something.
     pub async fn notify(&self, method: &str, params: Option<Box<RawValue>>) -> Result<(), CallError> {
-        let notification = Notification { method: method.to_owned(), params };
+        let notification = Notification { method: method.to_owned().into(), params };
         match &self.inner.transport {
             Transport::Link(link) => link.notify(notification).await,
             Transport::Http(http) => http.notify(notification).await,
@@ -320,15 +318,15 @@ impl Connection {
     }
 
     /// Rung when the connection is gone.
-    pub fn closed(&self) -> &CancellationToken {
-        &self.inner.closed
+    pub fn closed(&self) -> &Arc<Cancel> {
+        self.inner.closed()
     }
 
     /// Why it is gone, once it is.
     pub fn reason(&self) -> Option<String> {
         match &self.inner.transport {
             Transport::Link(link) => link.reason(),
-            Transport::Http(_) => self.inner.closed.is_cancelled().then(|| "it was closed".to_owned()),
+            Transport::Http(http) => http.closed().is_cancelled().then(|| "it was closed".to_owned()),
         }
     }
 
@@ -344,6 +342,13 @@ impl Connection {
 }
 
 impl Inner {
+    fn closed(&self) -> &Arc<Cancel> {
+        match &self.transport {
+            Transport::Link(link) => link.closed(),
+            Transport::Http(http) => http.closed(),
+        }
+    }
+
     async fn call(
         &self,
         method: &str,
@@ -359,7 +364,17 @@ impl Inner {
         };
         let asking = Asking { method, params: &params, meta: Some(meta) };
         let calling = pin!(self.transport.call(&asking, &flight));
-        timed(&options, &flight, calling).await
+        let start = Instant::now();
+        // Who waits for ever may say so with a time that has no end.
+        let end = start.checked_add(options.deadline);
+        let deadline = |heard: Instant| {
+            let silent = heard.checked_add(options.timeout);
+            silent.into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
+        };
+        let later = || deadline(flight.progressed().unwrap_or(start));
+        // What is given up is dropped, and so withdrawn.
+        let result = self.timers.wait_until(deadline(start), later, calling).await;
+        result.unwrap_or_else(|| Err(CallError::TimedOut(start.elapsed())))
     }
 }
 
@@ -380,39 +395,10 @@ async fn within<T>(time_max: Duration, future: impl Future<Output = Result<T, Ca
     tokio::time::timeout(time_max, future).await.unwrap_or(Err(CallError::TimedOut(time_max)))
 }
 
-/// Wait for a call, but not longer than its options allow. Who then drops it withdraws it. It stays where it is: it is large, and
-/// to move it costs every call.
-async fn timed<T>(
-    options: &CallOptions,
-    flight: &Flight,
-    mut calling: Pin<&mut impl Future<Output = Result<T, CallError>>>,
-) -> Result<T, CallError> {
-    let start = Instant::now();
-    // Who waits for ever may say so with a time that has no end.
-    let end = start.checked_add(options.deadline);
-    let patience = |heard: Instant| {
-        heard.checked_add(options.timeout).into_iter().chain(end).min().unwrap_or_else(|| start + FOR_EVER)
-    };
-    // It is set anew when it rings, and not for each word of the server's: most calls end long before.
-    let mut given_up = pin!(sleep_until(patience(start)));
-    loop {
-        tokio::select! {
-            biased;
-            result = &mut calling => return result,
-            () = &mut given_up => {
-                let until = patience(flight.progressed().unwrap_or(start));
-                if until <= Instant::now() {
-                    return Err(CallError::TimedOut(start.elapsed()));
-                }
-                given_up.as_mut().reset(until);
-            }
-        }
-    }
-}
-
 /// Listen for what changes at a server of 2026-07-28, as long as the connection lives.
 async fn listen(connection: Weak<Inner>) {
-    let Some((mut watched, closed)) = connection.upgrade().map(|one| (one.watched.subscribe(), one.closed.clone()))
+    let Some((mut watched, closed)) =
+        connection.upgrade().map(|one| (one.watched.subscribe(), Arc::clone(one.closed())))
     else {
         return;
     };

@@ -117,7 +117,7 @@ fn initialized(result: &RawValue) -> Result<Info, CallError> {
 
 /// What older servers are told when they have answered `initialize`.
 fn ready() -> Notification {
-    Notification { method: "notifications/initialized".to_owned(), params: None }
+    Notification { method: "notifications/initialized".into(), params: None }
 }
 
 /// Connect over lines.

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use super::{Backend, CHANGES_MAX, Kind, List, Lists, Wanted};
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
-    message::{self, ErrorObject, Id, Notification},
+    message::{self, ErrorObject, Id, Method, Notification},
     server::{
         self, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
         tasks,
@@ -31,7 +31,7 @@ pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: C
 /// A call as it goes on to another server. A caller that withdraws drops it, which is enough.
 pub struct Request {
     /// The method.
-    pub method: String,
+    pub method: Method,
     /// The parameters.
     pub params: Members<'static>,
     /// What is asked for beside the result: progress and questions go to the caller.
@@ -43,7 +43,9 @@ impl Request {
     pub fn new(call: Call, peer: Peer, options: CallOptions) -> Request {
         let Call { method, mut params, caller } = call;
         // A session's log level goes with each request to a server of 2026-07-28; others are not shown it.
-        if let (false, Some(level)) = (caller.revision.is_modern(), peer.level()) {
+        if !caller.revision.is_modern()
+            && let Some(level) = peer.level()
+        {
             let mut meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
             meta.put("io.modelcontextprotocol/logLevel", level);
             let meta = meta.into_raw();
@@ -53,7 +55,7 @@ impl Request {
         let options = CallOptions {
             wants_progress: peer.wants_progress(),
             capabilities: Some(capabilities),
-            handler: Some(Arc::new(Relay { peer, principal: Arc::clone(&caller.principal) })),
+            handler: Some(Arc::new(Relay(peer))),
             ..options
         };
         Request { method, params, options }
@@ -61,24 +63,20 @@ impl Request {
 }
 
 /// Passes on what a server sends because of a call.
-struct Relay {
-    peer: Peer,
-    principal: Arc<str>,
-}
+struct Relay(Peer);
 
 impl Handler for Relay {
     fn notification(&self, notification: Notification) {
-        if let (true, Some(params)) = (
-            matches!(notification.method.as_str(), "notifications/progress" | "notifications/message"),
-            notification.params,
-        ) {
-            self.peer.notify(notification.method, params);
+        if let (true, Some(params)) =
+            (matches!(&*notification.method, "notifications/progress" | "notifications/message"), notification.params)
+        {
+            self.0.notify(notification.method, params);
         }
     }
 
     /// An id that is a text may mean something to the caller. A number tells only how much the server asked others.
     fn request(&self, message::Request { id, method, params }: message::Request) -> BoxFuture<'static, Outcome> {
-        let peer = self.peer.clone();
+        let peer = self.0.clone();
         let name = match id {
             Id::String(name) => Some(name),
             Id::Number(_) => None,
@@ -88,7 +86,7 @@ impl Handler for Relay {
     }
 
     fn principal(&self) -> &str {
-        &self.principal
+        &self.0.caller().principal
     }
 }
 
@@ -130,7 +128,7 @@ impl Handler for Heard {
 
 /// The change that a notification tells of.
 pub fn change(notification: &Notification) -> Option<Change> {
-    match notification.method.as_str() {
+    match &*notification.method {
         "notifications/tools/list_changed" => Some(Change::Tools),
         "notifications/prompts/list_changed" => Some(Change::Prompts),
         "notifications/resources/list_changed" => Some(Change::Resources),

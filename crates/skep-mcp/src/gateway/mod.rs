@@ -128,32 +128,32 @@ impl Gateway {
         Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The server that a name of a tool or a prompt belongs to, and its own name for it.
-    fn owner<'a>(&self, name: &'a str) -> Option<(Arc<Member>, &'a str)> {
-        let members = self.members();
-        let (server, inner) = match name.split_once(SEPARATOR) {
-            Some((server, inner)) if members.iter().any(|member| member.origin.name == server) => (server, inner),
-            _ => ("", name),
-        };
-        let member = members.iter().find(|member| member.origin.name == server)?;
-        Some((Arc::clone(member), inner))
+    /// Do something with the server that a name of a tool or a prompt belongs to, and its own name for it.
+    fn with_owner<'a, T>(&self, name: &'a str, act: impl FnOnce(&Arc<dyn Backend>, &'a str) -> T) -> Option<T> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |server: &str| members.iter().find(|member| member.origin.name == server);
+        let prefixed = name.split_once(SEPARATOR).and_then(|(server, inner)| Some((of(server)?, inner)));
+        let (member, inner) = prefixed.or_else(|| Some((of("")?, name)))?;
+        Some(act(&member.origin.service, inner))
     }
 
-    /// Hand a call on to its server, under the server's own name.
-    async fn call_named(&self, mut call: Call, peer: Peer) -> Outcome {
+    /// The server that a name of a tool or a prompt belongs to, and its own name for it.
+    fn owner<'a>(&self, name: &'a str) -> Option<(Arc<dyn Backend>, &'a str)> {
+        self.with_owner(name, |service, inner| (Arc::clone(service), inner))
+    }
+
+    /// The server that a call goes on to, under the server's own name.
+    fn addressed(&self, mut call: Call) -> Result<(Arc<dyn Backend>, Call), ErrorObject> {
         let name = call.params.text("name").ok_or_else(|| invalid("params.name is missing"))?;
-        let unknown = || {
-            invalid(format!(
-                "there is no {} {name:?} here",
-                if call.method == "tools/call" { "tool" } else { "prompt" }
-            ))
+        let Some((service, inner)) = self.owner(&name) else {
+            let what = if call.method == "tools/call" { "tool" } else { "prompt" };
+            return Err(invalid(format!("there is no {what} {name:?} here")));
         };
-        let (member, inner) = self.owner(&name).ok_or_else(unknown)?;
         if inner != name {
-            let inner = to_raw_value(inner);
-            call.params.set("name", inner.map_err(|error| invalid(error.to_string()))?);
+            let inner = to_raw_value(inner).map_err(|error| invalid(error.to_string()))?;
+            call.params.set("name", inner);
         }
-        Arc::clone(&member.origin.service).handle(call, peer).await
+        Ok((service, call))
     }
 
     async fn read(&self, call: Call, peer: Peer) -> Outcome {
@@ -178,18 +178,21 @@ impl Gateway {
     async fn complete(&self, mut call: Call, peer: Peer) -> Outcome {
         let about = call.params.get("ref").and_then(Members::parse).map(Members::into_owned);
         let mut about = about.ok_or_else(|| invalid("params.ref is missing"))?;
-        let member = match (about.read::<String>("name"), about.read::<String>("uri")) {
+        let service = match (about.read::<String>("name"), about.read::<String>("uri")) {
             (Some(name), _) => {
-                let (member, inner) =
+                let (service, inner) =
                     self.owner(&name).ok_or_else(|| invalid(format!("there is no prompt {name:?} here")))?;
                 about.put("name", inner);
                 call.params.set("ref", about.into_raw());
-                member
+                service
             }
-            (None, Some(uri)) => self.owner_of_uri(&uri, &call.caller).await.ok_or_else(|| no_resource(&uri))?,
+            (None, Some(uri)) => {
+                let member = self.owner_of_uri(&uri, &call.caller).await.ok_or_else(|| no_resource(&uri))?;
+                Arc::clone(&member.origin.service)
+            }
             (None, None) => return Err(invalid("params.ref has neither name nor uri")),
         };
-        Arc::clone(&member.origin.service).handle(call, peer).await
+        service.handle(call, peer).await
     }
 
     async fn list(&self, kind: Kind, call: Call) -> Outcome {
@@ -222,9 +225,15 @@ impl Service for Gateway {
     }
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
+        if matches!(&*call.method, "tools/call" | "prompts/get") {
+            // The gateway has nothing more to do with it.
+            return match self.addressed(call) {
+                Ok((service, call)) => service.handle(call, peer),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            };
+        }
         Box::pin(async move {
-            match call.method.as_str() {
-                "tools/call" | "prompts/get" => self.call_named(call, peer).await,
+            match &*call.method {
                 "resources/read" => self.read(call, peer).await,
                 "completion/complete" => self.complete(call, peer).await,
                 "tools/list" => self.list(Kind::Tools, call).await,
@@ -248,10 +257,10 @@ impl Service for Gateway {
     }
 
     fn may_repeat(&self, tool: &str) -> bool {
-        self.owner(tool).is_some_and(|(member, inner)| member.origin.service.may_repeat(inner))
+        self.with_owner(tool, |service, inner| service.may_repeat(inner)).unwrap_or_default()
     }
 
     fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
-        self.owner(tool).map_or(Vec::new(), |(member, inner)| member.origin.service.header_arguments(inner))
+        self.with_owner(tool, |service, inner| service.header_arguments(inner)).unwrap_or_default()
     }
 }

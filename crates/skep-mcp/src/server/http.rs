@@ -21,7 +21,7 @@ use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
     extract::Request as HttpRequest,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -56,13 +56,13 @@ pub fn router(server: Server) -> Router {
 }
 
 /// `POST /mcp`.
-async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Response {
+async fn receive(axum::extract::State(server): axum::extract::State<Server>, request: HttpRequest) -> Reply {
     let principal = principal(&request);
     let (mut parts, body) = request.into_parts();
     let share = parts.extensions.remove::<Share>();
     match read_body(&server, body).await {
         Ok(body) => answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refusal.into(),
     }
 }
 
@@ -74,7 +74,7 @@ pub async fn answer_post(
     body: &[u8],
     principal: &Arc<str>,
     share: Option<Share>,
-) -> Response {
+) -> Reply {
     let Some(accepts) = Accepts::read(headers) else {
         let message = "the answer is application/json or text/event-stream; accept both";
         return plain(StatusCode::NOT_ACCEPTABLE, message);
@@ -119,9 +119,9 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        failure(self.status, None, &self.error)
+impl From<Refusal> for Reply {
+    fn from(Refusal { status, error }: Refusal) -> Reply {
+        failure(status, None, &error)
     }
 }
 
@@ -155,54 +155,103 @@ impl Accepts {
     }
 }
 
-fn json(status: StatusCode, text: impl Into<Text>) -> Response {
-    respond(status, "application/json", Body::new(Pieces(text.into())))
+/// An answer. Most say hardly anything in their heads, so that these are not built before somebody sends them.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// What the body is, if there is one.
+    pub content_type: Option<&'static str>,
+    /// What else is to be said.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Content,
 }
 
-/// A message as a body, whose length is known.
-struct Pieces(Text);
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Content(Kind);
 
-impl HttpBody for Pieces {
+#[derive(Debug)]
+enum Kind {
+    /// A message, whose length is known.
+    Message(Text),
+    Other(Body),
+}
+
+impl Reply {
+    fn new(status: StatusCode, content_type: &'static str, body: Kind) -> Reply {
+        Reply { status, content_type: Some(content_type), headers: HeaderMap::new(), body: Content(body) }
+    }
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Reply {
+        let (parts, body) = response.into_parts();
+        Reply { status: parts.status, content_type: None, headers: parts.headers, body: Content(Kind::Other(body)) }
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(match self.body {
+            Content(Kind::Other(body)) => body,
+            message => Body::new(message),
+        });
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        let kind = self.content_type.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind)));
+        response.headers_mut().extend(kind);
+        response
+    }
+}
+
+impl HttpBody for Content {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match &mut self.0 {
+            Kind::Message(text) => Poll::Ready(text.pop().map(|piece| Ok(Frame::data(piece)))),
+            Kind::Other(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        match &self.0 {
+            Kind::Message(text) => text.is_empty(),
+            Kind::Other(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
+        match &self.0 {
+            Kind::Message(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Other(body) => body.size_hint(),
+        }
     }
 }
 
-fn plain(status: StatusCode, text: &str) -> Response {
-    respond(status, "text/plain; charset=utf-8", Body::from(text.to_owned()))
+fn json(status: StatusCode, text: impl Into<Text>) -> Reply {
+    Reply::new(status, "application/json", Kind::Message(text.into()))
+}
+
+fn plain(status: StatusCode, text: &str) -> Reply {
+    Reply::new(status, "text/plain; charset=utf-8", Kind::Other(text.to_owned().into()))
 }
 
 /// Taken, and there is nothing to say about it.
-fn accepted() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response
+fn accepted() -> Reply {
+    let (headers, body) = (HeaderMap::new(), Content(Kind::Other(Body::empty())));
+    Reply { status: StatusCode::ACCEPTED, content_type: None, headers, body }
 }
 
-fn failure(status: StatusCode, id: Option<&crate::message::Id>, error: &ErrorObject) -> Response {
-    let mut response = json(status, sink::error(id, error));
+fn failure(status: StatusCode, id: Option<&crate::message::Id>, error: &ErrorObject) -> Reply {
+    let mut reply = json(status, sink::error(id, error));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        reply.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    response
-}
-
-fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    reply
 }
 
 /// Something that gives events until it ends. Dropped when the client goes away.
@@ -212,7 +261,7 @@ trait Events: Send + 'static {
 }
 
 /// A stream of events, with a comment now and then while there are none.
-fn event_stream(events: impl Events, keep_alive: Duration) -> Response {
+fn event_stream(events: impl Events, keep_alive: Duration) -> Reply {
     let chunks = stream::unfold((events, Text::default()), move |(mut events, mut event)| async move {
         loop {
             if let Some(piece) = event.pop() {
@@ -224,8 +273,8 @@ fn event_stream(events: impl Events, keep_alive: Duration) -> Response {
             };
         }
     });
-    let mut response = respond(StatusCode::OK, EVENT_STREAM, Body::from_stream(chunks));
+    let mut reply = Reply::new(StatusCode::OK, EVENT_STREAM, Kind::Other(Body::from_stream(chunks)));
     // Proxies that collect answers would hold events back (nginx).
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    reply.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    reply
 }

@@ -46,7 +46,11 @@ pub use self::{
     members::Members,
     peer::{Level, Peer},
 };
-use crate::{message::ErrorObject, revision::Revision};
+use crate::{
+    message::{ErrorObject, Method},
+    revision::Revision,
+    timer::Timers,
+};
 
 /// What a service gives for a request: the result as it is sent, or an error.
 pub type Outcome = Result<Box<RawValue>, ErrorObject>;
@@ -143,7 +147,7 @@ pub struct Description {
 #[derive(Debug)]
 pub struct Call {
     /// The method.
-    pub method: String,
+    pub method: Method,
     /// The parameters as they came in, `_meta` included; none where there were none.
     pub params: Members<'static>,
     /// Who asks.
@@ -303,6 +307,7 @@ struct Inner {
     tasks: TaskTracker,
     /// Rung when the server stops.
     stop: CancellationToken,
+    timers: Timers,
 }
 
 impl Server {
@@ -337,6 +342,7 @@ impl Server {
             durable,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            timers: Timers::default(),
             service,
             limits,
         };

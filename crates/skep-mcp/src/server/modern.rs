@@ -75,7 +75,7 @@ fn params_of(request: &Request) -> Members<'_> {
 /// Whether a request is one of this revision: it says so, or it asks what only this revision knows.
 pub(super) fn is_modern(request: &Request) -> bool {
     let says_so = |params: &RawValue| memmem::find(params.get().as_bytes(), PROTOCOL_VERSION.as_bytes()).is_some();
-    matches!(request.method.as_str(), "server/discover" | "subscriptions/listen")
+    matches!(&*request.method, "server/discover" | "subscriptions/listen")
         || request.params.as_deref().is_some_and(says_so) && {
             let meta = params_of(request).get_in_text("_meta").and_then(Members::parse);
             meta.is_some_and(|meta| meta.text(PROTOCOL_VERSION).is_some())
@@ -148,14 +148,14 @@ pub(super) async fn begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &
 
 async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str>) -> Result<Begun, ErrorObject> {
     let Opened { request, params, meta } = opened;
-    let (id, method) = (&request.id, &request.method);
+    let (id, method) = (&request.id, &*request.method);
     let (caller, terms) = read_meta(meta, principal)?;
-    if REMOVED.contains(&method.as_str()) {
+    if REMOVED.contains(&method) {
         let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
         return Err(ErrorObject::new(code::METHOD_NOT_FOUND, message));
     }
     let caller = Arc::new(caller);
-    match method.as_str() {
+    match method {
         "server/discover" => {
             let mut description = server.service.describe();
             if server.durable.is_some() {
@@ -179,7 +179,7 @@ async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str
             let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
-                    let call = Call { method: method.clone(), params: params.to_owned(), caller };
+                    let call = Call { method: request.method.clone(), params: params.to_owned(), caller };
                     (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
                 Some(ParkedCall { exchange, asked, keys, .. }) => {
@@ -292,14 +292,14 @@ pub(super) struct Running {
 
 impl Running {
     async fn next(&mut self) -> Option<Frame> {
-        if let Some(frame) = self.ready.pop_front() {
-            return Some(frame);
-        }
-        // The caller repeated the call without all that was asked: ask again.
-        if !self.asked.is_empty() {
-            return self.park();
-        }
         loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Some(frame);
+            }
+            // The caller repeated the call without all that was asked: ask again.
+            if !self.asked.is_empty() {
+                return self.park();
+            }
             // What is awaited here is kept in `self`: whoever waits for a frame may stop waiting and come back.
             if let Some(becoming) = &mut self.becoming {
                 let became = becoming.await;
@@ -320,24 +320,30 @@ impl Running {
                 Some(at) => timeout_at(at, exchange.next()).await.ok(),
             };
             match step {
-                Some(step) => break self.take(step),
+                Some(step) => match self.take(step) {
+                    Some(frame) => return Some(frame),
+                    None => self.gather().await,
+                },
                 None => self.become_task(),
             }
         }
-        // Whatever else the service asks at once goes into the same result.
+    }
+
+    /// Whatever else the service asks at once goes into the same result as the first question.
+    async fn gather(&mut self) {
         let together = sleep(ASKED_TOGETHER);
         tokio::pin!(together);
         while !self.asked.is_empty()
             && let Some(exchange) = self.exchange.as_mut()
         {
             let step = tokio::select! { biased; step = exchange.next() => step, () = &mut together => break };
-            self.take(step);
+            let frame = self.take(step);
+            self.ready.extend(frame);
         }
         if !self.asked.is_empty() {
-            let frame = self.park()?;
-            self.ready.push_back(frame);
+            let frame = self.park();
+            self.ready.extend(frame);
         }
-        self.ready.pop_front()
     }
 
     /// It has run for long enough: let it be stored.
@@ -349,12 +355,13 @@ impl Running {
         }
     }
 
-    fn take(&mut self, step: Step) {
+    /// What is to be sent because of this; a question is kept.
+    fn take(&mut self, step: Step) -> Option<Frame> {
         match step {
             Step::Event(Event::Notification { method, params }) => {
-                self.ready.push_back(Frame::Notification(sink::notification(&method, &params)));
+                return Some(Frame::Notification(sink::notification(&method, &params)));
             }
-            Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&self.request.method.as_str()) => {
+            Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&&*self.request.method) => {
                 self.asked.push((self.keys.next_key(asked.name.take(), ""), asked));
             }
             Step::Event(Event::Ask(asked)) => {
@@ -367,10 +374,10 @@ impl Running {
                     None => outcome,
                 };
                 self.asked.clear();
-                let frame = self.answer(outcome);
-                self.ready.push_back(frame);
+                return Some(self.answer(outcome));
             }
         }
+        None
     }
 
     fn answer(&self, outcome: Outcome) -> Frame {

@@ -4,7 +4,10 @@ use std::{
     borrow::Cow,
     collections::{HashSet, VecDeque},
     fmt::Display,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -52,6 +55,8 @@ struct Inside {
     /// The capability that the first question needed which the caller was spared.
     refused: OnceLock<Value>,
     said: Mutex<Said>,
+    /// Whether there is something that nobody has sent yet. Most calls say nothing, and need not be asked under the lock.
+    has_said: AtomicBool,
 }
 
 /// What was said and nobody has sent yet.
@@ -129,7 +134,7 @@ impl Ids {
 impl Peer {
     pub(super) fn new(caller: Arc<Caller>, terms: Terms) -> Peer {
         let said = Mutex::new(Said { terms, ..Said::default() });
-        Peer(Arc::new(Inside { caller, refused: OnceLock::new(), said }))
+        Peer(Arc::new(Inside { caller, refused: OnceLock::new(), said, has_said: AtomicBool::new(false) }))
     }
 
     /// A caller that hears nothing and answers nothing, for what is asked on its behalf.
@@ -219,6 +224,7 @@ impl Peer {
                 return false;
             }
             said.events.push_back(event);
+            self.0.has_said.store(true, Ordering::Release);
             said.waiting.take()
         };
         if let Some(waiting) = waiting {
@@ -229,7 +235,13 @@ impl Peer {
 
     /// What was said first and nobody has sent yet.
     pub(super) fn hear(&self) -> Option<Event> {
-        self.said().events.pop_front()
+        if !self.0.has_said.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut said = self.said();
+        let event = said.events.pop_front();
+        self.0.has_said.store(!said.events.is_empty(), Ordering::Release);
+        event
     }
 
     /// The same, as soon as something is said. One task at a time is woken by that.

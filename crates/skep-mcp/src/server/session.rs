@@ -36,7 +36,7 @@ use super::{
     unguessable,
 };
 use crate::{
-    message::{ErrorObject, Id, Malformed, Message, Notification, Request, Response},
+    message::{ErrorObject, Id, Malformed, Message, Method, Notification, Request, Response},
     revision::Revision,
 };
 
@@ -197,7 +197,7 @@ impl Session {
         if self.customs.is_dual && modern::is_modern(&request) {
             return self.begin_modern(request, to).await;
         }
-        let answer = match request.method.as_str() {
+        let answer = match &*request.method {
             "initialize" => Some(self.initialize(request.params.as_deref())),
             "ping" => Some(self.finished("ping", Ok(input::empty()))),
             _ => None,
@@ -361,19 +361,19 @@ impl Session {
     /// Answer one request of an older revision.
     async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Result<Edited, ErrorObject> {
         let params = request.params.as_deref();
-        let outcome = match request.method.as_str() {
+        let outcome = match &*request.method {
             "logging/setLevel" => self.set_level(params),
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
             "batch" if self.customs.has_batch_method => self.batch(params, &caller, to).await,
-            method => return self.call(method, params, caller, to).await,
+            _ => return self.call(&request.method, params, caller, to).await,
         };
         outcome.map(Edited::from)
     }
 
     async fn call(
         self: &Arc<Self>,
-        method: &str,
+        method: &Method,
         params: Option<&RawValue>,
         caller: Arc<Caller>,
         to: &Sink,
@@ -384,7 +384,7 @@ impl Session {
             params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
         let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
-        let call = Call { method: method.to_owned(), params: params.into_owned(), caller };
+        let call = Call { method: method.clone(), params: params.into_owned(), caller };
         let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
         loop {
             match exchange.next().await {
@@ -420,7 +420,7 @@ impl Session {
             let outcome = match method.as_str() {
                 "ping" => self.finished("ping", Ok(input::empty())).map(Edited::from),
                 "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
-                _ => self.call(&method, params.as_deref(), Arc::clone(caller), to).await,
+                _ => self.call(&method.into(), params.as_deref(), Arc::clone(caller), to).await,
             };
             let mut answer = Members::default();
             if let Some(id) = id {

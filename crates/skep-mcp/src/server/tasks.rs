@@ -257,7 +257,7 @@ pub(super) struct Origin {
 impl Origin {
     fn call(&self) -> Call {
         let (params, caller) = (self.params.clone(), Arc::clone(&self.caller));
-        Call { method: "tools/call".to_owned(), params, caller }
+        Call { method: "tools/call".into(), params, caller }
     }
 }
 

@@ -79,7 +79,8 @@ pub(crate) async fn call_tool(
     context: &Context,
 ) -> Result<Map<String, Value>, ToolError> {
     let name = format!("{server}{SEPARATOR}{tool}");
-    let mut options = upstreams.call_options(server).map_err(|error| failed(&name, error))?;
+    let server = upstreams.server(server).map_err(|error| failed(&name, error))?;
+    let mut options = server.call_options();
     if let Some(deadline) = deadline {
         options.deadline = deadline.min(DEADLINE_MAX);
         options.timeout = options.timeout.max(options.deadline);
@@ -87,7 +88,7 @@ pub(crate) async fn call_tool(
     options.handler = Some(Arc::new(Silent(Arc::clone(&context.principal))));
     let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
-    let calling = upstreams.call(server, "tools/call", params, options);
+    let calling = server.call("tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
     answer(&name, &result.map_err(|error| failed(&name, error))?)
 }

@@ -45,7 +45,7 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
     let here = hive::workspace(&settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     for server in servers.iter().filter(|server| *server != OWN) {
-        catalogue.upstreams().call_options(server)?; // it exists
+        catalogue.upstreams().server(server)?; // it exists
     }
     let (tools, silent) = catalogue.all(None).await;
     let mut text = HEAD.to_owned();

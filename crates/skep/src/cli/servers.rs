@@ -103,7 +103,7 @@ async fn list(common: Common, server: Option<String>, How { mcp_config, json }: 
     let upstreams = Upstreams::new(settings.upstreams, Some(logins));
     let names = match server {
         Some(name) => {
-            upstreams.call_options(&name)?; // it exists
+            upstreams.server(&name)?; // it exists
             vec![name]
         }
         None => upstreams.names(),

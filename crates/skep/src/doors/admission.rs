@@ -83,12 +83,11 @@ pub struct Load {
 }
 
 /// The right of a call to go on to an MCP server, while it lives.
-pub struct Pass {
+pub struct Pass<'a> {
     /// Rung when the hub stops for good.
-    pub cancel: CancellationToken,
+    pub cancel: &'a CancellationToken,
     _counted: TaskTrackerToken,
     _own: Option<OwnedSemaphorePermit>,
-    _seat: OwnedSemaphorePermit,
 }
 
 /// What each principal may have of the seats, the turns and the passes.
@@ -105,12 +104,12 @@ pub struct Admission {
     seats: Arc<Semaphore>,
     /// One for each call that runs.
     turns: Arc<Semaphore>,
-    /// One for each call that goes on to a server.
-    passes: Arc<Semaphore>,
     /// The same, for each principal.
     own: Own,
     /// Calls that run or wait; drained at the end.
     calls: TaskTracker,
+    /// Calls that went on to a server; the same.
+    forwarded: TaskTracker,
     draining: AtomicBool,
     cancel: CancellationToken,
 }
@@ -125,9 +124,9 @@ impl Admission {
         Admission {
             seats: Arc::new(Semaphore::new(seats)),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),
-            passes: Arc::new(Semaphore::new(limits.forwarded_max)),
             own: Own { seats: own(seats), turns: own(limits.calls_at_once), passes: own(limits.forwarded_max) },
             calls: TaskTracker::new(),
+            forwarded: TaskTracker::new(),
             draining: AtomicBool::new(false),
             cancel: CancellationToken::new(),
             limits,
@@ -144,7 +143,7 @@ impl Admission {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let counted = self.enter()?;
+        let counted = self.enter(&self.calls)?;
         let own_seat = self.own.seats.take(principal).map_err(|taken| Refused::OverShare(taken, "run or wait"))?;
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let turn = tokio::select! {
@@ -186,17 +185,19 @@ impl Admission {
 
     /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,
     /// and dropping it withdraws it.
-    pub fn pass(&self, principal: &Arc<str>) -> Result<Pass, Refused> {
-        let counted = self.enter()?;
+    pub fn pass(&self, principal: &Arc<str>) -> Result<Pass<'_>, Refused> {
+        let counted = self.enter(&self.forwarded)?;
+        if self.forwarded.len() > self.limits.forwarded_max {
+            return Err(Refused::Busy);
+        }
         let over = |taken| Refused::OverShare(taken, "of MCP servers are under way");
         let own = self.own.passes.take(principal).map_err(over)?;
-        let seat = Arc::clone(&self.passes).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        Ok(Pass { cancel: self.cancel.clone(), _counted: counted, _own: own, _seat: seat })
+        Ok(Pass { cancel: &self.cancel, _counted: counted, _own: own })
     }
 
     /// Be counted first and look then: [`Admission::drain`] does it the other way round, so neither misses the other.
-    fn enter(&self) -> Result<TaskTrackerToken, Refused> {
-        let counted = self.calls.token();
+    fn enter(&self, among: &TaskTracker) -> Result<TaskTrackerToken, Refused> {
+        let counted = among.token();
         if self.is_draining() { Err(Refused::Draining) } else { Ok(counted) }
     }
 
@@ -214,9 +215,10 @@ impl Admission {
     pub async fn settle(&self, time: Duration) -> usize {
         self.start_draining();
         self.calls.close();
-        match timeout(time, self.calls.wait()).await {
+        self.forwarded.close();
+        match timeout(time, self.ended()).await {
             Ok(()) => 0,
-            Err(_) => self.calls.len(),
+            Err(_) => self.left(),
         }
     }
 
@@ -227,10 +229,19 @@ impl Admission {
             return 0;
         }
         self.cancel.cancel();
-        if timeout(CANCEL_TIME, self.calls.wait()).await.is_err() {
-            tracing::warn!(calls = self.calls.len(), "calls did not stop when they were cancelled");
+        if timeout(CANCEL_TIME, self.ended()).await.is_err() {
+            tracing::warn!(calls = self.left(), "calls did not stop when they were cancelled");
         }
         cancelled
+    }
+
+    async fn ended(&self) {
+        self.calls.wait().await;
+        self.forwarded.wait().await;
+    }
+
+    fn left(&self) -> usize {
+        self.calls.len() + self.forwarded.len()
     }
 
     /// What runs and waits now.
@@ -238,8 +249,7 @@ impl Admission {
         let at_once = self.limits.calls_at_once;
         let seated = (at_once + self.limits.waiting_max).saturating_sub(self.seats.available_permits());
         let running = at_once.saturating_sub(self.turns.available_permits());
-        let forwarded = self.limits.forwarded_max.saturating_sub(self.passes.available_permits());
-        Load { running, waiting: seated.saturating_sub(running), at_once, forwarded }
+        Load { running, waiting: seated.saturating_sub(running), at_once, forwarded: self.forwarded.len() }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 use skep_mcp::{
     client::CallError,
-    gateway::{Backend, Kind, List, Lists, Request},
+    gateway::{Backend, Kind, List, Request},
     message::ErrorObject,
     server::{
         BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
@@ -22,41 +22,34 @@ use super::{
     calls::Calls,
     mcp::{caller_of, refused},
 };
-use crate::upstreams::{Options, UpstreamError, Upstreams};
+use crate::upstreams::{Options, Server, UpstreamError};
 
 /// One of them.
 pub(super) struct Behind {
     calls: Arc<Calls>,
-    name: String,
-    lists: Arc<Lists>,
+    server: Arc<Server>,
     /// The resources that somebody watches: the server is told once.
     watched: RwLock<HashMap<String, Weak<Watched>>>,
 }
 
 impl Behind {
-    pub(super) fn new(calls: &Arc<Calls>, name: &str) -> Behind {
-        let lists = calls.catalogue.upstreams().lists(name).unwrap_or_default(); // of one that is removed just now
-        Behind { calls: Arc::clone(calls), name: name.to_owned(), lists, watched: RwLock::default() }
-    }
-
-    fn upstreams(&self) -> &Upstreams {
-        self.calls.catalogue.upstreams()
+    pub(super) fn new(calls: &Arc<Calls>, server: Arc<Server>) -> Behind {
+        Behind { calls: Arc::clone(calls), server, watched: RwLock::default() }
     }
 }
 
 impl Service for Behind {
     fn describe(&self) -> Description {
-        Description { info: json!({ "name": self.name }), capabilities: json!({}), instructions: None }
+        Description { info: json!({ "name": self.server.name() }), capabilities: json!({}), instructions: None }
     }
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
             let pass = self.calls.admission.pass(&call.caller.principal).map_err(refused)?;
             let caller = caller_of(&call.caller);
-            let times = self.upstreams().call_options(&self.name).map_err(failed)?;
-            let Request { method, params, options } = Request::new(call, peer, times);
+            let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
             let options = Options { caller, call: Some(options) };
-            let calling = pin!(self.upstreams().call(&self.name, &method, params, options));
+            let calling = pin!(self.server.call(&method, params, options));
             tokio::select! {
                 biased;
                 result = calling => result.map_err(failed),
@@ -71,7 +64,7 @@ impl Service for Behind {
             if let Some(shared) = known {
                 return Ok(Box::new(shared) as Watch);
             }
-            self.upstreams().watch(&self.name, &uri).await.map_err(failed)?;
+            self.server.watch(&uri).await.map_err(failed)?;
             let shared = Arc::new(Watched { behind: Arc::clone(&self), uri: uri.clone() });
             let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
             watched.retain(|_, watch| watch.strong_count() > 0);
@@ -81,16 +74,15 @@ impl Service for Behind {
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
-        // Of a server that was removed nothing is heard any more.
-        self.upstreams().changes(&self.name).unwrap_or_else(|_| broadcast::channel(1).1)
+        self.server.changes()
     }
 
     fn may_repeat(&self, tool: &str) -> bool {
-        self.lists.may_repeat(tool)
+        self.server.lists().may_repeat(tool)
     }
 
     fn header_arguments(&self, tool: &str) -> Vec<HeaderArgument> {
-        self.lists.header_arguments(tool)
+        self.server.lists().header_arguments(tool)
     }
 }
 
@@ -99,7 +91,7 @@ impl Backend for Behind {
         Box::pin(async move {
             let pass = self.calls.admission.pass(&caller.principal).map_err(refused)?;
             let key = caller_of(&caller);
-            let listing = self.upstreams().list(&self.name, kind, &key, &caller.principal);
+            let listing = self.server.list(kind, &key, &caller.principal);
             let listed = pass.cancel.run_until_cancelled(listing).await;
             listed.ok_or_else(|| refused(Refused::Draining))?.map_err(failed)
         })
@@ -116,7 +108,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let (behind, uri) = (Arc::clone(&self.behind), std::mem::take(&mut self.uri));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(async move { behind.upstreams().unwatch(&behind.name, &uri).await }));
+            drop(runtime.spawn(async move { behind.server.unwatch(&uri).await }));
         }
     }
 }

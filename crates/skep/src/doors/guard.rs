@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
 use skep_mcp::server::http::{Fields, text};
 use tower_http::cors::CorsLayer;
 
@@ -161,9 +161,10 @@ impl Guard {
         if self.origins.is_empty() {
             return None;
         }
-        let headers = [header::CONTENT_TYPE, header::AUTHORIZATION, super::http::REQUEST_ID];
+        let request_id = HeaderName::from_static(super::http::REQUEST_ID);
+        let headers = [header::CONTENT_TYPE, header::AUTHORIZATION, request_id.clone()];
         let layer = CorsLayer::new().allow_origin(self.origins.clone()).allow_methods([Method::GET, Method::POST]);
-        Some(layer.allow_headers(headers).expose_headers([super::http::REQUEST_ID, header::RETRY_AFTER]))
+        Some(layer.allow_headers(headers).expose_headers([request_id, header::RETRY_AFTER]))
     }
 }
 

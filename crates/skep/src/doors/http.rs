@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
@@ -23,7 +23,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
 use skep_mcp::server::{
-    http::{Fields, Principal, answer_post},
+    http::{Fields, Principal, Reply, answer_post},
     local,
 };
 use tracing::Instrument as _;
@@ -41,7 +41,9 @@ use super::{
 use crate::catalogue::{Answer, ToolError};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: &str = "x-request-id";
+/// What every answer says besides.
+pub(super) const ALWAYS: [(&str, &str); 2] = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")];
 /// A server that has not listed its tools by then is missing from the list.
 const LIST_TIME_MAX: Duration = Duration::from_secs(10);
 /// A caller's name for a request may have so many characters.
@@ -261,23 +263,36 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// [`observed`] as a layer of the router.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let headers = Fields::from(request.headers());
-    let (id, is_allowed) = (request_id(&headers), hub.guard.check_source(request.uri(), &headers));
+    let (headers, mut made) = (Fields::from(request.headers()), [0; ulid::ULID_LEN]);
+    let id = request_id(&headers, &mut made);
+    let named = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unnamed"));
+    let is_allowed = hub.guard.check_source(request.uri(), &headers);
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let span = span(id, &method, route);
     let work = async {
         match is_allowed {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }
+        .into()
     };
-    observed(&hub, id, &method, route, pin!(work)).await
+    let mut response = observed(span, &method, route, pin!(work)).await.into_response();
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static(REQUEST_ID), named);
+    for (name, value) in ALWAYS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if hub.calls.admission.is_draining() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A `POST /mcp` that was read beside the router ([`super::plain`]), or why its body was not: it passes what the router's layers are
-/// for, in their order.
-pub(super) async fn post_mcp(hub: &Hub, headers: &Fields<'_>, body: Result<Bytes, Problem>) -> Response {
+/// for, in their order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
+pub(super) async fn post_mcp(hub: &Hub, id: &str, headers: &Fields<'_>, body: Result<&[u8], Problem>) -> Reply {
     const ROUTE: &str = "/mcp";
     let work = async {
         let may_enter = || {
@@ -289,52 +304,44 @@ pub(super) async fn post_mcp(hub: &Hub, headers: &Fields<'_>, body: Result<Bytes
             Ok::<_, Problem>((principal, body?))
         };
         match may_enter() {
-            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, &body, &principal, None).await,
-            Err(problem) => problem.into_response(),
+            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, body, &principal, None).await,
+            Err(problem) => problem.into_response().into(),
         }
     };
-    observed(hub, request_id(headers), &Method::POST, ROUTE, pin!(work)).await
+    observed(span(id, &Method::POST, ROUTE), &Method::POST, ROUTE, pin!(work)).await
 }
 
-/// What every request passes: it is given a name, counted, timed and logged (neither body nor headers), and a panic in it is
-/// survived. One layer, since each costs a request some microseconds.
+fn span(id: &str, method: &Method, route: &str) -> tracing::Span {
+    tracing::info_span!("request", id, %method, route)
+}
+
+/// What every request passes: it is counted, timed and logged (neither body nor headers), and a panic in it is survived. One
+/// layer, since each costs a request some microseconds.
 async fn observed(
-    hub: &Hub,
-    id: HeaderValue,
+    span: tracing::Span,
     method: &Method,
     route: &str,
-    work: Pin<&mut (impl Future<Output = Response> + Send)>,
-) -> Response {
+    work: Pin<&mut (impl Future<Output = Reply> + Send)>,
+) -> Reply {
     let began = Instant::now();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
     let answer = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
-    let mut response = answer.unwrap_or_else(|_| {
+    let reply = answer.unwrap_or_else(|_| {
         let message = "the hub failed at this request; its log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response().into()
     });
-    let status = response.status();
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if hub.calls.admission.is_draining() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    let took = began.elapsed();
+    let (status, took) = (reply.status, began.elapsed());
     metrics::request(method, route, status, took);
     tracing::debug!(parent: &span, status = status.as_u16(), ms = took.as_secs_f64() * 1e3, "answered");
-    response
+    reply
 }
 
+/// What a request is called: what its caller says, if that is a plain name, or one that is made here.
 #[expect(clippy::disallowed_methods, reason = "the edge makes ids")]
-fn request_id(headers: &Fields<'_>) -> HeaderValue {
-    let plain = |id: &&[u8]| {
-        let characters = id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+pub(super) fn request_id<'a>(headers: &Fields<'a>, made: &'a mut [u8; ulid::ULID_LEN]) -> &'a str {
+    let is_plain = |id: &&str| {
+        let characters = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         characters && (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
     };
-    let given = headers.get(REQUEST_ID.as_str()).filter(plain).and_then(|id| HeaderValue::from_bytes(id).ok());
-    given.unwrap_or_else(|| {
-        let id = ulid::Ulid::generate().to_string();
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unnamed"))
-    })
+    let given = headers.text(REQUEST_ID).filter(is_plain);
+    given.unwrap_or_else(|| ulid::Ulid::generate().array_to_str(made))
 }

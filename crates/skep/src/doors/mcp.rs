@@ -142,8 +142,11 @@ impl Mcp {
         let mut before = std::mem::take(behind);
         for config in configs {
             let kept = before.remove(&config.name).filter(|(known, _)| *known == config);
-            let fresh = || Arc::new(Behind::new(&self.own.calls, &config.name));
-            let service = kept.map_or_else(fresh, |(_, service)| service);
+            let service = match (kept, self.own.calls.catalogue.upstreams().server(&config.name)) {
+                (Some((_, service)), _) => service,
+                (None, Ok(server)) => Arc::new(Behind::new(&self.own.calls, server)),
+                (None, Err(_)) => continue, // it was removed just now
+            };
             behind.insert(config.name.clone(), (config, service));
         }
         let origin = |(name, (_, service)): (&String, &(Upstream, Arc<Behind>))| {
@@ -250,7 +253,7 @@ impl Service for Tools {
 
     fn handle(self: Arc<Self>, call: Call, _: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
-            match call.method.as_str() {
+            match &*call.method {
                 "tools/call" => self.call(call).await,
                 method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
             }

@@ -52,6 +52,7 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
+use skep_mcp::cancel::Cancel;
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
@@ -356,12 +357,12 @@ impl Doors {
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
     pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
         let Doors { listeners, tcp_listeners, hub, options, .. } = self;
-        let (upkeep, close, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (upkeep, close, tasks) = (CancellationToken::new(), Arc::new(Cancel::default()), TaskTracker::new());
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
         let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
-        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), close.clone()));
+        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close)));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let connections = Arc::clone(&connections);
@@ -457,11 +458,11 @@ struct Connections {
     tls: Option<Tls>,
     limits: plain::Limits,
     write_time_max: Duration,
-    close: CancellationToken,
+    close: Arc<Cancel>,
 }
 
 impl Connections {
-    fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: CancellationToken) -> Connections {
+    fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: Arc<Cancel>) -> Connections {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);

@@ -10,30 +10,31 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io::{self, Write as _},
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use axum::{
-    body::{Body, HttpBody as _},
-    http::header,
-    response::Response,
-};
-use bytes::{Buf as _, Bytes, BytesMut};
+use axum::body::HttpBody as _;
+use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
 use memchr::memmem;
-use skep_mcp::server::http::Fields;
+use skep_mcp::{
+    cancel::Cancel,
+    server::http::{Content, Fields, Reply},
+    timer::Timer,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use ulid::ULID_LEN;
 
 use super::{
     HEAD_BYTES_MAX,
     body::SMALL_BYTES,
-    http::{Hub, post_mcp},
+    http::{ALWAYS, Hub, REQUEST_ID, post_mcp, request_id},
 };
 
 /// How a plain request begins.
@@ -69,11 +70,11 @@ pub(super) struct Plain<'a, S> {
     hub: &'a Hub,
     limits: Limits,
     /// Rung when the hub wants to be rid of the connection.
-    close: &'a CancellationToken,
+    close: &'a Cancel,
     stream: S,
     /// What has come in and was not taken yet. A connection that idles has no memory for it.
-    buffer: BytesMut,
-    timer: Pin<Box<Sleep>>,
+    buffer: Vec<u8>,
+    timer: Timer,
 }
 
 /// What comes in of a request.
@@ -85,9 +86,9 @@ enum Came {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
-    pub(super) fn new(hub: &'a Hub, limits: Limits, close: &'a CancellationToken, stream: S) -> Plain<'a, S> {
-        let timer = Box::pin(sleep_until(Instant::now() + limits.head_time_max));
-        Plain { hub, limits, close, stream, buffer: BytesMut::new(), timer }
+    pub(super) fn new(hub: &'a Hub, limits: Limits, close: &'a Cancel, stream: S) -> Plain<'a, S> {
+        let timer = Timer::new(Instant::now() + limits.head_time_max);
+        Plain { hub, limits, close, stream, buffer: Vec::new(), timer }
     }
 
     /// Answer what is plain. Returns what is left if something else comes; `None` if the connection has ended.
@@ -100,9 +101,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         loop {
             let deadline = Instant::now() + self.limits.head_time_max;
             let mut searched = 0;
-            let (head_bytes, whole) = loop {
+            let head_bytes = loop {
                 match find_head(&self.buffer, &mut searched) {
-                    Found::Head(bytes) => break (bytes, self.buffer.split().freeze()),
+                    Found::Head(bytes) => break bytes,
                     Found::SomethingElse => return Ok(Some(self.rest())),
                     Found::Part => {}
                 }
@@ -111,30 +112,39 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                     Came::TooLate | Came::Nothing => return Ok(None),
                 }
             };
-            let Some((headers, body_bytes)) =
-                read_head(&whole[..head_bytes]).filter(|(_, bytes)| *bytes <= body_bytes_max)
-            else {
-                self.buffer = BytesMut::from(whole);
+            let whole = mem::take(&mut self.buffer);
+            let (head, rest) = whole.split_at(head_bytes);
+            let Some((headers, body_bytes)) = read_head(head).filter(|(_, bytes)| *bytes <= body_bytes_max) else {
+                self.buffer = whole;
                 return Ok(Some(self.rest()));
             };
-            let end = head_bytes + body_bytes;
-            self.buffer.extend_from_slice(whole.get(end..).unwrap_or(&whole[head_bytes..]));
-            let body = match whole.len() >= end {
-                true => Ok(whole.slice(head_bytes..end)),
-                false => match self.read_body(body_bytes).await? {
-                    Came::More => Ok(self.buffer.split_to(body_bytes).freeze()),
+            let (begun, next) = rest.split_at(rest.len().min(body_bytes));
+            let late;
+            let body = if begun.len() == body_bytes {
+                self.buffer.extend_from_slice(next);
+                Ok(begun)
+            } else {
+                self.buffer = Vec::with_capacity(body_bytes);
+                self.buffer.extend_from_slice(begun);
+                match self.read_body(body_bytes).await? {
+                    Came::More => {
+                        let next = self.buffer.split_off(body_bytes);
+                        late = mem::replace(&mut self.buffer, next);
+                        Ok(&late[..])
+                    }
                     Came::TooLate => Err(self.hub.bodies.too_slow()),
                     Came::Nothing => return Ok(None),
-                },
+                }
             };
-            let hub = self.hub;
-            let work = pin!(post_mcp(hub, &headers, body));
-            let Some(response) = self.unless_gone(work).await else { return Ok(None) };
-            if !self.send(response).await? {
+            let (hub, mut made) = (self.hub, [0; ULID_LEN]);
+            let id = request_id(&headers, &mut made);
+            let work = pin!(post_mcp(hub, id, &headers, body));
+            let Some(reply) = self.unless_gone(work).await else { return Ok(None) };
+            if !self.send(id, reply).await? {
                 return Ok(None);
             }
             if self.buffer.is_empty() {
-                self.buffer = BytesMut::new();
+                self.buffer = Vec::new();
             }
         }
     }
@@ -158,7 +168,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             if self.close.is_cancelled() {
                 return Poll::Ready(Ok(Came::Nothing));
             }
-            self.poll_timer(cx, deadline).map(|()| Ok(Came::TooLate))
+            self.timer.poll_until(cx, deadline).map(|()| Ok(Came::TooLate))
         })
         .await
     }
@@ -175,20 +185,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             self.buffer.extend_from_slice(arrived.filled());
             Poll::Ready(Ok(arrived.filled().len()))
         })
-    }
-
-    /// Ready at the deadline. The timer is not set anew for each request, but when it rings too early.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        if self.timer.deadline() > deadline {
-            self.timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if self.timer.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(deadline);
-        }
     }
 
     /// Work, as long as the caller is there; whatever it sends meanwhile is kept.
@@ -209,17 +205,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     }
 
     /// Send an answer. Returns whether the connection goes on.
-    async fn send(&mut self, response: Response) -> io::Result<bool> {
-        let (parts, mut body) = response.into_parts();
-        let mut ends = parts.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
+    async fn send(&mut self, id: &str, reply: Reply) -> io::Result<bool> {
+        let Reply { status, content_type, headers, mut body } = reply;
         let length = body.size_hint().exact();
         let mut text = Vec::with_capacity(ANSWER_HEAD_BYTES + length.map_or(0, small));
-        write!(text, "HTTP/1.1 {} {}\r\n", parts.status.as_str(), parts.status.canonical_reason().unwrap_or_default())?;
-        for (name, value) in &parts.headers {
-            text.extend_from_slice(name.as_str().as_bytes());
-            text.extend_from_slice(b": ");
-            text.extend_from_slice(value.as_bytes());
-            text.extend_from_slice(b"\r\n");
+        write!(text, "HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default())?;
+        let ends = self.hub.calls.admission.is_draining();
+        let kind = content_type.map(|kind| ("content-type", kind));
+        let end = ends.then_some(("connection", "close"));
+        for (name, value) in kind.into_iter().chain([(REQUEST_ID, id)]).chain(ALWAYS).chain(end) {
+            write_field(&mut text, name, value.as_bytes());
+        }
+        for (name, value) in &headers {
+            write_field(&mut text, name.as_str(), value.as_bytes());
         }
         write_date(&mut text);
         match length {
@@ -257,7 +255,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             text.extend_from_slice(b"0\r\n\r\n");
         }
         self.write(&mut text, Bytes::new()).await?;
-        ends |= self.close.is_cancelled();
+        let ends = ends || self.close.is_cancelled();
         if ends {
             self.stream.shutdown().await?;
         }
@@ -275,12 +273,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     }
 
     fn rest(self) -> Rest<S> {
-        Rest { first: self.buffer.freeze(), stream: self.stream }
+        Rest { first: self.buffer.into(), stream: self.stream }
     }
 }
 
-async fn next_frame(body: &mut Body) -> Option<Result<hyper::body::Frame<Bytes>, axum::Error>> {
+async fn next_frame(body: &mut Content) -> Option<Result<hyper::body::Frame<Bytes>, axum::Error>> {
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+/// Write a field of a head.
+fn write_field(text: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        text.extend_from_slice(part);
+    }
 }
 
 /// How much of a body is copied behind the head.

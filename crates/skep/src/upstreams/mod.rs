@@ -18,7 +18,10 @@ mod process;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -180,11 +183,13 @@ struct Inner {
 }
 
 /// One server: its slots, and what they share.
-struct Server {
+pub struct Server {
     config: Upstream,
     logins: Option<Logins>,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
-    lists: Arc<Lists>,
+    /// It is not there any more, or another is in its place; set while the slots are held.
+    is_removed: AtomicBool,
+    lists: Lists,
     changes: broadcast::Sender<Change>,
     counts: Counts,
 }
@@ -212,16 +217,12 @@ impl Upstreams {
         self.lock().values().map(|server| server.config.clone()).collect()
     }
 
-    /// What a server says on its own account from now on: lists or resources have changed.
-    pub fn changes(&self, server: &str) -> Result<broadcast::Receiver<Change>, UpstreamError> {
-        Ok(self.find(server)?.changes.subscribe())
-    }
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Server>>> {
         self.inner.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Server>, UpstreamError> {
+    /// The server of this name, as it is configured now: when it is changed, another takes its place.
+    pub fn server(&self, name: &str) -> Result<Arc<Server>, UpstreamError> {
         let servers = self.lock();
         let unknown = || UpstreamError::Unknown {
             name: name.to_owned(),
@@ -241,11 +242,6 @@ impl Upstreams {
         servers.iter().map(|server| server.status()).collect()
     }
 
-    /// What a server says about itself; starts it.
-    pub async fn info(&self, server: &str) -> Result<Info, UpstreamError> {
-        self.find(server)?.info().await
-    }
-
     /// Call a method of a server, and count it. Dropping the future withdraws the call.
     pub async fn call(
         &self,
@@ -254,45 +250,12 @@ impl Upstreams {
         params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        self.find(server)?.call(method, params, options).await
-    }
-
-    /// What a call of a server asks for unless somebody says otherwise: its own times.
-    pub fn call_options(&self, server: &str) -> Result<CallOptions, UpstreamError> {
-        Ok(self.find(server)?.call_options())
-    }
-
-    /// A list of a server, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
-    /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
-    pub async fn list(
-        &self,
-        server: &str,
-        kind: Kind,
-        caller: &Arc<str>,
-        principal: &str,
-    ) -> Result<Arc<List>, UpstreamError> {
-        self.find(server)?.list(kind, caller, principal).await
+        self.server(server)?.call(method, params, options).await
     }
 
     /// The tools of a server, on nobody's behalf.
     pub async fn tools(&self, server: &str) -> Result<Arc<List>, UpstreamError> {
-        self.list(server, Kind::Tools, &"".into(), LOCAL).await
-    }
-
-    /// What is known of the lists of a server.
-    pub fn lists(&self, server: &str) -> Result<Arc<Lists>, UpstreamError> {
-        Ok(Arc::clone(&self.find(server)?.lists))
-    }
-
-    /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
-    /// watched is asked for again as soon as it is started.
-    pub async fn watch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into(), LOCAL)?.watch(uri).await
-    }
-
-    /// Hear of them no more.
-    pub async fn unwatch(&self, server: &str, uri: &str) -> Result<(), UpstreamError> {
-        self.find(server)?.slot(&"".into(), LOCAL)?.unwatch(uri).await
+        self.server(server)?.list(Kind::Tools, &"".into(), LOCAL).await
     }
 
     /// Add a server, or change the one of this name, at once; one that is as before is left alone. What is returned waits
@@ -316,7 +279,7 @@ impl Upstreams {
 
     /// End a server when its calls have ended; the next call starts it anew.
     pub async fn restart(&self, name: &str) -> Result<(), UpstreamError> {
-        let server = self.find(name)?;
+        let server = self.server(name)?;
         server.close(pool::DRAIN_MAX).await;
         server.lists.forget_all(); // it may be another version
         Ok(())
@@ -325,7 +288,7 @@ impl Upstreams {
     /// End all of them, with everything that they have started.
     pub async fn close(&self) {
         let servers = std::mem::take(&mut *self.lock());
-        join_all(servers.values().map(|server| server.close(Duration::ZERO))).await;
+        join_all(servers.values().map(|server| server.remove(Duration::ZERO))).await;
     }
 }
 
@@ -333,7 +296,15 @@ impl Server {
     fn new(config: Upstream, logins: Option<Logins>) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
         let counts = Counts::new(&config.name);
-        Arc::new(Server { config, logins, slots: Mutex::default(), lists: Arc::default(), changes, counts })
+        Arc::new(Server {
+            config,
+            logins,
+            slots: Mutex::default(),
+            is_removed: AtomicBool::new(false),
+            lists: Lists::default(),
+            changes,
+            counts,
+        })
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {
@@ -348,11 +319,40 @@ impl Server {
         UpstreamError::Busy { server: self.config.name.clone(), reason }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What it says on its own account from now on: lists or resources have changed.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// What is known of its lists.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// Hear of changes of a resource, until `unwatch`. Until then the server is not idle; when it has died, what is
+    /// watched is asked for again as soon as it is started.
+    pub async fn watch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
+        self.slot("", LOCAL)?.watch(uri).await
+    }
+
+    /// Hear of them no more.
+    pub async fn unwatch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
+        self.slot("", LOCAL)?.unwatch(uri).await
+    }
+
     /// The process that this caller's calls go to: the shared one, or its own, which counts for its principal.
-    fn slot(self: &Arc<Self>, caller: &Arc<str>, principal: &str) -> Result<Arc<Slot>, UpstreamError> {
-        let key: Arc<str> = if self.config.exclusive { Arc::clone(caller) } else { "".into() };
+    fn slot(self: &Arc<Self>, caller: &str, principal: &str) -> Result<Arc<Slot>, UpstreamError> {
+        let key: &str = if self.config.exclusive { caller } else { "" };
         let mut slots = self.slots();
-        if let Some(slot) = slots.get(&key) {
+        if self.is_removed.load(Ordering::Relaxed) {
+            return Err(UpstreamError::Unknown { name: self.config.name.clone(), help: None });
+        }
+        if let Some(slot) = slots.get(key) {
             return Ok(Arc::clone(slot));
         }
         let is_own = |slot: &&Arc<Slot>| *slot.principal == *principal;
@@ -376,12 +376,12 @@ impl Server {
         // What another process of it spoke need not be found out again.
         let revision = slots.values().find_map(|slot| slot.revision());
         let slot = Slot::new(self, queue, principal, revision);
-        slots.insert(key, Arc::clone(&slot));
+        slots.insert(key.into(), Arc::clone(&slot));
         Ok(slot)
     }
 
-    /// Call a method, and count it.
-    async fn call(
+    /// Call a method, and count it. Dropping the future withdraws the call.
+    pub async fn call(
         self: &Arc<Self>,
         method: &str,
         params: Members<'static>,
@@ -417,17 +417,20 @@ impl Server {
             && self.slots().values().all(|slot| slot.is_resting())
     }
 
-    /// What a call of ours asks for.
-    fn call_options(&self) -> CallOptions {
+    /// What a call asks for unless somebody says otherwise: the server's own times.
+    pub fn call_options(&self) -> CallOptions {
         CallOptions { timeout: self.config.timeout, deadline: self.config.deadline, ..CallOptions::default() }
     }
 
-    async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
-        let slot = self.slot(&"".into(), LOCAL)?;
+    /// What it says about itself; starts it.
+    pub async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
+        let slot = self.slot("", LOCAL)?;
         slot.with(async |connection| Ok(connection.info().clone())).await
     }
 
-    async fn list(
+    /// One of its lists, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
+    /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
+    pub async fn list(
         self: &Arc<Self>,
         kind: Kind,
         caller: &Arc<str>,
@@ -480,6 +483,14 @@ impl Server {
         status
     }
 
+    /// The same, for good.
+    async fn remove(&self, drain: Duration) {
+        let slots = self.slots();
+        self.is_removed.store(true, Ordering::Relaxed);
+        drop(slots);
+        self.close(drain).await;
+    }
+
     /// End its processes: those that are called when their calls have ended, but no later than after `drain`.
     async fn close(&self, drain: Duration) {
         let slots: Vec<Arc<Slot>> = self.slots().drain().map(|(_, slot)| slot).collect();
@@ -489,7 +500,7 @@ impl Server {
 
 async fn ended(server: Option<Arc<Server>>) {
     if let Some(server) = server {
-        server.close(pool::DRAIN_MAX).await;
+        server.remove(pool::DRAIN_MAX).await;
     }
 }
 

@@ -111,6 +111,16 @@ enum Phase {
     Running(Arc<Running>),
 }
 
+impl Phase {
+    /// The server, if it takes calls.
+    fn running(&self) -> Option<&Arc<Running>> {
+        match self {
+            Phase::Running(running) if !running.connection.closed().is_cancelled() => Some(running),
+            _ => None,
+        }
+    }
+}
+
 /// A server that runs.
 pub(super) struct Running {
     connection: Connection,
@@ -217,12 +227,12 @@ impl Slot {
         params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        let _used = self.enter()?;
+        let (_used, running) = self.enter()?;
         let busy = |reason| UpstreamError::Busy { server: self.config.name.clone(), reason };
-        let _permit = match self.queue.try_acquire() {
-            Some(permit) => permit,
+        let (_permit, running) = match self.queue.try_acquire() {
+            Some(permit) => (permit, running),
             None => match timeout(options.timeout, self.queue.acquire(caller)).await {
-                Ok(Ok(permit)) => permit,
+                Ok(Ok(permit)) => (permit, None), // it may be another by now
                 Ok(Err(Full(waiting))) => return Err(busy(format!("{waiting} calls wait for it"))),
                 Err(_) => {
                     let seconds = options.timeout.as_secs();
@@ -230,7 +240,10 @@ impl Slot {
                 }
             },
         };
-        let running = self.running().await?;
+        let running = match running {
+            Some(running) => running,
+            None => self.running().await?,
+        };
         let result = running.connection.call(method, params, options).await;
         self.judge(&running, result).await
     }
@@ -240,8 +253,11 @@ impl Slot {
         self: &Arc<Self>,
         act: impl AsyncFnOnce(&Connection) -> Result<T, CallError>,
     ) -> Result<T, UpstreamError> {
-        let _used = self.enter()?;
-        let running = self.running().await?;
+        let (_used, running) = self.enter()?;
+        let running = match running {
+            Some(running) => running,
+            None => self.running().await?,
+        };
         let result = act(&running.connection).await;
         self.judge(&running, result).await
     }
@@ -276,14 +292,14 @@ impl Slot {
         }
     }
 
-    /// Begin to use it.
-    fn enter(&self) -> Result<Used<'_>, UpstreamError> {
+    /// Begin to use it; the server, if it runs.
+    fn enter(&self) -> Result<(Used<'_>, Option<Arc<Running>>), UpstreamError> {
         let mut inside = self.inside();
         if inside.is_closed {
             return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
         }
         inside.in_flight += 1;
-        Ok(Used(self))
+        Ok((Used(self), inside.phase.running().cloned()))
     }
 
     /// What a result means for the server, and how it is told.
@@ -326,11 +342,11 @@ impl Slot {
         loop {
             let dead = {
                 let mut inside = self.inside();
+                if let Some(running) = inside.phase.running() {
+                    return Ok(Arc::clone(running));
+                }
                 match &inside.phase {
-                    Phase::Running(running) if !running.connection.closed().is_cancelled() => {
-                        return Ok(Arc::clone(running));
-                    }
-                    Phase::Running(running) => Ok(Arc::clone(running)),
+                    Phase::Running(dead) => Ok(Arc::clone(dead)),
                     Phase::Starting(starting) => Err(starting.clone()),
                     Phase::Stopped => Err(self.begin(&mut inside)?),
                 }

@@ -22,7 +22,7 @@ mod tests;
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
+    io::{self, IoSlice, Write as _},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -30,7 +30,7 @@ use std::{
 };
 
 use axum::http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderMap, StatusCode,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
 use bytes::{Bytes, BytesMut};
@@ -130,15 +130,15 @@ impl Direct {
     }
 
     /// Send a request, with these headers besides. Dropping the future, or the response before its end, closes the connection.
-    pub(super) async fn send(
+    pub(super) async fn send<'m>(
         self: &Arc<Self>,
         head: &Head,
-        more: &[(HeaderName, HeaderValue)],
+        more: impl Iterator<Item = (&'m str, &'m [u8])> + Clone,
         body: &Bytes,
     ) -> Result<Response, Failed> {
         // A server may close a connection in the moment in which it is taken.
         while let Some(link) = self.take() {
-            match self.ask(link, head, more, body).await {
+            match self.ask(link, head, more.clone(), body).await {
                 Err(Failed { is_unsent: true, .. }) => {}
                 answered => return answered,
             }
@@ -177,11 +177,11 @@ impl Direct {
         Ok(Box::new(Link { stream, input, head, body, sent: 0, is_cut: false }))
     }
 
-    async fn ask(
+    async fn ask<'m>(
         self: &Arc<Self>,
         mut link: Box<Link>,
         head: &Head,
-        more: &[(HeaderName, HeaderValue)],
+        more: impl Iterator<Item = (&'m str, &'m [u8])> + Clone,
         body: &Bytes,
     ) -> Result<Response, Failed> {
         link.begin(head, more, body);
@@ -228,14 +228,14 @@ impl Link {
         !self.is_cut && self.sent == self.head.len() + self.body.len() && self.input.is_empty()
     }
 
-    fn begin(&mut self, head: &Head, more: &[(HeaderName, HeaderValue)], body: &Bytes) {
+    fn begin<'m>(&mut self, head: &Head, more: impl Iterator<Item = (&'m str, &'m [u8])>, body: &Bytes) {
         self.head.clear();
         self.head.extend_from_slice(&head.text);
         for (name, value) in more {
-            write_header(&mut self.head, name.as_str(), value.as_bytes());
+            write_header(&mut self.head, name, value);
         }
         if !body.is_empty() {
-            write_header(&mut self.head, CONTENT_LENGTH.as_str(), body.len().to_string().as_bytes());
+            let _ = write!(self.head, "{CONTENT_LENGTH}: {}\r\n", body.len()); // memory takes everything
         }
         self.head.extend_from_slice(b"\r\n");
         // A short body is sent from one piece of memory with the head, which is less work for the kernel.

@@ -229,7 +229,7 @@ mod tests {
                 // Over several lines, as servers behind the hub may write it.
                 let params = serde_json::to_string_pretty(&serde_json::json!({ "param": param })).unwrap();
                 let params = serde_json::value::RawValue::from_string(params).ok();
-                let text = Message::Notification(Notification { method, params }).to_line();
+                let text = Message::Notification(Notification { method: method.into(), params }).to_line();
                 let event = Text::from(text.clone()).into_event(id.as_deref()).into_bytes();
                 stream.push_str(std::str::from_utf8(&event).unwrap());
                 stream.push_str(": still here\n\n");

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::HeaderName;
 use serde_json::Value;
 
-use super::Header;
+use super::Headers;
 use crate::server::{
     Members,
     headers::{HeaderArgument, METHOD, NAME},
@@ -16,18 +16,13 @@ use crate::server::{
 const PARAM: &str = "mcp-param-";
 
 /// The headers of a request besides that of the revision; the tool's marked arguments among them.
-pub(super) fn headers(
-    method: &str,
-    params: &Members<'_>,
+pub(super) fn headers<'a>(
+    method: &'a str,
+    params: &'a Members<'_>,
     marked: impl FnOnce(&str) -> Vec<HeaderArgument>,
-) -> Vec<Header> {
-    let mut headers = Vec::with_capacity(2);
-    let mut put = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::try_from(encode(value).as_ref()) {
-            headers.push((name, value));
-        }
-    };
-    put(METHOD, method);
+) -> Headers<'a> {
+    let mut headers = Headers::new();
+    headers.push((METHOD, encode(method.into())));
     let named = match method {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
@@ -35,8 +30,8 @@ pub(super) fn headers(
         _ => return headers,
     };
     let Some(name) = params.text(named) else { return headers };
-    put(NAME, &name);
     let marked = if method == "tools/call" { marked(&name) } else { Vec::new() };
+    headers.push((NAME, encode(name)));
     if marked.is_empty() {
         return headers;
     }
@@ -49,7 +44,7 @@ pub(super) fn headers(
             _ => continue,
         };
         if let Ok(name) = HeaderName::try_from(format!("{PARAM}{name}")) {
-            put(name, &text);
+            headers.push((name, encode(text.into())));
         }
     }
     headers
@@ -61,11 +56,11 @@ pub(super) fn is_repeated(name: &HeaderName) -> bool {
 }
 
 /// A value as a header may hold it: visible ASCII as it is, all else in base64 (2026-07-28, Streamable HTTP).
-fn encode(value: &str) -> Cow<'_, str> {
+fn encode(value: Cow<'_, str>) -> Cow<'_, str> {
     let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && value.trim_ascii() == value
         && !(value.starts_with("=?base64?") && value.ends_with("?="));
-    if is_plain { value.into() } else { format!("=?base64?{}?=", STANDARD.encode(value)).into() }
+    if is_plain { value } else { format!("=?base64?{}?=", STANDARD.encode(&*value)).into() }
 }
 
 #[cfg(test)]
@@ -99,8 +94,7 @@ mod tests {
                 .to_vec()
         };
         let headers = headers("tools/call", &params, marked);
-        let mut all: Vec<String> =
-            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut all: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         all.sort();
         assert_eq!(
             all,
@@ -111,7 +105,7 @@ mod tests {
                 "mcp-param-region: =?base64?IGV1?=",
             ]
         );
-        assert_eq!(encode("=?base64?x?="), "=?base64?PT9iYXNlNjQ/eD89?=");
+        assert_eq!(encode("=?base64?x?=".into()), "=?base64?PT9iYXNlNjQ/eD89?=");
     }
 
     /// A service whose tools all have these arguments marked.
@@ -155,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_value_survives_its_header(value: String) {
-            let encoded = encode(&value);
+            let encoded = encode((&*value).into());
             prop_assert!(encoded.bytes().all(|byte| matches!(byte, b' '..=b'~')) && encoded.trim() == encoded);
             let decoded = server::headers::decode(&encoded);
             prop_assert_eq!(decoded.as_deref(), Some(&*value));
@@ -181,7 +175,7 @@ mod tests {
             };
             let sent = params(&values[0]);
             let sent = Members::parse(&sent).unwrap();
-            let repeated: Vec<Header> = headers(method, &sent, |_| marked.clone()).into_iter().collect();
+            let repeated = headers(method, &sent, |_| marked.clone());
             let version = ("mcp-protocol-version", &b"2026-07-28"[..]);
             let repeated: Fields = repeated.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).chain([version]).collect();
             let service = Marked(marked);

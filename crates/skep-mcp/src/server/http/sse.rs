@@ -5,11 +5,10 @@ use std::sync::Arc;
 use axum::{
     extract::{Query, Request as HttpRequest, State},
     http::StatusCode,
-    response::{IntoResponse as _, Response},
 };
 use tokio::sync::mpsc;
 
-use super::{Events, Refusal, event_stream, failure, plain, principal, read_body};
+use super::{Events, Refusal, Reply, event_stream, failure, plain, principal, read_body};
 use crate::{
     message::{Incoming, parse},
     server::{
@@ -23,7 +22,7 @@ use crate::{
 const QUEUE_MAX: usize = 64;
 
 /// `GET /sse`: open a session. It ends with this stream.
-pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> Response {
+pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> Reply {
     let (queue, waiting) = mpsc::channel(QUEUE_MAX);
     let session = Session::new(&server.inner, principal(&request), Sink::Queue(queue), Customs::default());
     if let Err(error) = server.inner.sessions.insert(&session) {
@@ -68,14 +67,14 @@ pub(super) async fn receive(
     State(server): State<Server>,
     Query(address): Query<Address>,
     mut request: HttpRequest,
-) -> Response {
+) -> Reply {
     let share = request.extensions_mut().remove::<Share>();
     let Some(session) = server.inner.sessions.get(&address.session_id, &principal(&request)) else {
         return plain(StatusCode::NOT_FOUND, "there is no such session (any more); open /sse to begin another");
     };
     let body = match read_body(&server, request.into_body()).await {
         Ok(body) => body,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return refusal.into(),
     };
     let to = session.unsolicited().clone().keeping(share);
     match parse(&body) {
@@ -86,7 +85,7 @@ pub(super) async fn receive(
         }
         Ok(Incoming::Batch(_)) => {
             let message = format!("at most {} messages go into one batch", server.inner.limits.batch_max);
-            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into();
         }
     }
     plain(StatusCode::ACCEPTED, "Accepted")

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{http::StatusCode, response::Response};
-use tokio::time::timeout;
+use axum::http::StatusCode;
 
-use super::{Accepts, Events, Fields, PROTOCOL_VERSION, SESSION_ID, accepted, event_stream, failure, json, text};
+use super::{
+    Accepts, Events, Fields, PROTOCOL_VERSION, Reply, SESSION_ID, accepted, event_stream, failure, json, text,
+};
 use crate::{
     message::{ErrorObject, Incoming, Message},
     revision::Revision,
@@ -39,7 +40,7 @@ pub(super) async fn receive(
     principal: &Arc<str>,
     accepts: Accepts,
     share: Option<Share>,
-) -> Response {
+) -> Reply {
     let request = match incoming {
         Incoming::Single(Message::Request(request)) => Arc::new(request),
         Incoming::Single(Message::Notification(_)) => return accepted(),
@@ -58,7 +59,7 @@ pub(super) async fn receive(
     let limits = &server.inner.limits;
     let mut begun = modern::begin(&server.inner, &opened, principal).await;
     let first = match accepts.events {
-        true => timeout(limits.json_time_max, begun.next()).await.unwrap_or_default(),
+        true => server.inner.timers.timeout(limits.json_time_max, begun.next()).await.flatten(),
         false => answer(&mut begun).await,
     };
     match first {

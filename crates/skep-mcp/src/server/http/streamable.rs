@@ -6,13 +6,12 @@ use std::{collections::VecDeque, sync::Arc};
 use axum::{
     extract::{Request as HttpRequest, State},
     http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
 use super::{
-    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, SESSION_ID, accepted, event_stream, failure,
-    json, plain, principal, stateless, text,
+    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, Reply, SESSION_ID, accepted, event_stream,
+    failure, json, plain, principal, stateless, text,
 };
 use crate::{
     message::{Incoming, Message},
@@ -35,7 +34,7 @@ pub(super) async fn receive(
     principal: &Arc<str>,
     accepts: Accepts,
     share: Option<Share>,
-) -> Response {
+) -> Reply {
     let is_first = matches!(&incoming, Incoming::Single(Message::Request(request)) if request.method == "initialize");
     let session = if is_first && !headers.has(SESSION_ID) {
         let limits = &server.inner.limits;
@@ -45,7 +44,7 @@ pub(super) async fn receive(
     } else {
         match find(server, headers, principal) {
             Ok(session) => session,
-            Err(refusal) => return refusal.into_response(),
+            Err(refusal) => return refusal.into(),
         }
     };
     let stream = session.open_stream();
@@ -59,12 +58,12 @@ pub(super) async fn receive(
         Incoming::Batch(_) if !session.takes_batches() => {
             session.forget_stream(&stream);
             let message = "batches ended with 2025-03-26; send one message at a time".to_owned();
-            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into();
         }
         Incoming::Batch(messages) if messages.len() > server.inner.limits.batch_max => {
             session.forget_stream(&stream);
             let message = format!("at most {} messages go into one batch", server.inner.limits.batch_max);
-            return Refusal::new(StatusCode::BAD_REQUEST, message).into_response();
+            return Refusal::new(StatusCode::BAD_REQUEST, message).into();
         }
         Incoming::Batch(messages) => {
             let has_requests = messages.iter().any(|message| matches!(message, Ok(Message::Request(_)) | Err(_)));
@@ -76,21 +75,21 @@ pub(super) async fn receive(
         session.forget_stream(&stream);
         return accepted();
     }
-    let mut response = answer(server, &session, &stream, accepts).await;
+    let mut reply = answer(server, &session, &stream, accepts).await;
     if is_first && session.revision().is_some() {
         if let Err(error) = server.inner.sessions.insert(&session) {
             session.close();
             return failure(StatusCode::SERVICE_UNAVAILABLE, None, &error);
         }
         if let Ok(id) = HeaderValue::from_str(&session.id) {
-            response.headers_mut().insert(SESSION_ID, id);
+            reply.headers.insert(SESSION_ID, id);
         }
     }
-    response
+    reply
 }
 
 /// The answer as JSON if it comes soon and alone, otherwise the stream that it will come on.
-async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStream>, accepts: Accepts) -> Response {
+async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStream>, accepts: Accepts) -> Reply {
     let limits = &server.inner.limits;
     let unknown = Forget(Some((session, stream)));
     let mut reader = stream.read();
@@ -144,7 +143,7 @@ async fn until_last(reader: &mut Reader) -> Option<StreamEvent> {
     }
 }
 
-fn events(server: &Server, session: &Arc<Session>, first: VecDeque<StreamEvent>, reader: Reader) -> Response {
+fn events(server: &Server, session: &Arc<Session>, first: VecDeque<StreamEvent>, reader: Reader) -> Reply {
     // A first event with an id and no data, so that a client can come back before there was any (2025-11-25).
     let is_primed = session.revision() >= Some(Revision::V2025_11_25);
     let (stream, after) = reader.position();
@@ -177,18 +176,18 @@ impl Events for SessionEvents {
 }
 
 /// `GET`: the stream of what belongs to no request, or what is left of the one named by `Last-Event-ID`.
-pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> Response {
+pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> Reply {
     let principal = principal(&request);
     let headers = &Fields::from(request.headers());
-    if let Some(response) = not_for_sessions(headers) {
-        return response;
+    if let Some(reply) = not_for_sessions(headers) {
+        return reply;
     }
     if Accepts::read(headers).is_none_or(|accepts| !accepts.events) {
         return plain(StatusCode::NOT_ACCEPTABLE, "this is a stream of events; accept text/event-stream");
     }
     let session = match find(&server, headers, &principal) {
         Ok(session) => session,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => return refusal.into(),
     };
     let last = headers.get(LAST_EVENT_ID).map(|id| {
         let (stream, event) = text(id)?.trim().split_once('_')?;
@@ -206,27 +205,27 @@ pub(super) async fn read(State(server): State<Server>, request: HttpRequest) -> 
 }
 
 /// `DELETE`: the client needs the session no more.
-pub(super) async fn end(State(server): State<Server>, request: HttpRequest) -> Response {
+pub(super) async fn end(State(server): State<Server>, request: HttpRequest) -> Reply {
     let principal = principal(&request);
     let headers = &Fields::from(request.headers());
-    if let Some(response) = not_for_sessions(headers) {
-        return response;
+    if let Some(reply) = not_for_sessions(headers) {
+        return reply;
     }
     match find(&server, headers, &principal) {
         Ok(session) => {
             server.inner.sessions.remove(&session.id);
             plain(StatusCode::OK, "")
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refusal.into(),
     }
 }
 
 /// 2026-07-28 has neither sessions nor streams of its own.
-fn not_for_sessions(headers: &Fields<'_>) -> Option<Response> {
+fn not_for_sessions(headers: &Fields<'_>) -> Option<Reply> {
     (!headers.has(SESSION_ID) && stateless::names_modern_revision(headers)).then(|| {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "2026-07-28 has only POST here");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        response
+        let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED, "2026-07-28 has only POST here");
+        reply.headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+        reply
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{iter, task::Waker, time::Duration};
 
+use axum::http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -221,7 +222,7 @@ impl Server {
 
     async fn send(&self, body: &Bytes) -> Result<Response, Failed> {
         let head = self.direct.head(&Method::POST, &HeaderMap::new());
-        timeout(PATIENCE, self.direct.send(&head, &[], body)).await.unwrap()
+        timeout(PATIENCE, self.direct.send(&head, iter::empty(), body)).await.unwrap()
     }
 
     async fn ask(&self) -> Answer {
@@ -289,8 +290,8 @@ async fn a_request_is_what_was_asked_for_and_its_end_is_known() {
         let headers = [("b", "c"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("d", "e")];
         let headers = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let head = server.direct.head(&Method::POST, &headers.into_iter().collect());
-        let more = [(HeaderName::from_static("x"), HeaderValue::from_static("y"))];
-        whole(server.direct.send(&head, &more, &QUESTION).await.unwrap()).await.unwrap();
+        let more = iter::once(("x", &b"y"[..]));
+        whole(server.direct.send(&head, more, &QUESTION).await.unwrap()).await.unwrap();
     };
     let answering = async {
         let mut stream = server.accept().await;
