@@ -1,9 +1,6 @@
 //! The envelope: JSON-RPC 2.0, with whatever it carries left as text.
 
-use std::{
-    borrow::Cow,
-    fmt::{self, Write as _},
-};
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -31,7 +28,7 @@ impl Id {
     /// Write it into a text.
     pub(crate) fn write(&self, text: &mut String) {
         match self {
-            Id::Number(number) => drop(write!(text, "{number}")), // a text takes everything
+            Id::Number(number) => text.push_str(itoa::Buffer::new().format(*number)),
             Id::String(string) => text.push_str(&json(string)),
         }
     }

@@ -18,7 +18,7 @@ const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN: &str = "progressToken";
 /// Bytes that the envelope and the metadata of most requests come to.
-const FRAME_SIZE: usize = 640;
+const FRAME_SIZE: usize = 320;
 
 /// A request that has no id yet.
 pub(super) struct Asking<'a> {
@@ -32,7 +32,7 @@ impl Asking<'_> {
     /// The text of the request, in one line.
     pub(super) fn text(&self, id: i64) -> String {
         let mut text = String::with_capacity(self.params.len_in_bytes() + FRAME_SIZE);
-        let _ = write!(text, r#"{{"jsonrpc":"2.0","id":{id},"method":"#); // a text takes everything
+        text.extend([r#"{"jsonrpc":"2.0","id":"#, itoa::Buffer::new().format(id), r#","method":"#]);
         write_string(&mut text, self.method);
         text.push_str(r#","params":"#);
         let begin = text.len();
@@ -46,7 +46,9 @@ impl Asking<'_> {
             false => text.push('}'),
         }
         text.push('}');
-        one_line(text)
+        let mut text = one_line(text);
+        text.shrink_to_fit(); // memory that is full is shared without more of it
+        text
     }
 }
 

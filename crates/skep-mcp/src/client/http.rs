@@ -15,7 +15,7 @@ use std::{
     error::Error as _,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -102,8 +102,6 @@ pub(super) struct Http {
     flights: Flights,
     /// Held while a session is opened again.
     reopening: tokio::sync::Mutex<()>,
-    /// Which arguments of which tools are repeated in headers.
-    marked: Mutex<HashMap<String, Vec<HeaderArgument>>>,
     closed: Arc<Cancel>,
     rubbish: Rubbish,
     tasks: TaskTracker,
@@ -118,6 +116,8 @@ struct State {
     headers: HeaderMap,
     /// The same as a message's request begins with it, for a server that is reached directly.
     message: Option<direct::Head>,
+    /// Which arguments of which tools are repeated in headers.
+    marked: HashMap<String, Vec<HeaderArgument>>,
 }
 
 impl State {
@@ -134,6 +134,14 @@ impl State {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers
+    }
+
+    /// The headers in which a request of this revision repeats what is in it.
+    fn repeated<'a>(&self, method: &'a str, params: &'a Members<'_>) -> Headers<'a> {
+        if !self.is_modern() {
+            return Headers::new();
+        }
+        names::headers(method, params, |tool| self.marked.get(tool).cloned().unwrap_or_default())
     }
 
     fn write(&mut self, target: &Target, direct: Option<&Arc<Direct>>) {
@@ -201,6 +209,15 @@ impl Response {
         }
     }
 
+    fn is_event_stream(&self) -> bool {
+        match self {
+            Response::Client(response) => {
+                response.headers().get(CONTENT_TYPE).is_some_and(|kind| is_event_stream(kind.as_bytes()))
+            }
+            Response::Direct(response) => response.is_event_stream(),
+        }
+    }
+
     /// Bytes of the body that are known to come.
     fn announced(&self) -> usize {
         match self {
@@ -256,7 +273,6 @@ impl Http {
             state: RwLock::new(Arc::new(state)),
             flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
-            marked: Mutex::default(),
             closed: Arc::default(),
             rubbish: Rubbish::new(),
             tasks: TaskTracker::new(),
@@ -294,7 +310,7 @@ impl Http {
             let _permit = self.calls.acquire().await;
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let state = self.state();
-            let headers = self.headers(&state, asking.method, asking.params);
+            let headers = state.repeated(asking.method, asking.params);
             let text = Bytes::from(asking.text(id));
             let asked = Asked { id, flight };
             let is_modern = state.is_modern();
@@ -360,22 +376,12 @@ impl Http {
         let state = self.state();
         let method = notification.method.clone();
         let nothing = Members::default(); // of the parameters is repeated in a header
-        let headers = self.headers(&state, &method, &nothing);
+        let headers = state.repeated(&method, &nothing);
         match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
             Sent::Answer(response) => Err(self.refused(response).await),
             Sent::Forgotten => Ok(()), // the session that it was for is gone
         }
-    }
-
-    fn headers<'a>(&self, state: &State, method: &'a str, params: &'a Members<'_>) -> Headers<'a> {
-        if !state.is_modern() {
-            return Headers::new();
-        }
-        let marked = |tool: &str| {
-            self.marked.lock().unwrap_or_else(PoisonError::into_inner).get(tool).cloned().unwrap_or_default()
-        };
-        names::headers(method, params, marked)
     }
 
     /// Remember which arguments must be repeated in headers: a request that lacks them would be refused. A tool with a
@@ -385,9 +391,14 @@ impl Http {
             return result;
         }
         let fit = Members::parse(&result).and_then(|mut page| {
-            let mut tools: Vec<Box<RawValue>> = page.read("tools")?;
+            let tools: Vec<Box<RawValue>> = page.read("tools")?;
             let listed = tools.len();
-            tools.retain(|tool| self.take_mark(tool));
+            let fit = tools.into_iter().filter_map(|tool| self.marked(&tool).map(|marked| (tool, marked)));
+            let (tools, marked): (Vec<_>, Vec<_>) = fit.unzip();
+            self.change(|state| {
+                let room = MARKED_MAX.saturating_sub(state.marked.len());
+                state.marked.extend(marked.into_iter().take(room));
+            });
             let is_less = tools.len() < listed;
             is_less.then(|| {
                 page.put("tools", tools);
@@ -397,23 +408,19 @@ impl Http {
         fit.unwrap_or(result)
     }
 
-    /// Whether the tool can be called.
-    fn take_mark(&self, tool: &RawValue) -> bool {
+    /// The name of a tool and its marked arguments; `None` if it cannot be called.
+    fn marked(&self, tool: &RawValue) -> Option<(String, Vec<HeaderArgument>)> {
         let tool: Value = serde_json::from_str(tool.get()).unwrap_or_default();
-        let Some(name) = tool["name"].as_str() else { return true };
+        let name = tool["name"].as_str().unwrap_or_default();
         if has_faulty_mark(&tool["inputSchema"]) {
             tracing::warn!(
                 host = self.target.url.host_str(),
                 tool = name,
                 "left out: an x-mcp-header of it is not valid"
             );
-            return false;
+            return None;
         }
-        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        if marked.len() < MARKED_MAX {
-            marked.insert(name.to_owned(), header_arguments(&tool["inputSchema"]));
-        }
-        true
+        Some((name.to_owned(), header_arguments(&tool["inputSchema"])))
     }
 
     /// Get the token that there is, before the first request.
@@ -499,7 +506,7 @@ impl Http {
         if !response.status().is_success() {
             return Err(Box::pin(self.refused(response)).await);
         }
-        if is_event_stream(&response) {
+        if response.is_event_stream() {
             return Box::pin(self.follow(response, asked)).await;
         }
         let status = response.status();
@@ -542,7 +549,7 @@ impl Http {
             let Some(last) = parser.last_id.clone().filter(|_| !self.state().is_modern()) else { break };
             sleep(parser.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
             let resumed = self.resume(Some(&last)).await.ok();
-            response = resumed.filter(|resumed| resumed.status().is_success() && is_event_stream(resumed));
+            response = resumed.filter(|resumed| resumed.status().is_success() && resumed.is_event_stream());
         }
         Err(CallError::Closed("the answer's stream ended before the answer".to_owned()))
     }
@@ -683,7 +690,7 @@ impl Http {
             let resumed = self.resume(parser.last_id.as_deref()).await;
             drop(opened.take());
             match resumed {
-                Ok(response) if response.status().is_success() && is_event_stream(&response) => {
+                Ok(response) if response.status().is_success() && response.is_event_stream() => {
                     pause = RETRY;
                     if let Err(error) = self.stream(response, &mut parser, None).await {
                         tracing::warn!(%error, "the server's stream cannot be read");
@@ -737,9 +744,10 @@ impl Drop for Withdraw<'_> {
     }
 }
 
-fn is_event_stream(response: &Response) -> bool {
-    let kind = response.header(CONTENT_TYPE.as_str()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(EVENT_STREAM))
+/// Whether that is what a content type says.
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
 /// A body, if it is not too large.

@@ -355,7 +355,7 @@ impl Inner {
         params: Members<'static>,
         options: CallOptions,
     ) -> Result<Box<RawValue>, CallError> {
-        let flight = Flight::new(options.handler.clone());
+        let flight = Flight::new(options.handler);
         let meta = Meta {
             setup: &self.setup,
             is_modern: self.info.revision.is_modern(),

@@ -4,7 +4,7 @@
 //! asked for is theirs.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,7 +27,7 @@ const KEPT: Duration = Duration::from_secs(10);
 const KEPT_MAX: Duration = Duration::from_secs(300);
 
 /// What can be listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are the protocol's")]
 pub enum Kind {
     Tools,
@@ -150,7 +150,7 @@ pub struct Lists {
 
 #[derive(Default)]
 struct Known {
-    lists: HashMap<Kind, Kept>,
+    lists: BTreeMap<Kind, Kept>,
     /// Counts the changes: a list that was read meanwhile is not kept.
     changes: u64,
 }

@@ -25,6 +25,8 @@ use crate::{
 const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// A result of fewer bytes is looked through sooner than it is searched for a name.
 const SMALL: usize = 1024;
+/// Bytes of all that is added to a result, but for the server's name.
+const FIRST_SIZE: usize = 128;
 /// Members of results that older revisions do not have.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
@@ -77,7 +79,7 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Edited, 
             _ => {}
         }
     }
-    let mut first = String::new();
+    let mut first = String::with_capacity(FIRST_SIZE + info.get().len());
     if kind.is_none() {
         first.push_str(r#""resultType":"complete","#);
     }

@@ -11,7 +11,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::{
-    BoxFuture, Call, Outcome, Service, code, input,
+    BoxFuture, Call, Caller, Outcome, Service, code, input,
     peer::{Event, Peer, Terms},
 };
 use crate::message::ErrorObject;
@@ -104,6 +104,11 @@ impl Exchange {
     /// What was said meanwhile, without working on.
     pub(super) fn hear(&self) -> Option<Event> {
         self.peer.hear()
+    }
+
+    /// Who asks.
+    pub(super) fn caller(&self) -> &Arc<Caller> {
+        self.peer.caller()
     }
 
     /// See [`Peer::explain`].

@@ -139,7 +139,7 @@ fn compare(headers: &Fields<'_>, name: &str, is_same: Option<&dyn Fn(&str) -> bo
         (Some(_), None) => return mismatch(format!("the header {name} says what the body does not")),
         (Some(header), Some(is_same)) => (header, is_same),
     };
-    let Some(decoded) = text(header).and_then(|text| decode(text.trim_matches([' ', '\t']))) else {
+    let Some(decoded) = text(header.trim_ascii()).and_then(decode) else {
         return mismatch(format!(
             "the header {name} is not well-formed; other than visible ASCII goes into =?base64?…?="
         ));

@@ -174,7 +174,6 @@ async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str
                 return Ok(Begun::Answered(answered(server, request, outcome)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
-            let asks = Arc::clone(&caller);
             let identity = || Identity::new(principal, method, params);
             let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
@@ -196,7 +195,6 @@ async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str
                 keys,
                 ready: VecDeque::new(),
                 task_at,
-                caller: asks,
                 becoming: None,
             };
             Ok(Begun::Running(Box::new(running)))
@@ -285,7 +283,6 @@ pub(super) struct Running {
     ready: VecDeque<Frame>,
     /// When it becomes a task.
     task_at: Option<Instant>,
-    caller: Arc<Caller>,
     /// It is being stored.
     becoming: Option<oneshot::Receiver<Became>>,
 }
@@ -350,7 +347,8 @@ impl Running {
     fn become_task(&mut self) {
         self.task_at = None;
         if let (Some(tasks), Some(exchange)) = (&self.server.durable, self.exchange.take()) {
-            let origin = Origin { params: params_of(&self.request).into_owned(), caller: Arc::clone(&self.caller) };
+            let origin =
+                Origin { params: params_of(&self.request).into_owned(), caller: Arc::clone(exchange.caller()) };
             self.becoming = Some(tasks.begin(&self.server, origin, exchange));
         }
     }
@@ -389,7 +387,7 @@ impl Running {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
         let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
-        let identity = Identity::new(&self.caller.principal, &self.request.method, &params_of(&self.request));
+        let identity = Identity::new(&exchange.caller().principal, &self.request.method, &params_of(&self.request));
         let bytes = self.request.params.as_deref().map_or(0, |params| params.get().len());
         let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
         let outcome = parked.and_then(|state| {

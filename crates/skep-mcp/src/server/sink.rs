@@ -27,7 +27,9 @@ pub(crate) struct Text {
 
 /// A result of so many bytes is large.
 const LARGE: usize = 32 << 10;
-/// Bytes that come to most results and events.
+/// Bytes that come to most results.
+const ENVELOPE_SIZE: usize = 64;
+/// And to most events.
 const FRAME_SIZE: usize = 256;
 const RESULT_END: &str = "}";
 const EVENT_END: &str = "\n\n";
@@ -43,7 +45,8 @@ impl Text {
         };
         let original = result.original();
         let is_large = original.len() >= LARGE && is_one_line(original);
-        let mut head = String::with_capacity(FRAME_SIZE + if is_large { 0 } else { original.len() });
+        let bytes = if is_large { 0 } else { result.parts().map(str::len).sum() };
+        let mut head = String::with_capacity(ENVELOPE_SIZE + bytes);
         head.push_str(r#"{"jsonrpc":"2.0","id":"#);
         id.write(&mut head);
         head.push_str(r#","result":"#);
@@ -52,7 +55,9 @@ impl Text {
         }
         head.extend(result.parts());
         head.push_str(RESULT_END);
-        one_line(head).into()
+        let mut head = one_line(head);
+        head.shrink_to_fit(); // memory that is full is shared without more of it
+        head.into()
     }
 
     /// The same as an event of a stream, with this id (WHATWG, server-sent events).

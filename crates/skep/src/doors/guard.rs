@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
 use skep_mcp::server::http::{Fields, text};
 use tower_http::cors::CorsLayer;
 
@@ -22,8 +22,9 @@ use super::{
 /// The rules about callers.
 #[derive(Debug)]
 pub(super) struct Guard {
-    /// Addresses that the hub listens on.
+    /// Addresses that the hub listens on; and how callers write them.
     bound: Vec<IpAddr>,
+    written: Vec<String>,
     /// Names it may be called by, in lower case.
     hosts: Vec<String>,
     /// Pages that may call it: `scheme://host[:port]`, in lower case.
@@ -52,6 +53,7 @@ impl Guard {
     ) -> Result<Guard, BadOrigin> {
         Ok(Guard {
             bound: bound.iter().map(SocketAddr::ip).collect(),
+            written: bound.iter().map(SocketAddr::to_string).collect(),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: origins.iter().map(|origin| parse_origin(origin)).collect::<Result<_, _>>()?,
             wants_token: !tokens.is_empty(),
@@ -60,19 +62,20 @@ impl Guard {
     }
 
     /// The first two questions, asked of every request: is it for this hub, and does it not come from a foreign page?
-    pub(super) fn check_source(&self, uri: &Uri, headers: &Fields<'_>) -> Result<(), Problem> {
-        let host = self.check_host(uri, headers)?;
+    ///
+    /// A request line may name the server too (absolute form, RFC 9112 3.2.2); that name counts more than Host.
+    pub(super) fn check_source(&self, named: Option<&Authority>, headers: &Fields<'_>) -> Result<(), Problem> {
+        let host = self.check_host(named, headers)?;
         self.check_origin(host, headers)
     }
 
-    fn check_host<'a>(&self, uri: &Uri, headers: &Fields<'a>) -> Result<&'a str, Problem> {
+    fn check_host<'a>(&self, named: Option<&Authority>, headers: &Fields<'a>) -> Result<&'a str, Problem> {
         let mut hosts = headers.all("host");
         let host = match (hosts.next().and_then(text), hosts.next()) {
             (Some(host), None) => host,
             _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "one Host header is needed")),
         };
-        // A request line may name the server too (absolute form, RFC 9112 3.2.2); that name counts more than Host.
-        let named = uri.authority().map(Authority::as_str);
+        let named = named.map(Authority::as_str);
         if let Some(name) = named.into_iter().chain([host]).find(|name| !self.is_own_name(name)) {
             let message = format!(
                 "this hub is not known as {name:?}; call it by a name or address it listens on, or add the name to \
@@ -85,12 +88,12 @@ impl Guard {
 
     /// Ports do not matter: behind a forwarded port the hub is called by another one.
     fn is_own_name(&self, host: &str) -> bool {
+        if self.written.iter().any(|written| written == host) {
+            return true; // as most say it
+        }
         // An address cannot be rebound, so on a hub that listens everywhere any of them will do.
         let is_own =
             |ip: IpAddr| ip.is_loopback() || self.bound.iter().any(|bound| *bound == ip || bound.is_unspecified());
-        if let Ok(address) = host.parse::<SocketAddr>() {
-            return is_own(address.ip()); // as most say it
-        }
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if host.contains('@') {
             return false;
@@ -198,6 +201,8 @@ fn parse_origin(text: &str) -> Result<HeaderValue, BadOrigin> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Uri;
+
     use super::{super::tokens::Token, *};
 
     fn guard(bound: &str, hosts: &[&str], origins: &[&str]) -> Guard {
@@ -210,7 +215,10 @@ mod tests {
     }
 
     fn code(guard: &Guard, uri: &str, pairs: &[(&'static str, &str)]) -> &'static str {
-        guard.check_source(&uri.parse().unwrap(), &headers(pairs)).err().map_or("ok", |problem| problem.code)
+        guard
+            .check_source(uri.parse::<Uri>().unwrap().authority(), &headers(pairs))
+            .err()
+            .map_or("ok", |problem| problem.code)
     }
 
     #[test]

@@ -15,7 +15,7 @@ use axum::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -266,7 +266,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let (headers, mut made) = (Fields::from(request.headers()), [0; ulid::ULID_LEN]);
     let id = request_id(&headers, &mut made);
     let named = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unnamed"));
-    let is_allowed = hub.guard.check_source(request.uri(), &headers);
+    let is_allowed = hub.guard.check_source(request.uri().authority(), &headers);
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
@@ -296,7 +296,7 @@ pub(super) async fn post_mcp(hub: &Hub, id: &str, headers: &Fields<'_>, body: Re
     const ROUTE: &str = "/mcp";
     let work = async {
         let may_enter = || {
-            hub.guard.check_source(&Uri::from_static(ROUTE), headers)?;
+            hub.guard.check_source(None, headers)?;
             let principal = match hub.guard.wants_token() {
                 true => Arc::clone(&hub.guard.check_token(headers)?.principal),
                 false => local(),

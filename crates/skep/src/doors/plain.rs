@@ -209,7 +209,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         let Reply { status, content_type, headers, mut body } = reply;
         let length = body.size_hint().exact();
         let mut text = Vec::with_capacity(ANSWER_HEAD_BYTES + length.map_or(0, small));
-        write!(text, "HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default())?;
+        for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default(), "\r\n"] {
+            text.extend_from_slice(part.as_bytes());
+        }
         let ends = self.hub.calls.admission.is_draining();
         let kind = content_type.map(|kind| ("content-type", kind));
         let end = ends.then_some(("connection", "close"));
@@ -221,7 +223,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         }
         write_date(&mut text);
         match length {
-            Some(length) => write!(text, "content-length: {length}\r\n\r\n")?,
+            Some(length) => {
+                write_field(&mut text, "content-length", itoa::Buffer::new().format(length).as_bytes());
+                text.extend_from_slice(b"\r\n");
+            }
             None => text.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
         }
         let is_chunked = length.is_none();

@@ -22,7 +22,7 @@ mod tests;
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -235,7 +235,8 @@ impl Link {
             write_header(&mut self.head, name, value);
         }
         if !body.is_empty() {
-            let _ = write!(self.head, "{CONTENT_LENGTH}: {}\r\n", body.len()); // memory takes everything
+            let mut digits = itoa::Buffer::new();
+            write_header(&mut self.head, CONTENT_LENGTH.as_str(), digits.format(body.len()).as_bytes());
         }
         self.head.extend_from_slice(b"\r\n");
         // A short body is sent from one piece of memory with the head, which is less work for the kernel.
@@ -317,6 +318,10 @@ impl Response {
         self.head.status
     }
 
+    pub(super) fn is_event_stream(&self) -> bool {
+        self.head.is_event_stream
+    }
+
     /// The first header of this name.
     pub(super) fn header(&self, name: &str) -> Option<&[u8]> {
         self.head.header(name)
@@ -368,7 +373,7 @@ impl Response {
             _ => None,
         };
         let (Some(bytes), Some(link)) = (bytes, &mut self.link) else { return Ok(None) };
-        if let Some(missing) = bytes.checked_sub(link.input.len()) {
+        if let Some(missing) = bytes.checked_sub(link.input.len()).filter(|missing| *missing > 0) {
             link.input.reserve(missing + ROOM_MIN);
         }
         while link.input.len() < bytes {

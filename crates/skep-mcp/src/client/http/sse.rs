@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     EVENT_STREAM, Response, Target,
     events::{Event, Parser},
-    failed, is_event_stream, shown,
+    failed, shown,
 };
 use crate::client::{
     CallError, Setup,
@@ -37,7 +37,7 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
     let target = &door.target;
     let accept = (ACCEPT, HeaderValue::from_static(EVENT_STREAM));
     let response = door.send(Method::GET, &target.url, accept, Bytes::new()).await?;
-    if !response.status().is_success() || !is_event_stream(&response) {
+    if !response.status().is_success() || !response.is_event_stream() {
         let status = response.status().as_u16();
         let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
         return Err(CallError::Http { status, text: shown(&text) });

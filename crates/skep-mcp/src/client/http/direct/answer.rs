@@ -4,6 +4,7 @@
 //! for. What can be read in two ways is therefore not read at all: two lengths, a length beside a coding, a coding that is not
 //! known, a line that is continued or does not end as it must. Each is an error, after which the connection is closed.
 
+use super::super::is_event_stream;
 use axum::http::StatusCode;
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::mem::MaybeUninit;
@@ -24,6 +25,7 @@ pub(super) struct Head {
     /// As it came.
     text: Bytes,
     pub(super) body: Body,
+    pub(super) is_event_stream: bool,
     /// The connection takes no further request.
     pub(super) is_last: bool,
 }
@@ -48,6 +50,8 @@ impl Head {
             let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
             let Some(status) = status else { return Err("its answer has no valid status".to_owned()) };
             let framing = Framing::read(answer.headers)?;
+            let kind = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-type"));
+            let is_event_stream = kind.is_some_and(|kind| is_event_stream(kind.value));
             let is_http_1_1 = answer.version == Some(1);
             let text = input.split_to(bytes).freeze();
             *left -= bytes;
@@ -56,7 +60,7 @@ impl Head {
             }
             if !status.is_informational() {
                 let (body, is_last) = framing.body(status, is_http_1_1, has_body)?;
-                return Ok(Some(Head { status, text, body, is_last }));
+                return Ok(Some(Head { status, text, body, is_event_stream, is_last }));
             }
         }
     }
