@@ -30,6 +30,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 
 pub use self::fields::{Fields, text};
+pub use super::modern::Known;
 use super::{
     Server, Share, code, local,
     sink::{self, Text},
@@ -61,19 +62,20 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     let (mut parts, body) = request.into_parts();
     let share = parts.extensions.remove::<Share>();
     match read_body(&server, body).await {
-        Ok(body) => answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share).await,
+        Ok(body) => answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share, &mut Known::default()).await,
         Err(refusal) => refusal.into(),
     }
 }
 
 /// Answer one message, or several, on the endpoint of both eras: `POST /mcp` for whoever has read the request itself, and kept
-/// the body within its limits. `share` is kept until the message is answered.
+/// the body within its limits. `share` is kept until the message is answered; `known` is the connection's.
 pub async fn answer_post(
     server: &Server,
     headers: &Fields<'_>,
     body: &[u8],
     principal: &Arc<str>,
     share: Option<Share>,
+    known: &mut Known,
 ) -> Reply {
     let Some(accepts) = Accepts::read(headers) else {
         let message = "the answer is application/json or text/event-stream; accept both";
@@ -82,7 +84,7 @@ pub async fn answer_post(
     match parse(body) {
         Err(malformed) => failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
         Ok(incoming) if stateless::is_meant(headers, &incoming) => {
-            stateless::receive(server, headers, incoming, principal, accepts, share).await
+            stateless::receive(server, headers, incoming, principal, accepts, share, known).await
         }
         Ok(incoming) => streamable::receive(server, headers, incoming, principal, accepts, share).await,
     }

@@ -17,7 +17,7 @@ use super::{
     exchange::{Exchange, Step},
     listen::Listener,
     park::{Identity, ParkedCall},
-    peer::{Asked, Event, Ids, Terms},
+    peer::{Asked, Event, Ids, Level, Terms},
     sink::{self, Text},
     tasks::{self, Became, Origin},
 };
@@ -48,23 +48,71 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// server arrive one by one, and each result with a wish costs its caller a round.
 const ASKED_TOGETHER: Duration = Duration::from_millis(100);
 
+/// Longer metadata is read each time.
+const KNOWN_BYTES_MAX: usize = 4 << 10;
+
 /// A request, taken apart.
 pub(super) struct Opened<'a> {
     request: &'a Arc<Request>,
     pub(super) params: Members<'a>,
-    meta: Members<'a>,
+    /// Who asks and on what terms, or what is wrong with its metadata.
+    introduced: Result<(Arc<Caller>, Terms), ErrorObject>,
 }
 
 impl<'a> Opened<'a> {
-    pub(super) fn new(request: &'a Arc<Request>) -> Opened<'a> {
+    /// `known`: what is known of whoever sent it.
+    pub(super) fn new(request: &'a Arc<Request>, principal: &Arc<str>, known: &mut Known) -> Opened<'a> {
         let params = params_of(request);
-        let meta = params.get_in_text("_meta").and_then(Members::parse).unwrap_or_default();
-        Opened { request, params, meta }
+        let introduced = known.introduce(params.get("_meta"), principal);
+        Opened { request, params, introduced }
     }
 
     /// The revision that it names in its metadata, as it is written there.
     pub(super) fn named_revision(&self) -> Option<Cow<'_, str>> {
-        self.meta.text(PROTOCOL_VERSION)
+        match &self.introduced {
+            Ok((caller, _)) => Some(caller.revision.as_str().into()),
+            Err(_) => {
+                let meta = self.params.get("_meta").and_then(Members::parse)?;
+                meta.text(PROTOCOL_VERSION).map(|version| version.into_owned().into())
+            }
+        }
+    }
+}
+
+/// What a caller said about itself the last time. Most say the same with each request, and in the same words: then it is not
+/// read again.
+#[derive(Debug, Default)]
+pub struct Known(Option<Introduction>);
+
+#[derive(Debug)]
+struct Introduction {
+    /// The words: the metadata of a request.
+    text: Box<RawValue>,
+    caller: Arc<Caller>,
+    level: Option<Level>,
+}
+
+impl Known {
+    /// Who asks, and on what terms.
+    fn introduce(
+        &mut self,
+        meta: Option<&RawValue>,
+        principal: &Arc<str>,
+    ) -> Result<(Arc<Caller>, Terms), ErrorObject> {
+        let is_same = |known: &&Introduction| {
+            meta.is_some_and(|meta| meta.get() == known.text.get()) && known.caller.principal == *principal
+        };
+        if let Some(Introduction { caller, level, .. }) = self.0.as_ref().filter(is_same) {
+            return Ok((Arc::clone(caller), Terms { progress: None, level: *level }));
+        }
+        let (caller, terms) = read_meta(&meta.and_then(Members::parse).unwrap_or_default(), principal)?;
+        let caller = Arc::new(caller);
+        // Of a request whose progress is told the words are its own.
+        if let (Some(text), None) = (meta.filter(|meta| meta.get().len() <= KNOWN_BYTES_MAX), &terms.progress) {
+            let (text, caller, level) = (text.to_owned(), Arc::clone(&caller), terms.level);
+            self.0 = Some(Introduction { text, caller, level });
+        }
+        Ok((caller, terms))
     }
 }
 
@@ -139,22 +187,22 @@ impl Begun {
 }
 
 /// Check a request and begin it. Dropping what was begun cancels it.
-pub(super) async fn begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str>) -> Begun {
-    match try_begin(server, opened, principal).await {
+pub(super) async fn begin(server: &Arc<Inner>, opened: Opened<'_>) -> Begun {
+    let request = opened.request;
+    match try_begin(server, opened).await {
         Ok(begun) => begun,
-        Err(error) => Begun::Answered(Answer::refused(Some(&opened.request.id), error)),
+        Err(error) => Begun::Answered(Answer::refused(Some(&request.id), error)),
     }
 }
 
-async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str>) -> Result<Begun, ErrorObject> {
-    let Opened { request, params, meta } = opened;
+async fn try_begin(server: &Arc<Inner>, opened: Opened<'_>) -> Result<Begun, ErrorObject> {
+    let Opened { request, params, introduced } = opened;
     let (id, method) = (&request.id, &*request.method);
-    let (caller, terms) = read_meta(meta, principal)?;
+    let (caller, terms) = introduced?;
     if REMOVED.contains(&method) {
         let message = format!("{method} is not a method of {}", Revision::V2026_07_28.as_str());
         return Err(ErrorObject::new(code::METHOD_NOT_FOUND, message));
     }
-    let caller = Arc::new(caller);
     match method {
         "server/discover" => {
             let mut description = server.service.describe();
@@ -165,16 +213,16 @@ async fn try_begin(server: &Arc<Inner>, opened: &Opened<'_>, principal: &Arc<str
             Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
-            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), params, &caller).await?)))
+            Ok(Begun::Listening(Box::new(Listener::open(server, id.clone(), &params, &caller).await?)))
         }
         _ => {
             if let Some(tasks) = &server.durable
-                && let Some(outcome) = tasks.answer(method, params, &caller).await
+                && let Some(outcome) = tasks.answer(method, &params, &caller).await
             {
                 return Ok(Begun::Answered(answered(server, request, outcome)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
-            let identity = || Identity::new(principal, method, params);
+            let identity = || Identity::new(&caller.principal, method, &params);
             let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
@@ -398,5 +446,37 @@ impl Running {
             to_raw_value(&result).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
         });
         Some(self.answer(outcome))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(more: &Value) -> Box<RawValue> {
+        let mut meta = json!({ PROTOCOL_VERSION: "2026-07-28", CLIENT_CAPABILITIES: { "roots": {} }, LOG_LEVEL: "error" });
+        meta.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        to_raw_value(&meta).unwrap()
+    }
+
+    #[test]
+    fn only_the_same_words_of_the_same_principal_are_not_read_again() {
+        let mut known = Known::default();
+        let [ann, bob]: [Arc<str>; 2] = ["ann".into(), "bob".into()];
+        let mut introduce = |meta: &RawValue, principal| known.introduce(Some(meta), principal);
+        let (plain, progress) = (meta(&json!({})), meta(&json!({ "progressToken": 7 })));
+        let (first, terms) = introduce(&plain, &ann).unwrap();
+        let (again, terms_again) = introduce(&plain, &ann).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        assert_eq!((terms.level, terms_again.level), (Some(Level::Error), Some(Level::Error)));
+        let (caller, terms) = introduce(&progress, &ann).unwrap();
+        assert_eq!((terms.progress.unwrap().get(), &*caller.principal), ("7", "ann"));
+        let (again, terms) = introduce(&plain, &ann).unwrap();
+        assert!(Arc::ptr_eq(&first, &again) && terms.progress.is_none(), "progress was wanted by that request alone");
+        assert_eq!(&*introduce(&plain, &bob).unwrap().0.principal, "bob");
+        let other = meta(&json!({ CLIENT_CAPABILITIES: {} }));
+        assert_eq!(*introduce(&other, &bob).unwrap().0.capabilities, json!({}));
+        assert!(introduce(&meta(&json!({ PROTOCOL_VERSION: "2025-11-25" })), &bob).is_err());
+        assert!(known.introduce(None, &bob).is_err());
     }
 }

@@ -30,7 +30,7 @@ use super::{
     edited::Edited,
     exchange::{Exchange, Step},
     input,
-    modern::{self, Frame, Opened},
+    modern::{self, Frame, Known, Opened},
     peer::{Asked, Event, Ids, Terms},
     sink::{self, Batch, EventStream, Sink, Text},
     unguessable,
@@ -73,6 +73,8 @@ pub(super) struct Session {
     tasks: TaskTracker,
     /// Rung when nothing more is read, and so nobody listens.
     unheard: CancellationToken,
+    /// What its caller says about itself with requests of 2026-07-28.
+    known: Mutex<Known>,
     closed: CancellationToken,
 }
 
@@ -117,6 +119,7 @@ impl Session {
             used: Mutex::new(Instant::now()),
             tasks: TaskTracker::new(),
             unheard: CancellationToken::new(),
+            known: Mutex::default(),
             closed: server.stop.child_token(),
             server: Arc::clone(server),
         })
@@ -312,7 +315,8 @@ impl Session {
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
             let request = Arc::new(request);
-            let mut begun = modern::begin(&session.server, &Opened::new(&request), &session.principal).await;
+            let opened = Opened::new(&request, &session.principal, &mut lock(&session.known));
+            let mut begun = modern::begin(&session.server, opened).await;
             let unheard = async {
                 match is_listener {
                     true => session.unheard.cancelled().await,

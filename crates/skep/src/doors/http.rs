@@ -23,7 +23,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
 use skep_mcp::server::{
-    http::{Fields, Principal, Reply, answer_post},
+    http::{Fields, Known, Principal, Reply, answer_post},
     local,
 };
 use tracing::Instrument as _;
@@ -292,7 +292,13 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
 
 /// A `POST /mcp` that was read beside the router ([`super::plain`]), or why its body was not: it passes what the router's layers are
 /// for, in their order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
-pub(super) async fn post_mcp(hub: &Hub, id: &str, headers: &Fields<'_>, body: Result<&[u8], Problem>) -> Reply {
+pub(super) async fn post_mcp(
+    hub: &Hub,
+    id: &str,
+    headers: &Fields<'_>,
+    body: Result<&[u8], Problem>,
+    known: &mut Known,
+) -> Reply {
     const ROUTE: &str = "/mcp";
     let work = async {
         let may_enter = || {
@@ -304,7 +310,7 @@ pub(super) async fn post_mcp(hub: &Hub, id: &str, headers: &Fields<'_>, body: Re
             Ok::<_, Problem>((principal, body?))
         };
         match may_enter() {
-            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, body, &principal, None).await,
+            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, body, &principal, None, known).await,
             Err(problem) => problem.into_response().into(),
         }
     };

@@ -22,7 +22,7 @@ use httpdate::HttpDate;
 use memchr::memmem;
 use skep_mcp::{
     cancel::Cancel,
-    server::http::{Content, Fields, Reply},
+    server::http::{Content, Fields, Known, Reply},
     timer::Timer,
 };
 use tokio::{
@@ -98,6 +98,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     /// The connection broke off.
     pub(super) async fn converse(mut self) -> io::Result<Option<Rest<S>>> {
         let body_bytes_max = self.limits.body_bytes_max.min(SMALL_BYTES);
+        let mut known = Known::default();
         loop {
             let deadline = Instant::now() + self.limits.head_time_max;
             let mut searched = 0;
@@ -138,7 +139,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             };
             let (hub, mut made) = (self.hub, [0; ULID_LEN]);
             let id = request_id(&headers, &mut made);
-            let work = pin!(post_mcp(hub, id, &headers, body));
+            let work = pin!(post_mcp(hub, id, &headers, body, &mut known));
             let Some(reply) = self.unless_gone(work).await else { return Ok(None) };
             if !self.send(id, reply).await? {
                 return Ok(None);

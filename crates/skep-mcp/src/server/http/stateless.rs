@@ -12,7 +12,7 @@ use crate::{
     revision::Revision,
     server::{
         Server, Share, code, headers,
-        modern::{self, Answer, Begun, Frame, Opened},
+        modern::{self, Answer, Begun, Frame, Known, Opened},
         sink::Text,
     },
 };
@@ -40,6 +40,7 @@ pub(super) async fn receive(
     principal: &Arc<str>,
     accepts: Accepts,
     share: Option<Share>,
+    known: &mut Known,
 ) -> Reply {
     let request = match incoming {
         Incoming::Single(Message::Request(request)) => Arc::new(request),
@@ -50,14 +51,14 @@ pub(super) async fn receive(
         }
     };
     // Without metadata there is nothing to compare the headers with, and beginning it says what is missing.
-    let opened = Opened::new(&request);
+    let opened = Opened::new(&request, principal, known);
     if let Some(version) = opened.named_revision()
         && let Err(error) = headers::check(headers, &request.method, &opened.params, &version, &*server.inner.service)
     {
         return failure(StatusCode::BAD_REQUEST, Some(&request.id), &error);
     }
     let limits = &server.inner.limits;
-    let mut begun = modern::begin(&server.inner, &opened, principal).await;
+    let mut begun = modern::begin(&server.inner, opened).await;
     let first = match accepts.events {
         true => server.inner.timers.timeout(limits.json_time_max, begun.next()).await.flatten(),
         false => answer(&mut begun).await,
