@@ -13,8 +13,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Timers that are kept while nobody uses them; they are small.
-const KEPT_MAX: usize = 1024;
+/// Timers that are kept while nobody uses them. Each holds on to the task that it was last used by, until it rings.
+const KEPT_MAX: usize = 64;
 
 /// A timer that is used again and again. It belongs to the runtime in which it was made.
 #[derive(Debug)]

@@ -62,7 +62,9 @@ async fn receive(axum::extract::State(server): axum::extract::State<Server>, req
     let (mut parts, body) = request.into_parts();
     let share = parts.extensions.remove::<Share>();
     match read_body(&server, body).await {
-        Ok(body) => answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share, &mut Known::default()).await,
+        Ok(body) => {
+            answer_post(&server, &Fields::from(&parts.headers), &body, &principal, share, &mut Known::default()).await
+        }
         Err(refusal) => refusal.into(),
     }
 }

@@ -454,7 +454,8 @@ mod tests {
     use super::*;
 
     fn meta(more: &Value) -> Box<RawValue> {
-        let mut meta = json!({ PROTOCOL_VERSION: "2026-07-28", CLIENT_CAPABILITIES: { "roots": {} }, LOG_LEVEL: "error" });
+        let mut meta =
+            json!({ PROTOCOL_VERSION: "2026-07-28", CLIENT_CAPABILITIES: { "roots": {} }, LOG_LEVEL: "error" });
         meta.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         to_raw_value(&meta).unwrap()
     }

@@ -125,7 +125,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                 self.buffer.extend_from_slice(next);
                 Ok(begun)
             } else {
-                self.buffer = Vec::with_capacity(body_bytes);
                 self.buffer.extend_from_slice(begun);
                 match self.read_body(body_bytes).await? {
                     Came::More => {
