@@ -159,6 +159,7 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Edited {
     let is_older = to < Revision::V2025_06_18;
     let has = |name: &str| has_member(result.get(), name);
     let is_touched = match method {
+        _ if result.get().len() < SMALL => true,
         "tools/call" => has("structuredContent") || (is_older && has("content")),
         "prompts/get" => is_older,
         "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => true,

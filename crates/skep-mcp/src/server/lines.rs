@@ -137,7 +137,7 @@ async fn read(
             None => parsed,
         };
         match taken {
-            Ok(Incoming::Single(message)) => session.receive(message, answers).await,
+            Ok(Incoming::Single(message)) => drop(session.receive(message, answers).await), // while more is read
             Ok(Incoming::Batch(messages)) if messages.len() > limits.batch_max => {
                 refuse(code::INVALID_REQUEST, format!("at most {} messages go into one batch", limits.batch_max)).await;
             }

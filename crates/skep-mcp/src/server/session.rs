@@ -1,8 +1,8 @@
 //! Sessions of the revisions until 2025-11-25: begun by `initialize`, on a connection of their own or under an
 //! `Mcp-Session-Id`.
 //!
-//! A session outlives the HTTP requests that it is used by: its calls run in tasks, and a connection that breaks does not
-//! cancel them. On a connection with lines the session also carries the stateless requests of 2026-07-28; the two eras
+//! A session outlives the HTTP requests that it is used by: its calls go on in tasks when a connection breaks, and are not
+//! cancelled. On a connection with lines the session also carries the stateless requests of 2026-07-28; the two eras
 //! share nothing there but ids and the number of requests at once.
 
 use std::{
@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
+    BoxFuture, Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
     edited::Edited,
     exchange::{Exchange, Step},
     input,
@@ -91,6 +92,36 @@ impl Questions {
         let id = self.ids.next(name);
         self.waiting.insert(id.clone(), tell);
         id
+    }
+}
+
+/// What is to be done until a request is answered. Whoever waits for the answer may do it, which spares a task; what is left when this
+/// is dropped goes on in one.
+pub(super) struct Work {
+    left: Option<BoxFuture<()>>,
+    tasks: TaskTracker,
+}
+
+impl Work {
+    fn new(tasks: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) -> Work {
+        Work { left: Some(Box::pin(work)), tasks: tasks.clone() }
+    }
+
+    /// Work on.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(left) = &mut self.left {
+            ready!(left.as_mut().poll(cx));
+            self.left = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let (Some(left), Ok(runtime)) = (self.left.take(), tokio::runtime::Handle::try_current()) {
+            self.tasks.spawn_on(left, &runtime);
+        }
     }
 }
 
@@ -180,23 +211,25 @@ impl Session {
                     let error = ErrorObject::new(code::INVALID_REQUEST, "initialize must not be part of a batch");
                     batch.end(Some(sink::error(Some(&request.id), &error).into())).await;
                 }
-                Ok(message) => self.receive(message, &batch).await,
+                Ok(message) => drop(self.receive(message, &batch).await), // they run at once
                 Err(malformed) => batch.end(Some(sink::error(malformed.id.as_ref(), &malformed.error).into())).await,
             }
         }
     }
 
-    /// Take one message. Answers go `to`; this returns before they do, unless they are known at once.
-    pub(super) async fn receive(self: &Arc<Self>, message: Message, to: &Sink) {
+    /// Take one message. Answers go `to`; this returns before they do, unless they are known at once, with what is to be done
+    /// until then.
+    pub(super) async fn receive(self: &Arc<Self>, message: Message, to: &Sink) -> Option<Work> {
         *lock(&self.used) = Instant::now();
         match message {
-            Message::Request(request) => self.request(request, to).await,
+            Message::Request(request) => return self.request(request, to).await,
             Message::Notification(notification) => self.notified(&notification),
             Message::Response(response) => self.answered(response),
         }
+        None
     }
 
-    async fn request(self: &Arc<Self>, request: Request, to: &Sink) {
+    async fn request(self: &Arc<Self>, request: Request, to: &Sink) -> Option<Work> {
         if self.customs.is_dual && modern::is_modern(&request) {
             return self.begin_modern(request, to).await;
         }
@@ -213,6 +246,7 @@ impl Session {
             },
         };
         to.end(Some(Text::response(&request.id, outcome))).await;
+        None
     }
 
     /// What this connection makes of a result, before it takes the form of the caller's revision.
@@ -304,13 +338,16 @@ impl Session {
         Ok(cancel)
     }
 
-    async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) {
+    async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) -> Option<Work> {
         let cancel = match self.admit(&request.id) {
             Ok(cancel) => cancel,
-            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error).into())).await,
+            Err(error) => {
+                to.end(Some(sink::error(Some(&request.id), &error).into())).await;
+                return None;
+            }
         };
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
-        self.tasks.spawn(async move {
+        Some(Work::new(&self.tasks, async move {
             let _counted = counted;
             let id = request.id.clone();
             let is_listener = request.method == "subscriptions/listen";
@@ -342,16 +379,19 @@ impl Session {
                 to.send(sink::notification("notifications/cancelled", &params)).await;
             }
             to.end(answer).await;
-        });
+        }))
     }
 
-    async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) {
+    async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) -> Option<Work> {
         let cancel = match self.admit(&request.id) {
             Ok(cancel) => cancel,
-            Err(error) => return to.end(Some(sink::error(Some(&request.id), &error).into())).await,
+            Err(error) => {
+                to.end(Some(sink::error(Some(&request.id), &error).into())).await;
+                return None;
+            }
         };
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
-        self.tasks.spawn(async move {
+        Some(Work::new(&self.tasks, async move {
             let _counted = counted;
             let outcome = cancel.run_until_cancelled(session.work(&request, caller, &to)).await;
             lock(&session.running).remove(&request.id);
@@ -359,7 +399,7 @@ impl Session {
                 Some(outcome) => to.end(Some(Text::response(&request.id, outcome))).await,
                 None => to.end(None).await, // a withdrawn request is not answered
             }
-        });
+        }))
     }
 
     /// Answer one request of an older revision.

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::Bytes;
@@ -440,28 +441,32 @@ impl Reader {
     /// The next event; `None` when the stream has ended, or another reader has taken over.
     pub(super) async fn next(&mut self) -> Option<StreamEvent> {
         loop {
-            let changed = self.stream.changed.notified();
+            let stream = Arc::clone(&self.stream);
+            let changed = stream.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            {
-                let mut state = self.stream.state();
-                if state.reader != self.number {
-                    return None;
-                }
-                let next = state.events.iter().find(|event| event.number > self.after).cloned();
-                if let Some(event) = next {
-                    self.after = event.number;
-                    state.read = event.number;
-                    drop(state);
-                    self.stream.changed.notify_waiters();
-                    return Some(event);
-                }
-                if state.is_closed {
-                    return None;
-                }
+            if let Poll::Ready(next) = self.look() {
+                return next;
             }
             changed.await;
         }
+    }
+
+    /// The same, if it is there already. Nobody is woken when it comes.
+    pub(super) fn look(&mut self) -> Poll<Option<StreamEvent>> {
+        let mut state = self.stream.state();
+        if state.reader != self.number {
+            return Poll::Ready(None);
+        }
+        let next = state.events.iter().find(|event| event.number > self.after).cloned();
+        if let Some(event) = next {
+            self.after = event.number;
+            state.read = event.number;
+            drop(state);
+            self.stream.changed.notify_waiters();
+            return Poll::Ready(Some(event));
+        }
+        if state.is_closed { Poll::Ready(None) } else { Poll::Pending }
     }
 
     /// The stream's number, and that of the event after which this reader is.

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::body::HttpBody as _;
+use axum::{body::HttpBody as _, http::header::CONNECTION};
 use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
 use memchr::memmem;
@@ -212,13 +212,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default(), "\r\n"] {
             text.extend_from_slice(part.as_bytes());
         }
-        let ends = self.hub.calls.admission.is_draining();
+        let is_draining = self.hub.calls.admission.is_draining();
         let kind = content_type.map(|kind| ("content-type", kind));
-        let end = ends.then_some(("connection", "close"));
+        let end = is_draining.then_some(("connection", "close"));
         for (name, value) in kind.into_iter().chain([(REQUEST_ID, id)]).chain(ALWAYS).chain(end) {
             write_field(&mut text, name, value.as_bytes());
         }
-        for (name, value) in &headers {
+        for (name, value) in headers.iter().filter(|(name, _)| !is_draining || *name != CONNECTION) {
             write_field(&mut text, name.as_str(), value.as_bytes());
         }
         write_date(&mut text);
@@ -260,7 +260,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             text.extend_from_slice(b"0\r\n\r\n");
         }
         self.write(&mut text, Bytes::new()).await?;
-        let ends = ends || self.close.is_cancelled();
+        let is_last = headers.get(CONNECTION).is_some_and(|value| value == "close");
+        let ends = is_draining || is_last || self.close.is_cancelled();
         if ends {
             self.stream.shutdown().await?;
         }

@@ -79,7 +79,7 @@ pub(super) async fn receive(
     let to = session.unsolicited().clone().keeping(share);
     match parse(&body) {
         Err(malformed) => return failure(StatusCode::BAD_REQUEST, malformed.id.as_ref(), &malformed.error),
-        Ok(Incoming::Single(message)) => session.receive(message, &to).await,
+        Ok(Incoming::Single(message)) => drop(session.receive(message, &to).await), // the stream has its answer
         Ok(Incoming::Batch(messages)) if messages.len() <= server.inner.limits.batch_max => {
             session.receive_batch(messages, &to).await;
         }

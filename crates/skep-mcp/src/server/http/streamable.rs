@@ -1,13 +1,12 @@
 //! Streamable HTTP of 2025-03-26 to 2025-11-25: sessions with an `Mcp-Session-Id`, a stream for each request and one for
 //! what belongs to none, and a way to go on reading where a connection broke.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use axum::{
     extract::{Request as HttpRequest, State},
     http::{HeaderValue, StatusCode, header},
 };
-use tokio::time::timeout;
 
 use super::{
     Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, Reply, SESSION_ID, accepted, event_stream,
@@ -18,7 +17,7 @@ use crate::{
     revision::Revision,
     server::{
         Server, Share,
-        session::{Customs, Session},
+        session::{Customs, Session, Work},
         sink::{EventStream, Reader, Sink, StreamEvent, Text},
     },
 };
@@ -49,10 +48,11 @@ pub(super) async fn receive(
     };
     let stream = session.open_stream();
     let to = Sink::Stream(Arc::clone(&stream)).keeping(share);
+    let mut work = None;
     let has_requests = match incoming {
         Incoming::Single(message) => {
             let is_request = matches!(message, Message::Request(_));
-            session.receive(message, &to).await;
+            work = session.receive(message, &to).await;
             is_request
         }
         Incoming::Batch(_) if !session.takes_batches() => {
@@ -75,7 +75,7 @@ pub(super) async fn receive(
         session.forget_stream(&stream);
         return accepted();
     }
-    let mut reply = answer(server, &session, &stream, accepts).await;
+    let mut reply = answer(server, &session, &stream, accepts, work).await;
     if is_first && session.revision().is_some() {
         if let Err(error) = server.inner.sessions.insert(&session) {
             session.close();
@@ -88,22 +88,29 @@ pub(super) async fn receive(
     reply
 }
 
-/// The answer as JSON if it comes soon and alone, otherwise the stream that it will come on.
-async fn answer(server: &Server, session: &Arc<Session>, stream: &Arc<EventStream>, accepts: Accepts) -> Reply {
-    let limits = &server.inner.limits;
+/// The answer as JSON if it comes soon and alone, otherwise the stream that it will come on. The work for it is done here
+/// meanwhile; what is left of it goes on by itself.
+async fn answer(
+    server: &Server,
+    session: &Arc<Session>,
+    stream: &Arc<EventStream>,
+    accepts: Accepts,
+    mut work: Option<Work>,
+) -> Reply {
     let unknown = Forget(Some((session, stream)));
     let mut reader = stream.read();
     let mut first = VecDeque::new();
     if !accepts.events {
         // What comes before the answer cannot be told.
-        first.extend(until_last(&mut reader).await);
+        first.extend(until_last(&mut reader, &mut work).await);
     }
     if first.is_empty() && accepts.json {
-        match timeout(limits.json_time_max, reader.next()).await {
-            Ok(Some(event)) => first.push_back(event),
+        let next = next(&mut reader, &mut work);
+        match server.inner.timers.timeout(server.inner.limits.json_time_max, next).await {
+            Some(Some(event)) => first.push_back(event),
             // Withdrawn before there was anything to say.
-            Ok(None) => return accepted(),
-            Err(_) => {}
+            Some(None) => return accepted(),
+            None => {}
         }
     }
     match first.front() {
@@ -134,9 +141,24 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn until_last(reader: &mut Reader) -> Option<StreamEvent> {
+/// The next event of a stream on which nothing comes but by this work.
+async fn next(reader: &mut Reader, work: &mut Option<Work>) -> Option<StreamEvent> {
+    let first = poll_fn(|cx| {
+        let has_ended = work.as_mut().is_none_or(|work| work.poll(cx).is_ready());
+        match reader.look() {
+            Poll::Pending if has_ended => Poll::Ready(None),
+            looked => looked.map(Some),
+        }
+    });
+    match first.await {
+        Some(event) => event,
+        None => reader.next().await,
+    }
+}
+
+async fn until_last(reader: &mut Reader, work: &mut Option<Work>) -> Option<StreamEvent> {
     loop {
-        let event = reader.next().await?;
+        let event = next(reader, work).await?;
         if event.is_last {
             return Some(event);
         }
