@@ -262,6 +262,22 @@ async fn everything_that_a_server_has_started_ends_with_it() {
 }
 
 #[tokio::test]
+async fn who_holds_a_server_that_was_removed_or_changed_does_not_start_it() {
+    let fixture = fixture("", |_| ());
+    let upstreams = &fixture.upstreams;
+    let mut held = vec![upstreams.server("bad").unwrap()];
+    upstreams.add(server("hurried", fixture.here.path())).await;
+    held.push(upstreams.server("bad").unwrap());
+    fixture.pid().await;
+    upstreams.remove("bad").await;
+    for server in held {
+        let refused = server.call("tools/call", Members::of(&json!({ "name": "pid" })), Options::default()).await;
+        assert!(matches!(refused, Err(UpstreamError::Unknown { .. })), "{refused:?}");
+    }
+    assert_eq!(fixture.starts(), 1, "the one that was there");
+}
+
+#[tokio::test]
 async fn a_server_that_never_comes_up_says_why_and_is_not_tried_at_once() {
     let fixture = fixture("broken", |_| ());
     let errors = join_all((0..10).map(|_| fixture.call("pid"))).await;

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::Setup;
 use crate::{
     message::{json, one_line},
     revision::Revision,
@@ -54,7 +53,8 @@ impl Asking<'_> {
 
 /// What is said about a request.
 pub(super) struct Meta<'a> {
-    pub(super) setup: &'a Setup,
+    /// What this client is, as JSON.
+    pub(super) info: &'a str,
     pub(super) is_modern: bool,
     pub(super) capabilities: &'a Value,
     pub(super) wants_progress: bool,
@@ -104,8 +104,7 @@ impl Meta<'_> {
             write_own(text, CLIENT_CAPABILITIES, "");
             let _ = write!(text, "{}", self.capabilities); // a text takes everything
             if !names_client {
-                write_own(text, CLIENT_INFO, "");
-                let _ = write!(text, "{}", self.setup.info);
+                write_own(text, CLIENT_INFO, self.info);
             }
         }
         if text.len() == empty { text.truncate(begin) } else { text.push('}') }
@@ -152,21 +151,13 @@ fn begin_member(object: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
 
     fn put(is_modern: bool, wants_progress: bool, params: Option<&str>) -> Option<String> {
-        let setup = Setup {
-            info: json!({ "name": "test", "version": "1" }),
-            capabilities: json!({}),
-            handler: Arc::new(()),
-            limits: super::super::Limits::default(),
-            revision: None,
-        };
-        let meta = Meta { setup: &setup, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
+        let info = r#"{"name":"test","version":"1"}"#;
+        let meta = Meta { info, is_modern, capabilities: &json!({ "roots": {} }), wants_progress };
         let params = params.map_or(Members::default(), |text| serde_json::from_str(text).unwrap());
         let text = Asking { method: "a/b", params: &params, meta: Some(meta) }.text(7);
         let rest = text.strip_prefix(r#"{"jsonrpc":"2.0","id":7,"method":"a/b""#).unwrap().strip_suffix('}').unwrap();

@@ -220,6 +220,8 @@ struct Inner {
     transport: Transport,
     info: Info,
     setup: Setup,
+    /// What this client is, as JSON: it goes with each call to a server of 2026-07-28.
+    own_info: String,
     /// The resources that are watched (2026-07-28).
     watched: watch::Sender<BTreeSet<String>>,
     timers: Timers,
@@ -265,6 +267,7 @@ impl Connection {
             tasks: TaskTracker::new(),
             transport,
             info,
+            own_info: setup.info.to_string(),
             setup,
             timers: Timers::default(),
         };
@@ -357,7 +360,7 @@ impl Inner {
     ) -> Result<Box<RawValue>, CallError> {
         let flight = Flight::new(options.handler);
         let meta = Meta {
-            setup: &self.setup,
+            info: &self.own_info,
             is_modern: self.info.revision.is_modern(),
             capabilities: options.capabilities.as_deref().unwrap_or(&self.setup.capabilities),
             wants_progress: options.wants_progress,
@@ -451,11 +454,10 @@ impl Inner {
     /// One stream of changes, until it ends; whether the server does not have such a thing.
     fn listen(&self, wanted: Value) -> impl Future<Output = bool> + Send + use<> {
         let params = Members::of(&json!({ "notifications": wanted }));
-        let setup = self.setup.clone();
+        let (setup, info) = (self.setup.clone(), self.own_info.clone());
         let transport = self.transport.clone();
         async move {
-            let meta =
-                Meta { setup: &setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
+            let meta = Meta { info: &info, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
             let asking = Asking { method: "subscriptions/listen", params: &params, meta: Some(meta) };
             let flight = Flight::new(None);
             matches!(transport.call(&asking, &flight).await, Err(CallError::Rpc(_)))

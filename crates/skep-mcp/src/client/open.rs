@@ -84,7 +84,8 @@ fn contradicts_itself(answer: &Result<Box<RawValue>, CallError>) -> bool {
 }
 
 async fn discover(transport: Transport, setup: &Setup) -> Result<Box<RawValue>, CallError> {
-    let meta = Meta { setup, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
+    let info = setup.info.to_string();
+    let meta = Meta { info: &info, is_modern: true, capabilities: &setup.capabilities, wants_progress: false };
     let asking = Asking { method: "server/discover", params: &Members::default(), meta: Some(meta) };
     let flight = Flight::new(None);
     let answer = transport.call(&asking, &flight).await;

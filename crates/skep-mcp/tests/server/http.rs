@@ -180,6 +180,26 @@ async fn who_loses_a_stream_goes_on_where_it_was_and_the_call_with_it() {
 }
 
 #[tokio::test]
+async fn a_call_of_a_session_goes_on_when_its_client_leaves_before_it_has_heard_anything() {
+    let mut hub = Hub::new(Limits::default());
+    let router = router(hub.server.clone());
+    let id = open(&router, "2025-11-25").await;
+    for accept in [BOTH, ("accept", "application/json")] {
+        let headers = [accept, ("mcp-session-id", id.as_str())];
+        let sending = send(&router, "POST", "/mcp", &headers, request(1, "test/stall", json!({})));
+        tokio::select! {
+            _ = sending => panic!("it is not answered yet"),
+            () = hub.told("running") => {}
+        }
+        tokio::task::yield_now().await;
+        assert!(hub.told.try_recv().is_err(), "it is not given up");
+        hub.release.add_permits(1);
+        hub.told("ended").await;
+        assert_eq!(hub.release.available_permits(), 0, "it came to its end");
+    }
+}
+
+#[tokio::test]
 async fn a_stateless_request_ends_when_its_client_goes_away() {
     let mut hub = Hub::new(Limits::default());
     let router = router(hub.server.clone());
