@@ -276,25 +276,27 @@ impl EventStream {
     }
 
     /// Add a message. While somebody reads too slowly this waits; when nobody reads, the oldest messages give way.
-    async fn push(&self, text: Text, is_last: bool) {
+    async fn push(&self, mut text: Text, is_last: bool) {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let has_room = {
-                let state = self.state();
-                let unread = (state.next - 1).saturating_sub(state.read) as usize;
-                let fits = unread < self.events_max && state.bytes + text.len() <= self.bytes_max;
-                !state.is_attached || state.is_closed || unread == 0 || fits
-            };
-            if has_room {
-                break;
+            let changed = self.changed.notified(); // from here on nothing is missed
+            match self.try_push(text, is_last) {
+                Ok(()) => return,
+                Err(back) => text = back,
             }
             changed.await;
         }
+    }
+
+    /// The same, or give the message back.
+    fn try_push(&self, text: Text, is_last: bool) -> Result<(), Text> {
         let mut state = self.state();
         if state.is_closed {
-            return;
+            return Ok(());
+        }
+        let unread = (state.next - 1).saturating_sub(state.read) as usize;
+        let fits = unread < self.events_max && state.bytes + text.len() <= self.bytes_max;
+        if state.is_attached && unread > 0 && !fits {
+            return Err(text);
         }
         let number = state.next;
         state.next += 1;
@@ -310,6 +312,7 @@ impl EventStream {
         drop(state);
         self.changed.notify_waiters();
         self.backlog.trim();
+        Ok(())
     }
 
     /// Lose what is kept, unless somebody reads it. Gives whether there will be no more.
@@ -352,20 +355,23 @@ impl EventStream {
 
     /// Read what comes after event `after`; an older reader ends.
     pub(super) fn read_after(self: &Arc<Self>, after: u64) -> Reader {
-        let mut state = self.state();
-        state.reader += 1;
-        state.is_attached = true;
-        state.read = after;
-        let reader = Reader { stream: Arc::clone(self), number: state.reader, after };
-        drop(state);
-        self.changed.notify_waiters();
-        reader
+        self.attach(|_| after)
     }
 
     /// Read what nobody has read yet.
     pub(super) fn read(self: &Arc<Self>) -> Reader {
-        let after = self.state().read;
-        self.read_after(after)
+        self.attach(|state| state.read)
+    }
+
+    fn attach(self: &Arc<Self>, after: impl FnOnce(&State) -> u64) -> Reader {
+        let mut state = self.state();
+        state.reader += 1;
+        state.is_attached = true;
+        state.read = after(&state);
+        let reader = Reader { stream: Arc::clone(self), number: state.reader, after: state.read };
+        drop(state);
+        self.changed.notify_waiters();
+        reader
     }
 }
 
@@ -442,9 +448,7 @@ impl Reader {
     pub(super) async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             let stream = Arc::clone(&self.stream);
-            let changed = stream.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let changed = stream.changed.notified(); // from here on nothing is missed
             if let Poll::Ready(next) = self.look() {
                 return next;
             }
