@@ -338,14 +338,18 @@ impl Session {
         Ok(cancel)
     }
 
-    async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) -> Option<Work> {
-        let cancel = match self.admit(&request.id) {
-            Ok(cancel) => cancel,
+    async fn admit_or_refuse(&self, id: &Id, to: &Sink) -> Option<CancellationToken> {
+        match self.admit(id) {
+            Ok(cancel) => Some(cancel),
             Err(error) => {
-                to.end(Some(sink::error(Some(&request.id), &error).into())).await;
-                return None;
+                to.end(Some(sink::error(Some(id), &error).into())).await;
+                None
             }
-        };
+        }
+    }
+
+    async fn begin_modern(self: &Arc<Self>, request: Request, to: &Sink) -> Option<Work> {
+        let cancel = self.admit_or_refuse(&request.id, to).await?;
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         Some(Work::new(&self.tasks, async move {
             let _counted = counted;
@@ -383,13 +387,7 @@ impl Session {
     }
 
     async fn begin(self: &Arc<Self>, request: Request, caller: Arc<Caller>, to: &Sink) -> Option<Work> {
-        let cancel = match self.admit(&request.id) {
-            Ok(cancel) => cancel,
-            Err(error) => {
-                to.end(Some(sink::error(Some(&request.id), &error).into())).await;
-                return None;
-            }
-        };
+        let cancel = self.admit_or_refuse(&request.id, to).await?;
         let (session, to, counted) = (Arc::clone(self), to.clone(), self.server.tasks.token());
         Some(Work::new(&self.tasks, async move {
             let _counted = counted;
@@ -596,6 +594,11 @@ impl Session {
         let is_used = is_connected || is_read || !lock(&self.running).is_empty();
         (!is_used).then(|| *lock(&self.used))
     }
+
+    /// Whether nobody has used it for longer than this.
+    fn is_expired(&self, now: Instant, idle_max: Duration) -> bool {
+        now - *lock(&self.used) > idle_max && self.idle_since().is_some() // the first is sooner known, and seldom so
+    }
 }
 
 fn uri(params: Option<&RawValue>) -> Result<String, ErrorObject> {
@@ -620,9 +623,8 @@ impl Sessions {
     pub(super) fn insert(&self, session: &Arc<Session>) -> Result<(), ErrorObject> {
         let now = Instant::now();
         let mut by_id = lock(&self.by_id);
-        let is_expired = |session: &Arc<Session>| session.idle_since().is_some_and(|since| now - since > self.idle_max);
-        let mut gone: Vec<Arc<Session>> =
-            by_id.extract_if(|_, session| is_expired(session)).map(|(_, gone)| gone).collect();
+        let expired = by_id.extract_if(|_, session| session.is_expired(now, self.idle_max));
+        let mut gone: Vec<Arc<Session>> = expired.map(|(_, gone)| gone).collect();
         if by_id.len() >= self.sessions_max {
             let mut counts = HashMap::from([(&*session.principal, 1_usize)]);
             by_id.values().for_each(|session| *counts.entry(&session.principal).or_default() += 1);
@@ -647,7 +649,7 @@ impl Sessions {
     /// The session of this id, for the principal that opened it and for nobody else.
     pub(super) fn get(&self, id: &str, principal: &str) -> Option<Arc<Session>> {
         let session = lock(&self.by_id).get(id).cloned().filter(|session| &*session.principal == principal)?;
-        let is_expired = session.idle_since().is_some_and(|since| since.elapsed() > self.idle_max);
+        let is_expired = session.is_expired(Instant::now(), self.idle_max);
         if is_expired {
             self.remove(id);
         }
