@@ -104,7 +104,7 @@ pub struct Admission {
     seats: Arc<Semaphore>,
     /// One for each call that runs.
     turns: Arc<Semaphore>,
-    /// The same, for each principal.
+    /// What each principal may have of these, and of the calls that go on to a server.
     own: Own,
     /// Calls that run or wait; drained at the end.
     calls: TaskTracker,

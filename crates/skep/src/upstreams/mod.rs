@@ -422,12 +422,6 @@ impl Server {
         CallOptions { timeout: self.config.timeout, deadline: self.config.deadline, ..CallOptions::default() }
     }
 
-    /// What it says about itself; starts it.
-    pub async fn info(self: &Arc<Self>) -> Result<Info, UpstreamError> {
-        let slot = self.slot("", LOCAL)?;
-        slot.with(async |connection| Ok(connection.info().clone())).await
-    }
-
     /// One of its lists, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
     /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
     pub async fn list(
