@@ -396,8 +396,11 @@ impl Http {
             let fit = tools.into_iter().filter_map(|tool| self.marked(&tool).map(|marked| (tool, marked)));
             let (tools, marked): (Vec<_>, Vec<_>) = fit.unzip();
             self.change(|state| {
-                let room = MARKED_MAX.saturating_sub(state.marked.len());
-                state.marked.extend(marked.into_iter().take(room));
+                for (name, arguments) in marked {
+                    if state.marked.len() < MARKED_MAX {
+                        state.marked.insert(name, arguments);
+                    }
+                }
             });
             let is_less = tools.len() < listed;
             is_less.then(|| {
@@ -411,7 +414,7 @@ impl Http {
     /// The name of a tool and its marked arguments; `None` if it cannot be called.
     fn marked(&self, tool: &RawValue) -> Option<(String, Vec<HeaderArgument>)> {
         let tool: Value = serde_json::from_str(tool.get()).unwrap_or_default();
-        let name = tool["name"].as_str().unwrap_or_default();
+        let Some(name) = tool["name"].as_str() else { return Some(Default::default()) }; // nobody can call it
         if has_faulty_mark(&tool["inputSchema"]) {
             tracing::warn!(
                 host = self.target.url.host_str(),

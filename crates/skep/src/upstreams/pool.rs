@@ -253,11 +253,8 @@ impl Slot {
         self: &Arc<Self>,
         act: impl AsyncFnOnce(&Connection) -> Result<T, CallError>,
     ) -> Result<T, UpstreamError> {
-        let (_used, running) = self.enter()?;
-        let running = match running {
-            Some(running) => running,
-            None => self.running().await?,
-        };
+        let (_used, _) = self.enter()?;
+        let running = self.running().await?;
         let result = act(&running.connection).await;
         self.judge(&running, result).await
     }

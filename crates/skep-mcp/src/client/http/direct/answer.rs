@@ -4,10 +4,12 @@
 //! for. What can be read in two ways is therefore not read at all: two lengths, a length beside a coding, a coding that is not
 //! known, a line that is continued or does not end as it must. Each is an error, after which the connection is closed.
 
-use super::super::is_event_stream;
+use std::mem::MaybeUninit;
+
 use axum::http::StatusCode;
 use bytes::{Buf as _, Bytes, BytesMut};
-use std::mem::MaybeUninit;
+
+use super::super::is_event_stream;
 
 /// Bytes of all heads of an answer, those of interim answers among them; and those of the trailers behind its body.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
