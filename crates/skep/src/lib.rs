@@ -16,6 +16,7 @@ pub mod model;
 pub mod net;
 pub mod plan;
 pub mod run;
+pub mod running;
 pub mod schema;
 pub mod tools;
 pub mod upstreams;

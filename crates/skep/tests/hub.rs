@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use skep::running::RunningHub;
 use support::{Served, User};
 
 /// A hub of its own on a free port; it ends with the value.
@@ -67,6 +68,35 @@ fn a_hub_that_others_can_reach_needs_a_token() {
     let said = User::new().skep(&["serve", "--bind", "0.0.0.0:0"]);
     assert_ne!(said.code(), 0);
     assert!(said.stderr().contains("token"), "{}", said.stderr());
+}
+
+#[test]
+fn a_hub_says_in_its_state_directory_where_it_is_until_it_ends() {
+    let user = User::new();
+    user.file("token", "correct-horse-battery");
+    let mut first = Served::start(&mut user.command(&["serve", "--bind", "0.0.0.0:0", "--token-file", "token"]));
+    let found = RunningHub::find(user.home()).unwrap();
+    let port = first.url.rsplit(':').next().unwrap();
+    assert_eq!(found.urls, [format!("http://127.0.0.1:{port}")], "an address that can be called");
+    assert_eq!((found.pid, found.wants_token), (first.child.id(), true));
+    assert_eq!(found.workspace, user.workspace().canonicalize().unwrap());
+    assert_eq!(found.token_file, Some(user.workspace().canonicalize().unwrap().join("token")));
+    let text = std::fs::read_to_string(user.home().join("hub.json")).unwrap();
+    assert!(!text.contains("correct-horse-battery"), "{text}");
+
+    let mut second = Served::start(&mut user.command(&["serve", "--bind", "127.0.0.1:0"]));
+    assert_eq!(
+        RunningHub::find(user.home()).unwrap().pid,
+        first.child.id(),
+        "the first one stays the one that is found"
+    );
+    second.kill();
+    first.kill();
+    assert_eq!(RunningHub::find(user.home()), None, "a killed hub is not taken for one that runs");
+    let mut third = Served::start(&mut user.command(&["serve", "--bind", "127.0.0.1:0"]));
+    assert_eq!(RunningHub::find(user.home()).unwrap().pid, third.child.id());
+    third.stop();
+    assert!(!user.home().join("hub.json").exists());
 }
 
 const PLAN: &str = "name: n\ntasks:\n  greet: { tool: bash, args: { command: echo hello } }\n";

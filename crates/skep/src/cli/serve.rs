@@ -1,6 +1,14 @@
 //! `skep serve`.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,6 +18,7 @@ use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
+    running::{Claim, RunningHub},
     workspace::{Dir, OUTPUTS},
 };
 
@@ -54,11 +63,13 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let settings = common.settings(overrides)?;
     let watched = Watched::new(&settings);
     let workspace = hive::workspace(&settings.workspace)?;
+    let mut claim = claim(&settings.home);
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let options = options(&settings)?;
     let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let mut described = describe(&settings, &workspace);
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
@@ -66,6 +77,13 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let store = Some((hive.app.clone(), hive.permit.clone()));
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
     let doors = Doors::open(options, parts).await?;
+    described.urls = doors.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
+    described.tcp = doors.tcp_addresses().into_iter().map(|address| from_here(address).to_string()).collect();
+    if let Some(claim) = &mut claim
+        && let Err(error) = claim.announce(&described)
+    {
+        eprintln!("skep: other commands will not find this hub, as hub.json cannot be written: {error}");
+    }
     for address in doors.addresses() {
         eprintln!("listening on {http}://{address}");
     }
@@ -80,8 +98,48 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if stopped.calls_cancelled > 0 {
         eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
+    drop(claim); // where the hub was is nobody's business any more
     hive.app.db.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Become the hub that other commands find by this state directory. A second one serves all the same.
+fn claim(home: &Path) -> Option<Claim> {
+    match Claim::take(home) {
+        Ok(claim) => Some(claim),
+        Err(error) => {
+            let source = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+            eprintln!("skep: {error}{source}; this hub serves, but other commands will not find it");
+            None
+        }
+    }
+}
+
+/// What other commands are told of this hub; where it listens is not known yet.
+#[expect(clippy::disallowed_methods, reason = "the command line is an edge")]
+fn describe(settings: &Settings, workspace: &Dir) -> RunningHub {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    RunningHub {
+        pid: std::process::id(),
+        started_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        urls: Vec::new(),
+        tcp: Vec::new(),
+        unix: None,
+        workspace: workspace.path().to_owned(),
+        wants_token: settings.token.is_some() || !settings.serve.tokens.is_empty(),
+        token_file: settings.token_file.as_deref().and_then(|file| std::path::absolute(file).ok()),
+    }
+}
+
+/// The address by which a hub that listens there is reached from this machine.
+fn from_here(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// The files that the hub reads again when they have changed.
