@@ -3,6 +3,9 @@
 //! Read in this order: [`catalogue`] (what can be called, and the steps of a call), [`tools`] (one file a tool),
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
+// Untrusted text must not reach a terminal as it is: print with `terminal::print` and `say!` instead.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod catalogue;
 pub mod cli;
 pub mod config;
@@ -18,6 +21,7 @@ pub mod plan;
 pub mod run;
 pub mod running;
 pub mod schema;
+pub mod terminal;
 pub mod tools;
 pub mod upstreams;
 pub mod use_mcp_tool;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("skep: {error:#}");
+            skep::terminal::print_message(format_args!("skep: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -5,8 +5,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, FAILED, print};
-use crate::{config::Overrides, hive, plan};
+use super::{Common, FAILED, print, say};
+use crate::{config::Overrides, hive, plan, terminal};
 
 /// Check plans, configuration and code without running anything: every fault at once, with line and column
 #[derive(Debug, Args)]
@@ -35,16 +35,20 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
         let diagnostics = plan::check::check_file(file, &catalogue);
         faults += diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         for diagnostic in diagnostics {
-            let line = if arguments.json { serde_json::to_string(&diagnostic)? } else { diagnostic.to_string() };
+            let line = if arguments.json {
+                serde_json::to_string(&diagnostic)?
+            } else {
+                terminal::line(&diagnostic.to_string()).into_owned()
+            };
             print(&format!("{line}\n"))?;
         }
     }
     if arguments.json {
         print(&format!("{}\n", json!({ "files": arguments.files.len(), "faults": faults })))?;
     } else if faults == 0 {
-        eprintln!("{} checked, no faults", count(arguments.files.len(), "file"));
+        say!("{} checked, no faults", count(arguments.files.len(), "file"));
     } else {
-        eprintln!("{} in {}", count(faults, "fault"), count(arguments.files.len(), "file"));
+        say!("{} in {}", count(faults, "fault"), count(arguments.files.len(), "file"));
     }
     Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

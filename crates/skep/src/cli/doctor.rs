@@ -9,6 +9,7 @@ use super::{Common, FAILED, print};
 use crate::{
     config::Overrides,
     hive::{self, Hive},
+    terminal,
 };
 
 /// Find out what works on this machine, by trying it
@@ -67,7 +68,7 @@ impl Finding {
             (false, false) => "-  ",
         };
         let cure = self.cure.as_ref().map_or(String::new(), |cure| format!("     → {cure}\n"));
-        format!("{sign}  {:<12} {}\n{cure}", self.what, self.detail)
+        format!("{sign}  {:<12} {}\n{cure}", self.what, terminal::line(&self.detail))
     }
 }
 

@@ -15,10 +15,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_sandbox::{End, Error, InFile, Net, Outcome, Request, Run, Sandbox};
 
-use super::{Common, print, stop_on_signal};
+use super::{Common, print, say, stop_on_signal};
 use crate::{
     config::Overrides,
     hive, net,
+    terminal::{Screen, ignore_gone, line},
     tools::sandbox_config,
     workspace::{Dir, Outputs, WORKSPACE_INSIDE},
 };
@@ -71,6 +72,9 @@ pub(super) struct Arguments {
     /// Give it standard input; it is read to its end first
     #[arg(long, short = 'i')]
     stdin: bool,
+    /// Pass on what it prints as it is, also to a terminal, which obeys control characters in it
+    #[arg(long)]
+    raw: bool,
     /// Print how it ended and what it left as JSON, and exit with 0 if it was run
     #[arg(long)]
     json: bool,
@@ -123,9 +127,9 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
         Ok(outcome) => outcome,
         Err(error) => {
             let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-            eprintln!("skep: {error}{source}");
+            say!("skep: {error}{source}");
             if let Error::Unavailable { .. } = error {
-                eprintln!("skep: `skep doctor` says more");
+                say!("skep: `skep doctor` says more");
             }
             return Ok(ExitCode::from(NOT_RUN));
         }
@@ -142,7 +146,7 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
         print(&format!("{:#}\n", describe(&outcome)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    pass_on(&outcome, arguments.out.is_some())?;
+    pass_on(&outcome, arguments.out.is_some(), arguments.raw)?;
     Ok(exit_code(outcome.end))
 }
 
@@ -219,31 +223,28 @@ fn read(from: impl io::Read, left: &mut u64) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Print what it printed, and say on standard error what a person should know beside that.
-fn pass_on(outcome: &Outcome, kept: bool) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    };
-    let mut out = io::stdout().lock();
-    gone(out.write_all(&outcome.stdout).and_then(|()| out.flush()))?;
-    gone(io::stderr().lock().write_all(&outcome.stderr))?;
+fn pass_on(outcome: &Outcome, kept: bool, is_raw: bool) -> io::Result<()> {
+    let mut out = Screen::new(io::stdout().lock(), is_raw);
+    ignore_gone(out.write_all(&outcome.stdout).and_then(|()| out.finish()))?;
+    let mut err = Screen::new(io::stderr().lock(), is_raw);
+    ignore_gone(err.write_all(&outcome.stderr).and_then(|()| err.finish()))?;
     match outcome.end {
         End::Exit(_) | End::Signal(_) => (),
-        End::Timeout => eprintln!("skep: its time was up"),
-        End::OutputLimit => eprintln!("skep: it printed more than allowed"),
-        End::MemoryLimit => eprintln!("skep: it used more memory than allowed"),
-        End::Cancelled => eprintln!("skep: it was stopped"),
+        End::Timeout => say!("skep: its time was up"),
+        End::OutputLimit => say!("skep: it printed more than allowed"),
+        End::MemoryLimit => say!("skep: it used more memory than allowed"),
+        End::Cancelled => say!("skep: it was stopped"),
     }
     for connection in &outcome.connections {
         if let Err(why) = &connection.connected {
-            eprintln!("skep: it was kept from connecting: {why}");
+            say!("skep: it was kept from connecting: {}", line(why));
         }
     }
     for (path, why) in &outcome.skipped {
-        eprintln!("skep: /outputs/{} was not kept: {why}", path.display());
+        say!("skep: /outputs/{} was not kept: {}", line(&path.to_string_lossy()), line(why));
     }
     if !kept && !outcome.outputs.is_empty() {
-        eprintln!("skep: {} files in /outputs were dropped; --out DIR keeps them", outcome.outputs.len());
+        say!("skep: {} files in /outputs were dropped; --out DIR keeps them", outcome.outputs.len());
     }
     Ok(())
 }

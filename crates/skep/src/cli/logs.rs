@@ -43,7 +43,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
             if wanted(event) {
-                println!("{}", line(event));
+                let _ = print(&(line(event) + "\n"));
             }
         });
         tokio::select! { shown = shown => shown?, () = stop.cancelled() => {} }

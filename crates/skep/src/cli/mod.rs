@@ -14,11 +14,7 @@ mod serve;
 mod servers;
 mod tools;
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{BadSettings, Log, LogFormat, Overrides, Settings},
     hive::Hive,
+    terminal::{LogWriter, print, say},
 };
 
 /// The command did what it was asked for, and the answer is no: a run failed, a check found faults.
@@ -124,7 +121,7 @@ impl Common {
         let overrides = Overrides { home: self.home, database: self.database, ..overrides };
         let (settings, notices) = Settings::load(self.config.as_deref(), overrides)?;
         for notice in notices {
-            eprintln!("{notice}");
+            say!("{notice}");
         }
         start_log(&settings.log)?;
         Ok(settings)
@@ -137,7 +134,7 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
     let level = log.level.as_deref().unwrap_or(LEVEL);
     let filter =
         EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?} is not a level or a filter"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(|| LogWriter);
     // A second start, in a test, changes nothing.
     let _ = match log.format {
         LogFormat::Text => lines.try_init(),
@@ -179,18 +176,9 @@ fn stop_on_signal(tasks: &mut tokio::task::JoinSet<()>) -> anyhow::Result<Cancel
             if rung.is_cancelled() {
                 std::process::exit(i32::from(INTERRUPTED)); // whatever runs in a sandbox dies with this process
             }
-            eprintln!("stopping; once more to stop at once");
+            say!("stopping; once more to stop at once");
             rung.cancel();
         }
     });
     Ok(stop)
-}
-
-/// Print to standard output. A reader that has gone away (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -1,10 +1,6 @@
 //! What a person or a program sees of a run while it goes on: a reader of the event log, like any other.
 
-use std::{
-    collections::HashMap,
-    io::{IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -19,6 +15,7 @@ use skep_core::{
 use crate::{
     plan::Plan,
     run::{rfc3339, step_of},
+    terminal::{can_draw, line, print, say, short_line},
 };
 
 /// How long a reader waits before it looks at the log again although nobody called.
@@ -27,6 +24,8 @@ const POLL: Duration = Duration::from_millis(500);
 const EVENTS_PER_READ: usize = 1000;
 /// A plan with more tasks than this is shown as one line, not as a tree.
 const TREE_TASKS_MAX: usize = 40;
+/// Characters of an error beside its task; all of it is in the report.
+const NOTE_CHARS_MAX: usize = 100;
 /// How often the spinners turn.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -111,7 +110,7 @@ pub(super) fn to_text(event: &Event) -> String {
         kind if task.is_empty() => kind.name().replace('.', " "),
         kind => format!("{task}: {}", kind.name().rsplit('.').next().unwrap_or_default().replace('_', " ")),
     };
-    format!("{} {what}", time_of_day(event.at))
+    format!("{} {}", time_of_day(event.at), line(&what))
 }
 
 /// The local time of day, to the millisecond.
@@ -133,7 +132,7 @@ impl Show {
         match style {
             Style::Quiet => Show::Nothing,
             Style::Json => Show::Json,
-            Style::People if std::io::stderr().is_terminal() => Show::Tree(Tree::new(plan, finished)),
+            Style::People if can_draw(&std::io::stderr()) => Show::Tree(Tree::new(plan, finished)),
             Style::People => Show::Lines,
         }
     }
@@ -142,9 +141,9 @@ impl Show {
         match self {
             Show::Tree(tree) => tree.event(event),
             Show::Lines if event.kind == Kind::TaskSubmitted => {}
-            Show::Lines => eprintln!("{}", to_text(event)),
+            Show::Lines => say!("{}", to_text(event)),
             // A reader that has gone away shall not end the run.
-            Show::Json => drop(writeln!(std::io::stdout(), "{}", to_json(event))),
+            Show::Json => drop(print(&format!("{}\n", to_json(event)))),
             Show::Nothing => {}
         }
     }
@@ -169,7 +168,7 @@ impl Tree {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let all = bars.add(ProgressBar::new(plan.tasks.len() as u64));
         all.set_style(style("{spinner} {msg}  {pos}/{len} tasks  {elapsed}"));
-        all.set_message(plan.name.clone());
+        all.set_message(line(&plan.name).into_owned());
         all.enable_steady_tick(TICK);
         let mut tree = Tree { bars, all, lines: HashMap::new() };
         if plan.tasks.len() <= TREE_TASKS_MAX {
@@ -207,7 +206,7 @@ impl Tree {
             Kind::TaskCancelled => self.over(task, "⊘", "cancelled"),
             Kind::TaskRetried => self.mark(task, "↻", &data("error"), false),
             Kind::TaskReleased => self.mark(task, "·", "", false),
-            Kind::TaskLog => drop(self.bars.println(format!("{task}: {}", data("message")))),
+            Kind::TaskLog => drop(self.bars.println(format!("{task}: {}", line(&data("message"))))),
             _ => {}
         }
     }
@@ -221,7 +220,7 @@ impl Tree {
         let Some(line) = self.lines.get(task) else { return };
         line.disable_steady_tick();
         line.set_style(style(&format!("{{prefix}}{sign} {{msg}}")));
-        let note: String = note.chars().filter(|c| !c.is_control()).take(100).collect();
+        let note = short_line(note, NOTE_CHARS_MAX);
         let message = if note.is_empty() { task.to_owned() } else { format!("{task}: {note}") };
         match over {
             true => line.finish_with_message(message),

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::Value;
 use skep_mcp::gateway::SEPARATOR;
 
-use super::{Common, FAILED, print};
-use crate::{config::Overrides, hive};
+use super::{Common, FAILED, print, say};
+use crate::{config::Overrides, hive, terminal};
 
 /// Print the section of a system prompt that tells a model which tools there are and how to ask for one
 ///
@@ -64,14 +64,24 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
     catalogue.upstreams().close().await;
     print(&text)?;
     for reason in &silent {
-        eprintln!("skep: {reason}");
+        say!("skep: {reason}");
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 fn section(name: &str, tool: &Value) -> String {
-    let description = tool["description"].as_str().unwrap_or_default().trim();
-    format!("\n### {name}\n{description}\nArguments: {}\n", tool["inputSchema"])
+    let (name, description) = (terminal::line(name), tool["description"].as_str().unwrap_or_default().trim());
+    format!("\n### {name}\n{}Arguments: {}\n", without_headings(description), tool["inputSchema"])
+}
+
+/// A server's text must not begin a section of the prompt, such as another server's: its headings become plain text.
+fn without_headings(text: &str) -> String {
+    let text = terminal::block(text);
+    let plain = |line: &str| match line.trim_start().starts_with('#') {
+        true => format!("\\{}\n", line.trim_start()),
+        false => format!("{line}\n"),
+    };
+    text.split('\n').map(plain).collect()
 }
 
 /// The name in the catalogue of a tool that a model asked for.

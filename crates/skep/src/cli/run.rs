@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::{
     Common, FAILED, INTERRUPTED, find_run, print,
     progress::{Follow, Show, Style},
-    stop_on_signal,
+    say, stop_on_signal,
 };
 use crate::{
     catalogue::Catalogue,
@@ -27,6 +27,7 @@ use crate::{
     hive::{self, Hive},
     plan::{self, Plan},
     run::{Ended, Report, RunDirectory, Swarm, now, step_of},
+    terminal,
     workspace::Dir,
 };
 
@@ -100,7 +101,8 @@ impl Output {
         if let Some(path) = &self.report {
             let is_json = path.extension().is_some_and(|extension| extension == "json");
             let text = if is_json { format!("{all:#}\n") } else { report.markdown.clone() };
-            std::fs::write(path, text).with_context(|| format!("cannot write the report to {}", path.display()))?;
+            std::fs::write(path, terminal::block(&text).as_bytes())
+                .with_context(|| format!("cannot write the report to {}", path.display()))?;
         } else if !self.json {
             print(&report.markdown)?;
         }
@@ -178,7 +180,7 @@ async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> any
     };
     let model = hive::model(&hive.settings);
     let Ok(name) = model.name() else { return Err(not_understood.into()) };
-    eprintln!("asking {name} for a plan");
+    say!("asking {name} for a plan");
     let mut signals = JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     Ok(plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
@@ -222,13 +224,13 @@ impl Work {
         show.end();
         hive.app.db.close().await;
         let Ended::Over(report) = ended? else {
-            eprintln!("run {} was interrupted; continue with `skep resume {0}`", id.0);
+            say!("run {} was interrupted; continue with `skep resume {0}`", id.0);
             return Ok(ExitCode::from(INTERRUPTED));
         };
         output.report(&report)?;
         if output.style() == Style::People {
             let (status, took, path) = (&report.status, report.duration_ms, directory.path().display());
-            eprintln!("run {} {status} in {took:.0} ms; `skep show` shows it again, its files are in {path}", id.0);
+            say!("run {} {status} in {took:.0} ms; `skep show` shows it again, its files are in {path}", id.0);
         }
         Ok(if report.succeeded() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }

@@ -1,6 +1,6 @@
 //! `skep runs` and `skep show`.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -13,6 +13,7 @@ use crate::{
     hive::Hive,
     plan::Plan,
     run::{Report, rfc3339},
+    terminal::{Screen, ignore_gone, line},
     workspace::OUTPUTS,
 };
 
@@ -39,6 +40,9 @@ pub(super) struct ShowArguments {
     /// The contents of this file, such as outputs/count/table.csv
     #[arg(long, value_name = "PATH")]
     file: Option<String>,
+    /// With --file: write it as it is, also to a terminal, which obeys control characters in it
+    #[arg(long, requires = "file")]
+    raw: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -56,7 +60,7 @@ pub(super) async fn runs(common: Common, arguments: Arguments) -> anyhow::Result
                 json!({ "run": id, "name": name, "state": state, "created": created, "directory": directory })
                     .to_string()
             }
-            false => format!("{}  {:.19}  {state:<11}  {}", run.id.0, created.replace('T', " "), run.name),
+            false => format!("{}  {:.19}  {state:<11}  {}", run.id.0, created.replace('T', " "), line(&run.name)),
         };
         text.push('\n');
     }
@@ -80,7 +84,8 @@ pub(super) async fn show(common: Common, arguments: ShowArguments) -> anyhow::Re
     let run = find_run(&hive, arguments.run.as_deref()).await?;
     if let Some(file) = &arguments.file {
         let bytes = artefact(&hive, &run, file).await?;
-        std::io::Write::write_all(&mut std::io::stdout(), &bytes)?;
+        let mut screen = Screen::new(std::io::stdout().lock(), arguments.raw);
+        ignore_gone(screen.write_all(&bytes).and_then(|()| screen.finish()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let report = report(&hive, &run).await?;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Common, stop_on_signal};
+use super::{Common, say, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
@@ -82,21 +82,21 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if let Some(claim) = &mut claim
         && let Err(error) = claim.announce(&described)
     {
-        eprintln!("skep: other commands will not find this hub, as hub.json cannot be written: {error}");
+        say!("skep: other commands will not find this hub, as hub.json cannot be written: {error}");
     }
     for address in doors.addresses() {
-        eprintln!("listening on {http}://{address}");
+        say!("listening on {http}://{address}");
     }
     for address in doors.tcp_addresses() {
-        eprintln!("listening on {lines}://{address}");
+        say!("listening on {lines}://{address}");
     }
     if wants_tcp && doors.tcp_addresses().is_empty() {
-        eprintln!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
+        say!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(doors.controls(), again));
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
-        eprintln!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
+        say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
     drop(claim); // where the hub was is nobody's business any more
     hive.app.db.close().await;
@@ -109,7 +109,7 @@ fn claim(home: &Path) -> Option<Claim> {
         Ok(claim) => Some(claim),
         Err(error) => {
             let source = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            eprintln!("skep: {error}{source}; this hub serves, but other commands will not find it");
+            say!("skep: {error}{source}; this hub serves, but other commands will not find it");
             None
         }
     }
@@ -206,7 +206,7 @@ impl Watched {
             let settings = match again() {
                 Ok(settings) => settings,
                 Err(error) => {
-                    eprintln!("skep: the MCP servers, the tokens and the certificate stay as they were: {error}");
+                    say!("skep: the MCP servers, the tokens and the certificate stay as they were: {error}");
                     continue;
                 }
             };
@@ -231,9 +231,9 @@ impl Watched {
 /// Say what came of reading something again; nothing if it is as before.
 fn tell(what: &str, set: anyhow::Result<bool>) {
     match set {
-        Ok(true) => eprintln!("{what} were read again"),
+        Ok(true) => say!("{what} were read again"),
         Ok(false) => {}
-        Err(error) => eprintln!("skep: {what} stay as they were: {error:#}"),
+        Err(error) => say!("skep: {what} stay as they were: {error:#}"),
     }
 }
 

@@ -8,10 +8,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Common, FAILED, INTERRUPTED, print, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, print, say, stop_on_signal};
 use crate::{
     config::{Overrides, Settings},
     schema::suggest,
+    terminal::{line, short_line},
     upstreams::{
         State, Status, Upstream, UpstreamError, Upstreams,
         logins::{LOGIN_TIME_MAX, Logins, Revoked},
@@ -115,7 +116,7 @@ async fn list(common: Common, server: Option<String>, How { mcp_config, json }: 
         return Ok(ExitCode::SUCCESS);
     }
     if !json {
-        eprintln!("starting {}", names.join(", "));
+        say!("starting {}", names.join(", "));
     }
     let tools = join_all(names.iter().map(|name| upstreams.tools(name))).await;
     let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items().len())).collect();
@@ -148,7 +149,7 @@ async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<Exit
             }
             false => {
                 let minutes = timeout.div_ceil(60);
-                eprintln!(
+                say!(
                     "open this address to log in at {}; it is waited for {minutes} min, Ctrl-C ends it",
                     begun.issuer()
                 );
@@ -161,7 +162,7 @@ async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<Exit
         anyhow::Ok(begun.finish(Duration::from_secs(timeout)).await?)
     };
     let Some(made) = stop.run_until_cancelled(logging_in).await else {
-        eprintln!("nobody was logged in");
+        say!("nobody was logged in");
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let made = made.with_context(|| format!("no login to {server:?}"))?;
@@ -178,7 +179,7 @@ async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<Exit
             (false, Some(at)) => format!("it is good until {}", at.strftime("%Y-%m-%d %H:%M UTC")),
             (false, None) => "how long it is good was not said".to_owned(),
         };
-        eprintln!("logged in to {server}{scopes}; the token is in {path}, {until}");
+        say!("logged in to {server}{scopes}; the token is in {path}, {until}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -203,10 +204,10 @@ async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments
         return Ok(ExitCode::SUCCESS);
     }
     match logged_out {
-        None => eprintln!("nobody was logged in to {server}"),
-        Some(Revoked::Yes) => eprintln!("logged out of {server}; its tokens are revoked"),
+        None => say!("nobody was logged in to {server}"),
+        Some(Revoked::Yes) => say!("logged out of {server}; its tokens are revoked"),
         Some(Revoked::No(why)) => {
-            eprintln!(
+            say!(
                 "logged out of {server} on this machine; a hub that runs may use its token until it ends, which was not revoked: \
                  {why}"
             );
@@ -228,9 +229,12 @@ fn open_browser(url: &str) {
     let mut command = std::process::Command::new("xdg-open");
     command.arg(url).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
     if let Err(error) = command.stderr(std::process::Stdio::null()).spawn() {
-        eprintln!("xdg-open cannot be started ({error}); open the address yourself");
+        say!("xdg-open cannot be started ({error}); open the address yourself");
     }
 }
+
+/// Characters of a name or a version that are shown.
+const NAME_CHARS_MAX: usize = 100;
 
 fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
     let mut json = status.to_json();
@@ -242,22 +246,25 @@ fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
 }
 
 fn as_text(status: &Status, tools: &Result<usize, UpstreamError>) -> String {
-    let name = &status.name;
+    let name = short_line(&status.name, NAME_CHARS_MAX);
     match (tools, &status.info) {
         (Ok(count), Some(info)) => {
             let server = info.server.as_ref();
-            let says = |member: &str| server.and_then(|server| server[member].as_str()).unwrap_or_default().to_owned();
+            let says = |member: &str| {
+                let text = server.and_then(|server| server[member].as_str()).unwrap_or_default();
+                short_line(text, NAME_CHARS_MAX)
+            };
             let tools = if *count == 1 { "1 tool".to_owned() } else { format!("{count} tools") };
             format!("✓ {name:24} {tools:10} {}  {} {}\n", info.revision.as_str(), says("name"), says("version"))
         }
         (Ok(count), None) => format!("✓ {name:24} {count} tools\n"),
         (Err(_), _) if status.state == State::NeedsLogin => {
             let why = status.last_error.as_deref().unwrap_or_default();
-            format!("✗ {name:24} needs login: {why}\n")
+            format!("✗ {name:24} needs login: {}\n", line(why))
         }
         (Err(error), _) => {
-            let last: String = status.stderr.iter().map(|line| format!("    {line}\n")).collect();
-            format!("✗ {name:24} {error}\n{last}")
+            let last: String = status.stderr.iter().map(|text| format!("    {}\n", line(text))).collect();
+            format!("✗ {name:24} {}\n{last}", line(&error.to_string()))
         }
     }
 }

@@ -11,11 +11,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, print, prompt::name_of, stop_on_signal};
+use super::{Common, FAILED, print, prompt::name_of, say, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
     hive,
+    terminal::{line, short_line},
     use_mcp_tool::{self, Part, Use},
     workspace::{Context, Dir, OUTPUTS, Outputs},
 };
@@ -77,7 +78,7 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
             let (tools, silent) = catalogue.all(None).await;
             let text = match json {
                 true => format!("{:#}\n", Value::Array(tools)),
-                false => tools.iter().map(line).collect(),
+                false => tools.iter().map(in_list).collect(),
             };
             Ok((text, silent))
         }
@@ -86,14 +87,18 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     let (text, silent) = listed?;
     print(&text)?;
     for reason in &silent {
-        eprintln!("skep: {reason}");
+        say!("skep: {reason}");
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-fn line(tool: &Value) -> String {
+/// Characters of a tool's first sentence that are shown.
+const SENTENCE_CHARS_MAX: usize = 500;
+
+fn in_list(tool: &Value) -> String {
     let says = |member: &str| tool[member].as_str().unwrap_or_default();
-    format!("{:24} {}\n", says("name"), first_sentence(says("description")))
+    let sentence = short_line(first_sentence(says("description")), SENTENCE_CHARS_MAX);
+    format!("{:24} {sentence}\n", line(says("name")))
 }
 
 fn first_sentence(text: &str) -> &str {

@@ -140,8 +140,11 @@ fn ms_for_people(ms: f64) -> String {
 
 /// A composed text stands for itself, printed output is quoted, all else is shown as JSON.
 fn answer_as_markdown(task: &TaskReport) -> String {
-    if let Some(error) = &task.error {
-        return format!("{}: {error}\n", task.status);
+    match &task.error {
+        // It may quote what a command printed, which must not pass for a part of the report.
+        Some(error) if error.contains('\n') => return format!("{}:\n\n{}", task.status, code_block(error, "")),
+        Some(error) => return format!("{}: {error}\n", task.status),
+        None => {}
     }
     if task.result.is_null() {
         return format!("{}\n", task.status);

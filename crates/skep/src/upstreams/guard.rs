@@ -36,7 +36,7 @@ pub fn init() {
     let mut arguments = std::env::args_os();
     if arguments.next().is_some_and(|name| name == NAME) {
         let error = become_server(arguments);
-        eprintln!("{error}");
+        crate::terminal::say!("{error}");
         std::process::exit(NOT_STARTED);
     }
     IS_SET_UP.store(true, Ordering::Release);

@@ -1,0 +1,6 @@
+//! Attacks on the real program, as somebody would run them who means harm. Each test's name says what must hold.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+mod terminal;
