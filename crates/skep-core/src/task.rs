@@ -111,12 +111,33 @@ pub enum State {
     InProgress(Lease),
     /// The worker's answer.
     Completed(Value),
-    /// The last attempt's error.
-    Failed(String),
+    /// Why the last attempt failed, and what it had to show for itself.
+    Failed(Failure),
     /// This task, on which it depends directly or through others, has ended without success.
     Blocked(TaskId),
     /// Somebody withdrew it.
     Cancelled,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// For people. Events carry it, so it is cut at [`crate::limits::ERROR_BYTES_MAX`].
+    pub error: String,
+    /// What the attempt produced until then, such as a command's output; null if nothing. Only the task keeps it.
+    pub output: Value,
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Failure {
+        Failure { error, output: Value::Null }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(error: &str) -> Failure {
+        error.to_owned().into()
+    }
 }
 
 /// A worker's right to a task, until a moment.
@@ -142,7 +163,7 @@ pub enum Command {
         /// Who gives up.
         by: Attempt,
         /// Why.
-        error: String,
+        failure: Failure,
         /// Whether another attempt may go better.
         retry: bool,
     },
@@ -251,9 +272,10 @@ impl Task {
             (State::InProgress(lease), Command::Finish(by, output)) if self.holds(lease, &by) => {
                 (State::Completed(output), Some(self.event(Kind::TaskCompleted, self.holder(lease), now)))
             }
-            (State::InProgress(lease), Command::Fail { by, error, retry }) if self.holds(lease, &by) => {
+            (State::InProgress(lease), Command::Fail { by, failure, retry }) if self.holds(lease, &by) => {
                 let retry = retry && self.failures < self.retries_max;
-                let after = self.after_failure(lease, cut_error(error), retry, now);
+                let failure = Failure { error: cut_error(failure.error), ..failure };
+                let after = self.after_failure(lease, failure, retry, now);
                 self.failures += 1;
                 after
             }
@@ -261,7 +283,7 @@ impl Task {
 
             (State::InProgress(lease), Command::Expire) if lease.until <= now => {
                 let retry = self.failures < self.retries_max;
-                let after = self.after_failure(lease, "the lease ran out".to_owned(), retry, now);
+                let after = self.after_failure(lease, "the lease ran out".into(), retry, now);
                 self.failures += 1;
                 after
             }
@@ -293,16 +315,16 @@ impl Task {
     }
 
     /// Where a failed attempt leads. `self.failures` does not count it yet.
-    fn after_failure(&self, lease: &Lease, error: String, retry: bool, now: Timestamp) -> (State, Option<NewEvent>) {
+    fn after_failure(&self, lease: &Lease, failure: Failure, retry: bool, now: Timestamp) -> (State, Option<NewEvent>) {
         let mut data = self.holder(lease);
-        data["error"] = error.clone().into();
+        data["error"] = failure.error.clone().into();
         if retry {
             let delay = self.retry_delay.saturating_mul(1 << self.failures.min(30)).min(RETRY_DELAY_MAX);
             let due = now.after(delay);
             data["due"] = due.0.into();
             (State::Pending { due, waiting_for: 0 }, Some(self.event(Kind::TaskRetried, data, now)))
         } else {
-            (State::Failed(error), Some(self.event(Kind::TaskFailed, data, now)))
+            (State::Failed(failure), Some(self.event(Kind::TaskFailed, data, now)))
         }
     }
 
@@ -424,7 +446,7 @@ mod tests {
     }
 
     fn fail(by: Attempt) -> Command {
-        Command::Fail { by, error: "boom".into(), retry: true }
+        Command::Fail { by, failure: "boom".into(), retry: true }
     }
 
     #[test]
@@ -470,7 +492,7 @@ mod tests {
         let mut task = task(1);
         task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
         let mut hopeless = task.clone();
-        let command = Command::Fail { by: by("a", 1), error: "no such file".into(), retry: false };
+        let command = Command::Fail { by: by("a", 1), failure: "no such file".into(), retry: false };
         hopeless.apply(command, Timestamp(0)).unwrap();
         assert_eq!(hopeless.state, State::Failed("no such file".into()));
 
@@ -542,7 +564,7 @@ mod tests {
     fn command() -> impl Strategy<Value = Command> {
         let by = (prop_oneof!["a", "b"], 0u32..6).prop_map(|(w, number)| Attempt { worker: WorkerId(w), number });
         let fail =
-            (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, error: "boom".into(), retry });
+            (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, failure: "boom".into(), retry });
         prop_oneof![
             4 => prop_oneof!["a", "b"].prop_map(|w| Command::Start(WorkerId(w), LEASE)),
             1 => by.clone().prop_map(|by| Command::Renew(by, LEASE)),

@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use skep_core::{
     Namespace,
     app::App,
-    db::{Db, Limits},
+    db::{Db, DbError, Limits},
     policy::{Actor, Permit},
+    run::{Run, State},
 };
 
 use crate::{
@@ -62,6 +63,20 @@ impl Hive {
     /// The namespace of this machine's runs.
     pub fn namespace(&self) -> &Namespace {
         self.permit.namespace()
+    }
+
+    /// Where a run stands, which everybody is told who asks. A run whose process was killed still says in the store that it is
+    /// running; it is interrupted.
+    pub async fn state_of(&self, run: &Run) -> Result<State, DbError> {
+        if run.state != State::Running || self.home.is_held(&run.id) != Some(false) {
+            return Ok(run.state);
+        }
+        // Whoever works on a run ends it first and lets go of its directory then, so what the store says now is the last word.
+        let now = self.app.db.run(self.namespace(), &run.id).await?;
+        Ok(match now.map_or(run.state, |run| run.state) {
+            State::Running => State::Interrupted,
+            over => over,
+        })
     }
 
     /// A swarm that calls its tools in `workspace`, or on the configured hubs.

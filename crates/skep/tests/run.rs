@@ -1,6 +1,8 @@
 //! What a run promises, seen from the command line.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "run/failures.rs"]
+mod failures;
 mod support;
 
 use std::{fs::File, io::Write as _, process::Command};

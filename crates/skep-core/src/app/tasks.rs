@@ -13,7 +13,7 @@ use crate::{
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
     run::{self, RunId},
-    task::{Attempt, Command, LateAnswer, NewTask, Refused, State, Task, TaskId, WorkerId},
+    task::{Attempt, Command, Failure, LateAnswer, NewTask, Refused, State, Task, TaskId, WorkerId},
 };
 
 /// Leases that one call of [`App::expire`] takes back, so that it does not keep others waiting.
@@ -161,24 +161,25 @@ impl App {
     }
 
     /// Give up an attempt. `retry` says whether another one may go better; whether there is one, the task's retries
-    /// say too. If not, the task has failed, and what needs it is blocked.
+    /// say too. If not, the task has failed, keeps what the attempt produced, and what needs it is blocked.
     pub async fn fail(
         &self,
         permit: &Permit,
         id: &TaskId,
         by: Attempt,
-        error: String,
+        failure: Failure,
         retry: bool,
         now: Timestamp,
     ) -> Result<Task, TaskError> {
+        check_json("the output of a failed attempt", &failure.output, OUTPUT_BYTES_MAX)?;
         let id = id.clone();
         let fail = async move |tx: &mut Tx<'_>| {
             let mut task = load(tx, &id).await?;
-            let command = Command::Fail { by: by.clone(), error: error.clone(), retry };
+            let command = Command::Fail { by: by.clone(), failure: failure.clone(), retry };
             match task.apply(command, now) {
                 Ok(event) => event.into_iter().for_each(|event| tx.append(event)),
                 Err(reason) => {
-                    tx.append(task.late_answer(&by, &reason, LateAnswer::Error(error.clone()), now));
+                    tx.append(task.late_answer(&by, &reason, LateAnswer::Error(failure.error.clone()), now));
                     return Ok(Err(reason));
                 }
             }

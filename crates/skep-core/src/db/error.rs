@@ -1,6 +1,10 @@
 //! What the store says when it could not do it: each variant another thing for the caller to do.
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     postgres::{Advice, advice},
@@ -28,6 +32,23 @@ pub enum DbError {
     /// No room on the disk.
     #[error("the disk of the database is full; make room and try again: nothing that was acknowledged is lost")]
     Full(#[source] Source),
+    /// The disk, or the file system on it, does not do what it should.
+    #[error(
+        "the disk of the database failed; check it, and the limits and quota of its file system: nothing that was \
+         acknowledged is lost"
+    )]
+    Disk(#[source] Source),
+    /// The database file cannot be opened.
+    #[error(
+        "cannot open the database{}; check that it is a file in a directory which you may write to",
+        .path.as_ref().map_or(String::new(), |path| format!(" file {}", path.display()))
+    )]
+    CannotOpen {
+        /// The file, where it is known.
+        path: Option<PathBuf>,
+        /// What SQLite said.
+        source: Source,
+    },
     /// The database may be read but not written.
     #[error("the database cannot be written; check the permissions of its file and its directory")]
     ReadOnly(#[source] Source),
@@ -80,15 +101,38 @@ impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
     }
 }
 
+/// What SQLite says of a failure, without the numbers that rusqlite puts beside it.
+fn in_words(cause: Cause) -> Cause {
+    match cause.downcast_ref() {
+        Some(rusqlite::Error::SqliteFailure(_, Some(said))) => said.clone().into(),
+        Some(rusqlite::Error::SqliteFailure(code, None)) => rusqlite::ffi::code_to_str(code.extended_code).into(),
+        _ => cause,
+    }
+}
+
+impl DbError {
+    /// The same, and the file that it is about.
+    pub(super) fn of_file(self, file: &Path) -> DbError {
+        match self {
+            DbError::CannotOpen { path: None, source } => DbError::CannotOpen { path: Some(file.to_owned()), source },
+            other => other,
+        }
+    }
+}
+
 /// The error for a cause: the variant that tells the caller most.
 pub(super) fn failed(doing: &'static str, cause: impl Into<Cause>) -> DbError {
     use rusqlite::ErrorCode;
-    let source: Source = cause.into().into();
-    match source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code) {
+    let cause: Cause = cause.into();
+    let code = cause.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+    let source: Source = in_words(cause).into();
+    match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return DbError::Locked(source),
         Some(ErrorCode::DiskFull) => return DbError::Full(source),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => return DbError::Corrupt(source),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => return DbError::ReadOnly(source),
+        Some(ErrorCode::SystemIoFailure) => return DbError::Disk(source),
+        Some(ErrorCode::CannotOpen) => return DbError::CannotOpen { path: None, source },
         _ => {}
     }
     match advice(&*source) {

@@ -308,9 +308,11 @@ impl Shared {
 }
 
 fn connect(path: &Path, lock_time_max: Duration, pragmas: &str) -> Result<Connection, DbError> {
-    let connection = Connection::open(path).doing("open the database")?;
+    let open = Connection::open(path).doing("open the database");
+    let connection = open.map_err(|error| error.of_file(path))?;
     connection.busy_timeout(lock_time_max).doing("set up a connection")?;
-    connection.execute_batch(pragmas).doing("set up a connection")?;
+    let set_up = connection.execute_batch(pragmas).doing("set up a connection");
+    set_up.map_err(|error| error.of_file(path))?; // SQLite opens the file's companions here
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Plan a statement once. Otherwise SQLite, as rusqlite builds it, plans `due <= $2` anew for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("set up a connection")?;

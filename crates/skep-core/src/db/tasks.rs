@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Namespace, Timestamp,
     run::RunId,
-    task::{Attempt, Lease, State, Task, TaskId, WorkerId},
+    task::{Attempt, Failure, Lease, State, Task, TaskId, WorkerId},
 };
 
 const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, \
@@ -285,7 +285,7 @@ fn columns(state: &State) -> Columns<'_> {
             Columns { due: Some(lease.until.0), worker: Some(lease.worker.0.as_str()), ..columns }
         }
         State::Completed(output) => Columns { result: Some(output.to_string()), ..columns },
-        State::Failed(error) => Columns { result: json(error), ..columns },
+        State::Failed(failure) => Columns { result: Some(failure_to_json(failure)), ..columns },
         State::Blocked(by) => Columns { result: json(&by.0), ..columns },
         State::Cancelled => columns,
     }
@@ -309,7 +309,7 @@ fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
             State::InProgress(Lease { worker, until: due()? })
         }
         "completed" => State::Completed(row.next_json()?),
-        "failed" => State::Failed(row.next_json()?),
+        "failed" => State::Failed(failure_from_json(row.next_json()?)?),
         "blocked" => State::Blocked(TaskId(row.next_json()?)),
         "cancelled" => State::Cancelled,
         other => return Err(unknown_state(other)),
@@ -329,6 +329,27 @@ fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         retry_delay,
         allow_failure,
     })
+}
+
+/// An error alone is a string. One with an output is an object of both.
+fn failure_to_json(failure: &Failure) -> String {
+    match &failure.output {
+        serde_json::Value::Null => serde_json::Value::from(failure.error.as_str()).to_string(),
+        output => serde_json::json!({ "error": failure.error, "output": output }).to_string(),
+    }
+}
+
+fn failure_from_json(value: serde_json::Value) -> Result<Failure, Cause> {
+    match value {
+        serde_json::Value::String(error) => Ok(error.into()),
+        serde_json::Value::Object(mut fields) => match fields.remove("error") {
+            Some(serde_json::Value::String(error)) => {
+                Ok(Failure { error, output: fields.remove("output").unwrap_or_default() })
+            }
+            _ => Err("a failed task without an error".into()),
+        },
+        _ => Err("a failed task without an error".into()),
+    }
 }
 
 fn unknown_state(state: &str) -> Cause {

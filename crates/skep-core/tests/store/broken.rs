@@ -124,6 +124,18 @@ async fn a_missing_directory_is_named() {
     assert!(refused.to_string().contains("no/such"));
 }
 
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_named_without_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = refusal(&format!("sqlite:{}", directory.path().display())).await;
+    assert!(
+        matches!(&refused, DbError::CannotOpen { path: Some(path), .. } if path == directory.path()),
+        "{refused:?}"
+    );
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(!cause.contains("code"), "{cause}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_file_is_named_as_the_trouble_and_works_again_when_it_is_free() {
     let directory = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use skep_core::{
     event::Kind,
     limits::{self, Invalid},
     run::RunId,
-    task::{Attempt, NewTask, Refused, State, Task},
+    task::{Attempt, Failure, NewTask, Refused, State, Task},
 };
 use tokio::task::JoinSet;
 
@@ -118,6 +118,26 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
         assert_eq!(story[2], "task.retried a");
         assert_eq!(story[4], "task.failed a");
         assert_eq!(fields(&log(&app).await[2])[2], ("error", &json!("boom")));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_task_keeps_what_its_last_attempt_produced() {
+    on_every_database(async |app| {
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        let printed = |text: &str| Failure { error: "exited with code 1".into(), output: json!({ "stdout": text }) };
+        let first = claim(&app, NOW).await.unwrap();
+        app.fail(&permit(), &first.id, attempt(&first), printed("first"), true, NOW).await.unwrap();
+        let second = claim(&app, LATER).await.unwrap();
+        let large = Failure { output: json!("x".repeat(limits::OUTPUT_BYTES_MAX)), ..printed("") };
+        let refused = app.fail(&permit(), &second.id, attempt(&second), large, true, LATER).await;
+        assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
+        app.fail(&permit(), &second.id, attempt(&second), printed("second"), true, LATER).await.unwrap();
+        assert_eq!(state(&app, "a").await, State::Failed(printed("second")));
+        let failed = log(&app).await.into_iter().find(|event| event.kind == Kind::TaskFailed).unwrap();
+        assert_eq!(failed.data["error"], "exited with code 1");
+        assert_eq!(failed.data.get("output"), None, "an event carries no output");
     })
     .await;
 }
@@ -388,8 +408,8 @@ async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
         let refused = app.finish(&permit(), &held.id, by.clone(), output, Vec::new(), NOW).await;
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
         assert_eq!(state(&app, "a").await, held.state, "the worker still has it, and can say so");
-        app.fail(&permit(), &held.id, by, "\0".repeat(limits::ERROR_BYTES_MAX + 1), false, NOW).await.unwrap();
-        let State::Failed(error) = state(&app, "a").await else { panic!("not failed") };
+        app.fail(&permit(), &held.id, by, "\0".repeat(limits::ERROR_BYTES_MAX + 1).into(), false, NOW).await.unwrap();
+        let State::Failed(Failure { error, .. }) = state(&app, "a").await else { panic!("not failed") };
         assert!(error.ends_with("(cut)"));
     })
     .await;

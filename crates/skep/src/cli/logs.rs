@@ -1,16 +1,22 @@
 //! `skep logs`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use skep_core::event::Event;
+use skep_core::{
+    event::Event,
+    run::{Run, State},
+};
 
 use super::{
-    Common, find_run, print,
+    Common, find_run, no_such_task, print,
     progress::{Follow, to_json, to_text},
     stop_on_signal,
 };
 use crate::{config::Overrides, hive::Hive, run::step_of};
+
+/// How often it is looked whether the process still lives that works on a run.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Show what has happened in a run, event by event
 #[derive(Debug, Args)]
@@ -32,13 +38,20 @@ pub(super) struct Arguments {
 pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
     let run = find_run(&hive, arguments.run.as_deref()).await?;
+    if let Some(name) = &arguments.task {
+        let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
+        let names: Vec<String> = tasks.iter().map(|task| step_of(&task.id).to_owned()).collect();
+        if !names.contains(name) {
+            return Err(no_such_task(&run.id, name, names.iter()));
+        }
+    }
     let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
     let wanted = |event: &Event| match &arguments.task {
         Some(task) => event.task.as_ref().is_some_and(|id| step_of(id) == task),
         None => true,
     };
     let line = |event: &Event| if arguments.json { to_json(event) } else { to_text(event) };
-    if arguments.follow && !run.state.is_over() {
+    if arguments.follow && hive.state_of(&run).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
@@ -46,8 +59,12 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
                 let _ = print(&(line(event) + "\n"));
             }
         });
-        tokio::select! { shown = shown => shown?, () = stop.cancelled() => {} }
-        return Ok(ExitCode::SUCCESS);
+        tokio::select! {
+            shown = shown => return shown.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            cut_off = until_cut_off(&hive, &run) => cut_off?,
+        }
+        eprintln!("run {} was interrupted; continue with `skep resume {0}`", run.id.0);
     }
     loop {
         let events = follow.look().await?;
@@ -56,4 +73,12 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         }
         print(&events.iter().filter(|event| wanted(event)).map(|event| line(event) + "\n").collect::<String>())?;
     }
+}
+
+/// Returns when nobody works on the run any more although it has not ended.
+async fn until_cut_off(hive: &Hive, run: &Run) -> anyhow::Result<()> {
+    while hive.state_of(run).await? != State::Interrupted {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }

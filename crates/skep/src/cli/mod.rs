@@ -25,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{BadSettings, Log, LogFormat, Overrides, Settings},
     hive::Hive,
+    schema::{shorten, suggest},
     terminal::{LogWriter, print, say},
 };
 
@@ -32,6 +33,9 @@ use crate::{
 const FAILED: u8 = 1;
 /// The command was interrupted (as shells have it: 128 + SIGINT).
 const INTERRUPTED: u8 = 130;
+
+/// Characters of a mistaken name that are repeated.
+const NAME_CHARS_SHOWN: usize = 100;
 
 /// A hive for AI agents: shared tools, sandboxes, state and tasks behind one binary.
 #[derive(Debug, Parser)]
@@ -162,6 +166,17 @@ async fn find_run(hive: &Hive, named: Option<&str>) -> anyhow::Result<Run> {
         (Some(_), Some(_)) => anyhow::bail!("{named} may be one of several runs; give more of its name"),
         (None, _) => anyhow::bail!("there is no run {named}; `skep runs` lists them"),
     }
+}
+
+/// There is no task of this name in the run, and which one may have been meant.
+fn no_such_task<'a>(run: &RunId, name: &str, known: impl Iterator<Item = &'a String> + Clone) -> anyhow::Error {
+    const SHOWN_MAX: usize = 12;
+    let help = suggest(name, known.clone().map(String::as_str)).unwrap_or_else(|| {
+        let names: Vec<&str> = known.clone().take(SHOWN_MAX).map(String::as_str).collect();
+        let more = if known.count() > SHOWN_MAX { ", …" } else { "" };
+        format!("its tasks are {}{more}", names.join(", "))
+    });
+    anyhow::anyhow!("run {} has no task {:?}; {help}", run.0, shorten(name, NAME_CHARS_SHOWN))
 }
 
 /// A token that is rung by Ctrl-C or by a request to terminate. A second one ends the process at once.

@@ -110,7 +110,16 @@ pub(super) fn to_text(event: &Event) -> String {
         kind if task.is_empty() => kind.name().replace('.', " "),
         kind => format!("{task}: {}", kind.name().rsplit('.').next().unwrap_or_default().replace('_', " ")),
     };
-    format!("{} {}", time_of_day(event.at), line(&what))
+    format!("{} {}", time_of_day(event.at), indented(&what))
+}
+
+/// Text of several lines, safe to be shown. The further lines stand out, so that none is taken for an event.
+fn indented(text: &str) -> String {
+    text.lines().map(line).collect::<Vec<_>>().join("\n    ")
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// The local time of day, to the millisecond.
@@ -141,7 +150,8 @@ impl Show {
         match self {
             Show::Tree(tree) => tree.event(event),
             Show::Lines if event.kind == Kind::TaskSubmitted => {}
-            Show::Lines => say!("{}", to_text(event)),
+            // What a failed command printed is in the report, which comes at the end.
+            Show::Lines => say!("{}", first_line(&to_text(event))),
             // A reader that has gone away shall not end the run.
             Show::Json => drop(print(&format!("{}\n", to_json(event)))),
             Show::Nothing => {}
@@ -220,7 +230,7 @@ impl Tree {
         let Some(line) = self.lines.get(task) else { return };
         line.disable_steady_tick();
         line.set_style(style(&format!("{{prefix}}{sign} {{msg}}")));
-        let note = short_line(note, NOTE_CHARS_MAX);
+        let note = short_line(first_line(note), NOTE_CHARS_MAX);
         let message = if note.is_empty() { task.to_owned() } else { format!("{task}: {note}") };
         match over {
             true => line.finish_with_message(message),
@@ -230,7 +240,7 @@ impl Tree {
 
     fn end(self) {
         self.all.set_style(style("{msg}  {pos}/{len} tasks  {elapsed}"));
-        self.all.finish();
+        self.all.abandon(); // `finish` would claim that every task is over
         self.lines.values().filter(|line| !line.is_finished()).for_each(ProgressBar::abandon);
     }
 }

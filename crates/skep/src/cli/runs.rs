@@ -4,15 +4,15 @@ use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
-use skep_core::run::{Run, State};
+use serde_json::{Map, Value, json};
+use skep_core::run::Run;
 
-use super::{Common, find_run, print};
+use super::{Common, find_run, no_such_task, print};
 use crate::{
     config::Overrides,
     hive::Hive,
     plan::Plan,
-    run::{Report, rfc3339},
+    run::{Report, TaskReport, rfc3339},
     terminal::{Screen, ignore_gone, line},
     workspace::OUTPUTS,
 };
@@ -53,7 +53,7 @@ pub(super) async fn runs(common: Common, arguments: Arguments) -> anyhow::Result
     let runs = hive.app.db.runs(hive.namespace(), None, arguments.limit).await?;
     let mut text = String::new();
     for run in &runs {
-        let (state, created) = (state(&hive, run), rfc3339(run.created));
+        let (state, created) = (hive.state_of(run).await?.name(), rfc3339(run.created));
         text += &match arguments.json {
             true => {
                 let (id, name, directory) = (&run.id.0, &run.name, &run.directory);
@@ -71,14 +71,6 @@ pub(super) async fn runs(common: Common, arguments: Arguments) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// The state, and whether there is still a process that works on it.
-fn state(hive: &Hive, run: &Run) -> &'static str {
-    match run.state {
-        State::Running if !hive.home.is_held(&run.id) => "interrupted",
-        ref state => state.name(),
-    }
-}
-
 pub(super) async fn show(common: Common, arguments: ShowArguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
     let run = find_run(&hive, arguments.run.as_deref()).await?;
@@ -90,16 +82,29 @@ pub(super) async fn show(common: Common, arguments: ShowArguments) -> anyhow::Re
     }
     let report = report(&hive, &run).await?;
     let text = match (&arguments.task, arguments.json) {
-        (Some(task), _) => {
-            let task = report.tasks.iter().find(|one| one.id == *task);
-            let task = task.with_context(|| format!("run {} has no task {:?}", run.id.0, arguments.task))?;
-            format!("{:#}\n", if arguments.json { serde_json::to_value(task)? } else { task.result.clone() })
+        (Some(name), is_json) => {
+            let task = report.tasks.iter().find(|task| task.id == *name);
+            let task = task.ok_or_else(|| no_such_task(&run.id, name, report.tasks.iter().map(|task| &task.id)))?;
+            format!("{:#}\n", if is_json { serde_json::to_value(task)? } else { answer(task) })
         }
         (None, true) => format!("{:#}\n", serde_json::to_value(&report)?),
         (None, false) => report.markdown,
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a task answered, or what there is to say instead.
+fn answer(task: &TaskReport) -> Value {
+    if task.status == "completed" {
+        return task.result.clone();
+    }
+    let mut said = Map::from_iter([("status".to_owned(), task.status.clone().into())]);
+    said.extend(task.error.clone().map(|error| ("error".to_owned(), error.into())));
+    if let Value::Object(output) = &task.output {
+        said.extend(output.clone());
+    }
+    said.into()
 }
 
 /// The contents of a file that a task of the run has left, by its path in reports.
@@ -116,6 +121,6 @@ async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>>
 /// The report on a run as it stands now.
 async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
     let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
-    let report = Report::gather(&hive.app.db, hive.namespace(), &run.id, &plan).await?;
-    Ok(Report { status: state(hive, run).to_owned(), ..report })
+    let state = hive.state_of(run).await?;
+    Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
 }

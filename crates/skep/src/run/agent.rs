@@ -9,11 +9,11 @@ use skep_core::{
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
     run::RunId,
-    task::{Attempt, State, Task, WorkerId},
+    task::{Attempt, Failure, State, Task, WorkerId},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{POLL, RunError, Swarm, now, queue, step_of, store, task_id};
+use super::{POLL, RunError, Swarm, failure::failure, now, queue, step_of, store, task_id};
 use crate::{
     catalogue::{Call, ToolError},
     executor::Place,
@@ -44,7 +44,7 @@ pub(super) struct Agent {
 enum Attempted {
     Answered(Value),
     Failed {
-        error: String,
+        failure: Failure,
         retry: bool,
     },
     /// The run stops; the task is given back by whoever stops it.
@@ -91,7 +91,7 @@ impl Agent {
         let outputs = Outputs::new(self.outputs.clone(), step_of(&task.id));
         let attempted = match self.plan.step(step_of(&task.id)) {
             Some(step) => self.attempt(step, &outputs).await?,
-            None => Attempted::Failed { error: format!("the plan has no task {}", task.id.0), retry: false },
+            None => Attempted::Failed { failure: format!("the plan has no task {}", task.id.0).into(), retry: false },
         };
         let saved = match attempted {
             Attempted::Stopped => return Ok(()),
@@ -100,12 +100,19 @@ impl Agent {
                 match app.finish(permit, &task.id, attempt.clone(), output, artefacts, now()).await {
                     // An answer that the store does not take will not be smaller the next time.
                     Err(TaskError::Invalid(error)) => {
-                        app.fail(permit, &task.id, attempt, error.to_string(), false, now()).await
+                        app.fail(permit, &task.id, attempt, error.to_string().into(), false, now()).await
                     }
                     other => other,
                 }
             }
-            Attempted::Failed { error, retry } => app.fail(permit, &task.id, attempt, error, retry, now()).await,
+            Attempted::Failed { failure, retry } => {
+                let error = failure.error.clone();
+                match app.fail(permit, &task.id, attempt.clone(), failure, retry, now()).await {
+                    // The error has the end of an output that is too large to be kept.
+                    Err(TaskError::Invalid(_)) => app.fail(permit, &task.id, attempt, error.into(), retry, now()).await,
+                    other => other,
+                }
+            }
         };
         match saved {
             Ok(_) => Ok(()),
@@ -119,7 +126,7 @@ impl Agent {
         let arguments = match self.arguments(step).await? {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(Attempted::Answered(json!({ "skipped": true }))),
-            Err(error) => return Ok(Attempted::Failed { error: error.to_string(), retry: false }),
+            Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
         let context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
         let call = Call { tool: step.tool.clone(), arguments, deadline: step.timeout };
@@ -130,7 +137,7 @@ impl Agent {
                 "result": answer.value, "cached": answer.cached, "place": place.name(),
             })),
             Err(ToolError::Cancelled) if self.stop.is_cancelled() => Attempted::Stopped,
-            Err(error) => Attempted::Failed { retry: error.is_transient(), error: error.to_string() },
+            Err(error) => Attempted::Failed { retry: error.is_transient(), failure: failure(&error) },
         })
     }
 
@@ -191,7 +198,7 @@ pub(super) fn ended(state: &State) -> Option<Ended> {
     match state {
         State::Completed(output) if output.get("skipped").is_some() => Some(Ended::Skipped),
         State::Completed(output) => Some(Ended::Completed(output["result"].clone())),
-        State::Failed(error) => Some(Ended::Failed(error.clone())),
+        State::Failed(failure) => Some(Ended::Failed(failure.error.clone())),
         State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
         State::Pending { .. } | State::InProgress(_) => None,
     }

@@ -65,10 +65,11 @@ impl Home {
         Ok(RunDirectory { directory, outputs, _lock: lock })
     }
 
-    /// Whether some process works on this run right now.
-    pub fn is_held(&self, run: &RunId) -> bool {
-        let Ok(lock) = File::open(self.run(run).join("lock")) else { return false };
-        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    /// Whether a process works on this run right now; `None` if its directory is not here, because it is worked on elsewhere
+    /// with the same database.
+    pub fn is_held(&self, run: &RunId) -> Option<bool> {
+        let lock = File::open(self.run(run).join("lock")).ok()?;
+        Some(flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
     }
 
     /// The run's directory, whether there is one or not.
@@ -110,15 +111,15 @@ mod tests {
     fn a_run_is_held_once_and_free_afterwards() {
         let home = tempfile::tempdir().unwrap();
         let (home, run) = (Home::new(home.path().join("new")), RunId("r1".into()));
-        assert!(!home.is_held(&run));
+        assert_eq!(home.is_held(&run), None);
         let held = home.hold(&run).unwrap();
-        assert!(home.is_held(&run));
+        assert_eq!(home.is_held(&run), Some(true));
         match home.hold(&run) {
             Err(LockError::Held { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
             other => panic!("{other:?}"),
         }
         drop(held);
-        assert!(!home.is_held(&run));
+        assert_eq!(home.is_held(&run), Some(false));
         home.hold(&run).unwrap();
     }
 }

@@ -18,6 +18,7 @@
 
 mod agent;
 mod directory;
+mod failure;
 mod report;
 
 use std::{sync::Arc, time::Duration};
@@ -180,9 +181,13 @@ impl Swarm {
     }
 
     /// The report on a run as it is now.
-    pub async fn report(&self, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
-        Report::gather(&self.app.db, self.permit.namespace(), id, plan).await
+    async fn report(&self, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
+        let (db, namespace) = (&self.app.db, self.permit.namespace());
+        let run = db.run(namespace, id).await.map_err(store)?;
+        let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
+        Report::gather(db, namespace, &run, run.state, plan).await
     }
+
     /// Who works on a plan: no more agents of a role than there are tasks for it, and always a coordinator.
     fn workers(&self, plan: &Plan) -> Vec<(WorkerId, Role)> {
         let tasks =

@@ -9,7 +9,7 @@ use skep_core::{
     Namespace, Timestamp,
     db::Db,
     event::{Event, Kind},
-    run::RunId,
+    run::{self, Run, RunId},
     task::{State, Task},
 };
 
@@ -23,6 +23,8 @@ use crate::plan::{
 const EVENTS_PER_READ: usize = 1000;
 /// Characters of one answer in the default report.
 const ANSWER_CHARS_MAX: usize = 2000;
+/// What [`State::InProgress`] is called.
+const IN_PROGRESS: &str = "in_progress";
 
 /// What became of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub struct Report {
     pub run: String,
     /// Name of the plan.
     pub name: String,
-    /// `completed`, `failed`, `running`, …
+    /// `completed`, `failed`, `running`, `interrupted`, …
     pub status: String,
     /// The workspace.
     pub directory: String,
@@ -59,7 +61,7 @@ pub struct TaskReport {
     pub role: String,
     /// The tool that it called.
     pub tool: String,
-    /// `completed`, `skipped`, `failed`, `blocked`, …
+    /// `completed`, `skipped`, `failed`, `blocked`, `interrupted`, …
     pub status: String,
     /// A failure of it does not fail the run.
     pub allow_failure: bool,
@@ -75,8 +77,11 @@ pub struct TaskReport {
     pub duration_ms: Option<f64>,
     /// The tool's answer.
     pub result: Value,
-    /// Why it failed.
+    /// Why it failed, with the end of what it printed.
     pub error: Option<String>,
+    /// All that a failed call had to show for itself: a command's exit code and what it printed.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub output: Value,
 }
 
 impl Report {
@@ -90,7 +95,7 @@ impl Report {
     pub(super) fn write_markdown(&mut self, plan: &Plan) {
         let body = match plan.report.as_ref().map(|template| self.scope(plan).text(template)) {
             None => self.answers(),
-            Some(Ok(text)) => text,
+            Some(Ok(text)) => format!("{}\n{}", text.trim_end(), self.failures()),
             Some(Err(error)) => {
                 format!("{}\n> The plan's own report could not be made: {error}\n", self.answers())
             }
@@ -118,6 +123,12 @@ impl Report {
     fn answers(&self) -> String {
         let answer = |task: &TaskReport| format!("\n## {}\n\n{}", task.id, answer_as_markdown(task));
         format!("# {}\n{}", self.name, self.tasks.iter().map(answer).collect::<String>())
+    }
+
+    /// Why tasks failed, for reports whose template says nothing of it.
+    fn failures(&self) -> String {
+        let failed = self.tasks.iter().filter(|task| task.status == "failed");
+        failed.map(|task| format!("\n## {}\n\n{}", task.id, answer_as_markdown(task))).collect()
     }
 
     /// Who did what, and how long it took.
@@ -166,14 +177,24 @@ fn shortened(text: &str) -> String {
 }
 
 impl Report {
-    /// What the store knows of a run, as it is now.
-    pub async fn gather(db: &Db, namespace: &Namespace, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
-        let run = db.run(namespace, id).await.map_err(store)?;
-        let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
+    /// What the store knows of a run, which stands at `state` (see `Hive::state_of`).
+    pub async fn gather(
+        db: &Db,
+        namespace: &Namespace,
+        run: &Run,
+        state: run::State,
+        plan: &Plan,
+    ) -> Result<Report, RunError> {
+        let id = &run.id;
         let tasks = db.tasks_of(namespace, id).await.map_err(store)?;
         let tasks: BTreeMap<&str, &Task> = tasks.iter().map(|task| (step_of(&task.id), task)).collect();
         let times = Times::read(db, namespace, id).await?;
-        let report = |step: &Step| Some(task_report(step, tasks.get(step.id.as_str())?, run.created, &times));
+        let report = |step: &Step| {
+            let task = task_report(step, tasks.get(step.id.as_str())?, run.created, &times);
+            // Whoever held it is gone.
+            let is_cut_off = state == run::State::Interrupted && task.status == IN_PROGRESS;
+            Some(if is_cut_off { TaskReport { status: state.name().to_owned(), ..task } } else { task })
+        };
         let tasks = plan.tasks.iter().filter_map(report).collect();
         let artefacts = db.artefacts(namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
@@ -183,7 +204,7 @@ impl Report {
         let mut report = Report {
             run: id.0.clone(),
             name: plan.name.clone(),
-            status: run.state.name().to_owned(),
+            status: state.name().to_owned(),
             directory: run.directory.clone(),
             started: rfc3339(run.created),
             duration_ms: ms(run.created, times.last.unwrap_or(run.created)),
@@ -200,10 +221,14 @@ impl Report {
 }
 
 fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> TaskReport {
+    let output = match &task.state {
+        State::Failed(failure) => failure.output.clone(),
+        _ => Value::Null,
+    };
     let (status, result, error) = match (ended(&task.state), &task.state) {
         (Some(Ended::Completed(result)), _) => ("completed", result, None),
         (Some(Ended::Skipped), State::Completed(_)) => ("skipped", Value::Null, None),
-        (_, State::Failed(error)) => ("failed", Value::Null, Some(error.clone())),
+        (_, State::Failed(failure)) => ("failed", Value::Null, Some(failure.error.clone())),
         (_, State::Blocked(by)) => ("blocked", Value::Null, Some(format!("{} did not succeed", step_of(by)))),
         (_, state) => (state.name(), Value::Null, None),
     };
@@ -225,6 +250,7 @@ fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> Tas
         duration_ms: time.and_then(|time| Some(ms(time.started, time.ended?))),
         result,
         error,
+        output,
     }
 }
 
