@@ -69,6 +69,17 @@ pub enum Refused {
     Panicked,
 }
 
+impl Refused {
+    /// Stable word for programs.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Refused::Busy | Refused::OverShare(..) => "busy",
+            Refused::Draining => "draining",
+            Refused::Panicked => "internal",
+        }
+    }
+}
+
 /// What runs and waits now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {

@@ -6,13 +6,15 @@ use std::{
     sync::{Arc, PoisonError, RwLock, Weak},
 };
 
-use serde_json::json;
+use memchr::memmem;
+use serde_json::{json, value::RawValue};
 use skep_mcp::{
     client::CallError,
-    gateway::{Backend, Kind, List, Request},
+    gateway::{Backend, Kind, List, Request, SEPARATOR},
     message::ErrorObject,
     server::{
-        BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
+        BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code,
+        headers::HeaderArgument,
     },
 };
 use tokio::sync::broadcast;
@@ -45,15 +47,33 @@ impl Service for Behind {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
-            let pass = self.calls.admission.pass(&call.caller.principal).map_err(refused)?;
+            let recording = (*call.method == *"tools/call").then(|| {
+                let tool = call.params.text("name").unwrap_or_default();
+                let name = [self.server.name(), SEPARATOR, &tool].concat();
+                self.calls.log.begin(&call.caller.principal, name)
+            });
+            let ended = |outcome| recording.into_iter().for_each(|recording| recording.ended(outcome));
+            let pass = match self.calls.admission.pass(&call.caller.principal) {
+                Ok(pass) => pass,
+                Err(error) => {
+                    ended(error.code());
+                    return Err(refused(error));
+                }
+            };
             let caller = caller_of(&call.caller);
             let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
             let options = Options { caller, call: Some(options) };
             let calling = pin!(self.server.call(&method, params, options));
             tokio::select! {
                 biased;
-                result = calling => result.map_err(failed),
-                () = pass.cancel.cancelled() => Err(refused(Refused::Draining)),
+                result = calling => {
+                    ended(outcome(&result));
+                    result.map_err(failed)
+                }
+                () = pass.cancel.cancelled() => {
+                    ended("cancelled");
+                    Err(refused(Refused::Draining))
+                }
             }
         })
     }
@@ -110,6 +130,23 @@ impl Drop for Watched {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             drop(runtime.spawn(async move { behind.server.unwatch(&uri).await }));
         }
+    }
+}
+
+/// How a call of a tool ended, in a word. What the tool itself calls an error is one.
+fn outcome(result: &Result<Box<RawValue>, UpstreamError>) -> &'static str {
+    match result {
+        // Most results are without the word, and need not be taken apart.
+        Ok(result) => match memmem::find(result.get().as_bytes(), b"\"isError\"") {
+            Some(_) if Members::parse(result).and_then(|members| members.read("isError")) == Some(true) => "failed",
+            _ => "ok",
+        },
+        Err(UpstreamError::Unknown { .. }) => "unknown_tool",
+        Err(UpstreamError::Denied { .. }) => "denied",
+        Err(UpstreamError::Busy { .. }) => "busy",
+        Err(UpstreamError::Unavailable { .. }) => "unavailable",
+        Err(UpstreamError::Call { error: CallError::TimedOut(_), .. }) => "timed_out",
+        Err(UpstreamError::Call { .. }) => "failed",
     }
 }
 

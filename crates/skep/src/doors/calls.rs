@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Refused};
+use super::{
+    admission::{Admission, Refused},
+    call_log::{self, CallLog},
+};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     workspace::{Context, Dir, Outputs},
@@ -19,6 +22,7 @@ pub(super) struct Calls {
     pub(super) workspace: Dir,
     pub(super) outputs: Dir,
     pub(super) admission: Admission,
+    pub(super) log: CallLog,
 }
 
 impl Calls {
@@ -36,16 +40,25 @@ impl Calls {
         let outputs = Outputs::new(self.outputs.clone(), "");
         let principal = Arc::clone(&by.1);
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
+        let recording = self.log.begin(&principal, tool.clone());
         let call = |cancel: CancellationToken| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
             let called = catalogue.call(call, Context::new(workspace, outputs, cancel).of(by.0, by.1)).await;
             drop(arguments);
             Ok(called)
         };
-        if !is_forwarded {
-            return self.admission.run(&principal, call).await;
-        }
-        let pass = self.admission.pass(&principal)?;
-        Ok(call(pass.cancel.clone()).await)
+        let called = match is_forwarded {
+            false => self.admission.run(&principal, call).await,
+            true => match self.admission.pass(&principal) {
+                Ok(pass) => Ok(call(pass.cancel.clone()).await),
+                Err(refused) => Err(refused),
+            },
+        };
+        recording.ended(match &called {
+            Ok(Ok(result)) => call_log::outcome(result),
+            Ok(Err(_)) => "invalid_arguments",
+            Err(refused) => refused.code(),
+        });
+        called
     }
 }

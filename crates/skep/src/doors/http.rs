@@ -30,6 +30,7 @@ use tracing::Instrument as _;
 
 use super::{
     body::{self, Arguments, Bodies},
+    call_log,
     calls::Calls,
     guard::Guard,
     health::{Health, Status},
@@ -70,6 +71,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(show_metrics))
         .merge(servers::router())
+        .merge(call_log::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
@@ -231,7 +233,7 @@ async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> 
 }
 
 async fn no_such_path() -> Problem {
-    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /health, GET /metrics";
+    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics";
     Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing here; this hub answers {paths}"))
 }
 
@@ -251,7 +253,7 @@ async fn want_token(State(hub): State<Arc<Hub>>, mut request: Request, next: Nex
 }
 
 /// Who calls, as the token told.
-struct Caller(Arc<str>);
+pub(super) struct Caller(pub(super) Arc<str>);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;

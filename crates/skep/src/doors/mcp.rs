@@ -174,7 +174,7 @@ pub async fn serve_lines(
 ) -> std::io::Result<()> {
     let Parts { catalogue, workspace, outputs, store, .. } = parts;
     let admission = super::admission::Admission::new(options.calls.clone(), options.principal_share);
-    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission });
+    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission, log: Default::default() });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
     let lines = lines::Options { memory: Some(options.bodies.memory()), ..lines::Options::default() };
     let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;

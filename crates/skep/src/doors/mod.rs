@@ -16,6 +16,7 @@
 pub mod admission;
 mod behind;
 pub mod body;
+mod call_log;
 mod calls;
 mod guard;
 mod health;
@@ -324,6 +325,7 @@ impl Doors {
             workspace: parts.workspace,
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone(), options.principal_share),
+            log: call_log::CallLog::default(),
         });
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
@@ -361,6 +363,7 @@ impl Doors {
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
+        tasks.spawn(call_log::write_lines(Arc::clone(&hub.calls), upkeep.clone()));
         let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
         let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close)));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
@@ -378,6 +381,7 @@ impl Doors {
         shutdown.cancelled().await;
         hub.calls.admission.start_draining(); // first, so that nobody is served after the listeners are gone
         hub.mcp.server.stop_waiting_for_input();
+        hub.calls.log.close();
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod callers;
+mod calls;
 mod plain;
 mod principals;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,287 @@
+//! The last calls of a hub: who called which tool, how that ended, and how long it took. Neither arguments nor results.
+//!
+//! Every call, of the hub's own tools and of MCP servers', leaves a record in a ring in memory. Two read it: `GET /calls`,
+//! for `skep logs`, and a background task that writes a line to the log for each. So a call never waits for a terminal or a
+//! disk; it costs a lock that is held for as long as it takes to append. Lines that would come faster than anybody reads
+//! them are summed up.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::Response,
+    routing::get,
+};
+use serde_json::{Value, json};
+use skep_core::Timestamp;
+use skep_mcp::server::local;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    calls::Calls,
+    http::{Caller, Hub},
+    problem::{Problem, json_response},
+};
+use crate::{
+    catalogue::{Answer, ToolError},
+    run::rfc3339,
+    schema::shorten,
+};
+
+/// Calls that are kept; of more, the oldest are forgotten.
+const CALLS_MAX: usize = 1000;
+/// Characters of a tool's name that are kept: callers may ask for tools that there are not.
+const TOOL_CHARS_MAX: usize = 128;
+/// The longest that `GET /calls` waits for a call.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often lines are written to the log.
+const WRITE_EVERY: Duration = Duration::from_millis(100);
+/// Lines that are written to the log each time; what was called besides is counted.
+const LINES_MAX: usize = 100;
+/// The target of these lines, for filters of the log.
+const TARGET: &str = "skep::calls";
+
+/// The last calls.
+#[derive(Default)]
+pub(super) struct CallLog {
+    ring: Mutex<Ring>,
+    changed: Notify,
+    is_closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Ring {
+    records: VecDeque<Record>,
+    /// Calls so far; the number of the last record.
+    count: u64,
+}
+
+/// A call that has ended.
+#[derive(Clone, Debug)]
+struct Record {
+    number: u64,
+    /// When it ended.
+    at: Timestamp,
+    principal: Arc<str>,
+    tool: String,
+    /// `ok`, `cached`, or the code of an error.
+    outcome: &'static str,
+    took: Duration,
+}
+
+/// A call under way. It counts as cancelled if nobody says how it ended.
+pub(super) struct Recording<'a> {
+    log: &'a CallLog,
+    principal: Arc<str>,
+    tool: String,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl CallLog {
+    /// A call begins.
+    pub(super) fn begin(&self, principal: &Arc<str>, tool: String) -> Recording<'_> {
+        let tool = if tool.len() > TOOL_CHARS_MAX { shorten(&tool, TOOL_CHARS_MAX) } else { tool };
+        Recording { log: self, principal: Arc::clone(principal), tool, began: Instant::now(), outcome: "cancelled" }
+    }
+
+    /// Let those who wait for calls go: the hub stops.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// The calls after this number that `of` may see (`None`: all), and the number of the last call.
+    fn after(&self, number: u64, of: Option<&str>) -> (Vec<Record>, u64) {
+        let ring = self.ring();
+        let is_new = |record: &&Record| record.number > number && of.is_none_or(|name| *record.principal == *name);
+        (ring.records.iter().filter(is_new).cloned().collect(), ring.count)
+    }
+
+    /// Returns when there is a call after this number that `of` may see, or the hub stops.
+    async fn wait(&self, number: u64, of: Option<&str>) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.after(number, of).0.is_empty() || self.is_closed.load(Ordering::Relaxed) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recording<'_> {
+    /// It has ended like this.
+    pub(super) fn ended(mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        let (principal, tool) = (Arc::clone(&self.principal), std::mem::take(&mut self.tool));
+        let (at, outcome, took) = (now(), self.outcome, self.began.elapsed());
+        let mut ring = self.log.ring();
+        ring.count += 1;
+        let number = ring.count;
+        let oldest = if ring.records.len() < CALLS_MAX { None } else { ring.records.pop_front() };
+        ring.records.push_back(Record { number, at, principal, tool, outcome, took });
+        drop(ring);
+        self.log.changed.notify_waiters();
+        drop(oldest); // frees memory, for which nobody needs to wait
+    }
+}
+
+/// How a call of the catalogue ended, in a word.
+pub(super) fn outcome(result: &Result<Answer, ToolError>) -> &'static str {
+    match result {
+        Ok(Answer { cached: true, .. }) => "cached",
+        Ok(_) => "ok",
+        Err(error) => error.code(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+pub(super) fn router() -> Router<Arc<Hub>> {
+    Router::new().route("/calls", get(show))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShowQuery {
+    /// Only calls after this number.
+    #[serde(default)]
+    after: u64,
+    /// If there are none, wait so many seconds for one.
+    #[serde(default)]
+    wait: f64,
+}
+
+/// The last calls, oldest first: the caller's own, or everybody's for the operator.
+async fn show(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    query: Result<Query<ShowQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let bad_query = |rejection: QueryRejection| {
+        let message = format!("{}; expected ?after=NUMBER&wait=SECONDS", rejection.body_text());
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    };
+    let Query(ShowQuery { after, wait }) = query.map_err(bad_query)?;
+    let log = &hub.calls.log;
+    let of = (*caller.0 != *local()).then_some(&*caller.0); // `local` is the operator
+    let wait = Duration::try_from_secs_f64(wait).unwrap_or_default().min(WAIT_TIME_MAX);
+    if !wait.is_zero() {
+        let _ = timeout(wait, log.wait(after, of)).await; // either way, what there is
+    }
+    let (records, last) = log.after(after, of);
+    let calls: Vec<Value> = records.iter().map(to_json).collect();
+    Ok(json_response(StatusCode::OK, &json!({ "calls": calls, "last": last })))
+}
+
+fn to_json(record: &Record) -> Value {
+    json!({
+        "number": record.number,
+        "at": rfc3339(record.at),
+        "principal": &*record.principal,
+        "tool": record.tool,
+        "outcome": record.outcome,
+        "duration_ms": record.took.as_secs_f64() * 1e3,
+    })
+}
+
+/// Write a line to the log for each call until `stop` is cancelled, if anybody wants them.
+pub(super) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
+    if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        return;
+    }
+    let mut written = 0;
+    while stop.run_until_cancelled(calls.log.wait(written, None)).await.is_some() {
+        written = write_new(&calls.log, written).await;
+        if calls.log.is_closed.load(Ordering::Relaxed)
+            || stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none()
+        {
+            break;
+        }
+    }
+    stop.cancelled().await;
+    write_new(&calls.log, written).await;
+}
+
+/// Write what is new after this number; gives the number of the last call. Off the runtime, because a terminal may be
+/// stopped.
+async fn write_new(log: &CallLog, written: u64) -> u64 {
+    let (records, last) = log.after(written, None);
+    let written = tokio::task::spawn_blocking(move || {
+        for Record { principal, tool, outcome, took, .. } in records.iter().take(LINES_MAX) {
+            let ms = format_args!("{:.1}", took.as_secs_f64() * 1e3);
+            tracing::info!(target: TARGET, caller = &**principal, tool, outcome, ms, "call");
+        }
+        let shown = records.len().min(LINES_MAX) as u64;
+        match last - written - shown {
+            0 => {}
+            more => tracing::info!(target: TARGET, more, "further calls at the same time"),
+        }
+    });
+    let _ = written.await; // fails only if a subscriber panics, which is no reason to write it again
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools(records: &[Record]) -> Vec<&str> {
+        records.iter().map(|record| record.tool.as_str()).collect()
+    }
+
+    #[test]
+    fn the_last_calls_are_kept_with_how_they_ended() {
+        let (log, ann) = (CallLog::default(), Arc::from("ann"));
+        log.begin(&ann, "one".into()).ended("ok");
+        drop(log.begin(&ann, "two".into()));
+        log.begin(&Arc::from("bob"), "x".repeat(10_000)).ended("failed");
+        let (records, last) = log.after(0, Some("ann"));
+        assert_eq!((tools(&records), last), (vec!["one", "two"], 3));
+        assert_eq!((records[0].outcome, records[1].outcome), ("ok", "cancelled"));
+        let (records, _) = log.after(2, None);
+        assert!(records.len() == 1 && records[0].tool.chars().count() <= TOOL_CHARS_MAX + 1);
+        (0..CALLS_MAX).for_each(|n| log.begin(&ann, n.to_string()).ended("ok"));
+        let (records, last) = log.after(0, None);
+        assert_eq!((records.len(), records[0].number, last), (CALLS_MAX, 4, CALLS_MAX as u64 + 3));
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_its_own_call_and_of_the_end() {
+        let (log, ann) = (CallLog::default(), Arc::from("ann"));
+        log.begin(&ann, "before".into()).ended("ok");
+        let mut waits = std::pin::pin!(log.wait(1, Some("ann")));
+        let mut is_waiting = async || futures_util::poll!(&mut waits).is_pending();
+        assert!(is_waiting().await);
+        log.begin(&Arc::from("bob"), "not ann's".into()).ended("ok");
+        assert!(is_waiting().await);
+        log.begin(&ann, "ann's".into()).ended("ok");
+        assert!(!is_waiting().await);
+        assert_eq!(tools(&log.after(1, Some("ann")).0), ["ann's"]);
+        tokio::join!(log.wait(9, None), async { log.close() });
+    }
+}
