@@ -48,6 +48,8 @@ pub enum Kind {
     RunInterrupted,
     /// A run goes on.
     RunResumed,
+    /// A run that was over goes on, with the tasks that are reopened.
+    RunRetried,
     /// A task was declared (`queue`).
     TaskSubmitted,
     /// A worker took a task (`worker`, `attempt`).
@@ -64,6 +66,8 @@ pub enum Kind {
     TaskReleased,
     /// A task was withdrawn (`worker` and `attempt`, if one had it).
     TaskCancelled,
+    /// A task that had ended without success is to be done again.
+    TaskReopened,
     /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`).
     TaskAnswerRefused,
     /// Somebody at work had something to say (`message`, `data`).
@@ -72,11 +76,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 16] = [
         Kind::RunStarted,
         Kind::RunEnded,
         Kind::RunInterrupted,
         Kind::RunResumed,
+        Kind::RunRetried,
         Kind::TaskSubmitted,
         Kind::TaskStarted,
         Kind::TaskCompleted,
@@ -85,6 +90,7 @@ impl Kind {
         Kind::TaskBlocked,
         Kind::TaskReleased,
         Kind::TaskCancelled,
+        Kind::TaskReopened,
         Kind::TaskAnswerRefused,
         Kind::TaskLog,
     ];
@@ -96,6 +102,7 @@ impl Kind {
             Kind::RunEnded => "run.ended",
             Kind::RunInterrupted => "run.interrupted",
             Kind::RunResumed => "run.resumed",
+            Kind::RunRetried => "run.retried",
             Kind::TaskSubmitted => "task.submitted",
             Kind::TaskStarted => "task.started",
             Kind::TaskCompleted => "task.completed",
@@ -104,6 +111,7 @@ impl Kind {
             Kind::TaskBlocked => "task.blocked",
             Kind::TaskReleased => "task.released",
             Kind::TaskCancelled => "task.cancelled",
+            Kind::TaskReopened => "task.reopened",
             Kind::TaskAnswerRefused => "task.answer_refused",
             Kind::TaskLog => "task.log",
         }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`task`], [`run`] and [`mcp_task`] hold the rules, [`event`] what is written down about them, [`db`] loads
 //! and saves, [`app`] joins all of it in one transaction for each operation. [`policy`] says who may call what,
-//! [`limits`] how much of anything is taken.
+//! [`limits`] how much of anything is taken, [`retention`] how much of the runs is kept.
 
 pub mod app;
 pub mod artefact;
@@ -11,6 +11,7 @@ pub mod event;
 pub mod limits;
 pub mod mcp_task;
 pub mod policy;
+pub mod retention;
 pub mod run;
 pub mod task;
 

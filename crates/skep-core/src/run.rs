@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Running ──interrupt──▶ Interrupted        Running ──end──▶ Completed | Failed | Cancelled
-//!      ▲                        │
-//!      └─────────resume─────────┘
+//!      ▲                        │                ▲                            │
+//!      └─────────resume─────────┘                └───────────retry────────────┘
 //! ```
 //!
 //! A run is a plan at work: its tasks, its log, its report. How well it goes is its tasks' affair; whoever conducts
@@ -56,6 +56,44 @@ pub struct NewRun {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub String);
 
+/// A run without its plan and its report, which may be large.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// See [`Run::id`].
+    pub id: RunId,
+    /// See [`Run::name`].
+    pub name: String,
+    /// See [`Run::directory`].
+    pub directory: String,
+    /// See [`Run::state`].
+    pub state: State,
+    /// See [`Run::created`].
+    pub created: Timestamp,
+    /// See [`Run::ended`].
+    pub ended: Option<Timestamp>,
+}
+
+/// Characters of a short name at least: fewer are soon ambiguous.
+const SHORT_NAME_CHARS_MIN: usize = 6;
+
+/// For each of these names the shortest end that no other has; the name itself if even that is the end of another.
+pub fn short_names(ids: &[&RunId]) -> Vec<String> {
+    let reversed = |id: &RunId| id.0.chars().rev().collect::<Vec<char>>();
+    let mut sorted: Vec<Vec<char>> = ids.iter().map(|id| reversed(id)).collect();
+    sorted.sort_unstable();
+    let shared = |one: &[char], other: &[char]| one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let short = |id: &&RunId| {
+        let name = reversed(id);
+        // Of all names, those beside it in order share the most with it.
+        let at = sorted.binary_search(&name).unwrap_or_default();
+        let neighbours = [at.checked_sub(1), Some(at + 1)].into_iter().flatten().filter_map(|n| sorted.get(n));
+        let most = neighbours.map(|other| shared(&name, other)).max().unwrap_or(0);
+        let chars = (most + 1).max(SHORT_NAME_CHARS_MIN).min(name.len());
+        name[..chars].iter().rev().collect()
+    };
+    ids.iter().map(short).collect()
+}
+
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -91,6 +129,8 @@ pub enum Command {
     Resume,
     /// It is over, with this report.
     End(End, Option<Value>),
+    /// What ended without success is to be done again.
+    Retry,
 }
 
 /// Why a command does not fit the run's state.
@@ -102,6 +142,9 @@ pub enum Refused {
     /// It stands still; resume it first.
     #[error("the run is interrupted; resume it first")]
     Interrupted,
+    /// It is not over, or nobody has said so.
+    #[error("the run is not over; cancel it, or resume it and wait for its end")]
+    NotOver,
 }
 
 impl NewRun {
@@ -125,22 +168,37 @@ impl Run {
     /// Apply one command at one moment. On refusal the run is unchanged.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<NewEvent, Refused> {
         let (kind, data) = match (self.state, command) {
+            (State::Completed | State::Failed | State::Cancelled, Command::Retry) => {
+                (self.state, self.ended, self.report) = (State::Running, None, None);
+                (Kind::RunRetried, json!({}))
+            }
             (State::Completed | State::Failed | State::Cancelled, _) => return Err(Refused::Over(self.state.name())),
+            (_, Command::Retry) => return Err(Refused::NotOver),
             (State::Running | State::Interrupted, Command::Resume) => {
                 self.state = State::Running;
                 (Kind::RunResumed, json!({}))
+            }
+            (State::Running | State::Interrupted, Command::End(End::Cancelled, report)) => {
+                self.end(End::Cancelled, report, now)
             }
             (State::Interrupted, _) => return Err(Refused::Interrupted),
             (State::Running, Command::Interrupt) => {
                 self.state = State::Interrupted;
                 (Kind::RunInterrupted, json!({}))
             }
-            (State::Running, Command::End(end, report)) => {
-                (self.state, self.ended, self.report) = (end.into(), Some(now), report);
-                (Kind::RunEnded, json!({ "end": self.state.name() }))
-            }
+            (State::Running, Command::End(end, report)) => self.end(end, report, now),
         };
         Ok(self.event(kind, data, now))
+    }
+
+    /// Whether it may be deleted: nobody conducts it any more.
+    pub fn check_deletable(&self) -> Result<(), Refused> {
+        if self.state == State::Running { Err(Refused::NotOver) } else { Ok(()) }
+    }
+
+    fn end(&mut self, end: End, report: Option<Value>, now: Timestamp) -> (Kind, Value) {
+        (self.state, self.ended, self.report) = (end.into(), Some(now), report);
+        (Kind::RunEnded, json!({ "end": self.state.name() }))
     }
 
     fn event(&self, kind: Kind, data: Value, at: Timestamp) -> NewEvent {
@@ -183,6 +241,14 @@ impl From<End> for State {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_short_name_is_the_shortest_end_that_no_other_run_has() {
+        let ids = ["aaaaaaaaxy123456", "aaaaaaaaxz123456", "bb999999", "short", "x"].map(|id| RunId(id.to_owned()));
+        let short = short_names(&ids.iter().collect::<Vec<_>>());
+        assert_eq!(short, ["y123456", "z123456", "999999", "short", "x"]);
+        assert_eq!(short_names(&[]), Vec::<String>::new());
+    }
+
     fn run() -> Run {
         let new = NewRun { id: RunId("r".into()), name: "audit".into(), plan: json!({}), directory: "/".into() };
         Run::start(new, 3, Timestamp(1)).0
@@ -196,6 +262,25 @@ mod tests {
         assert_eq!(run.apply(Command::End(End::Completed, None), Timestamp(3)), Err(Refused::Interrupted));
         assert_eq!(run.apply(Command::Resume, Timestamp(4)).unwrap().kind, Kind::RunResumed);
         assert_eq!(run.state, State::Running);
+    }
+
+    #[test]
+    fn an_interrupted_run_can_be_called_off() {
+        let mut run = run();
+        run.apply(Command::Interrupt, Timestamp(2)).unwrap();
+        run.apply(Command::End(End::Cancelled, None), Timestamp(3)).unwrap();
+        assert_eq!((run.state, run.ended), (State::Cancelled, Some(Timestamp(3))));
+    }
+
+    #[test]
+    fn a_run_is_retried_when_it_is_over_and_deleted_when_nobody_conducts_it() {
+        let mut run = run();
+        assert_eq!(run.apply(Command::Retry, Timestamp(2)), Err(Refused::NotOver));
+        assert_eq!(run.check_deletable(), Err(Refused::NotOver));
+        run.apply(Command::End(End::Failed, Some(json!("report"))), Timestamp(3)).unwrap();
+        assert_eq!(run.check_deletable(), Ok(()));
+        assert_eq!(run.apply(Command::Retry, Timestamp(4)).unwrap().kind, Kind::RunRetried);
+        assert_eq!((run.state, run.ended, &run.report), (State::Running, None, &None));
     }
 
     #[test]

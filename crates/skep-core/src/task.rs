@@ -9,6 +9,8 @@
 //!      └───────────── cancel ────────────────┴─────────────────────▶ Cancelled
 //! ```
 //!
+//! What ended without success can be reopened, which makes it pending again with all its retries.
+//!
 //! Nothing here reads a clock or a database, so every rule can be tested in microseconds. Who may give a command is
 //! `policy`'s affair; how a task is found and kept is `db`'s.
 //!
@@ -173,6 +175,11 @@ pub enum Command {
     Release,
     /// Somebody withdraws it.
     Cancel,
+    /// It ended without success and is to be done again, after so many others that it depends on.
+    Reopen {
+        /// How many of its dependencies are unfinished.
+        waiting_for: u32,
+    },
 }
 
 /// Fencing token: an answer counts only if it comes from the attempt that still holds the task.
@@ -205,6 +212,9 @@ pub enum Refused {
     /// Nobody holds the task, so nobody can give it back.
     #[error("the task is not in progress")]
     NotInProgress,
+    /// It has not ended, so there is nothing to do again.
+    #[error("the task is not over")]
+    Unfinished,
 }
 
 impl NewTask {
@@ -256,7 +266,13 @@ impl Task {
             (State::Completed(_), Command::Finish(by, _)) if by.number == self.attempt => {
                 return Err(Refused::Repeated);
             }
+            (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
+                self.failures = 0;
+                let event = self.event(Kind::TaskReopened, json!({}), now);
+                (State::Pending { due: now, waiting_for }, Some(event))
+            }
             (state, _) if state.is_over() => return Err(Refused::Over(state.name())),
+            (_, Command::Reopen { .. }) => return Err(Refused::Unfinished),
 
             (State::Pending { due, waiting_for: 0 }, Command::Start(worker, time)) if *due <= now => {
                 self.attempt += 1;
@@ -367,6 +383,54 @@ impl State {
     pub fn is_over(&self) -> bool {
         !matches!(self, State::Pending { .. } | State::InProgress(_))
     }
+}
+
+/// The tasks of a run that ended without success and can be done again, each with how many others it waits for then: all
+/// but failures that were allowed; or one task, and what was blocked or cancelled because of it. A task that needs one
+/// which stays without success stays so, too.
+pub(crate) fn to_reopen(tasks: &[Task], only: Option<&TaskId>) -> Vec<(TaskId, u32)> {
+    let never_started = |task: &Task| matches!(task.state, State::Blocked(_) | State::Cancelled);
+    let by_id: HashMap<&TaskId, &Task> = tasks.iter().map(|task| (&task.id, task)).collect();
+    let mut chosen: HashSet<&TaskId> = tasks
+        .iter()
+        .filter(|task| match only {
+            None => never_started(task) || !task.allow_failure && matches!(task.state, State::Failed(_)),
+            Some(only) => task.id == *only && (never_started(task) || matches!(task.state, State::Failed(_))),
+        })
+        .map(|task| &task.id)
+        .collect();
+    loop {
+        let count = chosen.len();
+        let needs_chosen = |task: &&Task| task.depends_on.iter().any(|need| chosen.contains(need));
+        let more: Vec<&TaskId> =
+            tasks.iter().filter(|task| never_started(task)).filter(needs_chosen).map(|task| &task.id).collect();
+        chosen.extend(more);
+        if chosen.len() == count {
+            break;
+        }
+    }
+    loop {
+        let stays = |need: &TaskId| {
+            let in_vain = |task: &&Task| task.state.is_over() && !matches!(task.state, State::Completed(_));
+            !chosen.contains(need) && by_id.get(need).is_some_and(|task| in_vain(task) && !task.allow_failure)
+        };
+        let hopeless = |id: &&TaskId| by_id.get(*id).is_some_and(|task| task.depends_on.iter().any(stays));
+        let hopeless: Vec<&TaskId> = chosen.iter().copied().filter(hopeless).collect();
+        if hopeless.is_empty() {
+            break;
+        }
+        for id in hopeless {
+            chosen.remove(id);
+        }
+    }
+    let waits_for =
+        |need: &&TaskId| by_id.get(*need).is_some_and(|task| !task.state.is_over()) || chosen.contains(*need);
+    let reopened = tasks.iter().filter(|task| chosen.contains(&task.id));
+    let with_count = |task: &Task| {
+        let count = task.depends_on.iter().filter(waits_for).count();
+        (task.id.clone(), u32::try_from(count).unwrap_or(u32::MAX))
+    };
+    reopened.map(with_count).collect()
 }
 
 /// Whether these tasks can make up a run: names that differ, dependencies that are among them, no circles.
@@ -517,6 +581,72 @@ mod tests {
         task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(1)).unwrap();
         assert_eq!(task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(2)), Err(Refused::Repeated));
         assert_eq!(task.apply(Command::Finish(by("a", 2), 1.into()), Timestamp(2)), Err(Refused::Over("completed")));
+    }
+
+    #[test]
+    fn only_what_ended_without_success_is_reopened_and_has_all_its_retries_again() {
+        let reopen = Command::Reopen { waiting_for: 2 };
+        let mut task = task(1);
+        assert_eq!(task.apply(reopen.clone(), Timestamp(0)), Err(Refused::Unfinished));
+        for attempt in [1, 2] {
+            task.apply(Command::Start(worker("a"), LEASE), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
+            task.apply(fail(by("a", attempt)), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
+        }
+        let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap().unwrap();
+        assert_eq!(event.kind, Kind::TaskReopened);
+        assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(50_000_000), waiting_for: 2 }, 0));
+        assert_eq!(task.attempt, 2, "tokens go on");
+        let mut done = Task { state: State::Completed(Value::Null), ..task };
+        assert_eq!(done.apply(reopen, Timestamp(1)), Err(Refused::Over("completed")));
+    }
+
+    /// Tasks of one run: name, what it needs, its state, and whether its failure is allowed.
+    fn ended(tasks: &[(&str, &[&str], State, bool)]) -> Vec<Task> {
+        let id = |name: &&str| TaskId((*name).to_owned());
+        let task = |(name, needs, state, allow_failure): &(&str, &[&str], State, bool)| {
+            let depends_on = needs.iter().map(id).collect();
+            let new = NewTask { depends_on, allow_failure: *allow_failure, ..NewTask::new(id(name), "q", Value::Null) };
+            Task { state: state.clone(), ..Task::new(new, 0, 0, Timestamp(0)) }
+        };
+        tasks.iter().map(task).collect()
+    }
+
+    fn reopened(tasks: &[Task], only: Option<&str>) -> Vec<(String, u32)> {
+        let only = only.map(|name| TaskId(name.to_owned()));
+        to_reopen(tasks, only.as_ref()).into_iter().map(|(id, waits)| (id.0, waits)).collect()
+    }
+
+    #[test]
+    fn failed_tasks_and_what_they_held_up_are_done_again_and_nothing_else() {
+        let (failed, done) = (State::Failed("x".into()), State::Completed(Value::Null));
+        let blocked = State::Blocked(TaskId("a".into()));
+        let tasks = ended(&[
+            ("last", &["b", "d"], blocked.clone(), false),
+            ("a", &[], failed.clone(), false),
+            ("b", &["a", "d"], blocked, false),
+            ("c", &[], failed, true),
+            ("d", &["c"], done, false),
+            ("e", &[], State::Cancelled, false),
+        ]);
+        let all = [("last", 1), ("a", 0), ("b", 1), ("e", 0)].map(|(name, waits)| (name.to_owned(), waits));
+        assert_eq!(reopened(&tasks, None), all);
+        assert_eq!(reopened(&tasks, Some("a")), &all[..3]);
+        assert_eq!(reopened(&tasks, Some("c")), [("c".to_owned(), 0)], "named, an allowed failure is done again, too");
+        assert_eq!(reopened(&tasks, Some("d")), [], "it was completed");
+        assert_eq!(reopened(&tasks, Some("b")), [], "it needs a, which stays as it is");
+    }
+
+    #[test]
+    fn a_task_that_needs_another_failure_stays_blocked() {
+        let failed = State::Failed("x".into());
+        let tasks = ended(&[
+            ("a", &[], failed.clone(), false),
+            ("b", &[], failed, false),
+            ("both", &["a", "b"], State::Blocked(TaskId("a".into())), false),
+            ("after", &["both"], State::Blocked(TaskId("a".into())), false),
+        ]);
+        assert_eq!(reopened(&tasks, Some("a")), [("a".to_owned(), 0)]);
+        assert_eq!(reopened(&tasks, None).len(), 4);
     }
 
     fn chain(names: &[(&str, &[&str])]) -> Vec<NewTask> {

@@ -6,9 +6,8 @@ use anyhow::Context as _;
 use skep_core::{
     Namespace,
     app::App,
-    db::{Db, DbError, Limits},
+    db::{Db, Limits},
     policy::{Actor, Permit},
-    run::{Run, State},
 };
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     hub::Hubs,
     model::Model,
     net,
-    run::{Home, Swarm},
+    run::{Archive, Home, Swarm},
     tools::{self, Parts, SandboxOnDemand},
     upstreams::{Upstreams, logins::Logins},
     workspace::Dir,
@@ -65,18 +64,9 @@ impl Hive {
         self.permit.namespace()
     }
 
-    /// Where a run stands, which everybody is told who asks. A run whose process was killed still says in the store that it is
-    /// running; it is interrupted.
-    pub async fn state_of(&self, run: &Run) -> Result<State, DbError> {
-        if run.state != State::Running || self.home.is_held(&run.id) != Some(false) {
-            return Ok(run.state);
-        }
-        // Whoever works on a run ends it first and lets go of its directory then, so what the store says now is the last word.
-        let now = self.app.db.run(self.namespace(), &run.id).await?;
-        Ok(match now.map_or(run.state, |run| run.state) {
-            State::Running => State::Interrupted,
-            over => over,
-        })
+    /// The runs that are kept.
+    pub fn archive(&self) -> Archive {
+        Archive::new(self.app.clone(), self.permit.clone(), self.home.clone())
     }
 
     /// A swarm that calls its tools in `workspace`, or on the configured hubs.

@@ -3,6 +3,8 @@
 
 #[path = "run/failures.rs"]
 mod failures;
+#[path = "run/kept.rs"]
+mod kept;
 mod support;
 
 use std::{fs::File, io::Write as _, process::Command};
@@ -39,7 +41,8 @@ fn a_plan_runs_to_its_report() {
     assert!(shown["tasks"][2]["agent"].as_str().unwrap().starts_with("coordinator"));
     assert_eq!(user.skep(&["show", "--file", "outputs/greet/note.txt"]).ok().stdout(), "kept\n");
     assert_eq!(user.skep(&["show"]).ok().stdout(), said.stdout());
-    assert!(user.skep(&["runs"]).ok().stdout().contains("completed    greeting"));
+    let listed = user.skep(&["runs"]).ok().stdout();
+    assert!(listed.contains("completed") && listed.contains("greeting"), "{listed}");
     assert!(user.skep(&["logs", "--task", "count"]).ok().stdout().contains("count: completed"));
 }
 

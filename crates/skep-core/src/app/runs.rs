@@ -1,5 +1,7 @@
 //! Operations on runs.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::{App, tasks::without_repetition};
@@ -10,7 +12,7 @@ use crate::{
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
     policy::Permit,
     run::{Command, End, NewRun, Refused, Run, RunId},
-    task::{self, NewTask, Task, check_graph},
+    task::{self, NewTask, Task, TaskId, check_graph},
 };
 
 /// Why an operation on runs failed. Nothing was changed.
@@ -21,7 +23,21 @@ pub enum RunError {
     Unknown(RunId),
     /// There is a task of this name already, and not of this run.
     #[error("there is a task {} already; give the new one another name", .0.0)]
-    TaskTaken(task::TaskId),
+    TaskTaken(TaskId),
+    /// Nothing of the run ended without success.
+    #[error("no task of run {} has failed, so there is nothing to do again", .0.0)]
+    NothingToRetry(RunId),
+    /// This task was completed, or needs one that stays without success.
+    #[error("task {} is {state} and cannot be done again; retry the run, or a task that has failed", .task.0)]
+    NotToRetry {
+        /// Which.
+        task: TaskId,
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// A task does not stand where the run says.
+    #[error(transparent)]
+    Task(#[from] task::Refused),
     /// What was asked for cannot be.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -95,6 +111,55 @@ impl App {
     ) -> Result<Run, RunError> {
         report.as_ref().map_or(Ok(()), |report| check_json("the report", report, PLAN_BYTES_MAX))?;
         self.change_run(permit, id, Command::End(end, report), now).await
+    }
+
+    /// Do what ended without success again, or one such task and what it held up; what was completed stays. Gives the tasks
+    /// that are reopened.
+    pub async fn retry_run(
+        &self,
+        permit: &Permit,
+        id: &RunId,
+        only: Option<&TaskId>,
+        now: Timestamp,
+    ) -> Result<Vec<TaskId>, RunError> {
+        let (id, only) = (id.clone(), only.cloned());
+        let retry = async move |tx: &mut Tx<'_>| {
+            let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
+            let retried = run.apply(Command::Retry, now)?;
+            let mut tasks = tx.tasks_of(&id).await?;
+            let waiting: HashMap<TaskId, u32> = task::to_reopen(&tasks, only.as_ref()).into_iter().collect();
+            match &only {
+                Some(task) if !waiting.contains_key(task) => {
+                    let state = tasks.iter().find(|known| known.id == *task).map(|known| known.state.name());
+                    return Err(RunError::NotToRetry { task: task.clone(), state: state.unwrap_or("unknown") });
+                }
+                None if waiting.is_empty() => return Err(RunError::NothingToRetry(id.clone())),
+                _ => {}
+            }
+            tx.save_run(&run).await?;
+            tx.append(retried);
+            let mut reopened = Vec::new();
+            for task in &mut tasks {
+                let Some(&waiting_for) = waiting.get(&task.id) else { continue };
+                let event = task.apply(task::Command::Reopen { waiting_for }, now)?;
+                tx.save_task(task).await?;
+                event.into_iter().for_each(|event| tx.append(event));
+                reopened.push(task.id.clone());
+            }
+            Ok(reopened)
+        };
+        self.db.write(permit.namespace(), retry).await
+    }
+
+    /// Delete a run that nobody conducts, with its tasks, artefacts and events, whose numbers are not given again.
+    pub async fn delete_run(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
+        let id = id.clone();
+        let delete = async move |tx: &mut Tx<'_>| {
+            let run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
+            run.check_deletable()?;
+            Ok(tx.delete_run(&id).await?)
+        };
+        self.db.write(permit.namespace(), delete).await
     }
 
     /// Give all tasks of a run that are in progress back to their queues, at once and without counting a failure.

@@ -121,6 +121,19 @@ impl Db {
     }
 }
 
+impl Db {
+    /// When the last thing happened in a run; `None` if nothing has.
+    pub async fn last_event_of(&self, namespace: &Namespace, run: &RunId) -> Result<Option<Timestamp>, DbError> {
+        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
+        let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
+        let last = self.read(async move |db| {
+            let sql = "select at from event where namespace = $1 and run = $2 order by number desc limit 1";
+            db.all(sql, values![&namespace, &run], read).await.doing("read events")
+        });
+        Ok(last.await?.pop())
+    }
+}
+
 /// How many rows to ask for.
 pub(super) fn page(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_MAX)).unwrap_or(i64::MAX)

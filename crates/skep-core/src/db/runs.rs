@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Namespace, Timestamp,
-    run::{Run, RunId, State},
+    run::{Run, RunId, State, Summary},
 };
 
 const COLUMNS: &str = "id, name, plan, directory, state, created, ended, report";
@@ -47,6 +47,21 @@ impl Tx<'_> {
         let values = values![run.state.name(), ended, report, &self.namespace.0, &run.id.0];
         self.execute(sql, values).await.doing("save a run")
     }
+
+    /// Delete a run and all that belongs to it.
+    pub async fn delete_run(&mut self, id: &RunId) -> Result<(), DbError> {
+        let tasks = self.sql.among("select id from task where namespace = $1 and run = $2");
+        for sql in [
+            &format!("delete from dependency where namespace = $1 and depends_on {tasks}"),
+            "delete from artefact where namespace = $1 and run = $2",
+            "delete from event where namespace = $1 and run = $2",
+            "delete from task where namespace = $1 and run = $2",
+            "delete from run where namespace = $1 and id = $2",
+        ] {
+            self.execute(sql, values![&self.namespace.0, &id.0]).await.doing("delete a run")?;
+        }
+        Ok(())
+    }
 }
 
 impl Db {
@@ -80,12 +95,69 @@ impl Db {
     }
 }
 
+impl Db {
+    /// Runs without what may be large, newest first, page by page like [`Db::runs`].
+    pub async fn run_summaries(
+        &self,
+        namespace: &Namespace,
+        before: Option<(Timestamp, RunId)>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, DbError> {
+        let namespace = namespace.0.clone();
+        let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
+        let read = |row: &Row<'_>| {
+            let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
+            let state = state(row.next_text()?)?;
+            let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
+            Ok(Summary { id, name, directory, state, created, ended })
+        };
+        self.read(async move |db| {
+            let sql = "select id, name, directory, state, created, ended from run
+                 where namespace = $1 and (created, id) < ($2, $3) order by created desc, id desc limit $4";
+            db.all(sql, values![&namespace, created, &id, page(limit)], read).await.doing("read runs")
+        })
+        .await
+    }
+
+    /// About how many bytes each run takes in the database.
+    pub async fn run_sizes(&self, namespace: &Namespace) -> Result<Vec<(RunId, u64)>, DbError> {
+        const PARTS: &str =
+            "select id as run, length(plan) + coalesce(length(report), 0) as bytes from run where namespace = $1
+            union all select run, length(input) + coalesce(length(result), 0) from task
+                where namespace = $1 and run is not null
+            union all select run, length(data) from event where namespace = $1 and run is not null
+            union all select run, size from artefact where namespace = $1 and run is not null";
+        let namespace = namespace.0.clone();
+        self.read(async move |db| {
+            let sql = format!("select run, cast(sum(bytes) as bigint) from ({PARTS}) as parts group by run");
+            let read = |row: &Row<'_>| Ok((RunId(row.next()?), row.next::<i64>()?.try_into()?));
+            db.all(&sql, values![&namespace], read).await.doing("measure the runs")
+        })
+        .await
+    }
+
+    /// How many bytes the database takes on its disk.
+    pub async fn size(&self) -> Result<u64, DbError> {
+        self.read(async move |db| {
+            let sql = db.size_of_all();
+            let sizes =
+                db.all(sql, &[], |row| Ok(row.next::<i64>()?.try_into()?)).await.doing("measure the database")?;
+            Ok(sizes.into_iter().next().unwrap_or(0))
+        })
+        .await
+    }
+}
+
+fn state(name: Option<&str>) -> Result<State, Cause> {
+    let name = name.unwrap_or_default();
+    let known = State::ALL.into_iter().find(|known| known.name() == name);
+    known.ok_or_else(|| format!("unknown run state {name:?}").into())
+}
+
 fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
     let (id, name) = (RunId(row.next()?), row.next()?);
     let (plan, directory) = (row.next_json()?, row.next()?);
-    let state = row.next_text()?.unwrap_or_default();
-    let state = State::ALL.into_iter().find(|known| known.name() == state);
-    let state = state.ok_or("unknown run state")?;
+    let state = state(row.next_text()?)?;
     let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
     let report = row.next_text()?.map(serde_json::from_str).transpose()?;
     Ok(Run { id, name, plan, directory, state, created, ended, report })

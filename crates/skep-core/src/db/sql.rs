@@ -164,6 +164,17 @@ impl Sql<'_> {
         }
     }
 
+    /// A `select` of the bytes that all tables take with their indexes.
+    pub(super) fn size_of_all(&self) -> &'static str {
+        match self {
+            Sql::Sqlite(_) => "select page_count * page_size from pragma_page_count, pragma_page_size",
+            Sql::Postgres(_) => {
+                "select cast(coalesce(sum(pg_total_relation_size(oid)), 0) as bigint) from pg_class
+                 where relkind = 'r' and relnamespace = current_schema()::regnamespace"
+            }
+        }
+    }
+
     /// A condition: equal to one of what a `select` gives. As PostgreSQL plans it, the `select` comes first and the
     /// index is asked for each of its values; `in` leaves it the choice, which it gets wrong without statistics.
     pub(super) fn among(&self, select: &str) -> String {

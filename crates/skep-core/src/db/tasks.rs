@@ -47,6 +47,13 @@ impl Tx<'_> {
         self.all(&sql, values, from_row).await.doing("find leases that have run out")
     }
 
+    /// All tasks of a run in the order of their declaration, locked.
+    pub async fn tasks_of(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
+        let lock = self.sql.for_update();
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id {lock}");
+        self.all(&sql, values![&self.namespace.0, &run.0], from_row).await.doing("load the tasks of a run")
+    }
+
     /// The tasks of a run that workers hold, locked.
     pub async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
         let lock = self.sql.for_update();
@@ -253,6 +260,12 @@ impl Db {
 }
 
 impl TaskCounts {
+    /// How many there are.
+    pub fn all(&self) -> u64 {
+        let over = self.completed + self.failed + self.failed_allowed + self.blocked + self.cancelled;
+        self.pending + self.in_progress + over
+    }
+
     fn of(&mut self, state: &str, allow_failure: bool) -> Option<&mut u64> {
         match state {
             "pending" => Some(&mut self.pending),

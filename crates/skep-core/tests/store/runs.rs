@@ -2,6 +2,7 @@
 
 use skep_core::{
     app::{RunError, TaskError},
+    artefact::NewArtefact,
     limits::{self, Invalid},
     run::{self, End, Run, State as RunState},
     task::Refused,
@@ -145,6 +146,92 @@ async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retried_run_does_its_failed_tasks_again_and_keeps_the_others() {
+    on_every_database(async |app| {
+        let tasks = vec![new("good"), new("bad"), needs("then", &["good", "bad"]), needs("last", &["then"])];
+        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        let early = app.retry_run(&permit(), &run_id("r"), None, NOW).await;
+        assert!(matches!(early, Err(RunError::Refused(run::Refused::NotOver))), "{early:?}");
+        finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
+        fail(&app, &claim(&app, NOW).await.unwrap(), false).await.unwrap();
+        app.end_run(&permit(), &run_id("r"), End::Failed, Some(json!("report")), NOW).await.unwrap();
+        let of_good = app.retry_run(&permit(), &run_id("r"), Some(&id("good")), LATER).await;
+        assert!(matches!(of_good, Err(RunError::NotToRetry { state: "completed", .. })), "{of_good:?}");
+        assert_eq!(run(&app, "r").await.state, RunState::Failed, "a refusal changes nothing");
+
+        let reopened = app.retry_run(&permit(), &run_id("r"), None, LATER).await.unwrap();
+        assert_eq!(reopened, [id("bad"), id("then"), id("last")]);
+        let retried = run(&app, "r").await;
+        assert_eq!((retried.state, retried.ended, retried.report), (RunState::Running, None, None));
+        for name in ["bad", "then", "last"] {
+            let task = claim(&app, LATER).await.unwrap();
+            assert_eq!(task.id, id(name));
+            finish(&app, &task).await.unwrap();
+        }
+        assert_eq!(claim(&app, LATER).await, None, "what was done is not repeated");
+        app.end_run(&permit(), &run_id("r"), End::Completed, None, LATER).await.unwrap();
+        let nothing = app.retry_run(&permit(), &run_id("r"), None, LATER).await;
+        assert!(matches!(nothing, Err(RunError::NothingToRetry(_))), "{nothing:?}");
+        let story = story(&app).await;
+        assert!(story.contains(&"run.retried".to_owned()) && story.contains(&"task.reopened bad".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_can_be_cancelled_and_cancelling_twice_says_so() {
+    on_every_database(async |app| {
+        app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
+        app.interrupt_run(&permit(), &run_id("r"), NOW).await.unwrap();
+        app.end_run(&permit(), &run_id("r"), End::Cancelled, None, NOW).await.unwrap();
+        assert_eq!(state(&app, "a").await, State::Cancelled);
+        let again = app.end_run(&permit(), &run_id("r"), End::Cancelled, None, NOW).await;
+        assert!(matches!(again, Err(RunError::Refused(run::Refused::Over("cancelled")))), "{again:?}");
+        app.retry_run(&permit(), &run_id("r"), None, LATER).await.unwrap();
+        assert_eq!(claim(&app, LATER).await.unwrap().id, id("a"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
+    on_every_database(async |app| {
+        for name in ["gone", "kept"] {
+            let tasks = vec![new(&format!("{name}-a")), needs(&format!("{name}-b"), &[&format!("{name}-a")])];
+            app.start_run(&permit(), new_run(name), tasks, NOW).await.unwrap();
+            let task = claim(&app, NOW).await.unwrap();
+            let artefact = NewArtefact { path: "f".into(), bytes: vec![7; 5000] };
+            app.finish(&permit(), &task.id, attempt(&task), json!(1), vec![artefact], NOW).await.unwrap();
+            while claim(&app, NOW).await.is_some() {}
+        }
+        let refused = app.delete_run(&permit(), &run_id("gone")).await;
+        assert!(matches!(refused, Err(RunError::Refused(run::Refused::NotOver))), "{refused:?}");
+        app.end_run(&permit(), &run_id("gone"), End::Cancelled, None, NOW).await.unwrap();
+        let namespace = permit().namespace().clone();
+        let sizes = app.db.run_sizes(&namespace).await.unwrap();
+        assert!(sizes.iter().all(|(_, bytes)| (5000..20_000).contains(bytes)) && sizes.len() == 2, "{sizes:?}");
+        assert!(app.db.size().await.unwrap() > 10_000);
+
+        let before = log(&app).await;
+        app.delete_run(&permit(), &run_id("gone")).await.unwrap();
+        assert_eq!(app.db.run(&namespace, &run_id("gone")).await.unwrap(), None);
+        assert!(app.db.tasks_of(&namespace, &run_id("gone")).await.unwrap().is_empty());
+        assert!(app.db.artefacts(&namespace, &run_id("gone")).await.unwrap().is_empty());
+        let after = app.db.events_after(&namespace, 0, usize::MAX).await.unwrap();
+        let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
+        assert_eq!(after, of_kept, "numbers stay");
+        assert_eq!(app.db.run_sizes(&namespace).await.unwrap().len(), 1);
+        assert_eq!(task(&app, "kept-a").await.unwrap().state.name(), "completed");
+        app.submit(&permit(), new("gone-a"), NOW).await.unwrap();
+        finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
+        assert_eq!(task(&app, "gone-b").await, None, "nothing waits for a name of the deleted run");
+        let again = app.delete_run(&permit(), &run_id("gone")).await;
+        assert!(matches!(again, Err(RunError::Unknown(_))), "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
     on_every_database(async |app| {
         app.start_run(&permit(), new_run("r"), vec![new("b")], NOW).await.unwrap();
@@ -177,6 +264,12 @@ async fn runs_are_listed_newest_first_page_by_page() {
         };
         let (first, last) = page(None).await;
         assert_eq!(first, ["r3", "r2"]);
+        let summaries = app.db.run_summaries(permit().namespace(), last.clone(), 9).await.unwrap();
+        assert_eq!(summaries.iter().map(|run| run.id.0.as_str()).collect::<Vec<_>>(), ["r1", "r0"]);
+        assert_eq!(
+            (summaries[0].state, summaries[0].created, summaries[0].ended),
+            (RunState::Running, Timestamp(2), None)
+        );
         let (second, last) = page(last).await;
         assert_eq!(second, ["r1", "r0"]);
         assert_eq!(page(last).await.0, Vec::<String>::new());

@@ -11,7 +11,7 @@ use skep_core::{
 use super::{
     Common, find_run, no_such_task, print,
     progress::{Follow, to_json, to_text},
-    stop_on_signal,
+    say, stop_on_signal,
 };
 use crate::{config::Overrides, hive::Hive, run::step_of};
 
@@ -51,7 +51,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         None => true,
     };
     let line = |event: &Event| if arguments.json { to_json(event) } else { to_text(event) };
-    if arguments.follow && hive.state_of(&run).await? == State::Running {
+    if arguments.follow && hive.archive().state_of(&run.id, run.state).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
@@ -64,7 +64,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
             cut_off = until_cut_off(&hive, &run) => cut_off?,
         }
-        eprintln!("run {} was interrupted; continue with `skep resume {0}`", run.id.0);
+        say!("run {} was interrupted; continue with `skep resume {0}`", run.id.0);
     }
     loop {
         let events = follow.look().await?;
@@ -77,7 +77,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
 
 /// Returns when nobody works on the run any more although it has not ended.
 async fn until_cut_off(hive: &Hive, run: &Run) -> anyhow::Result<()> {
-    while hive.state_of(run).await? != State::Interrupted {
+    while hive.archive().state_of(&run.id, run.state).await? != State::Interrupted {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! The command line: `skep <COMMAND>`. One file a command; this one has what they share.
 
+mod cancel;
 mod check;
 mod doctor;
+mod du;
 mod exec;
 mod logs;
 mod mcp_stdio;
@@ -12,13 +14,14 @@ mod runs;
 mod sandbox;
 mod serve;
 mod servers;
+mod show;
 mod tools;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use skep_core::run::{Run, RunId};
+use skep_core::run::{Run, RunId, Summary};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -73,10 +76,13 @@ struct Common {
 enum Command {
     Run(run::Arguments),
     Resume(run::ResumeArguments),
+    Retry(run::RetryArguments),
+    Cancel(cancel::Arguments),
     Check(check::Arguments),
     Runs(runs::Arguments),
-    Show(runs::ShowArguments),
+    Show(show::Arguments),
     Logs(logs::Arguments),
+    Du(du::Arguments),
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Servers(servers::Arguments),
@@ -95,10 +101,13 @@ impl Cli {
         match command {
             Command::Run(arguments) => run::run(common, arguments).await,
             Command::Resume(arguments) => run::resume(common, arguments).await,
+            Command::Retry(arguments) => run::retry(common, arguments).await,
+            Command::Cancel(arguments) => cancel::cancel(common, arguments).await,
             Command::Check(arguments) => check::check(common, arguments),
             Command::Runs(arguments) => runs::runs(common, arguments).await,
-            Command::Show(arguments) => runs::show(common, arguments).await,
+            Command::Show(arguments) => show::show(common, arguments).await,
             Command::Logs(arguments) => logs::logs(common, arguments).await,
+            Command::Du(arguments) => du::du(common, arguments).await,
             Command::Tools(arguments) => tools::tools(common, arguments).await,
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
@@ -134,7 +143,8 @@ impl Common {
 
 /// The log goes to standard error, so that standard output is the answer's alone.
 fn start_log(log: &Log) -> anyhow::Result<()> {
-    const LEVEL: &str = "warn";
+    /// Calls of a hub have a line each; no other command has that target.
+    const LEVEL: &str = "warn,skep::calls=info";
     let level = log.level.as_deref().unwrap_or(LEVEL);
     let filter =
         EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?} is not a level or a filter"))?;
@@ -147,25 +157,68 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The run that a person means: its name, the unambiguous end of it, or none for the newest.
+/// The word for the newest run.
+const NEWEST: &str = "newest";
+
+/// The run that a person means: its name, the unambiguous end of it, or none or `newest` for the newest.
 async fn find_run(hive: &Hive, named: Option<&str>) -> anyhow::Result<Run> {
-    const LOOKED_AT_MAX: usize = 1000;
-    let runs = hive.app.db.runs(hive.namespace(), None, LOOKED_AT_MAX).await?;
-    let Some(named) = named else {
-        return runs
-            .into_iter()
-            .next()
-            .ok_or_else(|| anyhow::anyhow!("there is no run yet; start one with `skep run`"));
-    };
-    if let Some(run) = hive.app.db.run(hive.namespace(), &RunId(named.to_owned())).await? {
-        return Ok(run);
+    let named = [named.unwrap_or(NEWEST).to_owned()];
+    let id = find_runs(hive, &named).await?.remove(0);
+    let run = hive.app.db.run(hive.namespace(), &id).await?;
+    run.with_context(|| format!("run {} is gone", id.0))
+}
+
+/// The same for several, in this order.
+async fn find_runs(hive: &Hive, named: &[String]) -> anyhow::Result<Vec<RunId>> {
+    let runs = hive.archive().all().await?;
+    named.iter().map(|named| meant(&runs, named)).collect()
+}
+
+/// The one of these runs that is meant, of all there are, newest first.
+fn meant(runs: &[Summary], named: &str) -> anyhow::Result<RunId> {
+    const SHOWN_MAX: usize = 5;
+    if named == NEWEST {
+        let newest = runs.first().context("there is no run yet; start one with `skep run`")?;
+        return Ok(newest.id.clone());
     }
-    let mut meant = runs.into_iter().filter(|run| run.id.0.ends_with(named));
-    match (meant.next(), meant.next()) {
-        (Some(run), None) => Ok(run),
-        (Some(_), Some(_)) => anyhow::bail!("{named} may be one of several runs; give more of its name"),
-        (None, _) => anyhow::bail!("there is no run {named}; `skep runs` lists them"),
+    if let Some(run) = runs.iter().find(|run| run.id.0 == named) {
+        return Ok(run.id.clone());
     }
+    let named = named.to_lowercase();
+    let ends_so: Vec<&Summary> = runs.iter().filter(|run| !named.is_empty() && run.id.0.ends_with(&named)).collect();
+    let shown = shorten(&named, NAME_CHARS_SHOWN);
+    match ends_so.as_slice() {
+        [run] => Ok(run.id.clone()),
+        [] => anyhow::bail!("there is no run {shown:?}; `skep runs` lists them"),
+        several => {
+            let names: Vec<&str> = several.iter().take(SHOWN_MAX).map(|run| run.id.0.as_str()).collect();
+            let more = if several.len() > SHOWN_MAX { ", …" } else { "" };
+            anyhow::bail!("{} runs end in {shown:?}: {}{more}; give more of the name", several.len(), names.join(", "))
+        }
+    }
+}
+
+/// A length of time in a list.
+fn time_for_people(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        seconds @ 1..60 => format!("{seconds}.{} s", time.subsec_millis() / 100),
+        seconds @ 60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        seconds @ 3600..86_400 => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
+        seconds => format!("{}d {:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// A number of bytes in a list.
+fn bytes_for_people(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut amount = bytes as f64;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
 }
 
 /// There is no task of this name in the run, and which one may have been meant.
@@ -196,4 +249,44 @@ fn stop_on_signal(tasks: &mut tokio::task::JoinSet<()>) -> anyhow::Result<Cancel
         }
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_core::{Timestamp, run::State};
+
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_by_its_name_or_an_end_that_only_it_has() {
+        let run = |id: &str| Summary {
+            id: RunId(id.to_owned()),
+            name: String::new(),
+            directory: String::new(),
+            state: State::Completed,
+            created: Timestamp(0),
+            ended: None,
+        };
+        let runs = ["01xyz999999", "01abc999999", "999999"].map(run);
+        let found = |named: &str| meant(&runs, named).map(|id| id.0).map_err(|error| error.to_string());
+        assert_eq!(found("newest").as_deref(), Ok("01xyz999999"));
+        assert_eq!(found("999999").as_deref(), Ok("999999"), "a whole name counts more than the end of another");
+        assert_eq!(found("C999999").as_deref(), Ok("01abc999999"));
+        assert!(found("9").unwrap_err().contains("3 runs end in \"9\": 01xyz999999, 01abc999999"));
+        assert!(found("nine").unwrap_err().contains("there is no run \"nine\""));
+        assert!(found("").is_err());
+        assert!(meant(&[], "newest").unwrap_err().to_string().contains("no run yet"));
+    }
+
+    #[test]
+    fn times_and_bytes_are_short_and_say_their_unit() {
+        for (ms, text) in
+            [(999, "999 ms"), (1500, "1.5 s"), (61_000, "1m 01s"), (3_660_000, "1h 01m"), (90_000_000, "1d 01h")]
+        {
+            assert_eq!(time_for_people(Duration::from_millis(ms)), text);
+        }
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")] {
+            assert_eq!(bytes_for_people(bytes), text);
+        }
+    }
 }

@@ -12,11 +12,11 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::future::{Either, select};
 use serde_json::json;
-use skep_core::run::{RunId, State};
+use skep_core::run::{Run, RunId, State};
 use tokio::task::JoinSet;
 
 use super::{
-    Common, FAILED, INTERRUPTED, find_run, print,
+    Common, FAILED, INTERRUPTED, find_run, no_such_task, print,
     progress::{Follow, Show, Style},
     say, stop_on_signal,
 };
@@ -26,7 +26,7 @@ use crate::{
     document::Diagnostic,
     hive::{self, Hive},
     plan::{self, Plan},
-    run::{Ended, Report, RunDirectory, Swarm, now, step_of},
+    run::{Ended, Report, RunDirectory, Swarm, now, step_of, task_id},
     terminal,
     workspace::Dir,
 };
@@ -76,6 +76,19 @@ pub(super) struct ResumeArguments {
     /// The run, or the end of its name [default: the newest]
     #[arg(value_name = "RUN")]
     run: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Do the tasks of a run again that failed, and what was blocked or cancelled; what was completed is kept
+#[derive(Debug, Args)]
+pub(super) struct RetryArguments {
+    /// The run, the end of its name, or `newest`
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// Only this task, and what waits for it
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
     #[command(flatten)]
     output: Output,
 }
@@ -148,17 +161,27 @@ pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow
     if !matches!(run.state, State::Running | State::Interrupted) {
         anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());
     }
-    let directory = hive.home.hold(&run.id)?;
-    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
-    let workspace = hive::workspace(run.directory.as_ref())?;
-    let swarm = hive.swarm(&workspace, directory.outputs())?;
-    let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
-    while !follow.look().await?.is_empty() {} // what happened before is not shown again
-    hive.app.resume_run(&hive.permit, &run.id, now()).await?;
-    let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
-    let finished = tasks.iter().filter(|task| task.state.is_over()).map(|task| step_of(&task.id).to_owned());
-    let finished: Vec<String> = finished.collect();
-    Work { hive, swarm, id: run.id, plan, workspace, directory, follow }.show(&arguments.output, &finished).await
+    let work = Work::take_up(hive, &run).await?;
+    work.hive.app.resume_run(&work.hive.permit, &run.id, now()).await?;
+    work.go_on(&arguments.output).await
+}
+
+pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&hive, Some(&arguments.run)).await?;
+    if !run.state.is_over() {
+        let id = &run.id.0;
+        anyhow::bail!("run {id} is not over; `skep resume {id}` continues one that was interrupted");
+    }
+    let work = Work::take_up(hive, &run).await?;
+    if let Some(name) = &arguments.task
+        && work.plan.step(name).is_none()
+    {
+        return Err(no_such_task(&run.id, name, work.plan.tasks.iter().map(|step| &step.id)));
+    }
+    let only = arguments.task.map(|name| task_id(&run.id, &name));
+    work.hive.app.retry_run(&work.hive.permit, &run.id, only.as_ref(), now()).await?;
+    work.go_on(&arguments.output).await
 }
 
 /// The plan that is meant by the words on the command line.
@@ -203,6 +226,25 @@ struct Work {
 }
 
 impl Work {
+    /// A run of which something has been done already. Its state is not changed yet.
+    async fn take_up(hive: Hive, run: &Run) -> anyhow::Result<Work> {
+        let directory = hive.home.hold(&run.id)?;
+        let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+        let workspace = hive::workspace(run.directory.as_ref())?;
+        let swarm = hive.swarm(&workspace, directory.outputs())?;
+        let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
+        while !follow.look().await?.is_empty() {} // what happened before is not shown again
+        Ok(Work { hive, swarm, id: run.id.clone(), plan, workspace, directory, follow })
+    }
+
+    /// The same as [`Work::show`], where some tasks are over already.
+    async fn go_on(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let tasks = self.hive.app.db.tasks_of(self.hive.namespace(), &self.id).await?;
+        let finished = tasks.iter().filter(|task| task.state.is_over()).map(|task| step_of(&task.id).to_owned());
+        let finished: Vec<String> = finished.collect();
+        self.show(output, &finished).await
+    }
+
     /// Work on the run, show how it goes, and print its report.
     async fn show(self, output: &Output, finished: &[String]) -> anyhow::Result<ExitCode> {
         let Work { hive, swarm, id, plan, workspace, directory, mut follow } = self;
@@ -222,6 +264,11 @@ impl Work {
         };
         follow.look().await?.iter().for_each(|event| show.event(event));
         show.end();
+        if let Ok(Ended::Over(_)) = &ended
+            && let Err(error) = hive.archive().keep_within(&hive.settings.keep).await
+        {
+            say!("old runs could not be deleted (run.keep): {:#}", anyhow::Error::from(error));
+        }
         hive.app.db.close().await;
         let Ended::Over(report) = ended? else {
             say!("run {} was interrupted; continue with `skep resume {0}`", id.0);

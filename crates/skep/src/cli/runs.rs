@@ -1,126 +1,287 @@
-//! `skep runs` and `skep show`.
+//! `skep runs`: the list of runs, and deleting some of them.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use clap::Args;
-use serde_json::{Map, Value, json};
-use skep_core::run::Run;
-
-use super::{Common, find_run, no_such_task, print};
-use crate::{
-    config::Overrides,
-    hive::Hive,
-    plan::Plan,
-    run::{Report, TaskReport, rfc3339},
-    terminal::{Screen, ignore_gone, line},
-    workspace::OUTPUTS,
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use skep_core::{
+    Timestamp,
+    db::TaskCounts,
+    retention::{Kept, Selection},
+    run::{State, Summary, short_names},
 };
 
-/// List the runs, newest first
+use super::{Common, FAILED, bytes_for_people, find_runs, print, time_for_people};
+use crate::{
+    config::Overrides,
+    duration::Span,
+    hive::Hive,
+    run::{now, rfc3339},
+    terminal::{line, say},
+};
+
+/// List the runs, newest first, or delete some
 #[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  skep runs --state failed
+  skep runs rm 4k2p9x
+  skep runs prune --older-than 30d --dry-run"
+)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: ListArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the runs, newest first
+    Ls(ListArguments),
+    /// Show what became of a run: `skep show`
+    Show(super::show::Arguments),
+    /// Show what has happened in a run: `skep logs`
+    Logs(super::logs::Arguments),
+    Rm(RmArguments),
+    Prune(PruneArguments),
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
     /// How many
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: usize,
+    /// Only those in this state; may be given several times
+    #[arg(long, value_name = "STATE")]
+    state: Vec<StateName>,
     /// A line of JSON for each
     #[arg(long)]
     json: bool,
 }
 
-/// Show what became of a run: its report, a task's answer, or a file that a task has left
+/// Delete runs with everything that they have left
+///
+/// A run that somebody works on is not deleted; `skep cancel` stops it.
 #[derive(Debug, Args)]
-pub(super) struct ShowArguments {
-    /// The run, or the end of its name [default: the newest]
-    #[arg(value_name = "RUN")]
-    run: Option<String>,
-    /// Only this task's answer
-    #[arg(long, value_name = "TASK", conflicts_with = "file")]
-    task: Option<String>,
-    /// The contents of this file, such as outputs/count/table.csv
-    #[arg(long, value_name = "PATH")]
-    file: Option<String>,
-    /// With --file: write it as it is, also to a terminal, which obeys control characters in it
-    #[arg(long, requires = "file")]
-    raw: bool,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+struct RmArguments {
+    /// The runs, or the ends of their names
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Delete runs that are over, by number, age or state; without any of them, what the settings keep no longer (run.keep)
+///
+/// A run that somebody works on is never deleted. One that was interrupted is only deleted with --state interrupted, or
+/// when it is older than the settings keep runs.
+#[derive(Debug, Args)]
+struct PruneArguments {
+    /// Keep the newest N runs
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// Only runs that ended longer ago than this: 12h, 30d
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<Span>,
+    /// Only runs in this state; may be given several times
+    #[arg(long, value_name = "STATE")]
+    state: Vec<StateName>,
+    /// Show what would be deleted, and delete nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A state, as it is written on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateName {
+    Running,
+    Interrupted,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl From<StateName> for State {
+    fn from(name: StateName) -> State {
+        match name {
+            StateName::Running => State::Running,
+            StateName::Interrupted => State::Interrupted,
+            StateName::Completed => State::Completed,
+            StateName::Failed => State::Failed,
+            StateName::Cancelled => State::Cancelled,
+        }
+    }
 }
 
 pub(super) async fn runs(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        None => list(common, arguments.list).await,
+        Some(Command::Ls(arguments)) => list(common, arguments).await,
+        Some(Command::Show(arguments)) => super::show::show(common, arguments).await,
+        Some(Command::Logs(arguments)) => super::logs::logs(common, arguments).await,
+        Some(Command::Rm(arguments)) => remove(common, arguments).await,
+        Some(Command::Prune(arguments)) => prune(common, arguments).await,
+    }
+}
+
+/// A run in the list.
+struct Listed {
+    run: Summary,
+    short: String,
+    took: Duration,
+    counts: TaskCounts,
+}
+
+async fn list(common: Common, arguments: ListArguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
-    let runs = hive.app.db.runs(hive.namespace(), None, arguments.limit).await?;
-    let mut text = String::new();
-    for run in &runs {
-        let (state, created) = (hive.state_of(run).await?.name(), rfc3339(run.created));
-        text += &match arguments.json {
-            true => {
-                let (id, name, directory) = (&run.id.0, &run.name, &run.directory);
-                json!({ "run": id, "name": name, "state": state, "created": created, "directory": directory })
-                    .to_string()
-            }
-            false => format!("{}  {:.19}  {state:<11}  {}", run.id.0, created.replace('T', " "), line(&run.name)),
-        };
-        text.push('\n');
+    let all = hive.archive().all().await?;
+    let short = short_names(&all.iter().map(|run| &run.id).collect::<Vec<_>>());
+    let states: Vec<State> = arguments.state.iter().copied().map(State::from).collect();
+    let is_wanted = |(run, _): &(Summary, String)| states.is_empty() || states.contains(&run.state);
+    let mut listed = Vec::new();
+    for (run, short) in all.into_iter().zip(short).filter(is_wanted).take(arguments.limit) {
+        let took = took(&hive, &run).await?;
+        let counts = hive.app.db.count_tasks(hive.namespace(), &run.id).await?;
+        listed.push(Listed { run, short, took, counts });
     }
-    if runs.is_empty() && !arguments.json {
-        text = "no runs yet; start one with `skep run`\n".to_owned();
-    }
+    let text = match arguments.json {
+        true => listed.iter().map(|run| to_json(run) + "\n").collect(),
+        false if listed.is_empty() && states.is_empty() => "no runs yet; start one with `skep run`\n".to_owned(),
+        false if listed.is_empty() => "no runs in this state\n".to_owned(),
+        false => table(&listed),
+    };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn show(common: Common, arguments: ShowArguments) -> anyhow::Result<ExitCode> {
+/// How long a run took, or has taken until now, or until it was cut off.
+async fn took(hive: &Hive, run: &Summary) -> anyhow::Result<Duration> {
+    let end = match (run.ended, run.state) {
+        (Some(ended), _) => ended,
+        (None, State::Running) => now(),
+        (None, _) => hive.app.db.last_event_of(hive.namespace(), &run.id).await?.unwrap_or(run.created),
+    };
+    Ok(between(run.created, end))
+}
+
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(to.0 - from.0).unwrap_or(0))
+}
+
+fn to_json(Listed { run, short, took, counts }: &Listed) -> String {
+    json!({
+        "run": run.id.0,
+        "short": short,
+        "name": run.name,
+        "state": run.state.name(),
+        "created": rfc3339(run.created),
+        "ended": run.ended.map(rfc3339),
+        "duration_ms": took.as_secs_f64() * 1e3,
+        "tasks": counts.all(),
+        "tasks_completed": counts.completed,
+        "directory": run.directory,
+    })
+    .to_string()
+}
+
+fn table(runs: &[Listed]) -> String {
+    let width = runs.iter().map(|run| run.short.len()).max().unwrap_or(0);
+    let mut text = format!("{:width$}  {:19}  {:>8}  {:11}  {:>7}  NAME\n", "RUN", "STARTED", "TOOK", "STATE", "TASKS");
+    for Listed { run, short, took, counts } in runs {
+        let (started, took, state) = (local_time(run.created), time_for_people(*took), run.state.name());
+        let tasks = format!("{}/{}", counts.completed, counts.all());
+        text += &format!("{short:width$}  {started}  {took:>8}  {state:11}  {tasks:>7}  {}\n", line(&run.name));
+    }
+    text
+}
+
+/// The local date and time, to the second.
+fn local_time(at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+async fn remove(common: Common, arguments: RmArguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
-    let run = find_run(&hive, arguments.run.as_deref()).await?;
-    if let Some(file) = &arguments.file {
-        let bytes = artefact(&hive, &run, file).await?;
-        let mut screen = Screen::new(std::io::stdout().lock(), arguments.raw);
-        ignore_gone(screen.write_all(&bytes).and_then(|()| screen.finish()))?;
+    let wanted = find_runs(&hive, &arguments.runs).await?;
+    let measured = hive.archive().measured().await?;
+    let runs: Vec<&Kept> = measured.iter().filter(|kept| wanted.contains(&kept.run.id)).collect();
+    delete(&hive, &runs, arguments.yes).await
+}
+
+async fn prune(common: Common, arguments: PruneArguments) -> anyhow::Result<ExitCode> {
+    let PruneArguments { keep, older_than, state, dry_run, yes } = arguments;
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let measured = hive.archive().measured().await?;
+    let runs = match (keep, older_than, state.is_empty()) {
+        (None, None, true) => hive.settings.keep.superfluous(&measured, now()),
+        _ => {
+            let states = state.into_iter().map(State::from).collect();
+            let selection = Selection { keep: keep.unwrap_or(0), age_min: older_than.map(|span| span.0), states };
+            selection.of(&measured, now())
+        }
+    };
+    if runs.is_empty() {
+        print("nothing to delete\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = report(&hive, &run).await?;
-    let text = match (&arguments.task, arguments.json) {
-        (Some(name), is_json) => {
-            let task = report.tasks.iter().find(|task| task.id == *name);
-            let task = task.ok_or_else(|| no_such_task(&run.id, name, report.tasks.iter().map(|task| &task.id)))?;
-            format!("{:#}\n", if is_json { serde_json::to_value(task)? } else { answer(task) })
+    if dry_run {
+        print(&(listing(&runs) + &format!("{} would be deleted\n", sum(&runs))))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    delete(&hive, &runs, yes).await
+}
+
+/// Delete these runs, after asking on a terminal. What cannot be deleted is said, and the others are.
+async fn delete(hive: &Hive, runs: &[&Kept], is_agreed: bool) -> anyhow::Result<ExitCode> {
+    if !is_agreed {
+        if !std::io::stdin().is_terminal() {
+            anyhow::bail!("{} would be deleted; confirm with --yes", sum(runs));
         }
-        (None, true) => format!("{:#}\n", serde_json::to_value(&report)?),
-        (None, false) => report.markdown,
-    };
-    print(&text)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What a task answered, or what there is to say instead.
-fn answer(task: &TaskReport) -> Value {
-    if task.status == "completed" {
-        return task.result.clone();
+        print(&listing(runs))?;
+        say!("delete {}? [y/N]", sum(runs));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).context("no answer")?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            say!("nothing was deleted");
+            return Ok(ExitCode::from(FAILED));
+        }
     }
-    let mut said = Map::from_iter([("status".to_owned(), task.status.clone().into())]);
-    said.extend(task.error.clone().map(|error| ("error".to_owned(), error.into())));
-    if let Value::Object(output) = &task.output {
-        said.extend(output.clone());
+    let (archive, mut deleted, mut has_failed) = (hive.archive(), Vec::new(), false);
+    for kept in runs {
+        match archive.delete(&kept.run.id).await {
+            Ok(()) => deleted.push(*kept),
+            Err(error) => {
+                has_failed = true;
+                say!("skep: {:#}", anyhow::Error::from(error));
+            }
+        }
     }
-    said.into()
+    print(&format!("deleted {}\n", sum(&deleted)))?;
+    Ok(if has_failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
-/// The contents of a file that a task of the run has left, by its path in reports.
-async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
-    let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
-    let artefacts = hive.app.db.artefacts(hive.namespace(), &run.id).await?;
-    let Some(artefact) = artefacts.into_iter().find(|artefact| artefact.path == path) else {
-        anyhow::bail!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0)
+fn listing(runs: &[&Kept]) -> String {
+    let line = |kept: &&Kept| {
+        let Kept { run, bytes } = kept;
+        let bytes = bytes_for_people(*bytes);
+        format!("{}  {}  {:11}  {bytes:>9}  {}\n", run.id.0, local_time(run.created), run.state.name(), line(&run.name))
     };
-    let bytes = hive.app.db.artefact(hive.namespace(), &artefact.task, path).await?;
-    bytes.with_context(|| format!("{file} is gone"))
+    runs.iter().map(line).collect()
 }
 
-/// The report on a run as it stands now.
-async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
-    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
-    let state = hive.state_of(run).await?;
-    Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
+/// How many they are, and what they take.
+fn sum(runs: &[&Kept]) -> String {
+    let bytes = bytes_for_people(runs.iter().map(|kept| kept.bytes).sum());
+    match runs.len() {
+        1 => format!("1 run ({bytes})"),
+        count => format!("{count} runs ({bytes})"),
+    }
 }

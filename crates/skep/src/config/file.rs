@@ -1,10 +1,11 @@
 //! The form of `skep.toml`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+use skep_core::retention::Keep;
 
 use super::Secret;
 use crate::{
@@ -130,6 +131,33 @@ pub struct Run {
     /// Observers that work side by side. Default: 2.
     #[garde(range(min = 1, max = AGENTS_MAX))]
     pub observers: Option<u32>,
+    /// How much is kept of runs that are over.
+    pub keep: KeptRuns,
+}
+
+/// How much is kept of runs that are over: older ones are deleted when a run ends, and by `skep runs prune`. Never one that
+/// somebody works on, and never the newest. 0 is for no limit.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptRuns {
+    /// How many. Default: 500.
+    pub runs: Option<usize>,
+    /// How long after the end; this one is for interrupted runs, too. Default: 2160h, which is 90 days.
+    pub age: Option<Span>,
+    /// How many bytes they may take together, in their directories and in the database. Default: 10 GiB.
+    pub bytes: Option<u64>,
+}
+
+impl KeptRuns {
+    const DEFAULT: Keep =
+        Keep { runs_max: Some(500), age_max: Some(Duration::from_secs(90 * 86_400)), bytes_max: Some(10 << 30) };
+
+    /// The limits, with the defaults filled in.
+    pub(super) fn keep(&self) -> Keep {
+        let runs_max = self.runs.or(Self::DEFAULT.runs_max).filter(|runs| *runs > 0);
+        let age_max = self.age.map(|age| age.0).or(Self::DEFAULT.age_max).filter(|age| !age.is_zero());
+        Keep { runs_max, age_max, bytes_max: self.bytes.or(Self::DEFAULT.bytes_max).filter(|bytes| *bytes > 0) }
+    }
 }
 
 /// Which tools there are.

@@ -17,6 +17,7 @@ use std::{
 };
 
 use serde_json::Value;
+use skep_core::retention::Keep;
 
 #[cfg(test)]
 pub(crate) use self::file::schema;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub serve: Serve,
     /// Agents of each role, where a plan does not say.
     pub agents: Agents,
+    /// How much is kept of runs that are over.
+    pub keep: Keep,
     /// Which tools there are.
     pub tools: Tools,
     /// Where the web and X are searched.
@@ -312,6 +315,7 @@ fn fill_in(
             actors: flags.actors.or(run.actors).unwrap_or(AGENTS.actors),
             observers: flags.observers.or(run.observers).unwrap_or(AGENTS.observers),
         },
+        keep: run.keep.keep(),
         tools,
         search,
         code,

@@ -17,21 +17,23 @@
 //! finished stay finished, those that were under way are given back and start again.
 
 mod agent;
+mod archive;
 mod directory;
 mod failure;
 mod report;
 
 use std::{sync::Arc, time::Duration};
 
+pub use archive::{Archive, DeleteError, bytes_in};
 pub use directory::{Home, LockError, RunDirectory};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::json;
 use skep_core::{
     Timestamp,
-    app::App,
+    app::{self, App},
     policy::Permit,
-    run::{End, NewRun, RunId},
+    run::{End, NewRun, Refused, RunId, State},
     task::{NewTask, TaskId, WorkerId},
 };
 use tokio::task::JoinSet;
@@ -147,8 +149,14 @@ impl Swarm {
             let report = self.finish(id, &plan, directory).await?;
             return Ok(Ended::Over(Box::new(report)));
         }
-        self.app.interrupt_run(&self.permit, id, now()).await.map_err(store)?;
-        Ok(Ended::Interrupted)
+        match self.app.interrupt_run(&self.permit, id, now()).await {
+            Ok(_) => Ok(Ended::Interrupted),
+            // Somebody has called it off meanwhile.
+            Err(app::RunError::Refused(Refused::Over(_))) => {
+                Ok(Ended::Over(Box::new(self.finish(id, &plan, directory).await?)))
+            }
+            Err(error) => Err(store(error)),
+        }
     }
 
     /// Returns when no task of the run is waiting or under way.
@@ -165,27 +173,31 @@ impl Swarm {
         }
     }
 
-    /// Aggregate what the tasks left, and end the run.
+    /// Aggregate what the tasks left, and end the run, unless somebody has called it off.
     async fn finish(&self, id: &RunId, plan: &Plan, directory: &RunDirectory) -> Result<Report, RunError> {
-        let mut report = self.report(id, plan).await?;
+        let (db, namespace) = (&self.app.db, self.permit.namespace());
+        let run = db.run(namespace, id).await.map_err(store)?;
+        let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
+        let mut report = Report::gather(db, namespace, &run, run.state, plan).await?;
         let end = if report.succeeded() { End::Completed } else { End::Failed };
-        report.status = skep_core::run::State::from(end).name().to_owned();
+        if !run.state.is_over() {
+            report.status = State::from(end).name().to_owned();
+        }
         report.write_markdown(plan);
         directory.write("report.md", report.markdown.as_bytes())?;
         let all = serde_json::to_value(&report).map_err(store)?;
         directory.write("report.json", format!("{all:#}\n").as_bytes())?;
+        if run.state.is_over() {
+            return Ok(report);
+        }
         // The answers are in the tasks already; the store keeps of the report what is only there.
         let kept = json!({ "markdown": report.markdown });
-        self.app.end_run(&self.permit, id, end, Some(kept), now()).await.map_err(store)?;
-        Ok(report)
-    }
-
-    /// The report on a run as it is now.
-    async fn report(&self, id: &RunId, plan: &Plan) -> Result<Report, RunError> {
-        let (db, namespace) = (&self.app.db, self.permit.namespace());
-        let run = db.run(namespace, id).await.map_err(store)?;
-        let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
-        Report::gather(db, namespace, &run, run.state, plan).await
+        match self.app.end_run(&self.permit, id, end, Some(kept), now()).await {
+            Ok(_) => Ok(report),
+            // Called off this very moment.
+            Err(app::RunError::Refused(Refused::Over(_))) => Box::pin(self.finish(id, plan, directory)).await,
+            Err(error) => Err(store(error)),
+        }
     }
 
     /// Who works on a plan: no more agents of a role than there are tasks for it, and always a coordinator.

@@ -1,0 +1,64 @@
+//! `skep du`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+use skep_core::{retention::Kept, run::short_names};
+
+use super::{Common, bytes_for_people, print};
+use crate::{config::Overrides, hive::Hive, run::bytes_in, terminal::line, workspace::OUTPUTS};
+
+/// Show what the state directory takes: the database, the runs, the outputs of `skep serve`
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Show so many runs, the largest first
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+    /// As JSON, with every run
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let home = hive.home.path();
+    let (database, total) = (hive.app.db.size().await?, bytes_in(home));
+    let (outputs, runs) = (bytes_in(&home.join(OUTPUTS)), bytes_in(&home.join("runs")));
+    let mut kept = hive.archive().measured().await?;
+    kept.sort_by_key(|kept| std::cmp::Reverse(kept.bytes));
+    if arguments.json {
+        let run = |kept: &Kept| json!({ "run": kept.run.id.0, "name": kept.run.name, "bytes": kept.bytes });
+        let all = json!({
+            "directory": home,
+            "bytes": total,
+            "database_bytes": database,
+            "run_directories_bytes": runs,
+            "outputs_bytes": outputs,
+            "runs": kept.iter().map(run).collect::<Vec<_>>(),
+        });
+        print(&format!("{all:#}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for (bytes, what) in [
+        (total, format!("{}, all of it", home.display())),
+        (database, "the database".to_owned()),
+        (runs, "directories of runs".to_owned()),
+        (outputs, "outputs of `skep serve`".to_owned()),
+    ] {
+        text += &format!("{:>9}  {what}\n", bytes_for_people(bytes));
+    }
+    if !kept.is_empty() {
+        text += "\nRuns, with their share of the database:\n";
+    }
+    let short = short_names(&kept.iter().map(|kept| &kept.run.id).collect::<Vec<_>>());
+    for (kept, short) in kept.iter().zip(short).take(arguments.limit) {
+        text += &format!("{:>9}  {short}  {}\n", bytes_for_people(kept.bytes), line(&kept.run.name));
+    }
+    if kept.len() > arguments.limit {
+        text += &format!("           and {} more; --limit shows them\n", kept.len() - arguments.limit);
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,92 @@
+//! `skep show`.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Map, Value};
+use skep_core::run::Run;
+
+use super::{Common, find_run, no_such_task, print};
+use crate::{
+    config::Overrides,
+    hive::Hive,
+    plan::Plan,
+    run::{Report, TaskReport},
+    terminal::{Screen, ignore_gone},
+    workspace::OUTPUTS,
+};
+
+/// Show what became of a run: its report, a task's answer, or a file that a task has left
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The run, or the end of its name [default: the newest]
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+    /// Only this task's answer
+    #[arg(long, value_name = "TASK", conflicts_with = "file")]
+    task: Option<String>,
+    /// The contents of this file, such as outputs/count/table.csv
+    #[arg(long, value_name = "PATH")]
+    file: Option<String>,
+    /// With --file: write it as it is, also to a terminal, which obeys control characters in it
+    #[arg(long, requires = "file")]
+    raw: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn show(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    if let Some(file) = &arguments.file {
+        let bytes = artefact(&hive, &run, file).await?;
+        let mut screen = Screen::new(std::io::stdout().lock(), arguments.raw);
+        ignore_gone(screen.write_all(&bytes).and_then(|()| screen.finish()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = report(&hive, &run).await?;
+    let text = match (&arguments.task, arguments.json) {
+        (Some(name), is_json) => {
+            let task = report.tasks.iter().find(|task| task.id == *name);
+            let task = task.ok_or_else(|| no_such_task(&run.id, name, report.tasks.iter().map(|task| &task.id)))?;
+            format!("{:#}\n", if is_json { serde_json::to_value(task)? } else { answer(task) })
+        }
+        (None, true) => format!("{:#}\n", serde_json::to_value(&report)?),
+        (None, false) => report.markdown,
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a task answered, or what there is to say instead.
+fn answer(task: &TaskReport) -> Value {
+    if task.status == "completed" {
+        return task.result.clone();
+    }
+    let mut said = Map::from_iter([("status".to_owned(), task.status.clone().into())]);
+    said.extend(task.error.clone().map(|error| ("error".to_owned(), error.into())));
+    if let Value::Object(output) = &task.output {
+        said.extend(output.clone());
+    }
+    said.into()
+}
+
+/// The contents of a file that a task of the run has left, by its path in reports.
+async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
+    let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
+    let artefacts = hive.app.db.artefacts(hive.namespace(), &run.id).await?;
+    let Some(artefact) = artefacts.into_iter().find(|artefact| artefact.path == path) else {
+        anyhow::bail!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0)
+    };
+    let bytes = hive.app.db.artefact(hive.namespace(), &artefact.task, path).await?;
+    bytes.with_context(|| format!("{file} is gone"))
+}
+
+/// The report on a run as it stands now.
+async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
+    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+    let state = hive.archive().state_of(&run.id, run.state).await?;
+    Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
+}

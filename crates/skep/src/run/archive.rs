@@ -1,0 +1,172 @@
+//! The runs that are kept: how each is doing, what they take, and how they are deleted.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use skep_core::{
+    Namespace,
+    app::{self, App},
+    db::DbError,
+    policy::Permit,
+    retention::{Keep, Kept},
+    run::{End, RunId, State, Summary},
+};
+
+use super::{Home, LockError, now};
+
+/// Runs that are deleted after a run has ended, so that nobody waits long for the end. The others go the next time.
+const DELETED_AT_ONCE_MAX: usize = 100;
+/// Runs that are read at once.
+const PAGE: usize = 1000;
+
+/// The runs of a state directory and its database; cheap to clone.
+#[derive(Clone)]
+pub struct Archive {
+    app: App,
+    permit: Permit,
+    home: Home,
+}
+
+/// Why a run was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// Somebody works on it.
+    #[error("run {run} is being worked on by process {pid}; stop it first with `skep cancel {run}`")]
+    Held {
+        /// The run.
+        run: String,
+        /// That process, as far as it has said.
+        pid: String,
+    },
+    /// It is said to be running, and its directory is not here.
+    #[error(
+        "run {0} is being worked on with another state directory, or its directory is gone; stop it first with `skep cancel {0}`"
+    )]
+    Elsewhere(String),
+    /// Its directory cannot be deleted.
+    #[error("cannot delete {}", .path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] app::RunError),
+}
+
+impl Archive {
+    /// The runs in `home` and in the store.
+    pub fn new(app: App, permit: Permit, home: Home) -> Archive {
+        Archive { app, permit, home }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        self.permit.namespace()
+    }
+
+    /// Where a run stands that the store says to be in `state`: whoever asks is told this. A run whose process was killed
+    /// still says in the store that it is running; it is interrupted.
+    pub async fn state_of(&self, id: &RunId, state: State) -> Result<State, DbError> {
+        if state != State::Running || self.home.is_held(id) != Some(false) {
+            return Ok(state);
+        }
+        // Whoever works on a run ends it first and then unlocks its directory, so what the store says now is the last word.
+        let now = self.app.db.run(self.namespace(), id).await?;
+        Ok(match now.map_or(state, |run| run.state) {
+            State::Running => State::Interrupted,
+            over => over,
+        })
+    }
+
+    /// All runs, newest first, each with the state that [`Archive::state_of`] tells.
+    pub async fn all(&self) -> Result<Vec<Summary>, DbError> {
+        let mut runs: Vec<Summary> = Vec::new();
+        loop {
+            let before = runs.last().map(|last| (last.created, last.id.clone()));
+            let page = self.app.db.run_summaries(self.namespace(), before, PAGE).await?;
+            let is_last = page.len() < PAGE;
+            for run in page {
+                let state = self.state_of(&run.id, run.state).await?;
+                runs.push(Summary { state, ..run });
+            }
+            if is_last {
+                return Ok(runs);
+            }
+        }
+    }
+
+    /// All runs, newest first, and what each takes.
+    pub async fn measured(&self) -> Result<Vec<Kept>, DbError> {
+        let in_database = self.app.db.run_sizes(self.namespace()).await?;
+        let in_database: std::collections::HashMap<RunId, u64> = in_database.into_iter().collect();
+        let measured = |run: Summary| {
+            let bytes = bytes_in(&self.home.run(&run.id)) + in_database.get(&run.id).copied().unwrap_or(0);
+            Kept { run, bytes }
+        };
+        Ok(self.all().await?.into_iter().map(measured).collect())
+    }
+
+    /// Delete a run with all that it has left. One that was killed or interrupted can be deleted, one that somebody works on
+    /// cannot.
+    pub async fn delete(&self, id: &RunId) -> Result<(), DeleteError> {
+        let db = &self.app.db;
+        let run = db.run(self.namespace(), id).await.map_err(app::RunError::from)?;
+        let run = run.ok_or_else(|| app::RunError::Unknown(id.clone()))?;
+        // Held until the end, so that nobody resumes it meanwhile.
+        let held = match self.home.is_held(id) {
+            None if run.state == State::Running => return Err(DeleteError::Elsewhere(id.0.clone())),
+            None => None,
+            Some(_) => Some(self.home.hold(id).map_err(|error| match error {
+                LockError::Held { run, pid } => DeleteError::Held { run, pid },
+                LockError::Io { path, source } => DeleteError::Io { path, source },
+            })?),
+        };
+        if run.state == State::Running {
+            self.app.end_run(&self.permit, id, End::Cancelled, None, now()).await?;
+        }
+        // The directory first: a run without one is still listed, and can be deleted again.
+        if held.is_some() {
+            let path = self.home.run(id);
+            fs::remove_dir_all(&path).map_err(|source| DeleteError::Io { path, source })?;
+        }
+        Ok(self.app.delete_run(&self.permit, id).await?)
+    }
+
+    /// Delete what goes beyond these limits, and say how many runs that were.
+    pub async fn keep_within(&self, keep: &Keep) -> Result<usize, DeleteError> {
+        let runs = match keep.bytes_max {
+            Some(_) => self.measured().await,
+            // Looking into all directories takes long, so only where somebody wants to know.
+            None => self.all().await.map(|runs| runs.into_iter().map(|run| Kept { run, bytes: 0 }).collect()),
+        };
+        let runs = runs.map_err(app::RunError::from)?;
+        let superfluous = keep.superfluous(&runs, now());
+        let mut deleted = 0;
+        for kept in superfluous.into_iter().rev().take(DELETED_AT_ONCE_MAX) {
+            match self.delete(&kept.run.id).await {
+                Ok(()) => deleted += 1,
+                // Somebody took it up or deleted it just now.
+                Err(DeleteError::Held { .. } | DeleteError::Store(app::RunError::Unknown(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// Bytes that a directory takes on its disk with all that is below it; none if it cannot be read.
+pub fn bytes_in(directory: &Path) -> u64 {
+    const BLOCK_BYTES: u64 = 512; // whatever the file system's own are
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => found.blocks() * BLOCK_BYTES + bytes_in(&entry.path()),
+        Ok(found) => found.blocks() * BLOCK_BYTES,
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes).sum()
+}
