@@ -9,26 +9,37 @@ use skep_core::{
 };
 
 use super::{
-    Common, find_run, no_such_task, print,
+    Common, calls, find_run, no_such_task, print,
     progress::{Follow, to_json, to_text},
     say, stop_on_signal,
 };
-use crate::{config::Overrides, hive::Hive, run::step_of};
+use crate::{config::Overrides, hive::Hive, run::step_of, running::RunningHub};
 
 /// How often it is looked whether the process still lives that works on a run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Show what has happened in a run, event by event
+/// Show what has happened in a run, event by event, or which calls a hub has had
+///
+/// Without a run: the calls of the hub that runs here, if one does; otherwise what has happened in the newest run.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  skep logs newest --follow
+  skep logs --calls --follow")]
 pub(super) struct Arguments {
-    /// The run, or the end of its name [default: the newest]
-    #[arg(value_name = "RUN")]
+    /// The run, the end of its name, or `newest`
+    #[arg(value_name = "RUN", conflicts_with_all = ["calls", "hub"])]
     run: Option<String>,
-    /// Go on until the run is over
+    /// The calls of the hub that runs here: who called which tool, how that ended, how long it took
+    #[arg(long)]
+    calls: bool,
+    /// The calls of the hub at this address
+    #[arg(long, value_name = "URL")]
+    hub: Option<String>,
+    /// Go on until the run is over, or the hub stops
     #[arg(long, short)]
     follow: bool,
     /// Only this task
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", conflicts_with_all = ["calls", "hub"])]
     task: Option<String>,
     /// A line of JSON for each event
     #[arg(long)]
@@ -36,7 +47,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let settings = common.settings(Overrides::default())?;
+    let names_none = arguments.run.is_none() && arguments.task.is_none();
+    let is_meant = || names_none && RunningHub::find(&settings.home).is_some();
+    if arguments.calls || arguments.hub.is_some() || is_meant() {
+        let Arguments { hub, follow, json, .. } = arguments;
+        return calls::show(&settings, &calls::Wanted { hub, follow, json }).await;
+    }
+    let hive = Hive::open(settings).await?;
     let run = find_run(&hive, arguments.run.as_deref()).await?;
     if let Some(name) = &arguments.task {
         let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;

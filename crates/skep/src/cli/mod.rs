@@ -1,5 +1,6 @@
 //! The command line: `skep <COMMAND>`. One file a command; this one has what they share.
 
+mod calls;
 mod cancel;
 mod check;
 mod doctor;

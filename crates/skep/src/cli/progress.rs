@@ -123,7 +123,7 @@ fn first_line(text: &str) -> &str {
 }
 
 /// The local time of day, to the millisecond.
-fn time_of_day(at: Timestamp) -> String {
+pub(super) fn time_of_day(at: Timestamp) -> String {
     let at = jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
     at.strftime("%H:%M:%S%.3f").to_string()
 }

@@ -28,6 +28,7 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    admission::Refused,
     calls::Calls,
     http::{Caller, Hub},
     problem::{Problem, json_response},
@@ -194,6 +195,9 @@ async fn show(
         let _ = timeout(wait, log.wait(after, of)).await; // either way, what there is
     }
     let (records, last) = log.after(after, of);
+    if records.is_empty() && !wait.is_zero() && log.is_closed.load(Ordering::Relaxed) {
+        return Err(Refused::Draining.into()); // whoever waits for more waits in vain
+    }
     let calls: Vec<Value> = records.iter().map(to_json).collect();
     Ok(json_response(StatusCode::OK, &json!({ "calls": calls, "last": last })))
 }

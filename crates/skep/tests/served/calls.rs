@@ -102,3 +102,50 @@ async fn who_waits_for_a_call_hears_of_it_at_once() {
     assert_eq!(later["calls"], json!([]));
     assert_eq!(hub.get("/calls?from=1", &headers).await.status, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_finds_the_hub_and_shows_its_calls() {
+    let hub = Hub::start_with("", &[("NO_COLOR", "1")]);
+    let none = hub.user.skep(&["logs"]);
+    assert!(none.code() == 0 && none.stderr().contains("no calls yet"), "{}", none.stderr());
+    let mut follows = hub.user.start(&["logs", "--calls", "--follow", "--json"]);
+    hub.post("/process", &[], json!({ "tool": "bash", "args": { "command": "exit 1" } })).await;
+    hub.post("/process", &[], json!({ "tool": "a\u{1b}[2Jb", "args": {} })).await;
+    let listed = hub.user.skep(&["logs", "--calls"]).ok().stdout();
+    let words: Vec<&str> = listed.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!((words[1..4].to_vec(), words[5]), (vec!["local", "bash", "failed"], "ms"), "{listed}");
+    assert!(listed.lines().count() == 2 && !listed.contains('\u{1b}'), "{listed}");
+    let by_address = hub.user.skep(&["logs", "--json", "--hub", &hub.served.url]).ok().stdout();
+    assert_eq!(by_address.lines().count(), 2, "{by_address}");
+    let heard = follows.next();
+    assert_eq!((&heard["tool"], &heard["outcome"]), (&json!("bash"), &json!("failed")));
+
+    let mut hub = hub;
+    hub.served.stop();
+    let (_, said) = follows.end();
+    assert!(said.contains("has stopped"), "{said}");
+    let gone = hub.user.skep(&["logs", "--calls"]);
+    assert!(gone.code() == 1 && gone.stderr().contains("skep serve"), "{}", gone.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_calls_is_summed_up_in_the_log() {
+    let mut hub = Hub::start_with("", &[("NO_COLOR", "1")]);
+    let mut connection = hub.connect().await;
+    let calls = 500;
+    for _ in 0..calls {
+        connection.send("POST", "/tools/no_such_tool", &[], "{}").await.unwrap();
+    }
+    for _ in 0..calls {
+        assert_eq!(connection.answer().await.unwrap().status, 404);
+    }
+    let mut told = 0;
+    while told < calls {
+        let line = hub.served.says("skep::calls");
+        told += match line.split("more=").nth(1) {
+            Some(more) => more.trim().parse::<usize>().unwrap(),
+            None => 1,
+        };
+    }
+    assert_eq!(told, calls);
+}

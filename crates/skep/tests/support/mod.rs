@@ -164,6 +164,12 @@ impl Running {
         panic!("it ended before {kind} {task:?}; it said {events:#?}");
     }
 
+    /// The next line.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Value {
+        serde_json::from_str(&self.lines.next().expect("it ended").unwrap()).unwrap()
+    }
+
     /// Send a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
