@@ -21,6 +21,7 @@ pub mod plan;
 pub mod run;
 pub mod running;
 pub mod schema;
+pub mod size;
 pub mod terminal;
 pub mod tools;
 pub mod upstreams;

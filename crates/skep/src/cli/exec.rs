@@ -6,7 +6,6 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,7 +17,9 @@ use skep_sandbox::{End, Error, InFile, Net, Outcome, Request, Run, Sandbox};
 use super::{Common, print, say, stop_on_signal};
 use crate::{
     config::Overrides,
+    duration::Span,
     hive, net,
+    size::Size,
     terminal::{Screen, ignore_gone, line},
     tools::sandbox_config,
     workspace::{Dir, Outputs, WORKSPACE_INSIDE},
@@ -48,12 +49,12 @@ pub(super) struct Arguments {
     /// The first word is a program in this language (a file, or `-` for standard input), the rest are its arguments
     #[arg(long, value_enum)]
     lang: Option<Lang>,
-    /// Deadline in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-    timeout: f64,
-    /// Most memory that all its processes hold together, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    memory: u64,
+    /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    timeout: Span,
+    /// Most memory that all its processes hold together, such as 64M or 2G; a plain number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = Size::or_mebibytes)]
+    memory: Size,
     /// A host that it may connect to, with the port; private networks only as far as web.allow_hosts lists them
     #[arg(long, value_name = "HOST:PORT")]
     allow_net: Vec<String>,
@@ -175,10 +176,10 @@ fn request(arguments: &Arguments) -> anyhow::Result<Request> {
             variable.split_once('=').with_context(|| format!("--env {variable}: NAME=VALUE is expected"))?;
         request.env.push((name.to_owned(), value.to_owned()));
     }
-    request.limits.wall = Duration::try_from_secs_f64(arguments.timeout).context("--timeout")?;
+    request.limits.wall = arguments.timeout.0;
     // One process may compute for as long as the command may take.
     request.limits.cpu = request.limits.cpu.max(request.limits.wall);
-    request.limits.memory = arguments.memory.saturating_mul(1 << 20);
+    request.limits.memory = arguments.memory.bytes;
     request.cwd = arguments.workspace.as_ref().map(|_| WORKSPACE_INSIDE.into());
     if !arguments.allow_net.is_empty() {
         request.net = Net::Allow(arguments.allow_net.clone());

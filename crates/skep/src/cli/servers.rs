@@ -1,6 +1,6 @@
 //! `skep servers`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::{Common, FAILED, INTERRUPTED, print, say, stop_on_signal};
 use crate::{
     config::{Overrides, Settings},
+    duration::Span,
     schema::suggest,
     terminal::{line, short_line},
     upstreams::{
@@ -66,9 +67,9 @@ struct LoginArguments {
     /// Open the address in a browser (xdg-open)
     #[arg(long)]
     open: bool,
-    /// Give up after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = LOGIN_TIME_MAX.as_secs(), value_parser = clap::value_parser!(u64).range(1..=LOGIN_TIME_MAX.as_secs()))]
-    timeout: u64,
+    /// Give up after this time, such as 90s or 5m; a plain number is seconds
+    #[arg(long, value_name = "TIME", default_value_t = Span(LOGIN_TIME_MAX), value_parser = login_time)]
+    timeout: Span,
     #[command(flatten)]
     how: How,
 }
@@ -79,6 +80,15 @@ Examples:
   skep servers login github --open
   skep servers login github --json      # one line with the address, one when it is done
   skep servers logout github";
+
+/// A time that a login may be waited for.
+fn login_time(text: &str) -> Result<Span, String> {
+    let time: Span = text.parse()?;
+    if time.0.is_zero() || time.0 > LOGIN_TIME_MAX {
+        return Err(format!("must be more than 0s and at most {}", Span(LOGIN_TIME_MAX)));
+    }
+    Ok(time)
+}
 
 /// Forget the login to a server: its token is removed from this machine, and revoked
 #[derive(Debug, Args)]
@@ -148,18 +158,14 @@ async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<Exit
                 print(&format!("{}\n", json!({ "server": server, "url": url.as_str(), "issuer": begun.issuer() })))?
             }
             false => {
-                let minutes = timeout.div_ceil(60);
-                say!(
-                    "open this address to log in at {}; it is waited for {minutes} min, Ctrl-C ends it",
-                    begun.issuer()
-                );
+                say!("open this address to log in at {}; it is waited for {timeout}, Ctrl-C ends it", begun.issuer());
                 print(&format!("{url}\n"))?;
             }
         }
         if open {
             open_browser(url.as_str());
         }
-        anyhow::Ok(begun.finish(Duration::from_secs(timeout)).await?)
+        anyhow::Ok(begun.finish(timeout.0).await?)
     };
     let Some(made) = stop.run_until_cancelled(logging_in).await else {
         say!("nobody was logged in");
@@ -261,6 +267,10 @@ fn as_text(status: &Status, tools: &Result<usize, UpstreamError>) -> String {
         (Err(_), _) if status.state == State::NeedsLogin => {
             let why = status.last_error.as_deref().unwrap_or_default();
             format!("✗ {name:24} needs login: {}\n", line(why))
+        }
+        (Err(_), _) if status.state == State::Disabled => {
+            let why = status.last_error.as_deref().unwrap_or_default();
+            format!("✗ {name:24} {}\n", line(why))
         }
         (Err(error), _) => {
             let last: String = status.stderr.iter().map(|text| format!("    {}\n", line(text))).collect();

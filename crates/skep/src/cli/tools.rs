@@ -15,6 +15,7 @@ use super::{Common, FAILED, print, prompt::name_of, say, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
+    duration::Span,
     hive,
     terminal::{line, short_line},
     use_mcp_tool::{self, Part, Use},
@@ -56,9 +57,9 @@ pub(super) struct CallArguments {
     /// All arguments as a JSON object; `-` reads it from standard input
     #[arg(long = "args", value_name = "JSON")]
     object: Option<String>,
-    /// Deadline in seconds [default: the tool's own]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<f64>,
+    /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds [default: the tool's own]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
@@ -112,7 +113,7 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     let workspace = hive::workspace(&settings.workspace)?;
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
-    let deadline = arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("--timeout")?;
+    let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
     let called = match &arguments.use_mcp_tool {

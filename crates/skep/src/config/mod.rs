@@ -11,6 +11,7 @@ mod legacy;
 mod secret;
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     time::Duration,
@@ -147,7 +148,7 @@ impl Settings {
             Some(_) => None,
             None => find(variable),
         };
-        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path, variable).0));
+        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path, variable).value));
         if !strange.is_empty() {
             return Err(BadSettings(strange));
         }
@@ -160,9 +161,9 @@ impl Settings {
         variable: impl Fn(&str) -> Option<String>,
         flags: Overrides,
     ) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
-        let (mut value, mut problems) = match file {
+        let Source { mut value, mut problems, servers } = match file {
             Some(path) => read(path, &variable),
-            None => (Value::Object(Default::default()), Vec::new()),
+            None => Source::of(Value::Object(Default::default())),
         };
         let (above, faults) = environment::read(&variable);
         problems.extend(faults);
@@ -181,7 +182,8 @@ impl Settings {
         let file: file::File = document::read(&value).map_err(|(pointer, message)| {
             BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(&name, message) }])
         })?;
-        let mut settings = fill_in(file, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
+        let mut settings =
+            fill_in(file, &servers.reasons, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
         settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
         settings.upstreams.extend(more_servers);
         settings.files = files;
@@ -196,38 +198,67 @@ impl Settings {
 
 /// Every fault of a file of settings, for `skep check`.
 pub fn check(path: &Path) -> Vec<Diagnostic> {
-    read(path, |name| env::var(name).ok()).1
+    let Source { problems, servers, .. } = read(path, |name| env::var(name).ok());
+    problems.into_iter().chain(servers.notices).collect()
 }
 
-/// The file's settings in the form of `skep.toml`, and its problems. After an error the settings are of no use.
-fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Diagnostic>) {
+/// What a file says.
+struct Source {
+    /// Its settings, in the form of `skep.toml`. After an error they are of no use.
+    value: Value,
+    problems: Vec<Diagnostic>,
+    servers: Unusable,
+}
+
+/// The MCP servers of a file that cannot be used: no fault of the file, and told where somebody wants to use them.
+#[derive(Default)]
+struct Unusable {
+    reasons: BTreeMap<String, String>,
+    notices: Vec<Diagnostic>,
+}
+
+impl Source {
+    fn of(value: Value) -> Source {
+        Source { value, problems: Vec::new(), servers: Unusable::default() }
+    }
+
+    fn faulty(problems: Vec<Diagnostic>) -> Source {
+        Source { problems, ..Source::of(Value::Null) }
+    }
+}
+
+/// What the file says.
+fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> Source {
     let mut document = match Document::read(path) {
         Ok(document) => document,
-        Err(problems) => return (Value::Null, problems),
+        Err(problems) => return Source::faulty(problems),
     };
     if Format::of(path) != Format::Toml {
-        return legacy::read(&document);
+        let (value, problems) = legacy::read(&document);
+        return Source { problems, ..Source::of(value) };
     }
     let mut problems = document.validate(file::schema());
+    let mut servers = Unusable::default();
     if problems.is_empty()
-        && let Some(servers) = document.value.pointer_mut(SERVERS)
+        && let Some(table) = document.value.pointer_mut(SERVERS)
     {
-        let faults = upstreams::config::prepare(servers, &variable);
-        let place = |(pointer, message)| document.problem(&format!("{SERVERS}{pointer}"), message);
-        problems.extend(faults.into_iter().map(place).collect::<Vec<_>>());
+        let prepared = upstreams::config::prepare(table, &variable);
+        servers.reasons = prepared.reasons();
+        (servers.notices, problems) =
+            prepared.problems(&document, SERVERS).into_iter().partition(|one| !one.is_error());
     }
     if problems.is_empty()
         && let Some(tokens) = document.value.pointer_mut(TOKENS)
     {
-        let mut faults = Vec::new();
-        upstreams::config::expand(tokens, TOKENS, &variable, &mut faults);
-        let place = |(pointer, message): (String, String)| document.problem(&pointer, message);
-        problems.extend(faults.into_iter().map(place).collect::<Vec<_>>());
+        let mut unexpanded = upstreams::config::Unexpanded::default();
+        upstreams::config::expand(tokens, TOKENS, &variable, &mut unexpanded);
+        let faults = unexpanded.faults.into_iter().chain(unexpanded.missing);
+        problems.extend(faults.map(|(pointer, message)| document.problem(&pointer, message)));
     }
     if problems.is_empty() {
         problems.extend(document.deserialise::<file::File>().err());
     }
-    (document.value, problems)
+    Source { value: document.value, problems, servers }
 }
 
 /// The file that nobody named: here, or in the user's configuration directory.
@@ -267,6 +298,7 @@ fn merge(below: &mut Value, above: Value) {
 
 fn fill_in(
     file: file::File,
+    unusable: &BTreeMap<String, String>,
     variable: impl Fn(&str) -> Option<String>,
     flags: Overrides,
 ) -> Result<Settings, Diagnostic> {
@@ -322,7 +354,7 @@ fn fill_in(
         sandbox,
         web,
         model,
-        upstreams: upstreams::config::upstreams(mcp_servers),
+        upstreams: upstreams::config::upstreams(mcp_servers, unusable),
         files: Vec::new(),
         token_file,
         log,

@@ -177,13 +177,23 @@ fn servers_are_read_from_the_file_with_their_variables_and_a_named_file_of_a_cli
 
 #[test]
 fn a_fault_of_a_server_names_file_line_and_key() {
-    let text = "[mcpServers.time]\ncommand = 'uvx'\nargs = ['${GONE}']\n[mcpServers.x]\ncomand = 'y'\n";
+    let text = "[mcpServers.time]\ncommand = 'uvx'\n[mcpServers.x]\ncomand = 'y'\n";
     let (_here, path) = Here::with("skep.toml", text);
     let unknown = faults(&path, &[]);
-    assert!(unknown[0].starts_with("skep.toml:5:1: mcpServers.x.comand: "), "{unknown:?}");
-    let (_here, path) = Here::with("skep.toml", &text.replace("comand", "command"));
-    let gone = faults(&path, &[]);
-    assert!(gone[0].starts_with("skep.toml:3:9: mcpServers.time.args[0]: the environment has no GONE"), "{gone:?}");
+    assert!(unknown[0].starts_with("skep.toml:4:1: mcpServers.x.comand: "), "{unknown:?}");
+}
+
+#[test]
+fn a_variable_that_is_not_set_disables_the_server_that_wants_it_and_nothing_else() {
+    let text = "[mcpServers.time]\ncommand = 'uvx'\nargs = ['${GONE}']\n[mcpServers.x]\ncommand = 'y'\n";
+    let (_here, path) = Here::with("skep.toml", text);
+    let (settings, notices) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
+    let found: Vec<_> = settings.upstreams.iter().map(|one| (one.name.as_str(), one.unusable.is_some())).collect();
+    assert_eq!(found, [("time", true), ("x", false)]);
+    assert!(settings.upstreams[0].unusable.as_ref().unwrap().starts_with("the environment has no GONE; set it"));
+    assert!(notices.is_empty(), "who does not use it is not told: {notices:?}");
+    let checked = check(&path);
+    assert!(checked[0].to_string().contains("skep.toml:3:9: warning: mcpServers.time.args[0]: "), "{checked:?}");
 }
 
 #[test]

@@ -212,6 +212,9 @@ impl Filter {
 pub struct Upstream {
     /// Its name here.
     pub name: String,
+    /// Why it cannot be used as it is configured, if so: then it is listed with the reason, never started, and the others
+    /// are there all the same.
+    pub unusable: Option<String>,
     /// How it is reached.
     pub transport: Transport,
     /// Which of its tools there are.
@@ -268,6 +271,7 @@ impl Upstream {
     pub fn new(name: impl Into<String>, transport: Transport) -> Upstream {
         Upstream {
             name: name.into(),
+            unusable: None,
             transport,
             tools: Filter::default(),
             timeout: Duration::from_secs(60),
@@ -283,46 +287,90 @@ impl Upstream {
 /// A fault of a value: JSON Pointer from the table of servers, and what is wrong.
 type Fault = (String, String);
 
-/// Put variables into the texts of a table of servers, and check what a schema cannot tell.
-pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let Some(servers) = servers.as_object_mut() else { return faults };
+/// What came of [`prepare`].
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// What is wrong with the table.
+    pub faults: Vec<Fault>,
+    /// The servers that cannot be used because the environment lacks a variable of theirs: where, and why.
+    pub unusable: BTreeMap<String, Fault>,
+}
+
+impl Prepared {
+    /// The same as problems of the document whose table at `table` was prepared.
+    pub fn problems(&self, document: &Document, table: &str) -> Vec<Diagnostic> {
+        let place = |(pointer, message): &Fault| document.problem(&format!("{table}{pointer}"), message);
+        let faults = self.faults.iter().map(place);
+        faults.chain(self.unusable.values().map(|fault| place(fault).warning())).collect()
+    }
+
+    /// Why servers cannot be used, by their names.
+    pub fn reasons(&self) -> BTreeMap<String, String> {
+        self.unusable.iter().map(|(name, (_, why))| (name.clone(), why.clone())).collect()
+    }
+}
+
+/// Put variables into the texts of a table of servers, and check what a schema cannot tell. A server that lacks a variable
+/// is no fault: the file is right, and works where the variable is set.
+pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -> Prepared {
+    let mut prepared = Prepared::default();
+    let Some(servers) = servers.as_object_mut() else { return prepared };
     if servers.len() > SERVERS_MAX {
-        faults.push((String::new(), format!("at most {SERVERS_MAX} servers may be listed")));
+        prepared.faults.push((String::new(), format!("at most {SERVERS_MAX} servers may be listed")));
     }
     for (name, entry) in servers.iter_mut().filter(|(_, entry)| entry["disabled"] != true) {
         let pointer = member("", name);
-        let before = faults.len();
+        let mut unexpanded = Unexpanded::default();
         for key in ["command", "args", "env", "cwd", "url", "headers", "oauth"] {
             if let Some(value) = entry.get_mut(key) {
-                expand(value, &member(&pointer, key), &variable, &mut faults);
+                expand(value, &member(&pointer, key), &variable, &mut unexpanded);
             }
         }
-        if faults.len() == before
-            && let Ok(entry) = Entry::deserialize(&*entry)
-            && let Err((key, message)) = upstream(name, entry)
-        {
+        let is_whole = unexpanded.faults.is_empty() && unexpanded.missing.is_empty();
+        prepared.faults.append(&mut unexpanded.faults);
+        if let Some(first) = unexpanded.missing.into_iter().next() {
+            prepared.unusable.insert(name.clone(), first);
+        }
+        let checked = match Entry::deserialize(&*entry) {
+            Ok(entry) if is_whole => upstream(name, entry).map(drop),
+            // What its texts will say is not known, but its name is.
+            _ => check_name(name),
+        };
+        if let Err((key, message)) = checked {
             let pointer = if key.is_empty() { pointer } else { member(&pointer, key) };
-            faults.push((pointer, message));
+            prepared.faults.push((pointer, message));
         }
     }
-    faults
+    prepared
 }
 
-/// The servers of a table that was prepared; those that are switched off are left out.
-pub fn upstreams(servers: BTreeMap<String, Entry>) -> Vec<Upstream> {
+/// The servers of a table that was prepared, and why some of them cannot be used. Those that are switched off are left out.
+pub fn upstreams(servers: BTreeMap<String, Entry>, unusable: &BTreeMap<String, String>) -> Vec<Upstream> {
     let on = servers.into_iter().filter(|(_, entry)| !entry.disabled);
-    on.filter_map(|(name, entry)| upstream(&name, entry).ok()).collect()
+    on.filter_map(|(name, entry)| match unusable.get(&name) {
+        Some(why) => {
+            let command = Command { program: String::new(), args: Vec::new(), env: BTreeMap::new(), cwd: None };
+            let transport = transport(&entry).unwrap_or(Transport::Stdio(command)); // it is not used
+            Some(Upstream { unusable: Some(why.clone()), tools: entry.tools, ..Upstream::new(name, transport) })
+        }
+        None => upstream(&name, entry).ok(),
+    })
+    .collect()
 }
 
-/// The server that an entry means, or the key at fault and why.
-fn upstream(name: &str, entry: Entry) -> Result<Upstream, (&'static str, String)> {
+fn check_name(name: &str) -> Result<(), (&'static str, String)> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) || name.contains("__") {
         let message =
             format!("a server's name has at most {NAME_MAX} letters, digits, _, - and ., and no two _ in a row");
         return Err(("", message));
     }
+    Ok(())
+}
+
+/// The server that an entry means, or the key at fault and why.
+fn upstream(name: &str, entry: Entry) -> Result<Upstream, (&'static str, String)> {
+    check_name(name)?;
     let transport = transport(&entry)?;
     let default = Upstream::new(name, transport);
     let time = |span: Option<Span>, default: Duration| span.map_or(default, |span| span.0);
@@ -395,26 +443,48 @@ pub(super) fn header_map(headers: &BTreeMap<String, Secret>) -> Result<HeaderMap
     Ok(map)
 }
 
+/// Where variables could not be put into texts.
+#[derive(Debug, Default)]
+pub(crate) struct Unexpanded {
+    /// Texts of a form that is not known.
+    pub(crate) faults: Vec<Fault>,
+    /// Texts with variables that the environment lacks.
+    pub(crate) missing: Vec<Fault>,
+}
+
+/// Why variables were not put into a text.
+#[derive(Debug, PartialEq, Eq)]
+enum Why {
+    /// It has a form that is not known.
+    Malformed(String),
+    /// The environment lacks the variable.
+    Missing(String),
+}
+
 /// Put variables into every text of a value.
 pub(crate) fn expand(
     value: &mut Value,
     pointer: &str,
     variable: &impl Fn(&str) -> Option<String>,
-    faults: &mut Vec<Fault>,
+    unexpanded: &mut Unexpanded,
 ) {
     match value {
         Value::String(text) => match expand_text(text, variable) {
             Ok(expanded) => *text = expanded,
-            Err(message) => faults.push((pointer.to_owned(), message)),
+            Err(Why::Malformed(message)) => unexpanded.faults.push((pointer.to_owned(), message)),
+            Err(Why::Missing(name)) => {
+                let message = format!("the environment has no {name}; set it, or write ${{{name}:-default}}");
+                unexpanded.missing.push((pointer.to_owned(), message));
+            }
         },
         Value::Array(elements) => {
             for (index, element) in elements.iter_mut().enumerate() {
-                expand(element, &format!("{pointer}/{index}"), variable, faults);
+                expand(element, &format!("{pointer}/{index}"), variable, unexpanded);
             }
         }
         Value::Object(members) => {
             for (name, value) in members {
-                expand(value, &member(pointer, name), variable, faults);
+                expand(value, &member(pointer, name), variable, unexpanded);
             }
         }
         _ => {}
@@ -422,12 +492,13 @@ pub(crate) fn expand(
 }
 
 /// `${NAME}`, `${env:NAME}` and `${NAME:-default}`; all else stays as it is.
-fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, Why> {
     let (mut expanded, mut rest) = (String::new(), text);
+    let mut missing = None;
     while let Some(start) = rest.find("${") {
         expanded.push_str(&rest[..start]);
         let Some((inside, after)) = rest[start + 2..].split_once('}') else {
-            return Err("`${` has no `}`".to_owned());
+            return Err(Why::Malformed("`${` has no `}`".to_owned()));
         };
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default.to_owned())),
@@ -435,19 +506,21 @@ fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<
         };
         let name = name.strip_prefix("env:").unwrap_or(name);
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(format!(
+            return Err(Why::Malformed(format!(
                 "${{{inside}}} is not known here; write ${{NAME}} or ${{NAME:-default}} for a variable of the environment"
-            ));
+            )));
         }
-        let value = variable(name).filter(|value| default.is_none() || !value.is_empty()).or(default);
-        match value {
+        match variable(name).filter(|value| default.is_none() || !value.is_empty()).or(default) {
             Some(value) => expanded.push_str(&value),
-            None => return Err(format!("the environment has no {name}; set it, or write ${{{name}:-default}}")),
+            None => missing = missing.or(Some(name.to_owned())),
         }
         rest = after;
     }
     expanded.push_str(rest);
-    Ok(expanded)
+    match missing {
+        None => Ok(expanded),
+        Some(name) => Err(Why::Missing(name)),
+    }
 }
 
 /// Give an entry of a client's file our keys. Returns where what is ours now stood: our pointer, and theirs.
@@ -523,17 +596,17 @@ pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upst
     let mut problems = Vec::new();
     let mut servers = document.value[key].clone();
     problems.extend(validate(&document, &table, &mut servers));
+    let mut unusable = BTreeMap::new();
     if !problems.iter().any(Diagnostic::is_error) {
-        let faults = prepare(&mut servers, variable);
-        problems.extend(
-            faults.into_iter().map(|(pointer, message)| document.problem(&format!("{table}{pointer}"), message)),
-        );
+        let prepared = prepare(&mut servers, variable);
+        unusable = prepared.reasons();
+        problems.extend(prepared.problems(&document, &table));
     }
     if problems.iter().any(Diagnostic::is_error) {
         return (Vec::new(), problems);
     }
     match serde_json::from_value(servers) {
-        Ok(servers) => (upstreams(servers), problems),
+        Ok(servers) => (upstreams(servers, &unusable), problems),
         Err(error) => (Vec::new(), vec![Diagnostic::of_file(path.display().to_string(), error.to_string())]),
     }
 }
@@ -559,7 +632,8 @@ pub fn read_one(
         return Err(violations.iter().map(sentence).collect());
     }
     let mut servers = Value::Object(serde_json::Map::from_iter([(name.to_owned(), entry)]));
-    let faults = prepare(&mut servers, variable);
+    let Prepared { mut faults, unusable } = prepare(&mut servers, variable);
+    faults.extend(unusable.into_values()); // whoever asks for it is there to be told
     if !faults.is_empty() {
         let prefix = member("", name);
         let sentence = |(pointer, message): (String, String)| say(pointer.trim_start_matches(&prefix), &message);

@@ -123,6 +123,8 @@ pub enum State {
     Waiting(Duration),
     /// It failed to come up so often that it is left alone for this time.
     Quarantined(Duration),
+    /// It cannot be used as it is configured ([`Upstream::unusable`]).
+    Disabled,
 }
 
 impl State {
@@ -135,6 +137,7 @@ impl State {
             State::NeedsLogin => "needs_login",
             State::Waiting(_) => "waiting",
             State::Quarantined(_) => "quarantined",
+            State::Disabled => "disabled",
         }
     }
 
@@ -142,7 +145,7 @@ impl State {
     pub fn wait(&self) -> Option<Duration> {
         match self {
             State::Waiting(wait) | State::Quarantined(wait) => Some(*wait),
-            State::Stopped | State::Starting | State::Running | State::NeedsLogin => None,
+            State::Stopped | State::Starting | State::Running | State::NeedsLogin | State::Disabled => None,
         }
     }
 }
@@ -347,6 +350,10 @@ impl Server {
 
     /// The process that this caller's calls go to: the shared one, or its own, which counts for its principal.
     fn slot(self: &Arc<Self>, caller: &str, principal: &str) -> Result<Arc<Slot>, UpstreamError> {
+        if let Some(reason) = &self.config.unusable {
+            let (server, reason) = (self.config.name.clone(), reason.clone());
+            return Err(UpstreamError::Unavailable { server, reason, retry_after: Duration::ZERO });
+        }
         let key: &str = if self.config.exclusive { caller } else { "" };
         let mut slots = self.slots();
         if self.is_removed.load(Ordering::Relaxed) {
@@ -464,12 +471,12 @@ impl Server {
         let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();
         let mut status = Status {
             name: self.config.name.clone(),
-            state: State::Stopped,
+            state: if self.config.unusable.is_some() { State::Disabled } else { State::Stopped },
             pids: Vec::new(),
             in_flight: 0,
             waiting: 0,
             starts: 0,
-            last_error: None,
+            last_error: self.config.unusable.clone(),
             stderr: Vec::new(),
             info: None,
         };

@@ -129,7 +129,7 @@ report: |
             "p.yaml:9:12: tasks.second.args.qurey: is not known here; did you mean \"query\"?",
             "p.yaml:9:22: tasks.second.args.limit: must be a whole number, not text",
             "p.yaml:10:18: tasks.second.depends_on[0]: there is no task \"frist\"; did you mean \"first\"?",
-            "p.yaml:11:5: tasks.second.timeout: must be a time such as 500ms, 10s, 2m or 1h",
+            "p.yaml:11:5: tasks.second.timeout: must be a time such as 500ms, 10s, 1m30s, 2h or 7d, or a number of seconds",
             "p.yaml:15:7: tasks.third.args.query: there is no task \"secnd\"; did you mean \"second\"?",
             "p.yaml:15:7: tasks.third.args.query: the plan has no input \"qery\"; did you mean \"query\"?",
             "p.yaml:16:5: tasks.third.depends_on: the tasks wait for each other: second → third → second",

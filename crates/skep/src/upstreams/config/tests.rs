@@ -45,10 +45,6 @@ fn every_fault_names_its_place_and_what_to_do() {
         (r#"{"command": "x", "url": "http://y"}"#, "mcpServers.a.url: a server has a command or a URL, not both"),
         (r#"{"args": []}"#, "mcpServers.a: `command` or `url` is missing"),
         (r#"{"command": 7}"#, "mcpServers.a.command: must be text"),
-        (
-            r#"{"command": "x", "args": ["${GONE}"]}"#,
-            "mcpServers.a.args[0]: the environment has no GONE; set it, or write",
-        ),
         (r#"{"command": "x", "env": {"A": "${input:key}"}}"#, "mcpServers.a.env.A: ${input:key} is not known here"),
         (r#"{"command": "x", "env": {"A": "${TOKEN"}}"#, "mcpServers.a.env.A: `${` has no `}`"),
         (r#"{"url": "ftp://x"}"#, "mcpServers.a.url: must begin with https://"),
@@ -83,6 +79,29 @@ fn every_fault_names_its_place_and_what_to_do() {
     assert!(problems[0].contains("a server's name has at most 64"), "{problems:?}");
     let (_, problems) = read_as("c.json", "{}");
     assert!(problems[0].contains("there is no table `mcpServers`"), "{problems:?}");
+}
+
+#[test]
+fn a_server_whose_variable_is_not_set_is_there_with_the_reason_beside_the_others() {
+    let text = r#"{"mcpServers": {
+        "a": {"url": "${GONE}", "tools": {"deny": ["x"]}},
+        "b": {"command": "x", "args": ["-${GONE}", "${TOKEN}"]},
+        "c": {"command": "x", "args": ["${GONE:-y}"]}
+    }}"#;
+    let (servers, problems) = read_as("c.json", text);
+    let names: Vec<_> = servers.iter().map(|one| (one.name.as_str(), one.unusable.as_deref())).collect();
+    let why = Some("the environment has no GONE; set it, or write ${GONE:-default}");
+    assert_eq!(names, [("a", why), ("b", why), ("c", None)]);
+    assert!(!servers[0].tools.allows("x"));
+    assert_eq!(problems.len(), 2);
+    assert!(
+        problems[0].starts_with("c.json:2:15: warning: mcpServers.a.url: the environment has no GONE"),
+        "{problems:?}"
+    );
+    let (servers, problems) = read_as("c.json", r#"{"mcpServers": {"a__b": {"command": "${GONE}"}}}"#);
+    assert!(servers.is_empty() && problems[0].contains("a server's name has at most 64"), "{problems:?}");
+    let alone = read_one("a", json!({ "command": "${GONE}" }), |_| None);
+    assert!(alone.unwrap_err()[0].starts_with("command: the environment has no GONE"));
 }
 
 #[test]
@@ -285,6 +304,7 @@ proptest! {
         let env: Option<BTreeMap<String, Secret>> =
             env.iter().map(|(name, parts)| Some((name.clone(), Secret::new(meaning(parts)?)))).collect();
         let expected = args.zip(env).map(|(args, env)| Transport::Stdio(Command { program, args, env, cwd: None }));
-        prop_assert_eq!(read.first().map(|server| server.transport.clone()), expected, "{:?}", problems);
+        let run = read.first().filter(|server| server.unusable.is_none()).map(|server| server.transport.clone());
+        prop_assert_eq!(run, expected, "{:?}", problems);
     }
 }
