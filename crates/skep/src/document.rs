@@ -9,11 +9,13 @@
 //! how a small file becomes a huge value, and templates do their work in plans. A key that is given twice is an error,
 //! since one of the two would be lost.
 
+mod json;
 mod toml;
 mod yaml;
 
-use std::{fmt, fs::File, io::Read as _, path::Path};
+use std::{fmt, fs::OpenOptions, io::Read as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
+use rustix::fs::OFlags;
 use serde::{
     Deserializer, Serialize,
     de::{
@@ -40,18 +42,19 @@ pub const PROBLEMS_MAX: usize = 100;
 pub enum Format {
     /// YAML 1.2.
     Yaml,
-    /// JSON, which is YAML but for one way to write a character.
+    /// JSON, also with comments and commas before closing brackets, as editors take it. It is YAML but for the comments and one
+    /// way to write a character.
     Json,
     /// TOML 1.0.
     Toml,
 }
 
 impl Format {
-    /// By the file's name: `.toml` is TOML, `.json` is JSON, and all else YAML.
+    /// By the file's name: `.toml` is TOML, `.json` and `.jsonc` are JSON, and all else YAML.
     pub fn of(path: &Path) -> Format {
         match path.extension() {
             Some(extension) if extension == "toml" => Format::Toml,
-            Some(extension) if extension == "json" => Format::Json,
+            Some(extension) if extension == "json" || extension == "jsonc" => Format::Json,
             _ => Format::Yaml,
         }
     }
@@ -83,6 +86,17 @@ impl Position {
         let fit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Position { line: fit(line), column: fit(column) }
     }
+}
+
+/// A value that holds no others, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Leaf<'a> {
+    /// The JSON Pointer that leads to it.
+    pub pointer: String,
+    /// The value.
+    pub value: &'a Value,
+    /// Where it stands.
+    pub at: Position,
 }
 
 /// Where a value stood. The children are in the order of the value's members or elements.
@@ -187,7 +201,7 @@ impl Document {
     /// Read a file.
     pub fn read(path: &Path) -> Result<Document, Vec<Diagnostic>> {
         let file = path.display().to_string();
-        let bytes = read_file(path).map_err(|message| vec![Diagnostic::of_file(&file, message)])?;
+        let bytes = read_bytes(path, FILE_BYTES_MAX).map_err(|message| vec![Diagnostic::of_file(&file, message)])?;
         Document::parse(&file, Format::of(path), &bytes)
     }
 
@@ -196,7 +210,7 @@ impl Document {
         let text = as_text(file, bytes).map_err(|problem| vec![problem])?;
         let parsed = match format {
             Format::Yaml => yaml::parse(text),
-            Format::Json => yaml::parse(&yaml::with_joined_surrogates(text)),
+            Format::Json => yaml::parse(&json::as_yaml(text)),
             Format::Toml => toml::parse(text),
         };
         match parsed {
@@ -222,6 +236,19 @@ impl Document {
         let indent = |text: &str| text.chars().take_while(|c| c.is_whitespace()).count();
         let column = self.text.lines().nth(line - 1).map_or(1, |text| indent(text) + 1);
         Diagnostic { at: Some(Position::new(line, column)), ..problem }
+    }
+
+    /// The lines of the file.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines()
+    }
+
+    /// The values that hold no others, from top to bottom.
+    pub fn leaves(&self) -> Vec<Leaf<'_>> {
+        let mut leaves = Vec::new();
+        collect_leaves(&self.value, &self.root, String::new(), &mut leaves);
+        leaves.sort_by_key(|leaf| leaf.at);
+        leaves
     }
 
     /// Everything that the schema has against the value, from top to bottom.
@@ -263,6 +290,20 @@ impl Document {
             node = below;
         }
         (node, key)
+    }
+}
+
+/// Depth is limited ([`DEPTH_MAX`]), so this may recurse.
+fn collect_leaves<'a>(value: &'a Value, node: &Node, pointer: String, leaves: &mut Vec<Leaf<'a>>) {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (member(&pointer, name), value)).collect(),
+        Value::Array(elements) => {
+            elements.iter().enumerate().map(|(index, value)| (format!("{pointer}/{index}"), value)).collect()
+        }
+        _ => return leaves.push(Leaf { pointer, value, at: node.key.unwrap_or(node.value) }),
+    };
+    for ((pointer, value), node) in below.into_iter().zip(&node.children) {
+        collect_leaves(value, node, pointer, leaves);
     }
 }
 
@@ -389,7 +430,7 @@ fn pointer_of(path: &serde_path_to_error::Path) -> String {
 /// The text of a file that is no document, such as code.
 pub fn read_text(path: &Path) -> Result<String, Diagnostic> {
     let file = path.display().to_string();
-    let bytes = read_file(path).map_err(|message| Diagnostic::of_file(&file, message))?;
+    let bytes = read_bytes(path, FILE_BYTES_MAX).map_err(|message| Diagnostic::of_file(&file, message))?;
     as_text(&file, &bytes).map(str::to_owned)
 }
 
@@ -405,13 +446,19 @@ fn as_text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// The contents of a file if they are not too large, or why not.
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+/// The contents of a file that somebody named, in a flag or in settings, or why they cannot be had. Only a regular file is
+/// read, and not more than allowed: a FIFO or a terminal would be waited for, and a device may never end.
+pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    // Without O_NONBLOCK, opening a FIFO waits for somebody who writes.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).map_err(cannot)?;
+    if !file.metadata().map_err(cannot)?.is_file() {
+        return Err("cannot be read: it is not a regular file".to_owned());
+    }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > bytes_max { Err(format!("is larger than {bytes_max} bytes")) } else { Ok(bytes) }
 }
 
 fn too_large() -> String {

@@ -75,8 +75,8 @@ impl Hive {
         let executor = match self.settings.hubs.as_slice() {
             [] => Executor::Local(Arc::new(catalogue)),
             urls => {
-                let hubs =
-                    Arc::new(Hubs::new(urls, self.settings.token.as_ref().map(|token| token.reveal().to_owned()))?);
+                let token = self.settings.token()?.map(|token| token.reveal().to_owned());
+                let hubs = Arc::new(Hubs::new(urls, token)?);
                 Executor::Hubs { hubs, fallback: Arc::new(catalogue) }
             }
         };

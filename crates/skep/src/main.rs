@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             skep::terminal::print_message(format_args!("skep: {error:#}"));
-            ExitCode::FAILURE
+            skep::cli::exit_code(&error)
         }
     }
 }

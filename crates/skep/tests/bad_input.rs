@@ -103,3 +103,89 @@ tasks:
     let tasks = user.skep(&["show", "--json"]).ok().json()["tasks"].clone();
     assert_eq!((&tasks[0]["status"], &tasks[1]["result"]["text"]), (&"failed".into(), &"failed".into()));
 }
+
+#[test]
+fn a_limit_is_the_same_for_a_flag_a_variable_and_a_file() {
+    let user = User::new();
+    user.file("plan.yaml", "tasks: { a: { tool: compose, args: { text: hi } } }\n");
+    user.file("settings.toml", "[run]\nactors = 0\n");
+    for (arguments, variable, code, expected) in [
+        (&["run", "plan.yaml", "--actors", "0"][..], None, 2, "command line: --actors: must be at least 1"),
+        (&["run", "plan.yaml", "--actors", "1000"], None, 2, "command line: --actors: must be at most 64"),
+        (&["run", "plan.yaml", "--observers", "65"], None, 2, "command line: --observers: must be at most 64"),
+        (&["run", "plan.yaml"], Some("0"), 1, "environment: SKEP_ACTORS: must be at least 1"),
+        (
+            &["run", "plan.yaml", "--config", "settings.toml"],
+            None,
+            1,
+            "settings.toml:2:1: run.actors: must be at least 1",
+        ),
+    ] {
+        let mut command = user.command(arguments);
+        command.envs(variable.map(|value| ("SKEP_ACTORS", value)));
+        let said = support::Said(command.output().unwrap());
+        assert_eq!(said.code(), code, "{arguments:?}: {}", said.stderr());
+        assert!(said.stderr().contains(expected), "{arguments:?}: {}", said.stderr());
+    }
+}
+
+#[test]
+fn times_and_sizes_are_written_as_people_write_them() {
+    let user = User::new();
+    for timeout in ["60", "60s", "1m", "0.5h", "1m30s"] {
+        let called = user.skep(&["call", "compose", "--arg", "text=hi", "--timeout", timeout]).ok();
+        assert_eq!(called.json()["text"], "hi", "{timeout}");
+    }
+    for arguments in [
+        ["call", "compose", "--timeout", "soon"],
+        ["exec", "--timeout", "-1s", "true"],
+        ["exec", "--memory", "lots", "true"],
+        ["servers", "login", "--timeout", "11m"],
+    ] {
+        let said = user.skep(&arguments);
+        assert_eq!(said.code(), 2, "{arguments:?}: {}", said.stderr());
+    }
+    let slow = user.skep(&["call", "bash", "--arg", "command=sleep 60", "--timeout", "300ms"]);
+    assert!(slow.stdout().contains("timed out after 0.3s"), "{}{}", slow.stdout(), slow.stderr());
+}
+
+#[test]
+fn a_server_whose_variable_is_not_set_is_told_once_and_holds_up_nothing() {
+    let user = User::new();
+    let inner = serde_json::json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"],
+        "env": { "SKEP_HOME": user.home().join("inner") } });
+    let lacks = serde_json::json!({ "url": "https://example.org/${NO_SUCH_VARIABLE}" });
+    let file = serde_json::json!({ "mcpServers": { "inner": inner, "lacks": lacks } });
+    user.file("mcp.json", &format!("// mine\n{file:#}\n"));
+    let why = "the environment has no NO_SUCH_VARIABLE; set it";
+    for command in ["tools", "servers", "prompt"] {
+        let said = user.skep(&[command, "--mcp-config", "mcp.json"]);
+        let all = said.stdout() + &said.stderr();
+        assert_eq!((said.code(), all.matches(why).count()), (1, 1), "{command}: {all}");
+        assert!(all.contains("inner"), "{command}: {all}");
+    }
+    let read = user.skep(&["call", "inner__compose", "--arg", "text=hi", "--mcp-config", "mcp.json"]).ok();
+    assert!(!read.stderr().contains(why), "who does not use it is not told: {}", read.stderr());
+    let called = user.skep(&["call", "lacks__x", "--mcp-config", "mcp.json"]);
+    assert_eq!(called.code(), 1);
+    assert!((called.stdout() + &called.stderr()).contains(why), "{}{}", called.stdout(), called.stderr());
+    user.file("plan.yaml", "tasks: { a: { tool: compose, args: { text: hi } } }\n");
+    user.skep(&["run", "plan.yaml", "--mcp-config", "mcp.json"]).ok();
+}
+
+#[test]
+fn check_says_what_a_file_is_and_goes_on_with_settings_that_cannot_be_used() {
+    let user = User::new();
+    user.file("mcp.json", "{ \"servers\": { \"a\": { \"command\": \"x\" }, }, }");
+    user.file("config.toml", "model = 'm'\n[mcp_servers.a]\ncommand = 'x'\n");
+    user.file("plan.yaml", "tasks: { a: { tool: compose, args: { text: hi } } }\n");
+    let said = user.skep(&["check", "mcp.json", "config.toml", "plan.yaml"]).ok().stderr();
+    for line in ["mcp.json: MCP servers of a client", "config.toml: MCP servers of a client", "plan.yaml: a plan"] {
+        assert!(said.contains(line), "{said}");
+    }
+    user.file("broken.toml", "nonsense = 1\n");
+    let said = user.skep(&["check", "--config", "broken.toml", "broken.toml", "plan.yaml"]);
+    assert_eq!(said.code(), 1);
+    assert!(said.stdout().contains("broken.toml:1:1: nonsense: is not known here"), "{}", said.stdout());
+    assert!(said.stderr().contains("plan.yaml: a plan"), "{}", said.stderr());
+}

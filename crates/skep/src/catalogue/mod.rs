@@ -152,6 +152,14 @@ pub enum ToolError {
         /// How to get it.
         cure: String,
     },
+    /// The MCP server that has it cannot be used for now: try again later, or do what the message says.
+    #[error("{message}")]
+    NoServer {
+        /// Which server, and why.
+        message: String,
+        /// When it will be tried again; zero if that changes nothing.
+        retry_after: Duration,
+    },
     /// A rule forbids it: do not try again.
     #[error("{0}")]
     Denied(String),
@@ -199,7 +207,7 @@ impl ToolError {
             ToolError::InvalidArguments(_) => "invalid_arguments",
             ToolError::Failed { .. } => "failed",
             ToolError::TimedOut { .. } => "timed_out",
-            ToolError::Unavailable { .. } => "unavailable",
+            ToolError::Unavailable { .. } | ToolError::NoServer { .. } => "unavailable",
             ToolError::Denied(_) => "denied",
             ToolError::Busy(_) => "busy",
             ToolError::Cancelled => "cancelled",

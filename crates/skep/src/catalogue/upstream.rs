@@ -176,9 +176,8 @@ fn failed(tool: &str, error: UpstreamError) -> ToolError {
     match error {
         UpstreamError::Denied { .. } => ToolError::Denied(error.to_string()),
         UpstreamError::Busy { .. } => ToolError::Busy(error.to_string()),
-        UpstreamError::Unavailable { .. } => {
-            let cure = "`skep servers` shows what it last said".to_owned();
-            ToolError::Unavailable { message: error.to_string(), cure }
+        UpstreamError::Unavailable { retry_after, .. } => {
+            ToolError::NoServer { message: format!("{error}; `skep servers` shows what it last said"), retry_after }
         }
         UpstreamError::Call { error: CallError::TimedOut(after), .. } => {
             ToolError::TimedOut { tool: tool.to_owned(), after, detail: Map::new() }

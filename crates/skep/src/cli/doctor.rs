@@ -1,6 +1,10 @@
 //! `skep doctor`.
 
-use std::{env, path::Path, process::ExitCode};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 use serde_json::json;
@@ -18,6 +22,9 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// File that lists MCP servers, as an MCP client writes it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
 }
 
 /// One thing that was tried.
@@ -41,7 +48,7 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
 ];
 
 pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+    let settings = common.settings(Overrides { mcp_config: arguments.mcp_config, ..Overrides::default() })?;
     let mut findings = vec![sandbox(&settings).await?];
     findings.extend(PROGRAMS.map(program));
     findings.push(display());

@@ -17,6 +17,7 @@ mod serve;
 mod servers;
 mod show;
 mod tools;
+mod trust;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -27,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{BadSettings, Log, LogFormat, Overrides, Settings},
+    config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
+    document::Diagnostic,
     hive::Hive,
     schema::{shorten, suggest},
     terminal::{LogWriter, print, say},
@@ -35,11 +37,32 @@ use crate::{
 
 /// The command did what it was asked for, and the answer is no: a run failed, a check found faults.
 const FAILED: u8 = 1;
+/// The command line asks for something that cannot be (as clap has it).
+const USAGE: u8 = 2;
 /// The command was interrupted (as shells have it: 128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
 /// Characters of a mistaken name that are repeated.
 const NAME_CHARS_SHOWN: usize = 100;
+
+/// The command line asks for something that cannot be; what.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl Usage {
+    fn of(message: impl Into<String>) -> Usage {
+        Usage(message.into())
+    }
+}
+
+/// The exit code for an error that ends a command.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = error
+        .chain()
+        .any(|cause| cause.is::<Usage>() || cause.downcast_ref::<BadSettings>().is_some_and(BadSettings::is_usage));
+    ExitCode::from(if is_usage { USAGE } else { FAILED })
+}
 
 /// A hive for AI agents: shared tools, sandboxes, state and tasks behind one binary.
 #[derive(Debug, Parser)]
@@ -62,7 +85,7 @@ Examples:
 /// What every command takes.
 #[derive(Debug, Args)]
 struct Common {
-    /// Configuration file [default: ./skep.toml, then ~/.config/skep/skep.toml]
+    /// Configuration file [default: ~/.config/skep/skep.toml, and ./skep.toml as far as it is trusted]
     #[arg(long, global = true, value_name = "FILE", env = "SKEP_CONFIG")]
     config: Option<PathBuf>,
     /// State directory: database, runs and their outputs [default: ~/.local/share/skep]
@@ -93,6 +116,7 @@ enum Command {
     Sandbox(sandbox::Arguments),
     McpStdio(mcp_stdio::Arguments),
     Doctor(doctor::Arguments),
+    Trust(trust::Arguments),
 }
 
 impl Cli {
@@ -118,22 +142,33 @@ impl Cli {
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
             Command::McpStdio(arguments) => mcp_stdio::serve(common, arguments).await,
             Command::Doctor(arguments) => doctor::doctor(common, arguments).await,
+            Command::Trust(arguments) => trust::trust(common, arguments),
         }
     }
 }
 
 impl Common {
-    /// Reads the same settings again, without a word.
-    fn again(&self, overrides: &Overrides) -> impl Fn() -> Result<Settings, BadSettings> + Send + use<> {
-        let (config, home, database) = (self.config.clone(), self.home.clone(), self.database.clone());
-        let overrides = Overrides { home, database, ..overrides.clone() };
-        move || Settings::load(config.as_deref(), overrides.clone()).map(|(settings, _)| settings)
+    /// Reads the same settings again, with what their user should know.
+    fn again(
+        &self,
+        overrides: &Overrides,
+    ) -> impl Fn() -> Result<(Settings, Vec<Diagnostic>), BadSettings> + Send + use<> {
+        let (config, overrides) = (self.config.clone(), self.overrides(overrides.clone()));
+        move || Settings::load(config.as_deref(), overrides.clone())
+    }
+
+    fn overrides(&self, more: Overrides) -> Overrides {
+        Overrides { home: self.home.clone(), database: self.database.clone(), ..more }
+    }
+
+    /// The state directory, whatever a file in the current directory says.
+    fn home_without_found(&self) -> Result<PathBuf, BadSettings> {
+        config::home_without_found(self.config.as_deref(), self.overrides(Overrides::default()))
     }
 
     /// The settings: file, environment, and these flags on top.
     fn settings(self, overrides: Overrides) -> anyhow::Result<Settings> {
-        let overrides = Overrides { home: self.home, database: self.database, ..overrides };
-        let (settings, notices) = Settings::load(self.config.as_deref(), overrides)?;
+        let (settings, notices) = Settings::load(self.config.as_deref(), self.overrides(overrides))?;
         for notice in notices {
             say!("{notice}");
         }

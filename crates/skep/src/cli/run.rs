@@ -16,7 +16,7 @@ use skep_core::run::{Run, RunId, State};
 use tokio::task::JoinSet;
 
 use super::{
-    Common, FAILED, INTERRUPTED, find_run, no_such_task, print,
+    Common, FAILED, INTERRUPTED, Usage, find_run, no_such_task, print,
     progress::{Follow, Show, Style},
     say, stop_on_signal,
 };
@@ -54,6 +54,9 @@ pub(super) struct Arguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// File that lists MCP servers whose tools may be called, too, as an MCP client writes it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
     /// Call tools on these hubs, least loaded first; locally if none answers
     #[arg(long = "hub", value_name = "URL", value_delimiter = ',')]
     hubs: Vec<String>,
@@ -135,13 +138,14 @@ impl Output {
 }
 
 pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { what, inputs, workspace, hubs, actors, observers, dry_run, output } = arguments;
-    let settings = common.settings(Overrides { workspace, hubs, actors, observers, ..Overrides::default() })?;
+    let Arguments { what, inputs, workspace, mcp_config, hubs, actors, observers, dry_run, output } = arguments;
+    let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
+    let settings = common.settings(overrides)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let hive = Hive::open(settings).await?;
     let mut plan = understand(&what, &hive, &workspace).await?;
     for input in &inputs {
-        plan.set(input).map_err(anyhow::Error::msg).context("--set")?;
+        plan.set(input).map_err(|why| Usage::of(format!("--set: {why}")))?;
     }
     if dry_run {
         print(&format!("{:#}\n", plan.to_json()))?;

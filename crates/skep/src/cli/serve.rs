@@ -16,6 +16,7 @@ use clap::Args;
 use super::{Common, say, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
+    document::Diagnostic,
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
     running::{Claim, RunningHub},
@@ -32,6 +33,9 @@ pub(super) struct Arguments {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     bind: Vec<String>,
+    /// The same as --bind 127.0.0.1:N; 0 for any that is free
+    #[arg(long, value_name = "N", conflicts_with = "bind")]
+    port: Option<u16>,
     /// Address for JSON-RPC in lines; may be given several times [default: 127.0.0.1:9500, if it is free]
     #[arg(long, value_name = "ADDRESS:PORT")]
     tcp: Vec<String>,
@@ -56,7 +60,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TCP: &str = "127.0.0.1:9500";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bind, tcp, token_file, workspace, mcp_config, no_prefix } = arguments;
+    let Arguments { mut bind, port, tcp, token_file, workspace, mcp_config, no_prefix } = arguments;
+    bind.extend(port.map(|port| format!("127.0.0.1:{port}")));
     let prefix = no_prefix.then_some(false);
     let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, prefix, ..Overrides::default() };
     let again = common.again(&overrides);
@@ -127,7 +132,7 @@ fn describe(settings: &Settings, workspace: &Dir) -> RunningHub {
         tcp: Vec::new(),
         unix: None,
         workspace: workspace.path().to_owned(),
-        wants_token: settings.token.is_some() || !settings.serve.tokens.is_empty(),
+        wants_token: !matches!(settings.token(), Ok(None)) || !settings.serve.tokens.is_empty(),
         token_file: settings.token_file.as_deref().and_then(|file| std::path::absolute(file).ok()),
     }
 }
@@ -191,7 +196,11 @@ impl Watched {
     }
 
     /// Read again what has changed, and have the hub take it. What cannot be read or taken changes nothing.
-    async fn follow(mut self, controls: Controls, again: impl Fn() -> Result<Settings, BadSettings> + Send + 'static) {
+    async fn follow(
+        mut self,
+        controls: Controls,
+        again: impl Fn() -> Result<(Settings, Vec<Diagnostic>), BadSettings> + Send + 'static,
+    ) {
         if [&self.settings, &self.token, &self.certificate].iter().all(|files| files.paths.is_empty()) {
             return;
         }
@@ -204,7 +213,11 @@ impl Watched {
                 continue;
             }
             let settings = match again() {
-                Ok(settings) => settings,
+                Ok((settings, notices)) => {
+                    // A found file that was edited is not trusted any more, and what it set has no effect.
+                    notices.iter().for_each(|notice| say!("{notice}"));
+                    settings
+                }
                 Err(error) => {
                     say!("skep: the MCP servers, the tokens and the certificate stay as they were: {error}");
                     continue;
@@ -260,7 +273,7 @@ fn store(hive: &Hive) -> Probe {
 }
 
 fn own_token(settings: &Settings) -> anyhow::Result<Option<Token>> {
-    Ok(settings.token.as_ref().map(|token| Token::new(token.reveal())).transpose()?)
+    Ok(settings.token()?.map(|token| Token::new(token.reveal())).transpose()?)
 }
 
 fn named_tokens(settings: &Settings) -> anyhow::Result<BTreeMap<String, Token>> {
@@ -268,7 +281,7 @@ fn named_tokens(settings: &Settings) -> anyhow::Result<BTreeMap<String, Token>> 
         let token = Token::new(token.reveal()).with_context(|| format!("serve.tokens.{name} cannot be used"))?;
         Ok((name.clone(), token))
     };
-    settings.serve.tokens.iter().map(named).collect()
+    settings.tokens_of_callers()?.iter().map(named).collect()
 }
 
 fn tls(settings: &Settings) -> anyhow::Result<Option<Tls>> {
@@ -300,7 +313,9 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
     }
     let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, .. } = settings.serve;
     let Serve { sessions_max, requests_per_second_max, .. } = settings.serve;
-    options.bodies.body_bytes_max = body_bytes_max.unwrap_or(options.bodies.body_bytes_max);
+    if let Some(size) = body_bytes_max {
+        options.bodies.body_bytes_max = usize::try_from(size.bytes).unwrap_or(usize::MAX);
+    }
     options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
     options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
     options.principal_share = settings.serve.principal_share.unwrap_or(options.principal_share);

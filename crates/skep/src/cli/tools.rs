@@ -11,10 +11,11 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, print, prompt::name_of, say, stop_on_signal};
+use super::{Common, FAILED, Usage, print, prompt::name_of, say, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::Overrides,
+    document,
     duration::Span,
     hive,
     terminal::{line, short_line},
@@ -142,7 +143,7 @@ async fn call_all(
 ) -> anyhow::Result<(Value, bool)> {
     let text = match path.to_str() {
         Some("-") => read_stdin()?,
-        _ => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+        _ => document::read_text(path).map_err(|problem| anyhow::anyhow!("{problem}"))?,
     };
     let (mut answers, mut is_ok) = (Vec::new(), true);
     for part in use_mcp_tool::parse(&text) {
@@ -186,11 +187,13 @@ fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<Stri
     let mut members = match arguments.object.as_deref() {
         None => Map::new(),
         Some("-") => serde_json::from_str(&read_stdin()?).context("standard input is not a JSON object")?,
-        Some(text) => serde_json::from_str(text).context("--args is not a JSON object")?,
+        Some(text) => {
+            serde_json::from_str(text).map_err(|why| Usage::of(format!("--args is not a JSON object: {why}")))?
+        }
     };
     for argument in &arguments.arguments {
         let (name, text) =
-            argument.split_once('=').with_context(|| format!("--arg {argument}: NAME=VALUE is expected"))?;
+            argument.split_once('=').ok_or_else(|| Usage::of(format!("--arg {argument}: NAME=VALUE is expected")))?;
         // `--arg command=123` means the text "123", because that is what `command` takes.
         let is_text = schema["properties"][name]["type"] == "string";
         let value = serde_json::from_str(text).ok().filter(|value: &Value| !is_text || value.is_string());

@@ -69,11 +69,17 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
         let place = pointer.split('/').skip(1).fold(&mut root, |place, key| &mut place[key]);
         *place = value;
     }
-    let fault = |violation: crate::schema::Violation| {
-        let named = |known: &&Variable| violation.pointer.starts_with(known.pointer);
-        let key = VARIABLES.iter().find(named).map_or(violation.pointer.as_str(), |known| known.name).to_owned();
-        Diagnostic { key, help: violation.help, ..Diagnostic::of_file("environment", violation.message) }
-    };
-    let faults = file::schema().violations(&root).into_iter().map(fault).collect();
+    let names: Vec<(&str, &str)> = VARIABLES.iter().map(|known| (known.name, known.pointer)).collect();
+    let faults = faults(&root, "environment", &names);
     (root, faults)
+}
+
+/// What is wrong with settings that are not from a file. Each key has a name there that its user knows.
+pub(super) fn faults(settings: &Value, source: &str, names: &[(&str, &str)]) -> Vec<Diagnostic> {
+    let fault = |violation: crate::schema::Violation| {
+        let named = names.iter().find(|(_, pointer)| violation.pointer.starts_with(pointer));
+        let key = named.map_or(violation.pointer.as_str(), |(name, _)| name).to_owned();
+        Diagnostic { key, help: violation.help, ..Diagnostic::of_file(source, violation.message) }
+    };
+    file::schema().violations(settings).into_iter().map(fault).collect()
 }

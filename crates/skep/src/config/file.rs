@@ -13,6 +13,7 @@ use crate::{
     model, net,
     plan::AGENTS_MAX,
     schema::Schema,
+    size::Size,
     tools::{SandboxSettings, code::Policy, search},
     upstreams::config::Entry,
 };
@@ -85,9 +86,10 @@ pub struct Serve {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub, such as `https://console.example`.
     pub allowed_origins: Vec<String>,
-    /// Bytes of a request's body. Default: 10 MiB.
-    #[garde(range(min = 1))]
-    pub body_bytes_max: Option<usize>,
+    /// Size of a request's body. Default: 10M.
+    #[garde(custom(is_not_empty))]
+    #[schemars(extend("minimum" = 1))]
+    pub body_bytes_max: Option<Size>,
     /// Calls that run at once.
     #[garde(range(min = 1))]
     pub calls_at_once: Option<usize>,
@@ -118,6 +120,13 @@ pub struct Serve {
     pub task_after: Option<Span>,
     /// Time that running calls get to end when the hub stops. Default: 30s.
     pub drain_time: Option<Span>,
+}
+
+fn is_not_empty(size: &Option<Size>, _: &()) -> garde::Result {
+    match size {
+        Some(Size { bytes: 0 }) => Err(garde::Error::new("must be at least 1")),
+        _ => Ok(()),
+    }
 }
 
 /// Swarms (`skep run`).

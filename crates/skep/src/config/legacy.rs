@@ -57,6 +57,11 @@ struct Docker {
     port: Option<u16>,
 }
 
+/// Whether this is such a file.
+pub(super) fn is_one(value: &Value) -> bool {
+    value.get("mcp").is_some()
+}
+
 /// The same settings in the form of `skep.toml`, and what is wrong with them or has no effect.
 pub(super) fn read(document: &Document) -> (Value, Vec<Diagnostic>) {
     static SCHEMA: Schema = Schema::of::<File>();

@@ -1,14 +1,20 @@
-//! The settings: a file, the environment, and flags; the later one wins.
+//! The settings: files, the environment, and flags; the later one wins.
 //!
-//! The file is `skep.toml` (`file.rs` has its form) or the `mcp-config.yaml` of an older design (`legacy.rs`). The
-//! environment is a second, smaller file: each variable in [`VARIABLES`] stands for one key. Both are checked by the
-//! same schema before they are put together, so an error names the file, line and key, or the variable. Settings of a
-//! tool are declared where the tool is; `file.rs` only composes them.
+//! A file that is named (`--config`) is the only one. Otherwise there are the user's own and, below it, one that is found in
+//! the current directory, which may be anybody's: `found.rs` says what it may set, `trust.rs` which ones the user trusts.
+//!
+//! A file is `skep.toml` (`file.rs` has its form) or the `mcp-config.yaml` of an older design (`legacy.rs`). The environment
+//! is a second, smaller file: each variable in [`VARIABLES`] stands for one key. Flags are a third (`flags.rs`). All are
+//! checked by the same schema before they are put together, so they have the same limits, and an error names the file, line
+//! and key, the variable, or the flag. Settings of a tool are declared where the tool is; `file.rs` only composes them.
 
 mod environment;
 mod file;
+mod flags;
+mod found;
 mod legacy;
 mod secret;
+pub mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +31,12 @@ pub(crate) use self::file::schema;
 pub use self::{
     environment::{VARIABLES, Variable},
     file::{Log, LogFormat, Run, Serve, Tools, json_schema},
+    flags::Overrides,
+    found::Found,
     secret::Secret,
 };
 use crate::{
-    document::{self, Diagnostic, Document, Format, dotted},
+    document::{self, Diagnostic, Document, dotted},
     model, net,
     run::Agents,
     tools::{SandboxSettings, code::Policy, search},
@@ -36,31 +44,13 @@ use crate::{
 };
 
 /// File name of the settings, here and in the configuration directory.
-const FILE: &str = "skep.toml";
-/// Keys that count only in a file that the user named, or in the user's own.
-const FOR_NAMED_FILES: [&str; 17] = [
-    "/sandbox/accept",
-    "/sandbox/container",
-    "/hubs",
-    "/database",
-    "/home",
-    "/model/base_url",
-    "/model/api_key_env",
-    "/search",
-    "/web/allow_hosts",
-    SERVERS,
-    TOKENS,
-    "/serve/bind",
-    "/serve/tcp",
-    "/serve/allowed_hosts",
-    "/serve/allowed_origins",
-    "/serve/tls_cert",
-    "/serve/tls_key",
-];
+pub const FILE: &str = "skep.toml";
 /// The key of the MCP servers.
 const SERVERS: &str = "/mcpServers";
 /// The key of the tokens of callers.
 const TOKENS: &str = "/serve/tokens";
+/// The key of the tools that are not to be had.
+const DENY: &str = "/tools/deny";
 /// Bytes of a token's file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
@@ -77,8 +67,11 @@ pub struct Settings {
     pub workspace: PathBuf,
     /// Hubs that tools are called on.
     pub hubs: Vec<String>,
-    /// What callers of this hub must know, and what this program tells the hubs that it calls.
-    pub token: Option<Secret>,
+    /// What callers of this hub must know, and what this program tells the hubs that it calls; or why it cannot be read. A
+    /// command that needs no token does without.
+    token: Result<Option<Secret>, Diagnostic>,
+    /// Why callers cannot be told apart by [`Serve::tokens`], if so.
+    bad_tokens: Vec<Diagnostic>,
     /// The HTTP door; what is not set is left to it.
     pub serve: Serve,
     /// Agents of each role, where a plan does not say.
@@ -107,87 +100,94 @@ pub struct Settings {
     pub log: Log,
 }
 
-/// What flags say; on top of all else.
-#[derive(Clone, Debug, Default)]
-pub struct Overrides {
-    /// See [`Settings::home`].
-    pub home: Option<PathBuf>,
-    /// See [`Settings::database`].
-    pub database: Option<String>,
-    /// See [`Settings::workspace`].
-    pub workspace: Option<PathBuf>,
-    /// See [`Settings::hubs`].
-    pub hubs: Vec<String>,
-    /// See [`Serve::bind`].
-    pub bind: Vec<String>,
-    /// See [`Serve::tcp`].
-    pub tcp: Vec<String>,
-    /// See [`Serve::prefix`].
-    pub prefix: Option<bool>,
-    /// File with the token.
-    pub token_file: Option<PathBuf>,
-    /// See [`Settings::agents`].
-    pub actors: Option<u32>,
-    /// See [`Settings::agents`].
-    pub observers: Option<u32>,
-    /// File of an MCP client whose servers are added to [`Settings::upstreams`].
-    pub mcp_config: Option<PathBuf>,
-}
-
 /// The settings cannot be used: every fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration cannot be used:{}", .0.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
 pub struct BadSettings(pub Vec<Diagnostic>);
 
+impl BadSettings {
+    /// Whether it is the command line that has to be mended.
+    pub fn is_usage(&self) -> bool {
+        self.0.iter().all(|fault| fault.file == flags::SOURCE)
+    }
+}
+
 impl Settings {
-    /// The settings of this process: the file that is named or found, the environment, and the flags. The notices are
-    /// for the user: what in the file has no effect.
+    /// The settings of this process: the files, the environment, and the flags. The notices are for the user: what has no
+    /// effect.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
-        let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let found = match file {
-            Some(_) => None,
-            None => find(variable),
-        };
-        let strange = found.as_deref().map_or(Vec::new(), |path| strange(path, &read(path, variable).value));
-        if !strange.is_empty() {
-            return Err(BadSettings(strange));
+        if file.is_some() {
+            return Settings::resolve(file, variable, flags);
         }
-        Settings::resolve(file.or(found.as_deref()), variable, flags)
+        let own = own_file(variable).filter(|path| path.is_file());
+        let (settings, notices) = Settings::resolve(own.as_deref(), variable, flags.clone())?;
+        let Some(found) = found_file(own.as_deref()) else { return Ok((settings, notices)) };
+        let (below, more) = found::source(found, &settings.home, variable);
+        let above = own.as_deref().map(|path| Source::read(path, variable));
+        let (settings, notices) = Settings::put_together(below, above, variable, flags)?;
+        Ok((settings, more.into_iter().chain(notices).collect()))
     }
 
-    /// The same, without touching the process's environment.
+    /// Those of one file at most, without touching the process's environment.
     pub fn resolve(
         file: Option<&Path>,
         variable: impl Fn(&str) -> Option<String>,
         flags: Overrides,
     ) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
-        let Source { mut value, mut problems, servers } = match file {
-            Some(path) => read(path, &variable),
-            None => Source::of(Value::Object(Default::default())),
-        };
-        let (above, faults) = environment::read(&variable);
-        problems.extend(faults);
-        let mcp_config = flags.mcp_config.clone();
-        let files = file.map(Path::to_owned).into_iter().chain(mcp_config.clone()).collect();
-        let (more_servers, faults) = match &mcp_config {
+        let file = file.map(|path| Source::read(path, &variable));
+        Settings::put_together(Source::default(), file, variable, flags)
+    }
+
+    fn put_together(
+        mut source: Source,
+        above: Option<Source>,
+        variable: impl Fn(&str) -> Option<String>,
+        flags: Overrides,
+    ) -> Result<(Settings, Vec<Diagnostic>), BadSettings> {
+        if let Some(above) = above {
+            source.put_below(above);
+        }
+        let mut problems = std::mem::take(&mut source.problems);
+        for (layer, faults) in [environment::read(&variable), flags::read(&flags)] {
+            problems.extend(faults);
+            merge(&mut source.value, layer);
+        }
+        let more = match &flags.mcp_config {
             Some(path) => upstreams::config::read(path, &variable),
-            None => (Vec::new(), Vec::new()),
+            None => upstreams::config::Listed::default(),
         };
-        problems.extend(faults);
+        problems.extend(more.problems);
         if problems.iter().any(Diagnostic::is_error) {
             return Err(BadSettings(problems));
         }
-        merge(&mut value, above);
-        let name = file.map_or("environment".to_owned(), |path| path.display().to_string());
-        let file: file::File = document::read(&value).map_err(|(pointer, message)| {
-            BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(&name, message) }])
+        source.files.extend(flags.mcp_config.clone());
+        let name = source.files.first().map_or("environment".to_owned(), |path| path.display().to_string());
+        let file: file::File = document::read(&source.value).map_err(|(pointer, message)| {
+            BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(name, message) }])
         })?;
-        let mut settings =
-            fill_in(file, &servers.reasons, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
-        settings.upstreams.retain(|one| more_servers.iter().all(|other| other.name != one.name));
-        settings.upstreams.extend(more_servers);
-        settings.files = files;
+        let mut settings = fill_in(file, source, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
+        settings.upstreams.retain(|one| more.servers.iter().all(|other| other.name != one.name));
+        settings.upstreams.extend(more.servers);
         Ok((settings, problems))
+    }
+
+    /// The defaults, for a command that goes on although the settings cannot be used.
+    pub fn without_files(flags: Overrides) -> Result<Settings, BadSettings> {
+        let place = |name: &str| variable(name).filter(|_| matches!(name, "HOME" | "XDG_DATA_HOME"));
+        Ok(Settings::resolve(None, place, Overrides { home: flags.home, ..Overrides::default() })?.0)
+    }
+
+    /// What callers of this hub must know, and what this program tells the hubs that it calls.
+    pub fn token(&self) -> Result<Option<&Secret>, BadSettings> {
+        self.token.as_ref().map(Option::as_ref).map_err(|fault| BadSettings(vec![fault.clone()]))
+    }
+
+    /// What each of the callers that are told apart must send.
+    pub fn tokens_of_callers(&self) -> Result<&BTreeMap<String, Secret>, BadSettings> {
+        match self.bad_tokens.as_slice() {
+            [] => Ok(&self.serve.tokens),
+            faults => Err(BadSettings(faults.to_vec())),
+        }
     }
 
     /// How long a call of any tool may take, if the settings say.
@@ -198,95 +198,126 @@ impl Settings {
 
 /// Every fault of a file of settings, for `skep check`.
 pub fn check(path: &Path) -> Vec<Diagnostic> {
-    let Source { problems, servers, .. } = read(path, |name| env::var(name).ok());
-    problems.into_iter().chain(servers.notices).collect()
+    let Source { problems, notices, bad_tokens, .. } = Source::read(path, variable);
+    problems.into_iter().chain(bad_tokens).chain(notices).collect()
+}
+
+/// The state directory, whatever a file in the current directory says.
+pub fn home_without_found(file: Option<&Path>, flags: Overrides) -> Result<PathBuf, BadSettings> {
+    let own = own_file(variable).filter(|path| path.is_file());
+    Ok(Settings::resolve(file.or(own.as_deref()), variable, flags)?.0.home)
+}
+
+/// A variable of this process's environment. An empty one is as good as none.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What a file says.
+#[derive(Default)]
 struct Source {
+    /// The file, and those below it.
+    files: Vec<PathBuf>,
     /// Its settings, in the form of `skep.toml`. After an error they are of no use.
     value: Value,
     problems: Vec<Diagnostic>,
-    servers: Unusable,
-}
-
-/// The MCP servers of a file that cannot be used: no fault of the file, and told where somebody wants to use them.
-#[derive(Default)]
-struct Unusable {
-    reasons: BTreeMap<String, String>,
+    /// Why MCP servers cannot be used, by their names: told where somebody wants to use them.
+    unusable: BTreeMap<String, String>,
+    /// The same, and where it stands.
     notices: Vec<Diagnostic>,
+    /// Tokens of callers that are not there: told where somebody wants to serve.
+    bad_tokens: Vec<Diagnostic>,
 }
 
 impl Source {
-    fn of(value: Value) -> Source {
-        Source { value, problems: Vec::new(), servers: Unusable::default() }
+    fn faulty(path: &Path, problems: Vec<Diagnostic>) -> Source {
+        Source { files: vec![path.to_owned()], problems, ..Source::default() }
     }
 
-    fn faulty(problems: Vec<Diagnostic>) -> Source {
-        Source { problems, ..Source::of(Value::Null) }
+    /// What this file says.
+    fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> Source {
+        match Document::read(path) {
+            Ok(document) => Source::of(path, document, variable),
+            Err(problems) => Source::faulty(path, problems),
+        }
+    }
+
+    /// What this document says, which is the file at `path`.
+    fn of(path: &Path, mut document: Document, variable: impl Fn(&str) -> Option<String>) -> Source {
+        let mut source = Source::faulty(path, Vec::new());
+        if legacy::is_one(&document.value) {
+            (source.value, source.problems) = legacy::read(&document);
+            return source;
+        }
+        source.problems = document.validate(file::schema());
+        if source.problems.is_empty()
+            && let Some(table) = document.value.pointer_mut(SERVERS)
+        {
+            let prepared = upstreams::config::prepare(table, &variable);
+            source.unusable = prepared.reasons();
+            (source.notices, source.problems) =
+                prepared.problems(&document, SERVERS).into_iter().partition(|one| !one.is_error());
+        }
+        if source.problems.is_empty()
+            && let Some(tokens) = document.value.pointer_mut(TOKENS)
+        {
+            let mut unexpanded = upstreams::config::Unexpanded::default();
+            upstreams::config::expand(tokens, TOKENS, &variable, &mut unexpanded);
+            let place = |(pointer, message): (String, String)| document.problem(&pointer, message);
+            source.problems.extend(unexpanded.faults.into_iter().map(place));
+            source.bad_tokens.extend(unexpanded.missing.into_iter().map(place));
+        }
+        if source.problems.is_empty() {
+            source.problems.extend(document.deserialise::<file::File>().err());
+        }
+        source.value = document.value;
+        source
+    }
+
+    /// Lay another file over this one. Its servers take the place of those with the same names, and tools are denied by
+    /// either.
+    fn put_below(&mut self, above: Source) {
+        let names = |value: &Value| value.pointer(SERVERS).and_then(Value::as_object).cloned().unwrap_or_default();
+        for (name, _) in names(&above.value) {
+            self.unusable.remove(&name);
+            if let Some(servers) = self.value.pointer_mut(SERVERS).and_then(Value::as_object_mut) {
+                servers.shift_remove(&name);
+            }
+        }
+        let denied = |value: &Value| value.pointer(DENY).and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut all_denied = denied(&above.value);
+        let more = denied(&self.value).into_iter().filter(|name| !all_denied.contains(name)).collect::<Vec<_>>();
+        all_denied.extend(more);
+        merge(&mut self.value, above.value);
+        if let Some(deny) = self.value.pointer_mut(DENY) {
+            *deny = all_denied.into();
+        }
+        self.files.extend(above.files);
+        self.problems.extend(above.problems);
+        self.unusable.extend(above.unusable);
+        self.notices.extend(above.notices);
+        self.bad_tokens.extend(above.bad_tokens);
     }
 }
 
-/// What the file says.
-fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> Source {
-    let mut document = match Document::read(path) {
-        Ok(document) => document,
-        Err(problems) => return Source::faulty(problems),
-    };
-    if Format::of(path) != Format::Toml {
-        let (value, problems) = legacy::read(&document);
-        return Source { problems, ..Source::of(value) };
-    }
-    let mut problems = document.validate(file::schema());
-    let mut servers = Unusable::default();
-    if problems.is_empty()
-        && let Some(table) = document.value.pointer_mut(SERVERS)
-    {
-        let prepared = upstreams::config::prepare(table, &variable);
-        servers.reasons = prepared.reasons();
-        (servers.notices, problems) =
-            prepared.problems(&document, SERVERS).into_iter().partition(|one| !one.is_error());
-    }
-    if problems.is_empty()
-        && let Some(tokens) = document.value.pointer_mut(TOKENS)
-    {
-        let mut unexpanded = upstreams::config::Unexpanded::default();
-        upstreams::config::expand(tokens, TOKENS, &variable, &mut unexpanded);
-        let faults = unexpanded.faults.into_iter().chain(unexpanded.missing);
-        problems.extend(faults.map(|(pointer, message)| document.problem(&pointer, message)));
-    }
-    if problems.is_empty() {
-        problems.extend(document.deserialise::<file::File>().err());
-    }
-    Source { value: document.value, problems, servers }
-}
-
-/// The file that nobody named: here, or in the user's configuration directory.
-fn find(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// The user's own file.
+fn own_file(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let user = variable("XDG_CONFIG_HOME").map(PathBuf::from);
     let user = user.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")));
-    let candidates = [Some(FILE.into()), user.map(|user| user.join("skep").join(FILE))];
-    candidates.into_iter().flatten().find(|path: &PathBuf| path.is_file())
+    user.map(|user| user.join("skep").join(FILE))
 }
 
-/// Faults of a file that was found in the current directory: it may have come with somebody else's repository, and must
-/// not say where the user's keys, tokens and files are sent, or who is let in.
-fn strange(path: &Path, value: &Value) -> Vec<Diagnostic> {
-    if path.is_absolute() {
-        return Vec::new(); // the user's own
-    }
-    let fault = |pointer: &&str| {
-        let key = pointer.trim_start_matches('/').replace('/', ".");
-        let message = "says where keys or files are sent or who is let in, and this file was found, not named";
-        let help = format!("if you trust it, name it: --config {}", path.display());
-        Diagnostic { key, ..Diagnostic::of_file(path.display().to_string(), message) }.help(help)
-    };
-    FOR_NAMED_FILES.iter().filter(|pointer| value.pointer(pointer).is_some()).map(fault).collect()
+/// A file in the current directory, unless it is the user's own.
+fn found_file(own: Option<&Path>) -> Option<&'static Path> {
+    let path = Path::new(FILE);
+    let is_own = || own.is_some_and(|own| own.canonicalize().ok() == path.canonicalize().ok());
+    (path.is_file() && !is_own()).then_some(path)
 }
 
 /// Lay one value over another: tables are put together, all else is replaced.
 fn merge(below: &mut Value, above: Value) {
     match (below, above) {
+        (_, Value::Null) => {}
         (Value::Object(below), Value::Object(above)) => {
             for (key, value) in above {
                 merge(below.entry(key).or_insert(Value::Null), value);
@@ -298,7 +329,7 @@ fn merge(below: &mut Value, above: Value) {
 
 fn fill_in(
     file: file::File,
-    unusable: &BTreeMap<String, String>,
+    source: Source,
     variable: impl Fn(&str) -> Option<String>,
     flags: Overrides,
 ) -> Result<Settings, Diagnostic> {
@@ -309,7 +340,7 @@ fn fill_in(
         hubs,
         token,
         token_file,
-        mut serve,
+        serve,
         run,
         tools,
         search,
@@ -326,26 +357,20 @@ fn fill_in(
     };
     let token_file = flags.token_file.or(token_file);
     let token = match &token_file {
-        Some(path) => Some(read_token(path)?),
-        None => token,
+        Some(path) => read_token(path).map(Some),
+        None => Ok(token),
     };
-    if !flags.bind.is_empty() {
-        serve.bind = flags.bind;
-    }
-    serve.prefix = flags.prefix.or(serve.prefix);
-    if !flags.tcp.is_empty() {
-        serve.tcp = Some(flags.tcp);
-    }
     Ok(Settings {
         home,
-        database: flags.database.map(Secret::new).or(database),
+        database,
         workspace: flags.workspace.or(workspace).unwrap_or_else(|| PathBuf::from(".")),
-        hubs: if flags.hubs.is_empty() { hubs } else { flags.hubs },
+        hubs,
         token,
+        bad_tokens: source.bad_tokens,
         serve,
         agents: Agents {
-            actors: flags.actors.or(run.actors).unwrap_or(AGENTS.actors),
-            observers: flags.observers.or(run.observers).unwrap_or(AGENTS.observers),
+            actors: run.actors.unwrap_or(AGENTS.actors),
+            observers: run.observers.unwrap_or(AGENTS.observers),
         },
         keep: run.keep.keep(),
         tools,
@@ -354,8 +379,8 @@ fn fill_in(
         sandbox,
         web,
         model,
-        upstreams: upstreams::config::upstreams(mcp_servers, unusable),
-        files: Vec::new(),
+        upstreams: upstreams::config::upstreams(mcp_servers, &source.unusable),
+        files: source.files,
         token_file,
         log,
     })
@@ -369,15 +394,13 @@ fn default_home(variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Di
 }
 
 fn read_token(path: &Path) -> Result<Secret, Diagnostic> {
-    use std::io::Read as _;
-    let mut token = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
-    let fault = |error: std::io::Error| {
-        let message = format!("the token cannot be read: {error}");
-        Diagnostic { key: "token_file".to_owned(), ..Diagnostic::of_file(path.display().to_string(), message) }
+    let fault = |why: String| Diagnostic {
+        key: "token_file".to_owned(),
+        ..Diagnostic::of_file(path.display().to_string(), format!("the token {why}"))
     };
-    read.map_err(fault)?;
-    Ok(Secret::new(token.trim()))
+    let bytes = document::read_bytes(path, TOKEN_BYTES_MAX).map_err(fault)?;
+    let text = String::from_utf8(bytes).map_err(|_| fault("is not text in UTF-8".to_owned()))?;
+    Ok(Secret::new(text.trim()))
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ fn wrong_settings_of_the_older_design_are_found_too() {
 fn secrets_are_not_shown() {
     let (_here, path) = Here::with("skep.toml", "token = 'hush'\ndatabase = 'postgresql://u:hush@h/d'\n");
     let (settings, _) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
-    assert_eq!(settings.token.as_ref().unwrap().reveal(), "hush");
+    assert_eq!(settings.token().unwrap().unwrap().reveal(), "hush");
     assert!(!format!("{settings:?}").contains("hush"));
 }
 
@@ -130,31 +130,11 @@ fn a_token_may_be_in_a_file_of_its_own() {
     let (_here, path) = Here::with("token", "secret\n");
     let flags = Overrides { token_file: Some(path), ..Overrides::default() };
     let (settings, _) = Settings::resolve(None, environment(&[]), flags).unwrap();
-    assert_eq!(settings.token.unwrap().reveal(), "secret");
+    assert_eq!(settings.token().unwrap().unwrap().reveal(), "secret");
     let flags = Overrides { token_file: Some("/no/such/file".into()), ..Overrides::default() };
-    let error = Settings::resolve(None, environment(&[]), flags).unwrap_err();
+    let (settings, _) = Settings::resolve(None, environment(&[]), flags).unwrap();
+    let error = settings.token().unwrap_err();
     assert!(error.to_string().contains("/no/such/file: token_file: "), "{error}");
-}
-
-#[test]
-fn a_file_that_was_only_found_lets_nobody_in() {
-    let serve = serde_json::json!({ "bind": ["0.0.0.0:8000"], "tcp": ["0.0.0.0:9500"], "tokens": { "them": "theirs" },
-        "allowed_hosts": ["evil.example"], "allowed_origins": ["https://evil.example"], "drain_time": "1s" });
-    let faults = strange(Path::new("skep.toml"), &serde_json::json!({ "serve": serve }));
-    assert_eq!(faults.len(), serve.as_object().unwrap().len() - 1, "{faults:?}");
-}
-
-#[test]
-fn a_file_that_was_only_found_does_not_say_where_keys_are_sent() {
-    let value = serde_json::json!({ "model": { "base_url": "http://elsewhere" }, "run": { "actors": 2 } });
-    let faults = strange(Path::new("skep.toml"), &value);
-    assert_eq!(faults.len(), 1);
-    let fault = faults[0].to_string();
-    assert!(fault.starts_with("skep.toml: model.base_url: ") && fault.contains("--config skep.toml"), "{fault}");
-    assert!(
-        strange(Path::new("/home/u/.config/skep/skep.toml"), &value).is_empty(),
-        "the user's own says what it likes"
-    );
 }
 
 #[test]
@@ -197,8 +177,53 @@ fn a_variable_that_is_not_set_disables_the_server_that_wants_it_and_nothing_else
 }
 
 #[test]
-fn a_file_that_was_only_found_starts_no_commands() {
-    let value = serde_json::json!({ "mcpServers": { "x": { "command": "rm" } } });
-    let faults = strange(Path::new("skep.toml"), &value);
-    assert!(faults[0].to_string().contains("mcpServers"), "{faults:?}");
+fn flags_variables_and_files_have_the_same_limits() {
+    let (_here, path) = Here::with("skep.toml", "[run]\nactors = 0\n");
+    assert_eq!(faults(&path, &[]), ["skep.toml:2:1: run.actors: must be at least 1"]);
+    let (_here, path) = Here::with("skep.toml", "");
+    assert_eq!(faults(&path, &[("SKEP_ACTORS", "0")]), ["environment: SKEP_ACTORS: must be at least 1"]);
+    for (actors, expected) in [(0, "must be at least 1"), (1000, "must be at most 64")] {
+        let flags = Overrides { actors: Some(actors), ..Overrides::default() };
+        let error = Settings::resolve(None, environment(&[]), flags).unwrap_err();
+        assert!(error.is_usage());
+        assert_eq!(error.0[0].to_string(), format!("command line: --actors: {expected}"));
+    }
+}
+
+#[test]
+fn a_file_lies_under_the_one_of_the_user() {
+    let source = |text: &str| {
+        let (_here, path) = Here::with("skep.toml", text);
+        Source::read(&path, environment(&[]))
+    };
+    let below = source(
+        "workspace = '/below'\n[run]\nactors = 1\nobservers = 1\n[tools]\ndeny = ['a', 'b']\n\
+         [mcpServers.x]\ncommand = 'below'\nargs = ['${GONE}']\n[mcpServers.y]\ncommand = 'y'\n",
+    );
+    let above = source("[run]\nactors = 2\n[tools]\ndeny = ['c', 'a']\n[mcpServers.x]\ncommand = 'above'\n");
+    let (settings, _) = Settings::put_together(below, Some(above), environment(&[]), Overrides::default()).unwrap();
+    assert_eq!(settings.workspace, Path::new("/below"));
+    assert_eq!(settings.agents, Agents { actors: 2, observers: 1 });
+    assert_eq!(settings.tools.deny, ["c", "a", "b"]);
+    let [x, y] = &settings.upstreams[..] else { panic!("{:?}", settings.upstreams) };
+    let upstreams::config::Transport::Stdio(command) = &x.transport else { panic!("{x:?}") };
+    assert_eq!((command.program.as_str(), command.args.len(), &x.unusable), ("above", 0, &None));
+    assert_eq!(y.name, "y");
+}
+
+#[test]
+fn a_token_of_a_caller_that_is_not_set_stops_only_who_serves() {
+    let (_here, path) = Here::with("skep.toml", "[serve.tokens]\nann = '${ANN}'\n");
+    let (settings, _) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
+    let error = settings.tokens_of_callers().unwrap_err();
+    assert!(error.to_string().contains("skep.toml:2:1: serve.tokens.ann: the environment has no ANN"), "{error}");
+    assert_eq!(check(&path).len(), 1);
+}
+
+#[test]
+fn settings_may_be_json_with_comments() {
+    let text = "{ // mine\n  \"run\": { \"actors\": 3, },\n}\n";
+    let (_here, path) = Here::with("settings.json", text);
+    let (settings, _) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
+    assert_eq!(settings.agents.actors, 3);
 }

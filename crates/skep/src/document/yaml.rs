@@ -30,28 +30,6 @@ pub(super) fn parse(text: &str) -> Result<(Value, Node), Vec<Fault>> {
     }
 }
 
-/// JSON writes a character beyond the first 65,536 as two escapes (`\ud83d\ude00`), YAML as one (`\U0001f600`).
-pub(super) fn with_joined_surrogates(text: &str) -> Cow<'_, str> {
-    let (mut joined, mut rest) = (String::new(), text);
-    while let Some(escape) = rest.find('\\') {
-        let pair = rest.get(escape..escape + 12).and_then(surrogates);
-        let end = escape + if pair.is_some() { 12 } else { 2 };
-        let Some(after) = rest.get(end..) else { break };
-        match pair {
-            Some(c) => joined.push_str(&format!("{}\\U{:08x}", &rest[..escape], u32::from(c))),
-            None => joined.push_str(&rest[..end]),
-        }
-        rest = after;
-    }
-    if joined.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(joined + rest) }
-}
-
-fn surrogates(pair: &str) -> Option<char> {
-    let unit = |escape: &str| u16::from_str_radix(escape.strip_prefix("\\u")?, 16).ok();
-    let (high, low) = (unit(pair.get(..6)?)?, unit(pair.get(6..)?)?);
-    char::decode_utf16([high, low]).next()?.ok().filter(|c| u32::from(*c) > 0xffff)
-}
-
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,

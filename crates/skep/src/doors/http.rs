@@ -133,8 +133,20 @@ async fn call_tool(
     match hub.call(caller, tool, arguments, timeout).await? {
         Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
-        Err(error) => Ok(json_response(status(&error), &error.to_json())),
+        Err(error) => Ok(failed(&error)),
     }
+}
+
+/// A tool's error as an answer whose status tells what it is.
+fn failed(error: &ToolError) -> Response {
+    let mut response = json_response(status(error), &error.to_json());
+    if let ToolError::NoServer { retry_after, .. } = error
+        && !retry_after.is_zero()
+    {
+        let seconds = retry_after.as_millis().div_ceil(1000);
+        response.headers_mut().insert(header::RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+    }
+    response
 }
 
 /// What a tool's error is in the terms of HTTP (RFC 9110): 4xx where the caller can mend it.
@@ -145,7 +157,7 @@ fn status(error: &ToolError) -> StatusCode {
         ToolError::Denied(_) => StatusCode::FORBIDDEN,
         ToolError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         ToolError::Unavailable { .. } => StatusCode::NOT_IMPLEMENTED,
-        ToolError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ToolError::Busy(_) | ToolError::NoServer { .. } => StatusCode::SERVICE_UNAVAILABLE,
         ToolError::Cancelled => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -179,7 +191,7 @@ async fn show_tool(
 ) -> Result<Response, Problem> {
     Ok(match hub.calls.catalogue.describe(&name(path)?).await {
         Ok(tool) => json_response(StatusCode::OK, &tool),
-        Err(error) => json_response(status(&error), &error.to_json()),
+        Err(error) => failed(&error),
     })
 }
 

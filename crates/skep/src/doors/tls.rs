@@ -27,6 +27,11 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
+use crate::document;
+
+/// Bytes of a file with certificates or with a key.
+const PEM_BYTES_MAX: u64 = 1 << 20;
+
 /// A certificate and its key, ready for callers. Clones show the same one, also when it is replaced.
 #[derive(Clone)]
 pub struct Tls(Arc<RwLock<Acceptors>>);
@@ -76,12 +81,14 @@ impl Tls {
         let bad = |file: &Path, what, why| BadTls::File { file: file.display().to_string(), what, why };
         let of_certificate = |why| bad(certificate, "serve.tls_cert (certificates in PEM form)", why);
         let of_key = |why| bad(key, "serve.tls_key (an unencrypted private key in PEM form)", why);
-        let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-        let chain: Vec<_> = chain.map_err(|error| of_certificate(explain(&error)))?;
+        let pem = document::read_bytes(certificate, PEM_BYTES_MAX).map_err(of_certificate)?;
+        let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| of_certificate(explain(&error)))?;
         if chain.is_empty() {
             return Err(of_certificate(explain(&pem::Error::NoItemsFound)));
         }
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(explain(&error)))?;
+        let pem = document::read_bytes(key, PEM_BYTES_MAX).map_err(of_key)?;
+        let secret = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| of_key(explain(&error)))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map(|config| config.with_no_client_auth().with_single_cert(chain, secret));

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::Path,
 };
 
@@ -18,45 +19,101 @@ use super::{
 use crate::{
     catalogue::{Catalogue, DEADLINE_MAX},
     config,
-    document::{self, Diagnostic, Document, PROBLEMS_MAX, Position, member},
+    document::{self, Diagnostic, Document, Format, PROBLEMS_MAX, Position, member},
     duration::Span,
     schema::suggest,
     tools::{
         self,
         code::{Language, SyntaxFault},
     },
+    upstreams,
 };
 
-/// Everything that is wrong with a file, whatever it is: settings (`skep.toml`, `mcp-config.yaml`), code, or a plan. A
-/// diagnostic that is no error ([`Diagnostic::is_error`]) is for the author to know.
-pub fn check_file(path: &Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
+/// What a file is that can be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Tasks for `skep run`.
+    Plan,
+    /// `skep.toml`.
+    Settings,
+    /// `mcp-config.yaml`.
+    OldSettings,
+    /// The MCP servers of a client, for `--mcp-config`.
+    Servers,
+    /// A program.
+    Code(Language),
+}
+
+/// As people read it.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Plan => f.write_str("a plan"),
+            Kind::Settings => f.write_str("settings of Skep"),
+            Kind::OldSettings => f.write_str("settings in the form of mcp-config.yaml"),
+            Kind::Servers => f.write_str("MCP servers of a client"),
+            Kind::Code(language) => write!(f, "code in {}", language.name()),
+        }
+    }
+}
+
+/// What came of checking a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// What it is, if that can be told.
+    pub kind: Option<Kind>,
+    /// What is wrong with it. One that is no error ([`Diagnostic::is_error`]) is for the author to know.
+    pub problems: Vec<Diagnostic>,
+}
+
+/// Everything that is wrong with a file, whatever it is. Its name says how it is written, its contents say what it is.
+pub fn check_file(path: &Path, catalogue: &Catalogue) -> Checked {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     match extension.as_deref() {
-        Some("toml") => config::check(path),
-        Some("yaml" | "yml" | "json") => document(path, catalogue),
+        Some("toml" | "yaml" | "yml" | "json" | "jsonc") => document(path, catalogue),
         _ => match Language::from_path(path).or_else(|| shebang(path)) {
-            Some(language) => code(path, language),
+            Some(language) => Checked { kind: Some(Kind::Code(language)), problems: code(path, language) },
             None if extension.is_none() => document(path, catalogue),
             None => {
                 let problem = Diagnostic::of_file(path.display().to_string(), "is of no kind that can be checked");
-                vec![problem.help("plans end in .yaml, .yml or .json, settings in .toml, code in .py, .js, .sh or .rs")]
+                let help = "plans, settings and lists of MCP servers end in .yaml, .yml, .json or .toml, code in .py, .js, .sh or .rs";
+                Checked { kind: None, problems: vec![problem.help(help)] }
             }
         },
     }
 }
 
-/// What is wrong with a plan, or with settings in YAML.
-fn document(path: &Path, catalogue: &Catalogue) -> Vec<Diagnostic> {
-    match Document::read(path) {
-        Ok(document) if is_settings(&document) => config::check(path),
-        Ok(document) => problems(&document, Some(catalogue)),
-        Err(problems) => problems,
-    }
+/// What is wrong with a file that is no code.
+fn document(path: &Path, catalogue: &Catalogue) -> Checked {
+    let document = match Document::read(path) {
+        Ok(document) => document,
+        Err(problems) => return Checked { kind: None, problems },
+    };
+    let kind = kind_of(&document.value, Format::of(path));
+    let problems = match kind {
+        Kind::Servers => upstreams::config::check(path),
+        Kind::Settings | Kind::OldSettings => config::check(path),
+        Kind::Plan | Kind::Code(_) => problems(&document, Some(catalogue)),
+    };
+    Checked { kind: Some(kind), problems }
 }
 
-/// Whether this is `mcp-config.yaml` under whatever name: it has `mcp`, and no tasks.
-fn is_settings(document: &Document) -> bool {
-    document.value.get("mcp").is_some() && document.value.get("tasks").is_none()
+/// What a document is, by its keys. One that has none that tell is what most files of its format are.
+fn kind_of(value: &Value, format: Format) -> Kind {
+    let has = |key: &str| value.get(key).is_some();
+    let is_setting = |key: &String| config::json_schema()["properties"].get(key).is_some();
+    let keys = value.as_object().into_iter().flat_map(|members| members.keys());
+    let (settings, others): (Vec<&String>, Vec<&String>) =
+        keys.filter(|key| *key != "mcpServers").partition(|key| is_setting(key));
+    match upstreams::config::table_of(value) {
+        _ if has("tasks") => Kind::Plan,
+        _ if has("mcp") => Kind::OldSettings,
+        Some("mcpServers") if format == Format::Toml || !settings.is_empty() => Kind::Settings,
+        Some(_) => Kind::Servers,
+        None if format == Format::Toml => Kind::Settings,
+        None if !settings.is_empty() && others.is_empty() => Kind::Settings,
+        None => Kind::Plan,
+    }
 }
 
 /// The language that a script without an extension names in its first line.

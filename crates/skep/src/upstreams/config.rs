@@ -4,7 +4,8 @@
 //! {"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"TZ": "${TZ:-UTC}"}}}}
 //! ```
 //!
-//! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`; both are taken. So are the names that
+//! Claude Desktop and Cursor call the table `mcpServers`, VS Code calls it `servers`, and Codex, whose file is TOML, calls it
+//! `mcp_servers`; all are taken. So are the names that
 //! clients have for what we have too (`SPELLINGS`): a tool that was switched off there is not to be had here. Keys that
 //! mean something to their client alone are passed over with a warning; in `skep.toml` an unknown key is an error.
 //!
@@ -36,14 +37,19 @@ const SERVERS_MAX: usize = 500;
 /// In a list of tools: each of them.
 const ALL: &str = "*";
 /// What clients call a key of ours: their key, and ours as a JSON Pointer.
-const SPELLINGS: [(&str, &str); 9] = [
-    ("serverUrl", "/url"),              // Windsurf
-    ("httpUrl", "/url"),                // Gemini CLI
-    ("includeTools", "/tools/allow"),   // Gemini CLI
-    ("allowedTools", "/tools/allow"),   // LangChain
-    ("excludeTools", "/tools/deny"),    // Gemini CLI
-    ("disabledTools", "/tools/deny"),   // Roo Code, Windsurf
-    ("startTimeout", "/start_timeout"), // ours, as a file of such keys has them
+const SPELLINGS: [(&str, &str); 14] = [
+    ("serverUrl", "/url"),                     // Windsurf
+    ("httpUrl", "/url"),                       // Gemini CLI
+    ("includeTools", "/tools/allow"),          // Gemini CLI
+    ("allowedTools", "/tools/allow"),          // LangChain
+    ("excludeTools", "/tools/deny"),           // Gemini CLI
+    ("disabledTools", "/tools/deny"),          // Roo Code, Windsurf
+    ("http_headers", "/headers"),              // Codex
+    ("enabled_tools", "/tools/allow"),         // Codex
+    ("disabled_tools", "/tools/deny"),         // Codex
+    ("startup_timeout_sec", "/start_timeout"), // Codex
+    ("tool_timeout_sec", "/timeout"),          // Codex
+    ("startTimeout", "/start_timeout"),        // ours, as a file of such keys has them
     ("idleTimeout", "/idle_timeout"),
     ("callsAtOnce", "/calls_at_once"),
 ];
@@ -71,6 +77,8 @@ pub struct Entry {
     pub oauth: Option<OAuth>,
     /// Not this one.
     pub disabled: bool,
+    /// The same the other way round, as some clients write it.
+    pub enabled: Option<bool>,
     /// Which of its tools there are.
     pub tools: Filter,
     /// How long it may be silent within a call. Default: 60s.
@@ -318,7 +326,8 @@ pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -
     if servers.len() > SERVERS_MAX {
         prepared.faults.push((String::new(), format!("at most {SERVERS_MAX} servers may be listed")));
     }
-    for (name, entry) in servers.iter_mut().filter(|(_, entry)| entry["disabled"] != true) {
+    let is_on = |entry: &Value| entry["disabled"] != true && entry["enabled"] != false;
+    for (name, entry) in servers.iter_mut().filter(|(_, entry)| is_on(entry)) {
         let pointer = member("", name);
         let mut unexpanded = Unexpanded::default();
         for key in ["command", "args", "env", "cwd", "url", "headers", "oauth"] {
@@ -346,7 +355,7 @@ pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -
 
 /// The servers of a table that was prepared, and why some of them cannot be used. Those that are switched off are left out.
 pub fn upstreams(servers: BTreeMap<String, Entry>, unusable: &BTreeMap<String, String>) -> Vec<Upstream> {
-    let on = servers.into_iter().filter(|(_, entry)| !entry.disabled);
+    let on = servers.into_iter().filter(|(_, entry)| !entry.disabled && entry.enabled != Some(false));
     on.filter_map(|(name, entry)| match unusable.get(&name) {
         Some(why) => {
             let command = Command { program: String::new(), args: Vec::new(), env: BTreeMap::new(), cwd: None };
@@ -553,6 +562,39 @@ fn translate(entry: &mut Value) -> Vec<(&'static str, &'static str)> {
             renamed.push((ours, theirs));
         }
     }
+    renamed.extend(translate_variables(members));
+    renamed
+}
+
+/// Codex names the variables of the environment that go into headers, and those that are handed on.
+fn translate_variables(members: &mut serde_json::Map<String, Value>) -> Vec<(&'static str, &'static str)> {
+    let mut renamed = Vec::new();
+    let put = |members: &mut serde_json::Map<String, Value>, table: &str, values: Vec<(String, String)>| {
+        let table = members.entry(table).or_insert_with(|| json!({}));
+        for (name, value) in values {
+            if let Some(table) = table.as_object_mut() {
+                table.entry(name).or_insert_with(|| value.into());
+            }
+        }
+    };
+    if let Some(variable) = members.get("bearer_token_env_var").and_then(Value::as_str).map(str::to_owned) {
+        members.shift_remove("bearer_token_env_var");
+        put(members, "headers", vec![("Authorization".to_owned(), format!("Bearer ${{{variable}}}"))]);
+        renamed.push(("/headers/Authorization", "/bearer_token_env_var"));
+    }
+    if let Some(Value::Object(headers)) = members.get("env_http_headers") {
+        let text = |(name, variable): (&String, &Value)| Some((name.clone(), format!("${{{}}}", variable.as_str()?)));
+        let values = headers.iter().filter_map(text).collect();
+        members.shift_remove("env_http_headers");
+        put(members, "headers", values);
+    }
+    if let Some(Value::Array(names)) = members.get("env_vars") {
+        // Those that are not set are not handed on; here they are empty.
+        let text = |name: &Value| Some((name.as_str()?.to_owned(), format!("${{{}:-}}", name.as_str()?)));
+        let values = names.iter().filter_map(text).collect();
+        members.shift_remove("env_vars");
+        put(members, "env", values);
+    }
     renamed
 }
 
@@ -581,34 +623,63 @@ fn translate_oauth(members: &mut serde_json::Map<String, Value>) -> Vec<(&'stati
     renamed
 }
 
-/// The servers of a file that an MCP client wrote (`--mcp-config`). Without an error among the problems it can be used.
-pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> (Vec<Upstream>, Vec<Diagnostic>) {
+/// The servers that a file lists.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that are not switched off; none after an error.
+    pub servers: Vec<Upstream>,
+    /// What is wrong with the file. Without an error among them it can be used.
+    pub problems: Vec<Diagnostic>,
+    /// Why some of the servers cannot be used, and where that stands; each of those says it, too.
+    pub notices: Vec<Diagnostic>,
+}
+
+/// What MCP clients call the table of servers: Claude and Cursor, VS Code, Codex.
+const TABLES: [&str; 3] = ["mcpServers", "servers", "mcp_servers"];
+
+/// The table of servers in a file of an MCP client, if it has one.
+pub fn table_of(value: &Value) -> Option<&'static str> {
+    TABLES.into_iter().find(|key| value.get(key).is_some_and(Value::is_object))
+}
+
+/// The servers of a file that an MCP client wrote (`--mcp-config`).
+pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> Listed {
+    let faulty = |problems| Listed { problems, ..Listed::default() };
     let document = match Document::read(path) {
         Ok(document) => document,
-        Err(problems) => return (Vec::new(), problems),
+        Err(problems) => return faulty(problems),
     };
-    let found = ["mcpServers", "servers"].into_iter().find(|key| document.value[*key].is_object());
-    let Some(key) = found else {
-        let message = "there is no table `mcpServers` (or `servers`, as VS Code has it)";
-        return (Vec::new(), vec![document.problem("", message)]);
+    let Some(key) = table_of(&document.value) else {
+        let message =
+            "there is no table `mcpServers` (or `servers`, as VS Code has it, or `mcp_servers`, as Codex has it)";
+        return faulty(vec![document.problem("", message)]);
     };
     let table = member("", key);
-    let mut problems = Vec::new();
+    let (mut problems, mut notices) = (Vec::new(), Vec::new());
     let mut servers = document.value[key].clone();
     problems.extend(validate(&document, &table, &mut servers));
     let mut unusable = BTreeMap::new();
     if !problems.iter().any(Diagnostic::is_error) {
         let prepared = prepare(&mut servers, variable);
         unusable = prepared.reasons();
-        problems.extend(prepared.problems(&document, &table));
+        let (faults, others): (Vec<_>, Vec<_>) =
+            prepared.problems(&document, &table).into_iter().partition(Diagnostic::is_error);
+        problems.extend(faults);
+        notices = others;
     }
     if problems.iter().any(Diagnostic::is_error) {
-        return (Vec::new(), problems);
+        return faulty(problems);
     }
     match serde_json::from_value(servers) {
-        Ok(servers) => (upstreams(servers, &unusable), problems),
-        Err(error) => (Vec::new(), vec![Diagnostic::of_file(path.display().to_string(), error.to_string())]),
+        Ok(servers) => Listed { servers: upstreams(servers, &unusable), problems, notices },
+        Err(error) => faulty(vec![Diagnostic::of_file(path.display().to_string(), error.to_string())]),
     }
+}
+
+/// Every fault of such a file, for `skep check`.
+pub fn check(path: &Path) -> Vec<Diagnostic> {
+    let Listed { problems, notices, .. } = read(path, |name| std::env::var(name).ok());
+    problems.into_iter().chain(notices).collect()
 }
 
 /// One server, as its entry in such a file would have it, or every fault.

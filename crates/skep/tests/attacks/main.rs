@@ -1,6 +1,7 @@
 //! Attacks on the real program, as somebody would run them who means harm. Each test's name says what must hold.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod found_settings;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;

@@ -247,8 +247,8 @@ fn times_are_long_enough_and_not_too_long() {
         ("0s", "leaves no time"),
         ("3601s", "at most 1h"),
         ("-1", "at least 0"),
-        ("1.5s", "such as"),
-        ("[]", "must be a whole number or text, not a list"),
+        ("1.5w", "such as"),
+        ("[]", "must be a number or text, not a list"),
     ] {
         let problems = timeout(time);
         assert!(problems.len() == 1 && problems[0].contains(message), "{time}: {problems:?}");
@@ -353,7 +353,7 @@ fn file(name: &str, text: &str) -> Vec<String> {
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();
     let prefix = format!("{}/", directory.path().display());
-    check_file(&path, &catalogue()).iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
+    check_file(&path, &catalogue()).problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
 }
 
 #[test]
@@ -370,8 +370,8 @@ fn a_file_is_checked_as_what_it_is() {
         assert!(problems.len() == 1 && problems[0].starts_with(&format!("{name}:2:3: mcp.timeout: ")), "{problems:?}");
     }
     assert_eq!(file("plan", "tasks: {a: {tool: search, args: {query: q}}}"), Vec::<String>::new());
-    assert!(file("notes.txt", "hello")[0].contains("is of no kind that can be checked; plans end in .yaml"));
-    let missing = check_file(Path::new("/no/such/plan.yaml"), &catalogue());
+    assert!(file("notes.txt", "hello")[0].contains("is of no kind that can be checked; plans, settings and lists"));
+    let missing = check_file(Path::new("/no/such/plan.yaml"), &catalogue()).problems;
     assert!(missing[0].to_string().starts_with("/no/such/plan.yaml: cannot be read: "), "{missing:?}");
 }
 
@@ -390,7 +390,7 @@ fn code_is_checked_in_its_language() {
     }
     let problems = file("a.sh", "echo 1\nif true; then\n");
     assert!(problems[0].contains(" warning: "), "what the parser is not sure of stops nobody: {problems:?}");
-    let missing = check_file(Path::new("/no/such/a.py"), &catalogue());
+    let missing = check_file(Path::new("/no/such/a.py"), &catalogue()).problems;
     assert!(missing[0].to_string().starts_with("/no/such/a.py: cannot be read: "), "{missing:?}");
 }
 
@@ -411,5 +411,29 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(Plan::from_json(&plan.to_json()), Ok(plan));
             }
         }
+    }
+}
+
+#[test]
+fn what_a_file_is_is_told_by_its_contents() {
+    let here = tempfile::tempdir().unwrap();
+    for (name, text, kind, faults) in [
+        ("a.json", r#"{ /* mine */ "mcpServers": { "a": { "command": "x" } }, "theme": "dark", }"#, Kind::Servers, 0),
+        ("b.json", r#"{ "servers": { "a": { "command": "x", "args": "y" } } }"#, Kind::Servers, 1),
+        ("c.toml", "model = 'x'\n[mcp_servers.a]\ncommand = 'x'\n", Kind::Servers, 0),
+        ("d.toml", "[mcpServers.a]\ncommand = 'x'\n", Kind::Settings, 0),
+        ("e.toml", "nonsense = 1\n", Kind::Settings, 1),
+        ("f.json", r#"{ "run": { "actors": 0 } }"#, Kind::Settings, 1),
+        ("g.yaml", "mcp: { endpoint: 'http://x' }\n", Kind::OldSettings, 0),
+        ("h.yaml", "tasks: { a: { tool: nonsense } }\n", Kind::Plan, 1),
+        ("i.yaml", "name: n\n", Kind::Plan, 1),
+        ("j", "#!/bin/sh\ntrue\n", Kind::Code(Language::Bash), 0),
+    ] {
+        let path = here.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let checked = check_file(&path, &catalogue());
+        assert_eq!(checked.kind, Some(kind), "{name}");
+        let errors = checked.problems.iter().filter(|problem| problem.is_error()).count();
+        assert_eq!(errors, faults, "{name}: {:?}", checked.problems);
     }
 }

@@ -7,7 +7,8 @@ fn read_as(name: &str, text: &str) -> (Vec<Upstream>, Vec<String>) {
     let path = here.path().join(name);
     std::fs::write(&path, text).unwrap();
     let variable = |name: &str| (name == "TOKEN").then(|| "t0ken".to_owned());
-    let (upstreams, problems) = read(&path, variable);
+    let Listed { servers: upstreams, mut problems, notices } = read(&path, variable);
+    problems.extend(notices);
     let directory = format!("{}/", here.path().display());
     (upstreams, problems.iter().map(|problem| problem.to_string().replace(&directory, "")).collect())
 }
@@ -102,6 +103,74 @@ fn a_server_whose_variable_is_not_set_is_there_with_the_reason_beside_the_others
     assert!(servers.is_empty() && problems[0].contains("a server's name has at most 64"), "{problems:?}");
     let alone = read_one("a", json!({ "command": "${GONE}" }), |_| None);
     assert!(alone.unwrap_err()[0].starts_with("command: the environment has no GONE"));
+}
+
+#[test]
+fn the_file_of_codex_is_read() {
+    let codex = r#"
+model = "gpt-5"
+[mcp_servers.files]
+command = "npx"
+args = ["-y", "server"]
+env_vars = ["TOKEN", "UNSET"]
+env = { A = "b" }
+startup_timeout_sec = 20
+tool_timeout_sec = 1.5
+enabled_tools = ["read", "write"]
+disabled_tools = ["write"]
+[mcp_servers.remote]
+url = "https://h.example/mcp"
+bearer_token_env_var = "TOKEN"
+http_headers = { X-Region = "eu" }
+env_http_headers = { X-Key = "TOKEN" }
+[mcp_servers.lacks]
+url = "https://h.example/mcp"
+bearer_token_env_var = "GONE"
+[mcp_servers.off]
+command = "x"
+enabled = false
+"#;
+    let (servers, problems) = read_as("config.toml", codex);
+    let one = |name: &str| servers.iter().find(|one| one.name == name).unwrap();
+    assert_eq!(servers.len(), 3);
+    let files = one("files");
+    let Transport::Stdio(command) = &files.transport else { panic!("{files:?}") };
+    let env: Vec<_> = command.env.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    assert_eq!(env, [("A", "b"), ("TOKEN", "t0ken"), ("UNSET", "")]);
+    assert_eq!((files.start_time_max, files.timeout), (Duration::from_secs(20), Duration::from_millis(1500)));
+    assert_eq!(["read", "write", "x"].map(|tool| files.tools.allows(tool)), [true, false, false]);
+    let Transport::Http { headers, .. } = &one("remote").transport else { panic!("{servers:?}") };
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    assert_eq!(headers, [("Authorization", "Bearer t0ken"), ("X-Key", "t0ken"), ("X-Region", "eu")]);
+    assert!(one("lacks").unusable.as_ref().unwrap().starts_with("the environment has no GONE"));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with("config.toml:19:1: warning: mcp_servers.lacks.bearer_token_env_var: "),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_server_is_switched_off_in_either_way() {
+    for (entry, count) in [
+        (r#"{"command": "x", "enabled": false}"#, 0),
+        (r#"{"command": "x", "disabled": true}"#, 0),
+        (r#"{"command": "x", "enabled": true, "disabled": true}"#, 0),
+        (r#"{"command": "x", "enabled": true}"#, 1),
+        (r#"{"command": "${GONE}", "enabled": false}"#, 0),
+    ] {
+        let (servers, problems) = read_as("c.json", &format!(r#"{{"mcpServers": {{"a": {entry}}}}}"#));
+        assert_eq!((servers.len(), problems.len()), (count, 0), "{entry}: {problems:?}");
+    }
+}
+
+#[test]
+fn comments_and_commas_after_the_last_entry_are_taken() {
+    let text =
+        "{\n\t// mine\n\t\"servers\": {\n\t\t\"a\": { \"command\": \"x\", /* why */ \"args\": [\"//\",], },\n\t},\n}\n";
+    let (servers, problems) = read_as("mcp.json", text);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(matches!(&servers[0].transport, Transport::Stdio(command) if command.args == ["//"]));
 }
 
 #[test]
@@ -240,7 +309,8 @@ fn any_entry() -> impl Strategy<Value = Value> {
 fn read_bytes(bytes: &[u8], environment: &BTreeMap<String, String>) -> (Vec<Upstream>, Vec<Diagnostic>) {
     let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    read(file.path(), |name| environment.get(name).cloned())
+    let listed = read(file.path(), |name| environment.get(name).cloned());
+    (listed.servers, listed.problems)
 }
 
 fn environment() -> impl Strategy<Value = BTreeMap<String, String>> {

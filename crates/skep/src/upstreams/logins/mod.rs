@@ -518,10 +518,7 @@ fn union(mut scopes: Vec<String>, more: Vec<String>) -> Vec<String> {
 /// A small file that the user named.
 fn text(path: &Path) -> Result<String, AuthError> {
     let fault = |why: String| AuthError::Unconfigured(format!("{}: {why}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?;
-    if !metadata.is_file() || metadata.len() > KEY_FILE_BYTES_MAX {
-        return Err(fault(format!("must be a file of at most {KEY_FILE_BYTES_MAX} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let bytes = crate::document::read_bytes(path, KEY_FILE_BYTES_MAX).map_err(fault)?;
+    let text = String::from_utf8(bytes).map_err(|_| fault("is not text in UTF-8".to_owned()))?;
     Ok(text.trim().to_owned())
 }
