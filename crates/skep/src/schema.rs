@@ -22,7 +22,7 @@ use crate::document::{PROBLEMS_MAX, member, read};
 /// The schema of a type. It is made when it is first needed.
 #[derive(Debug)]
 pub struct Schema {
-    accepts: fn(&Value) -> bool,
+    check: fn(&Value) -> Result<(), Vec<Violation>>,
     generate: fn() -> Value,
     json: OnceLock<Value>,
     validator: OnceLock<jsonschema::Validator>,
@@ -51,8 +51,7 @@ pub struct Violation {
 impl Schema {
     /// The schema of a type, for reading it.
     pub const fn of<T: JsonSchema + DeserializeOwned + Validate<Context = ()>>() -> Schema {
-        let accepts = |value: &Value| read::<T>(value).is_ok_and(|read| read.validate().is_ok());
-        Schema { accepts, generate: generate::<T>, json: OnceLock::new(), validator: OnceLock::new() }
+        Schema { check: check::<T>, generate: generate::<T>, json: OnceLock::new(), validator: OnceLock::new() }
     }
 
     /// The schema itself.
@@ -62,10 +61,8 @@ impl Schema {
 
     /// What is wrong with this value, at most [`PROBLEMS_MAX`] things.
     pub fn violations(&self, value: &Value) -> Vec<Violation> {
+        let Err(in_type) = (self.check)(value) else { return Vec::new() };
         let mut found = Vec::new();
-        if (self.accepts)(value) {
-            return found;
-        }
         let validator = self.validator.get_or_init(|| {
             jsonschema::validator_for(self.json())
                 .expect("a schema that is derived from a type compiles; a test reads each")
@@ -77,7 +74,8 @@ impl Schema {
                 break;
             }
         }
-        found
+        // Some limits have no place in a schema.
+        if found.is_empty() { in_type } else { found }
     }
 
     fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<Violation>) {
@@ -179,6 +177,16 @@ impl Schema {
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         self.json().pointer(parent).unwrap_or(&Value::Null)
     }
+}
+
+/// Whether the value is one of the type, or what the type has against it: less than what the schema has, and in other words.
+fn check<T: DeserializeOwned + Validate<Context = ()>>(value: &Value) -> Result<(), Vec<Violation>> {
+    let violation = |pointer, message| Violation { pointer, message, help: None, is_choice: false };
+    let read = read::<T>(value).map_err(|(pointer, message)| vec![violation(pointer, message)])?;
+    read.validate().map_err(|report| {
+        let pointer = |path: &garde::Path| format!("/{path}").replace('[', "/").replace(']', "").replace('.', "/");
+        report.iter().map(|(path, error)| violation(pointer(path), error.message().to_owned())).collect()
+    })
 }
 
 /// Longer messages are cut.

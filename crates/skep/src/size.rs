@@ -48,9 +48,10 @@ impl Size {
         Size { bytes }
     }
 
-    /// For flags whose plain numbers have always been mebibytes: `512` is `512M`.
+    /// For limits whose plain numbers have always been mebibytes: `512` is `512M`. Nothing is no limit that anybody means.
     pub fn or_mebibytes(text: &str) -> Result<Size, String> {
         parse(text, MEBIBYTE)
+            .and_then(|size| if size.bytes == 0 { Err("must be more than 0".to_owned()) } else { Ok(size) })
     }
 }
 
@@ -152,6 +153,7 @@ mod tests {
         }
         assert_eq!(Size::or_mebibytes("512"), "512M".parse());
         assert_eq!(Size::or_mebibytes("512K"), "512K".parse());
+        assert_eq!(Size::or_mebibytes("0"), Err("must be more than 0".to_owned()));
         for text in ["", "M", "-1M", "1 G", "1.5", "1X", "1MM", "99999999999999999999", "9999999T", "１G", ".5G", "1e9"]
         {
             assert!(text.parse::<Size>().is_err(), "{text}");

@@ -184,3 +184,45 @@ fn tools_of_a_server_behind_the_hub_are_called_by_its_name() {
     drop(input);
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
+#[tokio::test]
+async fn a_running_hub_is_asked_by_its_address() {
+    let user = User::new();
+    let inner = json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"],
+        "env": { "SKEP_HOME": user.home().join("inner") } });
+    let lacks = json!({ "command": "x", "env": { "KEY": "${NO_SUCH_VARIABLE}" } });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": inner, "lacks": lacks } }).to_string());
+    let serve = ["serve", "--port", "0", "--mcp-config", "mcp.json"];
+    let hub = Served::start(user.command(&serve).env("SKEP_TOKEN", "a-token-of-some-length"));
+    let elsewhere = User::new();
+    let ask = |arguments: &[&str]| {
+        let arguments = [arguments, &["--hub", &hub.url]].concat();
+        support::Said(elsewhere.command(&arguments).env("SKEP_TOKEN", "a-token-of-some-length").output().unwrap())
+    };
+    let tools = ask(&["tools"]);
+    assert!(tools.stdout().contains("inner__compose"), "{}{}", tools.stdout(), tools.stderr());
+    assert!(tools.stderr().contains("NO_SUCH_VARIABLE") && tools.code() == 1, "{}", tools.stderr());
+    assert!(ask(&["tools", "inner__compose"]).ok().stdout().contains("text"));
+    let called = ask(&["call", "inner__compose", "--arg", "text=hi"]).ok();
+    assert!(called.stdout().contains("hi"), "{}", called.stdout());
+    let servers = ask(&["servers"]);
+    assert!(servers.stdout().contains("✓ inner") && servers.stdout().contains("✗ lacks"), "{}", servers.stdout());
+    assert!(ask(&["servers", "--json"]).json().as_array().unwrap().len() == 2);
+
+    let called = ask(&["call", "lacks__x"]);
+    assert_eq!(called.code(), 1);
+    assert!(called.stderr().contains("NO_SUCH_VARIABLE"), "{}", called.stderr());
+    let post = reqwest::Client::new().post(format!("{}/tools/lacks__x", hub.url)).bearer_auth("a-token-of-some-length");
+    let answer = post.body("{}").send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.json::<Value>().await.unwrap()["code"], "unavailable");
+
+    let refused = elsewhere.skep(&["tools", "--hub", &hub.url]);
+    assert_eq!(refused.code(), 1);
+    assert!(
+        refused.stderr().contains("refuses (401)") && refused.stderr().contains("SKEP_TOKEN"),
+        "{}",
+        refused.stderr()
+    );
+    let nobody = elsewhere.skep(&["call", "compose", "--hub", "http://127.0.0.1:1"]);
+    assert!(nobody.stderr().contains("cannot be reached"), "{}", nobody.stderr());
+}

@@ -11,10 +11,10 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, Usage, print, prompt::name_of, say, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, say, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
-    config::Overrides,
+    config::{Overrides, is_call_time},
     document,
     duration::Span,
     hive,
@@ -59,7 +59,7 @@ pub(super) struct CallArguments {
     #[arg(long = "args", value_name = "JSON")]
     object: Option<String>,
     /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds [default: the tool's own]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = call_time)]
     timeout: Option<Span>,
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
@@ -124,7 +124,17 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     catalogue.upstreams().close().await;
     let (answer, is_ok) = called?;
     print(&format!("{answer:#}\n"))?;
-    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(match is_ok {
+        true => ExitCode::SUCCESS,
+        false if answer["code"] == "cancelled" => ExitCode::from(INTERRUPTED),
+        false => ExitCode::from(FAILED),
+    })
+}
+
+/// A time that a call may take.
+fn call_time(text: &str) -> Result<Span, String> {
+    let time: Span = text.parse()?;
+    is_call_time(&time).map(|()| time)
 }
 
 fn answered(called: Result<Answer, ToolError>) -> (Value, bool) {

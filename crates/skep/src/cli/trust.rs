@@ -22,6 +22,9 @@ use crate::{
     terminal::line,
 };
 
+/// Bytes of a file that is shown to a person, who must be able to see all of it.
+const SHOWN_BYTES_MAX: u64 = 32 << 10;
+
 /// Look at a skep.toml that came with a directory, and let all of it have effect from now on
 ///
 /// A skep.toml that Skep finds in the current directory may be somebody else's. Until it is trusted, it sets a few harmless
@@ -57,6 +60,11 @@ pub(super) fn trust(common: Common, arguments: Arguments) -> anyhow::Result<Exit
         return show_list(&list, arguments.json);
     }
     let file = arguments.file.unwrap_or_else(|| config::FILE.into());
+    if file.file_name().is_none_or(|name| name != config::FILE) {
+        let message =
+            format!("only a file that is called {} is found by itself; name another with --config", config::FILE);
+        return Err(super::Usage::of(message).into());
+    }
     let place = trust::place(&file).with_context(|| file.display().to_string())?;
     if arguments.revoke {
         let was_trusted = list.remove(&place);
@@ -65,14 +73,14 @@ pub(super) fn trust(common: Common, arguments: Arguments) -> anyhow::Result<Exit
         }
         return tell(&place, if was_trusted { "revoked" } else { "not_trusted" }, arguments.json);
     }
-    let bytes = document::read_bytes(&place, FILE_BYTES_MAX)
+    let bytes = document::read_bytes(&place, SHOWN_BYTES_MAX)
         .map_err(|message| anyhow::anyhow!("{} {message}", file.display()))?;
     let found = Found::of(&place, &bytes)?;
     if list.standing(&place, &bytes) == Standing::Trusted {
         return tell(&place, "trusted", arguments.json);
     }
     if !arguments.json {
-        say!("{}", shown(&found));
+        show(&found);
     }
     if !arguments.yes && !is_wanted(&place)? {
         say!("it is not trusted; what is marked has no effect");
@@ -83,22 +91,18 @@ pub(super) fn trust(common: Common, arguments: Arguments) -> anyhow::Result<Exit
     tell(&place, "trusted", arguments.json)
 }
 
-/// The file, with what has an effect only if it is trusted marked and explained.
-fn shown(found: &Found) -> String {
-    let lines = found.lines().into_iter().enumerate();
-    let numbered = |(index, (is_marked, text)): (usize, (bool, &str))| {
-        format!("{} {:4}  {}\n", if is_marked { '!' } else { ' ' }, index + 1, line(text))
-    };
-    let mut text: String = lines.map(numbered).collect();
+/// Show the file, with what has an effect only if it is trusted marked and explained.
+fn show(found: &Found) {
+    for (index, (is_marked, text)) in found.lines().into_iter().enumerate() {
+        say!("{} {:4}  {}", if is_marked { '!' } else { ' ' }, index + 1, line(text));
+    }
     let rest = found.rest();
     if rest.is_empty() {
-        return text + "nothing in it needs to be trusted\n";
+        say!("nothing in it needs to be trusted");
+        return;
     }
-    text += "\nwhat is marked has an effect only if the file is trusted:\n";
-    for (key, meaning) in rest {
-        text += &format!("  {key:<24}  {meaning}\n");
-    }
-    text
+    let rest: String = rest.iter().map(|(key, meaning)| format!("\n  {key:<24}  {meaning}")).collect();
+    say!("what is marked has an effect only if the file is trusted:{rest}");
 }
 
 fn unreadable(home: &Path) -> String {

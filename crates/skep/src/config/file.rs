@@ -9,10 +9,11 @@ use skep_core::retention::Keep;
 
 use super::Secret;
 use crate::{
+    catalogue::DEADLINE_MAX,
     duration::Span,
     model, net,
     plan::AGENTS_MAX,
-    schema::Schema,
+    schema::{Schema, shorten},
     size::Size,
     tools::{SandboxSettings, code::Policy, search},
     upstreams::config::Entry,
@@ -43,6 +44,7 @@ pub(super) struct File {
     #[garde(dive)]
     pub(super) run: Run,
     /// Which tools there are.
+    #[garde(dive)]
     pub(super) tools: Tools,
     /// Where the web and X are searched.
     pub(super) search: search::Settings,
@@ -69,8 +71,10 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
     /// Addresses to listen on. Default: 127.0.0.1:8000. Others than this machine's own need a token.
+    #[garde(custom(are_addresses))]
     pub bind: Vec<String>,
     /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
+    #[garde(custom(are_addresses_if_any))]
     pub tcp: Option<Vec<String>>,
     /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
     /// keep their own names, and Skep's tools are not served along. Default: true.
@@ -122,6 +126,37 @@ pub struct Serve {
     pub drain_time: Option<Span>,
 }
 
+/// Whether each is one that can be listened on, as far as that can be told without asking anybody.
+fn are_addresses(addresses: &[String], _: &()) -> garde::Result {
+    let is_address = |text: &String| {
+        let parts = text.rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match addresses.iter().find(|address| !is_address(address)) {
+        None => Ok(()),
+        Some(wrong) => {
+            let wrong = shorten(wrong, ADDRESS_CHARS_SHOWN);
+            Err(garde::Error::new(format!("{wrong:?} is no ADDRESS:PORT, such as 127.0.0.1:8000")))
+        }
+    }
+}
+
+fn are_addresses_if_any(addresses: &Option<Vec<String>>, context: &()) -> garde::Result {
+    addresses.as_ref().map_or(Ok(()), |addresses| are_addresses(addresses, context))
+}
+
+/// Characters of an address that are shown.
+const ADDRESS_CHARS_SHOWN: usize = 100;
+
+/// Whether a call may take so long.
+pub(crate) fn is_call_time(time: &Span) -> Result<(), String> {
+    if time.0 > DEADLINE_MAX { Err(format!("a call may take at most {}", Span(DEADLINE_MAX))) } else { Ok(()) }
+}
+
+fn is_call_time_if_any(time: &Option<Span>, _: &()) -> garde::Result {
+    time.as_ref().map_or(Ok(()), |time| is_call_time(time).map_err(garde::Error::new))
+}
+
 fn is_not_empty(size: &Option<Size>, _: &()) -> garde::Result {
     match size {
         Some(Size { bytes: 0 }) => Err(garde::Error::new("must be at least 1")),
@@ -170,7 +205,8 @@ impl KeptRuns {
 }
 
 /// Which tools there are.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tools {
     /// Only these, if any is named.
@@ -181,6 +217,7 @@ pub struct Tools {
     /// names all the same. Default: false.
     pub search: bool,
     /// How long a call may take, unless the caller says otherwise. Default: the tool's own deadline, mostly 10s.
+    #[garde(custom(is_call_time_if_any))]
     pub timeout: Option<Span>,
 }
 

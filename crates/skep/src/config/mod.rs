@@ -26,6 +26,7 @@ use std::{
 use serde_json::Value;
 use skep_core::retention::Keep;
 
+pub(crate) use self::file::is_call_time;
 #[cfg(test)]
 pub(crate) use self::file::schema;
 pub use self::{

@@ -227,3 +227,17 @@ fn settings_may_be_json_with_comments() {
     let (settings, _) = Settings::resolve(Some(&path), environment(&[]), Overrides::default()).unwrap();
     assert_eq!(settings.agents.actors, 3);
 }
+
+#[test]
+fn what_a_schema_cannot_tell_is_told_all_the_same() {
+    let text = "[serve]\nbind = ['localhost:8000', '127.0.0.1']\nbody_bytes_max = '0M'\n[tools]\ntimeout = '2h'\n";
+    let (_here, path) = Here::with("skep.toml", text);
+    let mut faults = faults(&path, &[]);
+    faults.sort();
+    assert_eq!(faults[0], "skep.toml:2:1: serve.bind: \"127.0.0.1\" is no ADDRESS:PORT, such as 127.0.0.1:8000");
+    assert_eq!(faults[1], "skep.toml:3:1: serve.body_bytes_max: must be at least 1");
+    assert_eq!(faults[2], "skep.toml:5:1: tools.timeout: a call may take at most 1h");
+    let (_here, path) = Here::with("skep.toml", "");
+    let port = self::faults(&path, &[("MCP_TCP_PORT", "99999")]);
+    assert!(port[0].starts_with("environment: MCP_TCP_PORT: \"127.0.0.1:99999\" is no ADDRESS:PORT"), "{port:?}");
+}

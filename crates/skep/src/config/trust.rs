@@ -54,8 +54,12 @@ pub enum Standing {
 }
 
 impl Trust {
-    /// What is trusted, by the list in this state directory. One that cannot be read trusts nothing.
+    /// What is trusted, by the list in this state directory, whose path must be absolute: a relative one may lie in the very
+    /// directory that is in doubt.
     pub fn read(home: &Path) -> io::Result<Trust> {
+        if home.is_relative() {
+            return Err(io::Error::other("the state directory must be named by an absolute path"));
+        }
         let path = home.join(FILE);
         if !path.try_exists()? {
             return Ok(Trust::default());
@@ -156,6 +160,7 @@ mod tests {
     #[test]
     fn a_list_that_cannot_be_read_is_an_error_and_never_grows_without_end() {
         let home = tempfile::tempdir().unwrap();
+        assert!(Trust::read(Path::new("state")).is_err());
         fs::write(home.path().join(FILE), "{").unwrap();
         assert!(Trust::read(home.path()).is_err());
         let mut trust = Trust::default();

@@ -242,4 +242,5 @@ fn the_list_of_trusted_files_is_not_where_the_file_says() {
     let list = json!({ "files": [{ "path": place, "sha256": sha256, "since_us": 0 }] });
     user.file("state/trust.json", &list.to_string());
     assert!(user.skep(&["runs"]).ok().stderr().contains("is not trusted"));
+    assert!(user.skep(&["runs", "--home", "state"]).ok().stderr().contains("is not trusted"));
 }

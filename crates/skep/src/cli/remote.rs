@@ -1,0 +1,106 @@
+//! `--hub URL` of `skep tools`, `skep call` and `skep servers`: the same, asked of a hub that runs.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::{Common, FAILED, INTERRUPTED, print, stop_on_signal, tools::CallArguments};
+use crate::{
+    catalogue::{Annotations, Call},
+    config::Overrides,
+    executor,
+    hub::Hubs,
+    terminal::{line, say},
+};
+
+/// A client of the hub, with the token of the settings.
+fn connect(common: Common, url: &str) -> anyhow::Result<Hubs> {
+    let settings = common.settings(Overrides::default())?;
+    let token = settings.token()?.map(|token| token.reveal().to_owned());
+    Ok(Hubs::new([url], token)?)
+}
+
+/// Its tools, or one of them.
+pub(super) async fn tools(common: Common, url: &str) -> anyhow::Result<(Vec<Value>, bool)> {
+    let mut answer = connect(common, url)?.show(&["tools"]).await?;
+    let mut list = |member: &str| match answer.remove(member) {
+        Some(Value::Array(elements)) => elements,
+        _ => Vec::new(),
+    };
+    let (tools, unavailable, starting) = (list("tools"), list("unavailable"), list("starting"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    unavailable.iter().for_each(|reason| say!("skep: {}", line(&text(reason))));
+    starting.iter().for_each(|server| say!("skep: {} is still starting, so its tools are missing", line(&text(server))));
+    Ok((tools, unavailable.is_empty() && starting.is_empty()))
+}
+
+/// One of its tools.
+pub(super) async fn tool(common: Common, url: &str, name: &str) -> anyhow::Result<Value> {
+    Ok(connect(common, url)?.show(&["tools", name]).await?.into())
+}
+
+/// Call a tool there.
+pub(super) async fn call(common: Common, url: &str, arguments: &CallArguments) -> anyhow::Result<ExitCode> {
+    let hub = connect(common, url)?;
+    let name = arguments.tool.clone().unwrap_or_default();
+    let tool = hub.show(&["tools", &name]).await?;
+    let members = super::tools::members(arguments, &tool["inputSchema"])?;
+    let deadline = arguments.timeout.map(|timeout| timeout.0);
+    let call = Call { tool: name.clone(), arguments: Value::Object(members), deadline };
+    let mut signals = JoinSet::new();
+    let stop = stop_on_signal(&mut signals)?;
+    let Some(called) = stop.run_until_cancelled(hub.call(&call, Annotations::default())).await else {
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let (answer, is_ok) = match executor::answer(&name, called?.answer) {
+        Ok(answer) => (answer.to_json(), true),
+        Err(error) => (error.to_json(), false),
+    };
+    super::tools::show_answer(&answer, arguments)?;
+    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// How its MCP servers do. Nothing is started for it.
+pub(super) async fn servers(
+    common: Common,
+    url: &str,
+    name: Option<&str>,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let hub = connect(common, url)?;
+    let servers = match name {
+        Some(name) => vec![Value::Object(hub.show(&["servers", name]).await?)],
+        None => match hub.show(&["servers"]).await?.remove("servers") {
+            Some(Value::Array(servers)) => servers,
+            _ => anyhow::bail!("the hub {url} did not list its servers"),
+        },
+    };
+    let text = match as_json {
+        true => format!("{:#}\n", json!(servers)),
+        false if servers.is_empty() => "this hub has no MCP servers\n".to_owned(),
+        false => servers.iter().map(as_text).collect(),
+    };
+    print(&text)?;
+    Ok(if servers.iter().all(is_well) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Whether calls of it are taken; one that is stopped is started by the next call.
+fn is_well(server: &Value) -> bool {
+    matches!(server["state"].as_str(), Some("running" | "stopped" | "starting"))
+}
+
+fn as_text(server: &Value) -> String {
+    let says = |member: &str| line(server[member].as_str().unwrap_or_default()).into_owned();
+    let sign = match says("state").as_str() {
+        "running" => "✓",
+        _ if is_well(server) => "·",
+        _ => "✗",
+    };
+    let why = match says("last_error") {
+        why if why.is_empty() || is_well(server) => String::new(),
+        why => format!("  {why}"),
+    };
+    format!("{sign} {:24} {}{why}\n", says("name"), says("state"))
+}
