@@ -104,7 +104,7 @@ async fn remote(
         return (Err(ToolError::Cancelled), Place::Here { instead_of: Vec::new() });
     };
     let instead_of = match result {
-        Ok(Answered { answer, hub, mut passed_over }) => match parse(&call.tool, answer) {
+        Ok(Answered { answer, hub, mut passed_over }) => match answer_of(&call.tool, answer) {
             Err(ToolError::Unknown { .. }) if known.is_some() => {
                 passed_over.push(PassedOver { hub, why: Why::NoSuchTool });
                 passed_over
@@ -129,7 +129,7 @@ fn unsettled(error: HubError) -> (Result<Answer, ToolError>, Place) {
 }
 
 /// What a hub answered, as if the tool had been called here: the reverse of `to_json`.
-fn parse(tool: &str, mut answer: Map<String, Value>) -> Result<Answer, ToolError> {
+pub(crate) fn answer_of(tool: &str, mut answer: Map<String, Value>) -> Result<Answer, ToolError> {
     let mut text = |name: &str| match answer.remove(name) {
         Some(Value::String(text)) => text,
         _ => String::new(),
@@ -190,7 +190,7 @@ mod tests {
             ToolError::Busy("later".to_owned()),
         ] {
             let Value::Object(answer) = error.to_json() else { panic!("an object") };
-            assert_eq!(parse("bash", answer), Err(error));
+            assert_eq!(answer_of("bash", answer), Err(error));
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
         for cached in [false, true] {
             let answer = Answer { value: Map::from_iter([("stdout".to_owned(), json!("hi"))]), cached };
             let Value::Object(sent) = answer.to_json() else { panic!("an object") };
-            assert_eq!(parse("bash", sent), Ok(answer));
+            assert_eq!(answer_of("bash", sent), Ok(answer));
         }
     }
 }

@@ -6,6 +6,8 @@
 //! nothing by being called twice is called again. Where none answers, the caller is told and decides
 //! ([`crate::executor`] runs the tool here).
 
+mod remote;
+
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,6 +18,7 @@ use futures_util::future::join_all;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
+pub use self::remote::ShowError;
 use crate::catalogue::{Annotations, Call};
 
 /// Hubs that one client may be given.

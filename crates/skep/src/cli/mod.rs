@@ -10,6 +10,7 @@ mod logs;
 mod mcp_stdio;
 mod progress;
 mod prompt;
+mod remote;
 mod run;
 mod runs;
 mod sandbox;

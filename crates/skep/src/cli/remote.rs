@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Common, FAILED, INTERRUPTED, print, stop_on_signal, tools::CallArguments};
+use super::{
+    Common, FAILED, INTERRUPTED, print, stop_on_signal,
+    tools::{Arguments, CallArguments, in_list, members, show},
+};
 use crate::{
     catalogue::{Annotations, Call},
     config::Overrides,
@@ -23,22 +25,30 @@ fn connect(common: Common, url: &str) -> anyhow::Result<Hubs> {
 }
 
 /// Its tools, or one of them.
-pub(super) async fn tools(common: Common, url: &str) -> anyhow::Result<(Vec<Value>, bool)> {
-    let mut answer = connect(common, url)?.show(&["tools"]).await?;
+pub(super) async fn tools(common: Common, url: &str, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let hub = connect(common, url)?;
+    if let Some(name) = &arguments.tool {
+        let tool = Value::Object(hub.show(&["tools", name]).await?);
+        print(&format!("{tool:#}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut answer = hub.show(&["tools"]).await?;
     let mut list = |member: &str| match answer.remove(member) {
         Some(Value::Array(elements)) => elements,
         _ => Vec::new(),
     };
     let (tools, unavailable, starting) = (list("tools"), list("unavailable"), list("starting"));
+    print(&match arguments.json {
+        true => format!("{:#}\n", Value::Array(tools)),
+        false => tools.iter().map(in_list).collect(),
+    })?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     unavailable.iter().for_each(|reason| say!("skep: {}", line(&text(reason))));
-    starting.iter().for_each(|server| say!("skep: {} is still starting, so its tools are missing", line(&text(server))));
-    Ok((tools, unavailable.is_empty() && starting.is_empty()))
-}
-
-/// One of its tools.
-pub(super) async fn tool(common: Common, url: &str, name: &str) -> anyhow::Result<Value> {
-    Ok(connect(common, url)?.show(&["tools", name]).await?.into())
+    starting
+        .iter()
+        .for_each(|server| say!("skep: {} is still starting, so its tools are missing", line(&text(server))));
+    let is_whole = unavailable.is_empty() && starting.is_empty();
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// Call a tool there.
@@ -46,7 +56,7 @@ pub(super) async fn call(common: Common, url: &str, arguments: &CallArguments) -
     let hub = connect(common, url)?;
     let name = arguments.tool.clone().unwrap_or_default();
     let tool = hub.show(&["tools", &name]).await?;
-    let members = super::tools::members(arguments, &tool["inputSchema"])?;
+    let members = members(arguments, &tool["inputSchema"])?;
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let call = Call { tool: name.clone(), arguments: Value::Object(members), deadline };
     let mut signals = JoinSet::new();
@@ -54,21 +64,14 @@ pub(super) async fn call(common: Common, url: &str, arguments: &CallArguments) -
     let Some(called) = stop.run_until_cancelled(hub.call(&call, Annotations::default())).await else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    let (answer, is_ok) = match executor::answer(&name, called?.answer) {
-        Ok(answer) => (answer.to_json(), true),
-        Err(error) => (error.to_json(), false),
-    };
-    super::tools::show_answer(&answer, arguments)?;
-    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    match executor::answer_of(&name, called?.answer) {
+        Ok(answer) => show(&answer.to_json(), true),
+        Err(error) => show(&error.to_json(), false),
+    }
 }
 
 /// How its MCP servers do. Nothing is started for it.
-pub(super) async fn servers(
-    common: Common,
-    url: &str,
-    name: Option<&str>,
-    as_json: bool,
-) -> anyhow::Result<ExitCode> {
+pub(super) async fn servers(common: Common, url: &str, name: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
     let hub = connect(common, url)?;
     let servers = match name {
         Some(name) => vec![Value::Object(hub.show(&["servers", name]).await?)],

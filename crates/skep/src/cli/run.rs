@@ -79,6 +79,9 @@ pub(super) struct ResumeArguments {
     /// The run, or the end of its name [default: the newest]
     #[arg(value_name = "RUN")]
     run: Option<String>,
+    /// File that lists MCP servers whose tools may be called, too, as an MCP client writes it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -160,7 +163,8 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
 }
 
 pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow::Result<ExitCode> {
-    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
+    let hive = Hive::open(common.settings(overrides)?).await?;
     let run = find_run(&hive, arguments.run.as_deref()).await?;
     if !matches!(run.state, State::Running | State::Interrupted) {
         anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());

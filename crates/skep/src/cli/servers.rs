@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Common, FAILED, INTERRUPTED, print, say, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal};
 use crate::{
     config::{Overrides, Settings},
     duration::Span,
@@ -22,8 +22,8 @@ use crate::{
 
 /// Start each configured MCP server, and tell how it does: whether it answers, what it speaks, how many tools it has
 ///
-/// The servers are those of skep.toml and --mcp-config. The exit code is 0 only if all of them answer. How the servers of a
-/// running hub do is at GET /servers.
+/// The servers are those of skep.toml and --mcp-config. The exit code is 0 only if all of them answer. --hub tells how the servers
+/// of a running hub do.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// Only this one
     #[arg(value_name = "SERVER")]
     server: Option<String>,
+    /// Ask this hub, which runs, and start nothing here
+    #[arg(long, value_name = "URL", conflicts_with = "mcp_config")]
+    hub: Option<String>,
     #[command(flatten)]
     how: How,
 }
@@ -102,6 +105,10 @@ struct LogoutArguments {
 
 pub(super) async fn servers(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
+        None if arguments.hub.is_some() => {
+            let (url, name) = (arguments.hub.unwrap_or_default(), arguments.server);
+            remote::servers(common, &url, name.as_deref(), arguments.how.json).await
+        }
         Some(Command::Login(arguments)) => login(common, arguments).await,
         Some(Command::Logout(arguments)) => logout(common, arguments).await,
         None => list(common, arguments.server, arguments.how).await,

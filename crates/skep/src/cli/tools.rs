@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, say, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::{Overrides, is_call_time},
@@ -30,13 +30,16 @@ use crate::{
 pub(super) struct Arguments {
     /// Only this one, with its schemas
     #[arg(value_name = "TOOL")]
-    tool: Option<String>,
+    pub(super) tool: Option<String>,
     /// As JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
+    /// Ask this hub, which runs, and start nothing here
+    #[arg(long, value_name = "URL", conflicts_with_all = ["mcp_config"])]
+    hub: Option<String>,
 }
 
 /// Call one tool and print its answer as JSON; the exit code is 0 only if its status is "ok"
@@ -48,7 +51,7 @@ pub(super) struct Arguments {
 pub(super) struct CallArguments {
     /// Name of the tool
     #[arg(required_unless_present = "use_mcp_tool")]
-    tool: Option<String>,
+    pub(super) tool: Option<String>,
     /// Call what a model asks for, in order: every <use_mcp_tool> block in this file; `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tool", "arguments", "object"])]
     use_mcp_tool: Option<PathBuf>,
@@ -60,17 +63,23 @@ pub(super) struct CallArguments {
     object: Option<String>,
     /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds [default: the tool's own]
     #[arg(long, value_name = "TIME", value_parser = call_time)]
-    timeout: Option<Span>,
+    pub(super) timeout: Option<Span>,
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
     /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
+    /// Ask this hub, which runs, and start nothing here
+    #[arg(long, value_name = "URL", conflicts_with_all = ["mcp_config", "use_mcp_tool", "workspace"])]
+    hub: Option<String>,
 }
 
 pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { tool, json, mcp_config } = arguments;
+    if let Some(url) = arguments.hub.clone() {
+        return remote::tools(common, &url, arguments).await;
+    }
+    let Arguments { tool, json, mcp_config, hub: _ } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
@@ -97,7 +106,7 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
 /// Characters of a tool's first sentence that are shown.
 const SENTENCE_CHARS_MAX: usize = 500;
 
-fn in_list(tool: &Value) -> String {
+pub(super) fn in_list(tool: &Value) -> String {
     let says = |member: &str| tool[member].as_str().unwrap_or_default();
     let sentence = short_line(first_sentence(says("description")), SENTENCE_CHARS_MAX);
     format!("{:24} {sentence}\n", line(says("name")))
@@ -109,6 +118,9 @@ fn first_sentence(text: &str) -> &str {
 }
 
 pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Result<ExitCode> {
+    if let Some(url) = &arguments.hub {
+        return remote::call(common, url, &arguments).await;
+    }
     let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hive::workspace(&settings.workspace)?;
@@ -123,6 +135,11 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     };
     catalogue.upstreams().close().await;
     let (answer, is_ok) = called?;
+    show(&answer, is_ok)
+}
+
+/// Print an answer. The exit code says whether it is one.
+pub(super) fn show(answer: &Value, is_ok: bool) -> anyhow::Result<ExitCode> {
     print(&format!("{answer:#}\n"))?;
     Ok(match is_ok {
         true => ExitCode::SUCCESS,
@@ -193,7 +210,7 @@ async fn call_one(
     Ok(answered(catalogue.call(call, context).await))
 }
 
-fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {
+pub(super) fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {
     let mut members = match arguments.object.as_deref() {
         None => Map::new(),
         Some("-") => serde_json::from_str(&read_stdin()?).context("standard input is not a JSON object")?,

@@ -124,7 +124,7 @@ fn tell(place: &Path, status: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     if as_json {
         print(&format!("{}\n", json!({ "path": place, "status": status })))?;
     } else {
-        let shown = line(&place.display().to_string());
+        let shown = line(&place.display().to_string()).into_owned();
         match status {
             "trusted" => say!("{shown} is trusted until it changes"),
             "revoked" => say!("{shown} is not trusted any more"),
