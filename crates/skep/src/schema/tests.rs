@@ -189,9 +189,9 @@ fn no_type_takes_what_its_schema_forbids() {
     for (name, schema) in tools.chain(files) {
         let validator = jsonschema::validator_for(schema.json()).unwrap();
         let values = at_the_limits(schema.json());
-        assert!((schema.accepts)(&values[0]), "{name} refuses {}", values[0]);
+        assert!((schema.check)(&values[0]).is_ok(), "{name} refuses {}", values[0]);
         for value in values {
-            if (schema.accepts)(&value) {
+            if (schema.check)(&value).is_ok() {
                 let fault = validator.validate(&value).err();
                 assert!(fault.is_none(), "{name} takes {}: {}", shorten(&value.to_string(), 300), fault.unwrap());
             }
