@@ -1,6 +1,6 @@
 //! The calls of a hub that runs: `skep logs --calls`.
 
-use std::{io::Read as _, path::Path, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use reqwest::{Client, StatusCode};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{FAILED, print, progress::time_of_day, stop_on_signal};
 use crate::{
-    config::Settings,
+    config::{Settings, read_token},
     running::RunningHub,
     terminal::{line, say},
 };
@@ -17,8 +17,6 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(20);
 /// Time beyond that for its answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a token's file.
-const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Which hub, and what of it.
 pub(super) struct Wanted {
@@ -79,7 +77,7 @@ struct Hub {
 
 impl Hub {
     fn new(settings: &Settings, url: Option<&str>) -> anyhow::Result<Hub> {
-        let mut token = settings.token.as_ref().map(|token| token.reveal().to_owned());
+        let mut token = settings.token()?.map(|token| token.reveal().to_owned());
         let mut client = Client::builder().no_proxy();
         let (name, url) = match url {
             Some(url) => (url.trim_end_matches('/').to_owned(), url.trim_end_matches('/').to_owned()),
@@ -97,7 +95,7 @@ impl Hub {
                     }
                     None => {
                         if let Some(file) = running.token_file.filter(|_| token.is_none()) {
-                            token = Some(read_token(&file)?);
+                            token = Some(read_token(&file).map_err(anyhow::Error::msg)?.reveal().to_owned());
                         }
                         (url.clone(), url)
                     }
@@ -125,11 +123,4 @@ impl Hub {
             }
         }
     }
-}
-
-fn read_token(file: &Path) -> anyhow::Result<String> {
-    let mut token = String::new();
-    let read = std::fs::File::open(file).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
-    read.with_context(|| format!("cannot read the hub's token from {}", file.display()))?;
-    Ok(token.trim().to_owned())
 }

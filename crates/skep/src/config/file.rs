@@ -186,10 +186,10 @@ pub struct Run {
 pub struct KeptRuns {
     /// How many. Default: 500.
     pub runs: Option<usize>,
-    /// How long after the end; this one is for interrupted runs, too. Default: 2160h, which is 90 days.
+    /// How long after the end; this one is for interrupted runs, too. Default: 90d.
     pub age: Option<Span>,
-    /// How many bytes they may take together, in their directories and in the database. Default: 10 GiB.
-    pub bytes: Option<u64>,
+    /// How much they may take together, in their directories and in the database. Default: 10G.
+    pub bytes: Option<Size>,
 }
 
 impl KeptRuns {
@@ -200,7 +200,8 @@ impl KeptRuns {
     pub(super) fn keep(&self) -> Keep {
         let runs_max = self.runs.or(Self::DEFAULT.runs_max).filter(|runs| *runs > 0);
         let age_max = self.age.map(|age| age.0).or(Self::DEFAULT.age_max).filter(|age| !age.is_zero());
-        Keep { runs_max, age_max, bytes_max: self.bytes.or(Self::DEFAULT.bytes_max).filter(|bytes| *bytes > 0) }
+        let bytes_max = self.bytes.map(|size| size.bytes).or(Self::DEFAULT.bytes_max).filter(|bytes| *bytes > 0);
+        Keep { runs_max, age_max, bytes_max }
     }
 }
 

@@ -394,7 +394,8 @@ fn default_home(variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Di
     data.map(|data| data.join("skep")).ok_or_else(problem)
 }
 
-fn read_token(path: &Path) -> Result<Secret, Diagnostic> {
+/// The token in a file.
+pub(crate) fn read_token(path: &Path) -> Result<Secret, Diagnostic> {
     let fault = |why: String| Diagnostic {
         key: "token_file".to_owned(),
         ..Diagnostic::of_file(path.display().to_string(), format!("the token {why}"))
