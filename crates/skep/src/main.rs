@@ -8,9 +8,11 @@ use clap::Parser as _;
 use mimalloc as _;
 
 fn main() -> ExitCode {
-    // First of all: this program may have been started as the helper of its own sandbox, or to become an MCP server.
+    // First of all: this program may have been started as a helper of its own, for sandboxes or templates, or to become
+    // an MCP server.
     skep_sandbox::init();
     skep::upstreams::init();
+    skep::plan::template::renderer::init();
     let cli = skep::cli::Cli::parse();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -146,7 +146,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let settings = common.settings(overrides)?;
     let workspace = hive::workspace(&settings.workspace)?;
     let hive = Hive::open(settings).await?;
-    let mut plan = understand(&what, &hive, &workspace).await?;
+    let mut plan = understand(&what, &hive, &workspace, output.quiet).await?;
     for input in &inputs {
         plan.set(input).map_err(|why| Usage::of(format!("--set: {why}")))?;
     }
@@ -193,11 +193,16 @@ pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::
 }
 
 /// The plan that is meant by the words on the command line.
-async fn understand(what: &[String], hive: &Hive, workspace: &Dir) -> anyhow::Result<Plan> {
+async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
     let (catalogue, _) = hive::catalogue(&hive.settings, workspace, workspace);
     match what {
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
-            plan::load_for(path.as_ref(), &catalogue).map_err(|faults| anyhow::anyhow!("{}", list(&faults)))
+            let loaded = plan::load_for(path.as_ref(), &catalogue);
+            let (plan, warnings) = loaded.map_err(|faults| anyhow::anyhow!("{}", list(&faults)))?;
+            if !is_quiet {
+                warnings.iter().for_each(|warning| say!("{warning}"));
+            }
+            Ok(plan)
         }
         words => for_sentence(&words.join(" "), hive, &catalogue).await,
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     ID_CHARS_MAX, Step, TASKS_MAX, file,
-    template::{self, Reference, TemplateError},
+    template::{self, Facts, Reference, TemplateError, Unquoted},
 };
 use crate::{
     catalogue::{Catalogue, DEADLINE_MAX},
@@ -173,16 +173,17 @@ impl Step {
     pub(super) fn infer_dependencies(&mut self) -> Result<(), TemplateError> {
         let mut mentioned = Vec::new();
         texts(&self.args, "", &mut |_, text| {
-            mentioned.push(template::references(text));
+            mentioned.push(template::facts(text));
         });
-        mentioned.extend(self.when.as_deref().map(template::condition_references));
+        mentioned.extend(self.when.as_deref().map(template::condition_facts));
         let mut depends_on: Vec<String> = Vec::new();
         for id in std::mem::take(&mut self.depends_on) {
             if !depends_on.contains(&id) {
                 depends_on.push(id);
             }
         }
-        for reference in mentioned.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        let mentioned = mentioned.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for reference in mentioned.into_iter().flat_map(|facts| facts.references) {
             match reference {
                 Reference::Task { id, .. } if !depends_on.contains(&id) => depends_on.push(id),
                 _ => {}
@@ -204,6 +205,20 @@ fn texts(value: &Value, pointer: &str, found: &mut dyn FnMut(&str, &str)) {
             members.iter().for_each(|(name, value)| texts(value, &member(pointer, name), found));
         }
         _ => {}
+    }
+}
+
+/// The argument of this task that is a shell script.
+fn script(task: &Map<String, Value>) -> Option<&'static str> {
+    match task.get("tool")?.as_str()? {
+        "bash" => Some("command"),
+        "generate_code" => {
+            let text = |name| task.get("args").and_then(|args| args.get(name)).and_then(Value::as_str);
+            let is_bash = matches!(text("language"), Some("bash" | "sh" | "shell"))
+                || text("path").is_some_and(|path| path.ends_with(".sh") || path.ends_with(".bash"));
+            is_bash.then_some("code")
+        }
+        _ => None,
     }
 }
 
@@ -313,14 +328,20 @@ impl<'a> Check<'a> {
         let mut found = Vec::new();
         if let Some(args) = task.get("args") {
             texts(args, &member(at, "args"), &mut |pointer, text| {
-                found.push((pointer.to_owned(), text.to_owned(), template::references(text)));
+                found.push((pointer.to_owned(), text.to_owned(), template::facts(text)));
             });
         }
         if let Some(when) = task.get("when").and_then(Value::as_str) {
-            found.push((member(at, "when"), when.to_owned(), template::condition_references(when)));
+            found.push((member(at, "when"), when.to_owned(), template::condition_facts(when)));
         }
-        for (pointer, text, references) in found {
-            for (reference, line) in self.references(&pointer, &text, references) {
+        let script = script(task).map(|name| member(&member(at, "args"), name));
+        for (pointer, text, facts) in found {
+            if let Ok(facts) = &facts
+                && script.as_ref() == Some(&pointer)
+            {
+                facts.unquoted.iter().take(PROBLEMS_MAX).for_each(|value| self.unquoted(&pointer, value));
+            }
+            for (reference, line) in self.references(&pointer, &text, facts) {
                 match reference {
                     Reference::Task { id: needed, .. } => {
                         if needed == id {
@@ -346,10 +367,10 @@ impl<'a> Check<'a> {
         &mut self,
         pointer: &str,
         text: &str,
-        references: Result<BTreeSet<Reference>, TemplateError>,
+        facts: Result<Facts, TemplateError>,
     ) -> Vec<(Reference, usize)> {
-        let references = match references {
-            Ok(references) => references,
+        let Facts { references, unknown, .. } = match facts {
+            Ok(facts) => facts,
             Err(TemplateError { line, message, .. }) => {
                 let problem = self.document.problem_in_text(pointer, line, format!("not a template: {message}"));
                 let help = "text that is none goes between {% raw %} and {% endraw %}";
@@ -357,6 +378,9 @@ impl<'a> Check<'a> {
                 return Vec::new();
             }
         };
+        for (line, message) in unknown.into_iter().take(PROBLEMS_MAX) {
+            self.problems.push(self.document.problem_in_text(pointer, line, message));
+        }
         let mut known = Vec::new();
         for reference in references {
             let line = line_of(text, &reference);
@@ -369,6 +393,19 @@ impl<'a> Check<'a> {
             }
         }
         known
+    }
+
+    /// Warn of a value that goes into a shell script as it is.
+    fn unquoted(&mut self, pointer: &str, value: &Unquoted) {
+        let Unquoted { expression, input, line } = value;
+        let is_plain =
+            |input: &String| self.inputs.get(input).is_some_and(|value| value.is_number() || value.is_boolean());
+        if input.as_ref().is_some_and(is_plain) {
+            return; // `--set` keeps it so
+        }
+        let message = format!("`{{{{ {expression} }}}}` becomes a part of the script, whatever is in it");
+        let help = format!("write `{{{{ {expression} | quote }}}}`, without quotes around it, to make it one word");
+        self.problems.push(self.document.problem_in_text(pointer, *line, message).warning().help(help));
     }
 
     fn fault(&self, reference: &Reference) -> Option<(String, Option<String>)> {
@@ -404,7 +441,7 @@ impl<'a> Check<'a> {
 
     fn report(&mut self) {
         if let Some(report) = self.document.value.get("report").and_then(Value::as_str) {
-            self.references("/report", report, template::references(report));
+            self.references("/report", report, template::facts(report));
         }
     }
 

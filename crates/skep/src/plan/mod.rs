@@ -127,16 +127,19 @@ pub fn load(path: &Path) -> Result<Plan, Vec<Diagnostic>> {
     Plan::from_document(&Document::read(path)?, None)
 }
 
-/// The plan in a file, or every error in it, with unknown tools and arguments that do not fit.
-pub fn load_for(path: &Path, catalogue: &Catalogue) -> Result<Plan, Vec<Diagnostic>> {
-    Plan::from_document(&Document::read(path)?, Some(catalogue))
+/// The plan in a file and what its author should know about it; or every error in it, with unknown tools and arguments
+/// that do not fit.
+pub fn load_for(path: &Path, catalogue: &Catalogue) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let document = Document::read(path)?;
+    let plan = Plan::from_document(&document, Some(catalogue))?;
+    Ok((plan, check::problems(&document, Some(catalogue))))
 }
 
 impl Plan {
     /// The plan that a document describes, or every error in it.
     pub fn from_document(document: &Document, catalogue: Option<&Catalogue>) -> Result<Plan, Vec<Diagnostic>> {
         let problems = check::problems(document, catalogue);
-        if !problems.is_empty() {
+        if problems.iter().any(Diagnostic::is_error) {
             return Err(problems);
         }
         let file: file::File = document.deserialise().map_err(|problem| vec![problem])?;

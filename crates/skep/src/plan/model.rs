@@ -161,7 +161,7 @@ report: |
 
 - Names of tasks: letters, digits, _ and -.
 - Members of a task: tool, args, and if needed description, depends_on (a list of names), role (observer for a task that looks at screens or pictures, coordinator for one that puts results together, otherwise actor), timeout (such as 30s), retries (a number), allow_failure (true or false), when (a template that is true or false).
-- Texts in args, in when and in report may be Jinja templates. They see tasks.<name>.result.<member>, tasks.<name>.status and tasks.<name>.error. A task that is named in a template need not be listed in depends_on. A text that is nothing but one {{ expression }} gives the value itself.
+- Texts in args, in when and in report may be Jinja templates. They see tasks.<name>.result.<member>, tasks.<name>.status and tasks.<name>.error. A task that is named in a template need not be listed in depends_on. A text that is nothing but one {{ expression }} gives the value itself. A value in a shell script goes through quote, without quotes around it: grep -e {{ tasks.a.result.text | quote }} x. Values have no methods, only filters.
 - Put a result into a shell command only by a file or a quoted here-document, never bare.
 - Use no task that the user's words do not call for. Change nothing that the user did not ask to be changed.
 - report is the answer to the user, in Markdown. It must show what was asked for.

@@ -4,10 +4,14 @@
 //! of the expression, be it a number, a list or a table; any other text gives text. What a template may see is its [`Scope`]; a name that
 //! means nothing is an error, never an empty text. `{##` begins a comment, not `{#`, which every other shell script has in it.
 //!
-//! Nothing is included and nothing is read from disk. Steps and the size of what comes out are limited. A template that
-//! doubles a text on purpose can still use memory between the two limits; whoever writes a plan may run commands anyway.
+//! Nothing is included and nothing is read from disk. How deep a template may go is limited before it is parsed
+//! (`syntax.rs`). The engine limits its own steps, but not the memory of the values that it makes, and it cannot be
+//! interrupted; so a template that could make large values or take long is rendered by a process of its own, with limits
+//! on memory and time ([`renderer`]). [`Scope::render`], [`Scope::truth`] and [`Scope::text`] are the bare engine.
 
 pub mod filters;
+pub mod renderer;
+mod syntax;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +24,11 @@ use minijinja::{
     syntax::SyntaxConfig,
     value::{Enumerator, Object, Serde},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use self::syntax::{BLOCKS_DEPTH_MAX, OPERATORS_MAX, TOKENS_MAX, Unquoted};
+use self::syntax::{Syntax, Use, UseKind};
 use super::Plan;
 
 /// Steps of the template engine in one text: far more than a report over [`super::TASKS_MAX`] tasks takes.
@@ -83,7 +90,7 @@ impl Object for Tasks {
 }
 
 /// Why a template gave nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateError {
     /// JSON Pointer (RFC 6901) of the text, in what was rendered.
     pub pointer: String,
@@ -185,6 +192,7 @@ impl Scope {
     }
 
     fn evaluate(&self, expression: &str) -> Result<minijinja::Value, TemplateError> {
+        syntax::of_expression(expression)?; // not too deep for the compiler
         let compiled = environment().compile_expression(expression).map_err(|error| explain(&error))?;
         let value = compiled.eval(self.values()).map_err(|error| explain(&error))?;
         if value.is_undefined() {
@@ -194,6 +202,7 @@ impl Scope {
     }
 
     fn text_within(&self, template: &str, budget: &mut Budget) -> Result<String, TemplateError> {
+        syntax::of_template(template)?; // not too deep for the compiler
         let compiled = environment().template_from_str(template).map_err(|error| explain(&error))?;
         let mut text = Kept { budget, bytes: Vec::new(), is_full: false };
         let done = compiled.render_captured_to(self.values(), &mut text).map(drop);
@@ -273,11 +282,15 @@ fn environment() -> &'static Environment<'static> {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL_MAX));
         environment.set_debug(true); // errors then know the part of the text that they are about
-        let syntax = SyntaxConfig::builder().comment_delimiters("{##", "##}").keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.expect("the delimiters differ"));
+        environment.set_syntax(syntax_config());
         filters::add_to(&mut environment);
         environment
     })
+}
+
+fn syntax_config() -> SyntaxConfig {
+    let syntax = SyntaxConfig::builder().comment_delimiters("{##", "##}").keep_trailing_newline(true).build();
+    syntax.expect("the delimiters differ")
 }
 
 /// Whether a text is more than itself.
@@ -290,7 +303,7 @@ fn expression(text: &str) -> Option<&str> {
     let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
     let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
     let inner = inner.strip_suffix(['-', '+']).unwrap_or(inner).trim();
-    environment().compile_expression(inner).is_ok().then_some(inner)
+    syntax::of_expression(inner).is_ok().then_some(inner)
 }
 
 /// What the engine has against a template, in one sentence.
@@ -367,63 +380,81 @@ impl Reference {
     }
 }
 
-/// The names that a template uses, or why it is none.
-pub fn references(template: &str) -> Result<BTreeSet<Reference>, TemplateError> {
+/// What a check has to know of a template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The names that it uses.
+    pub references: BTreeSet<Reference>,
+    /// Filters, tests, functions and methods that there are not: the line, and what is wrong.
+    pub unknown: Vec<(usize, String)>,
+    /// Values that would be read as a part of the script, were the text one of a shell.
+    pub unquoted: Vec<Unquoted>,
+}
+
+/// What a template says, or why it is none. Nothing of it is run.
+pub fn facts(template: &str) -> Result<Facts, TemplateError> {
     if !is_template(template) {
-        return Ok(BTreeSet::new());
+        return Ok(Facts::default());
     }
-    environment().template_from_str(template).map_err(|error| explain(&error))?;
-    // The engine knows `tasks.a` but not `tasks["a-b"]`, so the latter is asked about as `tasks._1`.
-    let (plain, names) = without_subscripts(template);
-    let compiled = environment().template_from_str(&plain).map_err(|error| explain(&error))?;
-    let used = compiled.undeclared_variables(true);
-    let restore = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
-    Ok(used.iter().filter_map(|path| Reference::of(path.split('.').map(restore))).collect())
+    Ok(Facts::of(syntax::of_template(template)?))
 }
 
-/// The names that a condition uses, or why it is none.
-pub fn condition_references(condition: &str) -> Result<BTreeSet<Reference>, TemplateError> {
-    match expression(condition) {
-        Some(_) => references(condition),
+/// What a condition says, or why it is none.
+pub fn condition_facts(condition: &str) -> Result<Facts, TemplateError> {
+    let expression = match expression(condition) {
+        Some(expression) => expression,
         None if is_template(condition) => {
-            references(condition)?;
-            Err(TemplateError::new(1, "a condition is one expression: `{{ … }}` and nothing around it"))
+            syntax::of_template(condition)?;
+            return Err(TemplateError::new(1, "a condition is one expression: `{{ … }}` and nothing around it"));
         }
-        None => references(&format!("{{{{ {condition} }}}}")),
+        None => condition.trim(),
+    };
+    Ok(Facts::of(syntax::of_expression(expression)?))
+}
+
+impl Facts {
+    fn of(syntax: Syntax) -> Facts {
+        let unknown = syntax.uses.iter().filter_map(|used| Some((used.line, unknown(used)?))).collect();
+        Facts { references: syntax.references, unknown, unquoted: syntax.unquoted }
     }
 }
 
-/// The template with constant subscripts of `tasks` and `inputs` written as attributes, and what those stand for.
-fn without_subscripts(template: &str) -> (String, BTreeMap<String, String>) {
-    let (mut plain, mut names, mut rest) = (String::new(), BTreeMap::new(), template);
-    while let Some(bracket) = rest.find('[') {
-        let (before, after) = rest.split_at(bracket);
-        plain.push_str(before);
-        rest = &after[1..];
-        let word = before.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
-        let is_root = matches!(&before[word..], "tasks" | "inputs") && !before[..word].ends_with('.');
-        match constant(rest).filter(|_| is_root) {
-            Some((name, after)) => {
-                let stand_in = format!("_{}", names.len());
-                plain.push('.');
-                plain.push_str(&stand_in);
-                names.insert(stand_in, name.to_owned());
-                rest = after;
-            }
-            None => plain.push('['),
+/// What is wrong with the use of a name, if it means nothing.
+fn unknown(used: &Use) -> Option<String> {
+    let Use { kind, name, .. } = used;
+    let shown = crate::schema::shorten(name, 100);
+    let (what, names) = match kind {
+        UseKind::Filter if !engine_knows(name, "name is filter") => ("filter", &filters::FILTER_NAMES[..]),
+        UseKind::Test if !engine_knows(name, "name is test") => ("test", &filters::TEST_NAMES[..]),
+        UseKind::Function if !environment().globals().any(|(global, _)| global == name) => {
+            ("function", &filters::FUNCTION_NAMES[..])
         }
-    }
-    plain.push_str(rest);
-    (plain, names)
+        UseKind::Method => {
+            let help = crate::schema::nearest_name(method_as_filter(name), filters::FILTER_NAMES);
+            let help = help.map_or_else(String::new, |filter| format!(": `value | {filter}`"));
+            return Some(format!("there is no method `{shown}`; values have filters instead{help}"));
+        }
+        _ => return None,
+    };
+    let help = crate::schema::suggest(name, names.iter().copied());
+    Some(format!("there is no {what} `{shown}`; {}", help.unwrap_or_else(|| format!("there are {}", names.join(", ")))))
 }
 
-/// `"name"]`: the name, and what follows.
-fn constant(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim_start();
-    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    let (name, rest) = text[1..].split_once(quote)?;
-    let is_plain = !name.contains(['\\', '\n']);
-    Some((name, rest.trim_start().strip_prefix(']')?)).filter(|_| is_plain)
+/// The engine lists its globals, but not its filters and tests; it can be asked about one of them.
+fn engine_knows(name: &str, question: &str) -> bool {
+    let answer = environment().compile_expression(question).and_then(|asked| asked.eval(minijinja::context! { name }));
+    answer.is_ok_and(|answer| answer.is_true())
+}
+
+/// The filter that does what a method of this name does in Python.
+fn method_as_filter(method: &str) -> &str {
+    match method {
+        "strip" => "trim",
+        "splitlines" => "lines",
+        "keys" | "values" => "items",
+        "get" => "default",
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! One agent: claim a ready task, call its tool, bring the answer, again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use skep_core::{
@@ -19,7 +22,10 @@ use crate::{
     executor::Place,
     plan::{
         Plan, Role, Step,
-        template::{self, Ended, Scope, TemplateError},
+        template::{
+            self, Ended, Scope, TemplateError,
+            renderer::{self, Bounds},
+        },
     },
     workspace::{Context, Dir, Outputs},
 };
@@ -123,13 +129,17 @@ impl Agent {
     }
 
     async fn attempt(&self, step: &Step, outputs: &Outputs) -> Result<Attempted, RunError> {
+        let started = Instant::now();
         let arguments = match self.arguments(step).await? {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(Attempted::Answered(json!({ "skipped": true }))),
+            Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
         let context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
-        let call = Call { tool: step.tool.clone(), arguments, deadline: step.timeout };
+        // Rendering the templates is a part of the attempt.
+        let deadline = step.timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+        let call = Call { tool: step.tool.clone(), arguments, deadline };
         let (result, place) = self.swarm.executor.call(call, context).await;
         self.tell(step, &place).await?;
         Ok(match result {
@@ -152,12 +162,9 @@ impl Agent {
     /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
     async fn arguments(&self, step: &Step) -> Result<Result<Option<Value>, TemplateError>, RunError> {
         let scope = self.scope(step).await?;
-        let (condition, args) = (step.when.clone(), step.args.clone());
-        let render = move || match condition.map_or(Ok(true), |condition| scope.truth(&condition))? {
-            true => scope.render(&args).map(Some),
-            false => Ok(None),
-        };
-        tokio::task::spawn_blocking(render).await.map_err(store)
+        let bounds = Bounds { stop: self.stop.clone(), ..Bounds::default() };
+        let bounds = Bounds { time: step.timeout.unwrap_or(bounds.time), ..bounds };
+        Ok(renderer::arguments(scope, step.when.clone(), step.args.clone(), &bounds).await)
     }
 
     /// What the templates of a step see: the inputs, and the tasks that it depends on.

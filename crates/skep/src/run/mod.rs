@@ -183,7 +183,7 @@ impl Swarm {
         if !run.state.is_over() {
             report.status = State::from(end).name().to_owned();
         }
-        report.write_markdown(plan);
+        report.write_markdown(plan).await;
         directory.write("report.md", report.markdown.as_bytes())?;
         let all = serde_json::to_value(&report).map_err(store)?;
         directory.write("report.json", format!("{all:#}\n").as_bytes())?;

@@ -16,7 +16,11 @@ use skep_core::{
 use super::{RunError, agent::ended, step_of, store};
 use crate::plan::{
     Plan, Step,
-    template::{self, Ended, Scope, filters::code_block},
+    template::{
+        self, Ended, Scope,
+        filters::code_block,
+        renderer::{self, Bounds},
+    },
 };
 
 /// Events that one look at the log brings.
@@ -92,11 +96,16 @@ impl Report {
     }
 
     /// Write the report for people: the plan's template if it has one, otherwise every answer; and how long things took.
-    pub(super) fn write_markdown(&mut self, plan: &Plan) {
-        let body = match plan.report.as_ref().map(|template| self.scope(plan).text(template)) {
-            None => self.answers(),
-            Some(Ok(text)) => format!("{}\n{}", text.trim_end(), self.failures()),
-            Some(Err(error)) => {
+    pub(super) async fn write_markdown(&mut self, plan: &Plan) {
+        let body = match plan.report.clone() {
+            None => Ok(self.answers()),
+            Some(template) => renderer::text(self.scope(plan), template, &Bounds::default())
+                .await
+                .map(|text| format!("{}\n{}", text.trim_end(), self.failures())),
+        };
+        let body = match body {
+            Ok(text) => text,
+            Err(error) => {
                 format!("{}\n> The plan's own report could not be made: {error}\n", self.answers())
             }
         };
@@ -214,7 +223,7 @@ impl Report {
             markdown: markdown.unwrap_or_default().to_owned(),
         };
         if report.markdown.is_empty() {
-            report.write_markdown(plan);
+            report.write_markdown(plan).await;
         }
         Ok(report)
     }

@@ -4,4 +4,5 @@
 mod found_settings;
 #[path = "../support/mod.rs"]
 mod support;
+mod templates;
 mod terminal;

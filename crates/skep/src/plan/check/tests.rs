@@ -317,6 +317,84 @@ fn names_in_templates_mean_something() {
 }
 
 #[test]
+fn unknown_filters_tests_functions_and_methods_are_found_where_they_stand() {
+    let text = r#"
+inputs: {x: a}
+tasks:
+  a:
+    tool: search
+    when: inputs.x is emtpy
+    args:
+      query: |
+        one
+        {{ inputs.x | qoute }}
+report: |
+  {{ inputs.x }}
+
+  {{ rnge(3) }}{{ inputs.x.upper() }}
+"#;
+    assert_eq!(
+        check(text)
+            .iter()
+            .map(|problem| problem.split("; did").next().unwrap().split("; there are").next().unwrap())
+            .collect::<Vec<_>>(),
+        [
+            "p.yaml:6:5: tasks.a.when: there is no test `emtpy`",
+            "p.yaml:10:9: tasks.a.args.query: there is no filter `qoute`",
+            "p.yaml:14:3: report: there is no function `rnge`",
+            "p.yaml:14:3: report: there is no method `upper`; values have filters instead: `value | upper`",
+        ]
+    );
+    assert!(check(text)[1].ends_with("did you mean \"quote\"?"), "{}", check(text)[1]);
+}
+
+#[test]
+fn a_value_that_becomes_a_part_of_a_script_is_warned_of() {
+    let found = |tool: &str, args: Value| {
+        let text = json!({
+            "inputs": {"file": "a.txt", "most": 3, "list": ["a"]},
+            "tasks": {"t": {"tool": tool, "args": args}, "u": {"tool": "search", "args": {"query": "q"}}},
+        });
+        let document = Document::parse("p", Format::Json, text.to_string().as_bytes()).unwrap();
+        problems(&document, None)
+    };
+    let command = |command: &str| found("bash", json!({"command": command}));
+    for unsafe_ in [
+        "cat {{ inputs.file }}",
+        "cat '{{ inputs.file }}'",
+        "cat {{ inputs.file | trim }}",
+        "cat {{ inputs.list | join(' ') }}",
+        "cat {% for f in inputs.list %}{{ f }} {% endfor %}",
+        "cat {{ tasks.u.result.results[0].path }}",
+        "cat {{ inputs.file if inputs.most else 'x' }}",
+        "cat {{ inputs.file | quote ~ inputs.file }}",
+        "{% set f = inputs.file %}cat {{ f }}",
+    ] {
+        let problems = command(unsafe_);
+        assert!(problems.len() == 1 && !problems[0].is_error(), "{unsafe_}: {problems:?}");
+        let help = problems[0].help.as_deref().unwrap();
+        assert!(problems[0].message.contains("a part of the script") && help.contains("| quote"), "{problems:?}");
+    }
+    for safe in [
+        "cat {{ inputs.file | quote }}",
+        "cat {{ inputs.list | quote }}",
+        "head -n {{ inputs.most }} x",
+        "head -n {{ inputs.file | length }} x",
+        "echo {{ tasks.u.status }} {{ tasks['u'].status }} {{ run.id }} {{ inputs.file == 'x' }} {{ 'constant' }}",
+        "{% set f = inputs.file | quote %}cat {{ f }}",
+        "{% for f in inputs.list %}cat {{ f | quote }} # {{ loop.index }}\n{% endfor %}",
+        "{% if inputs.file %}true{% endif %}",
+        "{% filter quote %}{{ inputs.file }}{% endfilter %}",
+    ] {
+        assert_eq!(command(safe), [], "{safe}");
+    }
+    assert_eq!(found("bash", json!({"command": "cat", "stdin": "{{ inputs.file }}"})), []);
+    assert_eq!(found("search", json!({"query": "{{ inputs.file }}"})), []);
+    assert_eq!(found("generate_code", json!({"language": "bash", "code": "cat {{ inputs.file }}"})).len(), 1);
+    assert_eq!(found("generate_code", json!({"language": "python", "code": "{{ inputs.file }}"})), []);
+}
+
+#[test]
 fn a_condition_is_one_expression() {
     let when = |when: &str| {
         check(&json!({"tasks": {"a": {"tool": "search", "args": {"query": "q"}, "when": when}, "b": {"tool": "search", "args": {"query": "q"}}}}).to_string())

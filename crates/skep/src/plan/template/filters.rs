@@ -20,10 +20,111 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("code", code);
     environment.add_filter("inline_code", inline_code);
     environment.add_filter("plain", plain);
+    environment.add_filter("quote", quote);
 }
 
+/// Filters that give a text at most a few times as long as the value that they get.
+pub(super) const GROWING: [&str; 8] = ["code", "inline_code", "lower", "plain", "quote", "string", "tojson", "upper"];
+/// Filters that give no more than they get, or a short text.
+pub(super) const SHRINKING: [&str; 11] =
+    ["bool", "count", "duration", "extension", "first", "float", "int", "last", "length", "size", "trim"];
+
+/// The names that are suggested where one is not known: this program's filters, and those of the engine that there are
+/// with the features that it is built with.
+pub(super) const FILTER_NAMES: [&str; 55] = [
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "code",
+    "count",
+    "default",
+    "dictsort",
+    "duration",
+    "escape",
+    "extension",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "inline_code",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "plain",
+    "pprint",
+    "quote",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "select",
+    "selectattr",
+    "shorten",
+    "size",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "table",
+    "tally",
+    "title",
+    "tojson",
+    "trim",
+    "unique",
+    "upper",
+    "zip",
+];
+/// Tests.
+pub(super) const TEST_NAMES: [&str; 28] = [
+    "boolean",
+    "defined",
+    "divisibleby",
+    "endingwith",
+    "eq",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    "gt",
+    "in",
+    "integer",
+    "iterable",
+    "le",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "sequence",
+    "startingwith",
+    "string",
+    "true",
+    "undefined",
+    "upper",
+];
+/// Functions.
+pub(super) const FUNCTION_NAMES: [&str; 4] = ["debug", "dict", "namespace", "range"];
+
 /// What the filters are for, for `skep check --help` and the documentation: name, and what it makes.
-pub const FILTERS: [(&str, &str); 9] = [
+pub const FILTERS: [(&str, &str); 10] = [
+    ("quote", "a value as one word of a shell script, a list as several: `grep -e {{ inputs.text | quote }}`"),
     ("size", "a number of bytes for people: `1536|size` is 1.5 KiB"),
     ("duration", "a number of seconds for people: `90|duration` is 1m 30s"),
     ("shorten", "the beginning of a text: `text|shorten(80)`"),
@@ -198,6 +299,39 @@ fn inline_code(value: &Value) -> String {
     let fence = "`".repeat(1 + longest_run(&text));
     let space = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
     format!("{fence}{space}{text}{space}{fence}")
+}
+
+/// A value as a word of a POSIX shell, a list as words with blanks between them.
+fn quote(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            value.try_iter()?.map(|element| word(&element)).collect::<Result<Vec<_>, _>>().map(|words| words.join(" "))
+        }
+        _ => word(value),
+    }
+}
+
+fn word(value: &Value) -> Result<String, Error> {
+    if !matches!(value.kind(), ValueKind::String | ValueKind::Number | ValueKind::Bool) {
+        let kind = value.kind();
+        return Err(invalid(format!(
+            "quote needs a text, a number, or a list of those, not {kind}; try `tojson | quote`"
+        )));
+    }
+    let text = value.to_string();
+    if text.contains('\0') {
+        return Err(invalid("quote cannot make a word of a text with a NUL in it; no shell can"));
+    }
+    Ok(shell_word(&text))
+}
+
+/// The text as one word of a POSIX shell.
+pub(crate) fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,+@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// The most backticks that stand side by side.

@@ -129,10 +129,71 @@ fn steps_and_size_are_limited() {
 }
 
 #[test]
+fn what_would_go_too_deep_is_refused_before_it_is_parsed_or_compiled() {
+    let many = |before: &str, repeated: &str, after: &str| format!("{before}{}{after}", repeated.repeat(20_000));
+    for (template, message) in [
+        (many("{{ 1", " + 1", " }}"), "operators and brackets"),
+        (many("{{ ", "not ", "1 }}"), "operators and brackets"),
+        (many("{{ ", "-", "1 }}"), "operators and brackets"),
+        (many("{{ ", "(", "1 }}"), "operators and brackets"),
+        (many("{{ ", "[", "1 }}"), "operators and brackets"),
+        (many("{{ ", "{1:", "1 }}"), "operators and brackets"),
+        (many("{{ inputs", ".x", " }}"), "operators and brackets"),
+        (many("{{ 1", "|abs", " }}"), "operators and brackets"),
+        (many("{{ 1", " if 1 else 1", " }}"), "operators and brackets"),
+        (many("{{ 1", " < 1", " }}"), "operators and brackets"),
+        (many("{{ 1", "()", " }}"), "operators and brackets"),
+        (many("", "{% if 1 %}", ""), "nested more than"),
+        (many("{% if 1 %}", "{% elif 1 %}", ""), "nested more than"),
+        (many("", "{% for x in [] %}", ""), "nested more than"),
+        (many("", "{% filter trim %}", ""), "nested more than"),
+        (many("", "{% if 1 %}{% endif %}{{ 1 }}{{ 1 }}{{ 1 }}", ""), "more than 250000 tokens"),
+    ] {
+        for error in [facts(&template).map(drop), scope().text(&template).map(drop)] {
+            let error = error.unwrap_err();
+            assert!(error.message.contains(message), "{:.40}: {error}", template);
+        }
+    }
+    for condition in [many("1", " or 1", ""), many("", "not ", "1"), many("{{ 1", " + 1", " }}")] {
+        assert!(condition_facts(&condition).is_err() && scope().truth(&condition).is_err(), "{condition:.40}");
+    }
+}
+
+#[test]
+fn the_deepest_templates_that_are_allowed_do_not_overflow_a_small_stack() {
+    let many =
+        |count: usize, before: &str, repeated: &str, after: &str| format!("{before}{}{after}", repeated.repeat(count));
+    let most = syntax::OPERATORS_MAX;
+    for template in [
+        many(most, "{{ 1", " + 1", " }}"),
+        many(most, "{{ ", "not ", "1 }}"),
+        many(most - 1, "{{ ", "-", "1 }}"),
+        many(most / 2, "{{ 1", " if 1 else 1", " }}"),
+        many(most, "{{ 1", "|abs", " }}"),
+        many(most, "{{ 2", " ** 1", " }}"),
+        many(most, "{{ inputs", ".x", " is undefined }}"),
+        many(70, "{{ ", "(", "1") + &many(70, "", ")", " }}"),
+        many(syntax::BLOCKS_DEPTH_MAX, "", "{% if 1 %}", "") + &many(syntax::BLOCKS_DEPTH_MAX, "", "{% endif %}", ""),
+        many(syntax::BLOCKS_DEPTH_MAX - 1, "{% if 0 %}", "{% elif 0 %}", "{% endif %}"),
+    ] {
+        let _ = facts(&template);
+        let _ = scope().text(&template);
+    }
+}
+
+#[test]
+fn a_check_computes_no_constants() {
+    // As a value it has four gigabytes and more.
+    let constant = format!("{{{{ {} }}}}", vec!["'xxxxxxxxxx' * 10000000"; 40].join(" ~ "));
+    assert!(facts(&constant).is_ok());
+    assert!(condition_facts(&constant).is_ok());
+}
+
+#[test]
 fn nothing_is_included() {
     for template in ["{% include 'x' %}", "{% extends 'x' %}", "{% import 'x' as y %}", "{% macro x() %}{% endmacro %}"]
     {
-        assert!(references(template).is_err(), "{template}");
+        assert!(facts(template).is_err(), "{template}");
         fault(template);
     }
 }
@@ -145,11 +206,21 @@ fn references_are_found_however_they_are_written() {
         member: member.map(str::to_owned),
     };
     let found = |template: &str| {
-        references(template).unwrap_or_else(|error| panic!("{template}: {error}")).into_iter().collect::<Vec<_>>()
+        let facts = facts(template).unwrap_or_else(|error| panic!("{template}: {error}"));
+        facts.references.into_iter().collect::<Vec<_>>()
     };
     assert_eq!(found("no {template}"), []);
     assert_eq!(found("{{ tasks.a.result.x.y }}"), [task("a", Some("result"), Some("x"))]);
-    assert_eq!(found("{{ tasks['a-b'].result['x'] }}"), [task("a-b", Some("result"), None)]);
+    assert_eq!(found("{{ tasks['a-b'].result['x'] }}"), [task("a-b", Some("result"), Some("x"))]);
+    assert_eq!(found("{{ tasks.a.result.rows[0].x }}"), [task("a", Some("result"), Some("rows"))]);
+    assert_eq!(
+        found("{{ tasks.a['result'][inputs.x] }}"),
+        [task("a", Some("result"), None), Reference::Input("x".to_owned())]
+    );
+    assert_eq!(
+        found("{{ tasks.a.result[1:inputs.x] }}"),
+        [task("a", Some("result"), None), Reference::Input("x".to_owned())]
+    );
     assert_eq!(
         found("{{ tasks[ \"a.b\" ].status }}{{ tasks['c'] }}"),
         [task("a.b", Some("status"), None), task("c", None, None)]
@@ -162,7 +233,81 @@ fn references_are_found_however_they_are_written() {
     assert_eq!(found("{% for x in tasks.a.result %}{{ x.y }}{% endfor %}"), [task("a", Some("result"), None)]);
     assert_eq!(found("{% if run.id %}{{ range(1) }}{% endif %}"), [Reference::Run("id".to_owned())]);
     assert_eq!(found("text tasks['x'] {{ 1 }}"), []);
-    assert!(references("{{ a b }}").is_err());
+    assert!(facts("{{ a b }}").is_err());
+}
+
+#[test]
+fn what_the_engine_does_not_know_is_found_without_running_it() {
+    let unknown = |template: &str| facts(template).unwrap().unknown;
+    for fine in [
+        "{{ inputs.x | trim | quote }}",
+        "{{ inputs.x is defined and inputs.x is not divisibleby 3 }}",
+        "{% for x in range(3) %}{{ loop.cycle('a', 'b') }}{% endfor %}",
+        "{% filter upper %}x{% endfilter %}",
+        "{{ [1] | map('string') | select('odd') }}",
+        "{% set n = namespace(x=1) %}{{ dict(a=1) }}",
+        "{% for x in inputs.list recursive %}{{ loop(x) }}{% endfor %}",
+        "{{ 'a' is ge('b') }}",
+    ] {
+        assert_eq!(unknown(fine), [], "{fine}");
+    }
+    for (template, line, message) in [
+        ("{{ inputs.x | qoute }}", 1, "there is no filter `qoute`; did you mean \"quote\"?"),
+        ("\n{% filter uper %}x{% endfilter %}", 2, "there is no filter `uper`; did you mean \"upper\"?"),
+        ("a\nb {{ 1 is evn }}", 2, "there is no test `evn`; did you mean \"even\"?"),
+        ("{{ rnge(3) }}", 1, "there is no function `rnge`; did you mean \"range\"?"),
+        ("{% if inputs.x | zzzzzzzzzz %}{% endif %}", 1, "there is no filter `zzzzzzzzzz`; there are abs, attr,"),
+        ("{{ inputs.x.strip() }}", 1, "there is no method `strip`; values have filters instead: `value | trim`"),
+        (
+            "{{ tasks['a'].result.upper() }}",
+            1,
+            "there is no method `upper`; values have filters instead: `value | upper`",
+        ),
+    ] {
+        let found = unknown(template);
+        assert!(found.len() == 1 && found[0].0 == line && found[0].1.starts_with(message), "{template}: {found:?}");
+    }
+    assert_eq!(condition_facts("inputs.x | nothing_like_it").unwrap().unknown.len(), 1);
+    // What is suggested is there.
+    for name in filters::FILTER_NAMES {
+        assert!(engine_knows(name, "name is filter"), "{name}");
+    }
+    for name in filters::TEST_NAMES {
+        assert!(engine_knows(name, "name is test"), "{name}");
+    }
+    let globals: Vec<&str> = environment().globals().map(|(name, _)| name).collect();
+    assert!(filters::FUNCTION_NAMES.iter().all(|name| globals.contains(name)), "{globals:?}");
+}
+
+#[test]
+fn a_quoted_value_is_one_word_of_a_shell() {
+    for (value, word) in [
+        (json!("plain-1.txt"), "plain-1.txt"),
+        (json!(""), "''"),
+        (json!("two words"), "'two words'"),
+        (json!("it's; rm -rf ~ $(x) `y` \\ \n"), "'it'\\''s; rm -rf ~ $(x) `y` \\ \n'"),
+        (json!("~root"), "'~root'"),
+        (json!("A=1"), "'A=1'"),
+        (json!("*"), "'*'"),
+        (json!(3.5), "3.5"),
+        (json!(-3), "-3"),
+        (json!(true), "True"),
+        (json!(["a b", 1, "", "x"]), "'a b' 1 '' x"),
+        (json!([]), ""),
+    ] {
+        let scope = Scope::new(&plan(&[], json!({"value": value})), &Run::default());
+        assert_eq!(scope.text("{{ inputs.value | quote }}").as_deref(), Ok(word), "{value}");
+    }
+    for (value, message) in [
+        (json!(null), "not none"),
+        (json!({"a": 1}), "not map"),
+        (json!([["a"]]), "not sequence"),
+        (json!("a\u{0}b"), "NUL"),
+    ] {
+        let scope = Scope::new(&plan(&[], json!({"value": value})), &Run::default());
+        let error = scope.text("{{ inputs.value | quote }}").unwrap_err();
+        assert!(error.message.contains(message), "{value}: {error}");
+    }
 }
 
 #[test]
@@ -228,10 +373,19 @@ fn values_are_tallied_the_most_frequent_first() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(template in "[{}%# .a-c0-9'\"\\[\\]()x|~*+\\n-]{0,40}") {
-        let _ = references(&template);
-        let _ = condition_references(&template);
+        let _ = facts(&template);
+        let _ = condition_facts(&template);
         let _ = scope().render(&json!([template]));
         let _ = scope().truth(&template);
+    }
+
+    #[test]
+    fn a_shell_reads_a_quoted_value_as_it_was(words in proptest::collection::vec("[^\\x00]{0,12}", 1..4)) {
+        let scope = Scope::new(&plan(&[], json!({"words": words})), &Run::default());
+        let script = scope.text("printf '%s\\0' {{ inputs.words | quote }}").unwrap();
+        let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+        let expected: String = words.iter().map(|word| format!("{word}\0")).collect();
+        proptest::prop_assert_eq!(String::from_utf8(said.stdout).unwrap(), expected);
     }
 
     #[test]
