@@ -25,7 +25,7 @@ use crate::{
     config::Overrides,
     document::Diagnostic,
     hive::{self, Hive},
-    plan::{self, Plan},
+    plan::{self, Plan, Step},
     run::{Ended, Report, RunDirectory, Swarm, now, step_of, task_id},
     terminal,
     workspace::Dir,
@@ -34,16 +34,20 @@ use crate::{
 /// How long a model may take to write a plan, corrections included.
 const PLANNING_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Characters that are shown of what a step is about.
+const MEANING_CHARS_MAX: usize = 100;
+
 /// Let a swarm work through a plan file, or through what a sentence says
 ///
 /// A plan is a YAML file: tasks, the tools they call, and what depends on what (`skep check --schema` describes it).
-/// A sentence is understood by rules: search, run, fetch, read, generate, execute; "then" and "and". Progress goes to
-/// standard error, the report to standard output. The exit code is 0 only if every task that counts was completed.
+/// Of sentences a few forms are understood: search for, list, read, fetch, run `…`, count, save; joined by commas, "and"
+/// and "then". A model, if one is configured, understands the others. The plan is shown before it is run. Progress goes
+/// to standard error, the report to standard output. The exit code is 0 only if every task that counts was completed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   skep run examples/audit.yaml --workspace ~/project
   skep run \"search for TODO here, then count them by file\"
-  skep run \"run `make test` and fetch https://example.com\" --json")]
+  skep run \"list files, then count them by extension and save it to kinds.md\" --json")]
 pub(super) struct Arguments {
     /// A plan file, or a sentence
     #[arg(required = true, value_name = "PLAN|SENTENCE")]
@@ -204,7 +208,13 @@ async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: boo
             }
             Ok(plan)
         }
-        words => for_sentence(&words.join(" "), hive, &catalogue).await,
+        words => {
+            let plan = for_sentence(&words.join(" "), hive, &catalogue).await?;
+            if !is_quiet {
+                plan.tasks.iter().for_each(|step| say!("  {}: {}", step.id, meaning(step)));
+            }
+            Ok(plan)
+        }
     }
 }
 
@@ -220,6 +230,11 @@ async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> any
     let mut signals = JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     Ok(plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
+}
+
+/// What a step of a plan that nobody has written is about, in a line.
+fn meaning(step: &Step) -> String {
+    terminal::short_line(if step.description.is_empty() { &step.tool } else { &step.description }, MEANING_CHARS_MAX)
 }
 
 fn list(faults: &[Diagnostic]) -> String {
