@@ -44,7 +44,7 @@ const WHY_MAX: usize = 1000;
 /// Becomes the command of `job`. If that is not possible the server is told on `report`.
 pub(crate) fn run(template: &Template, job: &Job, report: &OwnedFd) -> ! {
     let message = match lock_in(template, &job.limits, &job.net) {
-        Ok(()) => Report::Unfit(execute(job)),
+        Ok(()) => execute(job),
         Err(fault) => Report::Fault(fault),
     };
     let _ = wire::send(report, &message.bytes(), &[]);
@@ -60,7 +60,7 @@ pub(crate) fn wait(template: &Template, orders: &OwnedFd) -> ! {
     let Some(Work { report, job, stdout, stderr, stdin }) = Work::receive(orders) else { sys::exit(0) };
     let placed = || place_streams(&stdout, &stderr, stdin.as_ref()).at("place descriptors");
     let message = match locked.and_then(|()| placed()).and_then(|()| job.at("read the job")) {
-        Ok(job) => Report::Unfit(execute(&job)),
+        Ok(job) => execute(&job),
         Err(fault) => Report::Fault(fault),
     };
     let _ = wire::send(&report, &message.bytes(), &[]);
@@ -145,29 +145,35 @@ pub(crate) fn keep_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
 }
 
 /// Puts the files in place and executes. Returns only to say what the request is at fault for.
-fn execute(job: &Job) -> String {
+fn execute(job: &Job) -> Report {
     // The request's own words can be long.
-    try_to_execute(job).chars().take(WHY_MAX).collect()
+    let short = |why: String| why.chars().take(WHY_MAX).collect();
+    match prepare(job) {
+        Ok((program, argv, env)) => {
+            let error = search(&program, &argv, &env, job);
+            let why = short(format!("`{}` cannot be executed: {error}", program.to_string_lossy()));
+            Report::Unexecuted { why, found: error.kind() != io::ErrorKind::NotFound }
+        }
+        Err(why) => Report::Unfit(short(why)),
+    }
 }
 
-fn try_to_execute(job: &Job) -> String {
+/// The program, its arguments and its environment.
+type Executed = (CString, Vec<CString>, Vec<CString>);
+
+fn prepare(job: &Job) -> Result<Executed, String> {
     for (path, bytes) in &job.files {
-        if let Err(error) = write(path, bytes) {
-            return unwritten(path, &error);
-        }
+        write(path, bytes).map_err(|error| unwritten(path, &error))?;
     }
-    if let Err(error) = chdir(&job.cwd).map_err(io::Error::from) {
-        return unentered(&job.cwd, &error);
-    }
+    chdir(&job.cwd).map_err(|error| unentered(&job.cwd, &error.into()))?;
     let strings = |words: &[std::ffi::OsString]| -> Result<Vec<CString>, _> {
         words.iter().map(|word| CString::new(word.as_bytes())).collect()
     };
     let (Ok(argv), Ok(env)) = (strings(&job.argv), strings(&job.env)) else {
-        return "an argument or a variable has a NUL byte in it".into();
+        return Err("an argument or a variable has a NUL byte in it".into());
     };
-    let Some(program) = argv.first() else { return "there is no program to run".into() };
-    let error = search(program, &argv, &env, job);
-    format!("`{}` cannot be executed: {error}", program.to_string_lossy())
+    let program = argv.first().ok_or("there is no program to run")?.clone();
+    Ok((program, argv, env))
 }
 
 fn unentered(cwd: &Path, error: &io::Error) -> String {

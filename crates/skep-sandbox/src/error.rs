@@ -18,6 +18,14 @@ pub enum Error {
     /// The request itself is at fault.
     #[error("the request cannot be run: {0}")]
     Invalid(String),
+    /// The program cannot be executed. Nothing was run.
+    #[error("the request cannot be run: {why}")]
+    Unexecuted {
+        /// What the system said.
+        why: String,
+        /// There is such a program.
+        found: bool,
+    },
     /// Setting the sandbox up failed at a step. Nothing was run.
     #[error("the sandbox could not be set up: {step}")]
     Setup {

@@ -37,6 +37,7 @@ mod memory;
 mod oci;
 mod offered;
 mod outcome;
+mod output;
 mod outputs;
 mod pool;
 mod probe;
@@ -61,6 +62,7 @@ pub use self::{
     error::Error,
     oci::{Oci, Source},
     outcome::{End, OutFile, Outcome, Start, Usage},
+    output::{PIECE_BYTES_MAX, Piece, Stream},
     probe::Report,
     proxy::{Connection, Destination, Gate},
     request::{InFile, Limits, Net, Request, Run},

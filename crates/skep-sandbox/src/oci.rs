@@ -20,15 +20,20 @@ use std::{
 
 use rustix::process::geteuid;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
     process::{Child, Command},
     select,
+    sync::mpsc::Sender,
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{bundle::Bundle, guard::Guarded};
-use crate::{Bind, End, Error, Net, Outcome, Protection, Tier, Usage, outputs, wire::Job};
+use crate::{
+    Bind, End, Error, Net, Outcome, Piece, Protection, Stream, Tier, Usage,
+    output::{self, Output},
+    outputs,
+    wire::Job,
+};
 
 /// What runs containers, and what they are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +95,6 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 const KILL_EVERY: Duration = Duration::from_millis(300);
 /// How long the program may take to answer a question.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes that are read from a pipe at once.
-const CHUNK: usize = 64 << 10;
 
 /// Containers of one server.
 #[derive(Debug)]
@@ -143,6 +146,7 @@ impl Containers {
         binds: &[Bind],
         job: Job,
         stdin: Option<OwnedFd>,
+        sink: Option<Sender<Piece>>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error> {
         if let Net::Allow(_) = job.net {
@@ -152,10 +156,11 @@ impl Containers {
         let bundle = Bundle::new(&self.guarded, &job).map_err(|source| setup("make the bundle", source))?;
         let mut container = Container { containers: self, bundle: &bundle, over: false };
         let mut child = container.start(binds, &job, stdin).map_err(|source| setup("execute the runtime", source))?;
-        let mut output = Output { stdout: Vec::new(), stderr: Vec::new(), room: job.limits.output };
+        let mut output = Output::new(job.limits.output, sink);
         let deadline = started + job.limits.wall;
-        let forced =
-            output.follow(&mut child, deadline, cancel).await.map_err(|source| setup("read the output", source))?;
+        let forced = follow(&mut output, &mut child, deadline, cancel)
+            .await
+            .map_err(|source| setup("read the output", source))?;
         let code = match forced {
             None => child.wait().await.map(|status| status.code()),
             Some(_) => container.end(&mut child).await,
@@ -168,20 +173,21 @@ impl Containers {
             Kind::Podman | Kind::Docker => engine::why_not_run(code, &output.stderr),
         };
         if let Some(why) = not_run {
-            return Err(Error::Invalid(why));
+            return Err(because(why));
         }
         let (root, bytes_max) =
             (bundle.outputs().map_err(|source| setup("open the outputs", source))?, job.limits.outputs);
         let found = tokio::task::spawn_blocking(move || outputs::collect(&root, bytes_max)).await.unwrap_or_default();
-        let truncated = output.room == 0 && forced == Some(End::OutputLimit);
+        let wall = started.elapsed();
+        output.pass_rest_on(cancel).await;
         Ok(Outcome {
             end: forced.unwrap_or_else(|| end(code)),
             stdout: output.stdout,
             stderr: output.stderr,
-            truncated,
+            truncated: output.truncated,
             outputs: found.files,
             skipped: found.skipped,
-            usage: Usage { wall: started.elapsed(), ..Usage::default() },
+            usage: Usage { wall, ..Usage::default() },
             start: None,
             connections: Vec::new(),
             tier: Tier::Oci,
@@ -202,6 +208,17 @@ const INSTALL: &str = "install it (apt-get install runc), or name another";
 
 fn setup(step: &str, source: io::Error) -> Error {
     Error::Setup { step: step.into(), source }
+}
+
+/// The error of a container whose program did not run, which the runtime has words for but no code of its own.
+fn because(why: String) -> Error {
+    let said = why.to_lowercase();
+    let of_program = said.contains("exec:") || said.contains("executable");
+    let missing = ["no such file or directory", "not found"].iter().any(|words| said.contains(words));
+    match of_program {
+        true => Error::Unexecuted { why, found: !missing },
+        false => Error::Invalid(why),
+    }
 }
 
 /// What the program answers, or how it fails to.
@@ -316,63 +333,47 @@ impl Drop for Container<'_> {
     }
 }
 
-/// What was printed so far, and how much more may be.
-struct Output {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    room: u64,
-}
-
-impl Output {
-    /// Reads until both ends are closed. Otherwise: why the container is to be ended.
-    async fn follow(
-        &mut self,
-        child: &mut Child,
-        deadline: Instant,
-        cancel: &CancellationToken,
-    ) -> io::Result<Option<End>> {
-        let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        let (mut out_open, mut err_open) = (true, true);
-        let (mut out, mut err) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
-        while out_open || err_open {
-            let within = select! {
-                biased;
-                read = next(&mut stdout, &mut out), if out_open => {
-                    out_open = read? > 0;
-                    keep(&mut self.stdout, &out, &mut self.room)
-                }
-                read = next(&mut stderr, &mut err), if err_open => {
-                    err_open = read? > 0;
-                    keep(&mut self.stderr, &err, &mut self.room)
-                }
-                () = cancel.cancelled() => return Ok(Some(End::Cancelled)),
-                () = sleep_until(deadline.into()) => return Ok(Some(End::Timeout)),
-            };
-            if !within {
-                return Ok(Some(End::OutputLimit));
-            }
-        }
-        // Closed outputs are not the end.
-        select! {
+/// Reads until both ends are closed. Otherwise: why the container is to be ended.
+async fn follow(
+    output: &mut Output,
+    child: &mut Child,
+    deadline: Instant,
+    cancel: &CancellationToken,
+) -> io::Result<Option<End>> {
+    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    let (mut out_open, mut err_open) = (true, true);
+    while out_open || err_open {
+        let within = select! {
             biased;
-            _ = child.wait() => Ok(None),
-            () = cancel.cancelled() => Ok(Some(End::Cancelled)),
-            () = sleep_until(deadline.into()) => Ok(Some(End::Timeout)),
+            () = output.sink.room(), if output.sink.is_behind() => {
+                output.pass_on();
+                true
+            }
+            read = output::read(&mut stdout, &mut output.stdout), if out_open => {
+                out_open = read? > 0;
+                output.keep(Stream::Stdout)
+            }
+            read = output::read(&mut stderr, &mut output.stderr), if err_open => {
+                err_open = read? > 0;
+                output.keep(Stream::Stderr)
+            }
+            () = cancel.cancelled() => return Ok(Some(End::Cancelled)),
+            () = sleep_until(deadline.into()) => return Ok(Some(End::Timeout)),
+        };
+        if !within {
+            return Ok(Some(End::OutputLimit));
         }
     }
-}
-
-async fn next(from: &mut (impl AsyncRead + Unpin), chunk: &mut Vec<u8>) -> io::Result<usize> {
-    chunk.clear();
-    from.read_buf(chunk).await
-}
-
-/// Keeps as much as there is room for. `false`: there was more.
-fn keep(kept: &mut Vec<u8>, chunk: &[u8], room: &mut u64) -> bool {
-    let length = chunk.len().min(usize::try_from(*room).unwrap_or(usize::MAX));
-    kept.extend_from_slice(&chunk[..length]);
-    *room -= length as u64;
-    length == chunk.len()
+    // Closed outputs are not the end.
+    loop {
+        select! {
+            biased;
+            _ = child.wait() => return Ok(None),
+            () = output.sink.room(), if output.sink.is_behind() => output.pass_on(),
+            () = cancel.cancelled() => return Ok(Some(End::Cancelled)),
+            () = sleep_until(deadline.into()) => return Ok(Some(End::Timeout)),
+        }
+    }
 }

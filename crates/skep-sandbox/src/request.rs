@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::mpsc::Sender;
+
 use crate::{
-    Error, Tier, proxy,
+    Error, Piece, Tier, proxy,
     root::CERTIFICATES,
     slot::CODE_MAX,
     warm::{Interpreter, Language},
@@ -51,6 +53,10 @@ pub struct Request {
     pub net: Net,
     /// The least isolation that the caller accepts; less is an error.
     pub min_tier: Tier,
+    /// Hears what the command prints, as it prints it, in pieces of at most [`PIECE_BYTES_MAX`](crate::PIECE_BYTES_MAX).
+    /// It gets what is in the outcome, nothing less or more. Neither the command nor its deadline waits for a slow one,
+    /// but [`Sandbox::run`](crate::Sandbox::run) returns only when it has taken everything, or was dropped.
+    pub sink: Option<Sender<Piece>>,
 }
 
 impl Request {
@@ -65,6 +71,7 @@ impl Request {
             limits: Limits::default(),
             net: Net::None,
             min_tier: Tier::Strict,
+            sink: None,
         }
     }
 }

@@ -13,12 +13,12 @@ use std::os::fd::AsFd as _;
 
 use tokio::{
     select,
-    sync::{Mutex, Semaphore, SemaphorePermit},
+    sync::{Mutex, Semaphore, SemaphorePermit, mpsc::Sender},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Report, Request, Tier, Usage,
+    Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Piece, Report, Request, Tier, Usage,
     helper::{Helper, Weaker},
     oci::{self, Containers, Oci},
     probe,
@@ -162,9 +162,10 @@ impl Sandbox {
     /// # Errors
     /// Only if nothing of the command ran, or if the helper process died: how a command ended is in
     /// [`Outcome::end`].
-    pub async fn run(&self, request: Request, cancel: CancellationToken) -> Result<Outcome, Error> {
+    pub async fn run(&self, mut request: Request, cancel: CancellationToken) -> Result<Outcome, Error> {
         let asked = Instant::now();
         let min_tier = request.min_tier;
+        let sink = request.sink.take();
         let (job, mut call, stdin) = request.into_job()?;
         let proxy = match &job.net {
             Net::Allow(hosts) => Some(Proxy::new(hosts, self.shared.config.gate.as_ref())?),
@@ -181,7 +182,7 @@ impl Sandbox {
 
         if let Some(containers) = &self.shared.containers {
             probe::demand(Tier::Oci, min_tier, None)?;
-            return containers.run(&self.shared.config.binds, job, stdin, &cancel).await;
+            return containers.run(&self.shared.config.binds, job, stdin, sink, &cancel).await;
         }
         let started = Instant::now();
         let helper = self.helper(None).await?;
@@ -194,7 +195,7 @@ impl Sandbox {
         };
         demand(&helper)?;
         if let Some(supervised) = helper.use_offered(&bytes, &call, stdin.as_ref()).await
-            && let Some(outcome) = self.finish(supervised, &job.limits, &cancel, &helper, started).await?
+            && let Some(outcome) = self.finish(supervised, &job.limits, sink.clone(), &cancel, &helper, started).await?
         {
             return Ok(outcome);
         }
@@ -211,7 +212,8 @@ impl Sandbox {
                 helper.order(&call, &fds).await.map_err(|_| Error::HelperDied)?;
             }
             drop(ends);
-            if let Some(outcome) = self.finish(supervised, &job.limits, &cancel, &helper, started).await? {
+            if let Some(outcome) = self.finish(supervised, &job.limits, sink.clone(), &cancel, &helper, started).await?
+            {
                 return Ok(outcome);
             }
             // Only what waits can have ended before; what is made for it tells why it does.
@@ -227,11 +229,12 @@ impl Sandbox {
         &self,
         supervised: Supervised,
         limits: &Limits,
+        sink: Option<Sender<Piece>>,
         cancel: &CancellationToken,
         helper: &Arc<Helper>,
         started: Instant,
     ) -> Result<Option<Outcome>, Error> {
-        let outcome = supervised.finish(limits, cancel, helper, started).await;
+        let outcome = supervised.finish(limits, sink, cancel, helper, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.
             let _ = self.helper(Some(helper)).await;

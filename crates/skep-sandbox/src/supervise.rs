@@ -1,6 +1,6 @@
 //! One request while it runs, as the server sees it.
 //!
-//! Owns the deadline, the cap on output, cancellation, and the rule that an answer is given only when nothing of the
+//! Owns the deadline, cancellation, and the rule that an answer is given only when nothing of the
 //! command runs any more. Dropping it kills the sandbox, in whatever state it is.
 
 use std::{
@@ -16,17 +16,19 @@ use rustix::{
     process::{Signal, pidfd_send_signal},
 };
 use tokio::{
-    io::{AsyncReadExt as _, unix::AsyncFd},
+    io::unix::AsyncFd,
     net::unix::pipe,
     select,
+    sync::mpsc::Sender,
     task::JoinSet,
     time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Limits, Outcome, Start, Tier, Usage, helper,
+    End, Error, Limits, Outcome, Piece, Start, Stream, Tier, Usage, helper,
     helper::Helper,
+    output::{self, Output},
     outputs, probe,
     proxy::Proxy,
     sys::{Status, Used},
@@ -35,14 +37,13 @@ use crate::{
 
 /// How long a killed sandbox may take to be gone, before we give up waiting and say so.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes that are read from a pipe at once.
-const CHUNK: usize = 64 << 10;
 
 /// The server's ends of what a sandbox is given.
 pub(crate) struct Supervised {
     report: AsyncFd<OwnedFd>,
-    stdout: Stream,
-    stderr: Stream,
+    stdout: Reader,
+    stderr: Reader,
+    output: Output,
     pidfd: Option<OwnedFd>,
     outputs: Option<OwnedFd>,
     start: Option<Start>,
@@ -74,13 +75,14 @@ impl Supervised {
     /// Both ends of a new request.
     pub(crate) fn new(proxy: Option<Proxy>) -> io::Result<(Supervised, Ends)> {
         let (report, their_report) = helper::pair()?;
-        let (stdout, their_stdout) = Stream::new()?;
-        let (stderr, their_stderr) = Stream::new()?;
+        let (stdout, their_stdout) = Reader::new()?;
+        let (stderr, their_stderr) = Reader::new()?;
         let report = helper::listen(report)?;
         let supervised = Supervised {
             report,
             stdout,
             stderr,
+            output: Output::default(),
             pidfd: None,
             outputs: None,
             start: None,
@@ -104,43 +106,42 @@ impl Supervised {
     pub(crate) async fn finish(
         mut self,
         limits: &Limits,
+        sink: Option<Sender<Piece>>,
         cancel: &CancellationToken,
         helper: &Helper,
         started: Instant,
     ) -> Result<Option<Outcome>, Error> {
         self.bare = helper.tier == Tier::Landlock;
+        self.output = Output::new(limits.output, sink);
         let fate = self.watch(limits, cancel, started).await?;
         self.over = true;
         let Fate::Ended { end, used } = fate else { return Ok(None) };
-        let mut room = limits.output;
-        for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.drain().map_err(|source| Error::Setup { step: "read the output".into(), source })?;
-        }
-        let truncated = self.written() > room;
-        // Both streams together may be as long as the limit.
-        for stream in [&mut self.stdout, &mut self.stderr] {
-            stream.bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-            room -= stream.bytes.len() as u64;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.drain(stream).map_err(|source| Error::Setup { step: "read the output".into(), source })?;
         }
         let found = collect(self.outputs.take(), limits.outputs).await;
+        let wall = started.elapsed();
+        let mut output = std::mem::take(&mut self.output);
+        let connections = self.proxy.as_ref().map(Proxy::connections).unwrap_or_default();
+        let start = self.start;
+        // A slow sink is to keep nothing but its own request from ending.
+        drop(self);
+        output.pass_rest_on(cancel).await;
+        let Output { stdout, stderr, truncated, .. } = output;
         Ok(Some(Outcome {
             end: match end {
                 // It was over before we could kill it.
                 End::Exit(_) | End::Signal(_) if truncated => End::OutputLimit,
                 end => end,
             },
-            stdout: std::mem::take(&mut self.stdout.bytes),
-            stderr: std::mem::take(&mut self.stderr.bytes),
+            stdout,
+            stderr,
             truncated,
             outputs: found.files,
             skipped: found.skipped,
-            usage: Usage {
-                wall: started.elapsed(),
-                cpu: Duration::from_micros(used.cpu_us),
-                memory_peak: used.memory_peak,
-            },
-            start: self.start,
-            connections: self.proxy.as_ref().map(Proxy::connections).unwrap_or_default(),
+            usage: Usage { wall, cpu: Duration::from_micros(used.cpu_us), memory_peak: used.memory_peak },
+            start,
+            connections,
             tier: helper.tier,
             missing: helper.missing.clone(),
         }))
@@ -169,14 +170,18 @@ impl Supervised {
                         continue;
                     }
                 },
-                open = self.stdout.read(), if self.stdout.open => {
-                    open.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
-                    if self.written() <= limits.output || killed { continue }
+                () = self.output.sink.room(), if self.output.sink.is_behind() => {
+                    self.output.pass_on();
+                    continue;
+                }
+                read = self.stdout.read(&mut self.output.stdout), if self.stdout.open => {
+                    read.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
+                    if self.output.keep(Stream::Stdout) || killed { continue }
                     End::OutputLimit
                 }
-                open = self.stderr.read(), if self.stderr.open => {
-                    open.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
-                    if self.written() <= limits.output || killed { continue }
+                read = self.stderr.read(&mut self.output.stderr), if self.stderr.open => {
+                    read.map_err(|source| Error::Setup { step: "read the output".into(), source })?;
+                    if self.output.keep(Stream::Stderr) || killed { continue }
                     End::OutputLimit
                 }
                 () = cancel.cancelled(), if !killed => End::Cancelled,
@@ -189,8 +194,14 @@ impl Supervised {
         }
     }
 
-    fn written(&self) -> u64 {
-        (self.stdout.bytes.len() + self.stderr.bytes.len()) as u64
+    /// Takes what is left in a pipe. Nobody writes to it any more.
+    fn drain(&mut self, stream: Stream) -> io::Result<()> {
+        match stream {
+            Stream::Stdout => self.stdout.drain(&mut self.output.stdout)?,
+            Stream::Stderr => self.stderr.drain(&mut self.output.stderr)?,
+        }
+        self.output.keep(stream);
+        Ok(())
     }
 
     /// Takes a report in. `Some`: it was the last.
@@ -202,9 +213,9 @@ impl Supervised {
         match report {
             Report::Born(start) => {
                 (self.start, self.pidfd) = (Some(start), fd);
-                for (stream, pipe) in [&mut self.stdout, &mut self.stderr].into_iter().zip(fds) {
-                    *stream =
-                        Stream::of(pipe).map_err(|source| Error::Setup { step: "take the output".into(), source })?;
+                for (reader, pipe) in [&mut self.stdout, &mut self.stderr].into_iter().zip(fds) {
+                    *reader =
+                        Reader::of(pipe).map_err(|source| Error::Setup { step: "take the output".into(), source })?;
                 }
             }
             Report::Outputs => {
@@ -216,6 +227,7 @@ impl Supervised {
             }
             Report::Fault(fault) => return Err(probe::explain(fault)),
             Report::Unfit(why) => return Err(Error::Invalid(why)),
+            Report::Unexecuted { why, found } => return Err(Error::Unexecuted { why, found }),
             Report::Ended { status, memory_exceeded, used } => {
                 let end = match status {
                     _ if memory_exceeded => End::MemoryLimit,
@@ -263,40 +275,37 @@ async fn collect(outputs: Option<OwnedFd>, bytes_max: u64) -> outputs::Found {
     collected.unwrap_or_default()
 }
 
-/// One of the command's outputs.
-struct Stream {
+/// The end of a pipe that the command prints to.
+struct Reader {
     pipe: pipe::Receiver,
-    bytes: Vec<u8>,
     open: bool,
 }
 
-impl Stream {
-    fn new() -> io::Result<(Stream, OwnedFd)> {
+impl Reader {
+    fn new() -> io::Result<(Reader, OwnedFd)> {
         let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        Ok((Stream::of(ours)?, theirs))
+        Ok((Reader::of(ours)?, theirs))
     }
 
-    /// Reads from the end of a pipe.
-    fn of(ours: OwnedFd) -> io::Result<Stream> {
+    fn of(ours: OwnedFd) -> io::Result<Reader> {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let pipe = pipe::Receiver::from_owned_fd_unchecked(ours)?;
-        Ok(Stream { pipe, bytes: Vec::new(), open: true })
+        Ok(Reader { pipe, open: true })
     }
 
     /// Waits for more.
-    async fn read(&mut self) -> io::Result<()> {
-        self.bytes.reserve(CHUNK.min(self.bytes.len() + 4096));
-        self.open = self.pipe.read_buf(&mut self.bytes).await? > 0;
+    async fn read(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        self.open = output::read(&mut self.pipe, into).await? > 0;
         Ok(())
     }
 
-    /// Takes what is left in the pipe. Nobody writes to it any more.
+    /// Takes what is there.
     ///
     /// Reads past the event loop, which may not have heard yet that there is something.
-    fn drain(&mut self) -> io::Result<()> {
+    fn drain(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         while self.open {
-            self.bytes.reserve(4096);
-            match rustix::io::read(&self.pipe, spare_capacity(&mut self.bytes)) {
+            into.reserve(4096);
+            match rustix::io::read(&self.pipe, spare_capacity(into)) {
                 Ok(length) => self.open = length > 0,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => (),

@@ -121,6 +121,8 @@ pub(crate) enum Report {
     Fault(Fault),
     /// The job asks for something that is not there; nothing of the command has run.
     Unfit(String),
+    /// The program cannot be executed: why, and whether there is one.
+    Unexecuted { why: String, found: bool },
     /// The command ended and no process of it is left.
     Ended { status: Status, memory_exceeded: bool, used: Used },
     /// The sandbox's first process is gone, and every other with it.
@@ -421,6 +423,11 @@ impl Message for Report {
                 used.encode(out);
             }
             Report::Unbegun => out.number(6u8),
+            Report::Unexecuted { why, found } => {
+                out.number(7u8);
+                out.bytes(why.as_bytes());
+                out.number(*found);
+            }
         }
     }
 
@@ -445,6 +452,7 @@ impl Message for Report {
             }
             5 => Report::Gone { memory_exceeded: from.number()? == 1, used: Used::decode(from)? },
             6 => Report::Unbegun,
+            7 => Report::Unexecuted { why: from.text()?, found: from.number()? == 1 },
             _ => return None,
         })
     }
@@ -606,6 +614,7 @@ mod tests {
             Report::Outputs,
             Report::Fault(fault.clone()),
             Report::Unfit("no `x`".into()),
+            Report::Unexecuted { why: "no `x`".into(), found: true },
             Report::Ended { status: Status::Exit(-1), memory_exceeded: true, used },
             Report::Ended { status: Status::Signal(9), memory_exceeded: false, used },
             Report::Gone { memory_exceeded: true, used },

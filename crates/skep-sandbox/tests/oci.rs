@@ -13,8 +13,12 @@ use std::{
 };
 
 use common::{again_as_ordinary_user, argv, children, config, is_root, mark, run, text, wait_for_marked};
-use skep_sandbox::{Bind, Config, End, Error, InFile, Net, Oci, Outcome, Request, Run, Sandbox, Source, Tier};
+use skep_sandbox::{
+    Bind, Config, End, Error, InFile, Net, Oci, Outcome, Piece, Request, Run, Sandbox, Source, Stream, Tier,
+};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 #[test]
 fn all_of_this_holds_for_an_ordinary_user() {
@@ -131,6 +135,16 @@ async fn behaves_like_a_sandbox(sandbox: &Sandbox) {
     assert!(matches!(strict, Err(Error::Unavailable { .. })), "{strict:?}");
     let missing = sandbox.run(accepting(argv(&["no-such-program"])), Default::default()).await.unwrap_err();
     assert!(missing.to_string().contains("no-such-program"), "{missing}");
+    assert!(matches!(missing, Error::Unexecuted { found: false, .. }), "{missing:?}");
+    let ((sink, mut pieces), cancel) = (mpsc::channel::<Piece>(1), CancellationToken::new());
+    let heard = async {
+        let heard = pieces.recv().await.unwrap();
+        cancel.cancel();
+        assert_eq!((heard.stream, heard.bytes), (Stream::Stderr, b"now\n".to_vec()));
+    };
+    let request = Request { sink: Some(sink), ..shell("echo now >&2; sleep 1000") };
+    let (outcome, ()) = tokio::join!(sandbox.run(request, cancel.clone()), heard);
+    assert_eq!(outcome.unwrap().end, End::Cancelled);
     let granted = Request { net: Net::Allow(vec!["a:1".into()]), ..shell("true") };
     assert!(matches!(sandbox.run(granted, Default::default()).await, Err(Error::Invalid(_))));
 }

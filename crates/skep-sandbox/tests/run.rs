@@ -9,7 +9,9 @@ use std::{
 };
 
 use common::{again_as_ordinary_user, argv, bash, config, is_root, run, sandbox, script_of, text};
-use skep_sandbox::{Bind, End, Error, InFile, Net, Protection, Request, Run, Sandbox, Tier};
+use skep_sandbox::{Bind, End, Error, InFile, Net, Piece, Protection, Request, Run, Sandbox, Stream, Tier};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 #[test]
 fn all_of_this_holds_for_an_ordinary_user() {
@@ -230,6 +232,11 @@ async fn what_cannot_be_executed_is_the_requests_fault() {
     let why = async |request| sandbox.run(request, Default::default()).await.unwrap_err().to_string();
     assert!(why(argv(&["no-such-program"])).await.contains("`no-such-program` cannot be executed"));
     assert!(why(argv(&["/etc/passwd"])).await.contains("`/etc/passwd` cannot be executed"));
+    for (program, is_there) in [("no-such-program", false), ("/no/such", false), ("/etc/passwd", true), ("/usr", true)]
+    {
+        let error = sandbox.run(argv(&[program]), Default::default()).await.unwrap_err();
+        assert!(matches!(error, Error::Unexecuted { found, .. } if found == is_there), "{program}: {error:?}");
+    }
     let mut request = argv(&["true"]);
     request.cwd = Some("/no/such".into());
     assert!(why(request).await.contains("/no/such"));
@@ -248,6 +255,66 @@ c = socket.create_connection(s.getsockname()); c.sendall(b'hi'); print(s.accept(
     assert_eq!(text(&outcome.stdout), "b'hi'\n", "{}", text(&outcome.stderr));
     let outcome = run(&sandbox, request).await;
     assert_eq!(outcome.end, End::Exit(1), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_a_command_prints_is_heard_while_it_runs() {
+    let (sandbox, cancel) = (sandbox().await, CancellationToken::new());
+    let (sink, mut pieces) = mpsc::channel(4);
+    let request = Request { sink: Some(sink), ..script_of("echo out; echo err >&2; sleep 1000") };
+    let heard = async {
+        let mut heard = [pieces.recv().await.unwrap(), pieces.recv().await.unwrap()];
+        // Two pipes have no order when both are read at once.
+        heard.sort_by_key(|piece| piece.stream as usize);
+        cancel.cancel();
+        assert_eq!(pieces.recv().await, None);
+        heard
+    };
+    let (outcome, heard) = tokio::join!(sandbox.run(request, cancel.clone()), heard);
+    let piece = |stream, text: &str| Piece { stream, bytes: text.into() };
+    assert_eq!(heard, [piece(Stream::Stdout, "out\n"), piece(Stream::Stderr, "err\n")]);
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.end, &outcome.stdout[..], &outcome.stderr[..]), (End::Cancelled, &b"out\n"[..], &b"err\n"[..]));
+}
+
+#[tokio::test]
+async fn who_listens_slowly_delays_neither_the_command_nor_its_deadline_and_misses_nothing() {
+    let (sandbox, mark) = (sandbox().await, common::mark());
+    let (sink, mut pieces) = mpsc::channel(1);
+    let mut request = Request { sink: Some(sink), ..script_of(&format!("yes | head -c 500000; sleep {mark}")) };
+    request.limits.wall = std::time::Duration::from_secs(2);
+    let heard = async {
+        // Nobody listens, yet it gets beyond what a pipe holds, and is killed when its time is up.
+        common::wait_for_marked(&format!("sleep\0{mark}"), 1).await;
+        common::wait_for_marked(&mark, 0).await;
+        let mut heard = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            assert!(piece.bytes.len() <= skep_sandbox::PIECE_BYTES_MAX);
+            heard.extend(piece.bytes);
+        }
+        heard
+    };
+    let (outcome, heard) = tokio::join!(run(&sandbox, request), heard);
+    assert_eq!((outcome.end, outcome.stdout.len()), (End::Timeout, 500_000));
+    assert!(heard == outcome.stdout);
+}
+
+#[tokio::test]
+async fn what_is_heard_of_a_flood_ends_at_the_limit() {
+    let sandbox = sandbox().await;
+    let (sink, mut pieces) = mpsc::channel(1);
+    let mut request = Request { sink: Some(sink), ..script_of("yes & yes >&2") };
+    request.limits.output = 300_000;
+    let heard = async {
+        let mut heard = 0;
+        while let Some(piece) = pieces.recv().await {
+            heard += piece.bytes.len();
+        }
+        heard
+    };
+    let (outcome, heard) = tokio::join!(run(&sandbox, request), heard);
+    assert_eq!((outcome.end, heard), (End::OutputLimit, 300_000));
+    assert_eq!(outcome.stdout.len() + outcome.stderr.len(), 300_000);
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ impl SandboxOnDemand {
 fn not_run(error: Error) -> ToolError {
     match error {
         Error::Busy => ToolError::Busy(error.to_string()),
-        Error::Invalid(message) => ToolError::failed(message),
+        Error::Invalid(message) | Error::Unexecuted { why: message, .. } => ToolError::failed(message),
         Error::Unavailable { reason, cure } => ToolError::Unavailable { message: reason, cure },
         other => ToolError::Unavailable {
             message: other.to_string(),
