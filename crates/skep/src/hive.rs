@@ -81,7 +81,13 @@ impl Hive {
             }
         };
         let agents = self.settings.agents;
-        Ok(Swarm { app: self.app.clone(), permit: self.permit.clone(), executor: Arc::new(executor), agents })
+        Ok(Swarm {
+            app: self.app.clone(),
+            permit: self.permit.clone(),
+            executor: Arc::new(executor),
+            agents,
+            watcher: None,
+        })
     }
 }
 

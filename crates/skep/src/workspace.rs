@@ -24,6 +24,8 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use skep_mcp::server::local;
+use skep_sandbox::Piece;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::ToolError;
@@ -52,13 +54,15 @@ pub struct Context {
     pub caller: Arc<str>,
     /// On whose behalf: what belongs to one principal is shown to no other.
     pub principal: Arc<str>,
+    /// Hears what a command prints while it runs.
+    pub sink: Option<mpsc::Sender<Piece>>,
 }
 
 impl Context {
     /// The context of one call. The deadline is set when the call is made.
     pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
         let (allowed, deadline) = (Duration::ZERO, Instant::now());
-        Context { workspace, outputs, cancel, allowed, deadline, caller: local(), principal: local() }
+        Context { workspace, outputs, cancel, allowed, deadline, caller: local(), principal: local(), sink: None }
     }
 
     /// The same for this caller.

@@ -1,6 +1,9 @@
 //! What a person or a program sees of a run while it goes on: a reader of the event log, like any other.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -11,11 +14,13 @@ use skep_core::{
     event::{Event, Kind},
     run::RunId,
 };
+use skep_sandbox::Stream;
+use tokio::sync::mpsc;
 
 use crate::{
     plan::Plan,
-    run::{rfc3339, step_of},
-    terminal::{can_draw, line, print, say, short_line},
+    run::{Printed, now, rfc3339, step_of},
+    terminal::{block, can_draw, line, print, say, short_line},
 };
 
 /// How long a reader waits before it looks at the log again although nobody called.
@@ -26,6 +31,8 @@ const EVENTS_PER_READ: usize = 1000;
 const TREE_TASKS_MAX: usize = 40;
 /// Characters of an error beside its task; all of it is in the report.
 const NOTE_CHARS_MAX: usize = 100;
+/// How often lines are shown that commands print.
+const LINES_EVERY: Duration = Duration::from_millis(20);
 /// How often the spinners turn.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -81,6 +88,70 @@ impl Follow {
     }
 }
 
+/// Shows a run while this process works on it: its events, and what its commands print.
+pub(super) struct Live {
+    printed: mpsc::Receiver<Printed>,
+    /// Lines that are not shown yet.
+    lines: VecDeque<Printed>,
+    pub(super) show: Show,
+}
+
+impl Live {
+    pub(super) fn new(printed: mpsc::Receiver<Printed>, show: Show) -> Live {
+        Live { printed, lines: VecDeque::new(), show }
+    }
+
+    /// Show what happens until the run is over. Nothing is lost if the future is dropped before.
+    pub(super) async fn until_over(&mut self, follow: &mut Follow) -> Result<(), DbError> {
+        let mut wake = follow.app.wake.clone();
+        loop {
+            wake.borrow_and_update();
+            if self.look(follow).await? {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = tokio::time::timeout(POLL, wake.changed()) => {}
+                Some(line) = self.printed.recv() => {
+                    self.lines.push_back(line);
+                    tokio::time::sleep(LINES_EVERY).await; // for more, which are shown together
+                }
+            }
+        }
+    }
+
+    /// Show what has happened since the last look. Whether the run is over.
+    ///
+    /// A task's lines come after its start and before its end: the events are read after the lines, and whatever a task
+    /// printed was there before its end was.
+    pub(super) async fn look(&mut self, follow: &mut Follow) -> Result<bool, DbError> {
+        let mut is_over = false;
+        self.take_lines();
+        loop {
+            let events = follow.look().await?;
+            if events.is_empty() {
+                break;
+            }
+            for event in &events {
+                is_over |= matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted);
+                if matches!(event.kind, Kind::TaskCompleted | Kind::TaskFailed | Kind::TaskRetried) {
+                    self.take_lines();
+                    let task = event.task.as_ref().map(step_of);
+                    let (of_task, others) = self.lines.drain(..).partition(|line| Some(&*line.task) == task);
+                    self.lines = others;
+                    VecDeque::iter(&of_task).for_each(|line| self.show.printed(line));
+                }
+                self.show.event(event);
+            }
+        }
+        self.lines.drain(..).for_each(|line| self.show.printed(&line));
+        Ok(is_over)
+    }
+
+    fn take_lines(&mut self) {
+        self.lines.extend(std::iter::from_fn(|| self.printed.try_recv().ok()));
+    }
+}
+
 /// An event as a line for programs.
 pub(super) fn to_json(event: &Event) -> String {
     json!({
@@ -111,6 +182,25 @@ pub(super) fn to_text(event: &Event) -> String {
         kind => format!("{task}: {}", kind.name().rsplit('.').next().unwrap_or_default().replace('_', " ")),
     };
     format!("{} {}", time_of_day(event.at), indented(&what))
+}
+
+fn printed_to_text(line: &Printed) -> String {
+    let Printed { task, text, left_out, .. } = line;
+    let text = block(text);
+    match left_out {
+        0 => format!("{task} | {text}"),
+        more => format!("{task} | … {more} lines are not shown here; the task's answer has them\n{task} | {text}"),
+    }
+}
+
+fn printed_to_json(line: &Printed) -> String {
+    let Printed { task, stream, text, left_out } = line;
+    let stream = match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    };
+    let data = json!({ "stream": stream, "text": text, "left_out": left_out });
+    json!({ "at": rfc3339(now()), "kind": "task.output", "task": task, "data": data }).to_string()
 }
 
 /// Text of several lines, safe to be shown. The further lines stand out, so that none is taken for an event.
@@ -154,6 +244,15 @@ impl Show {
             Show::Lines => say!("{}", first_line(&to_text(event))),
             // A reader that has gone away shall not end the run.
             Show::Json => drop(print(&format!("{}\n", to_json(event)))),
+            Show::Nothing => {}
+        }
+    }
+
+    fn printed(&mut self, line: &Printed) {
+        match self {
+            Show::Tree(tree) => drop(tree.bars.println(printed_to_text(line))),
+            Show::Lines => say!("{}", printed_to_text(line)),
+            Show::Json => drop(print(&format!("{}\n", printed_to_json(line)))),
             Show::Nothing => {}
         }
     }

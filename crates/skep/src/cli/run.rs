@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Common, FAILED, INTERRUPTED, Usage, find_run, no_such_task, print,
-    progress::{Follow, Show, Style},
+    progress::{Follow, Live, Show, Style},
     say, stop_on_signal,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     document::Diagnostic,
     hive::{self, Hive},
     plan::{self, Plan, Step},
-    run::{Ended, Report, RunDirectory, Swarm, now, step_of, task_id},
+    run::{self, Ended, Report, RunDirectory, Swarm, now, step_of, task_id},
     terminal,
     workspace::Dir,
 };
@@ -275,13 +275,15 @@ impl Work {
 
     /// Work on the run, show how it goes, and print its report.
     async fn show(self, output: &Output, finished: &[String]) -> anyhow::Result<ExitCode> {
-        let Work { hive, swarm, id, plan, workspace, directory, mut follow } = self;
+        let Work { hive, mut swarm, id, plan, workspace, directory, mut follow } = self;
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
-        let mut show = Show::new(output.style(), &plan, finished);
+        let (watcher, printed) = run::printed();
+        swarm.watcher = (output.style() != Style::Quiet).then_some(watcher);
+        let mut live = Live::new(printed, Show::new(output.style(), &plan, finished));
         let ended = {
             let work = pin!(swarm.work(&id, Arc::new(plan), workspace, &directory, stop));
-            let shown = pin!(follow.until_over(|event| show.event(event)));
+            let shown = pin!(live.until_over(&mut follow));
             match select(work, shown).await {
                 Either::Left((ended, _)) => ended,
                 Either::Right((shown, work)) => {
@@ -290,8 +292,8 @@ impl Work {
                 }
             }
         };
-        follow.look().await?.iter().for_each(|event| show.event(event));
-        show.end();
+        live.look(&mut follow).await?;
+        live.show.end();
         if let Ok(Ended::Over(_)) = &ended
             && let Err(error) = hive.archive().keep_within(&hive.settings.keep).await
         {

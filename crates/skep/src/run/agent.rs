@@ -14,9 +14,16 @@ use skep_core::{
     run::RunId,
     task::{Attempt, Failure, State, Task, WorkerId},
 };
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{POLL, RunError, Swarm, failure::failure, now, queue, step_of, store, task_id};
+use super::{
+    POLL, RunError, Swarm,
+    failure::failure,
+    now,
+    printed::{PIECES_MAX, pass_on},
+    queue, step_of, store, task_id,
+};
 use crate::{
     catalogue::{Call, ToolError},
     executor::Place,
@@ -136,11 +143,20 @@ impl Agent {
             Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
-        let context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
+        let mut context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
         // Rendering the templates is a part of the attempt.
         let deadline = step.timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
         let call = Call { tool: step.tool.clone(), arguments, deadline };
-        let (result, place) = self.swarm.executor.call(call, context).await;
+        let (result, place) = match &self.swarm.watcher {
+            None => self.swarm.executor.call(call, context).await,
+            Some(watcher) => {
+                let (sink, pieces) = mpsc::channel(PIECES_MAX);
+                context.sink = Some(sink);
+                let call = self.swarm.executor.call(call, context);
+                // All that was printed is passed on before anybody hears that the task is over.
+                tokio::join!(call, pass_on(&step.id, pieces, watcher)).0
+            }
+        };
         self.tell(step, &place).await?;
         Ok(match result {
             Ok(answer) => Attempted::Answered(json!({

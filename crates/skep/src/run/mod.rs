@@ -20,12 +20,14 @@ mod agent;
 mod archive;
 mod directory;
 mod failure;
+mod printed;
 mod report;
 
 use std::{sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
 pub use directory::{Home, LockError, RunDirectory};
+pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::json;
@@ -36,7 +38,7 @@ use skep_core::{
     run::{End, NewRun, Refused, RunId, State},
     task::{NewTask, TaskId, WorkerId},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -71,6 +73,8 @@ pub struct Swarm {
     pub executor: Arc<Executor>,
     /// How many agents.
     pub agents: Agents,
+    /// Who wants to see what commands print while they run.
+    pub watcher: Option<mpsc::Sender<Printed>>,
 }
 
 /// Why a run could not be worked on. What it has done so far is kept.

@@ -154,6 +154,7 @@ impl SandboxOnDemand {
         request.files = job.files;
         request.limits.wall = context.time_left();
         request.min_tier = self.least_tier;
+        request.sink = context.sink.clone();
         let workspace = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace"));
         request.cwd = workspace.filter(|_| job.in_workspace).cloned();
         let sandbox = self.get().await.map_err(not_run)?;
