@@ -132,7 +132,11 @@ impl Archive {
         // The directory first: a run without one is still listed, and can be deleted again.
         if held.is_some() {
             let path = self.home.run(id);
-            fs::remove_dir_all(&path).map_err(|source| DeleteError::Io { path, source })?;
+            match fs::remove_dir_all(&path) {
+                // Another process has deleted it just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|source| DeleteError::Io { path, source })?,
+            }
         }
         Ok(self.app.delete_run(&self.permit, id).await?)
     }
