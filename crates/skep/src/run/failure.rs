@@ -13,12 +13,13 @@ const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
 /// The failure that a task keeps of this error.
 pub(super) fn failure(error: &ToolError) -> Failure {
-    let mut text = error.to_string();
-    let (ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) = error else { return text.into() };
+    let message = error.to_string();
+    let (ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) = error else { return message.into() };
+    let mut text = message.clone();
     for (name, printed) in STREAMS.iter().filter_map(|name| Some((name, detail.get(*name)?.as_str()?))) {
         let printed = printed.trim_end();
         // A single line on standard error is part of the message already.
-        if printed.is_empty() || text.ends_with(printed) {
+        if printed.is_empty() || message.ends_with(printed) {
             continue;
         }
         let tail = tail(printed);

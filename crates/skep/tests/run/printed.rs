@@ -15,7 +15,7 @@ fn a_line_is_shown_while_its_command_still_runs() {
     let user = User::new();
     waiting(&user);
     let plan = std::fs::read_to_string(user.workspace().join("plan.yaml")).unwrap();
-    user.file("plan.yaml", &plan.replace("cat /workspace/fifo", "echo now waiting; cat /workspace/fifo"));
+    user.file("plan.yaml", &plan.replace("cat /workspace/fifo", "echo now waiting >&2; cat /workspace/fifo"));
     let mut run = user.start(&["run", "plan.yaml", "--json"]);
     let events = run.until("task.output", Some("wait"));
     assert_eq!(lines(&events, "wait"), ["now waiting"]);
