@@ -192,14 +192,14 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// A program that listens; it ends with this.
-struct Listening {
+pub(crate) struct Listening {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Listening {
     /// Start it and wait until it says where it listens.
-    fn start(command: &mut Command) -> Result<Listening, String> {
+    pub(crate) fn start(command: &mut Command) -> Result<Listening, String> {
         let name = command.get_program().display().to_string();
         let mut child = command
             .stdin(Stdio::null())

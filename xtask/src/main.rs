@@ -1,8 +1,10 @@
-//! Chores of the project: `cargo xtask test`, `cargo xtask conformance`, `cargo xtask bench`, `cargo xtask setup`.
+//! Chores of the project: `cargo xtask test`, `cargo xtask conformance`, `cargo xtask bench`, `cargo xtask dist`, …
 //!
 //! Uses nothing but the standard library, so that it is built in a second.
 
 mod conformance;
+mod dist;
+mod interop;
 
 use std::{
     env,
@@ -18,6 +20,8 @@ Usage: cargo xtask <CHORE>
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
   bench [NAME]        build for release and run the measurements (or one: store, door, gateway, run, sandbox)
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
+  interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
+  dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
   setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters, runc)
 ";
 
@@ -76,6 +80,9 @@ fn main() -> ExitCode {
         ["bench"] => bench(&MEASUREMENTS),
         ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
         ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
+        ["interop"] => interop::check(),
+        ["dist"] => dist::dist(None),
+        ["dist", program] => dist::dist(Some(program)),
         ["setup"] => install(&NEEDED).and_then(|()| install_below(SERVERS_DIRECTORY, &SERVERS)),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");
