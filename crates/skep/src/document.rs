@@ -26,7 +26,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::schema::{Schema, kind_of};
+use crate::schema::{Schema, expected};
 
 /// Bytes in a file.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -381,7 +381,7 @@ impl<'de> Deserializer<'de> for Strict<'de> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         if !self.0.is_object() {
-            return Err(serde::de::Error::custom(format_args!("must be a table, not {}", kind_of(self.0))));
+            return Err(serde::de::Error::custom(expected("a table", self.0)));
         }
         self.deserialize_any(visitor)
     }

@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod document;
 pub mod doors;

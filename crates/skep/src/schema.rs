@@ -117,7 +117,7 @@ impl Schema {
         let value = error.instance();
         match kind {
             Kind::Required { property: Value::String(name) } => format!("`{name}` is missing"),
-            Kind::Type { kind } => format!("must be {}, not {}", types(kind), kind_of(value)),
+            Kind::Type { kind } => expected(&types(kind), value),
             Kind::Pattern { pattern } => match self.around(error).get("title").and_then(Value::as_str) {
                 Some(title) => format!("must be {title}"),
                 None => format!("must match {pattern}"),
@@ -164,7 +164,7 @@ impl Schema {
         let value = error.instance();
         let message = match meant.len() {
             0 if !options.is_empty() => expected_one_of(&options, value),
-            0 if !kinds.is_empty() => format!("must be {}, not {}", kinds.join(" or "), kind_of(value)),
+            0 if !kinds.is_empty() => expected(&kinds.join(" or "), value),
             _ => "has none of the forms that it may have".to_owned(),
         };
         let pointer = here.as_str().to_owned();
@@ -259,6 +259,14 @@ fn name(kind: JsonType) -> &'static str {
         JsonType::String => "text",
         JsonType::Array => "a list",
         JsonType::Object => "a table",
+    }
+}
+
+/// That something else was expected than what was found.
+pub fn expected(what: &str, found: &Value) -> String {
+    match found {
+        Value::Null => format!("is empty; it must be {what}"),
+        found => format!("must be {what}, not {}", kind_of(found)),
     }
 }
 

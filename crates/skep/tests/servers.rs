@@ -34,10 +34,10 @@ fn tools_of_servers_are_listed_described_and_called_under_their_servers_name() {
     let (own, inner) = (find("compose"), find("inner__compose"));
     assert_eq!((&own["description"], &own["inputSchema"]), (&inner["description"], &inner["inputSchema"]));
 
-    let described = user.skep(&["tools", "inner__compose", "--mcp-config", &config]).ok().stdout();
+    let described = user.skep(&["tools", "inner__compose", "--json", "--mcp-config", &config]).ok().stdout();
     assert_eq!(serde_json::from_str::<Value>(&described).unwrap()["name"], "inner__compose");
 
-    let call = ["call", "inner__compose", "--arg", "text=hi", "--mcp-config", &config];
+    let call = ["call", "inner__compose", "--arg", "text=hi", "--json", "--mcp-config", &config];
     let answer: Value = serde_json::from_str(&user.skep(&call).ok().stdout()).unwrap();
     assert_eq!((&answer["status"], &answer["structuredContent"]), (&json!("ok"), &json!({ "text": "hi" })));
 

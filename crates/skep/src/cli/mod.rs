@@ -3,6 +3,8 @@
 mod calls;
 mod cancel;
 mod check;
+mod completions;
+mod connect;
 mod doctor;
 mod du;
 mod exec;
@@ -17,6 +19,8 @@ mod sandbox;
 mod serve;
 mod servers;
 mod show;
+mod status;
+mod tool_page;
 mod tools;
 mod trust;
 
@@ -67,13 +71,16 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// A hive for AI agents: shared tools, sandboxes, state and tasks behind one binary.
 #[derive(Debug, Parser)]
-#[command(name = "skep", version, propagate_version = true, after_help = AFTER_HELP)]
+#[command(name = "skep", version, long_version = VERSION, propagate_version = true, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]
     command: Command,
 }
+
+/// The version, and what this program was built from (`build.rs`).
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("SKEP_BUILD"));
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -116,8 +123,13 @@ enum Command {
     Exec(exec::Arguments),
     Sandbox(sandbox::Arguments),
     McpStdio(mcp_stdio::Arguments),
+    Status(status::Arguments),
     Doctor(doctor::Arguments),
     Trust(trust::Arguments),
+    Connect(connect::Arguments),
+    Disconnect(connect::DisconnectArguments),
+    Completions(completions::Arguments),
+    Man(completions::ManArguments),
 }
 
 impl Cli {
@@ -142,8 +154,13 @@ impl Cli {
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
             Command::McpStdio(arguments) => mcp_stdio::serve(common, arguments).await,
+            Command::Status(arguments) => status::status(common, arguments).await,
             Command::Doctor(arguments) => doctor::doctor(common, arguments).await,
             Command::Trust(arguments) => trust::trust(common, arguments),
+            Command::Connect(arguments) => connect::connect(common, arguments),
+            Command::Disconnect(arguments) => connect::disconnect(common, arguments),
+            Command::Completions(arguments) => completions::completions(&arguments),
+            Command::Man(arguments) => completions::man(&arguments),
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Common, FAILED, INTERRUPTED, print, stop_on_signal,
-    tools::{Arguments, CallArguments, in_list, members, show},
+    tools::{Arguments, CallArguments, described, in_list, members, show},
 };
 use crate::{
     catalogue::{Annotations, Call},
@@ -29,7 +29,7 @@ pub(super) async fn tools(common: Common, url: &str, arguments: Arguments) -> an
     let hub = connect(common, url)?;
     if let Some(name) = &arguments.tool {
         let tool = Value::Object(hub.show(&["tools", name]).await?);
-        print(&format!("{tool:#}\n"))?;
+        print(&described(&tool, arguments.json, arguments.schema))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut answer = hub.show(&["tools"]).await?;
@@ -65,8 +65,8 @@ pub(super) async fn call(common: Common, url: &str, arguments: &CallArguments) -
         return Ok(ExitCode::from(INTERRUPTED));
     };
     match executor::answer_of(&name, called?.answer) {
-        Ok(answer) => show(&answer.to_json(), true),
-        Err(error) => show(&error.to_json(), false),
+        Ok(answer) => show(&answer.to_json(), true, arguments.json),
+        Err(error) => show(&error.to_json(), false, arguments.json),
     }
 }
 

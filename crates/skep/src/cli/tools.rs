@@ -1,7 +1,7 @@
 //! `skep tools` and `skep call`.
 
 use std::{
-    io::Read as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -11,14 +11,14 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
     config::{Overrides, is_call_time},
     document,
     duration::Span,
     hive,
-    terminal::{line, short_line},
+    terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
     workspace::{Context, Dir, OUTPUTS, Outputs},
 };
@@ -28,9 +28,12 @@ use crate::{
 /// Those of MCP servers, which are started for it, are called SERVER__TOOL.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only this one, with its schemas
+    /// Only this one, with its arguments
     #[arg(value_name = "TOOL")]
     pub(super) tool: Option<String>,
+    /// Its JSON Schemas instead of a table
+    #[arg(long, requires = "tool")]
+    pub(super) schema: bool,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -42,7 +45,9 @@ pub(super) struct Arguments {
     hub: Option<String>,
 }
 
-/// Call one tool and print its answer as JSON; the exit code is 0 only if its status is "ok"
+/// Call one tool and print its answer; the exit code is 0 only if its status is "ok"
+///
+/// The answer is JSON. Of what a tool of an MCP server answers, only the text is printed, unless --json is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   skep call bash --arg command='ls | wc -l'
@@ -61,6 +66,9 @@ pub(super) struct CallArguments {
     /// All arguments as a JSON object; `-` reads it from standard input
     #[arg(long = "args", value_name = "JSON")]
     object: Option<String>,
+    /// The whole answer of a tool of an MCP server, as JSON
+    #[arg(long)]
+    pub(super) json: bool,
     /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds [default: the tool's own]
     #[arg(long, value_name = "TIME", value_parser = call_time)]
     pub(super) timeout: Option<Span>,
@@ -79,12 +87,12 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     if let Some(url) = arguments.hub.clone() {
         return remote::tools(common, &url, arguments).await;
     }
-    let Arguments { tool, json, mcp_config, hub: _ } = arguments;
+    let Arguments { tool, schema, json, mcp_config, hub: _ } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     let listed = match &tool {
-        Some(name) => catalogue.describe(name).await.map(|tool| (format!("{tool:#}\n"), Vec::new())),
+        Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), Vec::new())),
         None => {
             let (tools, silent) = catalogue.all(None).await;
             let text = match json {
@@ -101,6 +109,21 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("skep: {reason}");
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// One tool: all that is known of it as JSON, its schemas, or a page for people.
+pub(super) fn described(tool: &Value, is_json: bool, is_schema: bool) -> String {
+    match (is_json, is_schema) {
+        (true, _) => format!("{tool:#}\n"),
+        (false, true) => format!("{:#}\n", schemas(tool)),
+        (false, false) => tool_page::page(tool),
+    }
+}
+
+/// What goes in and what comes out.
+fn schemas(tool: &Value) -> Value {
+    let members = ["inputSchema", "outputSchema"].into_iter().filter(|member| !tool[*member].is_null());
+    Value::Object(members.map(|member| (member.to_owned(), tool[member].clone())).collect())
 }
 
 /// Characters of a tool's first sentence that are shown.
@@ -135,12 +158,18 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     };
     catalogue.upstreams().close().await;
     let (answer, is_ok) = called?;
-    show(&answer, is_ok)
+    show(&answer, is_ok, arguments.json)
 }
 
 /// Print an answer. The exit code says whether it is one.
-pub(super) fn show(answer: &Value, is_ok: bool) -> anyhow::Result<ExitCode> {
-    print(&format!("{answer:#}\n"))?;
+pub(super) fn show(answer: &Value, is_ok: bool, is_json: bool) -> anyhow::Result<ExitCode> {
+    match mcp_text(answer).filter(|_| !is_json) {
+        Some(text) => {
+            let mut screen = Screen::new(std::io::stdout().lock(), false);
+            ignore_gone(screen.write_all(text.as_bytes()).and_then(|()| screen.finish()))?;
+        }
+        None => print(&format!("{answer:#}\n"))?,
+    }
     Ok(match is_ok {
         true => ExitCode::SUCCESS,
         false if answer["code"] == "cancelled" => ExitCode::from(INTERRUPTED),
@@ -152,6 +181,36 @@ pub(super) fn show(answer: &Value, is_ok: bool) -> anyhow::Result<ExitCode> {
 fn call_time(text: &str) -> Result<Span, String> {
     let time: Span = text.parse()?;
     is_call_time(&time).map(|()| time)
+}
+
+/// What the result of an MCP server's tool says, once: its text is in `content`, often as `structuredContent` again, and what is
+/// no text is only named. `None` for an error or the answer of another tool.
+fn mcp_text(answer: &Value) -> Option<String> {
+    let parts = answer["content"].as_array().filter(|_| answer["status"] == "ok")?;
+    let mut text = String::new();
+    for part in parts {
+        match (part["text"].as_str(), part["type"].as_str()) {
+            (Some(part), _) => text += part,
+            (None, Some("resource_link")) => text += part["uri"].as_str().unwrap_or_default(),
+            (None, Some("resource")) => {
+                text += part["resource"]["text"].as_str().unwrap_or("(a resource; --json has it)")
+            }
+            (None, kind) => {
+                text += &format!(
+                    "({} {}; --json has it)",
+                    kind.unwrap_or("something"),
+                    part["mimeType"].as_str().unwrap_or_default()
+                );
+            }
+        }
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    match answer.get("structuredContent") {
+        Some(structured) if parts.is_empty() => Some(format!("{structured:#}\n")),
+        _ => Some(text),
+    }
 }
 
 fn answered(called: Result<Answer, ToolError>) -> (Value, bool) {

@@ -36,6 +36,7 @@ use super::{
     health::{Health, Status},
     mcp,
     metrics::{self, Metrics},
+    page,
     problem::{Problem, json_response},
     servers,
 };
@@ -59,12 +60,15 @@ pub(super) struct Hub {
     pub(super) health: Health,
     pub(super) metrics: Result<Metrics, &'static str>,
     pub(super) started: Instant,
+    /// It is reached by `https`.
+    pub(super) is_tls: bool,
     pub(super) connections: AtomicUsize,
 }
 
 /// All routes, and what every request passes on its way to them.
 pub(super) fn router(hub: Arc<Hub>) -> Router {
     let mut inside = Router::new()
+        .route("/", get(page::index))
         .route("/process", post(process))
         .route("/tools", get(list_tools))
         .route("/tools/{tool}", get(show_tool).post(call_tool))
@@ -245,7 +249,7 @@ async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> 
 }
 
 async fn no_such_path() -> Problem {
-    let paths = "POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics";
+    let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics";
     Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing here; this hub answers {paths}"))
 }
 
@@ -282,6 +286,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let named = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unnamed"));
     let is_allowed = hub.guard.check_source(request.uri().authority(), &headers);
     let method = request.method().clone();
+    let wants_page = page::is_wanted(&method, &headers);
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = span(id, &method, route);
@@ -293,6 +298,9 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
         .into()
     };
     let mut response = observed(span, &method, route, pin!(work)).await.into_response();
+    if wants_page {
+        response = page::of_problem(response);
+    }
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static(REQUEST_ID), named);
     for (name, value) in ALWAYS {

@@ -24,6 +24,7 @@ mod http;
 mod in_place;
 pub mod mcp;
 mod metrics;
+mod page;
 mod plain;
 mod problem;
 mod servers;
@@ -336,6 +337,7 @@ impl Doors {
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,
             started: Instant::now(),
+            is_tls: options.tls.is_some(),
             connections: AtomicUsize::new(0),
         };
         Ok(Doors { listeners, addresses, tcp_listeners, hub: Arc::new(hub), options })

@@ -55,10 +55,15 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = json!({"status": "error", "code": self.code, "message": self.message});
         let mut response = json_response(self.status, &body);
+        response.extensions_mut().insert(Told(self.message));
         response.headers_mut().extend(self.header);
         response
     }
 }
+
+/// What a refusal says, kept beside it for whoever shows it in another form.
+#[derive(Clone)]
+pub(super) struct Told(pub(super) String);
 
 /// A JSON answer.
 pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {

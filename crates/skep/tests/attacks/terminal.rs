@@ -80,7 +80,6 @@ fn texts_of_servers_neither_command_the_terminal_nor_forge_lines() {
         &["tools", "evil__tool"],
         &["tools", "evil__tool", "--json"],
         &["call", "evil__tool"],
-        &["call", "evil__tool", "--arg", "mode=plain"],
         &["call", "refuses__tool"],
     ] {
         let said = user.skep(&[command, &["--mcp-config", "mcp.json"]].concat());
@@ -185,6 +184,15 @@ fn a_sandboxed_command_does_not_reach_the_terminal_unless_it_is_asked_for() {
     assert!(raw.starts_with(b"a\x1b[31mb\rFORGED"), "{raw:?}");
     // Whoever reads it from a pipe wants it as it is.
     assert_eq!(user.skep(PRINTS).0.stdout, b"a\x1b[31mb\rFORGED\n");
+}
+
+#[test]
+fn the_text_of_a_result_does_not_reach_the_terminal_as_it_is() {
+    let user = victim();
+    let call = ["call", "evil__tool", "--arg", "mode=plain", "--mcp-config", "mcp.json"];
+    let shown = String::from_utf8(on_a_terminal(&user, &call, &[])).unwrap();
+    assert_eq!(shown.matches("FORGED: all is well").count(), 1, "it is shown, and once: {shown}");
+    assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
 }
 
 #[test]

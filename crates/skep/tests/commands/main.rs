@@ -1,0 +1,9 @@
+//! Commands around the hub and the command line itself, as a person types them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod connect;
+mod manual;
+mod page;
+mod status;
+#[path = "../support/mod.rs"]
+mod support;

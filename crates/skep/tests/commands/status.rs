@@ -1,0 +1,42 @@
+//! `skep status`.
+
+use serde_json::{Value, json};
+
+use crate::support::{Served, User};
+
+#[test]
+fn status_tells_where_the_hub_is_and_how_it_does() {
+    let user = User::new();
+    let none = user.skep(&["status"]);
+    assert_eq!(none.code(), 1);
+    assert!(none.stdout().contains("no hub runs here"), "{}", none.stdout());
+    assert_eq!(user.skep(&["status", "--json"]).json(), json!({ "hub": null, "runs": [] }));
+
+    let server = json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"] });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": server } }).to_string());
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--mcp-config", "mcp.json"];
+    let mut served = Served::start(&mut user.command(&serve));
+    let said = user.skep(&["status"]);
+    for part in [served.url.as_str(), "inner", &format!("process {}", served.child.id()), "serves "] {
+        assert!(said.stdout().contains(part), "{part} in {}", said.stdout());
+    }
+    let hub = user.skep(&["status", "--json"]).json()["hub"].take();
+    assert_eq!((&hub["urls"][0], &hub["servers"][0]["name"]), (&json!(served.url), &json!("inner")));
+    assert!(hub["uptime_s"].is_u64() && hub["calls_running"].is_u64(), "{hub:#}");
+
+    served.kill();
+    assert_eq!(user.skep(&["status", "--json"]).json()["hub"], Value::Null, "what a killed hub has left is no hub");
+}
+
+#[test]
+fn a_hub_that_wants_a_token_is_shown_to_who_does_not_know_it_too() {
+    let user = User::new();
+    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
+    let served = Served::start(command.env("SKEP_TOKEN", "correct-horse-battery-staple"));
+    let said = user.skep(&["status"]);
+    assert_eq!(said.code(), 1);
+    assert!(said.stdout().contains(&served.url) && said.stdout().contains("SKEP_TOKEN"), "{}", said.stdout());
+    let known = user.command(&["status", "--json"]).env("SKEP_TOKEN", "correct-horse-battery-staple").output().unwrap();
+    let known: Value = serde_json::from_slice(&known.stdout).unwrap();
+    assert!(known["hub"]["uptime_s"].is_u64(), "{known:#}");
+}
