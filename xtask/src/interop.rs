@@ -12,6 +12,12 @@ use crate::{cargo, conformance::Listening, run};
 /// Where the clients are installed.
 const DIRECTORY: &str = "target/clients";
 
+/// The hub wants a token, which every client must take from its environment.
+const TOKEN: &str = "known-to-the-hub-and-its-clients";
+
+/// Without this, Gemini CLI leaves all servers alone in a directory that nobody has called trusted.
+const GEMINI_SETTINGS: &str = "{ \"security\": { \"folderTrust\": { \"enabled\": false } } } // stays\n";
+
 /// A client, its package, and what its list says of a server that it has reached, if it tries.
 const CLIENTS: [(&str, &str, Option<&str>); 3] = [
     ("claude", "@anthropic-ai/claude-code@2.1.197", Some("Connected")),
@@ -28,6 +34,10 @@ pub(crate) fn check() -> Result<(), String> {
     let home = directory.join("home");
     let _ = fs::remove_dir_all(&home); // of an earlier time
     fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
+    let gemini = home.join(".gemini");
+    fs::create_dir_all(&gemini)
+        .and_then(|()| fs::write(gemini.join("settings.json"), GEMINI_SETTINGS))
+        .map_err(|error| format!("{}: {error}", gemini.display()))?;
     let user = User { skep: root.join("target/debug/skep"), clients: directory.join("node_modules/.bin"), home };
     let hub =
         Listening::start(user.command(&user.skep).args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]))?;
@@ -70,7 +80,11 @@ struct User {
 impl User {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default()).env("HOME", &self.home);
+        command
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.home)
+            .env("SKEP_TOKEN", TOKEN);
         command.current_dir(&self.home).stdin(Stdio::null());
         command
     }
