@@ -114,8 +114,11 @@ impl Release<'_> {
             run(Command::new("gzip").args(["--no-name", "--best"]).arg(page))?;
         }
         let documents = root.join("usr/share/doc/skep");
-        copy(&self.sources.join("CHANGELOG.md"), &documents.join("changelog"))?;
-        run(Command::new("gzip").args(["--no-name", "--best"]).arg(documents.join("changelog")))?;
+        copy(&self.sources.join("CHANGELOG.md"), &documents.join("CHANGELOG.md"))?;
+        write(&documents.join("changelog"), &self.debian_changelog()?)?;
+        for document in ["CHANGELOG.md", "changelog"] {
+            run(Command::new("gzip").args(["--no-name", "--best"]).arg(documents.join(document)))?;
+        }
         copy(&self.sources.join("README.md"), &documents.join("README.md"))?;
         write(&documents.join("copyright"), COPYRIGHT)?;
 
@@ -134,6 +137,16 @@ impl Release<'_> {
         build.env("SOURCE_DATE_EPOCH", self.time).args(["--root-owner-group", "-Zxz", "--build"]);
         run(build.arg(&root).arg(directory.join(&name)).stdout(Stdio::null()))?;
         Ok(name)
+    }
+
+    /// What Debian's tools want to read; the changes themselves are in `CHANGELOG.md`.
+    fn debian_changelog(&self) -> Result<String, String> {
+        let date = output(Command::new("date").args(["--utc", "--rfc-email", &format!("--date=@{}", self.time)]))?;
+        Ok(format!(
+            "skep ({VERSION}) unstable; urgency=medium\n\n  * Release {VERSION}; CHANGELOG.md.gz has what changed.\n\n -- {}  \
+             {date}\n",
+            maintainer()
+        ))
     }
 
     fn install(&self, root: &Path, place: &str) -> Result<(), String> {
@@ -158,13 +171,20 @@ impl Release<'_> {
     }
 }
 
+/// Who answers for the package, as Debian's own tools are told.
+fn maintainer() -> String {
+    let variable = |name: &str, otherwise: &str| env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+    format!("{} <{}>", variable("DEBFULLNAME", "The Skep project"), variable("DEBEMAIL", "root@localhost"))
+}
+
 fn control(architecture: &str, glibc: &str, kibibytes: u64) -> String {
     format!(
-        "Package: skep\nVersion: {VERSION}\nArchitecture: {architecture}\nMaintainer: The Skep project <skep@localhost>\n\
+        "Package: skep\nVersion: {VERSION}\nArchitecture: {architecture}\nMaintainer: {}\n\
          Installed-Size: {kibibytes}\nDepends: libc6 (>= {glibc})\nSuggests: python3, nodejs, tesseract-ocr\nSection: devel\n\
          Priority: optional\nDescription: hub for AI agents, in one binary\n Teams of agents get one place to work together: \
          shared tools and MCP servers\n behind one endpoint, a fresh sandbox for every command, durable tasks that\n survive a \
-         crash, and a log of what happened.\n"
+         crash, and a log of what happened.\n",
+        maintainer()
     )
 }
 
@@ -173,7 +193,7 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: Skep
 
 Files: *
-Copyright: The Skep project
+Copyright: 2026 The Skep project
 License: Apache-2.0
  On Debian systems, the text of the Apache License, Version 2.0, is in
  /usr/share/common-licenses/Apache-2.0.
