@@ -409,7 +409,7 @@ fn a_condition_is_one_expression() {
 
 #[test]
 fn what_has_another_shape_altogether_is_one_fault_each() {
-    only("", "p.yaml:1:1: must be a table, not nothing");
+    only("", "p.yaml:1:1: is empty; it must be a table");
     only("[1]", "p.yaml:1:1: must be a table, not a list");
     only("tasks: [a]", "p.yaml:1:1: tasks: must be a table, not a list");
     only("tasks: {a: search}", "p.yaml:1:9: tasks.a: must be a table, not text");
