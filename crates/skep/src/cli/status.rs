@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use skep_core::run::State;
+use skep_core::run::{State, Summary};
 
 use super::{Common, FAILED, print};
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
 
 /// Time for the hub to answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
-/// Runs that are looked at.
-const RUNS_MAX: usize = 200;
+/// Runs that are shown.
+const RUNS_MAX: usize = 20;
 
 /// Show what is running here: the hub, its MCP servers, and runs
 ///
@@ -89,16 +89,12 @@ async fn get(hub: &RunningHub, settings: &Settings, path: &str) -> Result<Value,
 async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
     let hive = Hive::open(settings).await?;
     let mut found = Vec::new();
-    for run in hive.app.db.runs(hive.namespace(), None, RUNS_MAX).await? {
-        let state = match run.state {
-            State::Running if hive.home.is_held(&run.id) => "running",
-            State::Running | State::Interrupted => "interrupted",
-            _ => continue,
-        };
+    let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
+    for run in hive.archive().all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
         let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
         let over = tasks.iter().filter(|task| task.state.is_over()).count();
         found.push(json!({
-            "run": run.id.0, "name": run.name, "state": state, "created": rfc3339(run.created),
+            "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),
             "tasks": tasks.len(), "tasks_over": over,
         }));
     }
