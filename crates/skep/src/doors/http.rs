@@ -291,16 +291,13 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = span(id, &method, route);
     let work = async {
-        match is_allowed {
+        let response = match is_allowed {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
-        }
-        .into()
+        };
+        if wants_page { page::of_problem(response).into() } else { response.into() }
     };
     let mut response = observed(span, &method, route, pin!(work)).await.into_response();
-    if wants_page {
-        response = page::of_problem(response);
-    }
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static(REQUEST_ID), named);
     for (name, value) in ALWAYS {

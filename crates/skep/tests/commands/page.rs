@@ -64,6 +64,7 @@ async fn pages_of_other_origins_and_callers_without_the_token_see_nothing_of_the
         let answer = ask(&served, "/", BROWSER).header(name, value).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}");
         assert!(answer.headers().get("access-control-allow-origin").is_none());
+        assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
         assert!(!answer.text().await.unwrap().contains("/mcp"), "{name}");
     }
     let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
@@ -73,6 +74,7 @@ async fn pages_of_other_origins_and_callers_without_the_token_see_nothing_of_the
     let answer = ask(&closed, "/", BROWSER).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert!(answer.headers().get("www-authenticate").is_some());
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
     let page = answer.text().await.unwrap();
     assert!(page.contains("token") && !page.contains("/mcp"), "{page}");
 }
