@@ -25,11 +25,11 @@ pub(super) fn page(tool: &Value) -> String {
     if input.is_empty() {
         page += "\nIt takes no arguments.\n";
     } else {
-        page += &format!("\nArguments:\n{}", table(&input));
+        page += &format!("\nArguments:\n{}", table(&input, "REQUIRED"));
     }
     let output = rows(&tool["outputSchema"]);
     if !output.is_empty() {
-        page += &format!("\nAnswer:\n{}", table(&output));
+        page += &format!("\nAnswer:\n{}", table(&output, "ALWAYS"));
     }
     page += &format!("\nExample:\n  skep call {}{}\n", quoted(&name), example(&tool["inputSchema"]));
     page
@@ -162,12 +162,13 @@ fn shown(value: &Value) -> String {
     short_line(&value.to_string(), VALUE_CHARS_MAX)
 }
 
-fn table(rows: &[Row]) -> String {
+/// `always` is the head of the column that tells what cannot be missing.
+fn table(rows: &[Row], always: &str) -> String {
     let cells = |row: &Row| {
         let required = if row.is_required { "yes" } else { "no" };
         [row.name.clone(), row.kind.clone(), required.to_owned(), row.default.clone(), row.limits.clone()]
     };
-    let head = ["NAME", "TYPE", "REQUIRED", "DEFAULT", "LIMITS"].map(str::to_owned);
+    let head = ["NAME", "TYPE", always, "DEFAULT", "LIMITS"].map(str::to_owned);
     let lines: Vec<([String; 5], &str)> = rows.iter().map(|row| (cells(row), row.meaning.as_str())).collect();
     let wide = |n: usize| {
         let widths = lines.iter().map(|(cells, _)| cells[n].chars().count());
