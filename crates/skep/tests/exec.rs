@@ -3,9 +3,9 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
     thread,
 };
 
@@ -57,9 +57,83 @@ fn a_command_sees_nothing_of_the_caller_and_its_exit_code_is_passed_on() {
     assert_eq!(here.exec(&["--env", "A=b=c", "--", "printenv", "A"]), (0, "b=c\n".into()));
     assert_eq!(here.exec(&["--", "sh", "-c", "kill -9 $$"]).0, 137);
     assert_eq!(here.exec(&["--timeout", "0.3", "--", "sleep", "100"]), (124, "skep: its time was up\n".into()));
-    let (code, said) = here.exec(&["--", "no-such-program"]);
-    assert!(code == 125 && said.contains("`no-such-program` cannot be executed"), "{code} {said}");
     assert_eq!(here.exec(&["-C", ".", "--", "ls"]), (0, "mine\n".into()));
+}
+
+#[test]
+fn a_program_that_is_not_run_has_the_code_that_shells_give_it() {
+    let here = Here::new();
+    for (words, expected) in [(["no-such-program"], 127), (["/no/such"], 127), (["/etc/passwd"], 126), (["/usr"], 126)]
+    {
+        let (code, said) = here.exec(&words);
+        assert!(code == expected && said.contains(&format!("`{}` cannot be executed", words[0])), "{code} {said}");
+    }
+    assert_eq!(here.exec(&["-C", ".", "--in", "missing", "true"]).0, 1);
+}
+
+#[test]
+fn options_behind_the_command_are_its_own() {
+    let here = Here::new();
+    here.write("mine", "");
+    for words in [&["-C", ".", "ls", "-1", "--all", "-d", "mine"][..], &["-C", ".", "--", "ls", "-1", "--", "mine"]] {
+        assert_eq!(here.exec(words), (0, "mine\n".into()), "{words:?}");
+    }
+    let echoed = "--json --config x -- --help -h\n";
+    let words = ["echo", "--json", "--config", "x", "--", "--help", "-h"];
+    assert_eq!(here.exec(&words), (0, echoed.into()));
+    let (code, said) = here.exec(&["--no-such-option", "true"]);
+    assert!(code == 2 && said.contains("--no-such-option"), "{code} {said}");
+}
+
+/// A command that runs, and what it prints.
+fn start(here: &Here, words: &[&str]) -> (Child, BufReader<ChildStdout>, BufReader<ChildStderr>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_skep"))
+        .arg("exec")
+        .args(words)
+        .current_dir(here.0.path())
+        .env("HOME", here.0.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    (child, BufReader::new(out), BufReader::new(err))
+}
+
+#[test]
+fn what_a_command_prints_is_shown_as_it_comes_and_stays_after_an_interrupt() {
+    let here = Here::new();
+    let script = "printf 'a prompt: '; echo warned >&2; sleep 1000; echo never";
+    let (mut child, mut out, mut err) = start(&here, &["--timeout", "500", "sh", "-c", script]);
+    let mut shown = [0; 10];
+    out.read_exact(&mut shown).unwrap();
+    assert_eq!(&shown, b"a prompt: ");
+    let mut line = String::new();
+    err.read_line(&mut line).unwrap();
+    assert_eq!(line, "warned\n");
+    assert!(child.try_wait().unwrap().is_none());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (mut rest, mut said) = (String::new(), String::new());
+    out.read_to_string(&mut rest).unwrap();
+    err.read_to_string(&mut said).unwrap();
+    assert!(rest.is_empty() && said.contains("it was stopped"), "{rest:?} {said:?}");
+}
+
+#[test]
+fn a_command_whose_output_nobody_reads_any_more_is_ended() {
+    let here = Here::new();
+    let (mut child, mut out, mut err) =
+        start(&here, &["--timeout", "500", "sh", "-c", "while :; do echo x; sleep 0.01; done"]);
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    drop(out);
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+    let mut said = String::new();
+    err.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
 }
 
 #[test]

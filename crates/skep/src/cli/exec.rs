@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,7 +12,8 @@ use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use skep_sandbox::{End, Error, InFile, Net, Outcome, Request, Run, Sandbox};
+use skep_sandbox::{End, Error, InFile, Net, Outcome, Piece, Request, Run, Sandbox, Stream};
+use tokio::sync::mpsc;
 
 use super::{Common, print, say, stop_on_signal};
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     duration::Span,
     hive, net,
     size::Size,
-    terminal::{Screen, ignore_gone, line},
+    terminal::{Screen, line},
     tools::sandbox_config,
     workspace::{Dir, Outputs, WORKSPACE_INSIDE},
 };
@@ -31,20 +32,37 @@ const GIVEN_BYTES_MAX: u64 = 64 << 20;
 const TIMED_OUT: u8 = 124;
 /// It was not run, or stopped at a limit.
 const NOT_RUN: u8 = 125;
+/// Its program is there, but cannot be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// There is no such program.
+const NOT_FOUND: u8 = 127;
+/// Pieces of output that may wait to be written; what comes meanwhile is kept by the sandbox.
+const PIECES_MAX: usize = 16;
 /// Added to the number of the signal that ended a command, as shells do.
 const SIGNALLED: i32 = 128;
+/// Nobody reads its output any more, of which a command in a pipeline dies (128 + SIGPIPE).
+const READER_GONE: u8 = 141;
 
 /// Run a command in a fresh sandbox: no network, no files but those of the system and what is given here
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  skep exec -- sh -c 'id; ls /'
-  skep exec --lang python --timeout 5 -- untrusted.py
-  echo 'print(6 * 7)' | skep exec --lang python -- -
-  skep exec --in data.csv --out results -- sh -c 'sort data.csv > /outputs/sorted.csv'
-  skep exec --allow-net example.org:443 -- curl -s https://example.org
+  skep exec ls -la /
+  skep exec sh -c 'id; ls /'
+  skep exec --lang python --timeout 5s untrusted.py
+  echo 'print(6 * 7)' | skep exec --lang python -
+  skep exec --in data.csv --out results sh -c 'sort data.csv > /outputs/sorted.csv'
+  skep exec --allow-net example.org:443 curl -s https://example.org
 
-The exit code is the command's; 128 + N if signal N ended it, 124 after the deadline, 125 if it was not run or was
-stopped at another limit.")]
+Options of skep come before the command. What the command prints is shown as it comes.
+
+The exit code is the command's, or
+  124      its time was up
+  125      it was not run, or was stopped at another limit
+  126      its program cannot be executed
+  127      its program was not found
+  130      it was interrupted (Ctrl-C)
+  141      nobody reads its output any more (| head)
+  128 + N  signal N ended it")]
 pub(super) struct Arguments {
     /// The first word is a program in this language (a file, or `-` for standard input), the rest are its arguments
     #[arg(long, value_enum)]
@@ -79,8 +97,8 @@ pub(super) struct Arguments {
     /// Print how it ended and what it left as JSON, and exit with 0 if it was run
     #[arg(long)]
     json: bool,
-    /// The command
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -123,17 +141,22 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
         arguments.out.as_deref().map(Dir::create).transpose().context("cannot make the directory of --out")?;
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
+    let shown = (!arguments.json).then(|| {
+        let (sink, pieces) = mpsc::channel(PIECES_MAX);
+        request.sink = Some(sink);
+        // On a thread of its own: a reader that is slow must not hold the deadline up.
+        let (stop, is_raw) = (stop.clone(), arguments.raw);
+        tokio::task::spawn_blocking(move || show(pieces, is_raw).inspect_err(|_| stop.cancel()))
+    });
     let ran = async { Sandbox::start(config).await?.run(request, stop).await };
-    let outcome = match ran.await {
+    let ran = ran.await;
+    let gone = match shown {
+        Some(shown) => is_gone(shown.await?)?,
+        None => false,
+    };
+    let outcome = match ran {
         Ok(outcome) => outcome,
-        Err(error) => {
-            let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-            say!("skep: {error}{source}");
-            if let Error::Unavailable { .. } = error {
-                say!("skep: `skep doctor` says more");
-            }
-            return Ok(ExitCode::from(NOT_RUN));
-        }
+        Err(error) => return Ok(not_run(&error)),
     };
     if let Some(outputs) = outputs {
         let outputs = Outputs::new(outputs, "");
@@ -147,8 +170,21 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
         print(&format!("{:#}\n", describe(&outcome)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    pass_on(&outcome, arguments.out.is_some(), arguments.raw)?;
-    Ok(exit_code(outcome.end))
+    explain(&outcome, arguments.out.is_some(), gone);
+    Ok(if gone { ExitCode::from(READER_GONE) } else { exit_code(outcome.end) })
+}
+
+/// Say why nothing was run.
+fn not_run(error: &Error) -> ExitCode {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    say!("skep: {error}{source}");
+    match error {
+        Error::Unexecuted { found: true, .. } => return ExitCode::from(NOT_EXECUTABLE),
+        Error::Unexecuted { found: false, .. } => return ExitCode::from(NOT_FOUND),
+        Error::Unavailable { .. } => say!("skep: `skep doctor` says more"),
+        _ => (),
+    }
+    ExitCode::from(NOT_RUN)
 }
 
 fn request(arguments: &Arguments) -> anyhow::Result<Request> {
@@ -223,17 +259,38 @@ fn read(from: impl io::Read, left: &mut u64) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Print what it printed, and say on standard error what a person should know beside that.
-fn pass_on(outcome: &Outcome, kept: bool, is_raw: bool) -> io::Result<()> {
-    let mut out = Screen::new(io::stdout().lock(), is_raw);
-    ignore_gone(out.write_all(&outcome.stdout).and_then(|()| out.finish()))?;
-    let mut err = Screen::new(io::stderr().lock(), is_raw);
-    ignore_gone(err.write_all(&outcome.stderr).and_then(|()| err.finish()))?;
+/// Write what a command prints as it comes, until it has ended. The one place where it is written.
+fn show(mut pieces: mpsc::Receiver<Piece>, is_raw: bool) -> io::Result<()> {
+    let (mut out, mut err) = (Screen::new(io::stdout(), is_raw), Screen::new(io::stderr(), is_raw));
+    while let Some(Piece { stream, bytes }) = pieces.blocking_recv() {
+        let to: &mut dyn io::Write = match stream {
+            Stream::Stdout => &mut out,
+            Stream::Stderr => &mut err,
+        };
+        to.write_all(&bytes)?;
+        to.flush()?;
+    }
+    out.finish()?;
+    err.finish()
+}
+
+/// Whether writing failed because the reader has gone (`| head`), which is no error.
+fn is_gone(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Say on standard error what a person should know beside what the command printed.
+fn explain(outcome: &Outcome, kept: bool, gone: bool) {
     match outcome.end {
         End::Exit(_) | End::Signal(_) => (),
         End::Timeout => say!("skep: its time was up"),
         End::OutputLimit => say!("skep: it printed more than allowed"),
         End::MemoryLimit => say!("skep: it used more memory than allowed"),
+        End::Cancelled if gone => (),
         End::Cancelled => say!("skep: it was stopped"),
     }
     for connection in &outcome.connections {
@@ -247,7 +304,6 @@ fn pass_on(outcome: &Outcome, kept: bool, is_raw: bool) -> io::Result<()> {
     if !kept && !outcome.outputs.is_empty() {
         say!("skep: {} files in /outputs were dropped; --out DIR keeps them", outcome.outputs.len());
     }
-    Ok(())
 }
 
 fn exit_code(end: End) -> ExitCode {

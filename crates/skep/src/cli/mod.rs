@@ -87,7 +87,7 @@ Examples:
   skep run \"search for TODO here, then count them by file\"
   skep run examples/audit.yaml
   skep serve
-  skep exec --lang python -- untrusted.py
+  skep exec --lang python untrusted.py
   skep doctor";
 
 /// What every command takes.
