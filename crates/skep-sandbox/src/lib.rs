@@ -17,7 +17,7 @@
 //! On the server's side: [`Sandbox`] (who may run) → `helper` (the process that starts them) → `supervise` (one
 //! request while it runs, and its `proxy`) → `outputs` (what it left). On the other side of the sockets (`wire`): `zygote`
 //! (the helper itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one
-//! sandbox and its keeper) → `command` (the process that locks itself in), with `seccomp`, `landlock`, `limits`, `memory`
+//! sandbox and its keeper) → `command` (the process that locks itself in), with `seccomp`, `landlock`, `limits`, `memory` (with `sockets`)
 //! and `cgroup` for one wall each. `bare` takes the place of namespaces where there are none; `oci` is another way
 //! altogether. `sys` holds the system calls that need `unsafe`.
 
@@ -49,6 +49,7 @@ mod seat;
 mod seccomp;
 mod selftest;
 mod slot;
+mod sockets;
 mod supervise;
 mod sys;
 mod tier;

@@ -198,10 +198,10 @@ impl Containers {
 
 /// What is not enforced in a container.
 pub(crate) fn missing() -> Vec<Protection> {
-    use Protection::{Disk, Landlock, MemoryOfAll, MemoryWatch, Quotas};
+    use Protection::{Disk, KernelMemory, Landlock, MemoryOfAll, MemoryWatch, Quotas};
     // Only root can be relied on to have a cgroup to give.
-    let memory = if geteuid().is_root() { None } else { Some(MemoryOfAll) };
-    memory.into_iter().chain([MemoryWatch, Quotas, Landlock, Disk]).collect()
+    let memory: &[Protection] = if geteuid().is_root() { &[] } else { &[MemoryOfAll, KernelMemory] };
+    memory.iter().copied().chain([MemoryWatch, Quotas, Landlock, Disk]).collect()
 }
 
 const INSTALL: &str = "install it (apt-get install runc), or name another";

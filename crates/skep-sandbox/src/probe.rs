@@ -66,6 +66,15 @@ fn advice_on(missing: Protection, tier: Tier) -> &'static str {
         Protection::Disk if tier == Tier::Landlock => {
             "only the size of single files is limited; use quotas of the file system, or a TMPDIR that is small"
         }
+        Protection::KernelMemory if tier == Tier::Landlock => {
+            "what the kernel holds for a request (buffers of sockets, mappings, locks of files) is not limited, only its \
+             page tables; a cgroup v2 limits all"
+        }
+        Protection::KernelMemory if tier == Tier::Strict => {
+            "of what the kernel holds for a request, page tables and buffers of sockets are watched; the rest (mappings, \
+             locks of files) is not; a cgroup v2 limits all"
+        }
+        Protection::KernelMemory => "what the kernel holds for a request is not limited; a cgroup v2 limits it",
         Protection::MemoryOfAll => "the memory of all processes of a request together is watched, not capped",
         Protection::MemoryWatch => "without /proc inside, the memory of a request is not watched; see below",
         Protection::Quotas => "without /proc inside, a request can use up the inotify quota of the server's user",

@@ -37,6 +37,9 @@ pub enum Protection {
     Hiding,
     /// Processes are counted for each sandbox; without that those of the server's user count, too.
     Processes,
+    /// A ceiling on all that the kernel holds for it, such as mappings and locks of files (cgroup v2). Without it page
+    /// tables and buffers of sockets are measured where memory is.
+    KernelMemory,
 }
 
 /// What of a machine decides what is enforced.
@@ -58,7 +61,7 @@ pub(crate) struct Means {
 
 impl Protection {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Protection; 9] = [
+    pub(crate) const ALL: [Protection; 10] = [
         Protection::MemoryOfAll,
         Protection::MemoryWatch,
         Protection::Quotas,
@@ -68,6 +71,7 @@ impl Protection {
         Protection::Disk,
         Protection::Hiding,
         Protection::Processes,
+        Protection::KernelMemory,
     ];
 }
 
@@ -84,6 +88,7 @@ impl fmt::Display for Protection {
             Protection::Disk => "a ceiling on what is written in all",
             Protection::Hiding => "hiding other processes and files",
             Protection::Processes => "a count of processes for each sandbox",
+            Protection::KernelMemory => "a ceiling on all memory that the kernel holds for it",
         })
     }
 }
@@ -106,7 +111,7 @@ impl Tier {
         let strict = self == Tier::Strict;
         let among_others = self == Tier::Landlock;
         let lacks = |protection: &Protection| match protection {
-            Protection::MemoryOfAll => !means.memory_cap,
+            Protection::MemoryOfAll | Protection::KernelMemory => !means.memory_cap,
             Protection::MemoryWatch => !(means.memory_cap || strict || (among_others && means.children)),
             Protection::Quotas => !strict || !means.quotas,
             Protection::Proc => !strict,
@@ -129,14 +134,15 @@ mod tests {
         let all =
             Means { quotas: true, landlock: true, children: true, users: true, memory_cap: true, processes_cap: true };
         assert_eq!(Tier::Strict.missing(all), []);
-        assert_eq!(Tier::Strict.missing(Means { memory_cap: false, ..all }), [MemoryOfAll]);
+        assert_eq!(Tier::Strict.missing(Means { memory_cap: false, ..all }), [MemoryOfAll, KernelMemory]);
         assert_eq!(Tier::Strict.missing(Means { quotas: false, landlock: false, ..all }), [Quotas, Landlock]);
         assert_eq!(Tier::StrictWithoutProc.missing(all), [Quotas, Proc]);
         let none = Means { memory_cap: false, ..all };
-        assert_eq!(Tier::StrictWithoutProc.missing(none), [MemoryOfAll, MemoryWatch, Quotas, Proc]);
+        assert_eq!(Tier::StrictWithoutProc.missing(none), [MemoryOfAll, MemoryWatch, Quotas, Proc, KernelMemory]);
         assert_eq!(Tier::Landlock.missing(all), [Quotas, Proc, Disk, Hiding]);
         let none = Means { users: false, processes_cap: false, ..none };
-        assert_eq!(Tier::Landlock.missing(none), [MemoryOfAll, Quotas, Proc, Disk, Hiding, Processes]);
+        let missing = [MemoryOfAll, Quotas, Proc, Disk, Hiding, Processes, KernelMemory];
+        assert_eq!(Tier::Landlock.missing(none), missing);
         assert!(Tier::Landlock.missing(Means { children: false, ..none }).contains(&MemoryWatch));
     }
 

@@ -30,6 +30,7 @@ pub(super) const CHECKED: &[Call] = &[
     ("sched_setparam", 142, 118),
     ("sched_setscheduler", 144, 119),
     ("setpriority", 141, 140),
+    ("setsockopt", 54, 208),
     ("socket", 41, 198),
     ("socketpair", 53, 199),
 ];
@@ -271,7 +272,6 @@ pub(super) const ALLOWED: &[Call] = &[
     ("setreuid", 113, 145),
     ("setrlimit", 160, 164),
     ("setsid", 112, 157),
-    ("setsockopt", 54, 208),
     ("setuid", 105, 146),
     ("setxattr", 188, 5),
     ("shutdown", 48, 210),

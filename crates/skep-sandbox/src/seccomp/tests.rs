@@ -95,6 +95,7 @@ fn theirs(machine: Machine, arch: TargetArch, tier: Tier) -> Vec<[u32; 4]> {
             "prlimit64" => one_of(0, &[0]),
             "setpriority" => vec![SeccompRule::new(vec![condition(0, Eq, 0), condition(1, Ne, 1)]).unwrap()],
             name if name.starts_with("sched_set") => none_of(0, &[1]),
+            "setsockopt" => [none_of(1, &[1]), none_of(2, &[7])].concat(),
             other => panic!("{other} has no second opinion"),
         };
         rules.insert(machine.number(call).into(), allowed);
@@ -153,6 +154,21 @@ fn seccompiler_would_decide_the_same() {
             }
         }
         assert!(allowed > 4 * 200, "{machine:?} allows next to nothing");
+    }
+}
+
+#[test]
+fn a_buffer_for_sending_stays_as_it_is() {
+    for ((machine, _), tier) in MACHINES.into_iter().flat_map(|machine| TIERS.map(|tier| (machine, tier))) {
+        let filter = ours(machine, tier);
+        let number = machine.number(CHECKED.iter().find(|call| call.0 == "setsockopt").unwrap());
+        let on = |level, option| verdict(&filter, machine.audit(), number, [3, level, option]);
+        for high in [0, HIGH] {
+            assert_eq!(on(1 | high, 7 | high), ERRNO);
+        }
+        for (level, option) in [(1, 2), (1, 8), (6, 7), (0, 7), (1, 0)] {
+            assert_eq!(on(level, option), ALLOW, "{level} {option}");
+        }
     }
 }
 
