@@ -40,6 +40,7 @@ fn opened_by(defence: Defence) -> &'static [&'static str] {
             "change the personality",
             "hold memory that nobody counts",
             "take large pipes",
+            "take large buffers of sockets",
             "use the host's shared memory",
         ],
         Defence::Landlock => &["listen on TCP"],
@@ -52,7 +53,7 @@ fn opened_by(defence: Defence) -> &'static [&'static str] {
         Defence::Quotas => &["use up the host's inotify quota"],
         Defence::Hiding => &["see other processes"],
         Defence::Network => &["send UDP to the host", "have a datagram arrive at the host"],
-        Defence::MemoryWatch => &["use up memory"],
+        Defence::MemoryWatch => &["use up memory", "hold memory in page tables", "hold memory in sockets"],
         other => panic!("{other:?} has no attack"),
     }
 }

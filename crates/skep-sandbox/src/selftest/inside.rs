@@ -92,6 +92,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("change the personality", || refused(call(libc::SYS_personality, [0x0004_0000, 0, 0, 0, 0]))),
     attack("hold memory that nobody counts", uncounted_memory),
     attack("take large pipes", large_pipes),
+    attack("take large buffers of sockets", large_buffers),
     attack("learn the host's name", learn_host_name),
     attack("change the host's name", || refused(call(libc::SYS_sethostname, [c"x".as_ptr() as c_long, 1, 0, 0, 0]))),
     attack("use the host's shared memory", shared_memory),
@@ -109,13 +110,28 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("start more threads than allowed", threads_max),
 ];
 
-/// Becomes the attacker if that is what this program was started as: tries everything and prints one line for each.
+/// Memory that a hoard takes, in bytes, if nothing ends it: more than its limit by far.
+pub(crate) const HOARD_BYTES: u64 = 256 << 20;
+/// How long a hoard is kept: it is looked at often enough meanwhile.
+const KEPT_FOR: Duration = Duration::from_secs(5);
+
+/// Ways to hold memory that is in no resident set. Each needs a sandbox of its own, since it is ended for it.
+pub(crate) const HOARDS: &[Attack] =
+    &[attack("hold memory in page tables", page_tables), attack("hold memory in sockets", socket_buffers)];
+
+/// Becomes the attacker if that is what this program was started as: tries everything, or the hoard that it is told,
+/// and prints one line for each.
 pub(crate) fn main_if_asked() {
     let asked = std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(NAME.as_ref()));
     if !asked {
         return;
     }
-    for attack in ATTACKS {
+    let told = std::env::args().nth(1);
+    let attacks = match &told {
+        None => ATTACKS,
+        Some(_) => HOARDS,
+    };
+    for attack in attacks.iter().filter(|attack| told.as_ref().is_none_or(|name| name == attack.name)) {
         match (attack.run)() {
             Ok(()) => println!("ok"),
             Err(reached) => println!("{}", reached.replace('\n', " ")),
@@ -483,6 +499,77 @@ fn large_pipes() -> Result {
     refused(call(libc::SYS_fcntl, [read.as_raw_fd().into(), libc::F_SETPIPE_SZ.into(), 1 << 20, 0, 0]))
 }
 
+fn large_buffers() -> Result {
+    let Ok((sender, _receiver)) = UnixStream::pair() else { return Ok(()) };
+    let size = || rustix::net::sockopt::socket_send_buffer_size(&sender).map_err(|error| error.to_string());
+    let before = size()?;
+    rustix::net::sockopt::set_socket_send_buffer_size(&sender, 16 << 20).ok();
+    let after = size()?;
+    if after <= before { Ok(()) } else { Err(format!("a buffer has {after} bytes instead of {before}")) }
+}
+
+/// Keeps what it has, and says so if it still lives then.
+fn keep(held: u64, what: &str) -> Result {
+    std::thread::sleep(KEPT_FOR);
+    if held < HOARD_BYTES { Ok(()) } else { Err(format!("{held} bytes were held in {what}")) }
+}
+
+/// Reads a byte of every two megabytes of a large mapping: each is the one page of zeros, but takes a table of its own.
+fn page_tables() -> Result {
+    const TABLE: usize = 4 << 10;
+    const COVERED: usize = 2 << 20;
+    let tables = HOARD_BYTES as usize / TABLE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, which nothing else uses.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), tables * COVERED, libc::PROT_READ, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Ok(());
+    }
+    // SAFETY: within the mapping; large pages, which need no tables, are only asked not to be used.
+    unsafe { libc::madvise(start, tables * COVERED, libc::MADV_NOHUGEPAGE) };
+    for table in 0..tables {
+        // SAFETY: within the mapping, which can be read.
+        unsafe { start.cast::<u8>().add(table * COVERED).read_volatile() };
+    }
+    keep(HOARD_BYTES, "page tables")
+}
+
+/// Fills pairs of sockets, in as many processes as it takes, and closes the ends that have sent.
+fn socket_buffers() -> Result {
+    let mut held = 0;
+    while held < HOARD_BYTES {
+        let mut told = [0; 8];
+        let (mut here, mut there) = std::io::pipe().map_err(|error| error.to_string())?;
+        // SAFETY: this process has one thread, so its copy may do anything; it ends without cleaning up.
+        match unsafe { libc::fork() } {
+            0 => {
+                let mut receivers = Vec::new();
+                let sent: u64 = std::iter::from_fn(|| fill_a_pair(&mut receivers)).sum();
+                let _ = std::io::Write::write_all(&mut there, &sent.to_ne_bytes());
+                std::thread::sleep(2 * KEPT_FOR);
+                // SAFETY: ends this copy of the process.
+                unsafe { libc::_exit(0) }
+            }
+            -1 => break,
+            _ => drop(there),
+        }
+        if here.read_exact(&mut told).is_err() || told == [0; 8] {
+            break;
+        }
+        held += u64::from_ne_bytes(told);
+    }
+    keep(held, "sockets")
+}
+
+/// What was sent into a new pair. `None`: there can be no more pairs.
+fn fill_a_pair(receivers: &mut Vec<UnixStream>) -> Option<u64> {
+    let (mut sender, receiver) = UnixStream::pair().ok()?;
+    sender.set_nonblocking(true).ok()?;
+    receivers.push(receiver);
+    let chunk = [0; 16 << 10];
+    Some(std::iter::from_fn(|| std::io::Write::write(&mut sender, &chunk).ok()).sum::<usize>() as u64)
+}
+
 fn learn_host_name() -> Result {
     let name = rustix::system::uname();
     if name.nodename().to_bytes() != b"sandbox" {
@@ -515,9 +602,12 @@ fn told_path(name: &str) -> std::result::Result<String, String> {
     told(name).map(|path| path.trim_start_matches(OF_HOST).to_owned())
 }
 
+/// What can be reached answers within this time on any machine; what cannot, at once.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
 fn connect(address: &str) -> std::io::Result<TcpStream> {
     let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
-    TcpStream::connect_timeout(&address, Duration::from_millis(500))
+    TcpStream::connect_timeout(&address, CONNECTED_WITHIN)
 }
 
 fn tcp() -> Result {
