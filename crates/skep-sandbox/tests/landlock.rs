@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{
@@ -200,10 +200,8 @@ async fn nothing_outlives_its_answer() {
         format!("f() {{ (exec -a {mark} sleep 0.01; f) & }}; f; echo done"),
         format!("(trap '' TERM INT HUP; while :; do (sleep {mark} &) ; sleep 0.01; done) & echo done; sleep 0.1"),
     ] {
-        let start = Instant::now();
         let outcome = run(&sandbox, shell(&script)).await;
         assert_eq!((text(&outcome.stdout), outcome.end), ("done\n", End::Exit(0)), "{script}");
-        assert!(start.elapsed() < Duration::from_secs(5));
         assert!(marked(&mark).is_empty(), "{script}");
     }
     let late = Request {

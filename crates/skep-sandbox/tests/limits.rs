@@ -2,10 +2,7 @@
 
 mod common;
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 
 use common::{again_as_ordinary_user, argv, bash, config, run, sandbox, script_of, text};
 use skep_sandbox::{Config, End, Error, Request, Run, Sandbox};
@@ -28,20 +25,17 @@ async fn a_deadline_is_met_whatever_the_command_does_about_signals() {
     ] {
         let mut request = script_of(script);
         request.limits.wall = Duration::from_millis(200);
-        let start = Instant::now();
-        let outcome = run(&sandbox, request).await;
-        assert_eq!(outcome.end, End::Timeout, "{script}");
-        // Far from 20 ms, because the machine that runs tests is busy; the benchmark measures.
-        assert!(start.elapsed() < Duration::from_millis(1500), "{script}: {:?}", start.elapsed());
+        // Each of them would go on for a thousand seconds. How soon after the deadline the answer comes is the
+        // machine's business here; the benchmark measures it.
+        assert_eq!(run(&sandbox, request).await.end, End::Timeout, "{script}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_does_not_wait_for_daemons() {
-    let start = Instant::now();
+    // Had it waited, the deadline would have ended it.
     let outcome = bash("(setsid sleep 1000 &) ; sleep 1000 & echo done").await;
     assert_eq!((outcome.end, text(&outcome.stdout)), (End::Exit(0), "done\n"));
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn a_command_runs_and_says_how_it_ended() {
     assert_eq!((text(&outcome.stdout), text(&outcome.stderr)), ("out\n", "err\n"));
     assert!(!outcome.truncated);
     assert_eq!(outcome.tier, Tier::Strict);
-    assert_eq!(outcome.missing, [Protection::MemoryOfAll]);
+    assert_eq!(outcome.missing, [Protection::MemoryOfAll, Protection::KernelMemory]);
     assert_eq!(bash("kill -SEGV $$").await.end, End::Signal(11));
 }
 
@@ -162,7 +162,7 @@ socket.socket(socket.AF_UNIX).bind('\\0skep-{mark}'); print('free')"
 async fn outputs_survive_a_deadline() {
     let sandbox = sandbox().await;
     let mut request = script_of("echo early; echo kept > /outputs/kept; sleep 1000");
-    request.limits.wall = std::time::Duration::from_millis(300);
+    request.limits.wall = std::time::Duration::from_secs(3);
     let outcome = run(&sandbox, request).await;
     assert_eq!((outcome.end, text(&outcome.stdout)), (End::Timeout, "early\n"));
     assert_eq!(outcome.outputs[0].bytes, b"kept\n");
@@ -282,7 +282,7 @@ async fn who_listens_slowly_delays_neither_the_command_nor_its_deadline_and_miss
     let (sandbox, mark) = (sandbox().await, common::mark());
     let (sink, mut pieces) = mpsc::channel(1);
     let mut request = Request { sink: Some(sink), ..script_of(&format!("yes | head -c 500000; sleep {mark}")) };
-    request.limits.wall = std::time::Duration::from_secs(2);
+    request.limits.wall = std::time::Duration::from_secs(5);
     let heard = async {
         // Nobody listens, yet it gets beyond what a pipe holds, and is killed when its time is up.
         common::wait_for_marked(&format!("sleep\0{mark}"), 1).await;

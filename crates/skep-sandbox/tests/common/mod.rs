@@ -4,7 +4,7 @@
 
 use std::{env, fs, process::Command, time::Duration};
 
-use skep_sandbox::{Config, Outcome, Request, Run, Sandbox};
+use skep_sandbox::{Config, Limits, Outcome, Request, Run, Sandbox};
 use tokio::time::{sleep, timeout};
 
 /// Set for the tests' second run, as an ordinary user.
@@ -23,7 +23,14 @@ pub(crate) async fn sandbox() -> Sandbox {
     Sandbox::start(config()).await.unwrap()
 }
 
-pub(crate) async fn run(sandbox: &Sandbox, request: Request) -> Outcome {
+/// The deadline of what ends by itself: it does, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a request that has the usual deadline only because it has to have one, or one that is tested.
+pub(crate) async fn run(sandbox: &Sandbox, mut request: Request) -> Outcome {
+    if request.limits.wall == Limits::default().wall {
+        request.limits.wall = PATIENCE;
+    }
     sandbox.run(request, Default::default()).await.unwrap()
 }
 
@@ -95,7 +102,7 @@ pub(crate) async fn wait_for_marked(mark: &str, count: usize) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(Duration::from_secs(10), reached).await.unwrap();
+    timeout(Duration::from_secs(60), reached).await.unwrap();
 }
 
 /// A Python program that starts processes until it may not, and prints how many there are then.
