@@ -363,7 +363,7 @@ async fn requests_at_once_are_bounded_and_ids_in_use_are_refused() {
 
 #[tokio::test]
 async fn a_connection_that_takes_nothing_is_closed() {
-    let hub = Hub::new(Limits { write_time_max: Duration::from_millis(50), ..Limits::default() });
+    let hub = Hub::new(Limits { write_time_max: Duration::from_millis(500), ..Limits::default() });
     let mut client = hub.connect_with(lines::Options::default(), 512);
     client.initialize("2025-11-25", json!({})).await;
     client.send(request(1, "tools/list", json!({}))).await;
