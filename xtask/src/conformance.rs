@@ -1,7 +1,8 @@
 //! The official conformance suite of the Model Context Protocol against `skep serve`, from both sides.
 //!
 //! As a server, with the example `fixture` of `skep-mcp` behind it: callers of both eras, servers of both eras, over both
-//! transports. As a client, with the suite's servers behind it, which the example `caller` calls in both eras.
+//! transports. As a client, with the suite's servers behind it, which the example `caller` calls in both eras. And the MCP
+//! Inspector's opinion on the schemas of Skep's own tools.
 
 use std::{
     env,
@@ -17,8 +18,9 @@ use std::{
 
 use crate::{cargo, run};
 
-/// The suite, and the Node that it needs, which is newer than Debian's.
-const PACKAGES: [&str; 2] = ["node@22.23.3", "@modelcontextprotocol/conformance@0.2.0-alpha.12"];
+/// The suite, the Inspector, and the Node that they need, which is newer than Debian's.
+const PACKAGES: [&str; 3] =
+    ["node@22.23.3", "@modelcontextprotocol/conformance@0.2.0-alpha.12", "@modelcontextprotocol/inspector@2.12.0"];
 
 /// What each revision requires, as it stood when the revision was released.
 const REQUIREMENTS: [&str; 2] = ["2026-07-28", "2025-11-25"];
@@ -39,6 +41,7 @@ pub(crate) fn check() -> Result<(), String> {
     let directory = root.join("target/conformance");
     let programs = install(&directory)?;
     run(cargo().args(["build", "--workspace", "--bins", "--examples", "--locked"]))?;
+    inspect(&programs, &directory, &root.join("target/debug/skep"))?;
     client_side(&programs, &directory, &root.join("target/debug"))?;
     let fixture = root.join("target/debug/examples/fixture");
     for is_older in [false, true] {
@@ -50,6 +53,23 @@ pub(crate) fn check() -> Result<(), String> {
         suite(&programs, &directory, &format!(r#"{{ "url": "{}" }}"#, server.url))?;
     }
     Ok(())
+}
+
+/// What clients may have against the schemas of Skep's own tools, as the MCP Inspector knows them: nothing.
+fn inspect(path: &OsString, directory: &Path, skep: &Path) -> Result<(), String> {
+    println!("\n# the schemas of the tools, as the MCP Inspector sees them");
+    let mut inspector = Command::new("mcp-inspector");
+    inspector.env("PATH", path).env("HOME", directory).args(["--cli", "--strict", "--method", "tools/list"]);
+    inspector.arg(skep).arg("mcp-stdio");
+    let output = inspector.output().map_err(|error| format!("mcp-inspector cannot be started: {error}"))?;
+    let (listed, report) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // A warning does not show in its exit status.
+    let is_clean = !report.lines().any(|line| line.starts_with("Warning:") || line.starts_with("Error:"));
+    if output.status.success() && is_clean && listed.contains("\"inputSchema\"") {
+        return Ok(());
+    }
+    eprint!("{report}");
+    Err("the MCP Inspector has something against the schemas of the tools".to_owned())
 }
 
 /// Each scenario for a client, tried by callers of both eras at once: they wait more than they work.
@@ -141,7 +161,7 @@ fn install(directory: &Path) -> Result<OsString, String> {
         return search_path(directory);
     }
     fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    println!("installing {}", PACKAGES.join(" and "));
+    println!("installing {}", PACKAGES.join(", "));
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--save-exact", "--prefix"]).arg(directory).args(PACKAGES);
     run(&mut npm)?;

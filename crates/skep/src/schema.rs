@@ -6,6 +6,8 @@
 //! act on it: it names what was expected and the *kind* of what was found. A value itself is quoted only where it was meant
 //! to be one of a few words, and then cut short: it may be huge, or a secret.
 
+pub mod portable;
+
 use std::sync::OnceLock;
 
 use garde::Validate;

@@ -19,7 +19,11 @@ pub(crate) use upstream::{call_tool, listed_tools};
 
 use crate::{
     document,
-    schema::{Schema, Violation, nearest_name, shorten},
+    schema::{
+        Schema, Violation, nearest_name,
+        portable::{self, Side},
+        shorten,
+    },
     upstreams::Upstreams,
     workspace::Context,
 };
@@ -281,8 +285,8 @@ impl Tool {
             deadline: B::DEADLINE,
             cache_ttl: B::cache_ttl,
             arguments: Schema::of::<B::Arguments>(),
-            input_schema: LazyLock::new(schema::<B::Arguments>),
-            output_schema: LazyLock::new(schema::<B::Answer>),
+            input_schema: LazyLock::new(|| schema::<B::Arguments>(Side::Arguments)),
+            output_schema: LazyLock::new(|| schema::<B::Answer>(Side::Answer)),
             handler,
         }
     }
@@ -318,8 +322,8 @@ impl Tool {
     }
 }
 
-fn schema<T: JsonSchema>() -> Value {
-    let mut schema = crate::schema::generate::<T>();
+fn schema<T: JsonSchema>(side: Side) -> Value {
+    let mut schema = portable::generate::<T>(side);
     if let Value::Object(schema) = &mut schema {
         schema.remove("$schema");
         schema.remove("title");

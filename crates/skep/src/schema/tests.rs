@@ -198,3 +198,38 @@ fn no_type_takes_what_its_schema_forbids() {
         }
     }
 }
+
+/// Models see another schema than the one that explains faults. It forbids no more than that, except null for absent.
+#[test]
+fn no_tool_takes_what_the_schema_that_is_shown_forbids() {
+    let parts = crate::tools::Parts::new(crate::tools::SandboxOnDemand::new(Default::default()));
+    for tool in crate::tools::built_in(parts) {
+        let validator = jsonschema::validator_for(tool.input_schema()).unwrap();
+        assert!((tool.arguments.check)(&example(tool.input_schema())).is_ok(), "{}", tool.name);
+        for value in at_the_limits(tool.arguments.json()) {
+            let without_null = without_null(&value);
+            if (tool.arguments.check)(&value).is_ok() && !without_null.is_null() {
+                let fault = validator.validate(&without_null).err();
+                assert!(
+                    fault.is_none(),
+                    "{} takes {}: {}",
+                    tool.name,
+                    shorten(&value.to_string(), 300),
+                    fault.unwrap()
+                );
+            }
+        }
+    }
+}
+
+/// The same value, with what is null left out.
+fn without_null(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().filter(|(_, member)| !member.is_null());
+            members.map(|(name, member)| (name.clone(), without_null(member))).collect::<serde_json::Map<_, _>>().into()
+        }
+        Value::Array(elements) => elements.iter().filter(|one| !one.is_null()).map(without_null).collect(),
+        other => other.clone(),
+    }
+}

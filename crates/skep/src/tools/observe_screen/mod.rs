@@ -101,10 +101,14 @@ enum Layout {
 #[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 struct Region {
+    /// Pixels from the left.
     x: u16,
+    /// Pixels from the top.
     y: u16,
+    /// Pixels across.
     #[garde(range(min = 1))]
     width: u16,
+    /// Pixels down.
     #[garde(range(min = 1))]
     height: u16,
 }
