@@ -10,6 +10,7 @@ mod remote;
 
 use std::{
     fmt,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -39,6 +40,9 @@ const ASIDE_MIN: Duration = Duration::from_millis(500);
 const ASIDE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How the path of a Unix socket begins, and whom requests there address.
+const UNIX: &str = "unix:";
+const ON_SOCKETS: &str = "http://localhost";
 /// Unused connections are closed after so long, well before a hub closes them (30 s): a call that meets a connection
 /// just as it is closed may or may not have run.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -49,7 +53,6 @@ pub struct Hubs {
     views: Mutex<Vec<View>>,
     /// Held while hubs are asked how they are, so that many calls at once ask once.
     looking: tokio::sync::Mutex<()>,
-    client: Client,
     token: Option<String>,
     margin: Duration,
 }
@@ -59,6 +62,8 @@ struct Hub {
     name: String,
     process: Url,
     health: Url,
+    /// All hubs at addresses have one, and each at a Unix socket its own.
+    client: Client,
 }
 
 /// What is known about a hub.
@@ -218,30 +223,16 @@ enum Failure {
 impl Hubs {
     /// A client of these hubs. All get the same token. Nothing is sent yet.
     pub fn new<S: AsRef<str>>(urls: impl IntoIterator<Item = S>, token: Option<String>) -> Result<Hubs, BadHubs> {
-        let hubs: Vec<Hub> = urls.into_iter().map(|url| Hub::parse(url.as_ref())).collect::<Result<_, _>>()?;
+        let client = client(None)?;
+        let hubs: Vec<Hub> = urls.into_iter().map(|url| Hub::parse(url.as_ref(), &client)).collect::<Result<_, _>>()?;
         if hubs.is_empty() || hubs.len() > HUBS_MAX {
             return Err(BadHubs::Count(hubs.len()));
         }
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(BadHubs::Token);
         }
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIME_MAX)
-            .pool_idle_timeout(IDLE_TIME_MAX)
-            .redirect(redirect::Policy::none()) // a call goes where the user said
-            .retry(reqwest::retry::never()) // whether to try again is decided here
-            .http1_only()
-            .no_proxy();
-        let client = client.build().map_err(|error| BadHubs::Client(innermost(&error)))?;
         let views = hubs.iter().map(|_| View::default()).collect();
-        Ok(Hubs {
-            hubs,
-            views: Mutex::new(views),
-            looking: tokio::sync::Mutex::default(),
-            client,
-            token,
-            margin: MARGIN,
-        })
+        Ok(Hubs { hubs, views: Mutex::new(views), looking: tokio::sync::Mutex::default(), token, margin: MARGIN })
     }
 
     /// Wait so much longer than a call's deadline for its answer.
@@ -323,7 +314,7 @@ impl Hubs {
     }
 
     async fn health(&self, hub: &Hub) -> Result<Seen, Why> {
-        let request = self.with_token(self.client.get(hub.health.clone())).timeout(HEALTH_TIME_MAX);
+        let request = self.with_token(hub.client.get(hub.health.clone())).timeout(HEALTH_TIME_MAX);
         let response = request.send().await.map_err(|error| match error.is_timeout() && !error.is_connect() {
             true => Why::Slow,
             false => Why::Unreachable(innermost(&error)),
@@ -353,8 +344,7 @@ impl Hubs {
     async fn ask(&self, hub: &Hub, call: &Call) -> Result<Map<String, Value>, Failure> {
         let deadline = call.deadline.unwrap_or(DEADLINE);
         let body = json!({"tool": call.tool, "args": call.arguments, "timeout": deadline.as_secs_f64()});
-        let request =
-            self.with_token(self.client.post(hub.process.clone())).timeout(deadline + self.margin).json(&body);
+        let request = self.with_token(hub.client.post(hub.process.clone())).timeout(deadline + self.margin).json(&body);
         let lost = |error: reqwest::Error| match error {
             error if error.is_connect() => Failure::NotRun(Why::Unreachable(innermost(&error))),
             error if error.is_timeout() => Failure::MayHaveRun(Why::Silent(deadline + self.margin)),
@@ -424,10 +414,30 @@ fn was_passed_over(passed_over: &[PassedOver], hub: &Hub) -> bool {
     passed_over.iter().any(|passed| passed.hub == hub.name)
 }
 
+/// What speaks HTTP, on a Unix socket if one is named.
+fn client(socket: Option<&Path>) -> Result<Client, BadHubs> {
+    let mut client = Client::builder()
+        .connect_timeout(CONNECT_TIME_MAX)
+        .pool_idle_timeout(IDLE_TIME_MAX)
+        .redirect(redirect::Policy::none()) // a call goes where the user said
+        .retry(reqwest::retry::never()) // whether to try again is decided here
+        .http1_only()
+        .no_proxy();
+    if let Some(path) = socket {
+        client = client.unix_socket(path);
+    }
+    client.build().map_err(|error| BadHubs::Client(innermost(&error)))
+}
+
 impl Hub {
-    fn parse(text: &str) -> Result<Hub, BadHubs> {
+    fn parse(text: &str, at_addresses: &Client) -> Result<Hub, BadHubs> {
         let bad = |why: String| BadHubs::Url { url: text.to_owned(), why };
-        let mut url = Url::parse(text).map_err(|error| bad(error.to_string()))?;
+        let (address, client) = match text.strip_prefix(UNIX).map(Path::new) {
+            Some(path) if path.is_absolute() => (ON_SOCKETS, client(Some(path))?),
+            Some(_) => return Err(bad("the path of the socket does not begin with a slash".to_owned())),
+            None => (text, at_addresses.clone()),
+        };
+        let mut url = Url::parse(address).map_err(|error| bad(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(bad("it does not begin with http:// or https://".to_owned()));
         }
@@ -438,7 +448,12 @@ impl Hub {
             url.set_path(&format!("{}/", url.path()));
         }
         let below = |path| url.join(path).map_err(|error| bad(error.to_string()));
-        Ok(Hub { name: text.trim_end_matches('/').to_owned(), process: below("process")?, health: below("health")? })
+        Ok(Hub {
+            name: text.trim_end_matches('/').to_owned(),
+            process: below("process")?,
+            health: below("health")?,
+            client,
+        })
     }
 }
 
@@ -505,13 +520,14 @@ mod tests {
             ("ftp://hub", "it does not begin with http:// or https://"),
             ("hub", "relative URL without a base"),
             ("http://user:secret@hub", "it holds more than host, port and path"),
+            ("unix:hub.sock", "the path of the socket does not begin with a slash"),
             ("http://hub/?a=b", "it holds more than host, port and path"),
         ] {
             assert_eq!(refused(url), format!("{url:?} is not the address of a hub: {why}; {one}"));
         }
         assert_eq!(Hubs::new::<&str>([], None).err(), Some(BadHubs::Count(0)));
         assert_eq!(Hubs::new(["http://hub"], Some("two words".to_owned())).err(), Some(BadHubs::Token));
-        let below = Hub::parse("https://example.com/hives/7/").unwrap();
+        let below = Hub::parse("https://example.com/hives/7/", &client(None).unwrap()).unwrap();
         assert_eq!(below.process.as_str(), "https://example.com/hives/7/process");
         assert_eq!(below.name, "https://example.com/hives/7");
     }

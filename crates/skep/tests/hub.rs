@@ -106,9 +106,12 @@ fn a_run_calls_its_tools_on_a_hub() {
     let (here, there) = (User::new(), User::new());
     here.file("plan.yaml", PLAN);
     let hub = Hub::start(&there);
-    here.skep(&["run", "plan.yaml", "--hub", &hub.url]).ok();
-    let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();
-    assert_eq!((&task["place"], &task["result"]["stdout"]), (&json!(hub.url), &json!("hello\n")));
+    let socket = format!("unix:{}", RunningHub::find(there.home()).unwrap().unix.unwrap().display());
+    for place in [&hub.url, &socket] {
+        here.skep(&["run", "plan.yaml", "--hub", place]).ok();
+        let task = here.skep(&["show", "--json"]).ok().json()["tasks"][0].clone();
+        assert_eq!((&task["place"], &task["result"]["stdout"]), (&json!(place), &json!("hello\n")));
+    }
 }
 
 #[test]

@@ -39,6 +39,13 @@ pub(super) struct Arguments {
     /// Address for JSON-RPC in lines; may be given several times [default: 127.0.0.1:9500, if it is free]
     #[arg(long, value_name = "ADDRESS:PORT")]
     tcp: Vec<String>,
+    /// Unix socket for this user's own programs, which need no token there; `none` for no socket [default: hub.sock in the
+    /// state directory]
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// Answer every user of this machine, not only this one and root; with a token that is so in any case
+    #[arg(long)]
+    allow_local_users: bool,
     /// File that holds the token which clients must send (Authorization: Bearer …)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -58,19 +65,34 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where JSON-RPC in lines is taken, unless somebody says otherwise.
 const TCP: &str = "127.0.0.1:9500";
+/// File name of the Unix socket in the state directory.
+const SOCKET: &str = "hub.sock";
+/// What stands in place of its path where there is to be none.
+const NO_SOCKET: &str = "none";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { mut bind, port, tcp, token_file, workspace, mcp_config, no_prefix } = arguments;
+    let Arguments { mut bind, port, tcp, unix, allow_local_users, token_file, workspace, mcp_config, no_prefix } =
+        arguments;
     bind.extend(port.map(|port| format!("127.0.0.1:{port}")));
-    let prefix = no_prefix.then_some(false);
-    let overrides = Overrides { bind, tcp, token_file, workspace, mcp_config, prefix, ..Overrides::default() };
+    let (prefix, allow_local_users) = (no_prefix.then_some(false), allow_local_users.then_some(true));
+    let overrides = Overrides {
+        bind,
+        tcp,
+        unix,
+        allow_local_users,
+        token_file,
+        workspace,
+        mcp_config,
+        prefix,
+        ..Overrides::default()
+    };
     let again = common.again(&overrides);
     let settings = common.settings(overrides)?;
     let watched = Watched::new(&settings);
     let workspace = hive::workspace(&settings.workspace)?;
     let mut claim = claim(&settings.home);
     let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
-    let options = options(&settings)?;
+    let options = Options { unix_if_free: own_socket(&settings, claim.is_some()), ..options(&settings)? };
     let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
@@ -83,6 +105,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
     let doors = Doors::open(options, parts).await?;
     described.urls = doors.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
+    described.unix = doors.unix().and_then(|path| std::path::absolute(path).ok());
     described.tcp = doors.tcp_addresses().into_iter().map(|address| from_here(address).to_string()).collect();
     if let Some(claim) = &mut claim
         && let Err(error) = claim.announce(&described)
@@ -94,6 +117,9 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     }
     for address in doors.tcp_addresses() {
         say!("listening on {lines}://{address}");
+    }
+    if let Some(path) = doors.unix() {
+        eprintln!("listening on unix:{}", path.display());
     }
     if wants_tcp && doors.tcp_addresses().is_empty() {
         say!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
@@ -118,6 +144,11 @@ fn claim(home: &Path) -> Option<Claim> {
             None
         }
     }
+}
+
+/// Where this user's programs find the hub, unless somebody says otherwise: one hub of a state directory has it.
+fn own_socket(settings: &Settings, has_claim: bool) -> Option<PathBuf> {
+    (has_claim && settings.serve.unix.is_none()).then(|| settings.home.join(SOCKET))
 }
 
 /// What other commands are told of this hub; where it listens is not known yet.
@@ -305,6 +336,8 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
         options.bind = bind;
     }
     options.searches_tools = settings.tools.search;
+    options.unix = settings.serve.unix.clone().filter(|path| path.as_os_str() != NO_SOCKET);
+    options.allow_local_users = settings.serve.allow_local_users.unwrap_or(options.allow_local_users);
     options.prefix = settings.serve.prefix.unwrap_or(options.prefix);
     match &settings.serve.tcp {
         Some(addresses) => options.tcp = addresses.clone(),

@@ -22,6 +22,8 @@ enum Form {
     Number,
     /// Separated by commas.
     List,
+    /// Yes or no: 1 or true, 0 or false.
+    Switch,
     /// A port of this machine, as the address that it stands for.
     Port,
 }
@@ -37,6 +39,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "SKEP_BIND", pointer: "/serve/bind", form: Form::List },
     Variable { name: "MCP_TCP_PORT", pointer: "/serve/tcp", form: Form::Port },
     Variable { name: "SKEP_TCP", pointer: "/serve/tcp", form: Form::List },
+    Variable { name: "SKEP_UNIX", pointer: "/serve/unix", form: Form::Text },
+    Variable { name: "SKEP_ALLOW_LOCAL_USERS", pointer: "/serve/allow_local_users", form: Form::Switch },
     Variable { name: "SKEP_TLS_CERT", pointer: "/serve/tls_cert", form: Form::Text },
     Variable { name: "SKEP_TLS_KEY", pointer: "/serve/tls_key", form: Form::Text },
     Variable { name: "SKEP_ALLOWED_HOSTS", pointer: "/serve/allowed_hosts", form: Form::List },
@@ -63,6 +67,11 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
         let value = match form {
             Form::Text => Value::from(text),
             Form::Number => text.trim().parse::<u64>().map_or(Value::from(text), Value::from),
+            Form::Switch => match text.trim() {
+                "1" | "true" => Value::from(true),
+                "0" | "false" => Value::from(false),
+                _ => Value::from(text),
+            },
             Form::Port => vec![format!("127.0.0.1:{}", text.trim())].into(),
             Form::List => text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect(),
         };

@@ -31,7 +31,8 @@ pub(super) struct File {
     pub(super) database: Option<Secret>,
     /// Directory whose files tools may read. Default: the current one.
     pub(super) workspace: Option<PathBuf>,
-    /// Hubs that `skep run` calls tools on, least loaded first; this machine if none answers.
+    /// Hubs that `skep run` calls tools on, least loaded first; this machine if none answers. Each is an address or
+    /// `unix:/path/of/hub.sock`.
     pub(super) hubs: Vec<String>,
     /// What callers of `skep serve` must send, and what is sent to hubs. Better in a file of its own, or in SKEP_TOKEN.
     pub(super) token: Option<Secret>,
@@ -76,6 +77,11 @@ pub struct Serve {
     /// Addresses for JSON-RPC in lines. Default: 127.0.0.1:9500, if it is free; an empty list is for none.
     #[garde(custom(are_addresses_if_any))]
     pub tcp: Option<Vec<String>>,
+    /// Where the Unix socket is that this user's programs reach the hub by, without a token; `none` for no socket. Default:
+    /// hub.sock in the state directory.
+    pub unix: Option<PathBuf>,
+    /// Whether every user of this machine may call a hub without a token. Default: false; only this user and root may.
+    pub allow_local_users: Option<bool>,
     /// Whether tools of MCP servers are called `server__tool` over MCP. Without it, which is for exactly one server, they
     /// keep their own names, and Skep's tools are not served along. Default: true.
     pub prefix: Option<bool>,

@@ -26,6 +26,10 @@ pub struct Overrides {
     pub tcp: Vec<String>,
     /// See [`super::Serve::prefix`].
     pub prefix: Option<bool>,
+    /// See [`Serve::unix`](super::Serve::unix).
+    pub unix: Option<PathBuf>,
+    /// See [`Serve::allow_local_users`](super::Serve::allow_local_users).
+    pub allow_local_users: Option<bool>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`super::Settings::agents`].
@@ -45,6 +49,8 @@ pub(super) fn read(flags: &Overrides) -> (Value, Vec<Diagnostic>) {
         ("--hub", "/hubs", list(&flags.hubs)),
         ("--bind", "/serve/bind", list(&flags.bind)),
         ("--tcp", "/serve/tcp", list(&flags.tcp)),
+        ("--unix", "/serve/unix", flags.unix.as_ref().map(|path| json!(path))),
+        ("--allow-local-users", "/serve/allow_local_users", flags.allow_local_users.map(Value::from)),
         ("--no-prefix", "/serve/prefix", flags.prefix.map(Value::from)),
         ("--actors", "/run/actors", flags.actors.map(Value::from)),
         ("--observers", "/run/observers", flags.observers.map(Value::from)),

@@ -1,4 +1,4 @@
-//! Who may come in: programs on this machine, and those who know the token. Not web pages.
+//! Who may come in: programs of this hub's own user, and those who know the token. Not web pages.
 //!
 //! A hub on loopback is within reach of every page that the user's browser shows, so a request must look like a
 //! program's. A page that asks across origins says so in `Origin` or `Sec-Fetch-Site` (Fetch standard), in simple
@@ -6,6 +6,7 @@
 //! Both are refused whatever the path is.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -15,6 +16,7 @@ use skep_mcp::server::http::{Fields, text};
 use tower_http::cors::CorsLayer;
 
 use super::{
+    peer,
     problem::Problem,
     tokens::{Exchanged, Known, Tokens},
 };
@@ -30,8 +32,39 @@ pub(super) struct Guard {
     /// Pages that may call it: `scheme://host[:port]`, in lower case.
     origins: Vec<HeaderValue>,
     tokens: RwLock<Arc<Tokens>>,
-    /// Whether there are any; a hub does not change its mind about that.
-    wants_token: bool,
+    /// Whose connections over TCP are answered; a hub does not change its mind about that.
+    admits: Admits,
+}
+
+/// Whose connections are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admits {
+    /// Those that bring a token.
+    Tokens,
+    /// Those of this hub's own user and of root.
+    OwnUser,
+    /// All.
+    Everybody,
+}
+
+impl Admits {
+    /// What holds at addresses. A token is asked of everybody alike, so where there is one, no other user needs to be told apart.
+    pub(super) fn on_tcp(has_token: bool, allow_local_users: bool) -> Admits {
+        match (has_token, allow_local_users) {
+            (true, _) => Admits::Tokens,
+            (false, false) => Admits::OwnUser,
+            (false, true) => Admits::Everybody,
+        }
+    }
+
+    /// Whether a connection of this user is taken at all; `user` is asked only where that matters.
+    pub(super) fn admit(self, user: impl FnOnce() -> io::Result<u32>) -> bool {
+        self != Admits::OwnUser || peer::is_own(user())
+    }
+
+    pub(super) fn wants_token(self) -> bool {
+        self == Admits::Tokens
+    }
 }
 
 /// An origin of the configuration that is none.
@@ -50,14 +83,15 @@ impl Guard {
         hosts: impl IntoIterator<Item = String>,
         origins: &[String],
         tokens: Tokens,
+        admits: Admits,
     ) -> Result<Guard, BadOrigin> {
         Ok(Guard {
             bound: bound.iter().map(SocketAddr::ip).collect(),
             written: bound.iter().map(SocketAddr::to_string).collect(),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: origins.iter().map(|origin| parse_origin(origin)).collect::<Result<_, _>>()?,
-            wants_token: !tokens.is_empty(),
             tokens: RwLock::new(Arc::new(tokens)),
+            admits,
         })
     }
 
@@ -126,9 +160,9 @@ impl Guard {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
     }
 
-    /// Whether callers need a token.
-    pub(super) fn wants_token(&self) -> bool {
-        self.wants_token
+    /// Whose connections over TCP are answered.
+    pub(super) fn admits(&self) -> Admits {
+        self.admits
     }
 
     /// The tokens that open.
@@ -138,7 +172,7 @@ impl Guard {
 
     /// Let those in who know these, and no others.
     pub(super) fn set_tokens(&self, tokens: Tokens) -> Result<Exchanged, NeedsRestart> {
-        match (self.wants_token, tokens.is_empty()) {
+        match (self.admits.wants_token(), tokens.is_empty()) {
             (true, true) => {
                 return Err(NeedsRestart("callers of this hub need a token, and none is configured any more"));
             }
@@ -170,6 +204,16 @@ impl Guard {
         Some(layer.allow_headers(headers).expose_headers([request_id, header::RETRY_AFTER]))
     }
 }
+
+/// What a caller hears whose connection is not this hub's own user's.
+pub(super) fn stranger() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "other_user", STRANGER)
+}
+
+/// The same in words. What the connection is has been told by the kernel, so it does not matter what the caller says.
+pub(super) const STRANGER: &str = "this hub answers only the user who runs it, and root, and this connection is not known to be of one \
+    of them; whoever runs it can give it a token (SKEP_TOKEN, --token-file), which you then send, or start it with \
+    --allow-local-users";
 
 fn unauthorized(message: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
@@ -207,7 +251,8 @@ mod tests {
 
     fn guard(bound: &str, hosts: &[&str], origins: &[&str]) -> Guard {
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        Guard::new(&[bound.parse().unwrap()], strings(hosts), &strings(origins), Tokens::default()).unwrap()
+        Guard::new(&[bound.parse().unwrap()], strings(hosts), &strings(origins), Tokens::default(), Admits::OwnUser)
+            .unwrap()
     }
 
     fn headers<'a>(pairs: &[(&'static str, &'a str)]) -> Fields<'a> {

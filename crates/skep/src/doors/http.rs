@@ -32,7 +32,7 @@ use super::{
     body::{self, Arguments, Bodies},
     call_log,
     calls::Calls,
-    guard::Guard,
+    guard::{Admits, Guard},
     health::{Health, Status},
     mcp,
     metrics::{self, Metrics},
@@ -66,7 +66,7 @@ pub(super) struct Hub {
 }
 
 /// All routes, and what every request passes on its way to them.
-pub(super) fn router(hub: Arc<Hub>) -> Router {
+pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
     let mut inside = Router::new()
         .route("/", get(page::index))
         .route("/process", post(process))
@@ -79,7 +79,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method);
-    if hub.guard.wants_token() {
+    if admits.wants_token() {
         inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
     }
     let for_everybody = Router::new()
@@ -313,6 +313,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
 /// for, in their order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
 pub(super) async fn post_mcp(
     hub: &Hub,
+    admits: Admits,
     id: &str,
     headers: &Fields<'_>,
     body: Result<&[u8], Problem>,
@@ -322,7 +323,7 @@ pub(super) async fn post_mcp(
     let work = async {
         let may_enter = || {
             hub.guard.check_source(None, headers)?;
-            let principal = match hub.guard.wants_token() {
+            let principal = match admits.wants_token() {
                 true => Arc::clone(&hub.guard.check_token(headers)?.principal),
                 false => local(),
             };

@@ -6,8 +6,9 @@
 //! programs that speak JSON-RPC in lines. [`mcp`] is what the Model Context Protocol reaches on both, and on standard
 //! input and output.
 //!
-//! **Safe by default.** The hub listens on loopback; a wider address is refused without a token; a web page is never
-//! answered unless the operator named it (`guard`).
+//! **Safe by default.** The hub listens on loopback, and there answers its own user and root alone (`peer`); a wider address
+//! is refused without a token; a web page is never answered unless the operator named it (`guard`). Beside the addresses
+//! there is a Unix socket for that user (`unix`).
 //!
 //! **Stopping.** No new connections and no new calls (503, so that callers go elsewhere); what runs may end within the
 //! drain time; then MCP tasks are let go of, for the next start or another hub, and the rest is cancelled, which kills
@@ -25,6 +26,7 @@ mod in_place;
 pub mod mcp;
 mod metrics;
 mod page;
+mod peer;
 mod plain;
 mod problem;
 mod servers;
@@ -33,14 +35,18 @@ mod tasks;
 mod tcp;
 mod tls;
 mod tokens;
+mod unix;
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     io,
     net::SocketAddr,
     num::NonZeroU32,
+    path::{Path, PathBuf},
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -59,13 +65,13 @@ pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{http::Hub, in_place::in_place};
+use self::{guard::Admits, http::Hub, in_place::in_place};
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
@@ -78,6 +84,8 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const REFUSALS_AT_ONCE_MAX: usize = 64;
 /// Time that a connection gets to hear that there are too many.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+/// Time that a connection of another user gets to ask and to hear that it is not answered.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time that connections get at the end to take their last answer.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// A connection that was silent for so long is asked whether the other side is still there, and then every
@@ -97,6 +105,13 @@ pub struct Options {
     pub tcp: Vec<String>,
     /// The same, where an address that another program has is done without.
     pub tcp_if_free: Vec<String>,
+    /// Where the Unix socket for this hub's own user is, which needs no token. Without a path there is none.
+    pub unix: Option<PathBuf>,
+    /// The same, where a socket that cannot be had is done without.
+    pub unix_if_free: Option<PathBuf>,
+    /// Whether every user of this machine is answered who reaches an address of it, if there is no token. Otherwise it is the
+    /// hub's own user, and root.
+    pub allow_local_users: bool,
     /// Whether tools of MCP servers are called `server__tool` over MCP; without, there must be exactly one server.
     pub prefix: bool,
     /// Whether tools of MCP servers are not listed over MCP, but found by `search_tools`.
@@ -145,6 +160,9 @@ impl Default for Options {
             bind: vec!["127.0.0.1:8000".to_owned()],
             tcp: Vec::new(),
             tcp_if_free: Vec::new(),
+            unix: None,
+            unix_if_free: None,
+            allow_local_users: false,
             prefix: true,
             searches_tools: false,
             token: None,
@@ -204,6 +222,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// A Unix socket that cannot be had.
+    #[error("cannot listen on {}: {source}", .path.display())]
+    Unix {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An origin that is none.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
@@ -237,6 +263,7 @@ pub struct Doors {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     tcp_listeners: Vec<TcpListener>,
+    unix: Option<(UnixListener, unix::Socket)>,
     hub: Arc<Hub>,
     options: Options,
 }
@@ -318,9 +345,16 @@ impl Doors {
             Err(OpenError::Bind { .. }) => {}
             Err(error) => return Err(error),
         }
+        let unix = listen_unix(&options)?;
         let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let hosts = names.into_iter().chain(options.allowed_hosts.clone());
-        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens)?;
+        let admits = Admits::on_tcp(has_token, options.allow_local_users);
+        if admits == Admits::OwnUser
+            && let Err(error) = peer::check()
+        {
+            tracing::warn!(%error, "the kernel does not tell whose connections are, so nobody is answered but on the Unix socket");
+        }
+        let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
         let calls = Arc::new(calls::Calls {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
@@ -340,7 +374,12 @@ impl Doors {
             is_tls: options.tls.is_some(),
             connections: AtomicUsize::new(0),
         };
-        Ok(Doors { listeners, addresses, tcp_listeners, hub: Arc::new(hub), options })
+        Ok(Doors { listeners, addresses, tcp_listeners, unix, hub: Arc::new(hub), options })
+    }
+
+    /// Where the Unix socket is, if there is one.
+    pub fn unix(&self) -> Option<&Path> {
+        self.unix.as_ref().map(|(_, socket)| socket.path())
     }
 
     /// Where the hub listens, with the ports that were found.
@@ -360,19 +399,28 @@ impl Doors {
 
     /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
     pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
-        let Doors { listeners, tcp_listeners, hub, options, .. } = self;
+        let Doors { listeners, tcp_listeners, unix, hub, options, .. } = self;
         let (upkeep, close, tasks) = (CancellationToken::new(), Arc::new(Cancel::default()), TaskTracker::new());
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
         tasks.spawn(call_log::write_lines(Arc::clone(&hub.calls), upkeep.clone()));
         let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
-        let connections = Arc::new(Connections::new(Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close)));
+        let answering =
+            |admits| Connections::new(admits, Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close));
+        let connections = Arc::new(answering(hub.guard.admits()));
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let connections = Arc::clone(&connections);
             let admit = move |stream| connections.admit(stream);
             accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
+        }
+        let mut unix_socket = None;
+        if let Some((listener, socket)) = unix {
+            let connections = Arc::new(Connections { tls: None, ..answering(Admits::OwnUser) });
+            let admit = move |stream| connections.admit(stream);
+            accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
+            unix_socket = Some(socket);
         }
         let lines = Arc::new(tcp::Lines::new(Arc::clone(&hub), &options, open));
         for listener in tcp_listeners {
@@ -387,6 +435,7 @@ impl Doors {
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
+        drop(unix_socket); // its file goes with the last listener
         let calls_cancelled = hub.calls.admission.settle(options.drain_time).await;
         hub.mcp.server.put_tasks_aside().await; // first, so that being cancelled is not taken for their end
         hub.calls.admission.drain(Duration::ZERO).await;
@@ -419,6 +468,22 @@ async fn listen(addresses: &[String], has_token: bool) -> Result<(Vec<TcpListene
     Ok((listeners, names))
 }
 
+/// Listen on the Unix socket, if there is to be one.
+fn listen_unix(options: &Options) -> Result<Option<(UnixListener, unix::Socket)>, OpenError> {
+    let open = |path: &Path| unix::open(path).map_err(|source| OpenError::Unix { path: path.to_owned(), source });
+    if let Some(path) = &options.unix {
+        return open(path).map(Some);
+    }
+    let Some(path) = &options.unix_if_free else { return Ok(None) };
+    match open(path) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(error) => {
+            tracing::warn!("there is no Unix socket: {error}");
+            Ok(None)
+        }
+    }
+}
+
 /// Raise the soft limit of open files to the hard one, and see how many connections that leaves room for.
 fn connections_possible() -> usize {
     let limit = getrlimit(Resource::Nofile);
@@ -429,18 +494,70 @@ fn connections_possible() -> usize {
     possible
 }
 
+/// What listens.
+trait Listen {
+    type Stream: Stream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+}
+
+/// A connection as it was accepted.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// The user of this machine who made the other end.
+    fn user(&self) -> io::Result<u32>;
+
+    /// Have the kernel see to what it can.
+    fn prepare(&self, write_time_max: Duration) -> io::Result<()>;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        self.poll_accept(cx).map_ok(|(stream, _)| stream)
+    }
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        self.poll_accept(cx).map_ok(|(stream, _)| stream)
+    }
+}
+
+impl Stream for TcpStream {
+    fn user(&self) -> io::Result<u32> {
+        peer::user_of(self.peer_addr()?, self.local_addr()?)
+    }
+
+    fn prepare(&self, write_time_max: Duration) -> io::Result<()> {
+        prepare(self, write_time_max)
+    }
+}
+
+impl Stream for UnixStream {
+    fn user(&self) -> io::Result<u32> {
+        Ok(self.peer_cred()?.uid())
+    }
+
+    fn prepare(&self, _: Duration) -> io::Result<()> {
+        Ok(()) // nothing is held back here, and the other side does not go without a word
+    }
+}
+
 /// Take connections until `stop` is rung.
-async fn accept<F>(
-    listener: TcpListener,
-    admit: impl Fn(TcpStream) -> Option<F>,
+async fn accept<L: Listen, F>(
+    listener: L,
+    admit: impl Fn(L::Stream) -> Option<F>,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = stop.run_until_cancelled(poll_fn(|cx| listener.poll_accept(cx))).await {
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 if let Some(connection) = admit(stream) {
                     tasks.spawn(connection);
                 }
@@ -455,9 +572,14 @@ async fn accept<F>(
 
 /// What all connections share.
 struct Connections {
+    /// Whose they may be.
+    admits: Admits,
     hub: Arc<Hub>,
     router: Router,
+    /// Says that there are too many.
     overfull: Router,
+    /// Says that the caller is not one whom this hub answers.
+    unwelcome: Router,
     builder: http1::Builder,
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -467,17 +589,54 @@ struct Connections {
     close: Arc<Cancel>,
 }
 
+/// Why a connection gets one answer and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    TooMany,
+    Stranger,
+}
+
+impl Refusal {
+    fn time_max(self) -> Duration {
+        match self {
+            Refusal::TooMany => REFUSAL_TIME_MAX,
+            Refusal::Stranger => STRANGER_TIME_MAX,
+        }
+    }
+
+    /// A place for this connection, if it is one of those that are answered and there is room, or else among the refused, and
+    /// why; `None` if there are far too many of those.
+    fn place(
+        is_admitted: bool,
+        open: &Arc<Semaphore>,
+        refusals: &Arc<Semaphore>,
+    ) -> Option<(OwnedSemaphorePermit, Option<Refusal>)> {
+        let refusal = match is_admitted.then(|| Arc::clone(open).try_acquire_owned()) {
+            Some(Ok(permit)) => return Some((permit, None)),
+            Some(Err(_)) => {
+                metrics::too_many_connections();
+                Refusal::TooMany
+            }
+            None => Refusal::Stranger,
+        };
+        Some((Arc::clone(refusals).try_acquire_owned().ok()?, Some(refusal)))
+    }
+}
+
 impl Connections {
-    fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: Arc<Cancel>) -> Connections {
+    fn new(admits: Admits, hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: Arc<Cancel>) -> Connections {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
         let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));
+        let unwelcome = Router::new().fallback(async || guard::stranger());
         Connections {
-            router: http::router(Arc::clone(&hub)),
+            admits,
+            router: http::router(Arc::clone(&hub), admits),
             overfull,
+            unwelcome,
             hub,
             builder,
             open,
@@ -494,41 +653,38 @@ impl Connections {
     }
 
     /// The connection as a task, or `None` if there are far too many.
-    fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let (permit, is_refused) = match Arc::clone(&self.open).try_acquire_owned() {
-            Ok(permit) => (permit, false),
-            Err(_) => {
-                metrics::too_many_connections();
-                (Arc::clone(&self.refusals).try_acquire_owned().ok()?, true)
-            }
-        };
+    fn admit<S: Stream>(self: &Arc<Self>, stream: S) -> Option<impl Future<Output = ()> + Send + use<S>> {
+        let is_admitted = self.admits.admit(|| stream.user());
+        let (permit, refusal) = Refusal::place(is_admitted, &self.open, &self.refusals)?;
         let connections = Arc::clone(self);
         Some(async move {
-            match is_refused {
-                false => connections.converse(stream, is_refused, permit).await,
-                true => drop(timeout(REFUSAL_TIME_MAX, connections.converse(stream, is_refused, permit)).await),
+            let conversation = connections.converse(stream, refusal, permit);
+            match refusal {
+                None => conversation.await,
+                Some(refusal) => drop(timeout(refusal.time_max(), conversation).await),
             }
         })
     }
 
     /// Answer the requests of one connection, until it ends or the hub does.
-    async fn converse(&self, stream: TcpStream, is_refused: bool, _permit: OwnedSemaphorePermit) {
+    async fn converse(&self, stream: impl Stream, refusal: Option<Refusal>, _permit: OwnedSemaphorePermit) {
         self.hub.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.hub.connections);
-        if let Err(error) = prepare(&stream, self.write_time_max) {
+        if let Err(error) = stream.prepare(self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
-        let Some(tls) = &self.tls else { return self.answer(stream, is_refused).await };
+        let Some(tls) = &self.tls else { return self.answer(stream, refusal).await };
         match tls.accept_http(stream, self.limits.head_time_max).await {
-            Ok(stream) => Box::pin(self.answer(stream, is_refused)).await,
+            Ok(stream) => Box::pin(self.answer(stream, refusal)).await,
             Err(error) => tracing::debug!(%error, "a connection was not made safe"),
         }
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, is_refused: bool) {
-        let ended = match is_refused {
-            true => self.serve(stream, &self.overfull).await,
-            false => match self.answer_plain(stream).await {
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, refusal: Option<Refusal>) {
+        let ended = match refusal {
+            Some(Refusal::TooMany) => self.serve(stream, &self.overfull).await,
+            Some(Refusal::Stranger) => self.serve(stream, &self.unwelcome).await,
+            None => match self.answer_plain(stream).await {
                 Ok(Some(rest)) => Box::pin(in_place(self.serve(rest, &self.router))).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
@@ -541,7 +697,7 @@ impl Connections {
 
     /// Answer what is plain. Returns what is left of the connection.
     async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Option<plain::Rest<S>>> {
-        let conversation = pin!(plain::Plain::new(&self.hub, self.limits, &self.close, stream).converse());
+        let conversation = pin!(plain::Plain::new(&self.hub, self.admits, self.limits, &self.close, stream).converse());
         match self.until_close(conversation).await {
             Ok(ended) => ended,
             Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),

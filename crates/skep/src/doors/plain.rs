@@ -34,6 +34,7 @@ use ulid::ULID_LEN;
 use super::{
     HEAD_BYTES_MAX,
     body::SMALL_BYTES,
+    guard::Admits,
     http::{ALWAYS, Hub, REQUEST_ID, post_mcp, request_id},
 };
 
@@ -68,6 +69,8 @@ pub(super) struct Limits {
 /// A connection, as long as its requests are plain.
 pub(super) struct Plain<'a, S> {
     hub: &'a Hub,
+    /// Whose connections are taken here; this one is.
+    admits: Admits,
     limits: Limits,
     /// Rung when the hub wants to be rid of the connection.
     close: &'a Cancel,
@@ -86,9 +89,9 @@ enum Came {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
-    pub(super) fn new(hub: &'a Hub, limits: Limits, close: &'a Cancel, stream: S) -> Plain<'a, S> {
+    pub(super) fn new(hub: &'a Hub, admits: Admits, limits: Limits, close: &'a Cancel, stream: S) -> Plain<'a, S> {
         let timer = Timer::new(Instant::now() + limits.head_time_max);
-        Plain { hub, limits, close, stream, buffer: Vec::new(), timer }
+        Plain { hub, admits, limits, close, stream, buffer: Vec::new(), timer }
     }
 
     /// Answer what is plain. Returns what is left if something else comes; `None` if the connection has ended.
@@ -138,7 +141,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             };
             let (hub, mut made) = (self.hub, [0; ULID_LEN]);
             let id = request_id(&headers, &mut made);
-            let work = pin!(post_mcp(hub, id, &headers, body, &mut known));
+            let work = pin!(post_mcp(hub, self.admits, id, &headers, body, &mut known));
             let Some(reply) = self.unless_gone(work).await else { return Ok(None) };
             if !self.send(id, reply).await? {
                 return Ok(None);

@@ -21,9 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Options, REFUSAL_TIME_MAX, REFUSALS_AT_ONCE_MAX,
+    Options, REFUSALS_AT_ONCE_MAX, Refusal, Stream as _, guard,
     http::Hub,
-    mcp, metrics, prepare,
+    mcp, prepare,
     tls::Tls,
     tokens::{Known, Tokens},
 };
@@ -63,25 +63,20 @@ impl Lines {
         if let Err(error) = prepare(&stream, self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
-        let (permit, is_taken) = match Arc::clone(&self.open).try_acquire_owned() {
-            Ok(permit) => (permit, true),
-            Err(_) => {
-                metrics::too_many_connections();
-                (Arc::clone(&self.refusals).try_acquire_owned().ok()?, false)
-            }
-        };
+        let is_admitted = self.hub.guard.admits().admit(|| stream.user());
+        let (permit, refusal) = Refusal::place(is_admitted, &self.open, &self.refusals)?;
         let lines = Arc::clone(self);
         Some(async move {
             let _counted = permit;
             let ended = match &lines.tls {
                 None => {
                     let (input, output) = stream.into_split();
-                    lines.serve(input, output, is_taken).await
+                    lines.serve(input, output, refusal).await
                 }
                 Some(tls) => match tls.accept_lines(stream, lines.head_time_max).await {
                     Ok(stream) => {
                         let (input, output) = tokio::io::split(stream);
-                        Box::pin(lines.serve(input, output, is_taken)).await
+                        Box::pin(lines.serve(input, output, refusal)).await
                     }
                     Err(error) => Err(error),
                 },
@@ -96,23 +91,28 @@ impl Lines {
         &self,
         input: impl AsyncRead + Unpin,
         output: impl AsyncWrite + Unpin,
-        is_taken: bool,
+        refusal: Option<Refusal>,
     ) -> std::io::Result<()> {
-        match is_taken {
-            true => self.converse(input, output).await,
-            false => timeout(REFUSAL_TIME_MAX, self.refuse(input, output)).await.unwrap_or(Ok(())),
+        match refusal {
+            None => self.converse(input, output).await,
+            Some(refusal) => timeout(refusal.time_max(), self.refuse(input, output, refusal)).await.unwrap_or(Ok(())),
         }
     }
 
-    /// Say that there are too many, and wait until that was heard.
+    /// Say why, and wait until that was heard.
     async fn refuse(
         &self,
         mut input: impl AsyncRead + Unpin,
         mut output: impl AsyncWrite + Unpin,
+        refusal: Refusal,
     ) -> std::io::Result<()> {
-        let message =
-            format!("{} connections are open, and no more are taken; try again in a moment", self.connections_max);
-        let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code::BUSY, "message": message } });
+        let too_many =
+            || format!("{} connections are open, and no more are taken; try again in a moment", self.connections_max);
+        let (code, message) = match refusal {
+            Refusal::TooMany => (code::BUSY, too_many()),
+            Refusal::Stranger => (code::INVALID_REQUEST, guard::STRANGER.to_owned()),
+        };
+        let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
         output.write_all(format!("{error}\n").as_bytes()).await?;
         output.shutdown().await?;
         tokio::io::copy(&mut input, &mut tokio::io::sink()).await.map(drop)
@@ -126,7 +126,7 @@ impl Lines {
         let mut input = BufReader::new(input);
         let (mut principal, mut revoked) = (local(), CancellationToken::new());
         // Idle connections are welcome once they have said something.
-        if self.hub.guard.wants_token() {
+        if self.hub.guard.admits().wants_token() {
             let tokens = self.hub.guard.tokens();
             let opened = timeout(self.head_time_max, authenticate(&tokens, &mut input)).await;
             let (text, known) = opened.unwrap_or_else(|_| Ok((String::new(), None)))?;

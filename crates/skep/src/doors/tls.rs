@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{error::Elapsed, timeout},
 };
@@ -115,7 +116,10 @@ impl Tls {
     }
 
     /// Greet a caller of HTTP, within this time.
-    pub(super) async fn accept_http(&self, stream: TcpStream, time_max: Duration) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept_http<S>(&self, stream: S, time_max: Duration) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         timeout(time_max, self.acceptors().http.accept(stream)).await.unwrap_or_else(slow)
     }
 

@@ -9,4 +9,5 @@ mod principals;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod users;
 mod wire;
