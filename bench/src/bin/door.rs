@@ -209,7 +209,8 @@ struct Bare {
 
 impl Bare {
     async fn start(workspace: &tempfile::TempDir) -> io::Result<Bare> {
-        let bind = |target: &str| Bind { source: workspace.path().to_owned(), target: target.into() };
+        let bind =
+            |target: &str| Bind { source: workspace.path().to_owned(), target: target.into(), hidden: Vec::new() };
         let config = Config { binds: vec![bind("/workspace"), bind("/inputs")], ..Config::default() };
         Ok(Bare { sandbox: Sandbox::start(config).await.map_err(io::Error::other)? })
     }

@@ -136,6 +136,7 @@ fn enter_domain() -> Result<(), Fault> {
 impl Bare {
     /// `users` are those that sandboxes are to have.
     pub(crate) fn new(directory: PathBuf, binds: &[Bind], users: Users) -> Result<Bare, Fault> {
+        // The helper is not started without namespaces where something is to be hidden (`helper.rs`).
         for Bind { source, .. } in binds {
             open_directory(CWD, source).at(&format!("take {} from the host", source.display()))?;
         }

@@ -76,22 +76,38 @@ impl Helper {
     pub(crate) async fn start(config: &Config) -> Result<Helper, Error> {
         let bare = Some(std::env::temp_dir());
         let refused = match config.namespaces {
-            Namespaces::Unused => return Helper::start_with(config, bare).await,
+            Namespaces::Unused => return Helper::start_bare(config, bare).await,
             Namespaces::Required => return Helper::start_with(config, None).await,
             Namespaces::Preferred => match Helper::start_with(config, None).await {
                 Err(refused @ (Error::Unavailable { .. } | Error::Setup { .. })) => refused,
                 other => return other,
             },
         };
-        match Helper::start_with(config, bare).await {
+        match Helper::start_bare(config, bare).await {
             Ok(helper) => {
                 tracing::info!(reason = %refused, "there are no namespaces here; sandboxes have Landlock alone");
                 Ok(Helper { weaker: Some(Weaker::because(&refused)), ..helper })
             }
+            Err(error) if hides(config) => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "sandboxes cannot be made without namespaces either");
                 Err(refused)
             }
+        }
+    }
+
+    /// Starts one that does without namespaces. Landlock grants directories as a whole, so nothing in them can be hidden.
+    async fn start_bare(config: &Config, bare: Option<PathBuf>) -> Result<Helper, Error> {
+        let hidden = config.binds.iter().find_map(|bind| Some(bind.source.join(bind.hidden.first()?)));
+        match hidden {
+            None => Helper::start_with(config, bare).await,
+            Some(place) => Err(Error::Unavailable {
+                reason: format!(
+                    "{} must not be seen by commands, and it cannot be hidden without namespaces",
+                    place.display()
+                ),
+                cure: "choose a workspace that does not contain it".into(),
+            }),
         }
     }
 
@@ -162,6 +178,10 @@ impl Helper {
         }
         None
     }
+}
+
+fn hides(config: &Config) -> bool {
+    config.binds.iter().any(|bind| !bind.hidden.is_empty())
 }
 
 /// A pair of connected sockets; the first is for this process's event loop.

@@ -70,7 +70,8 @@ pub(crate) struct Grants<'a> {
     pub(crate) tcp: bool,
 }
 
-/// Puts the calling process under Landlock, for good. Paths that do not exist are passed over.
+/// Puts the calling process under Landlock, for good. Paths that do not exist or cannot be reached are
+/// passed over.
 pub(crate) fn enforce(version: u32, grants: &Grants<'_>) -> Result<(), Fault> {
     let files = files_known(version);
     let network = if version >= 4 && !grants.tcp { TCP } else { 0 };
@@ -86,7 +87,8 @@ pub(crate) fn enforce(version: u32, grants: &Grants<'_>) -> Result<(), Fault> {
         for path in paths {
             let fd = match openat(CWD, path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(fd) => fd,
-                Err(Errno::NOENT) => continue,
+                // What cannot be reached is of no use to the command, either.
+                Err(Errno::NOENT | Errno::ACCESS) => continue,
                 other => other.at("open what Landlock grants")?,
             };
             let stat = fstat(&fd).at("look at what Landlock grants")?;

@@ -129,7 +129,11 @@ impl Containers {
             if let Err(why) = ask(&oci.runtime, &["image", "inspect", "--format={{.Id}}", image]).await {
                 return unavailable(why, format!("{runtime} pull {image}"));
             }
-            let unnamed = binds.iter().find(|bind| !engine::can_name(&bind.source) || !engine::can_name(&bind.target));
+            let can_name = |bind: &Bind| {
+                let hidden = bind.hidden.iter().map(|place| bind.target.join(place));
+                [bind.source.clone(), bind.target.clone()].into_iter().chain(hidden).all(|path| engine::can_name(&path))
+            };
+            let unnamed = binds.iter().find(|bind| !can_name(bind));
             if let Some(Bind { source, .. }) = unnamed {
                 let why =
                     format!("{} cannot be shown to a container: it has a comma or a quote in it", source.display());

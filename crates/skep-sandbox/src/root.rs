@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat},
+    fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -71,11 +71,19 @@ struct Link {
     at: PathBuf,
 }
 
+/// A place of a bind that is not to be seen.
+struct Hidden {
+    bind: PathBuf,
+    place: PathBuf,
+}
+
 /// Everything that is taken from the host.
 pub(crate) struct Parts {
     trees: Vec<Tree>,
     links: Vec<Link>,
     files: Vec<(PathBuf, Vec<u8>)>,
+    /// What something empty is put over, by its path inside.
+    hidden: Vec<Hidden>,
     /// The host's procfs, for the tier that cannot mount its own.
     proc: OwnedFd,
 }
@@ -84,7 +92,12 @@ impl Parts {
     /// Takes what the root will be made of. Whoever calls this must be allowed to reach the paths and to mount.
     pub(crate) fn take(binds: &[Bind]) -> Result<Parts, Fault> {
         let proc = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let mut parts = Parts { trees: Vec::new(), links: Vec::new(), files: Vec::new(), proc: proc.at("open /proc")? };
+        let proc = proc.at("open /proc")?;
+        let hidden = binds.iter().flat_map(|bind| {
+            bind.hidden.iter().map(|place| Hidden { bind: bind.target.clone(), place: bind.target.join(place) })
+        });
+        let hidden = hidden.collect();
+        let mut parts = Parts { trees: Vec::new(), links: Vec::new(), files: Vec::new(), hidden, proc };
         for path in PROGRAMS.into_iter().chain(ETC_DIRECTORIES) {
             let path = Path::new(path);
             match fs::symlink_metadata(path) {
@@ -176,6 +189,12 @@ pub(crate) fn build(parts: Parts) -> Result<Root, Fault> {
         move_mount(&tree.mount, empty, &root, inside(&tree.target), flags)
             .at(&format!("mount {}", tree.target.display()))?;
     }
+    let mut covered: Vec<&Path> = Vec::new();
+    for hidden in &parts.hidden {
+        if !covered.iter().any(|above| hidden.place.starts_with(above)) {
+            covered.push(cover(&root, hidden)?);
+        }
+    }
     for Link { target, at } in &parts.links {
         symlinkat(target, &root, inside(at)).at(&format!("link {}", at.display()))?;
     }
@@ -254,6 +273,32 @@ pub(crate) fn attach(mount: &OwnedFd, at: &str) -> Result<(), Errno> {
 /// An absolute path, relative to the root that is being built.
 fn inside(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
+}
+
+/// Puts something empty over a place. Returns what was covered.
+///
+/// Where this process does not get, no command does, either, as long as the permissions stay; then what is in the way is
+/// covered as a whole. Any other trouble is one: nothing may be seen because something was moved meanwhile.
+fn cover<'a>(root: &OwnedFd, Hidden { bind, place }: &'a Hidden) -> Result<&'a Path, Fault> {
+    let step = format!("hide {}", place.display());
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let open = |path: &Path| openat2(root, inside(path), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let mut reached = place.as_path();
+    let over = loop {
+        match open(reached) {
+            Err(Errno::ACCESS) if reached != bind => reached = reached.parent().unwrap_or(bind),
+            other => break other.at(&step)?,
+        }
+    };
+    let stat = rustix::fs::fstat(&over).at(&step)?;
+    let cover = if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+        tmpfs(&[("size", "4k"), ("nr_inodes", "2"), ("mode", "555")], MountAttrFlags::MOUNT_ATTR_RDONLY)
+    } else {
+        open_tree(root, "dev/null", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    };
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&cover.at(&step)?, "", &over, "", flags).at(&step)?;
+    Ok(reached)
 }
 
 fn make_mount_point(root: &OwnedFd, tree: &Tree) -> Result<(), Fault> {

@@ -93,7 +93,7 @@ impl Config {
     fn check(&self) -> Result<(), Error> {
         let reserved = root::reserved().map(PathBuf::from);
         let mut taken: Vec<PathBuf> = reserved.collect();
-        for Bind { source, target } in &self.binds {
+        for Bind { source, target, hidden } in &self.binds {
             let invalid = |why: &str| Err(Error::Invalid(format!("the bind at {} {why}", target.display())));
             let plain = target.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
             if !target.is_absolute() || !plain || target.components().count() < 2 || target.to_str().is_none() {
@@ -104,6 +104,13 @@ impl Config {
             }
             if !source.is_dir() {
                 return invalid(&format!("has no directory to show: {} is none", source.display()));
+            }
+            let is_plain = |place: &PathBuf| {
+                place.components().next().is_some()
+                    && place.components().all(|part| matches!(part, Component::Normal(_)))
+            };
+            if !hidden.iter().all(is_plain) {
+                return invalid("hides a place that is not given by a plain path within it");
             }
             taken.push(target.clone());
         }
@@ -118,6 +125,10 @@ pub struct Bind {
     pub source: PathBuf,
     /// Absolute path inside, such as `/workspace`.
     pub target: PathBuf,
+    /// Places in it, relative to it and without links, of which nothing is seen: something empty lies over each. They must
+    /// exist when the sandbox is started; one that is exchanged for another afterwards is seen again, so whoever hides
+    /// something that may change starts another sandbox then.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// A source of fresh sandboxes; cheap to clone. When the last clone is dropped, everything that still runs is killed.

@@ -229,6 +229,7 @@ impl Message for Setup {
         out.list(&self.binds, |out, bind| {
             out.bytes(bind.source.as_os_str().as_bytes());
             out.bytes(bind.target.as_os_str().as_bytes());
+            out.list(&bind.hidden, |out, place| out.bytes(place.as_os_str().as_bytes()));
         });
         out.number(self.defences.0);
         out.number(self.warm_max as u64);
@@ -236,7 +237,11 @@ impl Message for Setup {
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Setup> {
-        let binds = from.list(|from| Some(Bind { source: from.os()?.into(), target: from.os()?.into() }))?;
+        let binds = from.list(|from| {
+            let (source, target) = (from.os()?.into(), from.os()?.into());
+            let hidden = from.list(Decoder::os)?.into_iter().map(PathBuf::from).collect();
+            Some(Bind { source, target, hidden })
+        })?;
         let (defences, warm_max) = (Defences(from.number()?), from.small()?);
         let bare = from.list(Decoder::os)?.pop().map(PathBuf::from);
         Some(Setup { binds, defences, warm_max, bare })

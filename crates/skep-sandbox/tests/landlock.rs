@@ -90,7 +90,7 @@ async fn requests_behave_as_in_other_tiers_if_they_ask_where_things_are() {
     let here = tempfile::tempdir().unwrap();
     fs::set_permissions(here.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(here.path().join("data"), "of the workspace\n").unwrap();
-    let binds = vec![Bind { source: here.path().to_owned(), target: "/workspace".into() }];
+    let binds = vec![Bind { source: here.path().to_owned(), target: "/workspace".into(), hidden: Vec::new() }];
     let sandbox = Sandbox::start(Config { namespaces: Namespaces::Unused, binds, ..config() }).await.unwrap();
     let given = |path: &str| InFile { path: path.into(), bytes: b"given\n".to_vec() };
     let request = Request {
@@ -153,7 +153,7 @@ attempt('link', lambda: os.link('data', os.environ['OUTPUTS'] + '/data'))
 attempt('contents', lambda: os.truncate('data', 0))
 attempt('name', lambda: os.rename('data', 'other'))
 print('over')";
-    let binds = vec![Bind { source: here.path().to_owned(), target: "/workspace".into() }];
+    let binds = vec![Bind { source: here.path().to_owned(), target: "/workspace".into(), hidden: Vec::new() }];
     for (without, reached) in
         [(vec![], "over\n"), (vec![Defence::Filter], "flags\nlease\nmode\ntimes\nattributes\nover\n")]
     {

@@ -25,6 +25,8 @@ fn all_of_this_holds_for_an_ordinary_user() {
     again_as_ordinary_user();
 }
 
+/// A directory and a file of `/usr` that containers do not see.
+const HIDDEN: [&str; 2] = ["share/doc", "bin/shred"];
 /// What can run containers here.
 const PROGRAMS: [&str; 3] = ["runc", "podman", "docker"];
 
@@ -64,7 +66,8 @@ async fn containers(program: &str) -> Option<(Root, Sandbox)> {
         None => Source::Root(root.directory.path().to_owned()),
     };
     let oci = Some(Oci { runtime: program.into(), source });
-    let binds = vec![Bind { source: "/usr".into(), target: "/host".into() }];
+    let hidden = HIDDEN.map(Into::into).to_vec();
+    let binds = vec![Bind { source: "/usr".into(), target: "/host".into(), hidden }];
     Some((root, Sandbox::start(Config { oci, binds, ..config() }).await.unwrap()))
 }
 
@@ -147,6 +150,9 @@ async fn behaves_like_a_sandbox(sandbox: &Sandbox) {
     assert_eq!((outcome.outputs[0].path.as_path(), &*outcome.outputs[0].bytes), (Path::new("a/b"), &b"x\n"[..]));
     assert_eq!(outcome.skipped, [("link".into(), "a link")]);
     assert_eq!(run(sandbox, shell("kill -KILL $$; sh -c 'kill -SEGV $$'")).await.end, End::Signal(libc::SIGSEGV));
+
+    let hidden = run(sandbox, shell("ls -A /host/share/doc; wc -c < /host/bin/shred; ls -d /host/share/doc")).await;
+    assert_eq!(text(&hidden.stdout), "0\n/host/share/doc\n", "{}", text(&hidden.stderr));
 
     let strict = sandbox.run(argv(&["true"]), Default::default()).await;
     assert!(matches!(strict, Err(Error::Unavailable { .. })), "{strict:?}");
@@ -322,7 +328,8 @@ async fn engines_are_told_everything_that_keeps_a_container_in() {
             Err(Error::Invalid(_))
         ));
 
-        let binds = vec![Bind { source: "/usr/share".into(), target: "/workspace".into() }];
+        let hidden = HIDDEN.map(Into::into).to_vec();
+        let binds = vec![Bind { source: "/usr".into(), target: "/workspace".into(), hidden }];
         let sandbox = Sandbox::start(Config { oci: oci("here"), binds, ..config() }).await.unwrap();
         let mut request = argv(&["printf", "--privileged", "two words"]);
         (request.min_tier, request.stdin, request.cwd) = (Tier::Oci, b"in ".to_vec(), Some("/workspace".into()));
@@ -339,6 +346,12 @@ async fn engines_are_told_everything_that_keeps_a_container_in() {
         } else {
             "--user=65534:65534"
         };
+        let over_directory = match own {
+            Some(_) => {
+                "--mount=type=tmpfs,dst=/workspace/share/doc,tmpfs-mode=0555,tmpfs-size=4096,readonly,notmpcopyup"
+            }
+            None => "--mount=type=tmpfs,dst=/workspace/share/doc,tmpfs-mode=0555,tmpfs-size=4096,readonly",
+        };
         let expected = [
             "--rm",
             "--pull=never",
@@ -353,7 +366,9 @@ async fn engines_are_told_everything_that_keeps_a_container_in() {
             "--workdir=/workspace",
             "--ulimit=nofile=256:256",
             "--ulimit=core=0:0",
-            "--mount=type=bind,src=/usr/share,dst=/workspace,readonly",
+            "--mount=type=bind,src=/usr,dst=/workspace,readonly",
+            "--mount=type=bind,src=/dev/null,dst=/workspace/bin/shred,readonly",
+            over_directory,
             "--interactive",
             "A=b c",
             user,

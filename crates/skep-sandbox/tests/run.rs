@@ -181,7 +181,7 @@ async fn a_bind_is_seen_read_only_even_below_a_private_directory() {
     mode(&workspace, 0o755);
     mode(private.path(), 0o700);
 
-    let bind = Bind { source: workspace, target: "/workspace".into() };
+    let bind = Bind { source: workspace, target: "/workspace".into(), hidden: Vec::new() };
     let sandbox = Sandbox::start(skep_sandbox::Config { binds: vec![bind], ..config() }).await.unwrap();
     let mut request = script_of("cat readme; touch new 2>/dev/null || echo -n ' read-only '; cat secret 2>/dev/null");
     request.cwd = Some("/workspace".into());
@@ -200,7 +200,7 @@ async fn a_directory_that_is_closed_to_others_is_shown_all_the_same_and_read_onl
         std::fs::set_permissions(private.path().join(file), Permissions::from_mode(0o600)).unwrap();
     }
     std::fs::set_permissions(private.path(), Permissions::from_mode(0o700)).unwrap();
-    let bind = Bind { source: private.path().to_owned(), target: "/workspace".into() };
+    let bind = Bind { source: private.path().to_owned(), target: "/workspace".into(), hidden: Vec::new() };
     let sandbox = Sandbox::start(skep_sandbox::Config { binds: vec![bind], ..config() }).await.unwrap();
     let script =
         "cat secret sub/secret; ls; for path in new sub/new secret; do (: > $path) 2>/dev/null && echo changed; done
@@ -215,13 +215,67 @@ async fn a_directory_that_is_closed_to_others_is_shown_all_the_same_and_read_onl
 }
 
 #[tokio::test]
+async fn hidden_places_of_a_directory_are_not_seen_whoever_may_enter_it() {
+    for mode in [0o755, 0o700] {
+        let home = tempfile::tempdir().unwrap();
+        for file in ["keys/id", "a/b/token", "netrc", "plain", "a/plain", "closed/keys/id", "closed/other/id"] {
+            let path = home.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, format!("of {file}\n")).unwrap();
+        }
+        let set = |path: &str, mode| {
+            std::fs::set_permissions(home.path().join(path), Permissions::from_mode(mode)).unwrap();
+        };
+        set("", mode);
+        set("closed", 0o700);
+        let hidden = ["keys", "a/b/token", "netrc", "closed/keys", "closed/other"].map(Into::into).to_vec();
+        let bind = Bind { source: home.path().to_owned(), target: "/workspace".into(), hidden };
+        let sandbox = Sandbox::start(skep_sandbox::Config { binds: vec![bind], ..config() }).await.unwrap();
+        let script = "cat plain a/plain; cat keys/id a/b/token netrc closed/*/id 2>/dev/null
+            grep -rs 'of ' keys a/b netrc closed; ls -A keys
+            umount keys 2>/dev/null; rm -rf keys 2>/dev/null; cd keys && ls ..";
+        let outcome = run(&sandbox, Request { cwd: Some("/workspace".into()), ..script_of(script) }).await;
+        let expected = "of plain\nof a/plain\na\nclosed\nkeys\nnetrc\nplain\n";
+        assert_eq!(text(&outcome.stdout), expected, "{mode:o}: {}", text(&outcome.stderr));
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_cannot_hide_what_it_should_is_not_started() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", home.path().join("link")).unwrap();
+    for (hidden, why) in [("gone", "hide /workspace/gone"), ("link", "hide /workspace/link")] {
+        let bind = |hidden: &str| Bind {
+            source: home.path().to_owned(),
+            target: "/workspace".into(),
+            hidden: vec![hidden.into()],
+        };
+        let error = Sandbox::start(skep_sandbox::Config { binds: vec![bind(hidden)], ..config() }).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        for outside in ["../other", "/etc", "", "a/../b", "."] {
+            let binds = vec![bind(outside)];
+            let error = Sandbox::start(skep_sandbox::Config { binds, ..config() }).await.unwrap_err();
+            assert!(matches!(error, Error::Invalid(_)), "{outside:?}: {error}");
+        }
+    }
+    let bind = Bind { source: home.path().to_owned(), target: "/workspace".into(), hidden: vec!["real".into()] };
+    let bare = skep_sandbox::Config { binds: vec![bind], namespaces: skep_sandbox::Namespaces::Unused, ..config() };
+    let error = Sandbox::start(bare).await.unwrap_err();
+    assert!(matches!(&error, Error::Unavailable { reason, .. } if reason.contains("real")), "{error}");
+}
+
+#[tokio::test]
 async fn binds_that_would_hide_or_nest_are_refused() {
     for targets in [&["/usr/x"][..], &["/"], &["relative"], &["/a/../b"], &["/tmp"], &["/a", "/a/b"], &["/a/b", "/a"]] {
-        let binds = targets.iter().map(|target| Bind { source: "/usr".into(), target: target.into() }).collect();
+        let binds = targets
+            .iter()
+            .map(|target| Bind { source: "/usr".into(), target: target.into(), hidden: Vec::new() })
+            .collect();
         let error = Sandbox::start(skep_sandbox::Config { binds, ..config() }).await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{targets:?}: {error}");
     }
-    let binds = vec![Bind { source: "/no/such".into(), target: "/a".into() }];
+    let binds = vec![Bind { source: "/no/such".into(), target: "/a".into(), hidden: Vec::new() }];
     let error = Sandbox::start(skep_sandbox::Config { binds, ..config() }).await.unwrap_err();
     assert!(matches!(&error, Error::Invalid(why) if why.contains("/no/such")), "{error}");
 }

@@ -204,7 +204,7 @@ async fn a_working_directory_that_is_not_there_is_the_requests_fault_each_time()
 
 #[tokio::test]
 async fn a_bind_is_a_working_directory_like_any_other() {
-    let bind = Bind { source: PathBuf::from("/usr/share"), target: "/workspace".into() };
+    let bind = Bind { source: PathBuf::from("/usr/share"), target: "/workspace".into(), hidden: Vec::new() };
     let sandbox = Sandbox::start(Config { binds: vec![bind], ..config() }).await.unwrap();
     let request = Request { cwd: Some("/workspace".into()), ..python("import os; print(os.getcwd())") };
     assert_eq!(text(&warm(&sandbox, &request).await.stdout), "/workspace\n");

@@ -1,8 +1,12 @@
 //! Where everything meets: from the settings to a store, a catalogue and a swarm.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
+use rustix::{fs::statfs, process::geteuid};
 use skep_core::{
     Namespace,
     app::App,
@@ -18,15 +22,18 @@ use crate::{
     model::Model,
     net,
     run::{Archive, Home, Swarm},
+    state::{self, Readers},
     tools::{self, Parts, SandboxOnDemand},
     upstreams::{Upstreams, logins::Logins},
-    workspace::Dir,
+    workspace::{Dir, OUTPUTS, Secrets},
 };
 
 /// The namespace of a machine's own runs.
 const NAMESPACE: &str = "main";
 /// File name of the embedded database in the state directory.
 const DATABASE: &str = "skep.db";
+/// File systems (by linux/magic.h) that can be shown to a sandbox as another user's: ext4, XFS, Btrfs, F2FS, tmpfs.
+const ID_MAPPED: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
 /// The open store of this process, and who uses it.
 #[derive(Clone)]
@@ -44,12 +51,11 @@ pub struct Hive {
 impl Hive {
     /// Open the store: the embedded database in the state directory, or the one that is configured.
     pub async fn open(settings: Settings) -> anyhow::Result<Hive> {
-        let home = Home::new(settings.home.clone());
+        let home = Home::new(settings.home.clone()).with_outputs(readers(&settings));
         let address = match &settings.database {
             Some(address) => address.reveal().to_owned(),
             None => {
-                std::fs::create_dir_all(home.path())
-                    .with_context(|| format!("cannot make the state directory {}", home.path().display()))?;
+                state::prepare(home.path(), readers(&settings))?;
                 format!("sqlite:{}", home.path().join(DATABASE).display())
             }
         };
@@ -95,7 +101,7 @@ impl Hive {
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
     let mut config = tools::sandbox_config(workspace, outputs);
     settings.sandbox.apply(&mut config);
-    let sandbox = SandboxOnDemand::new(config).accepting(settings.sandbox.least_tier());
+    let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
     let logins = Logins::new(&settings.home, settings.web.clone());
     let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
     let parts = Parts {
@@ -125,7 +131,37 @@ pub fn model(settings: &Settings) -> Model {
     Model::new(&settings.model, |name| std::env::var(name).ok())
 }
 
-/// Open the workspace.
-pub fn workspace(path: &Path) -> anyhow::Result<Dir> {
-    Dir::open(path).with_context(|| format!("cannot open the workspace {}", path.display()))
+/// Open a workspace, without keys, tokens and Skep's own files in it.
+pub fn workspace(settings: &Settings, path: &Path) -> anyhow::Result<Dir> {
+    let own = [Some(&settings.home), settings.token_file.as_ref(), settings.serve.tls_key.as_ref()];
+    let own = own.into_iter().flatten().cloned().chain(database_files(settings));
+    let secrets = Secrets::new(|name| std::env::var(name).ok(), own, &settings.workspace_show)?;
+    let opened = Dir::open(path).with_context(|| format!("cannot open the workspace {}", path.display()))?;
+    Ok(opened.without(&secrets)?)
+}
+
+/// The files of a database that is elsewhere than in the state directory.
+fn database_files(settings: &Settings) -> Vec<PathBuf> {
+    let path = settings.database.as_ref().and_then(|address| address.reveal().strip_prefix("sqlite:"));
+    let files = |path| ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{path}{end}"))).to_vec();
+    path.map_or_else(Vec::new, files)
+}
+
+/// The directory in which a hub and calls from the command line keep what tools write.
+pub fn outputs(settings: &Settings) -> anyhow::Result<Dir> {
+    let readers = readers(settings);
+    state::prepare(&settings.home, readers)?;
+    Dir::of_outputs(&settings.home.join(OUTPUTS), readers).context("cannot make the directory for outputs")
+}
+
+/// Who has to read what tools have written: root's sandboxes have another user. They are shown root's files as their own, but
+/// containers are not, and some file systems (an overlay, for one) have no way to do so.
+pub fn readers(settings: &Settings) -> Readers {
+    // It may have to be made first, in the nearest directory that there is.
+    let place = settings.home.ancestors().find_map(|above| statfs(above).ok());
+    let is_mapped = place.is_some_and(|about| ID_MAPPED.contains(&about.f_type));
+    match geteuid().is_root() && (settings.sandbox.container.is_some() || !is_mapped) {
+        true => Readers::Sandboxes,
+        false => Readers::User,
+    }
 }

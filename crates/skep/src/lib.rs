@@ -23,6 +23,7 @@ pub mod run;
 pub mod running;
 pub mod schema;
 pub mod size;
+pub mod state;
 pub mod terminal;
 pub mod tools;
 pub mod upstreams;

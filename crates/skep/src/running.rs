@@ -10,12 +10,14 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::{fs::OFlags, process::geteuid};
 use serde::{Deserialize, Serialize};
+
+use crate::state;
 
 /// The file that says where the hub is.
 const FILE: &str = "hub.json";
@@ -105,7 +107,7 @@ impl Claim {
     pub fn take(home: &Path) -> Result<Claim, ClaimError> {
         let path = home.join(LOCK);
         let fault = |source| ClaimError::Io { path: path.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(fault)?;
+        state::make(home).map_err(fault)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(fault)?;
         match lock.try_lock() {

@@ -6,7 +6,10 @@
 //! command writes to `/outputs` is taken over when it has ended.
 //!
 //! Every path is resolved by the kernel below the directory it belongs to (`openat2(2)`, `RESOLVE_BENEATH`): neither
-//! `..` nor a symbolic link leads out, not even one that is exchanged at the last moment.
+//! `..` nor a symbolic link leads out, not even one that is exchanged at the last moment. Keys, tokens and Skep's own state
+//! are not shown ([`hidden`]).
+
+mod hidden;
 
 use std::{
     collections::BTreeSet,
@@ -15,20 +18,23 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::ffi::OsStringExt as _,
+        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     },
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use ignore::DirEntry;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use skep_mcp::server::local;
 use skep_sandbox::Piece;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue::ToolError;
+pub use self::hidden::{BadPlaces, Secrets, is_home};
+use self::hidden::{Hidden, IsHidden};
+use crate::{catalogue::ToolError, state};
 
 /// Where the workspace is inside a sandbox.
 pub const WORKSPACE_INSIDE: &str = "/workspace";
@@ -102,6 +108,9 @@ impl Context {
 
 /// What a tool says when the system refuses a path.
 pub fn refused(path: &str, error: &io::Error) -> ToolError {
+    if let Some(hidden) = error.get_ref().and_then(|error| error.downcast_ref::<IsHidden>()) {
+        return ToolError::Denied(format!("{path}: {hidden}"));
+    }
     match error.kind() {
         io::ErrorKind::NotFound => ToolError::failed(format!("{path} does not exist")),
         io::ErrorKind::CrossesDevices => ToolError::Denied(format!("{path} leads out of the workspace")),
@@ -115,6 +124,29 @@ pub fn refused(path: &str, error: &io::Error) -> ToolError {
 pub struct Dir {
     path: Arc<Path>,
     fd: Arc<OwnedFd>,
+    /// What of it is not shown, if there is anything.
+    hidden: Option<Arc<Hidden>>,
+    modes: Modes,
+}
+
+/// Who may read what is put into a directory.
+#[derive(Clone, Copy, Debug)]
+struct Modes {
+    file: Mode,
+    directory: Mode,
+    /// Whatever the umask says.
+    is_exact: bool,
+}
+
+impl Modes {
+    const OF_USER: Modes =
+        Modes { file: Mode::from_raw_mode(0o644), directory: Mode::from_raw_mode(0o755), is_exact: false };
+    const PRIVATE: Modes =
+        Modes { file: Mode::from_raw_mode(0o600), directory: Mode::from_raw_mode(0o700), is_exact: true };
+
+    fn enforce(self, file: impl AsFd, mode: Mode) -> io::Result<()> {
+        if self.is_exact { Ok(rustix::fs::fchmod(file, mode)?) } else { Ok(()) }
+    }
 }
 
 impl Dir {
@@ -122,13 +154,55 @@ impl Dir {
     pub fn open(path: &Path) -> io::Result<Dir> {
         let path = path.canonicalize()?;
         let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Dir { path: path.into(), fd: Arc::new(fd) })
+        Ok(Dir { path: path.into(), fd: Arc::new(fd), hidden: None, modes: Modes::OF_USER })
     }
 
     /// Open a directory, and make it if there is none.
     pub fn create(path: &Path) -> io::Result<Dir> {
         std::fs::create_dir_all(path)?;
         Dir::open(path)
+    }
+
+    /// Open a directory in which everything is this user's alone, and make it if there is none.
+    pub fn private(path: &Path) -> io::Result<Dir> {
+        state::make(path)?;
+        Ok(Dir { modes: Modes::PRIVATE, ..Dir::open(path)? })
+    }
+
+    /// The same for what tools write.
+    pub fn of_outputs(path: &Path, readers: state::Readers) -> io::Result<Dir> {
+        match readers {
+            state::Readers::User => Dir::private(path),
+            state::Readers::Sandboxes => Dir::create(path),
+        }
+    }
+
+    /// The same directory without these places.
+    ///
+    /// # Errors
+    ///
+    /// There are too many.
+    pub fn without(self, secrets: &Secrets) -> Result<Dir, BadPlaces> {
+        let hidden = secrets.within(&self.path)?.map(Arc::new);
+        Ok(Dir { hidden, ..self })
+    }
+
+    /// Places that exist and are not shown, relative to this directory; and a sign that changes when they do.
+    pub fn hidden(&self) -> (Vec<PathBuf>, HiddenSign) {
+        let (places, sign) = self.hidden.as_ref().map_or_else(Default::default, |hidden| hidden.existing());
+        (places, HiddenSign(sign))
+    }
+
+    /// Whether an entry of a walk through this directory may be shown; those below one that may not are not looked at.
+    pub(crate) fn shows(&self) -> impl Fn(&DirEntry) -> bool + Send + Sync + use<> {
+        let looked = self.hidden.as_ref().map(|hidden| (hidden.look(), Arc::clone(&self.path)));
+        move |entry| {
+            let Some((looked, root)) = &looked else { return true };
+            let Ok(inside) = entry.path().strip_prefix(root) else { return false };
+            // The start of a walk was resolved, and refused if it was hidden.
+            let identity = entry.metadata().ok().map(|about| (about.dev(), about.ino()));
+            inside.as_os_str().is_empty() || !looked.hides_entry(inside, identity)
+        }
     }
 
     /// Where it is on this machine.
@@ -141,7 +215,11 @@ impl Dir {
     /// [`open_file`](Dir::open_file) all the same.
     pub fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let fd = self.open_at(path, OFlags::PATH, Mode::empty())?;
+        self.place_of(&self.open_at(path, OFlags::PATH, Mode::empty())?)
+    }
+
+    /// Where something is that was opened below this directory.
+    fn place_of(&self, fd: &OwnedFd) -> io::Result<PathBuf> {
         let [here, there] = [self.fd.as_fd(), fd.as_fd()].map(|fd| {
             let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
             Ok::<_, io::Error>(PathBuf::from(OsString::from_vec(link.into_bytes())))
@@ -181,8 +259,8 @@ impl Dir {
         temporary.push(name);
         temporary.push(format!(".{:016x}", unique()));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(rustix::fs::openat(&parent, &temporary, flags, Mode::from_raw_mode(0o644))?);
-        let written = file.write_all(bytes).and_then(|()| {
+        let mut file = File::from(rustix::fs::openat(&parent, &temporary, flags, self.modes.file)?);
+        let written = self.modes.enforce(&file, self.modes.file).and_then(|()| file.write_all(bytes)).and_then(|()| {
             rustix::fs::renameat(&parent, &temporary, &parent, name)?;
             Ok(())
         });
@@ -203,7 +281,10 @@ impl Dir {
             }
             let above = parent.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let above = self.open_at(above, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-            match rustix::fs::mkdirat(&above, component.as_os_str(), Mode::from_raw_mode(0o755)) {
+            match rustix::fs::mkdirat(&above, component.as_os_str(), self.modes.directory) {
+                Ok(()) if self.modes.is_exact => {
+                    rustix::fs::chmodat(&above, component.as_os_str(), self.modes.directory, AtFlags::empty())?;
+                }
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -213,6 +294,34 @@ impl Dir {
     }
 
     fn open_at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let opened = self.open_any(path, flags, mode);
+        let Some(hidden) = &self.hidden else { return opened };
+        let looked = hidden.look();
+        let is_hidden =
+            |fd: &OwnedFd| Ok::<_, io::Error>(looked.hides(&self.place_of(fd)?, |part| self.identity(part)));
+        match opened {
+            Ok(fd) if is_hidden(&fd)? => Err(IsHidden.into()),
+            Ok(fd) => Ok(fd),
+            // What is not there within a hidden place is not told, either.
+            Err(error) => {
+                let or_here =
+                    |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
+                let above = |path: &Path| self.open_any(&or_here(path), OFlags::PATH, Mode::empty()).ok();
+                match path.ancestors().skip(1).find_map(above) {
+                    Some(fd) if is_hidden(&fd)? => Err(IsHidden.into()),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Device and inode of what is at a path below this directory.
+    fn identity(&self, path: &Path) -> Option<(u64, u64)> {
+        let about = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((about.st_dev, about.st_ino))
+    }
+
+    fn open_any(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         loop {
             match rustix::fs::openat2(self.fd.as_fd(), path, flags | OFlags::CLOEXEC, mode, resolve) {
@@ -222,6 +331,10 @@ impl Dir {
         }
     }
 }
+
+/// Tells whether the same places of a directory are hidden that were there before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HiddenSign(Vec<(PathBuf, [u64; 4])>);
 
 /// A number that no other call in this process gets.
 fn unique() -> u64 {

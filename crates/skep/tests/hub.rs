@@ -5,7 +5,9 @@ mod support;
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -97,6 +99,60 @@ fn a_hub_says_in_its_state_directory_where_it_is_until_it_ends() {
     assert_eq!(RunningHub::find(user.home()).unwrap().pid, third.child.id());
     third.stop();
     assert!(!user.home().join("hub.json").exists());
+}
+
+/// What other users could open or enter.
+fn open_to_others(directory: &Path) -> Vec<PathBuf> {
+    let is_open = |path: &Path| std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o077 != 0;
+    let mut found = Vec::from_iter(is_open(directory).then(|| directory.to_owned()));
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(open_to_others(&path));
+        } else if is_open(&path) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A hub and a run, which leave all that there is in a state directory.
+fn use_everything(user: &User, home: &Path, umask: &str) {
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask $0; exec \"$@\"", umask, env!("CARGO_BIN_EXE_skep")]).args(arguments);
+        command.current_dir(user.workspace()).env("SKEP_HOME", home).env("HOME", user.home());
+        command
+    };
+    let mut hub = Served::start(&mut command(&["serve", "--bind", "127.0.0.1:0"]));
+    for arguments in [
+        &["run", "plan.yaml"][..],
+        &["call", "file_write", "--arg", "path=a/b.txt", "--arg", "content=x"],
+        &["call", "bash", "--arg", "command=echo x > /outputs/c"],
+    ] {
+        let output = command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(open_to_others(home), Vec::<PathBuf>::new(), "with umask {umask}, while a hub runs");
+    hub.stop();
+    assert_eq!(open_to_others(home), Vec::<PathBuf>::new(), "with umask {umask}");
+}
+
+#[test]
+fn the_state_directory_is_its_users_alone_whatever_the_umask_is_and_whatever_was_there() {
+    let user = User::new();
+    user.file("plan.yaml", PLAN);
+    let home = user.home().join("share/state");
+    use_everything(&user, &home, "000");
+    let opened = Command::new("chmod").args(["-R", "a+rX"]).arg(&home).status().unwrap();
+    assert!(opened.success() && open_to_others(&home).len() > 5, "as an earlier version left it");
+    use_everything(&user, &home, "022");
+
+    let link = user.home().join("link");
+    std::os::unix::fs::symlink(&home, &link).unwrap();
+    let refused = user.command(&["runs"]).env("SKEP_HOME", &link).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("symbolic link") && said.contains("SKEP_HOME"), "{said}");
 }
 
 const PLAN: &str = "name: n\ntasks:\n  greet: { tool: bash, args: { command: echo hello } }\n";

@@ -18,6 +18,8 @@
 //! long as [`super::Limits`] says.
 
 use std::{
+    fs::{OpenOptions, Permissions},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     pin::pin,
@@ -68,6 +70,7 @@ impl Sqlite {
         if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
             return Err(DbError::NoDirectory(directory.to_owned()));
         }
+        make_private(path);
         let mut connection = connect(path, lock_time_max, "pragma journal_mode = wal; pragma synchronous = full")?;
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
@@ -304,6 +307,15 @@ impl Shared {
             read(&mut connection);
             self.reads.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// A new database is its owner's alone, whatever the umask is; SQLite gives its other files the mode of this one. Should this
+/// fail, SQLite will say why.
+fn make_private(path: &Path) {
+    let mode = 0o600;
+    if let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
+        let _ = file.set_permissions(Permissions::from_mode(mode));
     }
 }
 

@@ -187,6 +187,8 @@ impl Bundle {
             let options = ["rbind", access, "nosuid", "nodev"];
             json!({ "destination": at, "type": "bind", "source": source, "options": options })
         };
+        // It is a device, which must be allowed to be one in order to be empty.
+        let nothing = |at: &str| json!({ "destination": at, "type": "bind", "source": "/dev/null", "options": ["bind", "ro", "nosuid", "noexec"] });
         let mut mounts = vec![
             json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
             tmpfs("/dev", &["nosuid", "strictatime", "mode=755", "size=64k"]),
@@ -198,7 +200,16 @@ impl Bundle {
             bind(&self.path("code"), "/code", "ro"),
             bind(&self.path("outputs"), "/outputs", "rw"),
         ];
-        mounts.extend(binds.iter().map(|one| bind(&one.source.to_string_lossy(), &one.target.to_string_lossy(), "ro")));
+        for one in binds {
+            mounts.push(bind(&one.source.to_string_lossy(), &one.target.to_string_lossy(), "ro"));
+            mounts.extend(one.hidden.iter().map(|place| {
+                let at = one.target.join(place);
+                match one.source.join(place).is_dir() {
+                    true => tmpfs(&at.to_string_lossy(), &["ro", "nosuid", "nodev", "noexec", "mode=555", "size=4k"]),
+                    false => nothing(&at.to_string_lossy()),
+                }
+            }));
+        }
         mounts
     }
 }

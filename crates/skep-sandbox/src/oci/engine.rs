@@ -71,8 +71,20 @@ pub(super) fn words(kind: Kind, image: &str, label: &str, bundle: &Bundle, binds
     };
     mount(&bundle.path("code"), "/code", ",readonly");
     mount(&bundle.path("outputs"), "/outputs", "");
-    for Bind { source, target } in binds {
+    for Bind { source, target, hidden } in binds {
         mount(&source.to_string_lossy(), &target.to_string_lossy(), ",readonly");
+        for place in hidden.iter().filter(|place| !source.join(place).is_dir()) {
+            mount("/dev/null", &target.join(place).to_string_lossy(), ",readonly");
+        }
+    }
+    // Podman would copy what the image has there.
+    let as_is = if kind == Kind::Podman { ",notmpcopyup" } else { "" };
+    for Bind { source, target, hidden } in binds {
+        for place in hidden.iter().filter(|place| source.join(place).is_dir()) {
+            let at = target.join(place);
+            let options = format!("tmpfs-mode=0555,tmpfs-size=4096,readonly{as_is}");
+            words.push(format!("--mount=type=tmpfs,dst={},{options}", at.display()).into());
+        }
     }
     if kind == Kind::Podman {
         // Else there are writable directories that nothing limits.

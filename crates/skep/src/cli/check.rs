@@ -36,7 +36,7 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(common, &arguments)?;
-    let here = hive::workspace(&settings.workspace)?;
+    let here = hive::workspace(&settings, &settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     let mut faults = 0;
     let mut kinds = Vec::new();

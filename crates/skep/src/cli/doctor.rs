@@ -81,7 +81,7 @@ impl Finding {
 
 /// Run a real sandbox and say what it can enforce.
 async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> {
-    let here = hive::workspace(&settings.workspace)?;
+    let here = hive::workspace(settings, &settings.workspace)?;
     let (_, sandbox) = hive::catalogue(settings, &here, &here);
     let (works, detail, cure) = match sandbox.get().await {
         Err(skep_sandbox::Error::Unavailable { reason, cure }) => {

@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::Context as _;
 use clap::Args;
 
 use super::{Common, stop_on_signal};
@@ -10,7 +9,6 @@ use crate::{
     config::Overrides,
     doors::{Options, Parts, mcp},
     hive,
-    workspace::{Dir, OUTPUTS},
 };
 
 /// Serve the tools to one MCP client on standard input and output
@@ -35,8 +33,8 @@ pub(super) struct Arguments {
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { workspace, mcp_config, no_prefix } = arguments;
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
-    let workspace = hive::workspace(&settings.workspace)?;
-    let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let workspace = hive::workspace(&settings, &settings.workspace)?;
+    let outputs = hive::outputs(&settings)?;
     let searches_tools = settings.tools.search;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
     // It lives as long as its one client, so there is nobody who could ask for a task later.

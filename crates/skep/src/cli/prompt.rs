@@ -42,7 +42,7 @@ The arguments are one JSON object that fits the tool's JSON Schema. Use one tool
 pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { servers, mcp_config } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let here = hive::workspace(&settings.workspace)?;
+    let here = hive::workspace(&settings, &settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     for server in servers.iter().filter(|server| *server != OWN) {
         catalogue.upstreams().server(server)?; // it exists

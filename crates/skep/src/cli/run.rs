@@ -148,7 +148,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let Arguments { what, inputs, workspace, mcp_config, hubs, actors, observers, dry_run, output } = arguments;
     let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
     let settings = common.settings(overrides)?;
-    let workspace = hive::workspace(&settings.workspace)?;
+    let workspace = hive::workspace(&settings, &settings.workspace)?;
     let hive = Hive::open(settings).await?;
     let mut plan = understand(&what, &hive, &workspace, output.quiet).await?;
     for input in &inputs {
@@ -258,7 +258,7 @@ impl Work {
     async fn take_up(hive: Hive, run: &Run) -> anyhow::Result<Work> {
         let directory = hive.home.hold(&run.id)?;
         let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
-        let workspace = hive::workspace(run.directory.as_ref())?;
+        let workspace = hive::workspace(&hive.settings, run.directory.as_ref())?;
         let swarm = hive.swarm(&workspace, directory.outputs())?;
         let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again

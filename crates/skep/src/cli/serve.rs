@@ -20,7 +20,8 @@ use crate::{
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
     running::{Claim, RunningHub},
-    workspace::{Dir, OUTPUTS},
+    state,
+    workspace::{Dir, is_home},
 };
 
 /// Serve the tools over HTTP: MCP on /mcp and /sse, POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
@@ -89,9 +90,10 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let again = common.again(&overrides);
     let settings = common.settings(overrides)?;
     let watched = Watched::new(&settings);
-    let workspace = hive::workspace(&settings.workspace)?;
+    let workspace = hive::workspace(&settings, &settings.workspace)?;
+    state::prepare(&settings.home, hive::readers(&settings))?;
     let mut claim = claim(&settings.home);
-    let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let outputs = hive::outputs(&settings)?;
     let options = Options { unix_if_free: own_socket(&settings, claim.is_some()), ..options(&settings)? };
     let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
@@ -119,8 +121,9 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("listening on {lines}://{address}");
     }
     if let Some(path) = doors.unix() {
-        eprintln!("listening on unix:{}", path.display());
+        say!("listening on unix:{}", path.display());
     }
+    tell_workspace(&described.workspace);
     if wants_tcp && doors.tcp_addresses().is_empty() {
         say!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
     }
@@ -144,6 +147,17 @@ fn claim(home: &Path) -> Option<Claim> {
             None
         }
     }
+}
+
+/// Say what callers can read.
+fn tell_workspace(workspace: &Path) {
+    say!("serving {}", workspace.display());
+    let what = match workspace {
+        workspace if workspace.parent().is_none() => "the whole machine",
+        workspace if is_home(workspace) => "a whole home directory",
+        _ => return,
+    };
+    say!("skep: callers can read {what}, but for keys and tokens that are kept in usual places; -C DIR serves less");
 }
 
 /// Where this user's programs find the hub, unless somebody says otherwise: one hub of a state directory has it.

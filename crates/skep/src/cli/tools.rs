@@ -20,7 +20,7 @@ use crate::{
     hive,
     terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
-    workspace::{Context, Dir, OUTPUTS, Outputs},
+    workspace::{Context, Outputs},
 };
 
 /// List the tools, or describe one
@@ -89,7 +89,7 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     }
     let Arguments { tool, schema, json, mcp_config, hub: _ } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let here = hive::workspace(&settings.workspace)?;
+    let here = hive::workspace(&settings, &settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     let listed = match &tool {
         Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), Vec::new())),
@@ -146,8 +146,8 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     }
     let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
-    let workspace = hive::workspace(&settings.workspace)?;
-    let outputs = Dir::create(&settings.home.join(OUTPUTS)).context("cannot make the directory for outputs")?;
+    let workspace = hive::workspace(&settings, &settings.workspace)?;
+    let outputs = hive::outputs(&settings)?;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();

@@ -31,6 +31,8 @@ pub(super) struct File {
     pub(super) database: Option<Secret>,
     /// Directory whose files tools may read. Default: the current one.
     pub(super) workspace: Option<PathBuf>,
+    /// Places in the workspace that are shown although keys, tokens or Skep's own state are kept there, such as `~/.aws`.
+    pub(super) workspace_show: Vec<PathBuf>,
     /// Hubs that `skep run` calls tools on, least loaded first; this machine if none answers. Each is an address or
     /// `unix:/path/of/hub.sock`.
     pub(super) hubs: Vec<String>,

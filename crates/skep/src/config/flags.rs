@@ -49,7 +49,6 @@ pub(super) fn read(flags: &Overrides) -> (Value, Vec<Diagnostic>) {
         ("--hub", "/hubs", list(&flags.hubs)),
         ("--bind", "/serve/bind", list(&flags.bind)),
         ("--tcp", "/serve/tcp", list(&flags.tcp)),
-        ("--unix", "/serve/unix", flags.unix.as_ref().map(|path| json!(path))),
         ("--allow-local-users", "/serve/allow_local_users", flags.allow_local_users.map(Value::from)),
         ("--no-prefix", "/serve/prefix", flags.prefix.map(Value::from)),
         ("--actors", "/run/actors", flags.actors.map(Value::from)),

@@ -66,6 +66,8 @@ pub struct Settings {
     pub database: Option<Secret>,
     /// The directory whose files tools may read.
     pub workspace: PathBuf,
+    /// Places in it that are shown although they are hidden as a rule.
+    pub workspace_show: Vec<PathBuf>,
     /// Hubs that tools are called on.
     pub hubs: Vec<String>,
     /// What callers of this hub must know, and what this program tells the hubs that it calls; or why it cannot be read. A
@@ -338,10 +340,11 @@ fn fill_in(
         home,
         database,
         workspace,
+        workspace_show,
         hubs,
         token,
         token_file,
-        serve,
+        mut serve,
         run,
         tools,
         search,
@@ -356,6 +359,7 @@ fn fill_in(
         Some(home) => home,
         None => default_home(variable)?,
     };
+    serve.unix = flags.unix.or(serve.unix);
     let token_file = flags.token_file.or(token_file);
     let token = match &token_file {
         Some(path) => read_token(path).map(Some),
@@ -365,6 +369,7 @@ fn fill_in(
         home,
         database,
         workspace: flags.workspace.or(workspace).unwrap_or_else(|| PathBuf::from(".")),
+        workspace_show,
         hubs,
         token,
         bad_tokens: source.bad_tokens,

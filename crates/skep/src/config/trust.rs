@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_core::Timestamp;
 
-use crate::document;
+use crate::{document, state};
 
 /// File name of the list in the state directory.
 const FILE: &str = "trust.json";
@@ -70,7 +70,7 @@ impl Trust {
 
     /// Write the list, as a whole or not at all.
     pub fn write(&self, home: &Path) -> io::Result<()> {
-        fs::create_dir_all(home)?;
+        state::make(home)?;
         let (path, aside) = (home.join(FILE), home.join(format!("{FILE}.{}", std::process::id())));
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
         let written = file.write_all(&serde_json::to_vec_pretty(self)?).and_then(|()| file.sync_all());

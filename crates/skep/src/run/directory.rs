@@ -3,17 +3,21 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
 use skep_core::run::RunId;
 
-use crate::workspace::Dir;
+use crate::{
+    state::{self, Readers},
+    workspace::Dir,
+};
 
 /// The state directory of this user or hub.
 #[derive(Clone, Debug)]
-pub struct Home(PathBuf);
+pub struct Home(PathBuf, Readers);
 
 /// Why a run's directory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +43,12 @@ pub enum LockError {
 impl Home {
     /// The state directory at this path; it is made when it is first needed.
     pub fn new(path: PathBuf) -> Home {
-        Home(path)
+        Home(path, Readers::User)
+    }
+
+    /// The same, where others have to read what tools write.
+    pub fn with_outputs(self, outputs: Readers) -> Home {
+        Home(self.0, outputs)
     }
 
     /// Where it is.
@@ -51,9 +60,13 @@ impl Home {
     pub fn hold(&self, run: &RunId) -> Result<RunDirectory, LockError> {
         let path = self.run(run);
         let io = |source| LockError::Io { path: path.clone(), source };
-        let outputs = Dir::create(&path.join("outputs")).map_err(io)?;
-        let mut lock =
-            File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(io)?;
+        for directory in [&self.0, &self.0.join("runs"), &path] {
+            state::make(directory).map_err(io)?;
+        }
+        let outputs = Dir::of_outputs(&path.join("outputs"), self.1).map_err(io)?;
+        let mut lock = File::options();
+        lock.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = lock.open(path.join("lock")).map_err(io)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             lock.read_to_string(&mut pid).map_err(io)?;
@@ -61,7 +74,7 @@ impl Home {
         }
         lock.set_len(0).and_then(|()| lock.rewind()).map_err(io)?;
         writeln!(lock, "{}", std::process::id()).map_err(io)?;
-        let directory = Dir::open(&path).map_err(io)?;
+        let directory = Dir::private(&path).map_err(io)?;
         Ok(RunDirectory { directory, outputs, _lock: lock })
     }
 

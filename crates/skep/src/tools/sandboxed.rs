@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use skep_sandbox::{Config, End, Error, Namespaces, Oci, Outcome, Request, Run, Sandbox, Source, Tier};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::{
     catalogue::ToolError,
-    workspace::{Context, WORKSPACE_INSIDE},
+    workspace::{Context, Dir, HiddenSign, INPUTS_INSIDE, WORKSPACE_INSIDE},
 };
 
 /// How commands are kept in: section `[sandbox]` of the configuration.
@@ -94,7 +94,15 @@ impl Settings {
 pub struct SandboxOnDemand {
     config: Config,
     least_tier: Tier,
-    started: Arc<OnceCell<Sandbox>>,
+    /// The directories that the binds show, by where they are inside.
+    shown: Vec<(PathBuf, Dir)>,
+    started: Arc<Mutex<Option<Started>>>,
+}
+
+/// A sandbox, and what was hidden in its directories when it was started.
+struct Started {
+    signs: Vec<HiddenSign>,
+    sandbox: Sandbox,
 }
 
 /// A command that a tool wants to run.
@@ -134,7 +142,13 @@ pub(super) struct CommandAnswer {
 impl SandboxOnDemand {
     /// Nothing is started yet.
     pub fn new(config: Config) -> SandboxOnDemand {
-        SandboxOnDemand { config, least_tier: Tier::Strict, started: Arc::default() }
+        SandboxOnDemand { config, least_tier: Tier::Strict, shown: Vec::new(), started: Arc::default() }
+    }
+
+    /// For this workspace and these outputs, without what they hide.
+    pub fn showing(workspace: &Dir, outputs: &Dir, config: Config) -> SandboxOnDemand {
+        let shown = vec![(WORKSPACE_INSIDE.into(), workspace.clone()), (INPUTS_INSIDE.into(), outputs.clone())];
+        SandboxOnDemand { shown, ..SandboxOnDemand::new(config) }
     }
 
     /// The same, for commands to which this much isolation is enough.
@@ -142,9 +156,25 @@ impl SandboxOnDemand {
         SandboxOnDemand { least_tier, ..self }
     }
 
-    /// The sandbox, started if need be.
-    pub async fn get(&self) -> Result<&Sandbox, Error> {
-        self.started.get_or_try_init(|| Sandbox::start(self.config.clone())).await
+    /// The sandbox, started if need be: also where something else is to be hidden by now.
+    pub async fn get(&self) -> Result<Sandbox, Error> {
+        let hidden = self.shown.iter().map(|(inside, dir)| (inside, dir.hidden()));
+        let (hidden, signs): (Vec<_>, Vec<_>) = hidden.map(|(inside, (places, sign))| ((inside, places), sign)).unzip();
+        let mut started = self.started.lock().await;
+        if let Some(started) = started.as_ref().filter(|started| started.signs == signs) {
+            return Ok(started.sandbox.clone());
+        }
+        let mut config = self.config.clone();
+        for (inside, places) in hidden {
+            config
+                .binds
+                .iter_mut()
+                .filter(|bind| bind.target == *inside)
+                .for_each(|bind| bind.hidden.clone_from(&places));
+        }
+        let sandbox = Sandbox::start(config).await?;
+        *started = Some(Started { signs, sandbox: sandbox.clone() });
+        Ok(sandbox)
     }
 
     /// Run a command, keep its outputs, and turn its end into an answer or an error.
@@ -227,11 +257,12 @@ fn last_line(stderr: &str) -> String {
 }
 
 /// What a sandbox for this workspace and these outputs is made from.
-pub fn config(workspace: &crate::workspace::Dir, outputs: &crate::workspace::Dir) -> Config {
-    let bind = |dir: &crate::workspace::Dir, inside: &str| skep_sandbox::Bind {
+pub fn config(workspace: &Dir, outputs: &Dir) -> Config {
+    let bind = |dir: &Dir, inside: &str| skep_sandbox::Bind {
         source: dir.path().to_owned(),
         target: inside.into(),
+        hidden: dir.hidden().0,
     };
-    let binds = vec![bind(workspace, WORKSPACE_INSIDE), bind(outputs, crate::workspace::INPUTS_INSIDE)];
+    let binds = vec![bind(workspace, WORKSPACE_INSIDE), bind(outputs, INPUTS_INSIDE)];
     Config { binds, ..Config::default() }
 }

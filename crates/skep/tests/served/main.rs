@@ -4,6 +4,7 @@
 mod bounds;
 mod callers;
 mod calls;
+mod hidden;
 mod plain;
 mod principals;
 #[path = "../support/mod.rs"]

@@ -1,13 +1,13 @@
 //! The files below a directory, as the user thinks of them: without what .gitignore excludes and what is hidden.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
 
 use crate::{
     catalogue::ToolError,
-    workspace::{Context, OUTPUTS, refused},
+    workspace::{Context, Dir, OUTPUTS, refused},
 };
 
 /// Entries that are looked at; a larger directory is listed in parts.
@@ -51,7 +51,7 @@ impl Walk {
         let in_outputs = std::ptr::eq(dir, context.outputs.root());
         let prefix = if in_outputs { Path::new(OUTPUTS) } else { Path::new("") };
         let mut found = Found { entries: Vec::new(), complete: true };
-        for (count, entry) in self.builder(dir.path().join(&start), in_outputs).build().enumerate() {
+        for (count, entry) in self.builder(dir, &start, in_outputs).build().enumerate() {
             if count >= ENTRIES_MAX || context.time_left().is_zero() || context.cancel.is_cancelled() {
                 found.complete = false;
                 break;
@@ -80,15 +80,15 @@ impl Walk {
         Ok(found)
     }
 
-    fn builder(&self, start: PathBuf, in_outputs: bool) -> WalkBuilder {
-        let mut walk = WalkBuilder::new(start);
+    fn builder(&self, dir: &Dir, start: &Path, in_outputs: bool) -> WalkBuilder {
+        let (mut walk, shows) = (WalkBuilder::new(dir.path().join(start)), dir.shows());
         // The rules of a repository around the outputs are about the outputs as a whole, not about what is in them.
         walk.standard_filters(!self.all && !in_outputs)
             .require_git(false)
             .git_global(false) // the rules of whoever runs Skep are not the workspace's
             .follow_links(false)
             .max_depth((!self.recursive).then_some(1))
-            .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git");
+            .filter_entry(move |entry| entry.depth() == 0 || (entry.file_name() != ".git" && shows(entry)));
         walk
     }
 }

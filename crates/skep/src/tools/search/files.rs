@@ -127,7 +127,7 @@ impl Search {
     fn run(self) -> Answer {
         let tally = Mutex::new(Tally::default());
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let mut walk = WalkBuilder::new(self.dir.path().join(&self.start));
+        let (mut walk, shows) = (WalkBuilder::new(self.dir.path().join(&self.start)), self.dir.shows());
         walk.threads(threads)
             .follow_links(false)
             .hidden(!self.hidden)
@@ -137,7 +137,7 @@ impl Search {
             .git_exclude(!self.ignored)
             .git_global(false) // the rules of whoever runs Skep are not the workspace's
             .require_git(false)
-            .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git");
+            .filter_entry(move |entry| entry.depth() == 0 || (entry.file_name() != ".git" && shows(entry)));
         walk.build_parallel().run(|| {
             let mut worker = Worker { search: &self, searcher: self.searcher(), tally: &tally };
             Box::new(move |entry| worker.visit(entry))
