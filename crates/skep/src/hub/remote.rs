@@ -49,7 +49,7 @@ impl Hubs {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop().extend(path);
         }
-        let request = self.with_token(self.client.get(url)).timeout(SHOW_TIME_MAX);
+        let request = self.with_token(hub.client.get(url)).timeout(SHOW_TIME_MAX);
         let unreachable = |error: reqwest::Error| ShowError::Unreachable { hub: name.clone(), why: innermost(&error) };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
