@@ -46,8 +46,8 @@ const READER_GONE: u8 = 141;
 /// Run a command in a fresh sandbox: no network, no files but those of the system and what is given here
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  skep exec ls -la /
-  skep exec sh -c 'id; ls /'
+  skep exec ls -la /usr
+  skep exec sh -c 'id; ls /usr'
   skep exec --lang python --timeout 5s untrusted.py
   echo 'print(6 * 7)' | skep exec --lang python -
   skep exec --in data.csv --out results sh -c 'sort data.csv > /outputs/sorted.csv'

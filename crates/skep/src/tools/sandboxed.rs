@@ -228,7 +228,9 @@ fn answer(context: &Context, tool: &str, outcome: Outcome) -> Result<CommandAnsw
     };
     let message = match outcome.end {
         End::Exit(0) => return Ok(answer),
-        End::Exit(code) => format!("{tool} exited with code {code}{}", last_line(&answer.stderr)),
+        End::Exit(code) => {
+            format!("{tool} exited with code {code}{}{}", last_line(&answer.stderr), read_only(&answer.stderr))
+        }
         End::Signal(signal) => format!("{tool} was killed by signal {signal}"),
         End::OutputLimit => format!("{tool} printed more than allowed and was stopped"),
         End::MemoryLimit => format!("{tool} used more memory than allowed and was stopped"),
@@ -253,6 +255,17 @@ fn last_line(stderr: &str) -> String {
     match stderr.trim_end().lines().last() {
         Some(line) => format!(": {}", line.chars().take(200).collect::<String>()),
         None => String::new(),
+    }
+}
+
+/// What to do about it, if a program failed because it wanted to write to the workspace.
+fn read_only(stderr: &str) -> &'static str {
+    match stderr.contains("Read-only file system") {
+        true => {
+            "; commands cannot write to /workspace: let them write to /outputs, or work on a copy \
+             (`cp -r /workspace /tmp/copy && cd /tmp/copy`)"
+        }
+        false => "",
     }
 }
 
