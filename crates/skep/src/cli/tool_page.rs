@@ -1,8 +1,11 @@
 //! A tool as a person reads about it: what it does, a table of its arguments, and a call of it to copy.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use crate::terminal::{block, line, short_line};
+use crate::{
+    schema::portable,
+    terminal::{block, line, short_line},
+};
 
 /// Arguments within arguments are shown down to this depth.
 const DEPTH_MAX: usize = 4;
@@ -84,6 +87,9 @@ fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
 
 /// What kind of value it is, in JSON's words.
 fn kind(root: &Value, schema: &Value) -> String {
+    if portable::is_any(schema) {
+        return "any".to_owned();
+    }
     let choices = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
     if let Some(choices) = choices {
         let mut kinds: Vec<String> = choices.iter().map(|choice| kind(root, resolved(root, choice))).collect();
@@ -123,7 +129,9 @@ fn limits(schema: &Value) -> String {
         limits.push(short_line(&choices.join(", "), 2 * VALUE_CHARS_MAX));
     }
     let mut range = |least: &str, most: &str, unit: &str| {
-        let number = |name: &str| schema[name].as_number().map(ToString::to_string);
+        // What stands for no limit is none to a person.
+        let is_limit = |number: &&Number| number.as_i64().is_none_or(|limit| limit.abs() != portable::INTEGER_MAX);
+        let number = |name: &str| schema[name].as_number().filter(is_limit).map(ToString::to_string);
         match (number(least), number(most)) {
             (Some(least), Some(most)) => limits.push(format!("{least} to {most}{unit}")),
             (Some(least), None) => limits.push(format!("at least {least}{unit}")),
@@ -292,6 +300,13 @@ Example:
   skep call s__t --arg query=… --arg 'mode=it'\''s'
 "#;
         assert_eq!(page(&tool), expected);
+    }
+
+    #[test]
+    fn a_value_that_may_be_anything_is_said_to_be_so_and_no_limit_is_none() {
+        let forms = ["string", "number", "boolean", "object", "array"].map(|kind| json!({ "type": kind }));
+        assert_eq!(kind(&json!({}), &json!({ "anyOf": forms })), "any");
+        assert_eq!(limits(&json!({ "minimum": 0, "maximum": portable::INTEGER_MAX })), "at least 0");
     }
 
     #[test]

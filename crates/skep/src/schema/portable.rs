@@ -22,11 +22,17 @@ pub fn generate<T: JsonSchema>(side: Side) -> Value {
     settings.with_transform(Portable(side)).into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// The largest integer that all readers of JSON can tell from its neighbours.
-const INTEGER_MAX: i64 = (1 << 53) - 1;
+/// The largest integer that all readers of JSON can tell from its neighbours, for those that have no limit of their own.
+pub const INTEGER_MAX: i64 = (1 << 53) - 1;
 
 /// Formats that JSON Schema defines and every dialect knows.
 pub const FORMATS: [&str; 9] = ["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"];
+
+/// Whether a value may be anything, as a schema of ours says that.
+pub fn is_any(schema: &Value) -> bool {
+    let forms = schema["anyOf"].as_array().map_or(&[][..], Vec::as_slice);
+    ["string", "number", "boolean", "object", "array"].iter().all(|kind| forms.iter().any(|form| form["type"] == *kind))
+}
 
 /// Keywords that say something about a value rather than constrain it.
 const NOTES: [&str; 4] = ["title", "description", "default", "examples"];

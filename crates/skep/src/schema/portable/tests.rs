@@ -75,6 +75,9 @@ fn a_free_value_says_what_it_may_be() {
     let types = |side| free(side).as_array().unwrap().iter().map(|form| form["type"].clone()).collect::<Vec<_>>();
     assert_eq!(types(Side::Arguments), ["string", "number", "boolean", "object", "array"]);
     assert_eq!(types(Side::Answer), ["string", "number", "boolean", "object", "array", "null"]);
+    let of = |side, name: &str| generate::<Example>(side)["properties"][name].clone();
+    assert!(is_any(&of(Side::Arguments, "free")) && is_any(&of(Side::Answer, "free")));
+    assert!(!is_any(&of(Side::Answer, "text")) && !is_any(&of(Side::Arguments, "names")));
     // Whatever it is, the schema of an answer takes it.
     let schema = json!({ "anyOf": free(Side::Answer) });
     let validator = jsonschema::validator_for(&schema).unwrap();
