@@ -10,6 +10,7 @@ mod support;
 use std::{
     fmt::Write as _,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -133,6 +134,8 @@ fn prepared() -> User {
         fs::create_dir_all(user.home().join(directory)).unwrap();
     }
     fs::write(user.home().join("project/a.txt"), "TODO\n").unwrap();
+    // The state directory is this one; with other things in it, it must be closed to others.
+    fs::set_permissions(user.home(), fs::Permissions::from_mode(0o700)).unwrap();
     user
 }
 
