@@ -204,12 +204,12 @@ async fn listening(arguments: &[&str]) -> (Child, String) {
 
 /// Callers of both eras over both transports, with this server of this era behind the hub.
 async fn is_served_to_all(server: &Value, behind: Era) {
-    let home = tempfile::tempdir().unwrap();
+    let home = closed_directory();
     let hub = Hub::start(&skep(), server, home.path()).await.unwrap();
     for era in [Era::Modern, Era::Older] {
         let over_http = async { Caller::over_http(&hub.url, era).await.try_everything(behind).await };
         timeout(PATIENCE, over_http).await.unwrap_or_else(|_| panic!("{era:?} over HTTP: nothing happens"));
-        let home = tempfile::tempdir().unwrap();
+        let home = closed_directory();
         let over_stdio = async {
             let (caller, mut child) = Caller::over_stdio(server, era, home.path()).await;
             caller.try_everything(behind).await;
@@ -240,4 +240,10 @@ async fn a_server_on_http_is_served_to_callers_of_both_eras() {
 async fn an_older_server_on_http_is_served_to_callers_of_both_eras() {
     let (_server, url) = listening(&["http", "older"]).await;
     is_served_to_all(&json!({ "url": url }), Era::Older).await;
+}
+
+/// A directory that others may not enter, for the state of a hub beside other things.
+fn closed_directory() -> tempfile::TempDir {
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(closed).tempdir().unwrap()
 }

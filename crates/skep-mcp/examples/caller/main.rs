@@ -43,7 +43,9 @@ const ONLY_LISTS: &str = "json-schema-ref-no-deref";
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [skep, revision, server] = &arguments[..] else { return Err("caller SKEP REVISION URL".into()) };
-    let home = tempfile::tempdir()?;
+    // Not only the hub's state is in it, so it has to be closed to others.
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let home = tempfile::Builder::new().permissions(closed).tempdir()?;
     let hub = Hub::start(skep, &user::server(server, &context()?, home.path())?, home.path()).await?;
     let user = User::new(skep, &hub, home.path());
     let tried = tokio::time::timeout(TIME_MAX, visit(&user, &hub.url, revision.parse()?)).await;

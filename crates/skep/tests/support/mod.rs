@@ -20,7 +20,10 @@ pub(crate) struct User {
 
 impl User {
     pub(crate) fn new() -> User {
-        User { home: tempfile::tempdir().unwrap(), workspace: tempfile::tempdir().unwrap() }
+        // It is the state directory, too, and has other things in it, so it has to be closed.
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let home = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
+        User { home, workspace: tempfile::tempdir().unwrap() }
     }
 
     /// The directory that the user works in.
