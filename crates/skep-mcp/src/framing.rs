@@ -11,6 +11,9 @@ use tokio::{
 /// many connections and requests there can be.
 pub const SMALL_BYTES: usize = 64 << 10;
 
+/// Bytes after which a line that does not end is none: nothing that follows could be told apart.
+const ENDLESS_BYTES: usize = 256 << 20;
+
 /// The memory of large messages.
 #[derive(Clone, Debug)]
 pub struct Memory {
@@ -104,10 +107,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 
     /// The next line without its end; `None` at the end of the input. A last line without an end counts. Not to be
-    /// dropped half-way: what was read of a line would be lost.
+    /// dropped half-way: what was read of a line would be lost. A line without end is an error.
     pub async fn next(&mut self) -> io::Result<Option<Result<&[u8], Skipped>>> {
         self.forget();
-        let (mut skipped, mut is_empty) = (None, true);
+        let (mut skipped, mut is_empty, mut bytes) = (None, true, 0_usize);
         loop {
             let chunk = self.input.fill_buf().await?;
             if chunk.is_empty() {
@@ -120,6 +123,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             let end = memchr::memchr(b'\n', chunk);
             let part = &chunk[..end.unwrap_or(chunk.len())];
             let length = self.line.len() + part.len();
+            bytes += part.len();
+            if bytes > ENDLESS_BYTES.max(self.bytes_max) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line does not end"));
+            }
             if skipped.is_none() && length > self.bytes_max {
                 skipped = Some(Skipped::TooLong);
             }

@@ -14,10 +14,7 @@ use std::{
     collections::HashMap,
     error::Error as _,
     pin::pin,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -41,6 +38,8 @@ use super::{
     asking::Asking,
     auth::{Access, Authorization, Challenge},
     flight::{Flight, Flights, Question},
+    flow::Flow,
+    ids::Ids,
     link, open,
 };
 use crate::{
@@ -96,7 +95,9 @@ pub(super) struct Http {
     access: Option<Access>,
     setup: Setup,
     calls: Semaphore,
-    last_id: AtomicI64,
+    ids: Ids,
+    /// What comes on streams beside answers.
+    flow: Flow,
     state: RwLock<Arc<State>>,
     /// The calls of a session that somebody listens to.
     flights: Flights,
@@ -269,7 +270,8 @@ impl Http {
             target,
             calls: Semaphore::new(setup.limits.calls_at_once_max),
             setup: setup.clone(),
-            last_id: AtomicI64::new(0),
+            ids: Ids::default(),
+            flow: Flow::default(),
             state: RwLock::new(Arc::new(state)),
             flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
@@ -308,7 +310,7 @@ impl Http {
     ) -> Result<Box<RawValue>, CallError> {
         let calling = pin!(async {
             let _permit = self.calls.acquire().await;
-            let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+            let id = self.ids.next();
             let state = self.state();
             let headers = state.repeated(asking.method, asking.params);
             let text = Bytes::from(asking.text(id));
@@ -364,7 +366,7 @@ impl Http {
     /// Open a session: `initialize`, whose answer names it.
     pub(super) async fn initialize(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Box<RawValue>, CallError> {
         self.change(|state| state.session = None);
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.ids.next();
         let response = self.exchange(&self.state(), Method::POST, &[], &asking.text(id).into()).await?;
         let session = response.header(SESSION).and_then(|session| HeaderValue::from_str(session).ok());
         let result = self.read(response, &Asked { id, flight: &Flight::new(None) }).await?;
@@ -379,7 +381,7 @@ impl Http {
         let headers = state.repeated(&method, &nothing);
         match self.post(&state, &Message::Notification(notification).to_line().into(), &headers).await? {
             Sent::Answer(response) if response.status().is_success() => Ok(()),
-            Sent::Answer(response) => Err(self.refused(response).await),
+            Sent::Answer(response) => Err(self.refused(response, None).await),
             Sent::Forgotten => Ok(()), // the session that it was for is gone
         }
     }
@@ -507,7 +509,7 @@ impl Http {
     /// The answer in what was received: a message, or a stream of which it is the last.
     async fn read(self: &Arc<Self>, response: Response, asked: &Asked<'_>) -> Result<Box<RawValue>, CallError> {
         if !response.status().is_success() {
-            return Err(Box::pin(self.refused(response)).await);
+            return Err(Box::pin(self.refused(response, Some(asked.id))).await);
         }
         if response.is_event_stream() {
             return Box::pin(self.follow(response, asked)).await;
@@ -515,6 +517,7 @@ impl Http {
         let status = response.status();
         let body = body(response, self.setup.limits.message_bytes_max).await?;
         match self.take(&body, Some(asked)) {
+            Some(Err(error @ CallError::Protocol(_))) => Err(self.distrust(error)),
             Some(outcome) => outcome,
             None if body.is_empty() => {
                 Err(CallError::Protocol(format!("an empty answer with HTTP status {}", status.as_u16())))
@@ -524,7 +527,7 @@ impl Http {
     }
 
     /// An answer that is a refusal: an error of the protocol, or one of HTTP alone.
-    async fn refused(&self, response: Response) -> CallError {
+    async fn refused(&self, response: Response, asked: Option<i64>) -> CallError {
         let status = response.status().as_u16();
         let body = match body(response, self.setup.limits.message_bytes_max).await {
             Ok(body) => body,
@@ -532,11 +535,22 @@ impl Http {
         };
         match parse(&body) {
             Ok(Incoming::Single(Message::Response(response))) => match response.outcome {
+                Err(_) if asked.zip(response.id.as_ref()).is_some_and(|(asked, id)| !names(id, asked)) => {
+                    self.distrust(unasked())
+                }
                 Err(error) => CallError::Rpc(error),
                 Ok(_) => CallError::Http { status, text: shown(&body) },
             },
             _ => CallError::Http { status, text: shown(&body) },
         }
+    }
+
+    /// What came answers something else. Its connection may hold more of the kind, so none that waits is used again.
+    fn distrust(&self, error: CallError) -> CallError {
+        if let Some(direct) = &self.direct {
+            direct.close_idle();
+        }
+        error
     }
 
     /// Follow a stream until the answer comes.
@@ -571,10 +585,13 @@ impl Http {
                 if !matches!(event.name.as_str(), "" | "message") {
                     continue;
                 }
-                let outcome = self.take(&event.data, asked);
-                if outcome.is_some() {
-                    response.let_go();
-                    return Ok(outcome);
+                match self.take(&event.data, asked) {
+                    None => self.flow.bear(event.data.len()).await.map_err(CallError::Protocol)?,
+                    Some(Err(error @ CallError::Protocol(_))) => return Ok(Some(Err(error))), // and closes the connection
+                    outcome => {
+                        response.let_go();
+                        return Ok(outcome);
+                    }
                 }
             }
         }
@@ -587,13 +604,10 @@ impl Http {
         let mut take = |message| match message {
             Ok(Message::Response(response)) => {
                 let is_answer = asked.is_some_and(|asked| match &response.id {
-                    Some(Id::Number(id)) => *id == asked.id,
-                    Some(Id::String(id)) => *id == asked.id.to_string(),
+                    Some(id) => names(id, asked.id),
                     None => response.outcome.is_err(),
                 });
-                if is_answer {
-                    answer = Some(response.outcome.map_err(CallError::Rpc));
-                }
+                answer = Some(if is_answer { response.outcome.map_err(CallError::Rpc) } else { Err(unasked()) });
             }
             Ok(Message::Notification(notification)) => self.notified(notification, asked),
             Ok(Message::Request(request)) => self.asked(request, asked),
@@ -695,7 +709,7 @@ impl Http {
             match resumed {
                 Ok(response) if response.status().is_success() && response.is_event_stream() => {
                     pause = RETRY;
-                    if let Err(error) = self.stream(response, &mut parser, None).await {
+                    if let Err(error) | Ok(Some(Err(error))) = self.stream(response, &mut parser, None).await {
                         tracing::warn!(%error, "the server's stream cannot be read");
                     }
                 }
@@ -745,6 +759,18 @@ impl Drop for Withdraw<'_> {
             let _ = timeout(FAREWELL_MAX, http.post(&http.state(), &text.into(), &[])).await;
         });
     }
+}
+
+/// Whether a server means this request; some write every id as a string.
+fn names(id: &Id, asked: i64) -> bool {
+    match id {
+        Id::Number(id) => *id == asked,
+        Id::String(id) => id.parse() == Ok(asked),
+    }
+}
+
+fn unasked() -> CallError {
+    CallError::Protocol("it answered a request that was not made, or not here".to_owned())
 }
 
 /// Whether that is what a content type says.

@@ -61,12 +61,16 @@ async fn read(link: Arc<Link>, input: Box<dyn AsyncRead + Send + Unpin>, bytes_m
     let reading = async {
         let mut lines = Lines::new(BufReader::with_capacity(64 << 10, input), bytes_max);
         loop {
-            match lines.next().await {
-                Ok(Some(Ok([]))) => {} // an empty line says nothing
-                Ok(Some(Ok(line))) => link.receive(line),
-                Ok(Some(Err(_))) => link.receive_too_long(bytes_max),
+            let taken = match lines.next().await {
+                Ok(Some(Ok([]))) => link.receive_nothing().await,
+                Ok(Some(Ok(line))) => link.receive(line).await,
+                Ok(Some(Err(_))) => link.receive_too_long(bytes_max).await,
                 Ok(None) => return "the server ended its output".to_owned(),
                 Err(error) => return format!("its output cannot be read: {error}"),
+            };
+            if let Err(reason) = taken {
+                link.give_up(&reason);
+                return reason;
             }
         }
     };

@@ -4,7 +4,7 @@
 //! hands in what it reads.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +19,8 @@ use super::{
     CallError, Handler, Limits, Rubbish,
     asking::Asking,
     flight::{Askers, Flight, Question},
+    flow::Flow,
+    ids::Ids,
 };
 use crate::{
     cancel::Cancel,
@@ -28,6 +30,33 @@ use crate::{
 
 /// Messages that wait to be written; whoever has another one waits.
 const QUEUE_MAX: usize = 256;
+/// Calls that were given up and may still be answered; of more, the oldest are forgotten.
+const GIVEN_UP_MAX: usize = 4096;
+
+/// The ids of calls that nobody waits for any more and that were not answered.
+#[derive(Default)]
+struct GivenUp {
+    ids: HashSet<i64>,
+    /// In the order in which they were given up; those that were answered since are among them.
+    order: VecDeque<i64>,
+}
+
+impl GivenUp {
+    fn insert(&mut self, id: i64) {
+        self.ids.insert(id);
+        self.order.push_back(id);
+        if self.order.len() > GIVEN_UP_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+
+    /// Whether this one is among them; from then on it is not.
+    fn take(&mut self, id: i64) -> bool {
+        self.ids.remove(&id)
+    }
+}
 
 /// A text to be sent, and the call that it begins.
 pub(super) struct Outgoing {
@@ -37,6 +66,8 @@ pub(super) struct Outgoing {
 
 pub(super) struct Link {
     state: Mutex<State>,
+    ids: Ids,
+    flow: Flow,
     out: mpsc::Sender<Outgoing>,
     handler: Arc<dyn Handler>,
     calls: Semaphore,
@@ -50,12 +81,14 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     pending: HashMap<i64, Pending>,
+    given_up: GivenUp,
     /// Requests of the server that are not answered yet.
     asked: HashMap<Id, AbortHandle>,
     askers: Askers,
-    last_id: i64,
     /// Why it is closed.
     reason: Option<String>,
+    /// Whether that is something that the server did, and must not do.
+    is_its_fault: bool,
 }
 
 struct Pending {
@@ -65,12 +98,23 @@ struct Pending {
     is_listening: bool,
 }
 
+impl State {
+    /// Nobody waits for the answer to this call any more; the call, if it was under way.
+    fn give_up(&mut self, id: i64) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        self.given_up.insert(id);
+        Some(pending)
+    }
+}
+
 impl Link {
     /// A link, and the queue of what is to be sent.
     pub(super) fn new(handler: Arc<dyn Handler>, limits: &Limits) -> (Arc<Link>, mpsc::Receiver<Outgoing>) {
         let (out, queue) = mpsc::channel(QUEUE_MAX);
         let link = Link {
             state: Mutex::default(),
+            ids: Ids::default(),
+            flow: Flow::default(),
             out,
             handler,
             calls: Semaphore::new(limits.calls_at_once_max),
@@ -115,8 +159,7 @@ impl Link {
                 drop(state);
                 return Err(self.closed_error());
             }
-            state.last_id += 1;
-            let id = state.last_id;
+            let id = self.ids.next();
             let is_listening = asking.method == "subscriptions/listen";
             state.pending.insert(id, Pending { answer, flight: Arc::clone(flight), is_listening });
             id
@@ -138,24 +181,34 @@ impl Link {
         }
     }
 
-    /// Take what came in at once.
-    pub(super) fn receive(self: &Arc<Self>, text: &[u8]) {
-        match parse(text) {
-            Ok(Incoming::Single(message)) => self.take(message),
-            Ok(Incoming::Batch(messages)) => {
-                for message in messages {
-                    match message {
-                        Ok(message) => self.take(message),
-                        Err(malformed) => self.skip(text, malformed),
-                    }
-                }
+    /// Take what came in at once. Returns when more may be read; or why the server is given up.
+    pub(super) async fn receive(self: &Arc<Self>, text: &[u8]) -> Result<(), String> {
+        let mut is_asked = true;
+        let mut receive = |message| match message {
+            Ok(message) => {
+                is_asked &= matches!(message, Message::Response(_));
+                self.take(message);
             }
-            Err(malformed) => self.skip(text, malformed),
+            Err(malformed) => {
+                is_asked = false;
+                self.skip(text, malformed);
+            }
+        };
+        match parse(text) {
+            Ok(Incoming::Single(message)) => receive(Ok(message)),
+            Ok(Incoming::Batch(messages)) => messages.into_iter().for_each(receive),
+            Err(malformed) => receive(Err(malformed)),
         }
+        if is_asked { Ok(()) } else { self.flow.bear(text.len()).await }
+    }
+
+    /// An empty line came in, which says nothing.
+    pub(super) async fn receive_nothing(&self) -> Result<(), String> {
+        self.flow.bear(0).await
     }
 
     /// Something too long came in. If one call only waits, it was its answer.
-    pub(super) fn receive_too_long(&self, bytes_max: usize) {
+    pub(super) async fn receive_too_long(&self, bytes_max: usize) -> Result<(), String> {
         self.rubbish.log(b"", "the message is too long");
         let only = {
             let state = self.state();
@@ -164,6 +217,7 @@ impl Link {
         if let Some(id) = only {
             self.fail(id, CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
         }
+        self.flow.bear(bytes_max).await
     }
 
     /// What is no message harms nobody, but for the call that it names.
@@ -174,9 +228,9 @@ impl Link {
         }
     }
 
-    /// End a call.
+    /// End a call. Should it be answered all the same, that is no news.
     pub(super) fn fail(&self, id: i64, error: CallError) {
-        let pending = self.state().pending.remove(&id);
+        let pending = self.state().give_up(id);
         if let Some(pending) = pending {
             let _ = pending.answer.send(Err(error)); // the caller may have gone
         }
@@ -196,16 +250,25 @@ impl Link {
             Some(Id::String(text)) => text.parse().ok(), // some servers write every id as a string
             None => None,
         };
-        let pending = number.and_then(|number| self.state().pending.remove(&number));
+        let mut state = self.state();
+        let pending = number.and_then(|number| state.pending.remove(&number));
+        let is_late = number.is_some_and(|number| state.given_up.take(number));
+        drop(state);
         match (pending, outcome) {
             (Some(pending), outcome) => {
                 let _ = pending.answer.send(outcome.map_err(CallError::Rpc)); // the caller may have gone
             }
+            (None, _) if is_late => tracing::debug!(?id, "an answer that nobody waits for any more"),
             // To a message whose id it could not read.
             (None, Err(error)) if id.is_none() => {
                 tracing::warn!(code = error.code, message = error.message, "the server refused a message");
             }
-            (None, _) => tracing::debug!(?id, "an answer that nobody waits for (any more)"),
+            (None, Ok(_)) if id.is_none() => self.rubbish.log(b"", "an answer without an id"),
+            // Whatever else it says may be meant for somebody else as well.
+            (None, _) => {
+                tracing::warn!(?id, "the server answered a request that was not made, or one twice; it is given up");
+                self.give_up("the server answered a request that was not made, or answered one twice");
+            }
         }
     }
 
@@ -312,6 +375,18 @@ impl Link {
         }
     }
 
+    /// The same, because of what the server did.
+    pub(super) fn give_up(&self, reason: &str) {
+        self.state().is_its_fault = true;
+        self.shut(reason);
+    }
+
+    /// What the server did for which it was given up.
+    pub(super) fn fault(&self) -> Option<String> {
+        let state = self.state();
+        state.reason.clone().filter(|_| state.is_its_fault)
+    }
+
     /// The same, and wait until the streams are closed.
     pub(super) async fn close(&self, reason: &str) {
         self.shut(reason);
@@ -336,7 +411,7 @@ impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
         let was_pending = {
             let mut state = self.link.state();
-            let pending = state.pending.remove(&self.id);
+            let pending = state.give_up(self.id);
             if let Some(pending) = &pending {
                 state.askers.leaves(&pending.flight);
             }

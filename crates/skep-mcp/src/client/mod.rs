@@ -14,7 +14,9 @@
 mod asking;
 pub mod auth;
 mod flight;
+mod flow;
 mod http;
+mod ids;
 mod lines;
 mod link;
 mod open;
@@ -43,6 +45,7 @@ use self::{
     flight::Flight,
 };
 pub use self::{
+    flow::{Flow, flooded},
     http::Target,
     lines::{Dial, Streams, Tcp},
 };
@@ -330,6 +333,14 @@ impl Connection {
         match &self.inner.transport {
             Transport::Link(link) => link.reason(),
             Transport::Http(http) => http.closed().is_cancelled().then(|| "it was closed".to_owned()),
+        }
+    }
+
+    /// What the server did for which it was given up, if that is why it is gone.
+    pub fn fault(&self) -> Option<String> {
+        match &self.inner.transport {
+            Transport::Link(link) => link.fault(),
+            Transport::Http(_) => None,
         }
     }
 

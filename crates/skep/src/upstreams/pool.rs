@@ -552,10 +552,11 @@ impl Slot {
     /// Note that it has died, and how.
     async fn died(&self, running: &Running, process: Option<&mut Process>, stderr: &Stderr) -> String {
         let status = match process {
-            Some(process) => process.last_words(LAST_WORDS_MAX).await,
-            None => None,
+            Some(process) if fault.is_none() => process.last_words(LAST_WORDS_MAX).await,
+            _ => None,
+        let fault = running.connection.fault().or_else(|| process.as_ref()?.fault());
         };
-        let how = match (status, running.connection.reason()) {
+        let how = match (status, fault.or_else(|| running.connection.reason())) {
             (Some(status), _) => format!("the process ended ({status})"),
             (None, Some(reason)) => reason,
             (None, None) => "the connection was lost".to_owned(),

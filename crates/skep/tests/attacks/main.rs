@@ -6,3 +6,4 @@ mod found_settings;
 mod support;
 mod templates;
 mod terminal;
+mod surplus;

@@ -169,6 +169,11 @@ impl Direct {
         }
     }
 
+    /// Use none of the connections again that wait for their next call.
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     async fn connect(&self) -> io::Result<Box<Link>> {
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
         let stream = timeout(CONNECT_TIME_MAX, connecting).await??;

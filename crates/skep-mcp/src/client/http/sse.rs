@@ -120,7 +120,10 @@ async fn read(link: Arc<Link>, mut events: Events) {
         loop {
             match events.next().await {
                 Ok(Some(Event { name, data })) if matches!(name.as_str(), "" | "message") => {
-                    link.receive(&data);
+                    if let Err(reason) = link.receive(&data).await {
+                        link.give_up(&reason);
+                        return reason;
+                    }
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return "the server ended its stream".to_owned(),
