@@ -8,9 +8,10 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::timeout;
 
 use super::{
-    Member, SEPARATOR,
+    Member, NAME_BYTES_MAX,
     cursor::{self, Place},
     lists::{Kind, List},
+    prefixed,
 };
 use crate::server::{Caller, Members};
 
@@ -51,7 +52,15 @@ pub(super) fn page(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<P
                 next = last.take();
                 break 'servers;
             }
-            items.push(named(kind, server, key, item));
+            let Some(item) = named(kind, server, key, item) else {
+                tracing::warn!(
+                    server,
+                    name = key,
+                    "left out: with its prefix, its name has more than {NAME_BYTES_MAX} bytes"
+                );
+                continue;
+            };
+            items.push(item);
             last = Some((server.clone(), key.to_owned()));
         }
     }
@@ -66,12 +75,18 @@ pub(super) fn page(kind: Kind, all: &[(Arc<Member>, Arc<List>)], after: Option<P
     page
 }
 
-fn named(kind: Kind, server: &str, key: &str, item: &Members<'_>) -> Box<RawValue> {
-    let mut item = item.clone();
-    if kind.has_prefix() && !server.is_empty() {
-        item.put("name", format!("{server}{SEPARATOR}{key}"));
+/// An item under its name here; `None` if that is too long.
+fn named(kind: Kind, server: &str, key: &str, item: &Members<'_>) -> Option<Box<RawValue>> {
+    if !kind.has_prefix() {
+        return Some(to_raw(item));
     }
-    to_raw(&item)
+    let name = prefixed(server, key)?;
+    if server.is_empty() {
+        return Some(to_raw(item));
+    }
+    let mut item = item.clone();
+    item.put("name", name);
+    Some(to_raw(&item))
 }
 
 fn to_raw(value: &impl Serialize) -> Box<RawValue> {

@@ -1,9 +1,10 @@
 //! Many servers as one: a [`Service`] made of services.
 //!
-//! A server behind the gateway is a service with a name. Its tools and prompts are called `server__tool`; names of servers
-//! have no `__`, so that a name can be taken apart without looking anything up, and no two tools can collide. What belongs
-//! to the gateway itself has no prefix, nor has a single server that stands alone. Resources keep their URIs: which server
-//! has one is found out from the lists, and of two with one URI the first server has it.
+//! A server behind the gateway is a service with a name. Its tools and prompts are called `server__tool`. A server's name has
+//! no `__` and neither begins nor ends with `_`, so the first `__` of a prefixed name is where the server's name ends, whatever
+//! the tool is called: no two tools can collide, and a name is taken apart without looking anything up. What belongs to the
+//! gateway itself has no prefix, nor has a single server that stands alone. Resources keep their URIs: which server has one is
+//! found out from the lists, and of two with one URI the first server has it.
 //!
 //! Descriptions, schemas, annotations, arguments and results pass through as text. A server that fails to answer a list
 //! is missing from the merged one, and costs nobody else anything.
@@ -37,15 +38,33 @@ pub const SEPARATOR: &str = "__";
 const CHANGES_MAX: usize = 256;
 
 /// What can stand behind a gateway: a service that knows its lists.
+/// Bytes of a name with its prefix: what the specification has, and the largest that callers' models take.
+pub const NAME_BYTES_MAX: usize = 128;
 pub trait Backend: Service {
     /// One of its lists, whole. Asked for whenever a list of the gateway's is, and to find out who has a resource; so it is
     /// kept, in [`Lists`] for instance.
+/// How long servers may take to say whether they have a resource that no other has.
+const FIND_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Whether a server may have this name: the first [`SEPARATOR`] of a prefixed name must be the one behind the server's. With a
+/// server `a_`, its tool `echo` and the tool `_echo` of a server `a` would have the same name.
+pub fn is_server_name(name: &str) -> bool {
+    !name.starts_with('_') && !name.ends_with('_') && !name.contains(SEPARATOR)
+}
+
+/// What a tool or a prompt of a server is called here; `None` if that is longer than [`NAME_BYTES_MAX`]. Names of a server
+/// that has no prefix stay as they are.
+pub fn prefixed(server: &str, name: &str) -> Option<String> {
+    let whole = if server.is_empty() { name.to_owned() } else { format!("{server}{SEPARATOR}{name}") };
+    (whole.len() <= NAME_BYTES_MAX).then_some(whole)
+}
+
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>>;
 }
 
 /// A server behind the gateway.
 pub struct Origin {
-    /// Its name, which has no [`SEPARATOR`]; empty for what has no prefix.
+    /// Its name ([`is_server_name`]); empty for what has no prefix.
     pub name: String,
     /// The server.
     pub service: Arc<dyn Backend>,
@@ -84,7 +103,8 @@ impl Gateway {
         Gateway { description, members: RwLock::default(), changes, tasks: TaskTracker::new() }
     }
 
-    /// Put these servers behind it, instead of those that were. Calls that are under way go on.
+    /// Put these servers behind it, instead of those that were. Calls that are under way go on. A server whose name is none
+    /// ([`is_server_name`]) is left out: its calls could go to another.
     pub fn set(&self, mut origins: Vec<Origin>) {
         origins.sort_by(|a, b| a.name.cmp(&b.name));
         origins.dedup_by(|b, a| a.name == b.name);
@@ -96,6 +116,13 @@ impl Gateway {
             before.iter().find(same).cloned()
         };
         let members = origins.into_iter().map(|origin| kept(&origin).unwrap_or_else(|| self.member(origin))).collect();
+        origins.retain(|origin| {
+            let may_be = is_server_name(&origin.name);
+            if !may_be {
+                tracing::error!(server = origin.name, "left out: a server cannot have this name");
+            }
+            may_be
+        });
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members);
         for change in [Change::Tools, Change::Prompts, Change::Resources] {
             let _ = self.changes.send(change); // nobody may listen

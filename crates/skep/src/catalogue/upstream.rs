@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json, value::RawValue};
 use skep_mcp::{
     client::{CallError, Handler},
-    gateway::{List, SEPARATOR},
+    gateway::{List, SEPARATOR, prefixed},
     message::Notification,
     server::Members,
 };
@@ -142,11 +142,10 @@ fn values(list: &List) -> impl Iterator<Item = Value> {
     list.items().filter_map(|(_, item)| serde_json::to_value(item).ok())
 }
 
-/// A tool under its name here; all else as the server wrote it.
-fn named(server: &str, mut tool: Value) -> Value {
-    let name = format!("{server}{SEPARATOR}{}", tool["name"].as_str().unwrap_or_default());
-    tool["name"] = name.into();
-    tool
+/// A tool under its name here; all else as the server wrote it. `None` if that name is too long to be shown anywhere.
+fn named(server: &str, mut tool: Value) -> Option<Value> {
+    tool["name"] = prefixed(server, tool["name"].as_str()?)?.into();
+    Some(tool)
 }
 
 /// What a `CallToolResult` says: its members, and `text` for what is text in it.

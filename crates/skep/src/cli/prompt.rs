@@ -8,6 +8,15 @@ use skep_mcp::gateway::SEPARATOR;
 
 use super::{Common, FAILED, print, say};
 use crate::{config::Overrides, hive, terminal};
+use super::{
+    Common, FAILED, print,
+    tools::{Wait, tell_missing},
+};
+use crate::{
+    catalogue::{Catalogue, ToolError},
+    config::Overrides,
+    hive,
+};
 
 /// Print the section of a system prompt that tells a model which tools there are and how to ask for one
 ///
@@ -84,10 +93,14 @@ fn without_headings(text: &str) -> String {
     text.split('\n').map(plain).collect()
 }
 
-/// The name in the catalogue of a tool that a model asked for.
-pub(super) fn name_of(server: &str, tool: &str) -> String {
-    match server {
-        "" | OWN => tool.to_owned(),
-        server => format!("{server}{SEPARATOR}{tool}"),
+/// The name in the catalogue of a tool that a model asked for. A name is taken apart in one way only, so what is put
+/// together here must be the server and the tool that were meant: `a__b` and `c` are not the tool `b__c` of `a`.
+pub(super) fn name_of(catalogue: &Catalogue, server: &str, tool: &str) -> Result<String, ToolError> {
+    let is_own = matches!(server, "" | OWN);
+    let name = if is_own { tool.to_owned() } else { format!("{server}{SEPARATOR}{tool}") };
+    match catalogue.of_upstream(&name) {
+        None if is_own => Ok(name),
+        Some(found) if !is_own && found == (server, tool) => Ok(name),
+        _ => Err(ToolError::argument("server_name", format!("there is no server {server:?} with a tool {tool:?}"))),
     }
 }

@@ -237,8 +237,14 @@ async fn call_all(
             Part::Text(_) => continue,
             Part::Malformed(message) => (json!({ "status": "error", "code": "malformed", "message": message }), false),
             Part::Use(Use { server, tool, arguments }) => {
-                let call = Call { tool: name_of(&server, &tool), arguments: Value::Object(arguments), deadline };
-                let (mut answer, is_well) = answered(catalogue.call(call, context.clone()).await);
+                let called = match name_of(catalogue, &server, &tool) {
+                    Ok(tool) => {
+                        let call = Call { tool, arguments: Value::Object(arguments), deadline };
+                        catalogue.call(call, context.clone()).await
+                    }
+                    Err(error) => Err(error),
+                };
+                let (mut answer, is_well) = answered(called);
                 answer["server_name"] = server.into();
                 answer["tool_name"] = tool.into();
                 (answer, is_well)

@@ -21,6 +21,7 @@ use reqwest::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skep_mcp::gateway::is_server_name;
 
 use crate::{
     config::Secret,
@@ -369,9 +370,11 @@ pub fn upstreams(servers: BTreeMap<String, Entry>, unusable: &BTreeMap<String, S
 
 fn check_name(name: &str) -> Result<(), (&'static str, String)> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) || name.contains("__") {
-        let message =
-            format!("a server's name has at most {NAME_MAX} letters, digits, _, - and ., and no two _ in a row");
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) || !is_server_name(name) {
+        let message = format!(
+            "a server's name has at most {NAME_MAX} letters, digits, _, - and ., does not begin or end with _, and has no \
+             two _ in a row"
+        );
         return Err(("", message));
     }
     Ok(())

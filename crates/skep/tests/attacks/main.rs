@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod found_settings;
+mod names;
 #[path = "../support/mod.rs"]
 mod support;
 mod templates;

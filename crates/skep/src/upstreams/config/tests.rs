@@ -76,8 +76,17 @@ fn every_fault_names_its_place_and_what_to_do() {
             "{entry}: {problems:?}"
         );
     }
-    let (_, problems) = read_as("c.json", r#"{"mcpServers": {"a__b": {"command": "x"}}}"#);
-    assert!(problems[0].contains("a server's name has at most 64"), "{problems:?}");
+    for name in ["a__b", "a_", "_a", "_", "", "a b", &"a".repeat(65)] {
+        let (servers, problems) =
+            read_as("c.json", &format!("{{\"mcpServers\": {{\n{name:?}: {{\"command\": \"x\"}}}}}}"));
+        assert!(servers.is_empty(), "{name:?}");
+        assert!(problems[0].starts_with("c.json:2:"), "{name:?}: {problems:?}");
+        assert!(problems[0].contains("a server's name has at most 64"), "{name:?}: {problems:?}");
+    }
+    for name in ["a", "a_b", "a-", "a.b", "-a"] {
+        let (servers, problems) = read_as("c.json", &format!(r#"{{"mcpServers": {{"{name}": {{"command": "x"}}}}}}"#));
+        assert!(servers.len() == 1 && problems.is_empty(), "{name:?}: {problems:?}");
+    }
     let (_, problems) = read_as("c.json", "{}");
     assert!(problems[0].contains("there is no table `mcpServers`"), "{problems:?}");
 }
