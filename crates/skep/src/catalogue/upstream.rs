@@ -173,8 +173,8 @@ fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError
 /// Why a server gave no result, in the catalogue's words.
 fn failed(tool: &str, error: UpstreamError) -> ToolError {
     match error {
-        UpstreamError::Denied { .. } => ToolError::Denied(error.to_string()),
-        UpstreamError::Busy { .. } => ToolError::Busy(error.to_string()),
+        UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => ToolError::Denied(error.to_string()),
+        UpstreamError::Busy { .. } | UpstreamError::Unlisted { .. } => ToolError::Busy(error.to_string()),
         UpstreamError::Unavailable { retry_after, .. } => {
             ToolError::NoServer { message: format!("{error}; `skep servers` shows what it last said"), retry_after }
         }

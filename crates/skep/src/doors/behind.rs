@@ -154,7 +154,7 @@ fn outcome(result: &Result<Box<RawValue>, UpstreamError>) -> &'static str {
 fn failed(error: UpstreamError) -> ErrorObject {
     match error {
         UpstreamError::Call { error: CallError::Rpc(error), .. } => error,
-        UpstreamError::Unknown { .. } | UpstreamError::Denied { .. } => {
+        UpstreamError::Unknown { .. } | UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => {
             ErrorObject::new(code::INVALID_PARAMS, error.to_string())
         }
         UpstreamError::Busy { .. } => ErrorObject::new(code::BUSY, error.to_string()),

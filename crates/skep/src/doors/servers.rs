@@ -73,12 +73,22 @@ async fn delete(
     Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-/// End a server when its calls have ended; the next call starts it anew, also one that is left alone for its failures.
-async fn restart(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+/// End a server when its calls have ended; the next call starts it anew, also one that is left alone for its failures. Who has
+/// a token of its own may end what is its own, and nothing that others call.
+async fn restart(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let name = name(path)?;
-    match hub.calls.catalogue.upstreams().restart(&name).await {
+    let tokens = hub.guard.wants_token().then(|| hub.guard.check_token(&Fields::from(&headers))).transpose()?;
+    let by = tokens.filter(|known| !known.is_operator).map(|known| Arc::clone(&known.principal));
+    match hub.calls.catalogue.upstreams().restart(&name, by.as_deref()).await {
         Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "status": "ok" }))),
         Err(UpstreamError::Unknown { .. }) => Err(unknown(&name)),
+        Err(error @ UpstreamError::Shared { .. }) => {
+            Err(Problem::new(StatusCode::FORBIDDEN, "not_the_operator", error.to_string()))
+        }
         Err(error) => Err(Problem::busy("busy", error.to_string())),
     }
 }

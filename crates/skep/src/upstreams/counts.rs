@@ -44,7 +44,7 @@ impl Ended {
         Some(match result {
             Ok(_) => Ended::Ok,
             Err(UpstreamError::Unknown { .. }) => return None, // not a server
-            Err(UpstreamError::Denied { .. }) => Ended::Denied,
+            Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => Ended::Denied,
             Err(UpstreamError::Busy { .. }) => Ended::Busy,
             Err(UpstreamError::Unavailable { .. }) => Ended::Unavailable,
             Err(UpstreamError::Call { error, .. }) => match error {

@@ -87,6 +87,14 @@ pub enum UpstreamError {
         server: String,
         /// Why.
         reason: String,
+    /// All callers share it, so no one of them may end it.
+    #[error(
+        "the MCP server {server:?} is shared by all callers, so only who knows the hub's own token (SKEP_TOKEN) may restart it"
+    )]
+    Shared {
+        /// The server.
+        server: String,
+    },
         /// When it will be tried again.
         retry_after: Duration,
     },
@@ -280,10 +288,14 @@ impl Upstreams {
         ended(old)
     }
 
-    /// End a server when its calls have ended; the next call starts it anew.
-    pub async fn restart(&self, name: &str) -> Result<(), UpstreamError> {
+    /// End a server when its calls have ended; the next call starts it anew. `by`: a principal that may end nothing but its own
+    /// processes.
+    pub async fn restart(&self, name: &str, by: Option<&str>) -> Result<(), UpstreamError> {
         let server = self.server(name)?;
-        server.close(pool::DRAIN_MAX).await;
+        if by.is_some() && !server.config.exclusive {
+            return Err(UpstreamError::Shared { server: name.to_owned() });
+        }
+        server.close(pool::DRAIN_MAX, by).await;
         server.lists.forget_all(); // it may be another version
         Ok(())
     }
@@ -489,12 +501,16 @@ impl Server {
         let slots = self.slots();
         self.is_removed.store(true, Ordering::Relaxed);
         drop(slots);
-        self.close(drain).await;
+        self.close(drain, None).await;
+        self.tasks.close();
+        self.tasks.wait().await; // what they wait for is gone
     }
 
-    /// End its processes: those that are called when their calls have ended, but no later than after `drain`.
-    async fn close(&self, drain: Duration) {
-        let slots: Vec<Arc<Slot>> = self.slots().drain().map(|(_, slot)| slot).collect();
+    /// End its processes, or those of a principal: those that are called when their calls have ended, but no later than after
+    /// `drain`.
+    async fn close(&self, drain: Duration, of: Option<&str>) {
+        let is_meant = |_: &Arc<str>, slot: &mut Arc<Slot>| of.is_none_or(|of| *slot.principal == *of);
+        let slots: Vec<Arc<Slot>> = self.slots().extract_if(is_meant).map(|(_, slot)| slot).collect();
         join_all(slots.iter().map(|slot| slot.close(drain))).await;
     }
 }

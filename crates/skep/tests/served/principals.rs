@@ -459,3 +459,33 @@ fn tokens_that_say_not_who_calls_are_refused_with_the_cure() {
         assert!(!said.stderr().contains("correct-horse"), "{}", said.stderr());
     }
 }
+
+#[tokio::test]
+async fn a_principal_restarts_its_own_processes_and_nobody_elses() {
+    let hub = hub("");
+    let (ann, bob, operator) = (hub.person(ANN), hub.person(BOB), hub.person(OPERATOR));
+    let pid = async |person: &Person<'_>, server: &str| {
+        let answer = person.post(&format!("/tools/{server}__pid"), &[], &json!({})).await.json();
+        answer["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    let (hers, his, shared) = (pid(&ann, "own").await, pid(&bob, "own").await, pid(&bob, "shared").await);
+    assert_ne!(hers, his);
+    let restart = async |person: &Person<'_>, server: &str| {
+        person.post(&format!("/servers/{server}/restart"), &[], &json!({})).await
+    };
+    assert_eq!(restart(&ann, "own").await.status, 200);
+    assert_ne!(pid(&ann, "own").await, hers, "hers is another");
+    assert_eq!(pid(&bob, "own").await, his, "his goes on");
+
+    let refused = restart(&ann, "shared").await;
+    assert_eq!(refused.status, 403);
+    let refused = refused.json();
+    assert_eq!(refused["code"], "not_the_operator");
+    assert!(refused["message"].as_str().unwrap().contains("shared by all callers"), "{refused}");
+    assert_eq!(pid(&bob, "shared").await, shared, "what all share goes on");
+
+    assert_eq!(restart(&operator, "shared").await.status, 200);
+    assert_eq!(restart(&operator, "own").await.status, 200);
+    assert_ne!(pid(&bob, "shared").await, shared);
+    assert_ne!(pid(&bob, "own").await, his, "the operator may end all of them");
+}
