@@ -142,7 +142,7 @@ impl App {
     }
 
     /// Take over tasks that nobody holds any more, at most [`TAKEN_OVER_MAX`]: each is working again, under its next
-    /// attempt.
+    /// attempt. All who hold tasks must have clocks that agree within `hold`.
     pub async fn take_over_mcp_tasks(
         &self,
         permit: &Permit,
@@ -152,7 +152,7 @@ impl App {
     ) -> Result<Vec<McpTask>, McpTaskError> {
         let holder = holder.clone();
         let take = async move |tx: &mut Tx<'_>| {
-            let mut tasks = tx.mcp_tasks_let_go(now, TAKEN_OVER_MAX).await?;
+            let mut tasks = tx.mcp_tasks_let_go(now, now.after(2 * hold), TAKEN_OVER_MAX).await?;
             for task in &mut tasks {
                 task.take_over(holder.clone(), now);
                 tx.save_mcp_task(task).await?;

@@ -89,14 +89,20 @@ impl Tx<'_> {
     }
 
     /// Tasks that nobody holds any more, locked, the longest abandoned first; such as another transaction holds are
-    /// passed over.
-    pub async fn mcp_tasks_let_go(&mut self, now: Timestamp, limit: usize) -> Result<Vec<McpTask>, DbError> {
+    /// passed over. Nobody holds anything until after `latest`: a clock was put back since.
+    pub async fn mcp_tasks_let_go(
+        &mut self,
+        now: Timestamp,
+        latest: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<McpTask>, DbError> {
         let lock = self.sql.for_update_skip_locked();
         let sql = format!(
-            "select {COLUMNS} from mcp_task where namespace = $1 and held_until <= $2 and expires > $3
-             order by held_until limit $4 {lock}"
+            "select {COLUMNS} from mcp_task
+             where namespace = $1 and (held_until <= $2 or held_until > $3) and expires > $4
+             order by held_until limit $5 {lock}"
         );
-        let values = values![&self.namespace.0, now.0, now.0, page(limit)];
+        let values = values![&self.namespace.0, now.0, latest.0, now.0, page(limit)];
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
 

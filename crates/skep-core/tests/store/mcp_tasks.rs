@@ -106,6 +106,22 @@ async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hold_from_before_a_clock_was_put_back_does_not_keep_a_task() {
+    on_every_database(async |app| {
+        let ahead = NOW.after(Duration::from_secs(3600));
+        create(&app, new_call("t", "ann"), ahead).await.unwrap();
+        create(&app, new_call("ahead", "ann"), NOW.after(HOLD / 2)).await.unwrap();
+        let taken = take_over(&app, "b", NOW).await;
+        assert_eq!(
+            taken.iter().map(|task| task.id.0.as_str()).collect::<Vec<_>>(),
+            ["t"],
+            "clocks may differ a little"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_is_held_by_nobody() {
     on_every_database(async |app| {
         create(&app, new_call("t", "ann"), NOW).await.unwrap();
