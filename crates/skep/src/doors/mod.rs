@@ -20,6 +20,7 @@ pub mod body;
 mod call_log;
 mod calls;
 mod guard;
+mod half;
 mod health;
 mod http;
 mod in_place;
@@ -53,7 +54,11 @@ use std::{
 use axum::Router;
 pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -71,7 +76,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{guard::Admits, http::Hub, in_place::in_place};
+use self::{
+    guard::Admits,
+    half::{Half, Work},
+    http::Hub,
+    in_place::in_place,
+};
 use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
@@ -681,11 +691,13 @@ impl Connections {
     }
 
     async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, refusal: Option<Refusal>) {
+        let stream = Half::new(stream);
+        let work = stream.work().clone();
         let ended = match refusal {
-            Some(Refusal::TooMany) => self.serve(stream, &self.overfull).await,
-            Some(Refusal::Stranger) => self.serve(stream, &self.unwelcome).await,
+            Some(Refusal::TooMany) => self.serve(stream, work, &self.overfull).await,
+            Some(Refusal::Stranger) => self.serve(stream, work, &self.unwelcome).await,
             None => match self.answer_plain(stream).await {
-                Ok(Some(rest)) => Box::pin(in_place(self.serve(rest, &self.router))).await,
+                Ok(Some(rest)) => Box::pin(in_place(self.serve(rest, work, &self.router))).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },
@@ -696,7 +708,10 @@ impl Connections {
     }
 
     /// Answer what is plain. Returns what is left of the connection.
-    async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Option<plain::Rest<S>>> {
+    async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: Half<S>,
+    ) -> io::Result<Option<plain::Rest<Half<S>>>> {
         let conversation = pin!(plain::Plain::new(&self.hub, self.admits, self.limits, &self.close, stream).converse());
         match self.until_close(conversation).await {
             Ok(ended) => ended,
@@ -707,9 +722,15 @@ impl Connections {
     async fn serve(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        work: Work,
         router: &Router,
     ) -> io::Result<()> {
-        let service = TowerToHyperService::new(router.clone());
+        let routed = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            work.begin(request.version());
+            let (answering, work) = (routed.call(request), work.clone());
+            async move { answering.await.map(|answer| work.until_made(answer)) }
+        });
         let conversation = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let ended = match self.until_close(conversation).await {
             Ok(ended) => ended,

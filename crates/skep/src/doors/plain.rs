@@ -16,7 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::{body::HttpBody as _, http::header::CONNECTION};
+use axum::{
+    body::HttpBody as _,
+    http::{Version, header::CONNECTION},
+};
 use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
 use memchr::memmem;
@@ -35,6 +38,7 @@ use super::{
     HEAD_BYTES_MAX,
     body::SMALL_BYTES,
     guard::Admits,
+    half::Half,
     http::{ALWAYS, Hub, REQUEST_ID, post_mcp, request_id},
 };
 
@@ -74,7 +78,7 @@ pub(super) struct Plain<'a, S> {
     limits: Limits,
     /// Rung when the hub wants to be rid of the connection.
     close: &'a Cancel,
-    stream: S,
+    stream: Half<S>,
     /// What has come in and was not taken yet. A connection that idles has no memory for it.
     buffer: Vec<u8>,
     timer: Timer,
@@ -89,7 +93,13 @@ enum Came {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
-    pub(super) fn new(hub: &'a Hub, admits: Admits, limits: Limits, close: &'a Cancel, stream: S) -> Plain<'a, S> {
+    pub(super) fn new(
+        hub: &'a Hub,
+        admits: Admits,
+        limits: Limits,
+        close: &'a Cancel,
+        stream: Half<S>,
+    ) -> Plain<'a, S> {
         let timer = Timer::new(Instant::now() + limits.head_time_max);
         Plain { hub, admits, limits, close, stream, buffer: Vec::new(), timer }
     }
@@ -99,7 +109,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     /// # Errors
     ///
     /// The connection broke off.
-    pub(super) async fn converse(mut self) -> io::Result<Option<Rest<S>>> {
+    pub(super) async fn converse(mut self) -> io::Result<Option<Rest<Half<S>>>> {
         let body_bytes_max = self.limits.body_bytes_max.min(SMALL_BYTES);
         let mut known = Known::default();
         loop {
@@ -141,8 +151,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             };
             let (hub, mut made) = (self.hub, [0; ULID_LEN]);
             let id = request_id(&headers, &mut made);
+            self.stream.work().begin(Version::HTTP_11);
             let work = pin!(post_mcp(hub, self.admits, id, &headers, body, &mut known));
             let Some(reply) = self.unless_gone(work).await else { return Ok(None) };
+            self.stream.work().end();
             if !self.send(id, reply).await? {
                 return Ok(None);
             }
@@ -190,7 +202,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         })
     }
 
-    /// Work, as long as the caller is there; whatever it sends meanwhile is kept.
+    /// Work, as long as the caller is there, though it may have said that it will send nothing more; whatever it sends meanwhile
+    /// is kept.
     async fn unless_gone<F: Future>(&mut self, mut work: Pin<&mut F>) -> Option<F::Output> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -281,7 +294,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         self.stream.flush().await
     }
 
-    fn rest(self) -> Rest<S> {
+    fn rest(self) -> Rest<Half<S>> {
         Rest { first: self.buffer.into(), stream: self.stream }
     }
 }

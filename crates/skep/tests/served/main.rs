@@ -4,6 +4,7 @@
 mod bounds;
 mod callers;
 mod calls;
+mod half;
 mod hidden;
 mod plain;
 mod principals;
