@@ -10,11 +10,14 @@
 
 pub mod config;
 mod counts;
+mod environment;
 mod fair;
 mod guard;
 pub mod logins;
 mod pool;
 mod process;
+mod processes;
+mod program;
 
 use std::{
     collections::{BTreeMap, HashMap},

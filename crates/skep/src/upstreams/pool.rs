@@ -400,7 +400,7 @@ impl Slot {
         match opened {
             Ok((connection, process)) => {
                 let running = Arc::new(Running {
-                    pid: process.as_ref().map(|process| process.pid),
+                    pid: process.as_ref().and_then(Process::server),
                     since: Instant::now(),
                     stop: self.stop.child_token(),
                     died: CancellationToken::new(),

@@ -1,9 +1,9 @@
 //! A server as a process of ours: started with streams, and ended with everything that it has started.
 //!
-//! `npx`, `uvx` and shells stand between us and the server, and servers start browsers and more. So each process leads a
-//! group of its own, and carries a mark in its environment by which what has left the group is found in `/proc`. The mark
-//! names the hub as well: what a hub that was killed has left is ended by the next one.
-//! Its environment is not ours: tokens of the hub are not for it.
+//! `npx`, `uvx` and shells stand between us and the server, and servers start browsers and more. So each server is below a guard,
+//! which is the parent of all that it has started (`guard.rs`), leads a group of its own, and carries a mark in its environment,
+//! by which what has lost its guard is found in `/proc`. The mark names the hub as well: what a hub that was killed has left
+//! is ended by the next one.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use skep_mcp::{
-    client::{Dial, Streams},
+    client::{Dial, Flow, Streams, flooded},
     framing::Lines,
 };
 use tokio::{
@@ -26,8 +26,14 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{config::Command, guard};
+use super::{
+    config::Command,
+    environment::inherited,
+    guard,
+    processes::{self, stat},
+};
 
 /// How long a process may take to end after its input has ended, and again after SIGTERM.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
@@ -42,32 +48,6 @@ const SWEEPS_MAX: usize = 10;
 
 /// The variable that marks all processes of a server.
 const MARK: &str = "SKEP_SERVER";
-/// Variables of ours that servers get: what programs need to find their files and the network.
-const INHERITED: [&str; 20] = [
-    "HOME",
-    "LOGNAME",
-    "PATH",
-    "SHELL",
-    "TERM",
-    "USER",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NODE_EXTRA_CA_CERTS",
-    "REQUESTS_CA_BUNDLE",
-];
-/// The same by how they begin: locales, directories, and where package runners get their packages.
-const INHERITED_PREFIXES: [&str; 6] = ["LC_", "XDG_", "npm_config_", "NPM_CONFIG_", "UV_", "PIP_"];
-
 /// The last lines of a standard error.
 #[derive(Clone, Default)]
 pub(super) struct Stderr(Arc<Mutex<VecDeque<String>>>);
@@ -130,11 +110,14 @@ impl Dial for Spawner {
 
 /// A process, and what it has started. Dropped, all of it is killed.
 pub(super) struct Process {
+    /// The guard, or the server if there is none.
     child: Child,
-    pub(super) pid: u32,
+    pid: u32,
     mark: String,
     /// The reader of its standard error.
     reading: JoinSet<()>,
+    /// Rung when that is flooded.
+    flooded: CancellationToken,
     is_ended: bool,
 }
 
@@ -144,14 +127,14 @@ impl Process {
         let hub = Hub::this();
         let mark = format!("{name}-{}-{}-{:016x}", hub.pid, hub.started, random());
         let mut process = guard::command(&command.program);
-        process.args(&command.args).env_clear().envs(inherited()).env(MARK, &mark);
+        process.args(&command.args).env_clear().envs(inherited(name)).env(MARK, &mark);
         process.envs(command.env.iter().map(|(name, value)| (name, value.reveal())));
         if let Some(cwd) = &command.cwd {
             process.current_dir(cwd);
         }
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         process.process_group(0).kill_on_drop(true);
-        let mut child = guard::spawn(process).await.map_err(|error| {
+        let mut child = process.spawn().map_err(|error| {
             let cwd = command.cwd.as_ref().map_or(String::new(), |cwd| format!(" in {}", cwd.display()));
             io::Error::new(error.kind(), format!("`{}` cannot be started{cwd}: {error}", command.program))
         })?;
@@ -160,14 +143,23 @@ impl Process {
         let errors = child.stderr.take().ok_or_else(missing)?;
         let pid = child.id().ok_or_else(missing)?;
         let mut reading = JoinSet::new();
-        reading.spawn(read(name.to_owned(), errors, stderr.clone()));
-        let process = Process { child, pid, mark, reading, is_ended: false };
+        let flooded = CancellationToken::new();
+        reading.spawn(read(name.to_owned(), errors, stderr.clone(), flooded.clone()));
+        let process = Process { child, pid, mark, reading, flooded, is_ended: false };
         Ok((process, Streams { input: Box::new(input), output: Box::new(output) }))
     }
 
-    /// Wait until it has ended by itself. What it started may go on.
-    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+    /// Wait until it has ended by itself, or is to be ended.
+    pub(super) async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.child.wait() => {}
+            () = self.flooded.cancelled() => {}
+        }
+    }
+
+    /// Why it is to be ended, if it is.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.flooded.is_cancelled().then(|| flooded("standard error", "lines"))
     }
 
     /// How it ended, if it has, once what it said last has been read.
@@ -177,11 +169,18 @@ impl Process {
         status.ok()
     }
 
+    /// The number of the server's own process, once it has begun.
+    pub(super) fn server(&self) -> Option<u32> {
+        if guard::is_set_up() { processes::children(self.pid).first().copied() } else { Some(self.pid) }
+    }
+
     /// End it, after its input has been closed: wait, then SIGTERM, then SIGKILL.
     pub(super) async fn end(mut self) -> Option<ExitStatus> {
         let mut status = timeout(END_TIME_MAX, self.child.wait()).await.ok();
         if status.is_none() {
-            signal_group(self.pid, Signal::TERM);
+            if let Some(server) = self.server() {
+                signal_group(server, Signal::TERM);
+            }
             status = timeout(END_TIME_MAX, self.child.wait()).await.ok();
         }
         let killed = self.kill().await;
@@ -191,29 +190,38 @@ impl Process {
     /// Kill it, and all that it has started.
     pub(super) async fn kill(mut self) -> Option<ExitStatus> {
         self.is_ended = true;
-        let (pid, mark) = (self.pid, self.mark.clone());
-        // The group first: its number is not given away while the leader is not waited for.
-        if self.child.id().is_some() {
-            signal_group(pid, Signal::KILL);
-        }
-        let _ = tokio::task::spawn_blocking(move || sweep(&mark)).await;
+        let (leader, mark) = (self.leader(), self.mark.clone());
+        let _ = tokio::task::spawn_blocking(move || kill_all(leader, &mark)).await;
+        let _ = self.child.start_kill(); // it may have begun nothing yet, or be stuck
         let status = self.child.wait().await.ok();
         // What it said last is in the pipe, unless somebody holds that open.
         let _ = timeout(Duration::from_millis(100), self.reading.join_next()).await;
         status
     }
+
+    /// The process that we have started, unless it has been waited for: then its number may be another's.
+    fn leader(&self) -> Option<u32> {
+        self.child.id().map(|_| self.pid)
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.is_ended {
-            return;
+        if !self.is_ended {
+            kill_all(self.leader(), &self.mark);
         }
-        if self.child.id().is_some() {
-            signal_group(self.pid, Signal::KILL);
-        }
-        sweep(&self.mark);
     }
+}
+
+/// Kill what a process has started, and then the process: a guard has to be there until nothing is left below it.
+fn kill_all(leader: Option<u32>, mark: &str) {
+    if let Some(leader) = leader {
+        if !processes::kill_below(leader, || ()) {
+            tracing::warn!(mark, "processes of a server start others faster than they can be killed");
+        }
+        signal_group(leader, Signal::KILL);
+    }
+    sweep(mark);
 }
 
 /// Kill what has the mark, until nothing has: processes may start others meanwhile.
@@ -260,7 +268,7 @@ struct Hub {
 impl Hub {
     fn this() -> Hub {
         let pid = std::process::id();
-        Hub { pid, started: started(pid).unwrap_or(0) }
+        Hub { pid, started: stat(pid).map_or(0, |stat| stat.started) }
     }
 
     /// The hub in a mark: `NAME-PID-STARTED-RANDOM`.
@@ -271,17 +279,8 @@ impl Hub {
     }
 
     fn is_alive(self) -> bool {
-        started(self.pid).is_some_and(|started| started == self.started)
+        stat(self.pid).is_some_and(|stat| stat.started == self.started)
     }
-}
-
-/// When a process was started, unless it has ended: the fields 3 (state) and 22 (starttime) of proc(5)'s `stat`, counted after
-/// the name, which may hold anything.
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    fields.next().filter(|state| !matches!(*state, "Z" | "X"))?;
-    fields.nth(18)?.parse().ok()
 }
 
 /// Kill what has a mark that is so, given its directory in `/proc`; whether there was anything.
@@ -310,14 +309,6 @@ fn signal_group(pid: u32, signal: Signal) {
     }
 }
 
-fn inherited() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)> {
-    std::env::vars_os().filter(|(name, _)| {
-        name.to_str().is_some_and(|name| {
-            INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        })
-    })
-}
-
 fn random() -> u64 {
     let mut bytes = [0_u8; 8];
     // Interrupted at most; the kernel's generator does not fail once it has been seeded.
@@ -326,9 +317,14 @@ fn random() -> u64 {
 }
 
 /// Keep the last lines.
-async fn read(name: String, errors: ChildStderr, stderr: Stderr) {
+async fn read(name: String, errors: ChildStderr, stderr: Stderr, flooded: CancellationToken) {
     let mut lines = Lines::new(BufReader::new(errors), STDERR_LINE_BYTES_MAX);
+    let flow = Flow::default();
     while let Ok(Some(line)) = lines.next().await {
+        let is_bearable = flow.pass(line.map_or(STDERR_LINE_BYTES_MAX, <[u8]>::len)).await;
+        if !is_bearable {
+            return flooded.cancel();
+        }
         let text = match line {
             Ok([]) => continue,
             Ok(line) => String::from_utf8_lossy(line).into_owned(),
