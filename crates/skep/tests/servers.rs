@@ -28,7 +28,7 @@ fn config(user: &User, names: &[&str]) -> String {
 fn tools_of_servers_are_listed_described_and_called_under_their_servers_name() {
     let user = User::new();
     let config = config(&user, &["inner"]);
-    let listed = user.skep(&["tools", "--json", "--mcp-config", &config]).ok().stdout();
+    let listed = user.skep(&["tools", "--json", "--wait", "60s", "--mcp-config", &config]).ok().stdout();
     let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
     let find = |name: &str| listed.iter().find(|tool| tool["name"] == name).cloned().unwrap();
     let (own, inner) = (find("compose"), find("inner__compose"));
@@ -60,11 +60,11 @@ fn servers_tells_who_answers_and_why_others_do_not() {
         .to_string(),
     );
     let config = path(&user, "mcp.json");
-    let all = user.skep(&["servers", "--mcp-config", &config]);
+    let all = user.skep(&["servers", "--wait", "60s", "--mcp-config", &config]);
     assert_eq!(all.code(), 1);
     assert!(all.stdout().contains("✗ broken") && all.stdout().contains("no key"), "{}", all.stdout());
     assert!(all.stdout().contains("✓ inner") && all.stdout().contains("2026-07-28"), "{}", all.stdout());
-    let one = user.skep(&["servers", "inner", "--json", "--mcp-config", &config]).ok().stdout();
+    let one = user.skep(&["servers", "inner", "--json", "--wait", "60s", "--mcp-config", &config]).ok().stdout();
     let one: Value = serde_json::from_str(&one).unwrap();
     assert_eq!((&one[0]["state"], &one[0]["starts"]), (&json!("running"), &json!(1)));
 }
@@ -110,6 +110,16 @@ impl Hub {
         self.ask(Method::GET, path, &Value::Null).await.1
     }
 
+    /// `GET /tools`, when all servers have listed theirs.
+    async fn listed(&self) -> Value {
+        loop {
+            let tools = self.get("/tools").await;
+            if tools["starting"].is_null() {
+                return tools;
+            }
+        }
+    }
+
     async fn names(&self) -> Vec<Value> {
         self.get("/servers").await["servers"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect()
     }
@@ -150,6 +160,7 @@ async fn whoever_asks_what_tools_there_are_reads_the_same_list_which_is_read_onc
     let user = User::new();
     let hub = Hub::start(&user, &["--mcp-config", &config(&user, &["one"])], None);
     let has_tool = |answer: &Value| answer.to_string().contains("one__compose");
+    hub.listed().await;
     let available = hub.ask(Method::POST, "/tools/get_available_mcp_tools", &json!({})).await.1;
     assert!(available.to_string().contains(r#""tool_name":"compose""#), "{available}");
     for path in ["/tools", "/tools/one__compose"] {
@@ -239,24 +250,257 @@ async fn ended(pid: u64) {
 }
 
 #[tokio::test]
-async fn of_a_hub_that_is_killed_no_server_stays_and_the_next_hub_ends_what_they_had_started() {
+async fn of_a_hub_that_is_killed_no_server_stays_nor_what_it_had_started() {
     let user = User::new();
     let path = stubborn(&user);
     let mut hub = Hub::start(&user, &["--mcp-config", &path], None);
     let (status, answer) = hub.ask(Method::POST, "/tools/bad__pids", &json!({})).await;
     assert_eq!(status, 200, "{answer}");
     let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
-    assert_eq!(hub.get("/servers/bad").await["pids"], json!([pids[0]]), "nothing stands between it and the hub");
+    assert_eq!(hub.get("/servers/bad").await["pids"], json!([pids[0]]), "the server, not what guards it");
     hub.served.child.kill().unwrap();
-    ended(pids[0]).await;
+    for pid in pids {
+        ended(pid).await;
+    }
 
     let next = Hub::start(&user, &["--mcp-config", &path], None);
     let (status, answer) = next.ask(Method::POST, "/tools/bad__pids", &json!({})).await;
     assert_eq!(status, 200, "{answer}");
-    ended(pids[1]).await;
     let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
     assert!(pids.iter().all(|pid| is_alive(*pid)), "its own are left alone");
     next.ask(Method::POST, "/servers/bad/restart", &Value::Null).await; // and leave nothing behind here
+}
+
+/// A server that has started a process which nothing tells to be its own: it has no environment, no group and no parent in common
+/// with it. `pids` tells both.
+const DETACHED: &str = r#"
+import json, os, sys
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    child = os.fork()
+    if child == 0:
+        for number in range(3): os.dup2(os.open("/dev/null", os.O_RDWR), number)
+        os.closerange(3, 64)
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+    os.write(write, str(child).encode())
+    os._exit(0)
+os.wait()
+pids = [os.getpid(), int(os.read(read, 20))]
+for line in sys.stdin:
+    message = json.loads(line)
+    method, id = message.get("method"), message.get("id")
+    if method == "initialize":
+        result = {"protocolVersion": "2025-06-18", "serverInfo": {"name": "d", "version": "1"}, "capabilities": {"tools": {}}}
+    elif method == "tools/call":
+        if message["params"]["name"] == "die": os._exit(7)
+        result = {"structuredContent": {"pids": pids}, "content": []}
+    elif id is not None and method is not None:
+        result = {"tools": []}
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
+"#;
+
+#[tokio::test]
+async fn what_a_server_has_detached_from_itself_ends_with_it_however_that_ends() {
+    let user = User::new();
+    let servers = json!({ "mcpServers": { "bad": { "command": "python3", "args": ["-c", DETACHED] } } });
+    user.file("mcp.json", &servers.to_string());
+    let mut hub = Hub::start(&user, &["--mcp-config", &path(&user, "mcp.json")], None);
+    for how in ["it dies", "it is restarted", "its guard is killed", "the hub is killed"] {
+        let (status, answer) = hub.ask(Method::POST, "/tools/bad__pids", &json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+        let pids: Vec<u64> = serde_json::from_value(answer["structuredContent"]["pids"].clone()).unwrap();
+        assert!(pids.iter().all(|pid| is_alive(*pid)), "{pids:?}");
+        match how {
+            "it dies" => drop(hub.ask(Method::POST, "/tools/bad__die", &json!({})).await),
+            "it is restarted" => drop(hub.ask(Method::POST, "/servers/bad/restart", &Value::Null).await),
+            // Then what is detached has nobody, but the server goes at once.
+            "its guard is killed" => {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", pids[0])).unwrap();
+                let guard = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().to_owned();
+                let kill = |pid: &str| std::process::Command::new("kill").args(["-9", pid]).status().unwrap();
+                assert!(kill(&guard).success());
+                ended(pids[0]).await;
+                kill(&pids[1].to_string());
+            }
+            _ => hub.served.kill(),
+        }
+        for pid in pids {
+            ended(pid).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_gets_no_token_of_a_package_runner() {
+    let user = User::new();
+    let tell = "import json, os, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    method, id = message.get('method'), message.get('id')
+    if method == 'initialize': result = {'protocolVersion': '2025-06-18', 'serverInfo': {'name': 'e', 'version': '1'}, 'capabilities': {}}
+    elif method == 'tools/call': result = {'structuredContent': dict(os.environ), 'content': []}
+    elif id is not None and method is not None: result = {'tools': []}
+    else: continue
+    print(json.dumps({'jsonrpc': '2.0', 'id': id, 'result': result}), flush=True)
+";
+    let entry = json!({ "command": "python3", "args": ["-c", tell], "env": { "MINE": "${NPM_TOKEN}" } });
+    user.file("mcp.json", &json!({ "mcpServers": { "env": entry } }).to_string());
+    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--mcp-config", "mcp.json"]);
+    let given = [
+        ("npm_config_registry", "https://packages.example/npm"),
+        ("npm_config__authToken", "secret-1"),
+        ("UV_PUBLISH_TOKEN", "secret-2"),
+        ("UV_INDEX_PRIVATE_PASSWORD", "secret-3"),
+        ("UV_INDEX_URL", "https://me:secret-4@packages.example/simple"),
+        ("UV_CACHE_DIR", "/var/cache/uv"),
+        ("PIP_INDEX_URL", "https://packages.example/simple"),
+        ("HTTPS_PROXY", "http://me:secret-5@proxy.example:8080"),
+        ("NPM_TOKEN", "secret-6"),
+    ];
+    let hub = Hub { served: Served::start(command.envs(given)) };
+    let (status, answer) = hub.ask(Method::POST, "/tools/env__tell", &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    let got = answer["structuredContent"].as_object().unwrap();
+    for (name, value) in given {
+        let is_passed = ["npm_config_registry", "UV_CACHE_DIR", "PIP_INDEX_URL"].contains(&name);
+        assert_eq!(got.get(name), is_passed.then(|| json!(value)).as_ref(), "{name}");
+    }
+    assert_eq!(got["MINE"], "secret-6", "what its entry names it gets");
+    let text = answer.to_string().replace("secret-6", "");
+    assert!(!text.contains("secret-"), "{text}");
+}
+
+/// A server that says nothing before there is a file; then it has one tool.
+const LATE: &str = r#"
+import json, os, sys, time
+while not os.path.exists("begin"): time.sleep(0.01)
+for line in sys.stdin:
+    message = json.loads(line)
+    method, id = message.get("method"), message.get("id")
+    if method == "initialize":
+        result = {"protocolVersion": "2025-06-18", "serverInfo": {"name": "late", "version": "1"}, "capabilities": {"tools": {}}}
+    elif method == "tools/list":
+        result = {"tools": [{"name": "here", "description": "It is here.", "inputSchema": {"type": "object"}}]}
+    elif id is not None and method is not None:
+        print(json.dumps({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "unknown"}}), flush=True)
+        continue
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
+"#;
+
+/// What nobody waits for is over long before this.
+const SOON: std::time::Duration = std::time::Duration::from_secs(30);
+
+fn with_late(user: &User) -> String {
+    let inner =
+        json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"], "env": { "SKEP_HOME": user.home() } });
+    let late = json!({ "command": "python3", "args": ["-c", LATE], "cwd": user.workspace() });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": inner, "late": late } }).to_string());
+    path(user, "mcp.json")
+}
+
+#[test]
+fn a_silent_server_is_shown_as_starting_and_holds_no_command_up() {
+    let user = User::new();
+    let config = with_late(&user);
+    for command in ["tools", "prompt", "servers"] {
+        let began = std::time::Instant::now();
+        let said = user.skep(&[command, "--mcp-config", &config]);
+        assert!(began.elapsed() < SOON, "{command} took {:?}", began.elapsed());
+        assert_eq!(said.code(), 1, "{command}: not all of them have answered");
+        let text = format!("{}{}", said.stdout(), said.stderr());
+        let line = text.lines().find(|line| line.contains("late") && line.contains("starting")).unwrap_or_default();
+        assert!(line.contains("--wait"), "{command}: {text}");
+    }
+    let status = user.skep(&["servers", "late", "--json", "--mcp-config", &config]).json();
+    assert_eq!((&status[0]["state"], &status[0]["error"]), (&json!("starting"), &Value::Null), "{status}");
+    let (own, _) = (user.skep(&["tools", "--mcp-config", &config]).stdout(), ());
+    assert!(own.contains("compose"), "{own}");
+
+    user.file("begin", "");
+    let listed = user.skep(&["tools", "--wait", "60s", "--mcp-config", &config]).ok().stdout();
+    assert!(listed.contains("late__here") && listed.contains("inner__compose"), "{listed}");
+}
+
+#[tokio::test]
+async fn a_silent_server_holds_no_list_of_a_hub_up_and_its_tools_appear_when_it_answers() {
+    let user = User::new();
+    let mut hub = Hub::start(&user, &["--mcp-config", &with_late(&user), "--tcp", "127.0.0.1:0"], None);
+    let tcp = hub.says("tcp://").rsplit('/').next().unwrap().to_owned();
+    let mut output = std::net::TcpStream::connect(tcp).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(output.try_clone().unwrap()));
+    let mut ask = |message: Value| {
+        std::io::Write::write_all(&mut output, format!("{message}\n").as_bytes()).unwrap();
+        serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    let hello =
+        json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    ask(json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello }));
+    let began = std::time::Instant::now();
+    let without = ask(json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" })).to_string();
+    assert!(without.contains("compose") && !without.contains("late__"), "{without}");
+    let tools = hub.get("/tools").await;
+    assert!(tools["starting"].as_array().unwrap().contains(&json!("late")), "{tools}");
+    let (_, available) = hub.ask(Method::POST, "/tools/get_available_mcp_tools", &json!({})).await;
+    assert!(available["starting"].as_array().unwrap().contains(&json!("late")), "{available}");
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    assert_eq!(hub.get("/servers/late").await["state"], "starting");
+
+    user.file("begin", "");
+    let told = lines.map(Result::unwrap).find(|line| line.contains("notifications/tools/list_changed"));
+    assert!(told.is_some(), "who has seen a list without them hears of them");
+    let tools = hub.listed().await;
+    assert!(tools.to_string().contains("late__here"), "{tools}");
+}
+
+#[tokio::test]
+async fn a_missing_program_costs_its_server_alone_and_is_named_with_its_cure() {
+    let user = User::new();
+    let inner =
+        json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"], "env": { "SKEP_HOME": user.home() } });
+    let time = json!({ "command": "uvx", "args": ["mcp-server-time"], "env": { "PATH": user.workspace() } });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": inner, "time": time } }).to_string());
+    let config = path(&user, "mcp.json");
+    let reason = "uvx not found; install uv";
+
+    let all = user.skep(&["servers", "--wait", "60s", "--mcp-config", &config]);
+    assert_eq!(all.code(), 1);
+    let line = all.stdout().lines().find(|line| line.starts_with("✗ time")).unwrap().to_owned();
+    assert!(line.ends_with(reason) && line.len() < 80, "{line}");
+    assert!(all.stdout().contains("✓ inner"), "{}", all.stdout());
+    let listed = user.skep(&["tools", "--wait", "60s", "--mcp-config", &config]);
+    assert!(listed.stdout().contains("inner__compose") && listed.stderr().contains(reason), "{}", listed.stderr());
+    assert_eq!(listed.stderr().matches(reason).count(), 1, "{}", listed.stderr());
+
+    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--mcp-config", &config]);
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let (mut told, mut url) = (0, String::new());
+    for line in said.by_ref().map(Result::unwrap) {
+        told += usize::from(line.contains(reason));
+        if let Some(address) = line.strip_prefix("listening on http") {
+            url = format!("http{address}");
+            break;
+        }
+    }
+    assert_eq!(told, 1, "once, at the start");
+    let call = reqwest::Client::new().post(format!("{url}/tools/time__now")).json(&json!({})).send().await.unwrap();
+    let refused: Value = call.json().await.unwrap();
+    assert!(refused["message"].as_str().unwrap().contains(reason), "{refused}");
+    let status: Value = reqwest::get(format!("{url}/servers/time")).await.unwrap().json().await.unwrap();
+    assert_eq!((&status["state"], &status["starts"]), (&json!("disabled"), &json!(0)), "{status}");
+    // It is there as soon as the program is.
+    let uvx = user.workspace().join("uvx");
+    std::fs::write(&uvx, "#!/bin/sh\nexit 3\n").unwrap();
+    std::fs::set_permissions(&uvx, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let status: Value = reqwest::get(format!("{url}/servers/time")).await.unwrap().json().await.unwrap();
+    assert_eq!(status["state"], "stopped", "{status}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]
@@ -306,6 +550,7 @@ async fn the_one_server_without_a_prefix_keeps_its_names() {
     let user = User::new();
     let path = config(&user, &["inner"]);
     let hub = Hub::start(&user, &["--mcp-config", &path, "--no-prefix"], None);
+    hub.listed().await;
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "_meta": {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
@@ -328,7 +573,7 @@ async fn the_one_server_without_a_prefix_keeps_its_names() {
 fn a_prompt_lists_the_tools_and_what_a_model_writes_then_is_called() {
     let user = User::new();
     let config = config(&user, &["inner"]);
-    let prompt = user.skep(&["prompt", "inner", "--mcp-config", &config]).ok().stdout();
+    let prompt = user.skep(&["prompt", "inner", "--wait", "60s", "--mcp-config", &config]).ok().stdout();
     assert!(prompt.contains("## Server: inner") && prompt.contains("### compose"), "{prompt}");
     assert!(!prompt.contains("## Server: skep"), "{prompt}");
 
@@ -358,6 +603,7 @@ async fn long_lists_of_tools_may_be_hidden_behind_a_search() {
     user.file("settings.toml", "[tools]\nsearch = true\n");
     let arguments = ["--mcp-config", &path(&user, "mcp.json"), "--config", &path(&user, "settings.toml")];
     let hub = Hub::start(&user, &arguments, None);
+    hub.listed().await;
     let mcp = async |method: &str, mut params: Value| -> Value {
         params["_meta"] = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -415,7 +661,7 @@ async fn servers_of_others_are_shared_and_do_what_they_do() {
     assert!(std::process::Command::new("git").arg("init").arg("--quiet").arg(&repository).status().unwrap().success());
     let mut hub = Hub::start(&user, &["--mcp-config", &config], None);
 
-    let tools = hub.get("/tools").await;
+    let tools = hub.listed().await;
     assert_eq!(tools["unavailable"], Value::Null);
     let names: Vec<&str> =
         tools["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();

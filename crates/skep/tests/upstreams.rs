@@ -301,7 +301,7 @@ async fn a_server_that_never_comes_up_says_why_and_is_not_tried_at_once() {
     });
     fixture.upstreams.add(Upstream::new("nothing", nothing)).await;
     let error = fixture.upstreams.tools("nothing").await.unwrap_err().to_string();
-    assert!(error.contains("`/no/such/program` cannot be started"), "{error}");
+    assert!(error.contains("/no/such/program not found"), "{error}");
     let error = fixture.upstreams.tools("bat").await.unwrap_err().to_string();
     assert!(error.contains("did you mean \"bad\"?"), "{error}");
     fixture.upstreams.close().await;
@@ -323,7 +323,7 @@ async fn a_server_that_fails_to_start_again_and_again_is_left_alone_until_somebo
     };
     assert!(error.contains("it failed to start 5 times in a row") && error.contains("cannot find my key"), "{error}");
     assert_eq!(fixture.upstreams.servers()[0].starts, 5);
-    fixture.upstreams.restart("bad").await.unwrap();
+    fixture.upstreams.restart("bad", None).await.unwrap();
     assert!(fixture.call("pid").await.unwrap_err().to_string().contains("it failed to start: "));
     fixture.upstreams.close().await;
 }
@@ -366,25 +366,26 @@ async fn a_server_that_minds_neither_the_end_of_its_input_nor_sigterm_is_killed(
 }
 
 #[tokio::test]
-async fn a_flood_harms_no_other_server_and_not_even_the_calls_of_its_own() {
+async fn a_flood_harms_no_other_server_and_ends_with_a_reason() {
     let fixture = fixture("", |_| ());
     let other = tempfile::tempdir().unwrap();
     fixture.upstreams.add(Upstream { name: "other".to_owned(), ..server("", other.path()) }).await;
     let pid = fixture.pid().await;
     let calls = async {
         fixture.noted("floods").await;
+        assert_eq!(fixture.pid().await, pid, "not even its own calls");
         for _ in 0..20 {
             let params = Members::of(&json!({ "name": "t0", "arguments": [] }));
             let answer = fixture.upstreams.call("other", "tools/call", params, Options::default()).await;
             assert_eq!(answer.unwrap().get(), "[]");
-            assert_eq!(fixture.pid().await, pid);
         }
     };
-    tokio::select! {
-        answer = fixture.call("flood") => panic!("{answer:?}"),
-        () = calls => {}
-    }
-    assert!(fixture.upstreams.servers()[0].stderr.len() <= 50, "what is kept has a limit");
+    let (flooded, ()) = tokio::join!(fixture.call("flood"), calls);
+    let error = flooded.unwrap_err().to_string();
+    assert!(error.contains("the server floods its "), "{error}");
+    let status = fixture.upstreams.servers().into_iter().find(|status| status.name == "bad").unwrap();
+    assert!(status.stderr.len() <= 50, "what is kept has a limit");
+    assert!(status.last_error.unwrap().contains("floods its "));
     fixture.upstreams.close().await;
     assert!(!is_alive(pid));
 }
@@ -545,7 +546,7 @@ async fn no_server_is_started_for_a_list_that_is_known_and_one_that_was_started_
     fixture.pid().await;
     assert_eq!(tools().await, 3);
     assert!(listed.exists(), "it was started, and may be another version");
-    fixture.upstreams.restart("bad").await.unwrap();
+    fixture.upstreams.restart("bad", None).await.unwrap();
     let starts = fixture.starts();
     assert_eq!(tools().await, 3);
     assert_eq!(fixture.starts(), starts + 1, "the operator wants to see what it is now");

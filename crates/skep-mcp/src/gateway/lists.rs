@@ -36,6 +36,9 @@ pub enum Kind {
     Templates,
 }
 
+/// How many kinds there are.
+const KINDS: usize = Kind::Templates as usize + 1;
+
 impl Kind {
     /// The method that gives a page.
     pub fn method(self) -> &'static str {
@@ -55,6 +58,15 @@ impl Kind {
             Kind::Resources | Kind::Templates => "resources",
         };
         capabilities[area]["listChanged"] == true
+    }
+
+    /// What tells that the list has changed.
+    pub fn change(self) -> Change {
+        match self {
+            Kind::Tools => Change::Tools,
+            Kind::Prompts => Change::Prompts,
+            Kind::Resources | Kind::Templates => Change::Resources,
+        }
     }
 
     /// The member of the result that has the items.
@@ -144,8 +156,8 @@ fn fits(template: &str, uri: &str) -> bool {
 #[derive(Default)]
 pub struct Lists {
     known: Mutex<Known>,
-    /// One list is read at a time: whoever comes meanwhile gets the same.
-    reading: tokio::sync::Mutex<()>,
+    /// Each list is read once at a time: whoever comes meanwhile gets the same. One that is slow holds no other up.
+    reading: [tokio::sync::Mutex<()>; KINDS],
 }
 
 #[derive(Default)]
@@ -174,7 +186,8 @@ impl Lists {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self, kind: Kind) -> Option<Arc<List>> {
+    /// A list that need not be read again yet.
+    pub fn fresh(&self, kind: Kind) -> Option<Arc<List>> {
         let known = self.known();
         known.lists.get(&kind).filter(|kept| kept.until > Instant::now()).map(|kept| Arc::clone(&kept.list))
     }
@@ -185,12 +198,12 @@ impl Lists {
         known.lists.get(&kind).filter(|kept| kept.since.elapsed() < age_max).map(|kept| Arc::clone(&kept.list))
     }
 
-    /// A list, or the right to read it: one at a time.
+    /// A list, or the right to read it, which one has at a time.
     pub async fn want(&self, kind: Kind) -> Wanted<'_> {
         if let Some(list) = self.fresh(kind) {
             return Wanted::Known(list);
         }
-        let alone = self.reading.lock().await;
+        let alone = self.reading[kind as usize].lock().await;
         match self.fresh(kind) {
             Some(list) => Wanted::Known(list),
             None => Wanted::Unknown(Reading {

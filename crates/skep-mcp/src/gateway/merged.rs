@@ -17,22 +17,43 @@ use crate::server::{Caller, Members};
 
 /// Items of one page of a merged list. Many clients read only the first.
 const PAGE_ITEMS_MAX: usize = 1000;
-/// How long one server may take to give a list, before the others are shown without it.
-const LIST_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a server may take to give a list, before the others are shown without it. Long enough for a server that runs, and
+/// for a program that only has to start; not for one that has to be fetched.
+pub const LIST_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// The lists of all servers that give one, in the order of the servers.
-pub(super) async fn all(members: &[Arc<Member>], kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Member>, Arc<List>)> {
+/// The lists of all servers.
+pub(super) struct All {
+    /// Those that there are, in the order of the servers.
+    pub(super) lists: Vec<(Arc<Member>, Arc<List>)>,
+    /// No server was too slow.
+    pub(super) is_whole: bool,
+}
+
+/// The lists of all servers that give one within this time, or have given one before.
+pub(super) async fn all(members: &[Arc<Member>], kind: Kind, caller: &Arc<Caller>, time_max: Duration) -> All {
     let listed = members.iter().map(|member| async move {
         let listing = Arc::clone(&member.origin.service).list(kind, Arc::clone(caller));
-        let why = match timeout(LIST_TIME_MAX, listing).await {
-            Ok(Ok(list)) => return Some((Arc::clone(member), list)),
-            Ok(Err(error)) => error.message,
-            Err(_) => format!("no answer within {}s", LIST_TIME_MAX.as_secs()),
-        };
-        tracing::warn!(server = member.origin.name, method = kind.method(), why, "a list is missing");
-        None
+        let server = &member.origin.name;
+        match timeout(time_max, listing).await {
+            Ok(Ok(list)) => (Some(list), true),
+            Ok(Err(error)) => {
+                tracing::warn!(server, method = kind.method(), why = error.message, "a list is missing");
+                (None, true)
+            }
+            Err(_) => {
+                tracing::info!(
+                    server,
+                    method = kind.method(),
+                    "a list has not come yet; the others are shown without it"
+                );
+                (member.origin.service.last_list(kind), false)
+            }
+        }
     });
-    join_all(listed).await.into_iter().flatten().collect()
+    let listed = join_all(listed).await;
+    let is_whole = listed.iter().all(|(_, is_in_time)| *is_in_time);
+    let lists = members.iter().zip(listed).filter_map(|(member, (list, _))| Some((Arc::clone(member), list?)));
+    All { lists: lists.collect(), is_whole }
 }
 
 /// One page of the merged list, the items that come after a place.

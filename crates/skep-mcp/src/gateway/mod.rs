@@ -14,7 +14,10 @@ mod forward;
 mod lists;
 mod merged;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use serde_json::{json, value::to_raw_value};
 use tokio::sync::broadcast;
@@ -23,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     forward::{Heard, Remote, Request, change, forward},
     lists::{Kind, List, Lists, Reading, Wanted},
+    merged::LIST_TIME_MAX,
 };
 use crate::{
     message::ErrorObject,
@@ -34,15 +38,11 @@ use crate::{
 
 /// Between a server's name and that of its tool.
 pub const SEPARATOR: &str = "__";
+/// Bytes of a name with its prefix: what the specification has, and the largest that callers' models take.
+pub const NAME_BYTES_MAX: usize = 128;
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
 
-/// What can stand behind a gateway: a service that knows its lists.
-/// Bytes of a name with its prefix: what the specification has, and the largest that callers' models take.
-pub const NAME_BYTES_MAX: usize = 128;
-pub trait Backend: Service {
-    /// One of its lists, whole. Asked for whenever a list of the gateway's is, and to find out who has a resource; so it is
-    /// kept, in [`Lists`] for instance.
 /// How long servers may take to say whether they have a resource that no other has.
 const FIND_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -59,7 +59,17 @@ pub fn prefixed(server: &str, name: &str) -> Option<String> {
     (whole.len() <= NAME_BYTES_MAX).then_some(whole)
 }
 
+/// What can stand behind a gateway: a service that knows its lists.
+pub trait Backend: Service {
+    /// One of its lists, whole. Asked for whenever a list of the gateway's is, and to find out who has a resource; so it is
+    /// kept, in [`Lists`] for instance. One that takes longer than [`LIST_TIME_MAX`] is not waited for: whoever goes on
+    /// reading it tells of a change ([`Service::changes`]) when it is read.
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>>;
+
+    /// The list as it was last read, to be shown instead of one that takes too long.
+    fn last_list(&self, _kind: Kind) -> Option<Arc<List>> {
+        None
+    }
 }
 
 /// A server behind the gateway.
@@ -106,6 +116,13 @@ impl Gateway {
     /// Put these servers behind it, instead of those that were. Calls that are under way go on. A server whose name is none
     /// ([`is_server_name`]) is left out: its calls could go to another.
     pub fn set(&self, mut origins: Vec<Origin>) {
+        origins.retain(|origin| {
+            let may_be = is_server_name(&origin.name);
+            if !may_be {
+                tracing::error!(server = origin.name, "left out: a server cannot have this name");
+            }
+            may_be
+        });
         origins.sort_by(|a, b| a.name.cmp(&b.name));
         origins.dedup_by(|b, a| a.name == b.name);
         let before = self.members();
@@ -116,13 +133,6 @@ impl Gateway {
             before.iter().find(same).cloned()
         };
         let members = origins.into_iter().map(|origin| kept(&origin).unwrap_or_else(|| self.member(origin))).collect();
-        origins.retain(|origin| {
-            let may_be = is_server_name(&origin.name);
-            if !may_be {
-                tracing::error!(server = origin.name, "left out: a server cannot have this name");
-            }
-            may_be
-        });
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members);
         for change in [Change::Tools, Change::Prompts, Change::Resources] {
             let _ = self.changes.send(change); // nobody may listen
@@ -192,11 +202,19 @@ impl Gateway {
     /// The first server that lists this URI, or a template that it fits.
     async fn owner_of_uri(&self, uri: &str, caller: &Arc<Caller>) -> Option<Arc<Member>> {
         let members = self.members();
-        for kind in [Kind::Resources, Kind::Templates] {
-            let all = merged::all(&members, kind, caller).await;
-            let has = |(_, list): &&(Arc<Member>, Arc<List>)| list.has_uri(kind, uri);
-            if let Some((member, _)) = all.iter().find(has) {
-                return Some(Arc::clone(member));
+        // Who is slow is waited for only if nobody else has it.
+        for time_max in [LIST_TIME_MAX, FIND_TIME_MAX] {
+            let mut is_whole = true;
+            for kind in [Kind::Resources, Kind::Templates] {
+                let all = merged::all(&members, kind, caller, time_max).await;
+                let has = |(_, list): &&(Arc<Member>, Arc<List>)| list.has_uri(kind, uri);
+                if let Some((member, _)) = all.lists.iter().find(has) {
+                    return Some(Arc::clone(member));
+                }
+                is_whole &= all.is_whole;
+            }
+            if is_whole {
+                break;
             }
         }
         None
@@ -231,7 +249,7 @@ impl Gateway {
                     .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
             })
             .transpose()?;
-        let mut all = merged::all(&self.members(), kind, &call.caller).await;
+        let mut all = merged::all(&self.members(), kind, &call.caller, LIST_TIME_MAX).await.lists;
         all.retain(|(member, _)| kind != Kind::Tools || member.origin.lists_tools);
         let page = merged::page(kind, &all, after);
         to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))

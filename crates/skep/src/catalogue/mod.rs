@@ -15,6 +15,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+pub use upstream::Listed;
 pub(crate) use upstream::{call_tool, listed_tools};
 
 use crate::{

@@ -15,8 +15,6 @@ use skep_mcp::{
 };
 
 use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
-use tokio::time::timeout;
-
 use crate::{
     schema::{shorten, suggest},
     upstreams::{Options, UpstreamError, Upstreams},
@@ -39,20 +37,19 @@ impl Catalogue {
         name.split_once(SEPARATOR).filter(|(server, _)| !self.tools.contains_key(name) && self.upstreams.has(server))
     }
 
-    /// Every tool as `tools/list` shows it, those of servers under their names here; and why some server's are missing.
-    /// Starts the servers, and waits for each for its own time to start, or no longer than `time_max`.
-    pub async fn all(&self, time_max: Option<Duration>) -> (Vec<Value>, Vec<String>) {
-        let mut tools: Vec<Value> = self.tools().map(Tool::to_json).collect();
-        let (listed, silent) = listed_tools(&self.upstreams, &self.upstreams.names(), time_max).await;
-        tools.extend(listed.into_iter().map(|(server, tool)| named(&server, tool)));
-        (tools, silent)
+    /// Every tool as `tools/list` shows it, those of servers under their names here, which are started for it.
+    pub async fn all(&self, time_max: Duration) -> Listed<Value> {
+        let Listed { tools, unavailable, starting } =
+            listed_tools(&self.upstreams, &self.upstreams.names(), time_max).await;
+        let named = tools.into_iter().filter_map(|(server, tool)| named(&server, tool));
+        Listed { tools: self.tools().map(Tool::to_json).chain(named).collect(), unavailable, starting }
     }
 
     /// One tool, as `tools/list` shows it.
     pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
         let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let tools: Vec<Value> = values(&list).map(|tool| named(server, tool)).collect();
+        let tools: Vec<Value> = values(&list).filter_map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
         let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
@@ -105,36 +102,33 @@ impl Handler for Silent {
     }
 }
 
-/// The tools of these servers, each as its server wrote it; and why some server's are missing. Starts the servers, and waits for
-/// each for its own time to start, or no longer than `time_max`.
+/// What servers list, as far as they have.
+pub struct Listed<T> {
+    /// Their tools.
+    pub tools: Vec<T>,
+    /// Why the tools of some servers are missing.
+    pub unavailable: Vec<String>,
+    /// The servers whose tools are missing only for now: they have not listed them yet.
+    pub starting: Vec<String>,
+}
+
+/// The tools of these servers, each as its server wrote it. Starts the servers; one that has not listed its tools within this
+/// time goes on starting, and holds nobody up.
 pub(crate) async fn listed_tools(
     upstreams: &Upstreams,
     servers: &[String],
-    time_max: Option<Duration>,
-) -> (Vec<(String, Value)>, Vec<String>) {
-    let list = async |server: &String| {
-        let listing = upstreams.tools(server);
-        let listed = match time_max {
-            None => listing.await,
-            Some(time) => match timeout(time, listing).await {
-                Ok(listed) => listed,
-                Err(_) => {
-                    return Err(format!(
-                        "the MCP server {server:?} has not listed its tools yet; ask again in a moment"
-                    ));
-                }
-            },
-        };
-        listed.map_err(|error| error.to_string())
-    };
-    let (mut tools, mut silent) = (Vec::new(), Vec::new());
-    for (server, list) in servers.iter().zip(join_all(servers.iter().map(list)).await) {
-        match list {
-            Ok(list) => tools.extend(values(&list).map(|tool| (server.clone(), tool))),
-            Err(reason) => silent.push(reason),
+    time_max: Duration,
+) -> Listed<(String, Value)> {
+    let mut all = Listed { tools: Vec::new(), unavailable: Vec::new(), starting: Vec::new() };
+    let listing = servers.iter().map(|server| upstreams.tools_within(server, time_max));
+    for (server, listed) in servers.iter().zip(join_all(listing).await) {
+        match listed {
+            Ok(list) => all.tools.extend(values(&list).map(|tool| (server.clone(), tool))),
+            Err(UpstreamError::Unlisted { .. }) => all.starting.push(server.clone()),
+            Err(error) => all.unavailable.push(error.to_string()),
         }
     }
-    (tools, silent)
+    all
 }
 
 /// What is listed, taken apart.

@@ -1,6 +1,7 @@
 //! `skep doctor`.
 
 use std::{
+    borrow::Cow,
     env,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,6 +15,7 @@ use crate::{
     config::Overrides,
     hive::{self, Hive},
     terminal,
+    upstreams::Upstream,
 };
 
 /// Find out what works on this machine, by trying it
@@ -29,7 +31,7 @@ pub(super) struct Arguments {
 
 /// One thing that was tried.
 struct Finding {
-    what: &'static str,
+    what: Cow<'static, str>,
     /// Without it Skep's main job does not work.
     required: bool,
     works: bool,
@@ -52,6 +54,7 @@ pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Resu
     let mut findings = vec![sandbox(&settings).await?];
     findings.extend(PROGRAMS.map(program));
     findings.push(display());
+    findings.extend(settings.upstreams.iter().map(server));
     findings.push(store(settings).await);
     let healthy = findings.iter().all(|finding| finding.works || !finding.required);
     let text: String = match arguments.json {
@@ -102,7 +105,7 @@ async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> 
             (report.tier.is_some(), detail, (!report.advice.is_empty()).then(|| report.advice.join("\n     → ")))
         }
     };
-    Ok(Finding { what: "sandbox", required: true, works, detail, cure })
+    Ok(Finding { what: "sandbox".into(), required: true, works, detail, cure })
 }
 
 fn program((name, purpose, cure): (&'static str, &str, &str)) -> Finding {
@@ -113,7 +116,7 @@ fn program((name, purpose, cure): (&'static str, &str, &str)) -> Finding {
         None => format!("not installed below /usr ({purpose})"),
     };
     let cure = found.is_none().then(|| cure.to_owned());
-    Finding { what: name, required: false, works: found.is_some(), detail, cure }
+    Finding { what: name.into(), required: false, works: found.is_some(), detail, cure }
 }
 
 fn display() -> Finding {
@@ -122,7 +125,15 @@ fn display() -> Finding {
         Some(display) => format!("{display} (observe_screen)"),
         None => "DISPLAY is not set; observe_screen reads image files only".to_owned(),
     };
-    Finding { what: "X display", required: false, works: display.is_some(), detail, cure: None }
+    Finding { what: "X display".into(), required: false, works: display.is_some(), detail, cure: None }
+}
+
+/// Whether an MCP server can be started; it is not, since that may take long. `skep servers` does.
+fn server(server: &Upstream) -> Finding {
+    let unusable = server.why_unusable();
+    let works = unusable.is_none();
+    let detail = unusable.unwrap_or_else(|| "can be started; `skep servers` tries it".to_owned());
+    Finding { what: format!("MCP {}", server.name).into(), required: false, works, detail, cure: None }
 }
 
 async fn store(settings: crate::config::Settings) -> Finding {
@@ -139,5 +150,5 @@ async fn store(settings: crate::config::Settings) -> Finding {
         Ok(()) => (true, address),
         Err(error) => (false, format!("{error:#}")),
     };
-    Finding { what: "store", required: true, works, detail, cure: None }
+    Finding { what: "store".into(), required: true, works, detail, cure: None }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{Common, stop_on_signal};
+use super::{Common, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::Overrides,
     doors::{Options, Parts, mcp},
@@ -37,6 +37,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let outputs = hive::outputs(&settings)?;
     let searches_tools = settings.tools.search;
     let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
+    tell_unusable(&settings.upstreams);
     // It lives as long as its one client, so there is nobody who could ask for a task later.
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store: None, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();

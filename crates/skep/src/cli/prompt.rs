@@ -29,6 +29,8 @@ pub(super) struct Arguments {
     /// File that lists MCP servers, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// The server that stands for Skep's own tools.
@@ -49,17 +51,17 @@ The arguments are one JSON object that fits the tool's JSON Schema. Use one tool
 ";
 
 pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { servers, mcp_config } = arguments;
+    let Arguments { servers, mcp_config, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings, &settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     for server in servers.iter().filter(|server| *server != OWN) {
         catalogue.upstreams().server(server)?; // it exists
     }
-    let (tools, silent) = catalogue.all(None).await;
+    let listed = catalogue.all(wait.wait.0).await;
     let mut text = HEAD.to_owned();
     let mut last = None;
-    for tool in &tools {
+    for tool in &listed.tools {
         let name = tool["name"].as_str().unwrap_or_default();
         let (server, inner) = catalogue.of_upstream(name).unwrap_or((OWN, name));
         if !servers.is_empty() && !servers.iter().any(|wanted| wanted == server) {
@@ -76,6 +78,7 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
         say!("skep: {reason}");
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if tell_missing(&listed) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 fn section(name: &str, tool: &Value) -> String {

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Common, say, stop_on_signal};
+use super::{Common, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
     document::Diagnostic,
@@ -99,6 +100,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let wants_tcp = !options.tcp_if_free.is_empty();
     let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
     let mut described = describe(&settings, &workspace);
+    tell_unusable(&settings.upstreams);
     let hive = Hive::open(settings).await?;
     let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
@@ -272,6 +274,7 @@ impl Watched {
             in_certificate |= self.certificate.are_now(certificate_files(&settings));
             if in_settings {
                 let set = controls.set_servers(settings.upstreams.clone()).await;
+                tell_unusable(&settings.upstreams);
                 tell("the MCP servers", set.map(|()| true).map_err(anyhow::Error::from));
             }
             if in_settings || in_token {

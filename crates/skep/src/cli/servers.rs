@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal};
+use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal, tools::Wait};
 use crate::{
     config::{Overrides, Settings},
     duration::Span,
@@ -22,8 +22,8 @@ use crate::{
 
 /// Start each configured MCP server, and tell how it does: whether it answers, what it speaks, how many tools it has
 ///
-/// The servers are those of skep.toml and --mcp-config. The exit code is 0 only if all of them answer. --hub tells how the servers
-/// of a running hub do.
+/// The servers are those of skep.toml and --mcp-config. One that is slow to start is shown as starting, and holds nobody up. The
+/// exit code is 0 only if all of them answer. --hub tells how the servers of a running hub do.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
@@ -37,6 +37,8 @@ pub(super) struct Arguments {
     hub: Option<String>,
     #[command(flatten)]
     how: How,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 #[derive(Debug, Args)]
@@ -111,11 +113,16 @@ pub(super) async fn servers(common: Common, arguments: Arguments) -> anyhow::Res
         }
         Some(Command::Login(arguments)) => login(common, arguments).await,
         Some(Command::Logout(arguments)) => logout(common, arguments).await,
-        None => list(common, arguments.server, arguments.how).await,
+        None => list(common, arguments.server, arguments.how, arguments.wait).await,
     }
 }
 
-async fn list(common: Common, server: Option<String>, How { mcp_config, json }: How) -> anyhow::Result<ExitCode> {
+async fn list(
+    common: Common,
+    server: Option<String>,
+    How { mcp_config, json }: How,
+    Wait { wait }: Wait,
+) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let logins = Logins::new(&settings.home, settings.web.clone());
     let upstreams = Upstreams::new(settings.upstreams, Some(logins));
@@ -135,7 +142,7 @@ async fn list(common: Common, server: Option<String>, How { mcp_config, json }: 
     if !json {
         say!("starting {}", names.join(", "));
     }
-    let tools = join_all(names.iter().map(|name| upstreams.tools(name))).await;
+    let tools = join_all(names.iter().map(|name| upstreams.tools_within(name, wait.0))).await;
     let tools: Vec<Result<usize, UpstreamError>> = tools.into_iter().map(|list| Ok(list?.items().len())).collect();
     let statuses = upstreams.servers();
     upstreams.close().await;
@@ -229,6 +236,14 @@ async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments
     Ok(ExitCode::SUCCESS)
 }
 
+/// Say which servers cannot be used on this machine, and why: once, when they are read. What their file lacks was said then.
+pub(super) fn tell_unusable(servers: &[Upstream]) {
+    let missing = servers.iter().filter(|server| server.unusable.is_none());
+    for (server, reason) in missing.filter_map(|server| Some((server, server.why_unusable()?))) {
+        eprintln!("✗ {}  {reason}", server.name);
+    }
+}
+
 fn find<'a>(settings: &'a Settings, server: &str) -> anyhow::Result<&'a Upstream> {
     let names = || settings.upstreams.iter().map(|upstream| upstream.name.as_str());
     settings.upstreams.iter().find(|upstream| upstream.name == server).with_context(|| {
@@ -253,6 +268,7 @@ fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
     let mut json = status.to_json();
     match tools {
         Ok(count) => json["tools"] = json!(count),
+        Err(UpstreamError::Unlisted { .. }) => {} // its state says so
         Err(error) => json["error"] = error.to_string().into(),
     }
     json
@@ -278,6 +294,9 @@ fn as_text(status: &Status, tools: &Result<usize, UpstreamError>) -> String {
         (Err(_), _) if status.state == State::Disabled => {
             let why = status.last_error.as_deref().unwrap_or_default();
             format!("✗ {name:24} {}\n", line(why))
+        }
+        (Err(UpstreamError::Unlisted { state, .. }), _) => {
+            format!("… {name:24} {state}, and has not listed its tools yet; --wait 1m waits for it\n")
         }
         (Err(error), _) => {
             let last: String = status.stderr.iter().map(|text| format!("    {}\n", line(text))).collect();

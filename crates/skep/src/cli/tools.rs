@@ -10,10 +10,11 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
+use skep_mcp::gateway::LIST_TIME_MAX;
 
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
-    catalogue::{Answer, Call, Catalogue, ToolError},
+    catalogue::{Answer, Call, Catalogue, Listed, ToolError},
     config::{Overrides, is_call_time},
     document,
     duration::Span,
@@ -43,6 +44,27 @@ pub(super) struct Arguments {
     /// Ask this hub, which runs, and start nothing here
     #[arg(long, value_name = "URL", conflicts_with_all = ["mcp_config"])]
     hub: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// How long servers are waited for that have not listed their tools.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// How long to wait for MCP servers that are still starting, such as 30s or 2m
+    #[arg(long, value_name = "TIME", default_value_t = Span(LIST_TIME_MAX))]
+    pub(super) wait: Span,
+}
+
+/// Say which servers' tools are missing, and why. Whether none is.
+pub(super) fn tell_missing<T>(listed: &Listed<T>) -> bool {
+    for reason in &listed.unavailable {
+        say!("skep: {reason}");
+    }
+    for server in &listed.starting {
+        say!("skep: {server} is still starting, so its tools are missing; --wait 1m waits for it");
+    }
+    listed.unavailable.is_empty() && listed.starting.is_empty()
 }
 
 /// Call one tool and print its answer; the exit code is 0 only if its status is "ok"
@@ -87,28 +109,32 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     if let Some(url) = arguments.hub.clone() {
         return remote::tools(common, &url, arguments).await;
     }
-    let Arguments { tool, schema, json, mcp_config, hub: _ } = arguments;
+    let Arguments { tool, schema, json, mcp_config, hub: _, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hive::workspace(&settings, &settings.workspace)?;
     let (catalogue, _) = hive::catalogue(&settings, &here, &here);
     let listed = match &tool {
-        Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), Vec::new())),
+        Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), true)),
         None => {
-            let (tools, silent) = catalogue.all(None).await;
+            let listed = catalogue.all(wait.wait.0).await;
+            let is_whole = tell_missing(&listed);
             let text = match json {
                 true => format!("{:#}\n", Value::Array(tools)),
                 false => tools.iter().map(in_list).collect(),
+                true => format!("{:#}\n", Value::Array(listed.tools)),
+                false => listed.tools.iter().map(line).collect(),
             };
-            Ok((text, silent))
+            Ok((text, is_whole))
         }
     };
     catalogue.upstreams().close().await;
-    let (text, silent) = listed?;
+    let (text, is_whole) = listed?;
     print(&text)?;
     for reason in &silent {
         say!("skep: {reason}");
     }
     Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// One tool: all that is known of it as JSON, its schemas, or a page for people.

@@ -116,6 +116,10 @@ impl Backend for Behind {
             listed.ok_or_else(|| refused(Refused::Draining))?.map_err(failed)
         })
     }
+
+    fn last_list(&self, kind: Kind) -> Option<Arc<List>> {
+        self.server.last_list(kind)
+    }
 }
 
 /// Stops watching when it goes.
@@ -157,7 +161,7 @@ fn failed(error: UpstreamError) -> ErrorObject {
         UpstreamError::Unknown { .. } | UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => {
             ErrorObject::new(code::INVALID_PARAMS, error.to_string())
         }
-        UpstreamError::Busy { .. } => ErrorObject::new(code::BUSY, error.to_string()),
+        UpstreamError::Busy { .. } | UpstreamError::Unlisted { .. } => ErrorObject::new(code::BUSY, error.to_string()),
         UpstreamError::Unavailable { retry_after, .. } => {
             let data = json!({ "retryAfterMs": u64::try_from(retry_after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) });
             ErrorObject::new(code::INTERNAL_ERROR, error.to_string()).with_data(&data)

@@ -22,9 +22,12 @@ use axum::{
 };
 use futures_util::FutureExt as _;
 use serde_json::{Map, json};
-use skep_mcp::server::{
-    http::{Fields, Known, Principal, Reply, answer_post},
-    local,
+use skep_mcp::{
+    gateway::LIST_TIME_MAX,
+    server::{
+        http::{Fields, Known, Principal, Reply, answer_post},
+        local,
+    },
 };
 use tracing::Instrument as _;
 
@@ -40,14 +43,12 @@ use super::{
     problem::{Problem, json_response},
     servers,
 };
-use crate::catalogue::{Answer, ToolError};
+use crate::catalogue::{Answer, Listed, ToolError};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: &str = "x-request-id";
 /// What every answer says besides.
 pub(super) const ALWAYS: [(&str, &str); 2] = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")];
-/// A server that has not listed its tools by then is missing from the list.
-const LIST_TIME_MAX: Duration = Duration::from_secs(10);
 /// A caller's name for a request may have so many characters.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
@@ -180,10 +181,12 @@ impl Hub {
 
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
-    let (tools, silent) = hub.calls.catalogue.all(Some(LIST_TIME_MAX)).await;
+    let Listed { tools, unavailable, starting } = hub.calls.catalogue.all(LIST_TIME_MAX).await;
     let mut answer = json!({ "tools": tools });
-    if !silent.is_empty() {
-        answer["unavailable"] = silent.into();
+    for (member, servers) in [("unavailable", unavailable), ("starting", starting)] {
+        if !servers.is_empty() {
+            answer[member] = servers.into();
+        }
     }
     json_response(StatusCode::OK, &answer)
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use skep_mcp::gateway::LIST_TIME_MAX;
 
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError, listed_tools},
+    catalogue::{Annotations, BuiltIn, Listed, ToolError, listed_tools},
     upstreams::Upstreams,
     workspace::Context,
 };
@@ -31,6 +32,9 @@ pub(super) struct Answer {
     /// Why the tools of some servers are missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable: Vec<String>,
+    /// Servers that are still starting: ask again for their tools, or for one of them by its name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    starting: Vec<String>,
 }
 
 #[derive(serde::Serialize, schemars::JsonSchema)]
@@ -57,6 +61,8 @@ impl BuiltIn for GetAvailableMcpTools {
     type Answer = Answer;
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
+        // Who is asked for by name holds nobody else up.
+        let time_max = if arguments.server_name.is_some() { context.time_left() } else { LIST_TIME_MAX };
         let names = match arguments.server_name {
             Some(name) if self.upstreams.has(&name) => vec![name],
             Some(name) => {
@@ -68,13 +74,13 @@ impl BuiltIn for GetAvailableMcpTools {
             }
             None => self.upstreams.names(),
         };
-        let (listed, unavailable) = listed_tools(&self.upstreams, &names, Some(context.time_left())).await;
+        let Listed { tools, unavailable, starting } = listed_tools(&self.upstreams, &names, time_max).await;
         let tool = |(server, tool): (String, Value)| McpTool {
             server_name: server,
             tool_name: tool["name"].as_str().unwrap_or_default().to_owned(),
             description: tool["description"].as_str().unwrap_or_default().to_owned(),
             input_schema: tool["inputSchema"].clone(),
         };
-        Ok(Answer { tools: listed.into_iter().map(tool).collect(), unavailable })
+        Ok(Answer { tools: tools.into_iter().map(tool).collect(), unavailable, starting })
     }
 }

@@ -1,12 +1,13 @@
 //! `search_tools`: the tools of MCP servers, by what they are wanted for. With long lists of tools hidden behind it
 //! (`tools.search`), a model reads the few that it needs.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use serde_json::Value;
+use skep_mcp::gateway::{LIST_TIME_MAX, prefixed};
 
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError, listed_tools},
+    catalogue::{Annotations, BuiltIn, Listed, ToolError, listed_tools},
     upstreams::Upstreams,
     workspace::Context,
 };
@@ -48,6 +49,9 @@ pub(super) struct Answer {
     /// Why the tools of some servers were not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable: Vec<String>,
+    /// Servers that are still starting: search again for their tools.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    starting: Vec<String>,
 }
 
 #[derive(serde::Serialize, schemars::JsonSchema)]
@@ -66,24 +70,24 @@ impl BuiltIn for SearchTools {
         Schemas of their arguments. A tool that was found is called by its name, whether or not it was listed.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
-    /// Servers may have to be started, and their programs fetched.
-    const DEADLINE: Duration = Duration::from_secs(120);
     type Arguments = Arguments;
     type Answer = Answer;
 
-    async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
+    async fn call(&self, _: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
         let names = self.upstreams.names();
-        let (listed, unavailable) = listed_tools(&self.upstreams, &names, Some(context.time_left())).await;
-        let found = |(server, tool): (String, Value)| FoundTool {
-            name: format!("{server}{}{}", skep_mcp::gateway::SEPARATOR, tool["name"].as_str().unwrap_or_default()),
-            description: tool["description"].as_str().unwrap_or_default().to_owned(),
-            input_schema: tool["inputSchema"].clone(),
+        let Listed { tools, unavailable, starting } = listed_tools(&self.upstreams, &names, LIST_TIME_MAX).await;
+        let found = |(server, tool): (String, Value)| {
+            Some(FoundTool {
+                name: prefixed(&server, tool["name"].as_str()?)?,
+                description: tool["description"].as_str().unwrap_or_default().to_owned(),
+                input_schema: tool["inputSchema"].clone(),
+            })
         };
-        let tools: Vec<FoundTool> = listed.into_iter().map(found).collect();
+        let tools: Vec<FoundTool> = tools.into_iter().filter_map(found).collect();
         let searched = tools.len();
         let limit = arguments.limit.unwrap_or(LIMIT) as usize;
         let tools = rank(&arguments.query, tools, |tool| (&tool.name, &tool.description), limit);
-        Ok(Answer { tools, searched, unavailable })
+        Ok(Answer { tools, searched, unavailable, starting })
     }
 }
 

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_mcp::gateway::is_server_name;
 
+use super::program;
 use crate::{
     config::Secret,
     document::{Diagnostic, Document, member},
@@ -289,6 +290,16 @@ impl Upstream {
             idle_time_max: Duration::from_secs(600),
             exclusive: false,
             calls_at_once: 64,
+        }
+    }
+
+    /// Why it cannot be used on this machine as it is configured, in one short line, with what to do. Looked up each time: what
+    /// is missing may be installed while a hub runs.
+    pub fn why_unusable(&self) -> Option<String> {
+        match &self.transport {
+            _ if self.unusable.is_some() => self.unusable.clone(),
+            Transport::Stdio(command) => program::missing(command),
+            Transport::Http { .. } | Transport::Tcp(_) => None,
         }
     }
 }

@@ -46,7 +46,7 @@ impl Ended {
             Err(UpstreamError::Unknown { .. }) => return None, // not a server
             Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => Ended::Denied,
             Err(UpstreamError::Busy { .. }) => Ended::Busy,
-            Err(UpstreamError::Unavailable { .. }) => Ended::Unavailable,
+            Err(UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. }) => Ended::Unavailable,
             Err(UpstreamError::Call { error, .. }) => match error {
                 CallError::Rpc(_) => Ended::Error,
                 CallError::TimedOut(_) => Ended::TimedOut,

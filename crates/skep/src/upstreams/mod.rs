@@ -28,15 +28,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, Shared, join_all};
 use serde_json::value::RawValue;
 use skep_mcp::{
     client::{self, CallError, CallOptions, Connection, Info},
-    gateway::{Kind, List, Lists, Wanted, change},
+    gateway::{Kind, LIST_TIME_MAX, List, Lists, Wanted, change},
     message::Notification,
     server::{Change, LOCAL, Members, code},
 };
-use tokio::sync::broadcast;
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
 
 pub use self::{config::Upstream, guard::init};
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
@@ -83,13 +87,6 @@ pub enum UpstreamError {
         /// The tool.
         tool: String,
     },
-    /// It cannot be started, or is not started for now.
-    #[error("the MCP server {server:?} is not available: {reason}")]
-    Unavailable {
-        /// The server.
-        server: String,
-        /// Why.
-        reason: String,
     /// All callers share it, so no one of them may end it.
     #[error(
         "the MCP server {server:?} is shared by all callers, so only who knows the hub's own token (SKEP_TOKEN) may restart it"
@@ -98,8 +95,23 @@ pub enum UpstreamError {
         /// The server.
         server: String,
     },
+    /// It cannot be started, or is not started for now.
+    #[error("the MCP server {server:?} is not available: {reason}")]
+    Unavailable {
+        /// The server.
+        server: String,
+        /// Why.
+        reason: String,
         /// When it will be tried again.
         retry_after: Duration,
+    },
+    /// It has not listed what it has, and is not waited for any longer. It goes on, and may be asked again.
+    #[error("the MCP server {server:?} has not listed its tools yet ({state})")]
+    Unlisted {
+        /// The server.
+        server: String,
+        /// How it is doing, in one word.
+        state: &'static str,
     },
     /// Too many calls wait for it, or too many callers have a process of their own.
     #[error("the MCP server {server:?} is busy: {reason}; try again later")]
@@ -204,9 +216,15 @@ pub struct Server {
     /// It is not there any more, or another is in its place; set while the slots are held.
     is_removed: AtomicBool,
     lists: Lists,
+    /// The lists that are being read, each by a task of its own, and for which process.
+    readings: Mutex<HashMap<(Kind, Arc<str>), Reading>>,
+    tasks: TaskTracker,
     changes: broadcast::Sender<Change>,
     counts: Counts,
 }
+
+/// What is being read, for all who wait for it.
+type Reading = Shared<oneshot::Receiver<Result<Arc<List>, UpstreamError>>>;
 
 impl Upstreams {
     /// These servers; none is started. Without logins, servers that want tokens are those whose `headers` have one.
@@ -272,6 +290,16 @@ impl Upstreams {
         self.server(server)?.list(Kind::Tools, &"".into(), LOCAL).await
     }
 
+    /// The same, but without waiting longer than this: a server that takes longer goes on, and what it listed before counts
+    /// until then.
+    pub async fn tools_within(&self, server: &str, time_max: Duration) -> Result<Arc<List>, UpstreamError> {
+        let server = self.server(server)?;
+        match timeout(time_max, server.list(Kind::Tools, &"".into(), LOCAL)).await {
+            Ok(listed) => listed,
+            Err(_) => server.last_list(Kind::Tools).ok_or_else(|| server.unlisted()),
+        }
+    }
+
     /// Add a server, or change the one of this name, at once; one that is as before is left alone. What is returned waits
     /// until the old one has ended, after its calls.
     pub fn add(&self, config: Upstream) -> impl Future<Output = ()> + Send + use<> {
@@ -320,6 +348,8 @@ impl Server {
             slots: Mutex::default(),
             is_removed: AtomicBool::new(false),
             lists: Lists::default(),
+            readings: Mutex::default(),
+            tasks: TaskTracker::new(),
             changes,
             counts,
         })
@@ -446,6 +476,9 @@ impl Server {
 
     /// One of its lists, whole; of its tools those that are allowed here. Kept until the server says that it changed, or for as
     /// long as it says. `caller`, `principal`: whose process is asked where a server is not shared.
+    ///
+    /// It is read by a task of its own: whoever leaves does not stop it, and if it took longer than most wait for it, it is
+    /// announced as a change.
     pub async fn list(
         self: &Arc<Self>,
         kind: Kind,
@@ -453,10 +486,58 @@ impl Server {
         principal: &str,
     ) -> Result<Arc<List>, UpstreamError> {
         if self.is_resting()
-            && let Some(list) = self.lists.last(kind, RESTING_LIST_AGE_MAX)
+            && let Some(list) = self.last_list(kind)
         {
             return Ok(list);
         }
+        if let Some(list) = self.lists.fresh(kind) {
+            return Ok(list);
+        }
+        let removed = UpstreamError::Unknown { name: self.config.name.clone(), help: None };
+        self.reading(kind, caller, principal).await.unwrap_or(Err(removed))
+    }
+
+    /// A list as it was last read, if that was not too long ago.
+    pub fn last_list(&self, kind: Kind) -> Option<Arc<List>> {
+        self.lists.last(kind, RESTING_LIST_AGE_MAX)
+    }
+
+    fn unlisted(&self) -> UpstreamError {
+        UpstreamError::Unlisted { server: self.config.name.clone(), state: self.status().state.name() }
+    }
+
+    /// The list that is being read; begun if nobody has.
+    fn reading(self: &Arc<Self>, kind: Kind, caller: &Arc<str>, principal: &str) -> Reading {
+        let key = (kind, if self.config.exclusive { Arc::clone(caller) } else { "".into() });
+        let readings = || self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = readings();
+        if let Some(reading) = begun.get(&key) {
+            return reading.clone();
+        }
+        let (sender, reading) = oneshot::channel();
+        let reading = reading.shared();
+        begun.insert(key.clone(), reading.clone());
+        drop(begun);
+        let (server, caller, principal) = (Arc::clone(self), Arc::clone(caller), principal.to_owned());
+        self.tasks.spawn(async move {
+            let (began, was_known) = (Instant::now(), server.last_list(kind).is_some());
+            let listed = server.read_list(kind, &caller, &principal).await;
+            server.readings.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let is_news = listed.is_ok() && !was_known && began.elapsed() >= LIST_TIME_MAX;
+            let _ = sender.send(listed); // everybody may have left
+            if is_news {
+                let _ = server.changes.send(kind.change()); // nobody may listen
+            }
+        });
+        reading
+    }
+
+    async fn read_list(
+        self: &Arc<Self>,
+        kind: Kind,
+        caller: &Arc<str>,
+        principal: &str,
+    ) -> Result<Arc<List>, UpstreamError> {
         let mut reading = match self.lists.want(kind).await {
             Wanted::Known(list) => return Ok(list),
             Wanted::Unknown(reading) => reading,
@@ -486,16 +567,21 @@ impl Server {
         let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();
         let mut status = Status {
             name: self.config.name.clone(),
-            state: if self.config.unusable.is_some() { State::Disabled } else { State::Stopped },
+            state: State::Stopped,
             pids: Vec::new(),
             in_flight: 0,
             waiting: 0,
             starts: 0,
-            last_error: self.config.unusable.clone(),
+            last_error: None,
             stderr: Vec::new(),
             info: None,
         };
         slots.iter().for_each(|slot| slot.add_to(&mut status));
+        if status.state == State::Stopped
+            && let Some(reason) = self.config.why_unusable()
+        {
+            (status.state, status.last_error) = (State::Disabled, Some(reason));
+        }
         status
     }
 

@@ -363,6 +363,9 @@ impl Slot {
         if inside.is_closed {
             return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
         }
+        if let Some(reason) = self.config.why_unusable() {
+            return Err(self.unavailable(reason, Duration::ZERO));
+        }
         let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         if !wait.is_zero() {
             let what = if inside.unstarted >= QUARANTINE_AFTER {
@@ -516,7 +519,7 @@ impl Slot {
         let has_died = loop {
             let ended = async {
                 match &mut process {
-                    Some(process) => drop(process.ended().await),
+                    Some(process) => process.ended().await,
                     None => std::future::pending().await,
                 }
             };
@@ -551,10 +554,10 @@ impl Slot {
 
     /// Note that it has died, and how.
     async fn died(&self, running: &Running, process: Option<&mut Process>, stderr: &Stderr) -> String {
+        let fault = running.connection.fault().or_else(|| process.as_ref()?.fault());
         let status = match process {
             Some(process) if fault.is_none() => process.last_words(LAST_WORDS_MAX).await,
             _ => None,
-        let fault = running.connection.fault().or_else(|| process.as_ref()?.fault());
         };
         let how = match (status, fault.or_else(|| running.connection.reason())) {
             (Some(status), _) => format!("the process ended ({status})"),
