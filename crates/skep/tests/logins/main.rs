@@ -104,13 +104,13 @@ async fn a_login_is_found_by_a_hub_that_runs_and_is_for_its_owner_alone() {
     assert_needs_login(&call(&hub, "read").await, "wants a login");
     let status: Value = reqwest::get(format!("{}/servers/place", hub.url)).await.unwrap().json().await.unwrap();
     assert_eq!(status["state"], "needs_login");
-    let listed = user.skep(&["servers", "--mcp-config", "mcp.json"]);
+    let listed = user.skep(&["servers", "--wait", "60s", "--mcp-config", "mcp.json"]);
     assert_eq!(listed.code(), 1);
     assert!(listed.stdout().contains("needs login") && listed.stdout().contains(HOW), "{}", listed.stdout());
 
     let login = log_in(&user).await.ok();
     assert_eq!(call(&hub, "read").await["status"], "ok", "without a restart");
-    assert!(user.skep(&["servers", "--mcp-config", "mcp.json"]).ok().stdout().contains("✓ place"));
+    assert!(user.skep(&["servers", "--wait", "60s", "--mcp-config", "mcp.json"]).ok().stdout().contains("✓ place"));
     let path = user.home().join("logins/logins.json");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -195,7 +195,7 @@ async fn after_logging_out_the_token_is_gone_and_good_for_nothing() {
     let logged_out = user.skep(&["servers", "logout", "place"]).ok();
     assert!(logged_out.stderr().contains("not configured as it was"), "{}", logged_out.stderr());
     assert_eq!(place.happened().revocations, 2);
-    assert_eq!(user.skep(&["servers", "--mcp-config", "mcp.json"]).code(), 1);
+    assert_eq!(user.skep(&["servers", "--wait", "60s", "--mcp-config", "mcp.json"]).code(), 1);
     let mistyped = user.skep(&["servers", "logout", "plase", "--mcp-config", "mcp.json"]);
     assert!(mistyped.stderr().contains("did you mean \"place\"?"), "{}", mistyped.stderr());
 }
