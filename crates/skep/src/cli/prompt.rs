@@ -6,8 +6,6 @@ use clap::Args;
 use serde_json::Value;
 use skep_mcp::gateway::SEPARATOR;
 
-use super::{Common, FAILED, print, say};
-use crate::{config::Overrides, hive, terminal};
 use super::{
     Common, FAILED, print,
     tools::{Wait, tell_missing},
@@ -15,7 +13,7 @@ use super::{
 use crate::{
     catalogue::{Catalogue, ToolError},
     config::Overrides,
-    hive,
+    hive, terminal,
 };
 
 /// Print the section of a system prompt that tells a model which tools there are and how to ask for one
@@ -74,10 +72,6 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
     }
     catalogue.upstreams().close().await;
     print(&text)?;
-    for reason in &silent {
-        say!("skep: {reason}");
-    }
-    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     Ok(if tell_missing(&listed) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -13,8 +13,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Common, say, stop_on_signal};
-use super::{Common, servers::tell_unusable, stop_on_signal};
+use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Secret, Serve, Settings},
     document::Diagnostic,

@@ -240,7 +240,7 @@ async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments
 pub(super) fn tell_unusable(servers: &[Upstream]) {
     let missing = servers.iter().filter(|server| server.unusable.is_none());
     for (server, reason) in missing.filter_map(|server| Some((server, server.why_unusable()?))) {
-        eprintln!("✗ {}  {reason}", server.name);
+        say!("✗ {}  {reason}", server.name);
     }
 }
 

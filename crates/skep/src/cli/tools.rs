@@ -119,10 +119,8 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
             let listed = catalogue.all(wait.wait.0).await;
             let is_whole = tell_missing(&listed);
             let text = match json {
-                true => format!("{:#}\n", Value::Array(tools)),
-                false => tools.iter().map(in_list).collect(),
                 true => format!("{:#}\n", Value::Array(listed.tools)),
-                false => listed.tools.iter().map(line).collect(),
+                false => listed.tools.iter().map(in_list).collect(),
             };
             Ok((text, is_whole))
         }
@@ -130,10 +128,6 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     catalogue.upstreams().close().await;
     let (text, is_whole) = listed?;
     print(&text)?;
-    for reason in &silent {
-        say!("skep: {reason}");
-    }
-    Ok(if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -45,10 +45,6 @@ static IS_SET_UP: AtomicBool = AtomicBool::new(false);
 /// Call it first in `main`, before any thread is started. In a program that does not, servers are started without a guard.
 pub fn init() {
     let mut arguments = std::env::args_os();
-    if arguments.next().is_some_and(|name| name == NAME) {
-        let error = become_server(arguments);
-        crate::terminal::say!("{error}");
-        std::process::exit(NOT_STARTED);
     let error = match arguments.next() {
         Some(name) if name == GUARD => guard(arguments),
         Some(name) if name == SERVER => become_server(arguments),
@@ -57,7 +53,7 @@ pub fn init() {
             return;
         }
     };
-    eprintln!("{error}");
+    crate::terminal::say!("{error}");
     std::process::exit(NOT_STARTED);
 }
 

@@ -5,6 +5,6 @@ mod found_settings;
 mod names;
 #[path = "../support/mod.rs"]
 mod support;
+mod surplus;
 mod templates;
 mod terminal;
-mod surplus;
