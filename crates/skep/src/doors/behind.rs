@@ -146,9 +146,9 @@ fn outcome(result: &Result<Box<RawValue>, UpstreamError>) -> &'static str {
             _ => "ok",
         },
         Err(UpstreamError::Unknown { .. }) => "unknown_tool",
-        Err(UpstreamError::Denied { .. }) => "denied",
+        Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => "denied",
         Err(UpstreamError::Busy { .. }) => "busy",
-        Err(UpstreamError::Unavailable { .. }) => "unavailable",
+        Err(UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. }) => "unavailable",
         Err(UpstreamError::Call { error: CallError::TimedOut(_), .. }) => "timed_out",
         Err(UpstreamError::Call { .. }) => "failed",
     }
