@@ -43,7 +43,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
 
-/// How long servers may take to say whether they have a resource that no other has.
+/// How long servers may take to say whether they have a resource that no other has, and a single server to give a list.
 const FIND_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Whether a server may have this name: the first [`SEPARATOR`] of a prefixed name must be the one behind the server's. With a
@@ -249,7 +249,10 @@ impl Gateway {
                     .ok_or_else(|| invalid("params.cursor is not one of this server's; begin without it"))
             })
             .transpose()?;
-        let mut all = merged::all(&self.members(), kind, &call.caller, LIST_TIME_MAX).await.lists;
+        let members = self.members();
+        // A single server holds nobody up.
+        let time_max = if members.len() == 1 { FIND_TIME_MAX } else { LIST_TIME_MAX };
+        let mut all = merged::all(&members, kind, &call.caller, time_max).await.lists;
         all.retain(|(member, _)| kind != Kind::Tools || member.origin.lists_tools);
         let page = merged::page(kind, &all, after);
         to_raw_value(&page).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
