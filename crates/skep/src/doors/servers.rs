@@ -14,10 +14,10 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use skep_mcp::server::{http::Fields, local};
+use skep_mcp::server::{LOCAL, http::Fields, local};
 
 use super::{
-    http::{Hub, name},
+    http::{Caller, Hub, name},
     problem::{Problem, json_response},
 };
 use crate::upstreams::{Status, Upstream, UpstreamError, config};
@@ -77,13 +77,12 @@ async fn delete(
 /// a token of its own may end what is its own, and nothing that others call.
 async fn restart(
     State(hub): State<Arc<Hub>>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = name(path)?;
-    let tokens = hub.guard.wants_token().then(|| hub.guard.check_token(&Fields::from(&headers))).transpose()?;
-    let by = tokens.filter(|known| !known.is_operator).map(|known| Arc::clone(&known.principal));
-    match hub.calls.catalogue.upstreams().restart(&name, by.as_deref()).await {
+    let by = Some(&*caller.0).filter(|principal| *principal != LOCAL);
+    match hub.calls.catalogue.upstreams().restart(&name, by).await {
         Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "status": "ok" }))),
         Err(UpstreamError::Unknown { .. }) => Err(unknown(&name)),
         Err(error @ UpstreamError::Shared { .. }) => {
