@@ -67,7 +67,7 @@ fn to_text(call: &Value) -> String {
 }
 
 /// A hub that is asked.
-struct Hub {
+pub(super) struct Hub {
     /// For messages.
     name: String,
     url: String,
@@ -76,7 +76,8 @@ struct Hub {
 }
 
 impl Hub {
-    fn new(settings: &Settings, url: Option<&str>) -> anyhow::Result<Hub> {
+    /// The hub at this address, or the one that runs with this state directory.
+    pub(super) fn new(settings: &Settings, url: Option<&str>) -> anyhow::Result<Hub> {
         let mut token = settings.token()?.map(|token| token.reveal().to_owned());
         let mut client = Client::builder().no_proxy();
         let (name, url) = match url {
@@ -106,15 +107,8 @@ impl Hub {
     }
 
     async fn calls(&self, after: u64, wait: Duration) -> anyhow::Result<Value> {
-        let url = format!("{}/calls?after={after}&wait={}", self.url, wait.as_secs());
-        let mut request = self.client.get(url).timeout(wait + ANSWER_TIME_MAX);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        let response = request.send().await.with_context(|| format!("the hub at {} does not answer", self.name))?;
-        let status = response.status();
-        let answer: Value =
-            response.json().await.with_context(|| format!("{} does not answer like a hub", self.name))?;
+        let path = format!("/calls?after={after}&wait={}", wait.as_secs());
+        let (status, answer) = self.get(&path, wait + ANSWER_TIME_MAX).await?;
         match status {
             StatusCode::OK => Ok(answer),
             _ => {
@@ -122,5 +116,17 @@ impl Hub {
                 anyhow::bail!("the hub at {} refused to show its calls ({status}): {}", self.name, line(message))
             }
         }
+    }
+
+    /// What it answers at this path, within this time.
+    pub(super) async fn get(&self, path: &str, time_max: Duration) -> anyhow::Result<(StatusCode, Value)> {
+        let mut request = self.client.get(format!("{}{path}", self.url)).timeout(time_max);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.with_context(|| format!("the hub at {} does not answer", self.name))?;
+        let status = response.status();
+        let answer = response.json().await.with_context(|| format!("{} does not answer like a hub", self.name))?;
+        Ok((status, answer))
     }
 }

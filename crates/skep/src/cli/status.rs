@@ -3,10 +3,11 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
+use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use skep_core::run::{State, Summary};
 
-use super::{Common, FAILED, print};
+use super::{Common, FAILED, calls::Hub, print};
 use crate::{
     config::{Overrides, Settings},
     hive::Hive,
@@ -50,13 +51,13 @@ pub(super) async fn status(common: Common, arguments: Arguments) -> anyhow::Resu
 async fn ask(hub: RunningHub, settings: &Settings) -> Value {
     let mut known = serde_json::to_value(&hub).unwrap_or_default();
     let answers = async {
-        let health = get(&hub, settings, "/health").await?;
-        Ok::<_, String>((health, get(&hub, settings, "/servers").await?))
+        let hub = Hub::new(settings, None)?;
+        Ok::<_, anyhow::Error>((get(&hub, "/health").await?, get(&hub, "/servers").await?))
     };
     match answers.await {
         Err(error) => {
             known["status"] = "silent".into();
-            known["error"] = error.into();
+            known["error"] = format!("{error:#}").into();
         }
         Ok((health, mut servers)) => {
             if let (Some(known), Value::Object(health)) = (known.as_object_mut(), health) {
@@ -68,21 +69,11 @@ async fn ask(hub: RunningHub, settings: &Settings) -> Value {
     known
 }
 
-async fn get(hub: &RunningHub, settings: &Settings, path: &str) -> Result<Value, String> {
-    let url = hub.url().ok_or("it does not take HTTP over TCP")?;
-    let words = |error: reqwest::Error| error.without_url().to_string();
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIME_MAX).build().map_err(words)?;
-    let mut request = client.get(format!("{url}{path}"));
-    if hub.wants_token
-        && let Some(token) = settings.token().map_err(|error| error.to_string())?
-    {
-        request = request.bearer_auth(token.reveal());
+async fn get(hub: &Hub, path: &str) -> anyhow::Result<Value> {
+    match hub.get(path, ANSWER_TIME_MAX).await? {
+        (StatusCode::UNAUTHORIZED, _) => anyhow::bail!("it wants its token; set SKEP_TOKEN"),
+        (_, answer) => Ok(answer), // one that is not well says so with another status
     }
-    let response = request.send().await.map_err(words)?;
-    if response.status() == reqwest::StatusCode::UNAUTHORIZED {
-        return Err("it wants its token; set SKEP_TOKEN".to_owned());
-    }
-    response.json().await.map_err(words)
 }
 
 /// The runs that somebody works on, or that wait to be continued.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Served, User};
+use crate::support::{Said, Served, User};
 
 #[test]
 fn status_tells_where_the_hub_is_and_how_it_does() {
@@ -29,14 +29,20 @@ fn status_tells_where_the_hub_is_and_how_it_does() {
 }
 
 #[test]
-fn a_hub_that_wants_a_token_is_shown_to_who_does_not_know_it_too() {
+fn a_hub_that_wants_a_token_is_shown_to_its_own_user_and_its_address_to_who_does_not_get_in() {
+    const TOKEN: &str = "correct-horse-battery-staple";
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"];
     let user = User::new();
-    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0"]);
-    let served = Served::start(command.env("SKEP_TOKEN", "correct-horse-battery-staple"));
+    let _own = Served::start(user.command(&serve).env("SKEP_TOKEN", TOKEN));
+    let status = user.skep(&["status", "--json"]).json();
+    assert!(status["hub"]["uptime_s"].is_u64(), "its socket lets its own user in: {status:#}");
+
+    let user = User::new();
+    let without_socket = [&serve[..], &["--unix", "none"]].concat();
+    let served = Served::start(user.command(&without_socket).env("SKEP_TOKEN", TOKEN));
     let said = user.skep(&["status"]);
     assert_eq!(said.code(), 1);
     assert!(said.stdout().contains(&served.url) && said.stdout().contains("SKEP_TOKEN"), "{}", said.stdout());
-    let known = user.command(&["status", "--json"]).env("SKEP_TOKEN", "correct-horse-battery-staple").output().unwrap();
-    let known: Value = serde_json::from_slice(&known.stdout).unwrap();
+    let known = Said(user.command(&["status", "--json"]).env("SKEP_TOKEN", TOKEN).output().unwrap()).json();
     assert!(known["hub"]["uptime_s"].is_u64(), "{known:#}");
 }
