@@ -148,6 +148,7 @@ pub(crate) fn answer_of(tool: &str, mut answer: Map<String, Value>) -> Result<An
             ToolError::Unavailable { message: message.to_owned(), cure: cure.to_owned() }
         }
         "denied" => ToolError::Denied(message),
+        "conflict" => ToolError::Conflict(message),
         "busy" => ToolError::Busy(message),
         _ => ToolError::Failed { message, detail: answer },
     })
@@ -187,6 +188,7 @@ mod tests {
             ToolError::TimedOut { tool: "bash".to_owned(), after: Duration::from_millis(1250), detail },
             ToolError::Unavailable { message: "no tesseract".to_owned(), cure: "apt install it".to_owned() },
             ToolError::Denied("no".to_owned()),
+            ToolError::Conflict("it changed".to_owned()),
             ToolError::Busy("later".to_owned()),
         ] {
             let Value::Object(answer) = error.to_json() else { panic!("an object") };
@@ -198,7 +200,7 @@ mod tests {
     fn an_answer_comes_back_as_it_was() {
         for cached in [false, true] {
             let answer = Answer { value: Map::from_iter([("stdout".to_owned(), json!("hi"))]), cached };
-            let Value::Object(sent) = answer.to_json() else { panic!("an object") };
+            let Value::Object(sent) = answer.clone().to_json() else { panic!("an object") };
             assert_eq!(answer_of("bash", sent), Ok(answer));
         }
     }

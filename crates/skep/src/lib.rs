@@ -19,6 +19,7 @@ pub mod hub;
 pub mod model;
 pub mod net;
 pub mod plan;
+pub mod room;
 pub mod run;
 pub mod running;
 pub mod schema;

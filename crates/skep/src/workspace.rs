@@ -21,12 +21,12 @@ use std::{
         unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     },
     path::{Component, Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use ignore::DirEntry;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, flock};
 use skep_mcp::server::local;
 use skep_sandbox::Piece;
 use tokio::sync::mpsc;
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::hidden::{BadPlaces, Secrets, is_home};
 use self::hidden::{Hidden, IsHidden};
-use crate::{catalogue::ToolError, state};
+use crate::{catalogue::ToolError, room::Room, state};
 
 /// Where the workspace is inside a sandbox.
 pub const WORKSPACE_INSIDE: &str = "/workspace";
@@ -62,13 +62,16 @@ pub struct Context {
     pub principal: Arc<str>,
     /// Hears what a command prints while it runs.
     pub sink: Option<mpsc::Sender<Piece>>,
+    /// Where a large answer has its memory from.
+    pub room: Room,
 }
 
 impl Context {
     /// The context of one call. The deadline is set when the call is made.
     pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
         let (allowed, deadline) = (Duration::ZERO, Instant::now());
-        Context { workspace, outputs, cancel, allowed, deadline, caller: local(), principal: local(), sink: None }
+        let (caller, principal, room) = (local(), local(), Room::default());
+        Context { workspace, outputs, cancel, allowed, deadline, caller, principal, sink: None, room }
     }
 
     /// The same for this caller.
@@ -83,6 +86,11 @@ impl Context {
     /// Time that is left.
     pub fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Have room for an answer that will be so many bytes as JSON, or wait for it as long as the call may take.
+    pub(crate) async fn make_room(&self, bytes: usize) -> Result<(), ToolError> {
+        self.room.make(bytes, self.deadline.into()).await
     }
 
     /// Tells contexts apart that would give other answers to the same call.
@@ -240,34 +248,97 @@ impl Dir {
         }
     }
 
+    /// Bytes of a file below this directory.
+    pub fn size(&self, path: &Path) -> io::Result<u64> {
+        let fd = self.open_at(path, OFlags::PATH, Mode::empty())?;
+        Ok(u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0))
+    }
+
     /// The whole of a file, if it is not larger than `bytes_max`.
     pub fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.open_file(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > bytes_max {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
-        }
-        Ok(bytes)
+        read_all(&self.open_file(path)?, bytes_max)
     }
 
     /// Put a file below this directory, with the directories on its way. Whoever reads meanwhile sees the old or the
     /// new contents, never a part.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.replace(path, bytes, None).map(drop)
+    }
+
+    /// The same, if there is still what was `seen` when the file was read. Otherwise nothing is written, and `false` given back.
+    ///
+    /// Whoever writes by way of this type, in this process or another, has its turn for the moment between looking and writing.
+    /// Others may still come between.
+    pub fn write_if_same(&self, path: &Path, bytes: &[u8], seen: &Seen) -> io::Result<bool> {
+        self.replace(path, bytes, Some(seen))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8], seen: Option<&Seen>) -> io::Result<bool> {
         let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
         let parent = self.make_parents(path)?;
-        let mut temporary = OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{:016x}", unique()));
+        // Not made from the name, which may be as long as a name can be.
+        let temporary = format!(".skep-{:016x}", unique());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::openat(&parent, &temporary, flags, self.modes.file)?);
         let written = self.modes.enforce(&file, self.modes.file).and_then(|()| file.write_all(bytes)).and_then(|()| {
+            let _turn = self.turn();
+            if seen.is_some_and(|seen| Identity::at(&parent, name) != seen.identity) {
+                return Ok(false);
+            }
             rustix::fs::renameat(&parent, &temporary, &parent, name)?;
-            Ok(())
+            Ok(true)
         });
-        if written.is_err() {
+        if !matches!(written, Ok(true)) {
             let _ = rustix::fs::unlinkat(&parent, &temporary, rustix::fs::AtFlags::empty()); // the first error counts
         }
         written
+    }
+
+    /// Let nobody else look and write here at the same time.
+    fn turn(&self) -> (MutexGuard<'static, ()>, Option<OwnedFd>) {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Other processes have their turns by a lock on the directory, where its file system has such.
+        let directory = self.open_at(Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).ok();
+        let locked = directory.filter(|directory| flock(directory, FlockOperation::LockExclusive).is_ok());
+        (turn, locked)
+    }
+
+    /// A file as it is now, to be replaced only if it still is the same then. One that does not exist is nothing yet.
+    pub fn read_seen(&self, path: &Path, bytes_max: u64) -> io::Result<(Option<Vec<u8>>, Seen)> {
+        let file = match self.open_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, Seen::default())),
+            file => file?,
+        };
+        let identity = Some(Identity::of(&rustix::fs::fstat(&file)?));
+        let bytes = read_all(&file, bytes_max)?;
+        Ok((Some(bytes), Seen { identity, _file: Some(file) }))
+    }
+
+    /// A directory below this one, made if there is none; and whether it was made.
+    pub fn below(&self, path: &Path) -> io::Result<(Dir, bool)> {
+        let open = || self.open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+        let (fd, is_new) = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(&path.join("file"))?;
+                (open()?, true)
+            }
+            fd => (fd?, false),
+        };
+        Ok((Dir { path: self.path.join(path).into(), fd: Arc::new(fd), hidden: None, modes: self.modes }, is_new))
+    }
+
+    /// Have it look used.
+    pub fn touch(&self) -> io::Result<()> {
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        Ok(rustix::fs::utimensat(rustix::fs::CWD, &*self.path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// What tells this directory from any other, also from one that is made in its place.
+    pub fn id(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     /// The directory that `path` is in, made if need be, step by step and below this one.
@@ -336,10 +407,52 @@ impl Dir {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HiddenSign(Vec<(PathBuf, [u64; 4])>);
 
+fn read_all(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// A file when it was read, or that there was none.
+#[derive(Debug, Default)]
+pub struct Seen {
+    identity: Option<Identity>,
+    /// Kept open, so that no other file gets its number.
+    _file: Option<File>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    file: (u64, u64),
+    size: i64,
+    modified: (i64, u64),
+}
+
+impl Identity {
+    fn of(stat: &rustix::fs::Stat) -> Identity {
+        Identity { file: (stat.st_dev, stat.st_ino), size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec) }
+    }
+
+    /// That of the file of this name, if there is one.
+    fn at(parent: &OwnedFd, name: &std::ffi::OsStr) -> Option<Identity> {
+        let stat = rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(Identity::of(&stat))
+    }
+}
+
 /// A number that no other call in this process gets.
 fn unique() -> u64 {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     u64::from(std::process::id()) << 32 | COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// A path below the root of the outputs, as other calls must name it.
+fn shown(path: &Path) -> String {
+    format!("{OUTPUTS}/{}", path.display())
 }
 
 /// Where the files of a call go. In a run each task has its own directory below the run's, so that tasks side by side
@@ -357,17 +470,47 @@ impl Outputs {
         Outputs { root, prefix: prefix.into(), written: Arc::default() }
     }
 
-    /// Keep a file. Returns its path as other calls must name it: `outputs/…`.
+    /// Keep a file under the path that a tool was given. Returns its path as other calls must name it: `outputs/…`.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
-        // A path that an earlier write gave back names the same file again.
-        let path = match path.strip_prefix(OUTPUTS) {
-            Ok(named) => self.prefix.join(named.strip_prefix(&self.prefix).unwrap_or(named)),
-            Err(_) => self.prefix.join(path),
-        };
-        let shown = format!("{OUTPUTS}/{}", path.display());
+        self.keep_at(self.target(path), bytes)
+    }
+
+    /// Keep a file that a command has left under this path.
+    pub fn keep(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
+        self.keep_at(self.prefix.join(path), bytes)
+    }
+
+    /// The same as [`write`](Outputs::write), if there is still what was `seen`.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError::Conflict`] if there is something else by now.
+    pub fn write_if_same(&self, path: &Path, bytes: &[u8], seen: &Seen) -> Result<String, ToolError> {
+        let path = self.target(path);
+        let shown = shown(&path);
+        if !self.root.write_if_same(&path, bytes, seen).map_err(|error| refused(&shown, &error))? {
+            return Err(ToolError::Conflict(format!(
+                "{shown} was changed by another call meanwhile, so it was not written; read it again"
+            )));
+        }
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        Ok(shown)
+    }
+
+    fn keep_at(&self, path: PathBuf, bytes: &[u8]) -> Result<String, ToolError> {
+        let shown = shown(&path);
         self.root.write(&path, bytes).map_err(|error| refused(&shown, &error))?;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
         Ok(shown)
+    }
+
+    /// Where a tool writes what it calls so, relative to the root. A path that an earlier write gave back names the same file
+    /// again.
+    pub fn target(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(OUTPUTS) {
+            Ok(named) => self.prefix.join(named.strip_prefix(&self.prefix).unwrap_or(named)),
+            Err(_) => self.prefix.join(path),
+        }
     }
 
     /// The directory that holds the outputs of all calls.
@@ -431,6 +574,36 @@ mod tests {
         assert_eq!(outputs.written(), [Path::new("task/a/b.txt")]);
         assert!(dir.read(Path::new("task/a/b.txt"), 2).is_err(), "larger than allowed");
         assert_eq!(std::fs::read_dir(dir.path().join("task/a")).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn names_may_be_as_long_as_names_can_be() {
+        let (_temporary, dir) = dir();
+        let outputs = Outputs::new(dir.clone(), "");
+        let name = "x".repeat(255);
+        assert_eq!(outputs.keep(Path::new(&name), b"1").unwrap(), format!("outputs/{name}"));
+        assert!(outputs.keep(Path::new(&"x".repeat(256)), b"1").is_err());
+        assert_eq!(outputs.keep(Path::new("outputs/outputs"), b"2").unwrap(), "outputs/outputs/outputs");
+        assert_eq!(dir.read(Path::new("outputs/outputs"), 1).unwrap(), b"2");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_file_that_changed_since_it_was_read_is_not_replaced() {
+        let (_temporary, dir) = dir();
+        let path = Path::new("a");
+        let (nothing, none) = dir.read_seen(path, 10).unwrap();
+        assert!(nothing.is_none() && dir.write_if_same(path, b"1", &none).unwrap());
+        assert!(!dir.write_if_same(path, b"2", &none).unwrap(), "there is one now");
+        let (one, seen) = dir.read_seen(path, 10).unwrap();
+        dir.write(path, b"1").unwrap();
+        assert!(one.unwrap() == b"1" && !dir.write_if_same(path, b"2", &seen).unwrap(), "it is another one");
+        let (_, seen) = dir.read_seen(path, 10).unwrap();
+        assert!(dir.write_if_same(path, b"2", &seen).unwrap());
+        let (_, seen) = dir.read_seen(path, 10).unwrap();
+        std::fs::remove_file(dir.path().join(path)).unwrap();
+        assert!(!dir.write_if_same(path, b"3", &seen).unwrap(), "it is gone");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::Handler;
-use crate::message::Notification;
+use crate::{framing::Held, message::Notification};
 
 /// Questions that come within this time of one another come from one call, if no other is free to ask.
 const ASKED_TOGETHER: Duration = Duration::from_millis(100);
@@ -27,11 +27,29 @@ pub(super) struct Flight {
     progressed: Mutex<Option<Instant>>,
     /// Questions of the server's that were given to this call's handler and are not answered.
     questions: AtomicUsize,
+    /// What its answer takes of the memory.
+    held: Mutex<Option<Held>>,
 }
 
 impl Flight {
     pub(super) fn new(handler: Option<Arc<dyn Handler>>) -> Arc<Flight> {
-        Arc::new(Flight { handler, progressed: Mutex::default(), questions: AtomicUsize::new(0) })
+        let (progressed, questions, held) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
+        Arc::new(Flight { handler, progressed, questions, held })
+    }
+
+    /// Whose the call is.
+    pub(super) fn principal(&self) -> &str {
+        self.handler.as_ref().map_or("", |handler| handler.principal())
+    }
+
+    /// Keep what its answer takes of the memory.
+    pub(super) fn keep(&self, held: Option<Held>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// What was kept.
+    pub(super) fn take_held(&self) -> Option<Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// When the server last said how far it is, if it did.

@@ -44,6 +44,7 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
+    framing::{Held, Memory, SMALL_BYTES},
     message::{self, ErrorObject, Id, Incoming, Malformed, Message, Notification, parse},
     revision::Revision,
     server::{
@@ -54,6 +55,8 @@ use crate::{
 
 /// Bytes of a body that is shown in an error.
 const SHOWN_MAX: usize = 200;
+/// Bytes of an answer that is a refusal.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
 /// How often one answer's stream is continued.
 const RESUMES_MAX: u32 = 5;
 /// Before a stream is opened again, unless the server says otherwise.
@@ -515,8 +518,12 @@ impl Http {
             return Box::pin(self.follow(response, asked)).await;
         }
         let status = response.status();
-        let body = body(response, self.setup.limits.message_bytes_max).await?;
-        match self.take(&body, Some(asked)) {
+        let memory = self.setup.limits.memories.of(asked.flight.principal());
+        let mut held = None;
+        let body = body(response, self.setup.limits.message_bytes_max, memory.as_ref(), &mut held).await?;
+        let answer = self.take(&body, Some(asked));
+        asked.flight.keep(held);
+        match answer {
             Some(Err(error @ CallError::Protocol(_))) => Err(self.distrust(error)),
             Some(outcome) => outcome,
             None if body.is_empty() => {
@@ -529,7 +536,7 @@ impl Http {
     /// An answer that is a refusal: an error of the protocol, or one of HTTP alone.
     async fn refused(&self, response: Response, asked: Option<i64>) -> CallError {
         let status = response.status().as_u16();
-        let body = match body(response, self.setup.limits.message_bytes_max).await {
+        let body = match body(response, REFUSAL_BYTES_MAX, None, &mut None).await {
             Ok(body) => body,
             Err(error) => return error,
         };
@@ -579,8 +586,11 @@ impl Http {
         asked: Option<&Asked<'_>>,
     ) -> Result<Option<Result<Box<RawValue>, CallError>>, CallError> {
         parser.begin();
+        let memory = self.setup.limits.memories.of(asked.map_or("", |asked| asked.flight.principal()));
+        let mut held = None;
         // A stream that breaks off has ended.
         while let Ok(Some(part)) = response.chunk().await {
+            parser.make_room(memory.as_ref(), &mut held, &part).await?;
             for event in parser.push(&part)? {
                 if !matches!(event.name.as_str(), "" | "message") {
                     continue;
@@ -589,6 +599,7 @@ impl Http {
                     None => self.flow.bear(event.data.len()).await.map_err(CallError::Protocol)?,
                     Some(Err(error @ CallError::Protocol(_))) => return Ok(Some(Err(error))), // and closes the connection
                     outcome => {
+                        asked.iter().for_each(|asked| asked.flight.keep(held.take()));
                         response.let_go();
                         return Ok(outcome);
                     }
@@ -779,16 +790,28 @@ fn is_event_stream(content_type: &[u8]) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
-/// A body, if it is not too large.
-async fn body(mut response: Response, bytes_max: usize) -> Result<Bytes, CallError> {
+/// A body, if it is not too large. A large one takes its share of this memory before it is read.
+async fn body(
+    mut response: Response,
+    bytes_max: usize,
+    memory: Option<&Memory>,
+    held: &mut Option<Held>,
+) -> Result<Bytes, CallError> {
+    let announced = response.announced().min(bytes_max);
+    if let (Some(memory), SMALL_BYTES..) = (memory, announced) {
+        memory.make_room_to_read(held, announced).await.map_err(CallError::NoRoom)?;
+    }
     if let Response::Direct(response) = &mut response
         && let Some(whole) = response.whole(bytes_max).await.map_err(CallError::Closed)?
     {
         return Ok(whole);
     }
-    let announced = response.announced().min(bytes_max);
     let (mut first, mut whole) = (Bytes::new(), Vec::new());
     while let Some(part) = response.chunk().await? {
+        let bytes = first.len().max(whole.len()) + part.len();
+        if let (Some(memory), true) = (memory, bytes > announced.max(SMALL_BYTES)) {
+            memory.make_room_for_more(held, bytes, bytes_max).await.map_err(CallError::NoRoom)?;
+        }
         if first.len().max(whole.len()) + part.len() > bytes_max {
             return Err(CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
         }

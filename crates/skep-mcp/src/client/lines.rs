@@ -14,7 +14,7 @@ use super::{
     Handler, Limits,
     link::{Link, Outgoing},
 };
-use crate::framing::Lines;
+use crate::framing::{Lines, Memory};
 
 /// What is read from a server, and what is written to it.
 pub struct Streams {
@@ -52,19 +52,20 @@ impl Dial for Tcp {
 pub(super) fn link(streams: Streams, handler: Arc<dyn Handler>, limits: &Limits) -> Arc<Link> {
     let (link, queue) = Link::new(handler, limits);
     let Streams { input, output } = streams;
-    link.tasks.spawn(read(Arc::clone(&link), input, limits.message_bytes_max));
+    link.tasks.spawn(read(Arc::clone(&link), input, limits.message_bytes_max, limits.memories.of("")));
     link.tasks.spawn(write(Arc::clone(&link), output, queue, limits.write_time_max));
     link
 }
 
-async fn read(link: Arc<Link>, input: Box<dyn AsyncRead + Send + Unpin>, bytes_max: usize) {
+async fn read(link: Arc<Link>, input: Box<dyn AsyncRead + Send + Unpin>, bytes_max: usize, memory: Option<Memory>) {
     let reading = async {
-        let mut lines = Lines::new(BufReader::with_capacity(64 << 10, input), bytes_max);
+        let mut lines = Lines::new(BufReader::with_capacity(64 << 10, input), bytes_max).waiting(memory);
         loop {
-            let taken = match lines.next().await {
+            let mut held = None;
+            let taken = match lines.next_counted(&mut held).await {
                 Ok(Some(Ok([]))) => link.receive_nothing().await,
-                Ok(Some(Ok(line))) => link.receive(line).await,
-                Ok(Some(Err(_))) => link.receive_too_long(bytes_max).await,
+                Ok(Some(Ok(line))) => link.receive(line, held).await,
+                Ok(Some(Err(skipped))) => link.receive_skipped(lines.skipped_ends(), skipped, bytes_max).await,
                 Ok(None) => return "the server ended its output".to_owned(),
                 Err(error) => return format!("its output cannot be read: {error}"),
             };

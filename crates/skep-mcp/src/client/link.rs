@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use memchr::memmem;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     cancel::Cancel,
+    framing::{Held, Skipped},
     message::{ErrorObject, Id, Incoming, Malformed, Message, Notification, Request, Response, parse},
     server::{Members, code},
 };
@@ -181,13 +183,13 @@ impl Link {
         }
     }
 
-    /// Take what came in at once. Returns when more may be read; or why the server is given up.
-    pub(super) async fn receive(self: &Arc<Self>, text: &[u8]) -> Result<(), String> {
+    /// Take what came in at once, and what it takes of the memory. Returns when more may be read; or why the server is given up.
+    pub(super) async fn receive(self: &Arc<Self>, text: &[u8], mut held: Option<Held>) -> Result<(), String> {
         let mut is_asked = true;
         let mut receive = |message| match message {
             Ok(message) => {
                 is_asked &= matches!(message, Message::Response(_));
-                self.take(message);
+                self.take(message, held.take());
             }
             Err(malformed) => {
                 is_asked = false;
@@ -207,15 +209,24 @@ impl Link {
         self.flow.bear(0).await
     }
 
-    /// Something too long came in. If one call only waits, it was its answer.
-    pub(super) async fn receive_too_long(&self, bytes_max: usize) -> Result<(), String> {
-        self.rubbish.log(b"", "the message is too long");
-        let only = {
-            let state = self.state();
-            if state.pending.len() == 1 { state.pending.keys().next().copied() } else { None }
+    /// Something came in that was not kept, of which this is the beginning and the end. If it was an answer, its call fails.
+    pub(super) async fn receive_skipped(&self, ends: &[u8], skipped: Skipped, bytes_max: usize) -> Result<(), String> {
+        let (why, error) = match skipped {
+            Skipped::TooLong => {
+                let error = CallError::Protocol(format!("the answer is longer than {bytes_max} bytes"));
+                ("the message is too long", error)
+            }
+            Skipped::NoMemory(none) => ("there is no memory for the message", CallError::NoRoom(none)),
         };
-        if let Some(id) = only {
-            self.fail(id, CallError::Protocol(format!("the answer is longer than {bytes_max} bytes")));
+        self.rubbish.log(b"", why);
+        let answered = {
+            let state = self.state();
+            let mut named = ids(ends).filter(|id| state.pending.contains_key(id));
+            let only = || if state.pending.len() == 1 { state.pending.keys().next().copied() } else { None };
+            named.next().or_else(only)
+        };
+        if let Some(id) = answered {
+            self.fail(id, error);
         }
         self.flow.bear(bytes_max).await
     }
@@ -236,26 +247,23 @@ impl Link {
         }
     }
 
-    fn take(self: &Arc<Self>, message: Message) {
+    fn take(self: &Arc<Self>, message: Message, held: Option<Held>) {
         match message {
-            Message::Response(Response { id, outcome }) => self.answered(id, outcome),
+            Message::Response(Response { id, outcome }) => self.answered(id, outcome, held),
             Message::Notification(notification) => self.notified(notification),
             Message::Request(request) => self.asked(request),
         }
     }
 
-    fn answered(&self, id: Option<Id>, outcome: Result<Box<RawValue>, ErrorObject>) {
-        let number = match &id {
-            Some(Id::Number(number)) => Some(*number),
-            Some(Id::String(text)) => text.parse().ok(), // some servers write every id as a string
-            None => None,
-        };
+    fn answered(&self, id: Option<Id>, outcome: Result<Box<RawValue>, ErrorObject>, held: Option<Held>) {
+        let number = id.as_ref().and_then(number);
         let mut state = self.state();
         let pending = number.and_then(|number| state.pending.remove(&number));
         let is_late = number.is_some_and(|number| state.given_up.take(number));
         drop(state);
         match (pending, outcome) {
             (Some(pending), outcome) => {
+                pending.flight.keep(held);
                 let _ = pending.answer.send(outcome.map_err(CallError::Rpc)); // the caller may have gone
             }
             (None, _) if is_late => tracing::debug!(?id, "an answer that nobody waits for any more"),
@@ -393,6 +401,23 @@ impl Link {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// The call that an id names.
+fn number(id: &Id) -> Option<i64> {
+    match id {
+        Id::Number(number) => Some(*number),
+        Id::String(text) => text.parse().ok(), // some servers write every id as a string
+    }
+}
+
+/// What may be the id of a message, of which only a part is known.
+fn ids(part: &[u8]) -> impl Iterator<Item = i64> {
+    const MEMBER: &[u8] = br#""id":"#;
+    memmem::find_iter(part, MEMBER).filter_map(|at| {
+        let value = serde_json::Deserializer::from_slice(&part[at + MEMBER.len()..]).into_iter::<Id>().next()?;
+        number(&value.ok()?)
+    })
 }
 
 /// The call that progress belongs to.

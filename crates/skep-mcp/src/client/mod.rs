@@ -35,7 +35,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
@@ -51,6 +51,7 @@ pub use self::{
 };
 use crate::{
     cancel::Cancel,
+    framing::{Held, Memories, NoMemory, ROOM_TIME_MAX, SMALL_BYTES},
     message::{ErrorObject, Notification, Request},
     revision::Revision,
     server::{Members, code},
@@ -59,6 +60,9 @@ use crate::{
 
 /// Longer than anybody waits.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Large answers that wait, after they were read, for what their principals may have; others fail instead. On lines nobody knows whose
+/// an answer is before it is read.
+static COUNTED_LATE: Semaphore = Semaphore::const_new(1);
 /// Between two attempts to listen for changes.
 const LISTEN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -85,6 +89,9 @@ pub enum CallError {
     /// The server wants a token that this client does not have.
     #[error("{0}")]
     Unauthorized(auth::Denied),
+    /// Its answer is large, and there was no memory for it.
+    #[error("there is no room for its answer: {0}")]
+    NoRoom(NoMemory),
     /// What it sent is not the protocol.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(String),
@@ -106,6 +113,14 @@ pub trait Handler: Send + Sync + 'static {
     /// On whose behalf the call is made. A question that may belong to calls of several principals goes to none of them.
     fn principal(&self) -> &str {
         ""
+    }
+
+    /// Keep what the answer of the call takes of the memory, until nobody needs the answer any more.
+    fn keep(&self, _held: Held) {}
+
+    /// Bytes that an answer of so many takes with what is made of it.
+    fn bytes_kept(&self, answer: usize) -> usize {
+        answer
     }
 }
 
@@ -148,6 +163,8 @@ pub struct Limits {
     pub start_time_max: Duration,
     /// A server that takes nothing for so long is given up.
     pub write_time_max: Duration,
+    /// Where large messages have their memory from while they are read; an answer takes that of whoever called.
+    pub memories: Memories,
 }
 
 impl Default for Limits {
@@ -160,6 +177,7 @@ impl Default for Limits {
             silence_time_max: Duration::from_secs(45),
             start_time_max: Duration::from_secs(120),
             write_time_max: Duration::from_secs(30),
+            memories: Memories::default(),
         }
     }
 }
@@ -388,7 +406,29 @@ impl Inner {
         let later = || deadline(flight.progressed().unwrap_or(start));
         // What is given up is dropped, and so withdrawn.
         let result = self.timers.wait_until(deadline(start), later, calling).await;
-        result.unwrap_or_else(|| Err(CallError::TimedOut(start.elapsed())))
+        let result = result.unwrap_or_else(|| Err(CallError::TimedOut(start.elapsed())))?;
+        if result.get().len() > SMALL_BYTES {
+            Box::pin(self.count(&result, &flight)).await?;
+        }
+        Ok(result)
+    }
+
+    /// Have a large answer take as much of the memory as it needs, now that it is read, and hand that on with it.
+    async fn count(&self, result: &RawValue, flight: &Flight) -> Result<(), CallError> {
+        let Some(memory) = self.setup.limits.memories.of(flight.principal()) else { return Ok(()) };
+        let (answer, mut held) = (result.get().len(), flight.take_held());
+        let bytes = flight.handler.as_ref().map_or(answer, |handler| handler.bytes_kept(answer));
+        held.iter_mut().for_each(|held| held.shrink(bytes));
+        if let Err(none) = memory.hold(&mut held, bytes) {
+            // It is there, and takes memory from others while it waits for its principal's.
+            let _waiting = COUNTED_LATE.try_acquire().map_err(|_| CallError::NoRoom(none))?;
+            let until = Instant::now() + ROOM_TIME_MAX;
+            memory.make_room(&mut held, bytes, until).await.map_err(CallError::NoRoom)?;
+        }
+        if let (Some(held), Some(handler)) = (held, &flight.handler) {
+            handler.keep(held);
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use super::{Backend, CHANGES_MAX, Kind, List, Lists, Wanted};
 use crate::{
     client::{CallError, CallOptions, Connection, Handler},
+    framing::Held,
     message::{self, ErrorObject, Id, Method, Notification},
     server::{
         self, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
@@ -24,6 +25,7 @@ pub async fn forward(connection: &Connection, call: Call, peer: Peer, options: C
     let Request { method, params, options } = Request::new(call, peer, options);
     connection.call(&method, params, options).await.map_err(|error| match error {
         CallError::Rpc(error) => error,
+        CallError::NoRoom(none) => ErrorObject::new(code::BUSY, none.to_string()),
         error => ErrorObject::new(code::INTERNAL_ERROR, error.to_string()),
     })
 }
@@ -87,6 +89,10 @@ impl Handler for Relay {
 
     fn principal(&self) -> &str {
         &self.0.caller().principal
+    }
+
+    fn keep(&self, held: Held) {
+        self.0.keep(held);
     }
 }
 

@@ -12,8 +12,9 @@ use serde_json::{
 };
 
 use super::{
-    Description, Members, Outcome, code,
+    Caller, Description, Members, Outcome, code,
     edited::{Edited, Fate},
+    peer::missing_capability,
 };
 use crate::{
     message::{ErrorObject, json},
@@ -27,13 +28,24 @@ const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 const SMALL: usize = 1024;
 /// Bytes of all that is added to a result, but for the server's name.
 const FIRST_SIZE: usize = 128;
+/// Characters of an unknown kind of result that an error names.
+const KIND_CHARS_SHOWN: usize = 50;
 /// Members of results that older revisions do not have.
 const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
+/// Whose result it is that a caller of 2026-07-28 gets.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// This server's own.
+    Server,
+    /// A service's, for this caller: it may be complete, or ask for what the caller declared that it answers.
+    Service(&'a Caller),
+}
 
 /// The answer to a request of an older revision.
 pub(super) fn lowered(method: &str, outcome: Outcome, to: Revision) -> Result<Edited, ErrorObject> {
     match outcome {
-        Ok(result) => Ok(lower(method, result, to)),
+        Ok(result) => lower(method, result, to),
         Err(error) => Err(lower_error(method, error)),
     }
 }
@@ -43,10 +55,57 @@ pub(super) fn lifted(
     method: &str,
     uri: impl FnOnce() -> Option<String>,
     outcome: Outcome,
+    of: Of<'_>,
     info: &RawValue,
 ) -> Result<Edited, ErrorObject> {
     let result = outcome.map_err(|error| lift_error(error, uri))?;
-    lift(method, result, info)
+    lift(method, result, of, info)
+}
+
+/// Check the kind of a service's result, which callers take for this server's word.
+fn check_kind(kind: &str, result: &str, caller: &Caller) -> Result<(), ErrorObject> {
+    match serde_json::from_str::<String>(kind).as_deref() {
+        Ok("input_required") => check_requests(result, caller),
+        _ => check_complete(kind),
+    }
+}
+
+/// The same, where nothing may be asked any more.
+pub(super) fn check_complete(kind: &str) -> Result<(), ErrorObject> {
+    let is_complete = serde_json::from_str::<String>(kind).is_ok_and(|kind| kind == "complete");
+    if is_complete { Ok(()) } else { Err(unknown_kind(kind)) }
+}
+
+/// What a result asks its caller must be what that declared.
+fn check_requests(result: &str, caller: &Caller) -> Result<(), ErrorObject> {
+    let requests = spans::members(result).into_iter().flatten().filter(|span| span.name == "inputRequests");
+    for requests in requests {
+        for request in spans::members(requests.value).into_iter().flatten() {
+            let request: Wanted = serde_json::from_str(request.value).map_err(|_| {
+                ErrorObject::new(code::INTERNAL_ERROR, "the server asked for something that is no request")
+            })?;
+            let params = request.params.as_deref().unwrap_or(RawValue::NULL);
+            caller
+                .allows(&request.method, params)
+                .map_err(|required| missing_capability(&request.method, &required))?;
+        }
+    }
+    Ok(())
+}
+
+/// A request within a result.
+#[derive(serde::Deserialize)]
+struct Wanted {
+    method: String,
+    params: Option<Box<RawValue>>,
+}
+
+fn unknown_kind(kind: &str) -> ErrorObject {
+    let kind: String = kind.chars().take(KIND_CHARS_SHOWN).collect();
+    ErrorObject::new(
+        code::INTERNAL_ERROR,
+        format!("the server answered with a kind of result that nobody asked for: {kind}"),
+    )
 }
 
 /// The same for a result that is kept as it is, in a task of 2026-07-28: only errors change.
@@ -55,7 +114,7 @@ pub(super) fn error_of(outcome: Outcome, uri: impl FnOnce() -> Option<String>) -
 }
 
 /// Add what 2026-07-28 wants on every result (`resultType`, the server's name) and on those that may be cached.
-fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Edited, ErrorObject> {
+fn lift(method: &str, result: Box<RawValue>, of: Of<'_>, info: &RawValue) -> Result<Edited, ErrorObject> {
     let text = result.get();
     let is_cacheable = matches!(
         method,
@@ -68,16 +127,22 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Edited, 
     );
     let Some(inside) = text.strip_prefix('{') else { return Err(not_an_object(method)) };
     let has = |name: &str| has_member(text, name);
-    let is_looked_into = is_cacheable || text.len() < SMALL || has("resultType") || has("_meta");
+    let is_looked_into = is_cacheable || text.len() < SMALL || has("resultType") || has("_meta") || has_escapes(text);
     let (mut kind, mut meta, mut has_time, mut has_scope) = (None, None, false, false);
     for span in spans::members(text).filter(|_| is_looked_into).into_iter().flatten() {
         match &*span.name {
-            "resultType" => kind = kind.or(Some(span.value)),
-            "_meta" => meta = meta.or(Some(span)),
+            // Of two, some callers take the first and others the last.
+            "resultType" if kind.is_some() => return Err(said_twice("resultType")),
+            "resultType" => kind = Some(span.value),
+            "_meta" if meta.is_some() => return Err(said_twice("_meta")),
+            "_meta" => meta = Some(span),
             "ttlMs" => has_time = true,
             "cacheScope" => has_scope = true,
             _ => {}
         }
+    }
+    if let (Some(kind), Of::Service(caller)) = (kind, of) {
+        check_kind(kind, text, caller)?;
     }
     let mut first = String::with_capacity(FIRST_SIZE + info.get().len());
     if kind.is_none() {
@@ -94,27 +159,41 @@ fn lift(method: &str, result: Box<RawValue>, info: &RawValue) -> Result<Edited, 
     if inside.trim_start().starts_with('}') {
         first.pop();
     }
-    let named = meta.and_then(|meta| naming_server(&meta, info));
+    let named = meta.map_or_else(Vec::new, |meta| naming_server(&meta, info));
     let mut edited = Edited::from(result);
     if !first.is_empty() {
         edited.change(1..1, first);
     }
-    if let Some((place, text)) = named {
+    for (place, text) in named {
         edited.change(place, text);
     }
     Ok(edited)
 }
 
-/// The change by which the metadata of a result names the server, if it does not.
-fn naming_server(meta: &Span<'_>, info: &RawValue) -> Option<(Range<usize>, String)> {
+/// The changes by which the metadata of a result names this server, whomever it named before.
+fn naming_server(meta: &Span<'_>, info: &RawValue) -> Vec<(Range<usize>, String)> {
     let begin = meta.place.end - meta.value.len();
     let named = format!("\"{SERVER_INFO}\":{}", info.get());
     let Some(inside) = meta.value.strip_prefix('{') else {
-        return Some((begin..meta.place.end, format!("{{{named}}}"))); // there is none
+        return vec![(begin..meta.place.end, format!("{{{named}}}"))]; // there is none
     };
-    let names_server = spans::members(meta.value)?.any(|member| member.name == SERVER_INFO);
+    let others = spans::members(meta.value).into_iter().flatten().filter(|member| member.name == SERVER_INFO);
+    let value = |member: Span<'_>| (begin + member.place.end - member.value.len())..begin + member.place.end;
+    let instead: Vec<_> = others.map(|member| (value(member), info.get().to_owned())).collect();
+    if !instead.is_empty() {
+        return instead;
+    }
     let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
-    (!names_server).then(|| (begin + 1..begin + 1, named + comma))
+    vec![(begin + 1..begin + 1, named + comma)]
+}
+
+/// Whether the name of a member may be written in another way than as it is.
+fn has_escapes(text: &str) -> bool {
+    memchr::memmem::find(text.as_bytes(), br"\u00").is_some()
+}
+
+fn said_twice(name: &str) -> ErrorObject {
+    ErrorObject::new(code::INTERNAL_ERROR, format!("the server answered with two members {name:?}"))
 }
 
 /// Whether there may be a member of this name, at any depth.
@@ -155,7 +234,7 @@ fn lower_error(method: &str, error: ErrorObject) -> ErrorObject {
 }
 
 /// Take out what the revision does not know.
-fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Edited {
+fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Result<Edited, ErrorObject> {
     let is_older = to < Revision::V2025_06_18;
     let has = |name: &str| has_member(result.get(), name);
     let is_touched = match method {
@@ -165,11 +244,16 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Edited {
         "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => true,
         _ => false,
     };
-    if !is_touched && !MODERN_MEMBERS.into_iter().any(has) {
-        return result.into();
+    if !is_touched && !MODERN_MEMBERS.into_iter().any(has) && !has_escapes(result.get()) {
+        return Ok(result.into());
     }
     let items = |span: &Span<'_>, edit: &dyn Fn(&mut Members<'_>)| edit_items(span.value, edit);
-    Edited::new(result, |span| match (method, &*span.name) {
+    let mut fault = None;
+    let edited = Edited::new(result, |span| match (method, &*span.name) {
+        (_, "resultType") => {
+            fault = fault.take().or(check_complete(span.value).err()); // what asks for input was answered before
+            Fate::Goes
+        }
         (_, name) if MODERN_MEMBERS.contains(&name) => Fate::Goes,
         // It came with 2025-06-18, and until 2026-07-28 it had to be an object.
         ("tools/call", "structuredContent") if is_older || !span.value.starts_with('{') => Fate::Goes,
@@ -182,7 +266,8 @@ fn lower(method: &str, result: Box<RawValue>, to: Revision) -> Edited {
         | ("resources/list", "resources")
         | ("resources/templates/list", "resourceTemplates") => items(span, &|item| lower_item(item, to)),
         _ => Fate::Stays,
-    })
+    });
+    fault.map_or(Ok(edited), Err)
 }
 
 /// A kind of content that the revision does not know becomes text that says what it is.
@@ -322,13 +407,14 @@ mod tests {
     }
 
     fn lifted(method: &str, text: &str) -> String {
-        let text = Text::response(&Id::Number(1), lift(method, raw(text), &raw(r#"{"name":"s"}"#))).into_bytes();
+        let text =
+            Text::response(&Id::Number(1), lift(method, raw(text), Of::Server, &raw(r#"{"name":"s"}"#))).into_bytes();
         let text = std::str::from_utf8(&text).unwrap();
         text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap().to_owned()
     }
 
     fn lowered(method: &str, text: &str, to: Revision) -> String {
-        lower(method, raw(text), to).into_raw().get().to_owned()
+        lower(method, raw(text), to).ok().unwrap().into_raw().get().to_owned()
     }
 
     const META: &str = r#""_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}"#;
@@ -347,7 +433,45 @@ mod tests {
             lifted("tools/call", own),
             r#"{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"},"a":1},"content":[]}"#
         );
-        assert!(lift("tools/call", raw("[]"), RawValue::NULL).is_err());
+        let other = r#"{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"bank"},"a":1}}"#;
+        assert_eq!(lifted("tools/call", other), other.replace("bank", "s"), "whoever it says that it is");
+        assert!(lift("tools/call", raw("[]"), Of::Server, RawValue::NULL).is_err());
+    }
+
+    #[test]
+    fn a_service_gives_no_kind_of_result_that_its_caller_did_not_declare() {
+        let capabilities = std::sync::Arc::new(json!({ "roots": {} }));
+        let caller =
+            Caller { revision: Revision::V2026_07_28, capabilities, principal: super::super::local(), session: None };
+        let code_of = |text: &str| {
+            let large = text.replacen('{', &format!(r#"{{"content":"{}","#, "x".repeat(SMALL)), 1);
+            let codes = [text, &large].map(|text| {
+                lift("tools/call", raw(text), Of::Service(&caller), RawValue::NULL).err().map_or(0, |error| error.code)
+            });
+            assert_eq!(codes[0], codes[1], "{text}");
+            codes[0]
+        };
+        let wanting = |method: &str| {
+            format!(r#"{{"resultType":"input_required","inputRequests":{{"k":{{"method":"{method}"}}}}}}"#)
+        };
+        assert_eq!([code_of(r#"{"resultType":"complete"}"#), code_of(&wanting("roots/list"))], [0, 0]);
+        assert_eq!(code_of(&wanting("sampling/createMessage")), code::MISSING_CAPABILITY);
+        for text in [
+            r#"{"resultType":"task","taskId":"t"}"#,
+            r#"{"result\u0054ype":"task"}"#,
+            r#"{"resultType":7}"#,
+            r#"{"resultType":"complete","resultType":"task"}"#,
+            r#"{"resultType":"input_required","inputRequests":{"k":1}}"#,
+            r#"{"_meta":{},"\u005fmeta":{}}"#,
+        ] {
+            assert_eq!(code_of(text), code::INTERNAL_ERROR, "{text}");
+        }
+        for text in [r#"{"resultType":"task"}"#, r#"{"result\u0054ype":"task"}"#] {
+            let large = text.replacen('{', &format!(r#"{{"content":"{}","#, "x".repeat(SMALL)), 1);
+            assert!(
+                [text, &large].into_iter().all(|text| lower("tools/call", raw(text), Revision::V2025_11_25).is_err())
+            );
+        }
     }
 
     #[test]
@@ -358,7 +482,7 @@ mod tests {
             let meta = if own.is_empty() { String::new() } else { format!("{META},") };
             let result = raw(&format!(r#"{{{own}{meta}"content":"{}"}}"#, "x".repeat(1 << 20)));
             let (address, text) = (result.get().as_ptr(), result.get().to_owned());
-            let lifted = lift("tools/call", result, &raw(r#"{"name":"s"}"#));
+            let lifted = lift("tools/call", result, Of::Server, &raw(r#"{"name":"s"}"#));
             let mut text_of_it = Text::response(&Id::Number(1), lifted);
             let parts: Vec<_> = std::iter::from_fn(|| text_of_it.pop()).collect();
             let expected = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{{first}{}}}"#, &text[1..]);
@@ -374,15 +498,15 @@ mod tests {
         for (before, after) in [("", r#","ttlMs":1"#), (r#""resultType":"complete","#, "")] {
             let result = raw(&format!(r#"{{{before}"content":"{large}"{after}}}"#));
             let address = result.get().as_ptr();
-            let lowered = lower("tools/call", result, Revision::V2025_11_25);
+            let lowered = lower("tools/call", result, Revision::V2025_11_25).ok().unwrap();
             assert!(lowered.parts().collect::<String>() == format!(r#"{{"content":"{large}"}}"#));
             let mut pieces = lowered.into_pieces().into_iter();
             let found = pieces.find(|piece| piece.len() > 1 << 20).unwrap();
             assert!(found.as_ptr() as usize - (address as usize) < 32, "not copied");
         }
         let result = raw(&format!(r#"{{"content":"{large}","_meta":{{}}}}"#));
-        let lifted =
-            lift("tools/call", result, &raw(r#"{"name":"s"}"#)).unwrap_or_else(|error| panic!("{}", error.message));
+        let lifted = lift("tools/call", result, Of::Server, &raw(r#"{"name":"s"}"#))
+            .unwrap_or_else(|error| panic!("{}", error.message));
         let text = lifted.parts().collect::<String>();
         assert!(text == format!(r#"{{"resultType":"complete","content":"{large}",{META}}}"#));
     }
@@ -392,7 +516,7 @@ mod tests {
         let text = r#"{"structuredContent": {"resultType": 1, "ttlMs": 2},"content":[]}"#;
         let result = raw(text);
         let address = result.get().as_ptr();
-        let lowered = lower("tools/call", result, Revision::V2025_06_18).into_raw();
+        let lowered = lower("tools/call", result, Revision::V2025_06_18).ok().unwrap().into_raw();
         assert_eq!((lowered.get().as_ptr(), lowered.get()), (address, text));
     }
 

@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 
-use serde_json::value::RawValue;
-
 use super::{
     BoxFuture, Call, Caller, Outcome, Service, code, input,
     peer::{Event, Peer, Terms},
 };
-use crate::message::ErrorObject;
+use crate::{
+    framing::{Held, Memories, SMALL_BYTES},
+    message::ErrorObject,
+};
+use serde_json::value::RawValue;
 
 /// Nothing happens unless it is polled through [`Exchange::next`], so it may be put aside and taken up again. Dropping
 /// it cancels the call.
@@ -28,7 +30,8 @@ pub(super) struct Exchange {
 /// What happens next.
 pub(super) enum Step {
     Event(Event),
-    Done(Outcome),
+    /// The outcome, and what it takes of the memory.
+    Done(Outcome, Option<Held>),
 }
 
 impl Exchange {
@@ -65,15 +68,17 @@ impl Exchange {
 
     fn run(call: Call, terms: Terms, work: impl FnOnce(Call, Peer) -> BoxFuture<Outcome>) -> Exchange {
         let peer = Peer::new(Arc::clone(&call.caller), terms);
-        Exchange { handler: work(call, peer.clone()), outcome: None, has_ended: false, peer }
+        let handler = work(call, peer.clone());
+        Exchange { handler, outcome: None, has_ended: false, peer }
     }
 
-    /// Work on until there is something to send. What was said before the result comes before the result.
-    pub(super) async fn next(&mut self) -> Step {
-        poll_fn(|cx| self.poll_next(cx)).await
+    /// Work on until there is something to send. What was said before the result comes before the result. A large result takes
+    /// its share of the memory of whoever asked.
+    pub(super) async fn next(&mut self, memories: &Memories) -> Step {
+        poll_fn(|cx| self.poll_next(cx, memories)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, memories: &Memories) -> Poll<Step> {
         if let Some(event) = self.hear() {
             return Poll::Ready(Step::Event(event));
         }
@@ -89,7 +94,12 @@ impl Exchange {
                     self.outcome = Some(outcome);
                     Poll::Ready(Step::Event(event))
                 }
-                None => Poll::Ready(Step::Done(outcome)),
+                None if size(&outcome) <= SMALL_BYTES => Poll::Ready(Step::Done(outcome, None)),
+                None => {
+                    let held = self.peer.take_held();
+                    let (outcome, held) = count(outcome, held, &self.peer.caller().principal, memories);
+                    Poll::Ready(Step::Done(outcome, held))
+                }
             },
         }
     }
@@ -119,6 +129,29 @@ impl Exchange {
     /// The caller has asked again, perhaps on other terms.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.peer.set_terms(terms);
+    }
+}
+
+/// Bytes of an outcome.
+fn size(outcome: &Outcome) -> usize {
+    match outcome {
+        Ok(result) => result.get().len(),
+        Err(error) => error.message.len() + error.data.as_ref().map_or(0, |data| data.get().len()),
+    }
+}
+
+/// An outcome with what it takes of this principal's memory; an error, if there is no room for it. It does not wait for that, as
+/// it is there already: whoever makes large results makes room for them before.
+pub(super) fn count(
+    outcome: Outcome,
+    mut held: Option<Held>,
+    principal: &str,
+    memories: &Memories,
+) -> (Outcome, Option<Held>) {
+    let Some(memory) = memories.of(principal) else { return (outcome, held) };
+    match memory.hold(&mut held, size(&outcome)) {
+        Ok(()) => (outcome, held),
+        Err(none) => (Err(ErrorObject::new(code::BUSY, none.to_string())), None),
     }
 }
 

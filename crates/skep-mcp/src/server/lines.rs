@@ -18,7 +18,7 @@ use super::{
     Server, Share, code, local,
     rate::Rate,
     session::{Customs, Session},
-    sink::{self, Sink, Text},
+    sink::{self, Outbox, Sink, Text, Unwritten},
 };
 use crate::{
     framing::{Lines, Memory, Skipped},
@@ -73,8 +73,7 @@ pub async fn serve(
     options: Options,
 ) -> io::Result<()> {
     let Options { principal, unannounced, has_batch_method, finish, requests_per_second_max, memory } = options;
-    let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-    let to = Sink::Queue(queue);
+    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(&principal));
     let customs = Customs { unannounced, has_batch_method, finish, is_dual: true };
     let session = Session::new(&server.inner, principal, to.clone(), customs);
     let _closed_at_the_end = session.closed().clone().drop_guard();
@@ -88,7 +87,7 @@ pub async fn serve(
         written.cancel();
         read.unwrap_or(Ok(()))
     };
-    let writing = write(output, waiting, &written, server.inner.limits.write_time_max);
+    let writing = write(output, (waiting, unwritten), &written, server.inner.limits.write_time_max);
     tokio::pin!(reading, writing);
     let result = tokio::select! {
         read = &mut reading => read.and(writing.await), // what is left
@@ -156,7 +155,7 @@ async fn read(
 /// Write what is queued, until there will be no more.
 async fn write(
     mut output: impl AsyncWrite + Unpin,
-    mut queue: mpsc::Receiver<Text>,
+    (mut queue, unwritten): (mpsc::Receiver<Text>, Arc<Unwritten>),
     last: &CancellationToken,
     time_max: Duration,
 ) -> io::Result<()> {
@@ -174,10 +173,12 @@ async fn write(
             return Ok(());
         };
         let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the caller takes nothing");
+        let bytes = text.len();
         let mut line = text.into_line();
         while let Some(piece) = line.pop() {
             timeout(time_max, output.write_all(&piece)).await.map_err(slow)??;
         }
+        unwritten.written(bytes);
         if queue.is_empty() {
             timeout(time_max, output.flush()).await.map_err(slow)??;
         }

@@ -1,9 +1,12 @@
 //! `subscriptions/listen` (2026-07-28): one request that stays open and is told of changes.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde_json::{Value, json, value::to_raw_value};
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::{
+    sync::{OwnedSemaphorePermit, broadcast},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,9 +15,15 @@ use super::{
     sink::{self, Text},
     tasks::{self, Task, Tasks},
 };
-use crate::message::{ErrorObject, Id};
+use crate::{
+    framing::NoMemory,
+    message::{ErrorObject, Id},
+};
 
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// How long a notification waits for memory before it is looked for again.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// An open request.
 pub(super) struct Listener {
@@ -27,6 +36,7 @@ pub(super) struct Listener {
     changed: VecDeque<Arc<str>>,
     ready: VecDeque<Frame>,
     ended: bool,
+    server: Arc<Inner>,
     stop: CancellationToken,
     principal: Arc<str>,
     gone: broadcast::Receiver<Arc<str>>,
@@ -104,20 +114,23 @@ impl Listener {
             changed: VecDeque::new(),
             ready: VecDeque::new(),
             ended: false,
+            server: Arc::clone(server),
             stop: server.stop.clone(),
             principal: Arc::clone(&caller.principal),
             gone,
             _counted: counted,
         };
         let mut known = Vec::new();
-        for id in listener.wanted.task_ids.iter().flatten() {
-            known.extend(listener.task(id).await);
+        for id in std::mem::take(&mut listener.wanted.task_ids).into_iter().flatten() {
+            if listener.task(&id).await.is_some() {
+                known.push(id);
+            }
         }
-        listener.wanted.task_ids = listener.tasks.is_some().then(|| known.iter().map(|task| task.id.clone()).collect());
+        // What happened between the handle and now would be missed otherwise.
+        listener.changed = known.iter().map(|id| Arc::from(id.as_str())).collect();
+        listener.wanted.task_ids = listener.tasks.is_some().then_some(known);
         let acknowledged = listener.wanted.acknowledged();
         listener.say("notifications/subscriptions/acknowledged", json!({ "notifications": acknowledged }));
-        // What happened between the handle and now would be missed otherwise.
-        known.iter().for_each(|task| listener.tell_task(task));
         Ok(listener)
     }
 
@@ -130,9 +143,16 @@ impl Listener {
                 return None;
             }
             if let Some(id) = self.changed.front().cloned() {
-                let task = self.task(&id).await; // whoever waits for a frame may stop waiting here, and come back
-                self.changed.pop_front();
-                task.iter().for_each(|task| self.tell_task(task));
+                let stop = self.stop.clone();
+                // Whoever waits for a frame may stop waiting here, and come back.
+                match stop.run_until_cancelled(self.look_at(&id)).await {
+                    None => self.end(),
+                    Some(Err(_)) => drop(stop.run_until_cancelled(sleep(ROOM_PAUSE)).await),
+                    Some(Ok(told)) => {
+                        self.changed.pop_front();
+                        self.ready.extend(told.map(Frame::Notification));
+                    }
+                }
                 continue;
             }
             tokio::select! {
@@ -159,16 +179,23 @@ impl Listener {
         tasks.get(&self.principal, id).await.ok()
     }
 
+    /// What to tell of a task, as it is now. It may have a large result.
+    async fn look_at(&self, id: &str) -> Result<Option<Text>, NoMemory> {
+        let _reading = self.server.reading.acquire().await;
+        let Some(task) = self.task(id).await else { return Ok(None) };
+        let text = self.text("notifications/tasks", task.detailed());
+        let Some(memory) = self.server.limits.memories.of(&self.principal) else { return Ok(Some(text.into())) };
+        let mut held = None;
+        memory.hold(&mut held, text.len())?;
+        Ok(Some(Text::from(text).holding(held)))
+    }
+
     /// Look at a task that has changed, or at all of them.
     fn changed(&mut self, changed: Option<Arc<str>>) {
         let wanted = self.wanted.task_ids.iter().flatten().map(String::as_str);
         let wanted = wanted.filter(|id| changed.as_deref().is_none_or(|changed| changed == *id));
         let new: Vec<Arc<str>> = wanted.map(Arc::from).filter(|id| !self.changed.contains(id)).collect();
         self.changed.extend(new);
-    }
-
-    fn tell_task(&mut self, task: &Task) {
-        self.say_members("notifications/tasks", task.detailed());
     }
 
     fn tell_all(&mut self) {
@@ -195,13 +222,14 @@ impl Listener {
     /// Every message carries the request's id, in its own type.
     fn say(&mut self, method: &str, params: Value) {
         if let Some(params) = to_raw_value(&params).ok().as_deref().and_then(Members::parse) {
-            self.say_members(method, params);
+            let text = self.text(method, params);
+            self.ready.push_back(Frame::Notification(text.into()));
         }
     }
 
-    fn say_members(&mut self, method: &str, mut params: Members<'_>) {
+    fn text(&self, method: &str, mut params: Members<'_>) -> String {
         params.put("_meta", self.meta());
-        self.ready.push_back(Frame::Notification(sink::notification(method, &params.into_raw())));
+        sink::notification(method, &params.into_raw())
     }
 
     fn end(&mut self) {

@@ -47,6 +47,7 @@ pub use self::{
     peer::{Level, Peer},
 };
 use crate::{
+    framing::Memories,
     message::{ErrorObject, Method},
     revision::Revision,
     timer::Timers,
@@ -252,7 +253,12 @@ pub struct Limits {
     pub streams_bytes_max: usize,
     /// A line connection that takes nothing for so long is closed.
     pub write_time_max: Duration,
+    /// Where large results have their memory from, until they are sent. One for which there is no room becomes an error.
+    pub memories: Memories,
 }
+
+/// Tasks that are read from the store at once; each may have a result of megabytes.
+const TASKS_READ_MAX: usize = 4;
 
 impl Default for Limits {
     fn default() -> Limits {
@@ -278,8 +284,9 @@ impl Default for Limits {
             events_max: 256,
             events_bytes_max: 16 << 20,
             streams_kept_max: 16,
-            streams_bytes_max: 256 << 20,
+            streams_bytes_max: 64 << 20,
             write_time_max: Duration::from_secs(30),
+            memories: Memories::default(),
         }
     }
 }
@@ -299,6 +306,8 @@ struct Inner {
     sessions: session::Sessions,
     backlog: Arc<sink::Backlog>,
     listeners: Arc<tokio::sync::Semaphore>,
+    /// Held while a task is read from the store and its answer is not counted.
+    reading: tokio::sync::Semaphore,
     /// Principals whose listeners are to end.
     gone: broadcast::Sender<Arc<str>>,
     /// Calls that outlive their request, if there is a store for them.
@@ -338,6 +347,7 @@ impl Server {
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             backlog: sink::Backlog::new(limits.streams_bytes_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
+            reading: tokio::sync::Semaphore::new(TASKS_READ_MAX),
             gone: broadcast::channel(GONE_MAX).0,
             durable,
             tasks: TaskTracker::new(),

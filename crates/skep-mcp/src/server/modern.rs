@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use super::{
-    Call, Caller, Inner, Members, Outcome, code, convert,
-    exchange::{Exchange, Step},
+    Call, Caller, Inner, Members, Outcome, code,
+    convert::{self, Of},
+    exchange::{Exchange, Step, count},
     listen::Listener,
     park::{Identity, ParkedCall},
     peer::{Asked, Event, Ids, Level, Terms},
@@ -22,6 +23,7 @@ use super::{
     tasks::{self, Became, Origin},
 };
 use crate::{
+    framing::Held,
     message::{ErrorObject, Id, Request},
     revision::Revision,
 };
@@ -133,7 +135,7 @@ pub(super) fn is_modern(request: &Request) -> bool {
 /// What is sent for a request.
 pub(super) enum Frame {
     /// There will be more.
-    Notification(String),
+    Notification(Text),
     /// The end.
     Answer(Answer),
 }
@@ -209,7 +211,8 @@ async fn try_begin(server: &Arc<Inner>, opened: Opened<'_>) -> Result<Begun, Err
             if server.durable.is_some() {
                 tasks::declare(&mut description.capabilities);
             }
-            let lifted = convert::lifted(method, || None, Ok(convert::discover(description)), &server.info);
+            let discovered = Ok(convert::discover(description));
+            let lifted = convert::lifted(method, || None, discovered, Of::Server, &server.info);
             Ok(Begun::Answered(Answer { text: Text::response(id, lifted), status: 200 }))
         }
         "subscriptions/listen" => {
@@ -217,9 +220,13 @@ async fn try_begin(server: &Arc<Inner>, opened: Opened<'_>) -> Result<Begun, Err
         }
         _ => {
             if let Some(tasks) = &server.durable
-                && let Some(outcome) = tasks.answer(method, &params, &caller).await
+                && tasks::is_one(method)
             {
-                return Ok(Begun::Answered(answered(server, request, outcome)));
+                // As many as are read at once are in memory before they are counted.
+                let _reading = server.reading.acquire().await;
+                let outcome = tasks.answer(method, &params, &caller).await;
+                let (outcome, held) = count(outcome, None, &caller.principal, &server.limits.memories);
+                return Ok(Begun::Answered(answered(server, request, (outcome, held), Of::Server)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
             let identity = || Identity::new(&caller.principal, method, &params);
@@ -282,10 +289,10 @@ pub(super) fn input_requests(asked: &[(String, Asked)]) -> Box<RawValue> {
 }
 
 /// The last message of a request, for what the service gave.
-fn answered(server: &Inner, request: &Request, outcome: Outcome) -> Answer {
-    let lifted = convert::lifted(&request.method, || params_of(request).read("uri"), outcome, &server.info);
+fn answered(server: &Inner, request: &Request, (outcome, held): (Outcome, Option<Held>), of: Of<'_>) -> Answer {
+    let lifted = convert::lifted(&request.method, || params_of(request).read("uri"), outcome, of, &server.info);
     let status = lifted.as_ref().map_or_else(|error| status(error.code), |_| 200);
-    Answer { text: Text::response(&request.id, lifted), status }
+    Answer { text: Text::response(&request.id, lifted).holding(held), status }
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
@@ -350,19 +357,19 @@ impl Running {
                 let became = becoming.await;
                 self.becoming = None;
                 match became {
-                    Ok(Became::Task(handle)) => return Some(self.answer(Ok(handle))),
+                    Ok(Became::Task(handle)) => return Some(self.answer(Ok(handle), None)),
                     Ok(Became::Call(exchange)) => self.exchange = Some(*exchange),
                     Err(_) => {
                         let error =
                             ErrorObject::new(code::INTERNAL_ERROR, "the server stopped before it had an answer");
-                        return Some(self.answer(Err(error)));
+                        return Some(self.answer(Err(error), None));
                     }
                 }
             }
             let exchange = self.exchange.as_mut()?;
             let step = match self.task_at {
-                None => Some(exchange.next().await),
-                Some(at) => timeout_at(at, exchange.next()).await.ok(),
+                None => Some(exchange.next(&self.server.limits.memories).await),
+                Some(at) => timeout_at(at, exchange.next(&self.server.limits.memories)).await.ok(),
             };
             match step {
                 Some(step) => match self.take(step) {
@@ -381,7 +388,11 @@ impl Running {
         while !self.asked.is_empty()
             && let Some(exchange) = self.exchange.as_mut()
         {
-            let step = tokio::select! { biased; step = exchange.next() => step, () = &mut together => break };
+            let step = tokio::select! {
+                biased;
+                step = exchange.next(&self.server.limits.memories) => step,
+                () = &mut together => break,
+            };
             let frame = self.take(step);
             self.ready.extend(frame);
         }
@@ -405,7 +416,7 @@ impl Running {
     fn take(&mut self, step: Step) -> Option<Frame> {
         match step {
             Step::Event(Event::Notification { method, params }) => {
-                return Some(Frame::Notification(sink::notification(&method, &params)));
+                return Some(Frame::Notification(sink::notification(&method, &params).into()));
             }
             Step::Event(Event::Ask(mut asked)) if MAY_ASK.contains(&&*self.request.method) => {
                 self.asked.push((self.keys.next_key(asked.name.take(), ""), asked));
@@ -414,20 +425,18 @@ impl Running {
                 let message = format!("{} may not ask its caller for input", self.request.method);
                 let _ = asked.answer.send(Err(ErrorObject::new(code::INTERNAL_ERROR, message)));
             }
-            Step::Done(outcome) => {
-                let outcome = match self.exchange.take() {
-                    Some(exchange) => exchange.explain(outcome),
-                    None => outcome,
-                };
+            Step::Done(outcome, held) => {
                 self.asked.clear();
-                return Some(self.answer(outcome));
+                let Some(exchange) = self.exchange.take() else { return Some(self.answer(outcome, held)) };
+                let (outcome, of) = (exchange.explain(outcome), Of::Service(exchange.caller()));
+                return Some(Frame::Answer(answered(&self.server, &self.request, (outcome, held), of)));
             }
         }
         None
     }
 
-    fn answer(&self, outcome: Outcome) -> Frame {
-        Frame::Answer(answered(&self.server, &self.request, outcome))
+    fn answer(&self, outcome: Outcome, held: Option<Held>) -> Frame {
+        Frame::Answer(answered(&self.server, &self.request, (outcome, held), Of::Server))
     }
 
     /// Put the call aside and tell the caller what is wanted.
@@ -445,7 +454,7 @@ impl Running {
             result.put("requestState", state);
             to_raw_value(&result).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
         });
-        Some(self.answer(outcome))
+        Some(self.answer(outcome, None))
     }
 }
 

@@ -18,12 +18,19 @@ use serde_json::{
 use tokio::sync::oneshot;
 
 use super::{Caller, Members, Outcome, code};
-use crate::message::{ErrorObject, Id};
+use crate::{
+    framing::Held,
+    message::{ErrorObject, Id},
+};
 
 /// Notifications that wait to be sent for one request; more are dropped, as progress and log may be.
 const NOTIFICATIONS_MAX: usize = 256;
 /// Questions that wait so; more are refused.
 const QUESTIONS_MAX: usize = 64;
+/// Bytes of the notifications that wait so; what does not fit is dropped.
+const NOTIFICATIONS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the questions that wait so; of more, a question is refused, unless it waits alone.
+const QUESTIONS_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the name of a question; one with a longer name is numbered.
 const NAME_BYTES_MAX: usize = 64;
 /// Names that [`Ids`] remembers; who asks more than that has its questions numbered.
@@ -68,6 +75,22 @@ struct Said {
     waiting: Option<Waker>,
     /// Nobody sends anything any more.
     is_over: bool,
+    /// What the result takes of the memory.
+    held: Option<Held>,
+}
+
+impl Said {
+    /// Whether this may wait with what waits already.
+    fn has_room(&self, event: &Event) -> bool {
+        let (max, bytes_max) = match event {
+            Event::Notification { .. } => (NOTIFICATIONS_MAX, NOTIFICATIONS_BYTES_MAX),
+            Event::Ask(_) => (QUESTIONS_MAX, QUESTIONS_BYTES_MAX),
+        };
+        let alike = self.events.iter().filter(|other| std::mem::discriminant(*other) == std::mem::discriminant(event));
+        let (count, bytes) = alike.fold((0, 0), |(count, bytes), other| (count + 1, bytes + other.bytes()));
+        let fits = bytes + event.bytes() <= bytes_max;
+        count < max && (fits || count == 0 && matches!(event, Event::Ask(_)))
+    }
 }
 
 /// What the caller wants to hear; a repeated call (2026-07-28) may bring new ones.
@@ -83,6 +106,15 @@ pub(super) struct Terms {
 pub(super) enum Event {
     Notification { method: Cow<'static, str>, params: Box<RawValue> },
     Ask(Asked),
+}
+
+impl Event {
+    /// Bytes of what it says.
+    fn bytes(&self) -> usize {
+        match self {
+            Event::Notification { params, .. } | Event::Ask(Asked { params, .. }) => params.get().len(),
+        }
+    }
 }
 
 /// A request to the caller.
@@ -215,12 +247,7 @@ impl Peer {
     fn say(&self, event: Event) -> bool {
         let waiting = {
             let mut said = self.said();
-            let max = match event {
-                Event::Notification { .. } => NOTIFICATIONS_MAX,
-                Event::Ask(_) => QUESTIONS_MAX,
-            };
-            let alike = |other: &&Event| std::mem::discriminant(*other) == std::mem::discriminant(&event);
-            if said.is_over || said.events.len() >= max && said.events.iter().filter(alike).count() >= max {
+            if said.is_over || !said.has_room(&event) {
                 return false;
             }
             said.events.push_back(event);
@@ -260,7 +287,7 @@ impl Peer {
     pub(super) fn end(&self) {
         let mut said = self.said();
         said.is_over = true;
-        let unsaid = (std::mem::take(&mut said.events), said.waiting.take());
+        let unsaid = (std::mem::take(&mut said.events), said.waiting.take(), said.held.take());
         drop(said); // who asked is woken
         drop(unsaid);
     }
@@ -303,6 +330,19 @@ impl Peer {
             }
             (outcome, _) => outcome,
         }
+    }
+
+    /// Keep what the result takes of the memory, until it is sent.
+    pub fn keep(&self, held: Held) {
+        let mut said = self.said();
+        if !said.is_over {
+            said.held = Some(held);
+        }
+    }
+
+    /// What was kept.
+    pub(super) fn take_held(&self) -> Option<Held> {
+        self.said().held.take()
     }
 
     pub(super) fn set_terms(&self, terms: Terms) {

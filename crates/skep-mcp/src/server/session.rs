@@ -37,6 +37,7 @@ use super::{
     unguessable,
 };
 use crate::{
+    framing::{Held, SMALL_BYTES},
     message::{ErrorObject, Id, Malformed, Message, Method, Notification, Request, Response},
     revision::Revision,
 };
@@ -78,6 +79,9 @@ pub(super) struct Session {
     known: Mutex<Known>,
     closed: CancellationToken,
 }
+
+/// What is answered, and what it takes of the memory.
+type Counted = (Result<Edited, ErrorObject>, Option<Held>);
 
 /// Requests to the caller.
 #[derive(Default)]
@@ -257,6 +261,19 @@ impl Session {
         }
     }
 
+    /// The same. It may be longer than what was counted.
+    fn finished_and_counted(&self, method: &str, outcome: Outcome, mut held: Option<Held>) -> (Outcome, Option<Held>) {
+        let outcome = self.finished(method, outcome);
+        let bytes = outcome.as_ref().map_or(0, |result| result.get().len());
+        if let (Some(_), SMALL_BYTES..) = (self.customs.finish, bytes)
+            && let Some(memory) = self.server.limits.memories.of(&self.principal)
+            && let Err(none) = memory.hold(&mut held, bytes)
+        {
+            return (Err(ErrorObject::new(code::BUSY, none.to_string())), None);
+        }
+        (outcome, held)
+    }
+
     fn caller(&self) -> Result<Arc<Caller>, ErrorObject> {
         if let (None, Some(revision)) = (self.negotiated.get(), self.customs.unannounced) {
             let _ = self.negotiated.set(self.make_caller(revision, &Members::default()));
@@ -382,7 +399,10 @@ impl Session {
                 let params = to_raw_value(&serde_json::json!({ "requestId": id })).unwrap_or_else(|_| input::empty());
                 to.send(sink::notification("notifications/cancelled", &params)).await;
             }
-            to.end(answer).await;
+            match answer {
+                Some(text) => to.answer(&id, text).await,
+                None => to.end(None).await,
+            }
         }))
     }
 
@@ -394,23 +414,26 @@ impl Session {
             let outcome = cancel.run_until_cancelled(session.work(&request, caller, &to)).await;
             lock(&session.running).remove(&request.id);
             match outcome {
-                Some(outcome) => to.end(Some(Text::response(&request.id, outcome))).await,
+                Some((outcome, held)) => {
+                    let text = Text::response(&request.id, outcome).holding(held);
+                    to.answer(&request.id, text).await;
+                }
                 None => to.end(None).await, // a withdrawn request is not answered
             }
         }))
     }
 
     /// Answer one request of an older revision.
-    async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Result<Edited, ErrorObject> {
+    async fn work(self: &Arc<Self>, request: &Request, caller: Arc<Caller>, to: &Sink) -> Counted {
         let params = request.params.as_deref();
         let outcome = match &*request.method {
             "logging/setLevel" => self.set_level(params),
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
-            "batch" if self.customs.has_batch_method => self.batch(params, &caller, to).await,
+            "batch" if self.customs.has_batch_method => return self.batch(params, &caller, to).await,
             _ => return self.call(&request.method, params, caller, to).await,
         };
-        outcome.map(Edited::from)
+        (outcome.map(Edited::from), None)
     }
 
     async fn call(
@@ -419,30 +442,31 @@ impl Session {
         params: Option<&RawValue>,
         caller: Arc<Caller>,
         to: &Sink,
-    ) -> Result<Edited, ErrorObject> {
+    ) -> Counted {
         let revision = caller.revision;
-        let no_object = || ErrorObject::new(code::INVALID_PARAMS, "params must be an object");
-        let params =
-            params.map_or_else(|| Ok(Members::default()), |params| Members::parse(params).ok_or_else(no_object))?;
+        let Some(params) = params.map_or_else(|| Some(Members::default()), Members::parse) else {
+            return (Err(ErrorObject::new(code::INVALID_PARAMS, "params must be an object")), None);
+        };
         let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
         let terms = Terms { progress: modern::progress_token(&meta), level: Some(*lock(&self.level)) };
         let call = Call { method: method.clone(), params: params.into_owned(), caller };
         let mut exchange = Exchange::begin(&self.server.service, call, terms, self.server.limits.rounds_max);
         loop {
-            match exchange.next().await {
+            match exchange.next(&self.server.limits.memories).await {
                 Step::Event(Event::Notification { method, params }) => {
                     to.send(sink::notification(&method, &params)).await
                 }
                 Step::Event(Event::Ask(asked)) => self.ask(asked, to).await,
-                Step::Done(outcome) => {
-                    return convert::lowered(method, self.finished(method, outcome), revision);
+                Step::Done(outcome, held) => {
+                    let (outcome, held) = self.finished_and_counted(method, outcome, held);
+                    return (convert::lowered(method, outcome, revision), held);
                 }
             }
         }
     }
 
     /// Calls in one request (`batch`): they run at once, and the result is the list of their outcomes, in their order.
-    async fn batch(self: &Arc<Self>, params: Option<&RawValue>, caller: &Arc<Caller>, to: &Sink) -> Outcome {
+    async fn batch(self: &Arc<Self>, params: Option<&RawValue>, caller: &Arc<Caller>, to: &Sink) -> Counted {
         #[derive(serde::Deserialize)]
         struct Wanted {
             id: Option<Box<RawValue>>,
@@ -451,17 +475,21 @@ impl Session {
         }
         let invalid = |message: String| ErrorObject::new(code::INVALID_PARAMS, message);
         let text = params.map_or("", RawValue::get);
-        let calls: Vec<Wanted> = serde_json::from_str(text).map_err(|error| {
-            invalid(format!("params must be a list of calls, each with method and params: {error}"))
-        })?;
+        let calls: Vec<Wanted> = match serde_json::from_str(text) {
+            Ok(calls) => calls,
+            Err(error) => {
+                let message = format!("params must be a list of calls, each with method and params: {error}");
+                return (Err(invalid(message)), None);
+            }
+        };
         let batch_max = self.server.limits.batch_max;
         if calls.len() > batch_max {
-            return Err(invalid(format!("at most {batch_max} calls go into one batch")));
+            return (Err(invalid(format!("at most {batch_max} calls go into one batch"))), None);
         }
         let outcomes = calls.into_iter().map(|Wanted { id, method, params }| async move {
-            let outcome = match method.as_str() {
-                "ping" => self.finished("ping", Ok(input::empty())).map(Edited::from),
-                "initialize" | "batch" => Err(invalid(format!("{method} must not be part of a batch"))),
+            let (outcome, held) = match method.as_str() {
+                "ping" => (self.finished("ping", Ok(input::empty())).map(Edited::from), None),
+                "initialize" | "batch" => (Err(invalid(format!("{method} must not be part of a batch"))), None),
                 _ => self.call(&method.into(), params.as_deref(), Arc::clone(caller), to).await,
             };
             let mut answer = Members::default();
@@ -472,10 +500,12 @@ impl Session {
                 Ok(result) => answer.set("result", result.into_raw()),
                 Err(error) => answer.put("error", error),
             }
-            answer
+            (answer, held)
         });
-        let outcomes = join_all(outcomes).await;
-        to_raw_value(&outcomes).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+        let (outcomes, held): (Vec<_>, Vec<_>) = join_all(outcomes).await.into_iter().unzip();
+        let outcome =
+            to_raw_value(&outcomes).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()));
+        (outcome.map(Edited::from), held.into_iter().flatten().reduce(Held::with))
     }
 
     /// Send a request to the caller and wait, beside the call, for what it says.

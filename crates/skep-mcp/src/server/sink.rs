@@ -13,8 +13,11 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Limits, Share, edited::Edited};
-use crate::message::{ErrorObject, Id, is_one_line, json, one_line, request_line};
+use super::{Limits, Share, code, edited::Edited};
+use crate::{
+    framing::{self, Held, Memory, NoMemory, SMALL_BYTES},
+    message::{ErrorObject, Id, is_one_line, json, one_line, request_line},
+};
 
 /// The text of a message, in pieces that clones share: a large result is not copied into a message, but sent as it lies.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub(crate) struct Text {
     rest: VecDeque<Bytes>,
     /// What comes after `rest`.
     end: &'static str,
+    /// What it takes of the memory, until nobody needs any piece of it.
+    held: Option<Arc<Held>>,
 }
 
 /// A result of so many bytes is large.
@@ -36,6 +41,7 @@ const RESULT_END: &str = "}";
 const EVENT_END: &str = "\n\n";
 const RESULT_AND_EVENT_END: &str = "}\n\n";
 const RESULT_AND_LINE_END: &str = "}\n";
+const LINE_END: &str = "\n";
 
 impl Text {
     /// The text of a response.
@@ -52,7 +58,7 @@ impl Text {
         id.write(&mut head);
         head.push_str(r#","result":"#);
         if is_large {
-            return Text { head: head.into(), rest: result.into_pieces(), end: RESULT_END };
+            return Text { head: head.into(), rest: result.into_pieces(), end: RESULT_END, held: None };
         }
         head.extend(result.parts());
         head.push_str(RESULT_END);
@@ -61,26 +67,43 @@ impl Text {
         head.into()
     }
 
+    /// The same, and it takes this of the memory.
+    pub(super) fn holding(self, held: Option<Held>) -> Text {
+        Text { held: held.map(Arc::new).or(self.held), ..self }
+    }
+
+    /// The same, and nothing is counted for it any more.
+    fn let_go(&mut self) {
+        self.held = None;
+    }
+
     /// The same as an event of a stream, with this id (WHATWG, server-sent events).
     pub(crate) fn into_event(self, id: Option<&str>) -> Text {
-        let Text { head, rest, .. } = self;
-        let mut event = Vec::with_capacity(FRAME_SIZE + head.len());
+        let Text { head, mut rest, held, .. } = self;
+        let copied = if head.len() < LARGE { head.len() } else { 0 };
+        let mut event = Vec::with_capacity(FRAME_SIZE + copied);
         for part in id.map_or([""; 3], |id| ["id: ", id, "\n"]) {
             event.extend_from_slice(part.as_bytes());
         }
         event.extend_from_slice(b"event: message\ndata: ");
-        event.extend_from_slice(&head);
-        if rest.is_empty() {
+        event.extend_from_slice(&head[..copied]);
+        let end = if rest.is_empty() { EVENT_END } else { RESULT_AND_EVENT_END };
+        if copied < head.len() {
+            rest.push_front(head);
+        } else if rest.is_empty() {
             event.extend_from_slice(EVENT_END.as_bytes());
-            return Text { head: event.into(), ..Text::default() };
+            return Text { head: event.into(), held, ..Text::default() };
         }
-        Text { head: event.into(), rest, end: RESULT_AND_EVENT_END }
+        Text { head: event.into(), rest, end, held }
     }
 
     /// The same as a line.
     pub(super) fn into_line(self) -> Text {
         match self.rest.is_empty() {
-            true => Text { head: [&self.head, &b"\n"[..]].concat().into(), ..Text::default() },
+            true if self.head.len() < LARGE => {
+                Text { head: [&self.head, &b"\n"[..]].concat().into(), held: self.held, ..Text::default() }
+            }
+            true => Text { end: LINE_END, ..self },
             false => Text { end: RESULT_AND_LINE_END, ..self },
         }
     }
@@ -96,6 +119,14 @@ impl Text {
 
     /// Take the next piece out.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.take_piece()?;
+        Some(match &self.held {
+            Some(held) => framing::counted(piece, Arc::clone(held)),
+            None => piece,
+        })
+    }
+
+    fn take_piece(&mut self) -> Option<Bytes> {
         if !self.head.is_empty() {
             return Some(std::mem::take(&mut self.head));
         }
@@ -107,11 +138,11 @@ impl Text {
 
     /// In one piece, which is a copy.
     pub(crate) fn into_bytes(mut self) -> Bytes {
-        if self.rest.is_empty() {
+        if self.rest.is_empty() && self.end.is_empty() {
             return self.head;
         }
         let mut whole = Vec::with_capacity(self.len());
-        while let Some(piece) = self.pop() {
+        while let Some(piece) = self.take_piece() {
             whole.extend_from_slice(&piece);
         }
         whole.into()
@@ -142,11 +173,88 @@ pub(super) fn request(id: &Id, method: &str, params: &RawValue) -> String {
     request_line(id, method, Some(params.get()))
 }
 
+/// What is to be sent on a connection that all requests share, and was not written yet.
+pub(super) struct Outbox {
+    queue: mpsc::Sender<Text>,
+    /// Where answers have their memory from that wait for a caller which does not read.
+    memory: Option<Memory>,
+    unwritten: Arc<Unwritten>,
+}
+
+/// Bytes that wait to be written.
+#[derive(Default)]
+pub(super) struct Unwritten {
+    bytes: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Unwritten {
+    /// So many bytes of it were written.
+    pub(super) fn written(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.fewer.notify_waiters();
+    }
+
+    /// Wait until a connection has no more than it keeps room for.
+    async fn few(&self) {
+        loop {
+            let fewer = self.fewer.notified(); // from here on nothing is missed
+            if self.bytes.load(Ordering::Acquire) <= SMALL_BYTES {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+impl Outbox {
+    /// An outbox of so many messages, what is taken out of it, and what is to hear of each that was written.
+    pub(super) fn open(messages_max: usize, memory: Option<Memory>) -> (Sink, mpsc::Receiver<Text>, Arc<Unwritten>) {
+        let ((queue, waiting), unwritten) = (mpsc::channel(messages_max), Arc::new(Unwritten::default()));
+        let outbox = Outbox { queue, memory, unwritten: Arc::clone(&unwritten) };
+        (Sink::Queue(Arc::new(outbox)), waiting, unwritten)
+    }
+
+    /// Whether nothing is taken out any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Have a message counted if too much waits already. A caller that reads never comes so far.
+    fn count(&self, text: &mut Text) -> Result<(), NoMemory> {
+        let waiting = self.unwritten.bytes.load(Ordering::Acquire);
+        let Some(memory) = self.memory.as_ref().filter(|_| text.held.is_none()) else { return Ok(()) };
+        if waiting + text.len() <= SMALL_BYTES {
+            return Ok(());
+        }
+        let mut held = None;
+        memory.hold_all(&mut held, text.len())?;
+        text.held = held.map(Arc::new);
+        Ok(())
+    }
+
+    async fn put(&self, text: Text) {
+        let bytes = text.len();
+        self.unwritten.bytes.fetch_add(bytes, Ordering::AcqRel);
+        if self.queue.send(text).await.is_err() {
+            self.unwritten.written(bytes); // closed: there is nobody to tell
+        }
+    }
+
+    /// Send an answer to the request of this id; an error, if there is no memory to keep it in.
+    async fn answer(&self, id: Option<&Id>, mut text: Text) {
+        if let Err(none) = self.count(&mut text) {
+            text = error(id, &ErrorObject::new(code::BUSY, none.to_string())).into();
+        }
+        self.put(text).await;
+    }
+}
+
 /// Where the messages of a request go.
 #[derive(Clone)]
 pub(super) enum Sink {
     /// A connection that all requests share. Bounded; whoever sends waits.
-    Queue(mpsc::Sender<Text>),
+    Queue(Arc<Outbox>),
     /// The event stream of one HTTP request.
     Stream(Arc<EventStream>),
     /// The answers of a batch, which are sent together.
@@ -164,30 +272,44 @@ impl Sink {
         }
     }
 
-    /// Wait until a message can be sent without waiting.
+    /// Wait until a message can be sent without waiting, and what was sent before is written but for little.
     pub(super) async fn ready(&self) {
-        if let Sink::Queue(queue) = self {
-            drop(queue.reserve().await); // closed: there is nobody to wait for
+        if let Sink::Queue(outbox) = self {
+            drop(outbox.queue.reserve().await); // closed: there is nobody to wait for
+            outbox.unwritten.few().await;
         }
     }
 
-    /// Send a message that is not the last of its request.
+    /// Send a message that is not the last of its request. What a caller that does not read has no room for is dropped.
     pub(super) async fn send(&self, text: impl Into<Text>) {
-        let text = text.into();
+        let mut text = text.into();
         match self {
-            Sink::Queue(queue) => drop(queue.send(text).await), // closed: there is nobody to tell
+            Sink::Queue(outbox) => {
+                if outbox.count(&mut text).is_ok() {
+                    outbox.put(text).await;
+                }
+            }
             Sink::Stream(stream) => stream.push(text, false).await,
             Sink::Batch(batch) => Box::pin(batch.others.send(text)).await,
             Sink::Counted(counted) => Box::pin(counted.0.send(text)).await,
         }
     }
 
+    /// Send the answer to the request of this id.
+    pub(super) async fn answer(&self, id: &Id, text: Text) {
+        match self {
+            Sink::Queue(outbox) => outbox.answer(Some(id), text).await,
+            Sink::Counted(counted) => Box::pin(counted.0.answer(id, text)).await,
+            Sink::Stream(_) | Sink::Batch(_) => self.end(Some(text)).await,
+        }
+    }
+
     /// Send the answer, or nothing to a caller that has withdrawn its request.
     pub(super) async fn end(&self, answer: Option<Text>) {
         match self {
-            Sink::Queue(queue) => {
+            Sink::Queue(outbox) => {
                 if let Some(text) = answer {
-                    drop(queue.send(text).await);
+                    outbox.answer(None, text).await;
                 }
             }
             Sink::Stream(stream) => match answer {
@@ -208,22 +330,41 @@ impl Sink {
 pub(super) struct Batch {
     to: Sink,
     others: Sink,
-    answers: Mutex<(usize, Vec<Bytes>)>,
+    answers: Mutex<Answers>,
+}
+
+struct Answers {
+    /// Requests that are not answered.
+    missing: usize,
+    texts: Vec<Bytes>,
+    /// What these take of the memory.
+    held: Vec<Arc<Held>>,
 }
 
 impl Batch {
     /// A batch of `requests` whose answers go `to` one place, and other messages of them to another.
     pub(super) fn new(to: Sink, others: Sink, requests: usize) -> Batch {
-        Batch { to, others, answers: Mutex::new((requests, Vec::new())) }
+        Batch { to, others, answers: Mutex::new(Answers { missing: requests, texts: Vec::new(), held: Vec::new() }) }
     }
 
     /// Take one answer; gives all when it was the last. `None` inside: no request wants an answer.
     fn take(&self, answer: Option<Text>) -> Option<Option<Text>> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.1.extend(answer.map(Text::into_bytes));
-        answers.0 = answers.0.saturating_sub(1);
-        let all = || Text { head: [b"[", &*answers.1.join(&b","[..]), b"]"].concat().into(), ..Text::default() };
-        (answers.0 == 0).then(|| (!answers.1.is_empty()).then(all))
+        if let Some(mut text) = answer {
+            answers.held.extend(text.held.take());
+            answers.texts.push(text.into_bytes());
+        }
+        answers.missing = answers.missing.saturating_sub(1);
+        if answers.missing > 0 {
+            return None;
+        }
+        let (texts, held) = (std::mem::take(&mut answers.texts), std::mem::take(&mut answers.held));
+        if texts.is_empty() {
+            return Some(None);
+        }
+        let head = Bytes::from([b"[", &*texts.join(&b","[..]), b"]"].concat());
+        let held = held.into_iter().filter_map(Arc::into_inner).reduce(Held::with);
+        Some(Some(Text { head, ..Text::default() }.holding(held)))
     }
 }
 
@@ -264,6 +405,13 @@ struct State {
     is_given_up: bool,
 }
 
+impl State {
+    /// Bytes of events that nobody has read.
+    fn unread_bytes(&self) -> usize {
+        self.events.iter().filter(|event| event.number > self.read).map(|event| event.text.len()).sum()
+    }
+}
+
 impl EventStream {
     pub(super) fn new(number: u64, limits: &Limits, backlog: &Arc<Backlog>) -> EventStream {
         let state = Mutex::new(State { next: 1, ..State::default() });
@@ -275,7 +423,8 @@ impl EventStream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Add a message. While somebody reads too slowly this waits; when nobody reads, the oldest messages give way.
+    /// Add a message. While somebody reads too slowly this waits; when nobody reads, the oldest messages give way, and what is
+    /// kept of the others takes nothing of the memory of messages that are under way: it has a limit of its own.
     async fn push(&self, mut text: Text, is_last: bool) {
         loop {
             let changed = self.changed.notified(); // from here on nothing is missed
@@ -288,15 +437,18 @@ impl EventStream {
     }
 
     /// The same, or give the message back.
-    fn try_push(&self, text: Text, is_last: bool) -> Result<(), Text> {
+    fn try_push(&self, mut text: Text, is_last: bool) -> Result<(), Text> {
         let mut state = self.state();
         if state.is_closed {
             return Ok(());
         }
         let unread = (state.next - 1).saturating_sub(state.read) as usize;
-        let fits = unread < self.events_max && state.bytes + text.len() <= self.bytes_max;
-        if state.is_attached && unread > 0 && !fits {
+        let fits = || unread < self.events_max && state.unread_bytes() + text.len() <= SMALL_BYTES;
+        if state.is_attached && unread > 0 && !fits() {
             return Err(text);
+        }
+        if !state.is_attached {
+            text.let_go();
         }
         let number = state.next;
         state.next += 1;
@@ -462,7 +614,12 @@ impl Reader {
         if state.reader != self.number {
             return Poll::Ready(None);
         }
-        let next = state.events.iter().find(|event| event.number > self.after).cloned();
+        let next = state.events.iter_mut().find(|event| event.number > self.after);
+        let next = next.map(|kept| {
+            let event = kept.clone();
+            kept.text.let_go(); // it counts as long as it is sent
+            event
+        });
         if let Some(event) = next {
             self.after = event.number;
             state.read = event.number;
@@ -484,8 +641,10 @@ impl Drop for Reader {
         let mut state = self.stream.state();
         if state.reader == self.number {
             state.is_attached = false;
+            state.events.iter_mut().for_each(|event| event.text.let_go());
         }
         drop(state);
         self.stream.changed.notify_waiters();
+        self.stream.backlog.trim();
     }
 }

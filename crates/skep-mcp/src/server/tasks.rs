@@ -202,6 +202,11 @@ impl Task {
     }
 }
 
+/// Whether this is a method of the extension.
+pub(super) fn is_one(method: &str) -> bool {
+    matches!(method, "tasks/get" | "tasks/update" | "tasks/cancel")
+}
+
 /// Whether a caller declared the extension on its request.
 pub(super) fn is_declared(caller: &Caller) -> bool {
     caller.capabilities.get("extensions").and_then(|all| all.get(EXTENSION)).is_some_and(|one| one.is_object())
@@ -287,23 +292,19 @@ impl Tasks {
 
     // ---- what callers ask
 
-    /// `tasks/get`, `tasks/update`, `tasks/cancel`; `None` if it is another method.
-    pub(super) async fn answer(&self, method: &str, params: &Members<'_>, caller: &Caller) -> Option<Outcome> {
-        let known = matches!(method, "tasks/get" | "tasks/update" | "tasks/cancel");
-        if !known {
-            return None;
-        }
+    /// Answer a request of this extension.
+    pub(super) async fn answer(&self, method: &str, params: &Members<'_>, caller: &Caller) -> Outcome {
         if !is_declared(caller) {
-            return Some(Err(undeclared(method)));
+            return Err(undeclared(method));
         }
         let Some(id) = params.read::<String>("taskId") else {
-            return Some(Err(ErrorObject::new(code::INVALID_PARAMS, "params.taskId is missing: the name of a task")));
+            return Err(ErrorObject::new(code::INVALID_PARAMS, "params.taskId is missing: the name of a task"));
         };
-        Some(match method {
+        match method {
             "tasks/get" => self.get(&caller.principal, &id).await.map(|task| task.detailed().into_raw()),
             "tasks/update" => self.update(&caller.principal, &id, params).await,
             _ => self.cancel(&caller.principal, &id).await,
-        })
+        }
     }
 
     pub(super) async fn get(&self, principal: &str, id: &str) -> Result<Task, ErrorObject> {
@@ -497,7 +498,7 @@ impl Driver {
     async fn drive(mut self, origin: Origin, mut exchange: Exchange) {
         let (aside, stop, cancel) = (self.tasks.aside.clone(), self.server.stop.clone(), self.cancel.clone());
         loop {
-            let mut _taken = None; // told so when the state is kept
+            let (mut _taken, mut _held) = (None, None); // told so, and given back, when the state is kept
             let state = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return, // with the exchange goes the call
@@ -511,7 +512,7 @@ impl Driver {
                     self.asked = modern::answer(std::mem::take(&mut self.asked), &responses);
                     self.waiting()
                 }
-                step = exchange.next() => match step {
+                step = exchange.next(&self.server.limits.memories) => match step {
                     Step::Event(Event::Notification { .. }) => continue, // tasks have no place for it
                     Step::Event(Event::Ask(asked)) => {
                         self.ask(asked);
@@ -522,19 +523,22 @@ impl Driver {
                         }
                         self.waiting()
                     }
-                    Step::Done(Ok(result)) if input::is_wanted(&result) => {
+                    Step::Done(Ok(result), _) if input::is_wanted(&result) => {
                         let rounds = self.server.limits.rounds_max;
                         let (service, call) = (&self.server.service, origin.call());
                         exchange = Exchange::carry_on(service, call, Terms::default(), result, rounds);
                         continue;
                     }
                     // Whoever asked is told to try again later; a call that is made again does so by itself.
-                    Step::Done(Err(error)) if error.code == code::BUSY && self.attempt > 1 => {
+                    Step::Done(Err(error), _) if error.code == code::BUSY && self.attempt > 1 => {
                         let rounds = self.server.limits.rounds_max;
                         exchange = Exchange::begin_after(BEAT, &self.server.service, origin.call(), rounds);
                         continue;
                     }
-                    Step::Done(outcome) => ended(outcome, &origin.params),
+                    Step::Done(outcome, counted) => {
+                        _held = counted; // until it is in the store
+                        ended(outcome, &origin.params)
+                    }
                 },
             };
             let is_over = state.is_over();
@@ -598,14 +602,15 @@ fn ended(outcome: Outcome, params: &Members<'_>) -> State {
         Ok(result) => result,
         Err(error) => return State::Failed(error),
     };
-    match Members::parse(&result) {
-        Some(mut members) if members.get("resultType").is_some() => {
-            members.remove("resultType");
-            State::Completed(members.into_raw())
-        }
-        Some(_) => State::Completed(result),
-        None => State::Failed(ErrorObject::new(code::INTERNAL_ERROR, "the tool's result is not an object")),
+    let Some(mut members) = Members::parse(&result) else {
+        return State::Failed(ErrorObject::new(code::INTERNAL_ERROR, "the tool's result is not an object"));
+    };
+    let Some(kind) = members.get("resultType") else { return State::Completed(result) };
+    if let Err(error) = convert::check_complete(kind.get()) {
+        return State::Failed(error);
     }
+    members.remove("resultType");
+    State::Completed(members.into_raw())
 }
 
 /// The call of a task, as it was made: without what belonged to one round of questions.

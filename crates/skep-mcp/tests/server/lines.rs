@@ -1,10 +1,10 @@
 //! Sessions and stateless requests on a connection with lines.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_mcp::{
-    framing::Memory,
+    framing::{Memory, Pool},
     revision::Revision,
     server::{Limits, lines},
 };
@@ -395,7 +395,7 @@ async fn a_line_that_is_begun_and_not_ended_is_not_waited_for_and_an_idle_connec
 #[tokio::test]
 async fn large_messages_together_take_no_more_memory_than_there_is_until_they_are_answered() {
     let mut hub = Hub::new(Limits::default());
-    let memory = Some(Memory { all: Arc::new(tokio::sync::Semaphore::new(300 << 10)), own: None });
+    let memory = Some(Memory { all: Pool::new(300 << 10), own: None });
     let server = hub.server.clone();
     let connect = || connect(&server, lines::Options { memory: memory.clone(), ..lines::Options::default() }, 1 << 20);
     let large = |id, method: &str| request(id, method, json!({ "padding": "x".repeat(200 << 10) }));

@@ -37,11 +37,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer that a client sees (contract S0): the members, and `status`.
-    pub fn to_json(&self) -> Value {
+    /// The answer that a client sees (contract S0): the members, and `status`. Members of these names that the tool gave are
+    /// left out: how a call went is not for the tool to say.
+    pub fn to_json(self) -> Value {
         let mut answer = Map::new();
         answer.insert("status".into(), "ok".into());
-        answer.extend(self.value.clone());
+        answer.extend(self.value.into_iter().filter(|(name, _)| !matches!(name.as_str(), "status" | "cached")));
         if self.cached {
             answer.insert("cached".into(), true.into());
         }
@@ -71,8 +72,25 @@ impl Catalogue {
             return self.call_upstream(call, &context).await;
         }
         let tool = self.get(&call.tool)?;
-        let result = self.checked(tool, call, context).await;
+        let result = self.counted(tool, call, context).await;
         record(tool, &result, began.elapsed());
+        result
+    }
+
+    /// The answer takes its share of the memory from when it is there.
+    async fn counted(&self, tool: &Tool, call: Call, mut context: Context) -> Result<Answer, ToolError> {
+        let room = context.room.clone();
+        let after = call.deadline.unwrap_or(tool.deadline).min(DEADLINE_MAX);
+        context = context.with_deadline(after);
+        let (deadline, cancel) = (context.deadline, context.cancel.clone());
+        let result = self.checked(tool, call, context).await;
+        let members = match &result {
+            Ok(answer) => &answer.value,
+            Err(ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) => detail,
+            Err(_) => return result,
+        };
+        let made = cancel.run_until_cancelled(room.make_for(members, deadline.into())).await;
+        made.unwrap_or(Err(ToolError::Cancelled))?;
         result
     }
 
@@ -98,8 +116,7 @@ impl Catalogue {
 
 /// Run the handler until its deadline, the caller's cancellation, or its own end. A panic in it is its failure alone.
 async fn run(tool: &Tool, call: Call, context: Context) -> Result<Map<String, Value>, ToolError> {
-    let after = call.deadline.unwrap_or(tool.deadline).min(DEADLINE_MAX);
-    let context = context.with_deadline(after);
+    let after = context.allowed;
     let cancel = context.cancel.clone();
     let handler = std::panic::AssertUnwindSafe((tool.handler)(context, call.arguments)).catch_unwind();
     tokio::select! {

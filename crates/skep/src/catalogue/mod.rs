@@ -168,6 +168,9 @@ pub enum ToolError {
     /// A rule forbids it: do not try again.
     #[error("{0}")]
     Denied(String),
+    /// What it would change has changed meanwhile: look at it again.
+    #[error("{0}")]
+    Conflict(String),
     /// Too much at once: try again later.
     #[error("{0}")]
     Busy(String),
@@ -214,6 +217,7 @@ impl ToolError {
             ToolError::TimedOut { .. } => "timed_out",
             ToolError::Unavailable { .. } | ToolError::NoServer { .. } => "unavailable",
             ToolError::Denied(_) => "denied",
+            ToolError::Conflict(_) => "conflict",
             ToolError::Busy(_) => "busy",
             ToolError::Cancelled => "cancelled",
         }

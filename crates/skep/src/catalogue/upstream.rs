@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json, value::RawValue};
 use skep_mcp::{
     client::{CallError, Handler},
+    framing::{Held, SMALL_BYTES},
     gateway::{List, SEPARATOR, prefixed},
     message::Notification,
     server::Members,
@@ -16,10 +17,16 @@ use skep_mcp::{
 
 use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
 use crate::{
+    room::{self, Room},
     schema::{shorten, suggest},
     upstreams::{Options, UpstreamError, Upstreams},
     workspace::Context,
 };
+
+/// Bytes that come to an answer that was taken apart, at most.
+const ANSWER_BYTES_MORE: usize = 4 << 10;
+/// Values (numbers, strings, lists, …) in an answer that is taken apart. Each takes far more memory than text.
+const ANSWER_VALUES_MAX: usize = 500_000;
 
 impl Catalogue {
     /// The same with the tools of these servers.
@@ -82,23 +89,44 @@ pub(crate) async fn call_tool(
         options.deadline = deadline.min(DEADLINE_MAX);
         options.timeout = options.timeout.max(options.deadline);
     }
-    options.handler = Some(Arc::new(Silent(Arc::clone(&context.principal))));
+    options.handler = Some(Arc::new(Silent { principal: Arc::clone(&context.principal), room: context.room.clone() }));
     let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = server.call("tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
-    answer(&name, &result.map_err(|error| failed(&name, error))?)
+    let result = result.map_err(|error| failed(&name, error))?;
+    if room::values(result.get()) > ANSWER_VALUES_MAX {
+        let message =
+            format!("{name} answered with more than {ANSWER_VALUES_MAX} values, which only callers over MCP can have");
+        return Err(ToolError::failed(message));
+    }
+    if result.get().len() > SMALL_BYTES {
+        context.room.take_apart().await?;
+    }
+    answer(&name, &result)
 }
 
 /// Who calls, and neither hears nor answers anything before the result. A question of the server's may be meant for it all
 /// the same, and is then nobody else's.
-struct Silent(Arc<str>);
+struct Silent {
+    principal: Arc<str>,
+    room: Room,
+}
 
 impl Handler for Silent {
     fn notification(&self, _: Notification) {}
 
     fn principal(&self) -> &str {
-        &self.0
+        &self.principal
+    }
+
+    fn keep(&self, held: Held) {
+        self.room.keep(Some(held));
+    }
+
+    /// Its members, `text`, and how the call went.
+    fn bytes_kept(&self, answer: usize) -> usize {
+        2 * answer + ANSWER_BYTES_MORE
     }
 }
 
@@ -142,18 +170,27 @@ fn named(server: &str, mut tool: Value) -> Option<Value> {
     Some(tool)
 }
 
+/// What says how a call went, or whose answer it is: not for a server to say.
+const RESERVED: [&str; 8] = ["_meta", "resultType", "status", "code", "message", "cached", "may_have_run", "rpc_code"];
+
 /// What a `CallToolResult` says: its members, and `text` for what is text in it.
 fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError> {
     let no_result = || ToolError::failed(format!("{tool} answered with something that is no result of a tool"));
     let mut result: Map<String, Value> = serde_json::from_str(result.get()).map_err(|_| no_result())?;
-    if result.get("resultType").is_some_and(|kind| kind == "input_required") {
-        let message = format!("{tool} asks its caller for input, which only callers over MCP can give");
-        return Err(ToolError::failed(message));
+    match result.get("resultType").map(Value::as_str) {
+        None | Some(Some("complete")) => {}
+        Some(Some("input_required")) => {
+            let message = format!("{tool} asks its caller for input, which only callers over MCP can give");
+            return Err(ToolError::failed(message));
+        }
+        Some(_) => {
+            return Err(ToolError::failed(format!("{tool} answered with a kind of result that nobody asked for")));
+        }
     }
     let parts = result.get("content").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let text = parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n");
     let is_error = result.remove("isError") == Some(Value::Bool(true));
-    for member in ["_meta", "resultType"] {
+    for member in RESERVED {
         result.remove(member);
     }
     if is_error {
@@ -168,7 +205,9 @@ fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError
 fn failed(tool: &str, error: UpstreamError) -> ToolError {
     match error {
         UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => ToolError::Denied(error.to_string()),
-        UpstreamError::Busy { .. } | UpstreamError::Unlisted { .. } => ToolError::Busy(error.to_string()),
+        UpstreamError::Busy { .. }
+        | UpstreamError::Unlisted { .. }
+        | UpstreamError::Call { error: CallError::NoRoom(_), .. } => ToolError::Busy(error.to_string()),
         UpstreamError::Unavailable { retry_after, .. } => {
             ToolError::NoServer { message: format!("{error}; `skep servers` shows what it last said"), retry_after }
         }
@@ -217,6 +256,17 @@ mod tests {
             json!({"status": "error", "code": "failed", "message": "no such city", "content": parts})
         );
         assert!(matches!(read(json!({"isError": true})), Err(ToolError::Failed { .. })));
+    }
+
+    #[test]
+    fn a_server_does_not_say_how_its_call_went_but_by_the_one_member_for_that() {
+        let said =
+            json!({"content": [], "status": "error", "cached": true, "code": "busy", "message": "m", "_meta": {}});
+        assert_eq!(read(said), Ok(json!({"content": [], "text": ""})));
+        let failed = json!({"isError": true, "status": "ok", "may_have_run": true, "x": 1});
+        let Err(ToolError::Failed { detail, .. }) = read(failed) else { panic!("it failed") };
+        assert_eq!(Value::Object(detail), json!({"x": 1}));
+        assert!(read(json!({"resultType": "task", "taskId": "t"})).is_err());
     }
 
     #[test]

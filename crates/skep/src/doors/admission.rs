@@ -6,7 +6,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -101,6 +101,68 @@ pub struct Pass<'a> {
     _own: Option<OwnedSemaphorePermit>,
 }
 
+/// A call's turn. A call that waits for something which other calls have lays it down, so that they can go on.
+#[derive(Clone, Debug)]
+pub struct Turn(Arc<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    all: Arc<Semaphore>,
+    /// Those of the principal, if it is bound by a share, and how many there are.
+    own: Option<(Arc<Semaphore>, usize)>,
+    waiting_time_max: Duration,
+    state: Mutex<TurnState>,
+}
+
+#[derive(Debug)]
+enum TurnState {
+    Has { _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit) },
+    LaidDown,
+    Over,
+}
+
+impl Turn {
+    fn set(&self, state: TurnState) {
+        let mut current = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*current, TurnState::Over) {
+            *current = state;
+        }
+    }
+
+    /// Let another call have it.
+    pub fn lay_down(&self) {
+        self.set(TurnState::LaidDown);
+    }
+
+    /// Wait for a turn: among the principal's own calls, and then among all. One that waits for its own takes nobody's place.
+    pub async fn take_up(&self) -> Result<(), Refused> {
+        let until = Instant::now() + self.0.waiting_time_max;
+        let own = match &self.0.own {
+            None => None,
+            Some((own, turns)) => match timeout_at(until, Arc::clone(own).acquire_owned()).await {
+                Ok(Ok(turn)) => Some(turn),
+                _ => return Err(Refused::OverShare(*turns, "run")),
+            },
+        };
+        match timeout_at(until, Arc::clone(&self.0.all).acquire_owned()).await {
+            Ok(Ok(turn)) => {
+                self.set(TurnState::Has { _permits: (own, turn) });
+                Ok(())
+            }
+            _ => Err(Refused::Busy),
+        }
+    }
+}
+
+/// Ends a turn for good when it goes, also if others still know of it.
+struct Ends(Turn);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.set(TurnState::Over);
+    }
+}
+
 /// What each principal may have of the seats, the turns and the passes.
 struct Own {
     seats: Shares,
@@ -145,11 +207,11 @@ impl Admission {
     }
 
     /// Wait for a turn and run `call`, for this principal. Its token is rung when the returned future is dropped or the hub
-    /// stops for good.
+    /// stops for good; its turn ends with it.
     pub async fn run<F>(
         &self,
         principal: &Arc<str>,
-        call: impl FnOnce(CancellationToken) -> F,
+        call: impl FnOnce(CancellationToken, Turn) -> F,
     ) -> Result<F::Output, Refused>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -157,17 +219,18 @@ impl Admission {
         let counted = self.enter(&self.calls)?;
         let own_seat = self.own.seats.take(principal).map_err(|taken| Refused::OverShare(taken, "run or wait"))?;
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refused::Busy)?;
-        let turn = tokio::select! {
+        let turn = self.turn(principal);
+        tokio::select! {
             biased; // a turn that is free because all are cancelled is not taken
             () = self.cancel.cancelled() => return Err(Refused::Draining),
-            turn = self.turn(principal) => turn?,
-        };
+            taken = turn.take_up() => taken?,
+        }
         let cancel = self.cancel.child_token();
-        let call = call(cancel.clone());
+        let (call, ends) = (call(cancel.clone(), turn.clone()), Ends(turn));
         let _withdrawn_with_the_caller = cancel.drop_guard();
         let task = async move {
             let result = call.await;
-            drop((turn, seat, own_seat));
+            drop((ends, seat, own_seat));
             result
         };
         let task = self.calls.spawn(task.in_current_span());
@@ -175,23 +238,14 @@ impl Admission {
         task.await.map_err(|_| Refused::Panicked)
     }
 
-    /// Wait for a turn: among the principal's own calls, and then among all. One that waits for its own takes nobody's place.
-    async fn turn(
-        &self,
-        principal: &Arc<str>,
-    ) -> Result<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit), Refused> {
-        let until = Instant::now() + self.limits.waiting_time_max;
-        let own = match self.own.turns.of(principal) {
-            None => None,
-            Some(own) => match timeout_at(until, own.acquire_owned()).await {
-                Ok(Ok(turn)) => Some(turn),
-                _ => return Err(Refused::OverShare(self.own.turns.permits(), "run")),
-            },
-        };
-        match timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok((own, turn)),
-            _ => Err(Refused::Busy),
-        }
+    /// A turn for a call of this principal, which has not come yet.
+    fn turn(&self, principal: &str) -> Turn {
+        Turn(Arc::new(Inside {
+            all: Arc::clone(&self.turns),
+            own: self.own.turns.of(principal).map(|own| (own, self.own.turns.permits())),
+            waiting_time_max: self.limits.waiting_time_max,
+            state: Mutex::new(TurnState::LaidDown),
+        }))
     }
 
     /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,
@@ -288,7 +342,7 @@ mod tests {
         let (end, ended) = oneshot::channel::<()>();
         let admission = Arc::clone(admission);
         let result = tokio::spawn(async move {
-            let call = |cancel: CancellationToken| async move {
+            let call = |cancel: CancellationToken, _| async move {
                 let _ = started.send(());
                 tokio::select! {
                     _ = ended => "ended",
@@ -310,7 +364,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1, forwarded: 0 });
-        assert_eq!(admission.run(&local(), |_| async {}).await, Err(Refused::Busy));
+        assert_eq!(admission.run(&local(), |_, _| async {}).await, Err(Refused::Busy));
         assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
         first.end.send(()).unwrap();
         assert_eq!(first.result.await.unwrap(), Ok("ended"));
@@ -342,7 +396,7 @@ mod tests {
         let (gone, end) = oneshot::channel();
         {
             let local = local();
-            let call = admission.run(&local, |cancel| async move {
+            let call = admission.run(&local, |cancel, _| async move {
                 let _ = started.send(());
                 cancel.cancelled().await;
                 let _ = gone.send(());
@@ -354,7 +408,7 @@ mod tests {
             }
         }
         end.await.unwrap();
-        assert_eq!(admission.run(&local(), |_| async { 1 }).await, Ok(1), "its turn is free again");
+        assert_eq!(admission.run(&local(), |_, _| async { 1 }).await, Ok(1), "its turn is free again");
     }
 
     #[tokio::test]
@@ -363,7 +417,7 @@ mod tests {
         let call = held(&admission);
         call.running.await.unwrap();
         admission.start_draining();
-        assert_eq!(admission.run(&local(), |_| async {}).await, Err(Refused::Draining));
+        assert_eq!(admission.run(&local(), |_, _| async {}).await, Err(Refused::Draining));
         call.end.send(()).unwrap();
         assert_eq!(admission.drain(Duration::from_secs(60)).await, 0);
         assert_eq!(call.result.await.unwrap(), Ok("ended"));
@@ -386,8 +440,24 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_call_and_frees_its_turn() {
         let admission = admission(1, 0);
-        let broken = admission.run(&local(), |_| async { panic!("put in by the test") }).await;
+        let broken = admission.run(&local(), |_, _| async { panic!("put in by the test") }).await;
         assert_eq!(broken, Err::<(), _>(Refused::Panicked));
-        assert_eq!(admission.run(&local(), |_| async { 1 }).await, Ok(1));
+        assert_eq!(admission.run(&local(), |_, _| async { 1 }).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_laid_down_is_anothers_until_it_is_taken_up() {
+        let (admission, principal) = (admission(1, 9), local());
+        let waits = admission.run(&principal, |_, turn| async move {
+            turn.lay_down();
+            tokio::task::yield_now().await;
+            turn.take_up().await.map(|()| turn)
+        });
+        let (first, second) = tokio::join!(waits, admission.run(&principal, |_, _| async { "ran meanwhile" }));
+        assert_eq!(second, Ok("ran meanwhile"));
+        let turn = first.unwrap().unwrap();
+        assert_eq!(admission.load().running, 0, "it ended with its call, though somebody knows of it");
+        turn.take_up().await.unwrap();
+        assert_eq!(admission.load().running, 0);
     }
 }

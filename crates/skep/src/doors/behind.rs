@@ -158,6 +158,7 @@ fn outcome(result: &Result<Box<RawValue>, UpstreamError>) -> &'static str {
 fn failed(error: UpstreamError) -> ErrorObject {
     match error {
         UpstreamError::Call { error: CallError::Rpc(error), .. } => error,
+        UpstreamError::Call { error: CallError::NoRoom(_), .. } => ErrorObject::new(code::BUSY, error.to_string()),
         UpstreamError::Unknown { .. } | UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => {
             ErrorObject::new(code::INVALID_PARAMS, error.to_string())
         }

@@ -11,13 +11,14 @@ use axum::{
 use futures_util::StreamExt as _;
 use serde_json::{Value, error::Category, value::RawValue};
 pub use skep_mcp::framing::SMALL_BYTES;
-use skep_mcp::framing::{Held, Memory};
-use tokio::{sync::Semaphore, time::timeout};
+use skep_mcp::framing::{Held, Memory, Pool};
+use tokio::time::timeout;
 
 use super::{
     problem::Problem,
     shares::{Shares, part},
 };
+use crate::room::values;
 
 /// Values (numbers, strings, lists, …) in the arguments of one call. Each takes some 70 bytes of memory and as few as
 /// two of the body, so the size of the body alone does not bound the memory.
@@ -35,7 +36,9 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Bytes of one body.
     pub body_bytes_max: usize,
-    /// Bytes of all large bodies and messages ([`SMALL_BYTES`]) that are being read or worked on, at every door.
+    /// Bytes of all large messages ([`SMALL_BYTES`]) at every door. One half is for what comes in, until it was worked on, the
+    /// other for what goes out, from when it is made until it was sent: so that calls which wait until others have sent their
+    /// answers never wait for one another.
     pub bodies_bytes_max: usize,
     /// Time from the head of a request to the end of its body, and from the first byte of a line to its end.
     pub body_time_max: Duration,
@@ -48,17 +51,36 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The memory that large bodies share.
-    pub(super) fn memory(&self) -> Memory {
-        Memory { all: Arc::new(Semaphore::new(self.bodies_bytes_max.min(Semaphore::MAX_PERMITS))), own: None }
+    /// The memory of large messages: what comes in, and what goes out. `share`: the part of each that one principal may take;
+    /// there is always room for one body.
+    pub(super) fn halves(&self, share: f64) -> (Half, Half) {
+        let half = || Half::new(self.bodies_bytes_max / 2, share, self.body_bytes_max);
+        (half(), half())
+    }
+}
+
+/// Memory that all share, and what of it each principal may take.
+pub(super) struct Half {
+    all: Pool,
+    own: Shares,
+}
+
+impl Half {
+    fn new(bytes: usize, share: f64, bytes_min: usize) -> Half {
+        Half { all: Pool::new(bytes), own: Shares::new(part(bytes, share).max(bytes_min)) }
+    }
+
+    /// Where this principal has its memory from. Messages that are nobody's are bound by the whole alone.
+    pub(super) fn of(&self, principal: &str) -> Memory {
+        let own = if principal.is_empty() { None } else { self.own.of(principal) };
+        Memory { all: self.all.clone(), own: own.map(|own| Pool::of(own, self.own.permits())) }
     }
 }
 
 /// Reads bodies.
 pub(super) struct Bodies {
     limits: Limits,
-    memory: Memory,
-    shares: Shares,
+    memory: Half,
 }
 
 /// A whole body, and the share of the memory that it takes while it lives.
@@ -69,16 +91,14 @@ pub(super) struct Whole {
 }
 
 impl Bodies {
-    /// `share`: the part of the memory that one principal may take; there is always room for one body.
-    pub(super) fn new(limits: Limits, share: f64) -> Bodies {
-        let of_one = part(limits.bodies_bytes_max, share).max(limits.body_bytes_max);
-        Bodies { memory: limits.memory(), shares: Shares::new(of_one), limits }
+    /// Bodies that have their memory from here.
+    pub(super) fn new(limits: Limits, memory: Half) -> Bodies {
+        Bodies { limits, memory }
     }
 
     /// Where large messages of this principal have their memory from.
-    pub(super) fn memory(&self, principal: &Arc<str>) -> Memory {
-        let own = self.shares.of(principal).map(|share| (share, self.shares.permits()));
-        Memory { own, ..self.memory.clone() }
+    pub(super) fn memory(&self, principal: &str) -> Memory {
+        self.memory.of(principal)
     }
 
     /// Read a body to its end.
@@ -223,21 +243,6 @@ pub(super) fn parse(json: Option<&RawValue>) -> Result<Value, Problem> {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message));
     }
     serde_json::from_str(json.get()).map_err(|error| not_json(&error))
-}
-
-/// At least as many values as valid JSON has: each but the first follows a comma, a colon, or an opening bracket.
-fn values(json: &str) -> usize {
-    let (mut values, mut in_string, mut escaped) = (1, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b',' | b'[' | b'{' if !in_string => values += 1,
-            _ => {}
-        }
-    }
-    values
 }
 
 fn bad_request(what: &str, expected: &str) -> Problem {

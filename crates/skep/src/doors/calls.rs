@@ -5,14 +5,17 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use skep_mcp::framing::Memories;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, Refused},
+    admission::{Admission, Refused, Turn},
     call_log::{self, CallLog},
+    outputs,
 };
 use crate::{
     catalogue::{Answer, Call, Catalogue, ToolError},
+    room::Room,
     workspace::{Context, Dir, Outputs},
 };
 
@@ -23,42 +26,78 @@ pub(super) struct Calls {
     pub(super) outputs: Dir,
     pub(super) admission: Admission,
     pub(super) log: CallLog,
+    /// Where large answers have their memory from.
+    pub(super) answers: Memories,
+}
+
+/// Who calls.
+pub(super) struct By {
+    pub(super) principal: Arc<str>,
+    /// The session or connection that the call belongs to.
+    pub(super) session: Option<Arc<str>>,
+}
+
+impl By {
+    /// See [`Context::caller`].
+    fn caller(&self) -> Arc<str> {
+        self.session.clone().unwrap_or_else(|| Arc::clone(&self.principal))
+    }
+}
+
+/// What came of a call.
+pub(super) struct Called {
+    pub(super) result: Result<Answer, ToolError>,
+    /// What the answer takes of the memory until it is sent.
+    pub(super) room: Room,
 }
 
 impl Calls {
     /// Wait for a turn if the tool is ours, take the arguments apart, and call it. Dropping the future cancels the call. The arguments
-    /// are held until it ends, and with them their share of the memory. `by`: see [`Context::caller`] and [`Context::principal`].
+    /// are held until it ends, and with them their share of the memory.
     pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
         &self,
-        by: (Arc<str>, Arc<str>),
+        by: By,
         tool: String,
         arguments: A,
         parse: impl FnOnce(&A) -> Result<Value, E> + Send + 'static,
         deadline: Option<Duration>,
-    ) -> Result<Result<Result<Answer, ToolError>, E>, Refused> {
+    ) -> Result<Result<Called, E>, Refused> {
         let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
-        let outputs = Outputs::new(self.outputs.clone(), "");
-        let principal = Arc::clone(&by.1);
+        let (hub_outputs, principal) = (self.outputs.clone(), Arc::clone(&by.principal));
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
         let recording = self.log.begin(&principal, tool.clone());
-        let call = |cancel: CancellationToken| async move {
+        let memory = self.answers.of(&principal);
+        let call = |cancel: CancellationToken, turn: Option<Turn>| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
-            let called = catalogue.call(call, Context::new(workspace, outputs, cancel).of(by.0, by.1)).await;
+            let room = memory.map_or_else(Room::default, |memory| Room::new(memory, turn));
+            let result = match outputs::of(&hub_outputs, &by.principal, by.session.as_deref()) {
+                Ok(outputs) => {
+                    let context =
+                        Context::new(workspace, Outputs::new(outputs, ""), cancel).of(by.caller(), by.principal);
+                    catalogue.call(call, Context { room: room.clone(), ..context }).await
+                }
+                Err(error) => Err(error),
+            };
             drop(arguments);
-            Ok(called)
+            Ok(Called { result, room })
         };
         let called = match is_forwarded {
-            false => self.admission.run(&principal, call).await,
+            false => self.admission.run(&principal, |cancel, turn| call(cancel, Some(turn))).await,
             true => match self.admission.pass(&principal) {
-                Ok(pass) => Ok(call(pass.cancel.clone()).await),
+                Ok(pass) => Ok(call(pass.cancel.clone(), None).await),
                 Err(refused) => Err(refused),
             },
         };
         recording.ended(match &called {
-            Ok(Ok(result)) => call_log::outcome(result),
+            Ok(Ok(called)) => call_log::outcome(&called.result),
             Ok(Err(_)) => "invalid_arguments",
             Err(refused) => refused.code(),
         });
         called
+    }
+
+    /// Room for an answer to this principal that comes of no call.
+    pub(super) fn room(&self, principal: &str) -> Room {
+        self.answers.of(principal).map_or_else(Room::default, |memory| Room::new(memory, None))
     }
 }

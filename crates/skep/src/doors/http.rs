@@ -20,9 +20,11 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use skep_mcp::{
+    framing,
     gateway::LIST_TIME_MAX,
     server::{
         http::{Fields, Known, Principal, Reply, answer_post},
@@ -34,16 +36,19 @@ use tracing::Instrument as _;
 use super::{
     body::{self, Arguments, Bodies},
     call_log,
-    calls::Calls,
+    calls::{By, Called, Calls},
     guard::{Admits, Guard},
     health::{Health, Status},
     mcp,
     metrics::{self, Metrics},
     page,
-    problem::{Problem, json_response},
+    problem::{Problem, json_body, json_response},
     servers,
 };
-use crate::catalogue::{Answer, Listed, ToolError};
+use crate::{
+    catalogue::{Listed, ToolError},
+    room::Room,
+};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -102,11 +107,24 @@ async fn process(
     body: Body,
 ) -> Result<Response, Problem> {
     let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
-    match hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await? {
-        Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
+    let Called { result, room } = hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await?;
+    match result {
+        Ok(answer) => counted_response(StatusCode::OK, answer.to_json(), &room),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
-        Err(error) => Ok(json_response(StatusCode::OK, &error.to_json())),
+        Err(error) => counted_response(StatusCode::OK, error.to_json(), &room),
     }
+}
+
+/// A JSON answer that takes its share of the memory until it is sent.
+fn counted_response(status: StatusCode, answer: Value, room: &Room) -> Result<Response, Problem> {
+    let text = Bytes::from(answer.to_string());
+    drop(answer);
+    room.fit(text.len()).map_err(|none| Problem::busy("busy", none.to_string()))?;
+    let body = match room.take() {
+        Some(held) => framing::counted(text, Arc::new(held)),
+        None => text,
+    };
+    Ok(json_body(status, body))
 }
 
 #[derive(serde::Deserialize)]
@@ -135,23 +153,24 @@ async fn call_tool(
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
     let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
-    match hub.call(caller, tool, arguments, timeout).await? {
-        Ok(answer) => Ok(json_response(StatusCode::OK, &answer.to_json())),
+    let Called { result, room } = hub.call(caller, tool, arguments, timeout).await?;
+    match result {
+        Ok(answer) => counted_response(StatusCode::OK, answer.to_json(), &room),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
-        Err(error) => Ok(failed(&error)),
+        Err(error) => failed(&error, &room),
     }
 }
 
 /// A tool's error as an answer whose status tells what it is.
-fn failed(error: &ToolError) -> Response {
-    let mut response = json_response(status(error), &error.to_json());
+fn failed(error: &ToolError, room: &Room) -> Result<Response, Problem> {
+    let mut response = counted_response(status(error), error.to_json(), room)?;
     if let ToolError::NoServer { retry_after, .. } = error
         && !retry_after.is_zero()
     {
         let seconds = retry_after.as_millis().div_ceil(1000);
         response.headers_mut().insert(header::RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
     }
-    response
+    Ok(response)
 }
 
 /// What a tool's error is in the terms of HTTP (RFC 9110): 4xx where the caller can mend it.
@@ -160,6 +179,7 @@ fn status(error: &ToolError) -> StatusCode {
         ToolError::Unknown { .. } => StatusCode::NOT_FOUND,
         ToolError::InvalidArguments(_) | ToolError::Failed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         ToolError::Denied(_) => StatusCode::FORBIDDEN,
+        ToolError::Conflict(_) => StatusCode::CONFLICT,
         ToolError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         ToolError::Unavailable { .. } => StatusCode::NOT_IMPLEMENTED,
         ToolError::Busy(_) | ToolError::NoServer { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -174,13 +194,14 @@ impl Hub {
         tool: String,
         arguments: Arguments,
         deadline: Option<Duration>,
-    ) -> Result<Result<Answer, ToolError>, Problem> {
-        self.calls.call((Arc::clone(&caller.0), caller.0), tool, arguments, Arguments::parse, deadline).await?
+    ) -> Result<Called, Problem> {
+        let by = By { principal: caller.0, session: None };
+        self.calls.call(by, tool, arguments, Arguments::parse, deadline).await?
     }
 }
 
 /// What can be called.
-async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
+async fn list_tools(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
     let Listed { tools, unavailable, starting } = hub.calls.catalogue.all(LIST_TIME_MAX).await;
     let mut answer = json!({ "tools": tools });
     for (member, servers) in [("unavailable", unavailable), ("starting", starting)] {
@@ -188,18 +209,20 @@ async fn list_tools(State(hub): State<Arc<Hub>>) -> Response {
             answer[member] = servers.into();
         }
     }
-    json_response(StatusCode::OK, &answer)
+    counted_response(StatusCode::OK, answer, &hub.calls.room(&caller.0))
 }
 
 /// One tool with its schemas.
 async fn show_tool(
     State(hub): State<Arc<Hub>>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    Ok(match hub.calls.catalogue.describe(&name(path)?).await {
-        Ok(tool) => json_response(StatusCode::OK, &tool),
-        Err(error) => failed(&error),
-    })
+    let room = hub.calls.room(&caller.0);
+    match hub.calls.catalogue.describe(&name(path)?).await {
+        Ok(tool) => counted_response(StatusCode::OK, tool, &room),
+        Err(error) => failed(&error, &room),
+    }
 }
 
 /// What is named in the path.

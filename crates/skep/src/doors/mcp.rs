@@ -19,12 +19,13 @@ use serde_json::{
 };
 use skep_core::{app::App, policy::Permit};
 use skep_mcp::{
+    framing::Memories,
     gateway::{Backend, Gateway, Kind, List, Lists, Origin, Wanted},
     message::ErrorObject,
     revision::Revision,
     server::{
-        BoxFuture, Call, Caller, Change, Description, Limits, Members, Outcome, Peer, Server, Service, Share, Watch,
-        code, http, http::Principal, lines, local,
+        BoxFuture, Call, Caller, Change, Description, LOCAL, Limits, Members, Outcome, Peer, Server, Service, Share,
+        Watch, code, http, http::Principal, lines, local,
     },
 };
 use tokio::{
@@ -34,7 +35,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Options, Parts, admission::Refused, behind::Behind, body, calls::Calls, http::Hub, shares::part, tasks::Kept,
+    Options, Parts,
+    admission::Refused,
+    behind::Behind,
+    body,
+    calls::{By, Called, Calls},
+    http::Hub,
+    shares::part,
+    tasks::Kept,
 };
 use crate::{
     catalogue::{Answer, Tool, ToolError},
@@ -89,6 +97,7 @@ impl Mcp {
             task_after: options.task_after,
             parked_of_one_max: part(whole.parked_max, options.principal_share),
             parked_bytes_of_one_max: part(whole.parked_bytes_max, options.principal_share),
+            memories: calls.answers.clone(),
             ..whole
         };
         let changes = broadcast::channel(CHANGES_MAX).0;
@@ -174,9 +183,12 @@ pub async fn serve_lines(
 ) -> std::io::Result<()> {
     let Parts { catalogue, workspace, outputs, store, .. } = parts;
     let admission = super::admission::Admission::new(options.calls.clone(), options.principal_share);
-    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission, log: Default::default() });
+    let (incoming, outgoing) = options.bodies.halves(options.principal_share);
+    let answers = Memories::new(move |principal| outgoing.of(principal));
+    catalogue.upstreams().count_answers(&answers);
+    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission, answers, log: Default::default() });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
-    let lines = lines::Options { memory: Some(options.bodies.memory()), ..lines::Options::default() };
+    let lines = lines::Options { memory: Some(incoming.of(LOCAL)), ..lines::Options::default() };
     let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;
     mcp.server.stop().await;
     calls.catalogue.upstreams().close().await;
@@ -223,16 +235,25 @@ fn now_ms() -> u64 {
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+/// What says how a call went: not for the members of an answer to say.
+const RESERVED: [&str; 5] = ["content", "structuredContent", "isError", "resultType", "_meta"];
+
+/// Written into one text, as it may be megabytes.
 fn beside(result: &RawValue) -> Option<Box<RawValue>> {
-    let mut members = Members::parse(result)?;
-    let answer = members.get("structuredContent")?.to_owned();
-    let answer = Members::parse(&answer)?;
-    for (name, value) in answer.iter() {
-        if members.get(name).is_none() {
-            members.set(name, value.to_owned());
-        }
+    let members = Members::parse(result)?;
+    let structured = members.get("structuredContent")?;
+    let answer = Members::parse(structured)?;
+    let is_new = |name: &str| !RESERVED.contains(&name) && members.get(name).is_none();
+    let added = answer.iter().filter(|(name, _)| is_new(name));
+    let mut text = String::with_capacity(result.get().len() + structured.get().len());
+    for (name, value) in members.iter().chain(added) {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&serde_json::to_string(name).ok()?);
+        text.push(':');
+        text.push_str(value.get());
     }
-    Some(members.into_raw())
+    text.push('}');
+    RawValue::from_string(text).ok()
 }
 
 /// The catalogue, as the protocol sees it.
@@ -251,10 +272,10 @@ impl Service for Tools {
         }
     }
 
-    fn handle(self: Arc<Self>, call: Call, _: Peer) -> BoxFuture<Outcome> {
+    fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
             match &*call.method {
-                "tools/call" => self.call(call).await,
+                "tools/call" => self.call(call, &peer).await,
                 method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
             }
         })
@@ -293,7 +314,7 @@ impl Backend for Tools {
 }
 
 impl Tools {
-    async fn call(&self, call: Call) -> Outcome {
+    async fn call(&self, call: Call, peer: &Peer) -> Outcome {
         let params = &call.params;
         let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
         let arguments = params.get("arguments").map(ToOwned::to_owned);
@@ -303,13 +324,19 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
         };
-        let by = (caller_of(&call.caller), Arc::clone(&call.caller.principal));
-        match self.calls.call(by, name, arguments, parse, None).await.map_err(refused)?? {
-            Ok(answer) => raw(&result(&answer)),
+        let Caller { principal, session, .. } = &*call.caller;
+        let by = By { principal: Arc::clone(principal), session: session.clone() };
+        let Called { result, room } = self.calls.call(by, name, arguments, parse, None).await.map_err(refused)??;
+        let outcome = match result {
+            Ok(answer) => result_of(answer),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
             Err(ToolError::Busy(message)) => Err(busy(message)),
             Err(error) => raw(&failure(&error)),
+        };
+        if let Some(held) = room.take() {
+            peer.keep(held);
         }
+        outcome
     }
 }
 
@@ -319,9 +346,26 @@ pub(super) fn caller_of(caller: &Caller) -> Arc<str> {
 }
 
 /// An answer in both forms: structured, and as text for those who read nothing else.
-fn result(answer: &Answer) -> Value {
-    let structured = Value::Object(answer.value.clone());
-    json!({ "content": [{ "type": "text", "text": structured.to_string() }], "structuredContent": structured })
+fn result_of(answer: Answer) -> Outcome {
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct CallToolResult<'a> {
+        content: [TextContent<'a>; 1],
+        structured_content: &'a RawValue,
+    }
+    #[derive(serde::Serialize)]
+    struct TextContent<'a> {
+        r#type: &'static str,
+        text: &'a str,
+    }
+    let structured = to_raw_value(&answer.value).map_err(not_json)?;
+    drop(answer); // it may be megabytes
+    let content = [TextContent { r#type: "text", text: structured.get() }];
+    to_raw_value(&CallToolResult { content, structured_content: &structured }).map_err(not_json)
+}
+
+fn not_json(error: serde_json::Error) -> ErrorObject {
+    ErrorObject::new(code::INTERNAL_ERROR, error.to_string())
 }
 
 /// A failure for the model to read: what went wrong, and everything that is known about it.
@@ -345,7 +389,7 @@ fn invalid(message: impl Into<String>) -> ErrorObject {
 }
 
 fn raw(value: &Value) -> Outcome {
-    to_raw_value(value).map_err(|error| ErrorObject::new(code::INTERNAL_ERROR, error.to_string()))
+    to_raw_value(value).map_err(not_json)
 }
 
 /// The revision of callers that never say which they speak (contract S2).

@@ -26,6 +26,7 @@ mod http;
 mod in_place;
 pub mod mcp;
 mod metrics;
+mod outputs;
 mod page;
 mod peer;
 mod plain;
@@ -65,7 +66,7 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
-use skep_mcp::cancel::Cancel;
+use skep_mcp::{cancel::Cancel, framing::Memories};
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
@@ -365,18 +366,22 @@ impl Doors {
             tracing::warn!(%error, "the kernel does not tell whose connections are, so nobody is answered but on the Unix socket");
         }
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
+        let (incoming, outgoing) = options.bodies.halves(options.principal_share);
+        let answers = Memories::new(move |principal| outgoing.of(principal));
+        parts.catalogue.upstreams().count_answers(&answers);
         let calls = Arc::new(calls::Calls {
             catalogue: parts.catalogue,
             workspace: parts.workspace,
             outputs: parts.outputs,
             admission: admission::Admission::new(options.calls.clone(), options.principal_share),
             log: call_log::CallLog::default(),
+            answers,
         });
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let hub = Hub {
             mcp,
             calls,
-            bodies: body::Bodies::new(options.bodies.clone(), options.principal_share),
+            bodies: body::Bodies::new(options.bodies.clone(), incoming),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,

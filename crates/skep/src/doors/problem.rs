@@ -67,6 +67,11 @@ pub(super) struct Told(pub(super) String);
 
 /// A JSON answer.
 pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
+    json_body(status, body.to_string())
+}
+
+/// An answer that is JSON already.
+pub(super) fn json_body(status: StatusCode, body: impl IntoResponse) -> Response {
     let json = HeaderValue::from_static("application/json");
-    (status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response()
+    (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }

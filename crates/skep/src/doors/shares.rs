@@ -44,13 +44,13 @@ impl Shares {
     /// # Errors
     ///
     /// It has them all: so many.
-    pub(super) fn take(&self, principal: &Arc<str>) -> Result<Option<OwnedSemaphorePermit>, usize> {
+    pub(super) fn take(&self, principal: &str) -> Result<Option<OwnedSemaphorePermit>, usize> {
         self.of(principal).map(Semaphore::try_acquire_owned).transpose().map_err(|_| self.permits)
     }
 
     /// What this principal may have, if it is less than the whole.
-    pub(super) fn of(&self, principal: &Arc<str>) -> Option<Arc<Semaphore>> {
-        if **principal == *LOCAL {
+    pub(super) fn of(&self, principal: &str) -> Option<Arc<Semaphore>> {
+        if principal == LOCAL {
             return None;
         }
         if let Some(share) = self.of.read().unwrap_or_else(PoisonError::into_inner).get(principal) {
@@ -60,7 +60,7 @@ impl Shares {
         if of.len() >= NAMED_TOKENS_MAX {
             of.retain(|_, share| Arc::strong_count(share) > 1 || share.available_permits() < self.permits);
         }
-        let share = of.entry(Arc::clone(principal)).or_insert_with(|| Arc::new(Semaphore::new(self.permits)));
+        let share = of.entry(principal.into()).or_insert_with(|| Arc::new(Semaphore::new(self.permits)));
         Some(Arc::clone(share))
     }
 }
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn each_principal_has_its_own_share_and_the_operator_the_whole() {
         let shares = Shares::new(2);
-        let of = |name: &str| shares.of(&name.into());
+        let of = |name: &str| shares.of(name);
         assert!(of(LOCAL).is_none());
         let (ann, bob) = (of("ann").unwrap(), of("bob").unwrap());
         let _held = of("ann").unwrap().try_acquire_many_owned(2).unwrap();
@@ -82,10 +82,10 @@ mod tests {
     #[test]
     fn principals_that_have_nothing_are_forgotten_and_the_others_are_not() {
         let shares = Shares::new(2);
-        let held = shares.of(&"ann".into()).unwrap().try_acquire_owned().unwrap();
-        (0..4 * NAMED_TOKENS_MAX).for_each(|n| drop(shares.of(&n.to_string().into())));
+        let held = shares.of("ann").unwrap().try_acquire_owned().unwrap();
+        (0..4 * NAMED_TOKENS_MAX).for_each(|n| drop(shares.of(&n.to_string())));
         assert!(shares.of.read().unwrap().len() <= NAMED_TOKENS_MAX);
-        assert_eq!(shares.of(&"ann".into()).unwrap().available_permits(), 1);
+        assert_eq!(shares.of("ann").unwrap().available_permits(), 1);
         drop(held);
     }
 

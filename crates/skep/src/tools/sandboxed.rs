@@ -1,6 +1,9 @@
 //! What the tools that run a command share: the sandbox, and the answer that a command gives.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -10,8 +13,16 @@ use tokio::sync::Mutex;
 
 use crate::{
     catalogue::ToolError,
-    workspace::{Context, Dir, HiddenSign, INPUTS_INSIDE, WORKSPACE_INSIDE},
+    room,
+    workspace::{Context, Dir, HiddenSign, INPUTS_INSIDE, OUTPUTS, WORKSPACE_INSIDE},
 };
+
+/// Values in a command's output that is given as JSON, too. Each takes far more memory than text.
+const JSON_VALUES_MAX: usize = 100_000;
+/// Sandboxes that show other outputs than the hub's own; those that were used last.
+const OTHERS_MAX: usize = 16;
+/// Interpreters that may wait in each of these.
+const OTHERS_WARM_MAX: usize = 1;
 
 /// How commands are kept in: section `[sandbox]` of the configuration.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -97,6 +108,14 @@ pub struct SandboxOnDemand {
     /// The directories that the binds show, by where they are inside.
     shown: Vec<(PathBuf, Dir)>,
     started: Arc<Mutex<Option<Started>>>,
+    /// What shows other outputs: those of one principal, for instance.
+    others: Arc<std::sync::Mutex<Vec<Other>>>,
+}
+
+/// A sandbox for other outputs, and what these are known by.
+struct Other {
+    outputs: (u64, u64),
+    sandbox: SandboxOnDemand,
 }
 
 /// A sandbox, and what was hidden in its directories when it was started.
@@ -135,6 +154,8 @@ pub(super) struct CommandAnswer {
     pub(super) json: Option<Value>,
     /// Files that it left, as other calls can name them.
     pub(super) outputs: Vec<String>,
+    /// What it left that is not kept, and why.
+    pub(super) skipped: Vec<String>,
     /// Time it took, in milliseconds.
     pub(super) duration_ms: f64,
 }
@@ -142,7 +163,8 @@ pub(super) struct CommandAnswer {
 impl SandboxOnDemand {
     /// Nothing is started yet.
     pub fn new(config: Config) -> SandboxOnDemand {
-        SandboxOnDemand { config, least_tier: Tier::Strict, shown: Vec::new(), started: Arc::default() }
+        let (shown, started, others) = (Vec::new(), Arc::default(), Arc::default());
+        SandboxOnDemand { config, least_tier: Tier::Strict, shown, started, others }
     }
 
     /// For this workspace and these outputs, without what they hide.
@@ -177,6 +199,40 @@ impl SandboxOnDemand {
         Ok(sandbox)
     }
 
+    /// The sandbox in which these outputs are shown as what earlier calls have left, and no others.
+    async fn for_outputs(&self, outputs: &Dir) -> Result<Sandbox, Error> {
+        let shown = self.config.binds.iter().find(|bind| bind.target == Path::new(INPUTS_INSIDE));
+        if shown.is_none_or(|bind| bind.source == outputs.path()) {
+            return self.get().await;
+        }
+        let identity = outputs.id().map_err(|source| Error::Setup { step: "look at the outputs".into(), source })?;
+        let sandbox = {
+            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = others.iter().position(|other| other.outputs == identity).map(|at| others.remove(at));
+            let other = known.unwrap_or_else(|| Other { outputs: identity, sandbox: self.with_outputs(outputs) });
+            let sandbox = other.sandbox.clone();
+            others.push(other);
+            if others.len() > OTHERS_MAX {
+                others.remove(0); // what runs in it goes on to its end
+            }
+            sandbox
+        };
+        sandbox.get().await
+    }
+
+    /// The same for other outputs; not started yet.
+    fn with_outputs(&self, outputs: &Dir) -> SandboxOnDemand {
+        let mut config = Config { warm_max: self.config.warm_max.min(OTHERS_WARM_MAX), ..self.config.clone() };
+        for bind in config.binds.iter_mut().filter(|bind| bind.target == Path::new(INPUTS_INSIDE)) {
+            (bind.source, bind.hidden) = (outputs.path().to_owned(), outputs.hidden().0);
+        }
+        let mut shown = self.shown.clone();
+        for (_, dir) in shown.iter_mut().filter(|(inside, _)| inside == Path::new(INPUTS_INSIDE)) {
+            *dir = outputs.clone();
+        }
+        SandboxOnDemand { shown, ..SandboxOnDemand::new(config).accepting(self.least_tier) }
+    }
+
     /// Run a command, keep its outputs, and turn its end into an answer or an error.
     pub(super) async fn run(&self, context: &Context, job: Job) -> Result<CommandAnswer, ToolError> {
         let mut request = Request::new(job.run);
@@ -187,7 +243,7 @@ impl SandboxOnDemand {
         request.sink = context.sink.clone();
         let workspace = self.config.binds.iter().map(|bind| &bind.target).find(|t| t.ends_with("workspace"));
         request.cwd = workspace.filter(|_| job.in_workspace).cloned();
-        let sandbox = self.get().await.map_err(not_run)?;
+        let sandbox = self.for_outputs(context.outputs.root()).await.map_err(not_run)?;
         let outcome = sandbox.run(request, context.cancel.clone()).await.map_err(not_run)?;
         answer(context, job.tool, outcome)
     }
@@ -206,13 +262,19 @@ fn not_run(error: Error) -> ToolError {
 }
 
 fn answer(context: &Context, tool: &str, outcome: Outcome) -> Result<CommandAnswer, ToolError> {
-    let mut outputs = Vec::new();
+    // What cannot be kept is one file's misfortune, not the call's.
+    let (mut outputs, mut skipped) = (Vec::new(), Vec::new());
     for file in &outcome.outputs {
-        outputs.push(context.outputs.write(&file.path, &file.bytes)?);
+        match context.outputs.keep(&file.path, &file.bytes) {
+            Ok(path) => outputs.push(path),
+            Err(error) => skipped.push(error.to_string()),
+        }
     }
+    skipped.extend(outcome.skipped.iter().map(|(path, why)| format!("{OUTPUTS}/{}: {why}", path.display())));
     let stdout = String::from_utf8_lossy(&outcome.stdout).into_owned();
-    let json =
-        matches!(stdout.trim_start().as_bytes().first(), Some(b'{' | b'[')).then(|| serde_json::from_str(&stdout));
+    let json = (matches!(stdout.trim_start().as_bytes().first(), Some(b'{' | b'['))
+        && room::values(&stdout) <= JSON_VALUES_MAX)
+        .then(|| serde_json::from_str(&stdout));
     let exit_code = match outcome.end {
         End::Exit(code) => code,
         End::Signal(signal) => 128 + signal,
@@ -224,6 +286,7 @@ fn answer(context: &Context, tool: &str, outcome: Outcome) -> Result<CommandAnsw
         json: json.and_then(Result::ok),
         stdout,
         outputs,
+        skipped,
         duration_ms: outcome.usage.wall.as_secs_f64() * 1e3,
     };
     let message = match outcome.end {

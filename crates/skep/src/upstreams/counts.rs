@@ -49,6 +49,7 @@ impl Ended {
             Err(UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. }) => Ended::Unavailable,
             Err(UpstreamError::Call { error, .. }) => match error {
                 CallError::Rpc(_) => Ended::Error,
+                CallError::NoRoom(_) => Ended::Busy,
                 CallError::TimedOut(_) => Ended::TimedOut,
                 CallError::Closed(_) => Ended::Closed,
                 CallError::Unauthorized(_) => Ended::Unauthorized,

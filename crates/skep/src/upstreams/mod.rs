@@ -22,7 +22,7 @@ mod program;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -32,6 +32,7 @@ use futures_util::future::{FutureExt as _, Shared, join_all};
 use serde_json::value::RawValue;
 use skep_mcp::{
     client::{self, CallError, CallOptions, Connection, Info},
+    framing::Memories,
     gateway::{Kind, LIST_TIME_MAX, List, Lists, Wanted, change},
     message::Notification,
     server::{Change, LOCAL, Members, code},
@@ -206,7 +207,11 @@ pub struct Upstreams {
 struct Inner {
     servers: Mutex<BTreeMap<String, Arc<Server>>>,
     logins: Option<Logins>,
+    answers: Answers,
 }
+
+/// Where large answers have their memory from, once somebody counts them.
+type Answers = Arc<OnceLock<Memories>>;
 
 /// One server: its slots, and what they share.
 pub struct Server {
@@ -221,6 +226,7 @@ pub struct Server {
     tasks: TaskTracker,
     changes: broadcast::Sender<Change>,
     counts: Counts,
+    answers: Answers,
 }
 
 /// What is being read, for all who wait for it.
@@ -229,9 +235,16 @@ type Reading = Shared<oneshot::Receiver<Result<Arc<List>, UpstreamError>>>;
 impl Upstreams {
     /// These servers; none is started. Without logins, servers that want tokens are those whose `headers` have one.
     pub fn new(configs: impl IntoIterator<Item = Upstream>, logins: Option<Logins>) -> Upstreams {
-        let server = |config: Upstream| (config.name.clone(), Server::new(config, logins.clone()));
+        let answers = Answers::default();
+        let server = |config: Upstream| (config.name.clone(), Server::new(config, logins.clone(), &answers));
         let servers = Mutex::new(configs.into_iter().map(server).collect());
-        Upstreams { inner: Arc::new(Inner { servers, logins }) }
+        Upstreams { inner: Arc::new(Inner { servers, logins, answers }) }
+    }
+
+    /// Have large answers take their share of these memories from when they are read, on connections that are opened from now
+    /// on.
+    pub fn count_answers(&self, answers: &Memories) {
+        let _ = self.inner.answers.set(answers.clone()); // they are counted already
     }
 
     /// Whether there is none.
@@ -307,7 +320,8 @@ impl Upstreams {
             let mut servers = self.lock();
             match servers.get(&config.name) {
                 Some(server) if server.config == config => None,
-                _ => servers.insert(config.name.clone(), Server::new(config, self.inner.logins.clone())),
+                _ => servers
+                    .insert(config.name.clone(), Server::new(config, self.inner.logins.clone(), &self.inner.answers)),
             }
         };
         ended(old)
@@ -339,7 +353,7 @@ impl Upstreams {
 }
 
 impl Server {
-    fn new(config: Upstream, logins: Option<Logins>) -> Arc<Server> {
+    fn new(config: Upstream, logins: Option<Logins>, answers: &Answers) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
         let counts = Counts::new(&config.name);
         Arc::new(Server {
@@ -352,7 +366,13 @@ impl Server {
             tasks: TaskTracker::new(),
             changes,
             counts,
+            answers: Arc::clone(answers),
         })
+    }
+
+    /// Where its large answers have their memory from.
+    fn answers(&self) -> Memories {
+        self.answers.get().cloned().unwrap_or_default()
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Slot>>> {

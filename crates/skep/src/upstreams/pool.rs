@@ -26,6 +26,7 @@ use reqwest::{Url, redirect};
 use serde_json::{json, value::RawValue};
 use skep_mcp::{
     client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp, auth::Denied},
+    framing::Memories,
     revision::Revision,
     server::Members,
 };
@@ -462,7 +463,11 @@ impl Slot {
             // What callers can do differs; it is said with each call, and whoever cannot answer refuses.
             capabilities: json!({ "roots": {}, "sampling": {}, "elicitation": { "form": {}, "url": {} } }),
             handler: Arc::new(Named(self.server.clone())),
-            limits: Limits { start_time_max: self.config.start_time_max, ..Limits::default() },
+            limits: Limits {
+                start_time_max: self.config.start_time_max,
+                memories: self.server.upgrade().map_or_else(Memories::default, |server| server.answers()),
+                ..Limits::default()
+            },
             revision,
         };
         match &self.config.transport {

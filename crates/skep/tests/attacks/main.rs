@@ -1,10 +1,16 @@
-//! Attacks on the real program, as somebody would run them who means harm. Each test's name says what must hold.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+//! What an intruder would try, against the real program.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod found_settings;
 mod names;
+mod outputs;
+mod spoofing;
 #[path = "../support/mod.rs"]
 mod support;
 mod surplus;
 mod templates;
 mod terminal;
+mod unread;
+#[allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
+#[path = "../served/wire.rs"]
+mod wire;

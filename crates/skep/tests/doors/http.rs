@@ -139,7 +139,7 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test]
 async fn bodies_together_take_no_more_memory_than_allowed() {
-    let limits = body::Limits { bodies_bytes_max: 3 * body::SMALL_BYTES, ..Default::default() };
+    let limits = body::Limits { bodies_bytes_max: 6 * body::SMALL_BYTES, ..Default::default() };
     let mut hub = Hub::start(Options { bodies: limits, ..Options::default() }).await;
     let mut first = hub.connect().await;
     first.send("POST", "/process", &[], &format!(r#"{{"tool":"stall"}}{}"#, " ".repeat(2 * body::SMALL_BYTES))).await;

@@ -4,6 +4,7 @@
 mod bounds;
 mod callers;
 mod calls;
+mod editors;
 mod half;
 mod hidden;
 mod plain;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use memchr::memchr2;
 
 use super::super::CallError;
+use crate::framing::{Held, Memory};
 
 /// What the first line of a stream may begin with (byte order mark).
 const MARK: &[u8] = "\u{feff}".as_bytes();
@@ -63,6 +64,17 @@ impl Parser {
         *self = Parser { id: last_id.clone(), last_id, retry, ..Parser::new(self.bytes_max) };
     }
 
+    /// Have what is kept of an event take its share of the memory, with the part that comes next.
+    pub(super) async fn make_room(
+        &self,
+        memory: Option<&Memory>,
+        held: &mut Option<Held>,
+        part: &[u8],
+    ) -> Result<(), CallError> {
+        let Some(memory) = memory else { return Ok(()) };
+        memory.make_room_for_more(held, self.kept() + part.len(), self.bytes_max).await.map_err(CallError::NoRoom)
+    }
+
     /// Take a part of the body; the events that it completes.
     pub(super) fn push(&mut self, part: &Bytes) -> Result<Vec<Event>, CallError> {
         let mut events = Vec::new();
@@ -89,11 +101,14 @@ impl Parser {
     }
 
     fn fits(&self, more: usize) -> Result<(), CallError> {
-        let kept = self.event.data.len() + self.lines.len() + self.rest.len();
-        if kept + more <= self.bytes_max {
+        if self.kept() + more <= self.bytes_max {
             return Ok(());
         }
         Err(CallError::Protocol(format!("an event is longer than {} bytes", self.bytes_max)))
+    }
+
+    fn kept(&self) -> usize {
+        self.event.data.len() + self.lines.len() + self.rest.len()
     }
 
     fn line(&mut self, line: Bytes) -> Option<Event> {

@@ -17,10 +17,13 @@ use super::{
     events::{Event, Parser},
     failed, shown,
 };
-use crate::client::{
-    CallError, Setup,
-    auth::Access,
-    link::{Link, Outgoing},
+use crate::{
+    client::{
+        CallError, Setup,
+        auth::Access,
+        link::{Link, Outgoing},
+    },
+    framing::{Held, Memory},
 };
 
 /// Messages that are on their way to the server at once; some servers answer the request only when they are done.
@@ -39,10 +42,12 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
     let response = door.send(Method::GET, &target.url, accept, Bytes::new()).await?;
     if !response.status().is_success() || !response.is_event_stream() {
         let status = response.status().as_u16();
-        let text = super::body(response, setup.limits.message_bytes_max).await.unwrap_or_default();
+        let text = super::body(response, super::REFUSAL_BYTES_MAX, None, &mut None).await.unwrap_or_default();
         return Err(CallError::Http { status, text: shown(&text) });
     }
-    let mut events = Events { response, parser: Parser::new(setup.limits.message_bytes_max), ready: Vec::new() };
+    let parser = Parser::new(setup.limits.message_bytes_max);
+    let memory = setup.limits.memories.of("");
+    let mut events = Events { response, parser, ready: Vec::new(), memory, held: None };
     let endpoint = loop {
         match events.next().await? {
             Some(Event { name, data }) if name == "endpoint" => break data,
@@ -101,13 +106,19 @@ struct Events {
     response: Response,
     parser: Parser,
     ready: Vec<Event>,
+    /// Where large events have their memory from, and what one takes.
+    memory: Option<Memory>,
+    held: Option<Held>,
 }
 
 impl Events {
     async fn next(&mut self) -> Result<Option<Event>, CallError> {
         while self.ready.is_empty() {
             match self.response.chunk().await? {
-                Some(part) => self.ready = self.parser.push(&part)?,
+                Some(part) => {
+                    self.parser.make_room(self.memory.as_ref(), &mut self.held, &part).await?;
+                    self.ready = self.parser.push(&part)?;
+                }
                 None => return Ok(None),
             }
         }
@@ -120,7 +131,7 @@ async fn read(link: Arc<Link>, mut events: Events) {
         loop {
             match events.next().await {
                 Ok(Some(Event { name, data })) if matches!(name.as_str(), "" | "message") => {
-                    if let Err(reason) = link.receive(&data).await {
+                    if let Err(reason) = link.receive(&data, events.held.take()).await {
                         link.give_up(&reason);
                         return reason;
                     }
@@ -150,7 +161,7 @@ async fn write(
             Ok(Ok(response)) if response.status().is_success() => return,
             Ok(Ok(response)) => {
                 let status = response.status().as_u16();
-                let text = shown(&super::body(response, super::SHOWN_MAX).await.unwrap_or_default());
+                let text = shown(&super::body(response, super::SHOWN_MAX, None, &mut None).await.unwrap_or_default());
                 CallError::Http { status, text }
             }
             Ok(Err(error)) => error,

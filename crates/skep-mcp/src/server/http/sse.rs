@@ -14,7 +14,7 @@ use crate::{
     server::{
         Server, Share,
         session::{Customs, Session},
-        sink::{Sink, Text},
+        sink::{Outbox, Text, Unwritten},
     },
 };
 
@@ -23,19 +23,21 @@ const QUEUE_MAX: usize = 64;
 
 /// `GET /sse`: open a session. It ends with this stream.
 pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> Reply {
-    let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-    let session = Session::new(&server.inner, principal(&request), Sink::Queue(queue), Customs::default());
+    let principal = principal(&request);
+    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(&principal));
+    let session = Session::new(&server.inner, principal, to, Customs::default());
     if let Err(error) = server.inner.sessions.insert(&session) {
         return failure(StatusCode::SERVICE_UNAVAILABLE, None, &error);
     }
     let endpoint = format!("event: endpoint\ndata: /messages?sessionId={}\n\n", session.id);
     let keep_alive = server.inner.limits.keep_alive;
-    event_stream(SessionStream { endpoint: Some(endpoint.into()), waiting, session, server }, keep_alive)
+    event_stream(SessionStream { endpoint: Some(endpoint.into()), waiting, unwritten, session, server }, keep_alive)
 }
 
 struct SessionStream {
     endpoint: Option<Text>,
     waiting: mpsc::Receiver<Text>,
+    unwritten: Arc<Unwritten>,
     session: Arc<Session>,
     server: Server,
 }
@@ -46,6 +48,7 @@ impl Events for SessionStream {
             return Some(endpoint);
         }
         let text = self.session.closed().run_until_cancelled(self.waiting.recv()).await??;
+        self.unwritten.written(text.len()); // it is the one that is being written
         Some(text.into_event(None))
     }
 }

@@ -96,8 +96,7 @@ impl Events for Frames {
             None => self.begun.next().await?,
         };
         let text = match frame {
-            Frame::Notification(text) => text.into(),
-            Frame::Answer(Answer { text, .. }) => text,
+            Frame::Notification(text) | Frame::Answer(Answer { text, .. }) => text,
         };
         Some(text.into_event(None))
     }

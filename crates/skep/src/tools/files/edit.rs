@@ -1,29 +1,31 @@
 //! `file_edit`: one text exchanged for another.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similar::TextDiff;
 use tokio::sync::Mutex;
 
-use super::{WRITE_MAX, keep, text};
+use super::{WRITE_MAX, keep_if_same, text};
 use crate::{
     catalogue::{Annotations, BuiltIn, ToolError},
-    workspace::Context,
+    workspace::{Context, OUTPUTS, refused},
 };
 
 /// Bytes of the diff that is given back.
 const DIFF_MAX: usize = 64 << 10;
 /// Time to look for the smallest diff; after it a larger one will do.
 const DIFF_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often an edit is made anew because another program changes the file.
+const TRIES_MAX: u32 = 8;
 /// Lines of an ambiguous match that an error names.
 const LINES_NAMED_MAX: usize = 5;
 
 /// See [`BuiltIn::DESCRIPTION`].
 #[derive(Default)]
 pub(in crate::tools) struct FileEdit {
-    /// One edit at a time, so that of two edits of one file none is lost.
+    /// One edit at a time: those of this process need not be made anew because of one another.
     one_at_a_time: Arc<Mutex<()>>,
 }
 
@@ -63,7 +65,8 @@ impl BuiltIn for FileEdit {
     const NAME: &'static str = "file_edit";
     const DESCRIPTION: &'static str = "Replace a text in a file by another and give back the diff. The old text must \
         occur exactly once, or replace_all be true. A file of the workspace stays as it is: the edited copy is kept \
-        among the outputs under the path that is given back; make further edits to that one.";
+        among the outputs under the path that is given back; make further edits to that one. An edit that would undo \
+        another one is refused as a conflict.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: false, destructive_hint: true, idempotent_hint: false, open_world_hint: false };
     type Arguments = Arguments;
@@ -80,27 +83,42 @@ impl BuiltIn for FileEdit {
     }
 }
 
+/// Edit the file as it is then, also if another program changes it meanwhile.
 fn edit(context: &Context, arguments: &Arguments) -> Result<Answer, ToolError> {
-    let Arguments { path, old_text, new_text, replace_all } = arguments;
-    let old = text(context, path)?;
-    if old_text == new_text {
-        return Err(ToolError::argument("new_text", "it is the same as old_text"));
+    let mut tries = 1..TRIES_MAX;
+    loop {
+        match edit_once(context, arguments) {
+            Err(ToolError::Conflict(_)) if tries.next().is_some() => {}
+            result => return result,
+        }
     }
-    let replaced = old.matches(old_text).count();
-    if replaced == 0 {
-        return Err(ToolError::failed(format!("old_text does not occur in {path}{}", near(&old, old_text))));
-    }
-    if replaced > 1 && !replace_all {
-        let message = format!("old_text occurs {replaced} times in {path}, at lines {}", lines_of(&old, old_text));
-        return Err(ToolError::failed(format!("{message}; give more of the text around it, or set replace_all")));
-    }
-    // The size is known before the text is made: a few bytes may stand for many.
-    let size = old.len() - replaced * old_text.len() + replaced.saturating_mul(new_text.len());
-    if size > WRITE_MAX {
-        return Err(ToolError::failed(format!("{path} would have {size} bytes; a file has at most {WRITE_MAX}")));
-    }
-    let new = old.replace(old_text, new_text);
-    let kept = keep(context, path, new.as_bytes())?;
+}
+
+fn edit_once(context: &Context, arguments: &Arguments) -> Result<Answer, ToolError> {
+    let path = arguments.path.as_str();
+    let (source, inside) = context.locate(path);
+    let outputs = &context.outputs;
+    let target = outputs.target(Path::new(path));
+    let is_copied = !(std::ptr::eq(source, outputs.root()) && inside == target);
+    let (old, seen) = source.read_seen(inside, WRITE_MAX as u64).map_err(|error| refused(path, &error))?;
+    let old = text(path, old.ok_or_else(|| refused(path, &ErrorKind::NotFound.into()))?)?;
+    let (new, replaced) = exchange(&old, arguments)?;
+    let seen = if is_copied {
+        let (copy, seen) =
+            outputs.root().read_seen(&target, WRITE_MAX as u64).map_err(|error| refused(path, &error))?;
+        // The same edit again, after a call that was cut off, gives the same copy.
+        if copy.is_some_and(|copy| copy != old.as_bytes() && copy != new.as_bytes()) {
+            let copy = format!("{OUTPUTS}/{}", target.display());
+            return Err(ToolError::Conflict(format!(
+                "{copy} is an edited copy of {path} already, and this edit would undo what was edited there: edit {copy} \
+                 instead, or replace it with file_write"
+            )));
+        }
+        seen
+    } else {
+        seen
+    };
+    let kept = keep_if_same(context, path, new.as_bytes(), &seen)?;
     let mut diff = TextDiff::configure()
         .timeout(DIFF_TIME_MAX)
         .diff_lines(&old, &new)
@@ -110,6 +128,28 @@ fn edit(context: &Context, arguments: &Arguments) -> Result<Answer, ToolError> {
     let diff_truncated = diff.len() > DIFF_MAX;
     diff.truncate(diff.floor_char_boundary(DIFF_MAX));
     Ok(Answer { path: kept, replaced, diff, diff_truncated, size: new.len() })
+}
+
+/// The text with the exchange made, and how often.
+fn exchange(old: &str, arguments: &Arguments) -> Result<(String, usize), ToolError> {
+    let Arguments { path, old_text, new_text, replace_all } = arguments;
+    if old_text == new_text {
+        return Err(ToolError::argument("new_text", "it is the same as old_text"));
+    }
+    let replaced = old.matches(old_text).count();
+    if replaced == 0 {
+        return Err(ToolError::failed(format!("old_text does not occur in {path}{}", near(old, old_text))));
+    }
+    if replaced > 1 && !replace_all {
+        let message = format!("old_text occurs {replaced} times in {path}, at lines {}", lines_of(old, old_text));
+        return Err(ToolError::failed(format!("{message}; give more of the text around it, or set replace_all")));
+    }
+    // The size is known before the text is made: a few bytes may stand for many.
+    let size = old.len() - replaced * old_text.len() + replaced.saturating_mul(new_text.len());
+    if size > WRITE_MAX {
+        return Err(ToolError::failed(format!("{path} would have {size} bytes; a file has at most {WRITE_MAX}")));
+    }
+    Ok((old.replace(old_text, new_text), replaced))
 }
 
 /// Where the text was probably meant to be.
@@ -208,6 +248,22 @@ mod tests {
         });
         futures_util::future::join_all(edits).await;
         assert_eq!(fixture.context.read(&path, 1000).unwrap(), "done\n".repeat(20).into_bytes());
+    }
+
+    #[tokio::test]
+    async fn an_edit_that_would_undo_another_one_is_refused() {
+        let fixture = Fixture::new();
+        fixture.file("a", "one two");
+        let one = json!({"path": "a", "old_text": "one", "new_text": "1"});
+        let two = json!({"path": "a", "old_text": "two", "new_text": "2"});
+        edit(&fixture, one.clone()).await.unwrap();
+        let refused = edit(&fixture, two).await.unwrap_err();
+        assert_eq!(refused.code(), "conflict");
+        assert!(refused.to_string().contains("edit outputs/task/a instead"), "{refused}");
+        edit(&fixture, one).await.unwrap(); // the same again does no harm
+        let two = json!({"path": "outputs/task/a", "old_text": "two", "new_text": "2"});
+        edit(&fixture, two).await.unwrap();
+        assert_eq!(fixture.context.read("outputs/task/a", 100).unwrap(), b"1 2");
     }
 
     #[tokio::test]

@@ -12,9 +12,11 @@ mod write;
 
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{
     catalogue::ToolError,
-    workspace::{Context, OUTPUTS, refused},
+    workspace::{Context, OUTPUTS, Seen, refused},
 };
 
 pub(super) use self::{edit::FileEdit, list::ListFiles, read::FileRead, walk::matching, write::FileWrite};
@@ -23,13 +25,42 @@ pub(super) use self::{edit::FileEdit, list::ListFiles, read::FileRead, walk::mat
 const WRITE_MAX: usize = 16 << 20;
 
 /// The contents of a text file that is to be changed.
-fn text(context: &Context, path: &str) -> Result<String, ToolError> {
-    let bytes = context.read(path, WRITE_MAX as u64)?;
+fn text(path: &str, bytes: Vec<u8>) -> Result<String, ToolError> {
     String::from_utf8(bytes).map_err(|_| ToolError::failed(format!("{path} is not text in UTF-8, so it is not edited")))
 }
 
 /// Keep a file; an error names the path as the caller did.
 fn keep(context: &Context, path: &str, bytes: &[u8]) -> Result<String, ToolError> {
+    check(path)?;
+    context.outputs.write(Path::new(path), bytes).map_err(|error| as_named(path, error))
+}
+
+/// The same, if there is still what was `seen`.
+fn keep_if_same(context: &Context, path: &str, bytes: &[u8], seen: &Seen) -> Result<String, ToolError> {
+    check(path)?;
+    context.outputs.write_if_same(Path::new(path), bytes, seen).map_err(|error| as_named(path, error))
+}
+
+/// The same, if there is still a file with this digest.
+fn keep_instead_of(context: &Context, path: &str, base_sha256: &str, bytes: &[u8]) -> Result<String, ToolError> {
+    check(path)?;
+    let target = context.outputs.target(Path::new(path));
+    let (old, seen) =
+        context.outputs.root().read_seen(&target, WRITE_MAX as u64).map_err(|error| refused(path, &error))?;
+    if old.is_none_or(|old| !sha256(&old).eq_ignore_ascii_case(base_sha256)) {
+        let message =
+            "is not the file that base_sha256 stands for any more; read it again, and write what follows from that";
+        return Err(ToolError::Conflict(format!("{path} {message}")));
+    }
+    keep_if_same(context, path, bytes, &seen)
+}
+
+/// The SHA-256 of this, in hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check(path: &str) -> Result<(), ToolError> {
     if Path::new(path).is_absolute() {
         let cure = format!("give it without the leading slash, and it is kept below {OUTPUTS}/");
         return Err(ToolError::argument("path", format!("{path} is not written: {cure}")));
@@ -38,8 +69,12 @@ fn keep(context: &Context, path: &str, bytes: &[u8]) -> Result<String, ToolError
     if inside.file_name().is_none() || path.ends_with('/') {
         return Err(ToolError::argument("path", format!("{path:?} names no file")));
     }
-    context.outputs.write(Path::new(path), bytes).map_err(|error| match error {
+    Ok(())
+}
+
+fn as_named(path: &str, error: ToolError) -> ToolError {
+    match error {
         ToolError::Denied(_) => refused(path, &std::io::ErrorKind::CrossesDevices.into()),
         other => other,
-    })
+    }
 }

@@ -10,6 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sha256;
 use crate::{
     catalogue::{Annotations, BuiltIn, ToolError},
     workspace::{Context, refused},
@@ -85,6 +86,8 @@ pub(in crate::tools) struct Answer {
     truncated: bool,
     /// Some bytes were no UTF-8 and are shown as U+FFFD.
     lossy: bool,
+    /// SHA-256 of the file, where all of it is given as text: for file_write, which then replaces no other.
+    sha256: Option<String>,
 }
 
 impl BuiltIn for FileRead {
@@ -97,9 +100,25 @@ impl BuiltIn for FileRead {
     type Answer = Answer;
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
-        let context = context.clone();
-        let read = tokio::task::spawn_blocking(move || read(&context, arguments));
-        read.await.map_err(|error| ToolError::failed(format!("the file cannot be read: {error}")))?
+        context.make_room(expected(context, &arguments)).await?;
+        // It goes on also if nobody waits for it any more, and what it takes of the memory is not free before it has ended.
+        let (room, held, context) = (context.room.clone(), context.room.lend(), context.clone());
+        let read = tokio::task::spawn_blocking(move || (read(&context, arguments), held));
+        let (answer, held) =
+            read.await.map_err(|error| ToolError::failed(format!("the file cannot be read: {error}")))?;
+        room.keep(held);
+        answer
+    }
+}
+
+/// Bytes that the answer will have, about.
+fn expected(context: &Context, arguments: &Arguments) -> usize {
+    let (dir, inside) = context.locate(&arguments.path);
+    let size = dir.size(inside).unwrap_or(0); // whatever is wrong is told when it is read
+    match arguments.encoding {
+        Encoding::Text => size.min(TEXT_MAX as u64) as usize,
+        Encoding::Base64 if size > BASE64_MAX => 0, // it is refused
+        Encoding::Base64 => size as usize / 3 * 4,
     }
 }
 
@@ -127,7 +146,9 @@ fn read(context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
     let content = if arguments.line_numbers { numbered(&text, arguments.offset) } else { text.into_owned() };
     let next_offset = part.more.then_some(arguments.offset + part.lines);
     let (truncated, lines) = (part.more, part.lines);
-    Ok(Answer { path: arguments.path, content, size, lines, next_offset, truncated, lossy, ..Answer::default() })
+    let sha256 = (arguments.offset == 1 && !part.more).then(|| sha256(&part.bytes));
+    let encoding = Encoding::Text;
+    Ok(Answer { path: arguments.path, content, encoding, size, lines, next_offset, truncated, lossy, sha256 })
 }
 
 /// The lines that were asked for.

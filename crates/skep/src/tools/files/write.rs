@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{WRITE_MAX, keep, read::Encoding};
+use super::{WRITE_MAX, keep, keep_instead_of, read::Encoding};
 use crate::{
     catalogue::{Annotations, BuiltIn, ToolError},
     workspace::Context,
@@ -25,6 +25,9 @@ pub(in crate::tools) struct Arguments {
     /// How `content` is given.
     #[serde(default)]
     encoding: Encoding,
+    /// The `sha256` that file_read gave of the file which this replaces. If that has changed since, nothing is written.
+    #[garde(length(chars, min = 64, max = 64))]
+    base_sha256: Option<String>,
 }
 
 /// What was written.
@@ -55,7 +58,10 @@ impl BuiltIn for FileWrite {
         if bytes.len() > WRITE_MAX {
             return Err(ToolError::argument("content", format!("a file has at most {WRITE_MAX} bytes")));
         }
-        let path = keep(context, &arguments.path, &bytes)?;
+        let path = match &arguments.base_sha256 {
+            None => keep(context, &arguments.path, &bytes)?,
+            Some(base) => keep_instead_of(context, &arguments.path, base, &bytes)?,
+        };
         Ok(Answer { path, size: bytes.len() })
     }
 }
@@ -102,6 +108,21 @@ mod tests {
             assert_eq!(error.code(), code, "{path}: {error}");
         }
         assert_eq!(std::fs::read_dir(fixture.directory.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_has_changed_since_it_was_read_is_not_replaced() {
+        let fixture = Fixture::new();
+        write(&fixture, json!({"path": "a", "content": "one"})).await.unwrap();
+        let read = call(super::super::FileRead, &fixture, json!({"path": "outputs/task/a"})).await.unwrap();
+        let based = json!({"path": "a", "content": "two", "base_sha256": read["sha256"]});
+        write(&fixture, based.clone()).await.unwrap();
+        assert_eq!(write(&fixture, based).await.unwrap_err().code(), "conflict");
+        let none = json!({"path": "b", "content": "two", "base_sha256": read["sha256"]});
+        assert_eq!(write(&fixture, none).await.unwrap_err().code(), "conflict", "there is none");
+        assert_eq!(fixture.context.read("outputs/task/a", 100).unwrap(), b"two");
+        let unfit = json!({"path": "a", "content": "", "base_sha256": "7"});
+        assert_eq!(write(&fixture, unfit).await.unwrap_err().code(), "invalid_arguments");
     }
 
     #[tokio::test]
