@@ -1,8 +1,10 @@
-//! How much a server may say that nobody asked for: notifications, questions, and what is no message.
+//! How much a server may say that nobody asked for: notifications, questions, and what is no
+//! message.
 //!
-//! Answers are not counted: there is one for each call. The rest is counted by number and size in a bucket that fills again
-//! evenly. A server that says more is read more slowly, so that it has to wait before it can write (back-pressure); one that
-//! goes on like this is given up. So a server that floods its output costs its own calls time, and the hub next to nothing.
+//! Answers are not counted: there is one for each call. The rest is counted by number and size in a
+//! bucket that fills again evenly. A server that says more is read more slowly, so that it has to
+//! wait before it can write (back-pressure); one that goes on like this is given up. So a server
+//! that floods its output costs its own calls time, and the hub next to nothing.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -28,12 +30,14 @@ pub struct Flow(Mutex<Option<Said>>);
 struct Said {
     /// When all of it will have been paid for.
     paid_at: Instant,
-    /// Since when there has been something to pay for without a pause, and more than may come at once.
+    /// Since when there has been something to pay for without a pause, and more than may come at
+    /// once.
     flooding_since: Option<Instant>,
 }
 
 impl Flow {
-    /// Something came in that nobody asked for. Returns when more may be read; whether it has not gone on for too long.
+    /// Something came in that nobody asked for. Returns when more may be read; whether it has not
+    /// gone on for too long.
     pub async fn pass(&self, bytes: usize) -> bool {
         let (wait, is_bearable) = self.take(bytes, Instant::now());
         if !wait.is_zero() {
@@ -72,7 +76,8 @@ pub fn flooded(stream: &str, what: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Say so many messages of this size one after the other, as fast as they are read. How long that took, if it was borne.
+    /// Say so many messages of this size one after the other, as fast as they are read. How long
+    /// that took, if it was borne.
     fn say(flow: &Flow, messages: u32, bytes: usize) -> Option<Duration> {
         let began = Instant::now();
         let mut now = began;

@@ -1,11 +1,13 @@
 //! The ids of requests.
 //!
-//! A server that knows the next id can answer a request before it is made, and so put its answer, or what it owes somebody
-//! else, in the place of the real one. Ids are therefore not counted up: the number of a request goes through a permutation
-//! whose key is the connection's own. No id comes twice, and none can be told from those before it.
+//! A server that knows the next id can answer a request before it is made, and so put its answer,
+//! or what it owes somebody else, in the place of the real one. Ids are therefore not counted up:
+//! the number of a request goes through a permutation whose key is the connection's own. No id
+//! comes twice, and none can be told from those before it.
 //!
-//! They have 30 bits because some servers keep ids in 32 (those built with `rmcp` before 0.4 do, and C programs with an
-//! `int`). That is enough: an answer with a wrong id costs the server its connection, so it has one guess.
+//! They have 30 bits because some servers keep ids in 32 (those built with `rmcp` before 0.4 do,
+//! and C programs with an `int`). That is enough: an answer with a wrong id costs the server its
+//! connection, so it has one guess.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -16,7 +18,8 @@ use std::{
 const BITS: u32 = 30;
 const HALF_BITS: u32 = BITS / 2;
 const HALF_MASK: u32 = (1 << HALF_BITS) - 1;
-/// With six rounds, telling a Feistel network from a random permutation takes as many ids as there are.
+/// With six rounds, telling a Feistel network from a random permutation takes as many ids as there
+/// are.
 const ROUNDS: u8 = 6;
 
 /// The ids of one connection.

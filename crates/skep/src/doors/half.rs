@@ -1,12 +1,14 @@
 //! Callers that have ended their side of the connection.
 //!
-//! `nc -N` and others say with their request that it was the last (FIN), and wait for the answer. A caller that is gone says just the
-//! same, and its call is to be cancelled. The two differ in what becomes of something that is sent to them: who waits takes
-//! it; for who is gone, the kernel refuses it (RST), and the next thing that is sent fails. So while such a caller waits for its
-//! answer, it is sent an interim one now and then, of which HTTP allows any number (RFC 9110, 15.2).
+//! `nc -N` and others say with their request that it was the last (FIN), and wait for the answer. A
+//! caller that is gone says just the same, and its call is to be cancelled. The two differ in what
+//! becomes of something that is sent to them: who waits takes it; for who is gone, the kernel
+//! refuses it (RST), and the next thing that is sent fails. So while such a caller waits for its
+//! answer, it is sent an interim one now and then, of which HTTP allows any number (RFC 9110,
+//! 15.2).
 //!
-//! Once an answer has begun, its own bytes do the same. A stream of events is over when the caller's side is: nobody knows when it has
-//! its next byte.
+//! Once an answer has begun, its own bytes do the same. A stream of events is over when the
+//! caller's side is: nobody knows when it has its next byte.
 
 use std::{
     io,
@@ -45,7 +47,8 @@ pub(super) struct Work(Arc<AtomicU8>);
 const IDLE: u8 = 0;
 /// An answer is being made, for which the caller may wait.
 const ANSWERING: u8 = 1;
-/// The same, and nothing may be sent before it: it has begun, or the caller knows no interim answers (HTTP/1.0).
+/// The same, and nothing may be sent before it: it has begun, or the caller knows no interim
+/// answers (HTTP/1.0).
 const IN_SILENCE: u8 = 2;
 
 impl Work {

@@ -1,12 +1,14 @@
 //! What of the hub's environment a server gets.
 //!
-//! A server is somebody else's program: tokens of the hub and of its user are not for it. So what is passed on is listed by
-//! name, and an address with a name or a password in it is not passed on either. Whatever else a server needs stands in its
-//! `env`, where `${NAME}` takes it from the hub's environment.
+//! A server is somebody else's program: tokens of the hub and of its user are not for it. So what
+//! is passed on is listed by name, and an address with a name or a password in it is not passed on
+//! either. Whatever else a server needs stands in its `env`, where `${NAME}` takes it from the
+//! hub's environment.
 
 use std::ffi::{OsStr, OsString};
 
-/// What programs need to find their files, to speak the user's language, and to be fetched by package runners.
+/// What programs need to find their files, to speak the user's language, and to be fetched by
+/// package runners.
 const PLAIN: [&str; 62] = [
     "HOME",
     "LOGNAME",

@@ -1,13 +1,15 @@
-//! What stands between the hub and a server: this program, executed again, as the parent of the server.
+//! What stands between the hub and a server: this program, executed again, as the parent of the
+//! server.
 //!
-//! Servers start other programs, and some of these leave their group, clear their environment and detach themselves, so that
-//! nothing about them tells whose they are. But they cannot leave their family: the guard asks the kernel to be made the parent of whatever is
-//! orphaned below it (`PR_SET_CHILD_SUBREAPER`), so all that a server has ever started is below its guard. When the
-//! server ends, or the hub does, in good order or by SIGKILL, the guard kills all that is there and ends itself, as the server
-//! did.
+//! Servers start other programs, and some of these leave their group, clear their environment and
+//! detach themselves, so that nothing about them tells whose they are. But they cannot leave their
+//! family: the guard asks the kernel to be made the parent of whatever is orphaned below it
+//! (`PR_SET_CHILD_SUBREAPER`), so all that a server has ever started is below its guard. When the
+//! server ends, or the hub does, in good order or by SIGKILL, the guard kills all that is there and
+//! ends itself, as the server did.
 //!
-//! A guard that is killed takes the server with it (`PR_SET_PDEATHSIG`); what the server had started is then found by the mark in its environment,
-//! if it kept that (`process.rs`).
+//! A guard that is killed takes the server with it (`PR_SET_PDEATHSIG`); what the server had
+//! started is then found by the mark in its environment, if it kept that (`process.rs`).
 
 use std::{
     ffi::OsString,
@@ -32,17 +34,19 @@ use super::processes::kill_below;
 /// How this program is called when it is to guard a server, and when it is to become one.
 const GUARD: &str = "skep-guard";
 const SERVER: &str = "skep-server";
-/// Exit status of a program that could not be executed, and what a signal adds to its number, as shells have it.
+/// Exit status of a program that could not be executed, and what a signal adds to its number, as
+/// shells have it.
 const NOT_STARTED: i32 = 127;
 const SIGNALLED: i32 = 128;
 
 /// Whether `main` has called [`init`], so that this program may be executed again.
 static IS_SET_UP: AtomicBool = AtomicBool::new(false);
 
-/// Guards a server, or becomes one, if that is what this program was started as; otherwise returns at once, and servers are
-/// guarded from then on.
+/// Guards a server, or becomes one, if that is what this program was started as; otherwise returns
+/// at once, and servers are guarded from then on.
 ///
-/// Call it first in `main`, before any thread is started. In a program that does not, servers are started without a guard.
+/// Call it first in `main`, before any thread is started. In a program that does not, servers are
+/// started without a guard.
 pub fn init() {
     let mut arguments = std::env::args_os();
     let error = match arguments.next() {
@@ -57,7 +61,8 @@ pub fn init() {
     std::process::exit(NOT_STARTED);
 }
 
-/// Start the server, and stay until it or the hub has ended. Does not return, but for the reason why there is no server.
+/// Start the server, and stay until it or the hub has ended. Does not return, but for the reason
+/// why there is no server.
 fn guard(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     let start = || -> io::Result<(Pid, OwnedFd)> {
         let hub = pid(arguments.next()).ok_or_else(|| io::Error::other("no hub is named"))?;
@@ -95,7 +100,8 @@ fn guard(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     end_as(status)
 }
 
-/// They are the server's: as long as another process holds them open, nobody sees that the server has closed them.
+/// They are the server's: as long as another process holds them open, nobody sees that the server
+/// has closed them.
 fn let_go_of_streams() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&nothing)?;
@@ -139,14 +145,16 @@ fn pid(argument: Option<OsString>) -> Option<Pid> {
     argument?.to_str()?.parse().ok().and_then(Pid::from_raw)
 }
 
-/// This program once more, whatever has become of the file that it was started from. It is told who starts it.
+/// This program once more, whatever has become of the file that it was started from. It is told who
+/// starts it.
 fn again(name: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(name).arg(getpid().as_raw_nonzero().to_string());
     command
 }
 
-/// Whether servers are guarded: then a server is the one child of the process that is started for it.
+/// Whether servers are guarded: then a server is the one child of the process that is started for
+/// it.
 pub(super) fn is_set_up() -> bool {
     IS_SET_UP.load(Ordering::Acquire)
 }

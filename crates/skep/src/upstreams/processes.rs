@@ -17,12 +17,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) parent: u32,
-    /// When it was started, in ticks since the machine's start. Numbers are used again; with this, they name one process.
+    /// When it was started, in ticks since the machine's start. Numbers are used again; with this,
+    /// they name one process.
     pub(super) started: u64,
 }
 
-/// A process, unless it has ended: the fields 3 (state), 4 (ppid) and 22 (starttime) of proc(5)'s `stat`, counted after the
-/// name, which may hold anything.
+/// A process, unless it has ended: the fields 3 (state), 4 (ppid) and 22 (starttime) of proc(5)'s
+/// `stat`, counted after the name, which may hold anything.
 pub(super) fn stat(pid: u32) -> Option<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
@@ -36,8 +37,8 @@ pub(super) fn children(of: u32) -> Vec<u32> {
     all().into_iter().filter(|(_, stat)| stat.parent == of).map(|(pid, _)| pid).collect()
 }
 
-/// Kill everything that a process has started, and what that has started, until nothing is left; not the process itself.
-/// Whether nothing is left. `meanwhile` is done between two looks.
+/// Kill everything that a process has started, and what that has started, until nothing is left;
+/// not the process itself. Whether nothing is left. `meanwhile` is done between two looks.
 pub(super) fn kill_below(root: u32, mut meanwhile: impl FnMut()) -> bool {
     let began = Instant::now();
     loop {

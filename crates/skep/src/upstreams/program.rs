@@ -1,5 +1,6 @@
-//! Whether the program of a server is there at all. It is looked for where the kernel and the C library would look, before
-//! anything is started: then a missing one costs its server alone, no time, and the message says what to install.
+//! Whether the program of a server is there at all. It is looked for where the kernel and the C
+//! library would look, before anything is started: then a missing one costs its server alone, no
+//! time, and the message says what to install.
 
 use std::{
     ffi::OsString,
