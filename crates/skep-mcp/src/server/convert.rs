@@ -177,11 +177,12 @@ fn naming_server(meta: &Span<'_>, info: &RawValue) -> Vec<(Range<usize>, String)
     let Some(inside) = meta.value.strip_prefix('{') else {
         return vec![(begin..meta.place.end, format!("{{{named}}}"))]; // there is none
     };
-    let others = spans::members(meta.value).into_iter().flatten().filter(|member| member.name == SERVER_INFO);
-    let value = |member: Span<'_>| (begin + member.place.end - member.value.len())..begin + member.place.end;
-    let instead: Vec<_> = others.map(|member| (value(member), info.get().to_owned())).collect();
-    if !instead.is_empty() {
-        return instead;
+    let named_by: Vec<_> =
+        spans::members(meta.value).into_iter().flatten().filter(|member| member.name == SERVER_INFO).collect();
+    if !named_by.is_empty() {
+        let others = named_by.into_iter().filter(|member| member.value != info.get());
+        let place = |member: Span<'_>| begin + member.place.end - member.value.len()..begin + member.place.end;
+        return others.map(|member| (place(member), info.get().to_owned())).collect();
     }
     let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
     vec![(begin + 1..begin + 1, named + comma)]
