@@ -124,6 +124,6 @@ async fn the_sandbox_says_which_program_it_lacks() {
     let sandbox = Sandbox::start(config).await.unwrap();
     let request = Request::new(Run::Argv(vec!["no-such-interpreter".into()]));
     let error = sandbox.run(request, CancellationToken::new()).await.unwrap_err();
-    let Error::Invalid(message) = error else { panic!("{error}") };
-    assert!(message.starts_with("`no-such-interpreter` cannot be executed: No such file"), "{message}");
+    let Error::Unexecuted { why, found: false } = error else { panic!("{error}") };
+    assert!(why.starts_with("`no-such-interpreter` cannot be executed: No such file"), "{why}");
 }

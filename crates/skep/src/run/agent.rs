@@ -158,7 +158,7 @@ impl Agent {
             }
         };
         self.tell(step, &place).await?;
-        Ok(match result {
+        Ok(match result.map_err(|error| of_whole_attempt(error, step)) {
             Ok(answer) => Attempted::Answered(json!({
                 "result": answer.value, "cached": answer.cached, "place": place.name(),
             })),
@@ -214,6 +214,16 @@ impl Agent {
 /// Time until a moment; none if it has passed.
 fn until(moment: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(moment.0 - now().0).unwrap_or(0))
+}
+
+/// The same error, where a call that ran out of time names the time that its task has, of which rendering took a part.
+fn of_whole_attempt(error: ToolError, step: &Step) -> ToolError {
+    match error {
+        ToolError::TimedOut { tool, after, detail } => {
+            ToolError::TimedOut { tool, after: step.timeout.unwrap_or(after), detail }
+        }
+        other => other,
+    }
 }
 
 /// How a task ended, as templates and reports see it; `None` while it has not.

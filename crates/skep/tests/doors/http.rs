@@ -81,7 +81,7 @@ async fn a_wrong_path_or_method_is_told_what_there_is() {
     assert_snapshot!(hub.get("/process").await, @r#"405 allow=POST {"status":"error","code":"wrong_method","message":"this path does not take that method; the Allow header names those it takes"}"#);
     assert_snapshot!(hub.send("PUT", "/tools/echo", &[], "").await, @r#"405 allow=GET,HEAD,POST {"status":"error","code":"wrong_method","message":"this path does not take that method; the Allow header names those it takes"}"#);
     assert_snapshot!(hub.send("POST", "/health/live", &[], "{}").await, @r#"405 allow=GET,HEAD {"status":"error","code":"wrong_method","message":"this path does not take that method; the Allow header names those it takes"}"#);
-    assert_snapshot!(hub.get("/nothing").await, @r#"404 {"status":"error","code":"not_found","message":"there is nothing here; this hub answers POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /health, GET /metrics"}"#);
+    assert_snapshot!(hub.get("/nothing").await, @r#"404 {"status":"error","code":"not_found","message":"there is nothing here; this hub answers GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics"}"#);
 }
 
 #[tokio::test]
