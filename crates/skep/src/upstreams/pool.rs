@@ -62,6 +62,8 @@ const CHECKS_MAX: u32 = 3;
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 /// Idle times are not shorter.
 const IDLE_TIME_MIN: Duration = Duration::from_millis(10);
+/// Why a call of a server that is not there any more fails.
+const WAS_REMOVED: &str = "it was removed";
 /// Redirects that are followed; to the same server only, since keys are sent along.
 const REDIRECTS_MAX: usize = 5;
 /// Time that connecting may take.
@@ -143,6 +145,8 @@ enum Unopened {
     NeedsLogin(String),
     /// It, or the way to it, does not work.
     Failed(String),
+    /// Nobody wants it any more.
+    Removed,
 }
 
 impl From<String> for Unopened {
@@ -294,7 +298,7 @@ impl Slot {
     fn enter(&self) -> Result<(Used<'_>, Option<Arc<Running>>), UpstreamError> {
         let mut inside = self.inside();
         if inside.is_closed {
-            return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+            return Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
         }
         inside.in_flight += 1;
         Ok((Used(self), inside.phase.running().cloned()))
@@ -352,7 +356,7 @@ impl Slot {
             match dead {
                 Ok(dead) => dead.died.cancelled().await,
                 Err(starting) => {
-                    let gone = || Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+                    let gone = || Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
                     return starting.await.unwrap_or_else(|_| gone());
                 }
             }
@@ -362,7 +366,7 @@ impl Slot {
     /// Begin to start it, unless it is too early for that.
     fn begin(self: &Arc<Self>, inside: &mut Inside) -> Result<Shared<oneshot::Receiver<Started>>, UpstreamError> {
         if inside.is_closed {
-            return Err(self.unavailable("it was removed".to_owned(), Duration::ZERO));
+            return Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
         }
         if let Some(reason) = self.config.why_unusable() {
             return Err(self.unavailable(reason, Duration::ZERO));
@@ -399,7 +403,7 @@ impl Slot {
             (inside.stderr.clone(), inside.revision)
         };
         let opening = self.open(stderr.clone(), revision);
-        let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err("it was removed".to_owned().into()));
+        let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err(Unopened::Removed));
         let mut inside = self.inside();
         match opened {
             Ok((connection, process)) => {
@@ -434,6 +438,10 @@ impl Slot {
                 inside.last_error = Some(reason.clone());
                 inside.phase = Phase::Stopped;
                 Err(self.unavailable(reason, Duration::ZERO))
+            }
+            Err(Unopened::Removed) => {
+                inside.phase = Phase::Stopped;
+                Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO))
             }
             Err(Unopened::Failed(error)) => {
                 let reason = format!("it failed to start: {error}");
