@@ -8,7 +8,7 @@
 //!
 //! [`print()`] and `say!` are the only ways to standard output and standard error (the lints in
 //! `lib.rs` see to it), and clean whole texts, in which line breaks are legitimate. Who puts untrusted text into a line
-//! of a list or a message uses [`line`] on it, so that it stays within its line.
+//! of a list or a message uses [`line()`] on it, so that it stays within its line.
 //!
 //! The visible form is the escape of JSON on purpose. Such characters occur in JSON only within strings, where the
 //! escape means the character itself; so [`print()`] can clean JSON, too, without changing its meaning.
@@ -71,7 +71,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     clean(text, false)
 }
 
-/// As [`line`], and of at most so many characters; what is cut off is marked by `…`.
+/// As [`line()`], and of at most so many characters; what is cut off is marked by `…`.
 pub fn short_line(text: &str, chars_max: usize) -> String {
     // Most of a megabyte need not be looked at to show the beginning; a character is shown as one or more.
     let text = text.char_indices().nth(chars_max.saturating_add(1)).map_or(text, |(end, _)| &text[..end]);

@@ -42,7 +42,9 @@ fn without_a_hub_the_client_starts_its_own_process() {
     let said = user.skep(&["connect", "claude", "--as", "tools"]).ok();
     assert!(said.stderr().contains("no hub runs here"), "{}", said.stderr());
     let entry = json_of(&user, ".claude.json")["mcpServers"]["tools"].take();
-    assert_eq!(entry["command"], env!("CARGO_BIN_EXE_skep"));
+    // As the kernel names it, whatever links lead there.
+    let program = fs::canonicalize(env!("CARGO_BIN_EXE_skep")).unwrap();
+    assert_eq!(entry["command"], program.to_str().unwrap());
     assert_eq!(entry["args"], json!(["mcp-stdio"]));
 }
 
