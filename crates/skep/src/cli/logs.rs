@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     /// The calls of the hub that runs here: who called which tool, how that ended, how long it took
     #[arg(long)]
     calls: bool,
-    /// The calls of the hub at this address
+    /// The calls of the hub at this address: http://…, https://… or unix:/path
     #[arg(long, value_name = "URL")]
     hub: Option<String>,
     /// Go on until the run is over, or the hub stops

@@ -1,7 +1,8 @@
-//! `--hub URL` of `skep tools`, `skep call` and `skep servers`: the same, asked of a hub that runs.
+//! Commands that ask a hub that runs: how it is reached, and `--hub URL` of `skep tools`, `skep call` and `skep servers`.
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -11,17 +12,35 @@ use super::{
 };
 use crate::{
     catalogue::{Annotations, Call},
-    config::Overrides,
+    config::{Overrides, Settings, read_token},
     executor,
     hub::Hubs,
+    running::RunningHub,
     terminal::{line, say},
 };
 
-/// A client of the hub, with the token of the settings.
-fn connect(common: Common, url: &str) -> anyhow::Result<Hubs> {
-    let settings = common.settings(Overrides::default())?;
-    let token = settings.token()?.map(|token| token.reveal().to_owned());
-    Ok(Hubs::new([url], token)?)
+/// A client of the hub at this address, or else of the one that runs with this state directory.
+pub(super) fn client(settings: &Settings, address: Option<&str>) -> anyhow::Result<Hubs> {
+    let token = || anyhow::Ok(settings.token()?.map(|token| token.reveal().to_owned()));
+    if let Some(address) = address {
+        return Ok(Hubs::new([address], token()?)?);
+    }
+    let running = RunningHub::find(&settings.home);
+    let running = running.context("no hub runs here; start one with `skep serve`, or name one with --hub")?;
+    // Only its own user gets through its socket, so no token is needed there, nor a certificate that fits.
+    if let Some(socket) = &running.unix {
+        return Ok(Hubs::new([format!("unix:{}", socket.display())], None)?);
+    }
+    let address = running.url().context("the hub that runs here takes no HTTP")?;
+    let token = match (token()?, &running.token_file) {
+        (None, Some(file)) => Some(read_token(file).map_err(anyhow::Error::msg)?.reveal().to_owned()),
+        (token, _) => token,
+    };
+    Ok(Hubs::new([address], token)?)
+}
+
+fn connect(common: Common, address: &str) -> anyhow::Result<Hubs> {
+    client(&common.settings(Overrides::default())?, Some(address))
 }
 
 /// Its tools, or one of them.

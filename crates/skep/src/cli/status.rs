@@ -1,23 +1,21 @@
 //! `skep status`.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::Args;
-use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use skep_core::run::{State, Summary};
 
-use super::{Common, FAILED, calls::Hub, print};
+use super::{Common, FAILED, print, remote};
 use crate::{
     config::{Overrides, Settings},
     hive::Hive,
+    hub::{Hubs, ShowError},
     run::rfc3339,
     running::RunningHub,
     terminal::line,
 };
 
-/// Time for the hub to answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 /// Runs that are shown.
 const RUNS_MAX: usize = 20;
 
@@ -26,6 +24,9 @@ const RUNS_MAX: usize = 20;
 /// The exit code is 0 only if a hub runs and says that it is well.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    /// Only the hub at this address: http://…, https://… or unix:/path
+    #[arg(long, value_name = "URL")]
+    hub: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -33,47 +34,59 @@ pub(super) struct Arguments {
 
 pub(super) async fn status(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides::default())?;
-    let hub = match RunningHub::find(&settings.home) {
-        Some(hub) => Some(ask(hub, &settings).await),
-        None => None,
+    let (hub, runs) = match &arguments.hub {
+        Some(address) => {
+            let client = remote::client(&settings, Some(address))?;
+            (Some(ask(json!({ "urls": [address] }), &client).await), None)
+        }
+        None => {
+            let hub = match RunningHub::find(&settings.home) {
+                Some(hub) => Some(ask_running(&hub, &settings).await),
+                None => None,
+            };
+            (hub, Some(runs(settings).await?))
+        }
     };
-    let runs = runs(settings).await?;
     let is_well = hub.as_ref().is_some_and(|hub| matches!(hub["status"].as_str(), Some("healthy" | "degraded")));
-    let text = match arguments.json {
-        true => format!("{:#}\n", json!({ "hub": hub, "runs": runs })),
-        false => format!("{}{}", hub.map_or_else(no_hub, |hub| hub_as_text(&hub)), runs_as_text(&runs)),
+    let text = match (arguments.json, runs) {
+        (true, Some(runs)) => format!("{:#}\n", json!({ "hub": hub, "runs": runs })),
+        (true, None) => format!("{:#}\n", json!({ "hub": hub })),
+        (false, runs) => {
+            hub.map_or_else(no_hub, |hub| hub_as_text(&hub)) + &runs_as_text(runs.as_deref().unwrap_or_default())
+        }
     };
     print(&text)?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-/// What a hub says of itself: in its file, and over HTTP.
-async fn ask(hub: RunningHub, settings: &Settings) -> Value {
-    let mut known = serde_json::to_value(&hub).unwrap_or_default();
-    let answers = async {
-        let hub = Hub::new(settings, None)?;
-        Ok::<_, anyhow::Error>((get(&hub, "/health").await?, get(&hub, "/servers").await?))
-    };
-    match answers.await {
-        Err(error) => {
-            known["status"] = "silent".into();
-            known["error"] = format!("{error:#}").into();
-        }
-        Ok((health, mut servers)) => {
-            if let (Some(known), Value::Object(health)) = (known.as_object_mut(), health) {
-                known.extend(health);
-            }
-            known["servers"] = servers["servers"].take();
-        }
+/// What the hub that runs here says of itself: in its file, and over HTTP.
+async fn ask_running(hub: &RunningHub, settings: &Settings) -> Value {
+    let known = serde_json::to_value(hub).unwrap_or_default();
+    match remote::client(settings, None) {
+        Ok(client) => ask(known, &client).await,
+        Err(error) => silent(known, &format!("{error:#}")),
     }
-    known
 }
 
-async fn get(hub: &Hub, path: &str) -> anyhow::Result<Value> {
-    match hub.get(path, ANSWER_TIME_MAX).await? {
-        (StatusCode::UNAUTHORIZED, _) => anyhow::bail!("it wants its token; set SKEP_TOKEN"),
-        (_, answer) => Ok(answer), // one that is not well says so with another status
+/// What is known of a hub, and what it says itself.
+async fn ask(mut known: Value, client: &Hubs) -> Value {
+    let answers = async { Ok::<_, ShowError>((client.show_health().await?, client.show(&["servers"]).await?)) };
+    match answers.await {
+        Err(error) => silent(known, &error.to_string()),
+        Ok((health, mut servers)) => {
+            if let Value::Object(known) = &mut known {
+                known.extend(health);
+                known.insert("servers".to_owned(), servers.remove("servers").unwrap_or_default());
+            }
+            known
+        }
     }
+}
+
+fn silent(mut known: Value, why: &str) -> Value {
+    known["status"] = "silent".into();
+    known["error"] = why.into();
+    known
 }
 
 /// The runs that somebody works on, or that wait to be continued.
@@ -105,8 +118,14 @@ fn hub_as_text(hub: &Value) -> String {
         shown += &format!("         does not answer: {}\n", line(error));
     }
     let up = hub["uptime_s"].as_u64().map(|s| format!(", up {}", duration(s))).unwrap_or_default();
-    shown += &format!("         process {}, Skep {}{up}\n", number("pid"), text("version"));
-    shown += &format!("         serves {}\n", text("workspace"));
+    // What only its file says is not known of a hub that was named by its address.
+    let process = hub["pid"].as_u64().map(|pid| format!("process {pid}, ")).unwrap_or_default();
+    if hub["version"].is_string() {
+        shown += &format!("         {process}Skep {}{up}\n", text("version"));
+    }
+    if hub["workspace"].is_string() {
+        shown += &format!("         serves {}\n", text("workspace"));
+    }
     if hub["calls_running"].is_u64() {
         shown += &format!("         {} calls running, {} waiting\n", number("calls_running"), number("calls_waiting"));
     }

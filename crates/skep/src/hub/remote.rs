@@ -8,17 +8,33 @@ use super::{Hubs, innermost, message, object};
 
 /// Time for a hub to answer. It may first wait a moment for MCP servers that are starting.
 const SHOW_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time for a hub to say how it is, which it knows at once or finds out within 2 s.
+const STATUS_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why a hub showed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShowError {
-    /// There is no answer.
+    /// There is no connection, or it broke.
     #[error("the hub {hub} cannot be reached: {why}")]
     Unreachable {
         /// The hub.
         hub: String,
         /// What went wrong.
         why: String,
+    },
+    /// It was reached, and there is no answer in time.
+    #[error("the hub {hub} does not answer within {} s", .time_max.as_secs())]
+    Slow {
+        /// The hub.
+        hub: String,
+        /// How long it had for its answer.
+        time_max: Duration,
+    },
+    /// It ends what it has begun and begins nothing more.
+    #[error("the hub {hub} is stopping")]
+    Stopping {
+        /// The hub.
+        hub: String,
     },
     /// It does not want to.
     #[error("the hub {hub} refuses ({status}): {why}{}", if matches!(.status, 401 | 403) { "; SKEP_TOKEN or token_file says the token" } else { "" })]
@@ -43,22 +59,56 @@ pub enum ShowError {
 impl Hubs {
     /// What the first hub shows at a path, whose segments these are: `["tools", "bash"]`.
     pub async fn show(&self, path: &[&str]) -> Result<Map<String, Value>, ShowError> {
+        self.get(path, &[], SHOW_TIME_MAX).await
+    }
+
+    /// How the first hub is. One that is not well says so, too, which is no error here.
+    pub async fn show_health(&self) -> Result<Map<String, Value>, ShowError> {
+        self.get(&["health"], &[], STATUS_TIME_MAX).await
+    }
+
+    /// The calls of the first hub after the one of this number. If there are none, it is asked to wait that long for one.
+    pub async fn show_calls(&self, after: u64, wait: Duration) -> Result<Map<String, Value>, ShowError> {
+        let query = [("after", after), ("wait", wait.as_secs())];
+        self.get(&["calls"], &query, wait + SHOW_TIME_MAX).await
+    }
+
+    async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, u64)],
+        time_max: Duration,
+    ) -> Result<Map<String, Value>, ShowError> {
         let hub = &self.hubs[0]; // there is one
         let name = hub.name.clone();
         let mut url = hub.health.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop().extend(path);
         }
-        let request = self.with_token(hub.client.get(url)).timeout(SHOW_TIME_MAX);
-        let unreachable = |error: reqwest::Error| ShowError::Unreachable { hub: name.clone(), why: innermost(&error) };
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query.iter().map(|(name, value)| (name, value.to_string())));
+        }
+        let request = self.with_token(hub.client.get(url)).timeout(time_max);
+        let unreachable = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => ShowError::Slow { hub: name.clone(), time_max },
+            false => ShowError::Unreachable { hub: name.clone(), why: innermost(&error) },
+        };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         match object(response).await.map_err(unreachable)? {
-            Some(answer) if status.is_success() => Ok(answer),
+            Some(answer) if status.is_success() || is_health(&answer) => Ok(answer),
+            Some(answer) if answer.get("code").is_some_and(|code| code == "draining") => {
+                Err(ShowError::Stopping { hub: name })
+            }
             Some(answer) if answer.contains_key("message") => {
                 Err(ShowError::Refused { hub: name, status: status.as_u16(), why: message(&answer) })
             }
             _ => Err(ShowError::NotAHub { hub: name, status: status.to_string() }),
         }
     }
+}
+
+/// Whether this is what a hub says of itself; one that is stopping or not well answers with a status of 503.
+fn is_health(answer: &Map<String, Value>) -> bool {
+    matches!(answer.get("status").and_then(Value::as_str), Some("draining" | "unhealthy"))
 }

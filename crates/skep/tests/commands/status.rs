@@ -46,3 +46,43 @@ fn a_hub_that_wants_a_token_is_shown_to_its_own_user_and_its_address_to_who_does
     let known = Said(user.command(&["status", "--json"]).env("SKEP_TOKEN", TOKEN).output().unwrap()).json();
     assert!(known["hub"]["uptime_s"].is_u64(), "{known:#}");
 }
+
+#[test]
+fn a_hub_elsewhere_is_shown_by_its_address_or_its_socket() {
+    const TOKEN: &str = "correct-horse-battery-staple";
+    let user = User::new();
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--unix", "hub.sock"];
+    let served = Served::start(user.command(&serve).env("SKEP_TOKEN", TOKEN));
+    let socket = format!("unix:{}", user.workspace().join("hub.sock").display());
+    user.skep(&["call", "compose", "--arg", "text=hi", "--hub", &socket]).ok();
+
+    let elsewhere = User::new();
+    let ask = |arguments: &[&str]| Said(elsewhere.command(arguments).env("SKEP_TOKEN", TOKEN).output().unwrap());
+    for address in [&served.url, &socket] {
+        let status = ask(&["status", "--hub", address]).ok().stdout();
+        assert!(status.contains(address.as_str()) && status.contains("up "), "{status}");
+        assert!(!status.contains("process") && !status.contains("serves"), "nobody knows: {status}");
+        let status = ask(&["status", "--json", "--hub", address]).ok().json();
+        assert_eq!((&status["hub"]["urls"], &status["hub"]["servers"]), (&json!([address]), &json!([])));
+        assert_eq!(status.get("runs"), None, "those of this state directory are none of the hub's");
+        let calls = ask(&["logs", "--hub", address]).ok().stdout();
+        assert!(calls.contains("compose"), "{calls}");
+    }
+    elsewhere.skep(&["status", "--hub", &socket]).ok();
+    for command in ["status", "logs"] {
+        let said = elsewhere.skep(&[command, "--hub", &served.url]);
+        let (shown, refusal) = (said.stdout() + &said.stderr(), "refuses (401)");
+        assert!(said.code() == 1 && shown.contains(refusal) && shown.contains("SKEP_TOKEN"), "{shown}");
+        let said = elsewhere.skep(&[command, "--hub", "unix:hub.sock"]);
+        assert!(said.code() == 1 && said.stderr().contains("does not begin with a slash"), "{}", said.stderr());
+    }
+}
+
+#[test]
+fn a_hub_that_does_not_answer_is_not_waited_for_long() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let said = User::new().skep(&["status", "--hub", &url]);
+    let reason = format!("the hub {url} does not answer within 5 s");
+    assert!(said.code() == 1 && said.stdout().contains(&reason), "{}{}", said.stdout(), said.stderr());
+}
