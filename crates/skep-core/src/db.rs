@@ -9,6 +9,7 @@
 //! and how a row is locked. There is no trait: the set is closed, and every test runs on both.
 
 mod artefacts;
+mod audit;
 mod error;
 mod events;
 mod lines;
@@ -25,6 +26,7 @@ use std::{sync::Arc, thread, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 
 pub use self::{
+    audit::{Audit, FINDINGS_MAX, Finding},
     error::{DbError, Source},
     tasks::TaskCounts,
 };

@@ -48,6 +48,7 @@ async fn deadlock(address: &str, limits: Limits) -> (u32, Result<(), DbError>, R
         }
     };
     let (one, other) = tokio::join!(take(&hubs[0], "a", "b"), take(&hubs[1], "b", "a"));
+    audit::sound(address).await;
     (tries.load(Ordering::SeqCst), one, other)
 }
 
@@ -65,6 +66,7 @@ async fn a_hub_that_keeps_a_row_locked_makes_others_say_busy_and_not_wait_for_ev
     assert_eq!(claim(&app, NOW).await, None, "a claim passes it over");
     client.batch_execute("rollback").await.unwrap();
     app.cancel(&permit(), &id("a"), NOW).await.unwrap();
+    audit::sound(&address).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,6 +90,7 @@ async fn a_hub_goes_on_after_the_server_has_ended_its_connections() {
     for name in acknowledged {
         assert!(task(&app, &name).await.is_some(), "{name} is lost");
     }
+    assert_eq!(audit::sound(&address).await.events_missing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! Every promise of the store, on every database.
 //!
 //! A test gets an [`App`] for each database, with an empty store behind it. What only one database can promise, or
-//! must be told apart, asks for an address itself.
+//! must be told apart, asks for an address itself. After each test, the audit must find nothing in what it left behind,
+//! and the log must have no gap.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod audit;
 mod broken;
 mod durable;
 mod groups;
@@ -41,10 +43,27 @@ async fn on_every_database_with(limits: Limits, test: impl AsyncFn(App)) {
 }
 
 async fn on_every_address(test: impl AsyncFn(&str)) {
+    let events_missing = on_every_address_with_deletions(test).await;
+    assert!(events_missing.iter().all(|missing| *missing == 0), "the log has gaps: {events_missing:?}");
+}
+
+/// The same for tests that delete runs. Gives for each database how many numbers of its logs have no event.
+async fn on_every_address_with_deletions(test: impl AsyncFn(&str)) -> Vec<u64> {
     let directory = tempfile::tempdir().unwrap();
-    test(&sqlite(&directory)).await;
-    if let Some(address) = postgres::new_schema().await {
-        test(&address).await;
+    let addresses = [Some(sqlite(&directory)), postgres::new_schema().await];
+    let mut events_missing = Vec::new();
+    for address in addresses.iter().flatten() {
+        test(address).await;
+        events_missing.push(audit::sound(address).await.events_missing);
+    }
+    events_missing
+}
+
+/// Change the database behind Skep's back.
+async fn tamper(address: &str, sql: &str) {
+    match address.strip_prefix("sqlite:") {
+        Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap(),
+        None => postgres::execute(address, sql).await,
     }
 }
 

@@ -195,7 +195,8 @@ async fn an_interrupted_run_can_be_cancelled_and_cancelling_twice_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
-    on_every_database(async |app| {
+    let events_missing = on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
         for name in ["gone", "kept"] {
             let tasks = vec![new(&format!("{name}-a")), needs(&format!("{name}-b"), &[&format!("{name}-a")])];
             app.start_run(&permit(), new_run(name), tasks, NOW).await.unwrap();
@@ -229,6 +230,8 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         assert!(matches!(again, Err(RunError::Unknown(_))), "{again:?}");
     })
     .await;
+    let events_of_gone = 8;
+    assert!(events_missing.iter().all(|missing| *missing == events_of_gone), "{events_missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,248 @@
+//! Statements that find nothing in a sound database.
+//!
+//! Each states a rule that holds after every commit, so it may run beside hubs at work: a statement sees one moment.
+//! Tasks are checked run by run, so that no statement grows with the database; the rest is anti-joins over an index.
+
+use std::fmt;
+
+use super::{
+    Db, DbError, Doing, Sql,
+    sql::{Row, values},
+};
+
+/// What [`Db::audit`] lists at most; where so much is wrong, more of it tells nobody anything.
+pub const FINDINGS_MAX: usize = 100;
+/// Runs that one statement lists.
+const RUNS_PAGE: usize = 100;
+
+/// What an audit has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// How many runs there are, in all namespaces.
+    pub runs: u64,
+    /// How many numbers of the logs have no event. Runs that were deleted took theirs along; nothing else does.
+    pub events_missing: u64,
+    /// What is not as it must be: nothing, in a sound database; at most [`FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+}
+
+/// Something in the database that no sequence of operations leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Where.
+    pub namespace: String,
+    /// Which row: `task a`.
+    pub subject: String,
+    /// What is wrong with it, as the rest of a sentence.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (in {}) {}", self.subject, self.namespace, self.what)
+    }
+}
+
+/// The runs after one, with what is wrong with each.
+const RUNS: &str = "
+    select r.namespace, r.id, case
+        when r.state not in ('running', 'interrupted', 'completed', 'failed', 'cancelled')
+            then 'has the unknown state ' || r.state
+        when r.state in ('completed', 'failed', 'cancelled') and r.ended is null then 'is over, but has no end'
+        when r.state in ('running', 'interrupted') and r.ended is not null then 'is not over, but has an end'
+        when e.kind is null then 'has no events'
+        when not case e.kind
+            when 'run.interrupted' then r.state = 'interrupted'
+            when 'run.ended' then e.data like '%\"' || r.state || '\"%'
+            else r.state = 'running'
+        end then 'is ' || r.state || ', but its last event is ' || e.kind
+    end
+    from run r left join event e on e.namespace = r.namespace and e.number = (
+        select number from event
+        where run = r.id and namespace = r.namespace and kind like 'run.%' order by number desc limit 1)
+    where (r.id, r.namespace) > ($1, $2) order by r.id, r.namespace limit $3";
+
+/// The tasks of a run, or those outside of any, that are not as their events, their dependencies and their run say.
+/// `{run}` selects them and `{needs}` is how many others a task names.
+///
+/// What is known of a task from three tables is brought together by grouping and not by joins, which PostgreSQL gets
+/// wrong as long as it has no statistics. `told` is the number of the last event that changed the task, and behind it,
+/// as its last digit, to which state.
+const TASKS: &str = "
+    select 'task ' || id, what from (select id, case
+        when told is null then 'has no events'
+        when state <> told then 'is ' || state || ', but its last event says ' || told
+        when starts <> attempt then 'is at attempt ' || attempt || ', but was started ' || starts || ' times'
+        when state = 'in_progress' and (is_held = 0 or due is null) then 'is in progress, but nobody holds it'
+        when state <> 'in_progress' and is_held = 1 then 'is ' || state || ', but a worker holds it'
+        when state = 'pending' and due is null then 'is pending, but never due'
+        when state in ('completed', 'failed', 'blocked') and has_result = 0 then 'is ' || state || ', but has no result'
+        when needs <> known then 'needs ' || needs || ' others, but ' || known || ' know of it'
+        when state in ('pending', 'in_progress') and failed > 0
+            then 'is ' || state || ', but something that it needs has ended without success'
+        when state = 'blocked' and failed = 0 then 'is blocked, but nothing that it needs has ended without success'
+        when state = 'pending' and waiting_for <> unfinished
+            then 'waits for ' || waiting_for || ' others, but ' || unfinished || ' are unfinished'
+        when state = 'in_progress' and unfinished > 0 then 'is in progress, but something that it needs is unfinished'
+        when state in ('pending', 'in_progress') and run_state in ('completed', 'failed', 'cancelled')
+            then 'is ' || state || ', but its run is ' || run_state
+    end as what
+    from (select id, max(state) as state, max(attempt) as attempt, max(is_held) as is_held, max(due) as due,
+        max(has_result) as has_result, max(needs) as needs, max(waiting_for) as waiting_for,
+        max(run_state) as run_state, coalesce(max(starts), 0) as starts, coalesce(max(known), 0) as known,
+        coalesce(max(failed), 0) as failed, coalesce(max(unfinished), 0) as unfinished, case max(told) % 10
+            when 0 then 'pending' when 1 then 'in_progress' when 2 then 'completed' when 3 then 'failed'
+            when 4 then 'blocked' when 5 then 'cancelled'
+        end as told
+    from (
+        select id, state, attempt, case when worker is null then 0 else 1 end as is_held, due,
+            case when result is null then 0 else 1 end as has_result, {needs} as needs, waiting_for,
+            (select r.state from run r where r.id = task.run and r.namespace = task.namespace) as run_state,
+            cast(null as bigint) as told, cast(null as bigint) as starts,
+            cast(null as bigint) as known, cast(null as bigint) as unfinished, cast(null as bigint) as failed
+        from task where namespace = $1 and {run}
+        union all
+        select task, null, null, null, null, null, null, null, null,
+            max(number * 10 + case kind
+                when 'task.started' then 1 when 'task.completed' then 2 when 'task.failed' then 3
+                when 'task.blocked' then 4 when 'task.cancelled' then 5 else 0
+            end),
+            count(*) filter (where kind = 'task.started'), null, null, null
+        from event
+        where namespace = $1 and {run} and task is not null and kind not in ('task.log', 'task.answer_refused')
+        group by task
+        union all
+        select d.task, null, null, null, null, null, null, null, null, null, null, count(*),
+            count(*) filter (where n.state in ('pending', 'in_progress')),
+            count(*) filter (where n.state in ('failed', 'blocked', 'cancelled') and not n.allow_failure)
+        from task n join dependency d on d.depends_on = n.id and d.namespace = n.namespace
+        where n.namespace = $1 and n.{run}
+        group by d.task
+    ) as parts group by id) as tasks where state is not null) as checked
+    where what is not null order by id";
+
+/// Everything else: namespace, subject, and what is wrong with it.
+const OTHERS: [&str; 7] = [
+    "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
+     where run is not null
+        and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)",
+    "select d.namespace, 'task ' || d.task, 'needs task ' || d.depends_on || ', and one of them does not exist'
+     from dependency d
+     where not exists (select 1 from task t where t.id = d.task and t.namespace = d.namespace)
+        or not exists (select 1 from task t where t.id = d.depends_on and t.namespace = d.namespace)",
+    "select a.namespace, 'artefact ' || a.path || ' of task ' || a.task, case
+            when t.id is null then 'is kept, but the task does not exist'
+            when t.state <> 'completed' then 'is kept, but the task is ' || t.state
+            when a.run is null and t.run is not null or a.run <> t.run then 'is kept for another run than the task'
+            else 'has ' || length(a.bytes) || ' bytes, but should have ' || a.size
+        end
+     from artefact a left join task t on t.id = a.task and t.namespace = a.namespace
+     where t.id is null or t.state <> 'completed' or a.run is null and t.run is not null or a.run <> t.run
+        or length(a.bytes) <> a.size",
+    "select e.namespace, 'event ' || e.number, 'is about task ' || e.task || ', which does not exist' from event e
+     where e.task is not null and e.kind <> 'task.log'
+        and not exists (select 1 from task t where t.id = e.task and t.namespace = e.namespace)",
+    "select e.namespace, 'event ' || e.number, 'is about run ' || e.run || ', which does not exist' from event e
+     where e.kind like 'run.%' and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)",
+    "select e.namespace, 'event ' || max(e.number), 'has a number that is still to be given' from event e
+     group by e.namespace
+     having max(e.number) > coalesce((select number from log where log.namespace = e.namespace), 0)",
+    "select namespace, 'MCP task ' || id,
+        case when held_until is null then 'runs, but nobody holds it' else 'is over, but a hub holds it' end
+     from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",
+];
+
+/// Namespaces with tasks outside of any run.
+const NAMESPACES: &str = "select distinct namespace from task where run is null";
+
+const EVENTS_MISSING: &str = "select cast(coalesce((select sum(number) from log), 0) as bigint)
+     - (select count(*) from event)";
+
+impl Db {
+    /// Check every rule that ties rows to each other and to their events, in all namespaces.
+    ///
+    /// It reads the whole database, in many statements, and holds up no writer.
+    pub async fn audit(&self) -> Result<Audit, DbError> {
+        let mut audit = Audit { events_missing: self.events_missing().await?, ..Audit::default() };
+        for sql in OTHERS {
+            let room = FINDINGS_MAX.saturating_sub(audit.findings.len());
+            audit.findings.extend(self.audit_others(sql, room).await?);
+        }
+        for namespace in self.namespaces().await? {
+            self.audit_tasks(&mut audit, namespace, None).await?;
+        }
+        let mut last = (String::new(), String::new());
+        loop {
+            let page = self.audit_runs(last).await?;
+            let Some((id, namespace, _)) = page.last() else { break };
+            last = (id.clone(), namespace.clone());
+            for (id, namespace, what) in page {
+                audit.runs += 1;
+                let finding = |what| Finding { namespace: namespace.clone(), subject: format!("run {id}"), what };
+                audit.findings.extend(what.map(finding));
+                self.audit_tasks(&mut audit, namespace, Some(id)).await?;
+            }
+        }
+        audit.findings.truncate(FINDINGS_MAX);
+        Ok(audit)
+    }
+
+    /// The tasks of a run, or those of a namespace that are in none.
+    async fn audit_tasks(&self, audit: &mut Audit, namespace: String, run: Option<String>) -> Result<(), DbError> {
+        if audit.findings.len() >= FINDINGS_MAX {
+            return Ok(());
+        }
+        let found = self.read(async move |db| {
+            let needs = match db {
+                Sql::Sqlite(_) => "json_array_length(depends_on)",
+                Sql::Postgres(_) => "json_array_length(cast(depends_on as json))",
+            };
+            let which = if run.is_some() { "run = $2" } else { "run is null" };
+            let sql = TASKS.replace("{run}", which).replace("{needs}", needs);
+            let sql = format!("{sql} limit {FINDINGS_MAX}");
+            let read =
+                |row: &Row<'_>| Ok(Finding { namespace: namespace.clone(), subject: row.next()?, what: row.next()? });
+            let found = match &run {
+                Some(run) => db.all(&sql, values![&namespace, run], read).await,
+                None => db.all(&sql, values![&namespace], read).await,
+            };
+            found.doing("check the tasks")
+        });
+        audit.findings.extend(found.await?);
+        Ok(())
+    }
+
+    /// A page of runs: id, namespace, and what is wrong.
+    async fn audit_runs(
+        &self,
+        (id, namespace): (String, String),
+    ) -> Result<Vec<(String, String, Option<String>)>, DbError> {
+        self.read(async move |db| {
+            let read = |row: &Row<'_>| {
+                let namespace = row.next()?;
+                Ok((row.next()?, namespace, row.next()?))
+            };
+            let page = super::events::page(RUNS_PAGE);
+            db.all(RUNS, values![&id, &namespace, page], read).await.doing("check the runs")
+        })
+        .await
+    }
+
+    async fn audit_others(&self, sql: &'static str, limit: usize) -> Result<Vec<Finding>, DbError> {
+        self.read(async move |db| {
+            let read = |row: &Row<'_>| Ok(Finding { namespace: row.next()?, subject: row.next()?, what: row.next()? });
+            db.all(&format!("{sql} limit {limit}"), &[], read).await.doing("check the database")
+        })
+        .await
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, DbError> {
+        self.read(async |db| db.all(NAMESPACES, &[], |row| row.next()).await.doing("list the namespaces")).await
+    }
+
+    async fn events_missing(&self) -> Result<u64, DbError> {
+        let read = |row: &Row<'_>| Ok(row.next::<i64>()?.try_into().unwrap_or(0));
+        let missing = self.read(async move |db| db.all(EVENTS_MISSING, &[], read).await.doing("count the events"));
+        Ok(missing.await?.pop().unwrap_or(0))
+    }
+}

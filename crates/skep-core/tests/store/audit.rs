@@ -1,0 +1,160 @@
+//! What the audit finds, and that it finds nothing where nothing is wrong.
+
+use skep_core::{
+    artefact::NewArtefact,
+    db::{Audit, FINDINGS_MAX},
+    mcp_task::{Holder, McpTaskId, NewMcpTask},
+    run::End,
+};
+
+use super::*;
+
+/// The audit of a database in which nothing must be wrong.
+pub(crate) async fn sound(address: &str) -> Audit {
+    let audit = open(address, Limits::default()).await.db.audit().await.unwrap();
+    assert!(audit.findings.is_empty(), "{:#?}", audit.findings);
+    audit
+}
+
+/// A run with a task `{name}-{state}` in every state, and then some.
+async fn every_state(app: &App, name: &str) {
+    let id_of = |state: &str| format!("{name}-{state}");
+    let queue = |task: NewTask| NewTask { queue: name.to_owned(), ..task };
+    let needs = |state: &str, on: &str| queue(needs(&id_of(state), &[&id_of(on)]));
+    let tasks = vec![
+        queue(new(&id_of("completed"))),
+        queue(new(&id_of("failed"))),
+        queue(new(&id_of("in_progress"))),
+        needs("blocked", "failed"),
+        needs("pending", "in_progress"),
+        needs("ready", "completed"),
+    ];
+    app.start_run(&permit(), new_run(name), tasks, NOW).await.unwrap();
+    let claim = async || app.claim(&permit(), name, &worker("w"), LEASE, NOW).await.unwrap().unwrap();
+    let completed = claim().await;
+    let file = NewArtefact { path: "f".into(), bytes: vec![7; 10] };
+    app.finish(&permit(), &completed.id, attempt(&completed), json!(1), vec![file], NOW).await.unwrap();
+    fail(app, &claim().await, false).await.unwrap();
+    claim().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damaged_row_is_named_and_no_other() {
+    // What is done behind the store's back, and what is said of it.
+    const DAMAGES: [(&str, &[&str]); 22] = [
+        (
+            "update task set waiting_for = 2 where id = 'a-pending'",
+            &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
+        ),
+        (
+            "update task set waiting_for = 1 where id = 'a-ready'",
+            &["task a-ready (in main) waits for 1 others, but 0 are unfinished"],
+        ),
+        (
+            "update task set worker = null where id = 'a-in_progress'",
+            &["task a-in_progress (in main) is in progress, but nobody holds it"],
+        ),
+        (
+            "update task set worker = 'w' where id = 'a-failed'",
+            &["task a-failed (in main) is failed, but a worker holds it"],
+        ),
+        (
+            "update task set result = null where id = 'a-blocked'",
+            &["task a-blocked (in main) is blocked, but has no result"],
+        ),
+        (
+            "update task set attempt = 2 where id = 'b-in_progress'",
+            &["task b-in_progress (in main) is at attempt 2, but was started 1 times"],
+        ),
+        (
+            "delete from dependency where task = 'b-pending'",
+            &["task b-pending (in main) needs 1 others, but 0 know of it"],
+        ),
+        (
+            "update task set allow_failure = true where id = 'b-failed'",
+            &["task b-blocked (in main) is blocked, but nothing that it needs has ended without success"],
+        ),
+        ("delete from event where task = 'b-ready'", &["task b-ready (in main) has no events"]),
+        (
+            "update artefact set size = 11 where task = 'b-completed'",
+            &["artefact f of task b-completed (in main) has 10 bytes, but should have 11"],
+        ),
+        ("update run set ended = 1 where id = 'b'", &["run b (in main) is not over, but has an end"]),
+        (
+            "delete from task where id = 'c-ready'",
+            &[
+                "task c-ready (in main) needs task c-completed, and one of them does not exist",
+                "event 33 (in main) is about task c-ready, which does not exist",
+            ],
+        ),
+        ("update task set due = null where id = 'c-pending'", &["task c-pending (in main) is pending, but never due"]),
+        (
+            "update artefact set task = 'none' where task = 'c-completed'",
+            &["artefact f of task none (in main) is kept, but the task does not exist"],
+        ),
+        (
+            "update run set state = 'interrupted' where id = 'c'",
+            &["run c (in main) is interrupted, but its last event is run.started"],
+        ),
+        (
+            "update run set state = 'failed' where id = 'over'",
+            &["run over (in main) is failed, but its last event is run.ended"],
+        ),
+        (
+            "update task set state = 'cancelled', due = null where id = 'd-ready'",
+            &["task d-ready (in main) is cancelled, but its last event says pending"],
+        ),
+        (
+            "update task set state = 'completed', worker = null, result = '1' where id = 'd-in_progress'",
+            &[
+                "task d-in_progress (in main) is completed, but its last event says in_progress",
+                "task d-pending (in main) waits for 1 others, but 0 are unfinished",
+            ],
+        ),
+        (
+            "update task set run = 'none' where id = 'alone'",
+            &["task alone (in main) belongs to run none, which does not exist"],
+        ),
+        ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
+        ("update log set number = 1", &["event 71 (in main) has a number that is still to be given"]),
+        ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
+    ];
+    // Not `on_every_address`: what this leaves behind is not sound.
+    let directory = tempfile::tempdir().unwrap();
+    for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
+        let app = open(address, Limits::default()).await;
+        for name in ["a", "b", "c", "d", "over"] {
+            every_state(&app, name).await;
+        }
+        app.end_run(&permit(), &RunId("over".into()), End::Completed, None, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("empty"), Vec::new(), NOW).await.unwrap();
+        app.submit(&permit(), new("alone"), NOW).await.unwrap();
+        let call =
+            NewMcpTask { id: McpTaskId("m".into()), principal: "p".into(), request: "{}".into(), may_repeat: true };
+        app.create_mcp_task(&permit(), call, &Holder("h".into()), LEASE, NOW).await.unwrap();
+        assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
+
+        for (sql, _) in DAMAGES {
+            tamper(address, sql).await;
+        }
+        let mut said: Vec<String> = app.db.audit().await.unwrap().findings.iter().map(ToString::to_string).collect();
+        let mut expected: Vec<&str> = DAMAGES.iter().flat_map(|(_, expected)| *expected).copied().collect();
+        said.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(said, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_what_is_wrong_has_its_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
+        let app = open(address, Limits::default()).await;
+        for run in 0..3 {
+            let tasks = (0..FINDINGS_MAX / 2).map(|n| new(&format!("{run}-{n}"))).collect();
+            app.start_run(&permit(), new_run(&run.to_string()), tasks, NOW).await.unwrap();
+        }
+        tamper(address, "update task set attempt = 1").await;
+        assert_eq!(app.db.audit().await.unwrap().findings.len(), FINDINGS_MAX);
+    }
+}
