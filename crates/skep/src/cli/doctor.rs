@@ -5,10 +5,13 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
 use serde_json::json;
+use skep_core::db;
+use tokio::time::timeout;
 
 use super::{Common, FAILED, print};
 use crate::{
@@ -49,13 +52,20 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
     ("git", "repositories", "apt-get install git"),
 ];
 
+/// How long the check of the database may take; a local one takes milliseconds for each run.
+const AUDIT_TIME_MAX: Duration = Duration::from_secs(60);
+/// Inconsistencies of the database that are named.
+const NAMED_MAX: usize = 5;
+const INCONSISTENT_CURE: &str = "delete the runs that are named (`skep runs rm RUN`) or restore a backup, and please report this: no use of Skep \
+     leads there, so it, the disk or another program is at fault";
+
 pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides { mcp_config: arguments.mcp_config, ..Overrides::default() })?;
     let mut findings = vec![sandbox(&settings).await?];
     findings.extend(PROGRAMS.map(program));
     findings.push(display());
     findings.extend(settings.upstreams.iter().map(server));
-    findings.push(store(settings).await);
+    findings.push(database(settings).await);
     let healthy = findings.iter().all(|finding| finding.works || !finding.required);
     let text: String = match arguments.json {
         true => {
@@ -136,19 +146,33 @@ fn server(server: &Upstream) -> Finding {
     Finding { what: format!("MCP {}", server.name).into(), required: false, works, detail, cure: None }
 }
 
-async fn store(settings: crate::config::Settings) -> Finding {
+/// Open the database, and check that its rows agree with each other.
+async fn database(settings: crate::config::Settings) -> Finding {
     let address = match &settings.database {
         Some(_) => "the configured database".to_owned(), // its address may hold a password
         None => format!("SQLite in {}", settings.home.display()),
     };
-    let opened = Hive::open(settings).await;
-    let runs = match &opened {
-        Ok(hive) => hive.app.db.runs(hive.namespace(), None, 1).await.map(drop).map_err(anyhow::Error::from),
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    let audited = async { anyhow::Ok(Hive::open(settings).await?.app.db.audit().await?) };
+    let audited = timeout(AUDIT_TIME_MAX, audited).await;
+    let (works, detail, cure) = match audited {
+        Ok(Ok(audit)) if audit.findings.is_empty() => {
+            let plural = if audit.runs == 1 { "" } else { "s" };
+            (true, format!("{address}: {} run{plural}, no inconsistency", audit.runs), None)
+        }
+        Ok(Ok(audit)) => (false, format!("{address}: {}", inconsistencies(&audit.findings)), Some(INCONSISTENT_CURE)),
+        Ok(Err(error)) => (false, format!("{error:#}"), None),
+        Err(_) => (true, format!("{address}: too large to be checked in {} s", AUDIT_TIME_MAX.as_secs()), None),
     };
-    let (works, detail) = match runs {
-        Ok(()) => (true, address),
-        Err(error) => (false, format!("{error:#}")),
+    Finding { what: "database".into(), required: true, works, detail, cure: cure.map(str::to_owned) }
+}
+
+/// The first few in words, and how many there are.
+fn inconsistencies(findings: &[db::Finding]) -> String {
+    let named: Vec<String> = findings.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = match findings.len() {
+        db::FINDINGS_MAX => "; and many more".to_owned(),
+        n if n > NAMED_MAX => format!("; and {} more", n - NAMED_MAX),
+        _ => String::new(),
     };
-    Finding { what: "store".into(), required: true, works, detail, cure: None }
+    format!("{}{more}", named.join("; "))
 }

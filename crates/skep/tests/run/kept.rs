@@ -217,3 +217,23 @@ fn what_the_state_directory_takes_is_measured_by_run() {
     let text = user.skep(&["du"]).ok().stdout();
     assert!(text.contains("the database") && text.contains("MiB") && text.contains("large"), "{text}");
 }
+
+#[test]
+fn the_doctor_checks_the_database_and_names_a_damaged_row() {
+    let user = User::new();
+    quick(&user, 1);
+    let database = |said: &str| said.lines().find(|line| line.contains(" database ")).map(str::to_owned);
+    let healthy = database(&user.skep(&["doctor"]).stdout()).unwrap();
+    assert!(healthy.starts_with("ok ") && healthy.ends_with(": 1 run, no inconsistency"), "{healthy}");
+
+    let file = rusqlite::Connection::open(user.home().join("skep.db")).unwrap();
+    file.execute("update task set state = 'in_progress', result = null", []).unwrap();
+    let said = user.skep(&["doctor"]);
+    let damaged = database(&said.stdout()).unwrap();
+    assert!(
+        damaged.starts_with("NO ") && damaged.contains("is in_progress, but its last event says completed"),
+        "{damaged}"
+    );
+    assert_eq!(said.code(), 1);
+    assert!(said.stdout().contains("skep runs rm"), "{}", said.stdout());
+}
