@@ -232,9 +232,10 @@ async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> any
     Ok(plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
 }
 
-/// What a step of a plan that nobody has written is about, in a line.
+/// A step of a plan that nobody has written, in a line: what it is for, and the call that it makes.
 fn meaning(step: &Step) -> String {
-    terminal::short_line(if step.description.is_empty() { &step.tool } else { &step.description }, MEANING_CHARS_MAX)
+    let description = if step.description.is_empty() { String::new() } else { format!("{} → ", step.description) };
+    terminal::short_line(&format!("{description}{} {}", step.tool, step.args), MEANING_CHARS_MAX)
 }
 
 fn list(faults: &[Diagnostic]) -> String {

@@ -1,12 +1,12 @@
-//! From a sentence to a plan without a model, for the few forms of [`FORMS`], joined by commas, *and* and *then*.
+//! From a sentence to a plan without a model, for the few [`FORMS`], joined by commas, *and* and *then*.
 //!
-//! Rules guess wrong where people speak freely. So each clause must be one of the forms to its last word: a word that is
-//! left over refuses the whole sentence, and half of a sentence is never run. What is between quotes or backticks is
-//! never read as anything but itself. All else is for a model, or for a plan file.
+//! Rules guess wrong where people speak freely. So each clause must fit one of the forms to its last word, or the whole
+//! sentence is refused: half of it is never run. What is between quotes or backticks is never read as anything but
+//! itself. All else is for a model, or for a plan file.
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::{Plan, Role, Step, template};
 use crate::schema::shorten;
@@ -20,17 +20,24 @@ const READ_LINES_MAX: u32 = 100_000;
 /// Longer clauses are cut in messages.
 const CLAUSE_CHARS_MAX: usize = 200;
 
-/// What is understood; `[…]` may be left out. A test plans an instance of each.
-pub const FORMS: [&str; 8] = [
-    "search for WORD|\"TEXT\" [here|in PATH]        search for TODO here",
-    "search the web for WORDS                     search the web for link checkers",
-    "list [*.rs] files [here|in PATH]             list *.rs files in src",
-    "count [*.rs] files [in PATH] [by extension]  count files by extension",
-    "read FILE                                    read README.md",
-    "fetch URL                                    fetch https://example.com",
-    "run `COMMAND`                                run `grep -c '' README.md`",
-    "count|save what came before                  list files, then count them by extension and save it to found.txt",
+/// What is understood: an example, its pattern, the tool that is called, and the shape of its result. In a pattern `[…]`
+/// may be left out, `(…)` may not, `|` is between alternatives, and capitals stand for one word or quoted text (with `…`
+/// for all that follow), which becomes the tool's argument of that name.
+const FORMS: [(&str, &str, &str, Shape); 10] = [
+    ("search for \"broken link\" in docs", "search for QUERY [here|in PATH]", "search", Shape::Matches),
+    ("search the web for link checkers", "search the web for QUERY…", "search", Shape::Pages),
+    ("list all files in src", "list [all|the] [GLOB] files [here|in PATH]", "list_files", Shape::Files),
+    ("list *.rs", "list GLOB [here|in PATH]", "list_files", Shape::Files),
+    ("read README.md", "read PATH", "file_read", Shape::Text("content")),
+    ("fetch https://example.com", "fetch URL", "fetch_url", Shape::Text("text")),
+    ("run `grep -c '' README.md`", "run `COMMAND`", "bash", Shape::Text("stdout")),
+    ("count files by extension", COUNT_FILES, "list_files", Shape::Files),
+    ("list files, then count them by extension", COUNT, "compose", Shape::Composed),
+    ("run `ls`, then save the output to out/ls.txt", SAVE, "file_write", Shape::Written),
 ];
+const COUNT_FILES: &str = "count [all the|the number of|all|the] [GLOB] files [here|in PATH] [by WHAT]";
+const COUNT: &str = "count (it|them|the matches|the results) [by WHAT]";
+const SAVE: &str = "save (it|them|the output|the results) (to|as) PATH";
 
 /// Why a sentence became no plan, for the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,27 +48,25 @@ pub struct NotUnderstood {
 
 /// The plan that a sentence asks for.
 pub fn plan(sentence: &str) -> Result<Plan, NotUnderstood> {
-    let whole = |reason: String| {
+    let refused = |reason: String| {
         let text = shorten(sentence.trim(), CLAUSE_CHARS_MAX);
-        NotUnderstood { clauses: vec![(text, Err(reason))] }
+        Err(NotUnderstood { clauses: vec![(text, Err(reason))] })
     };
     if sentence.len() > SENTENCE_BYTES_MAX {
-        return Err(whole(format!("a sentence has at most {SENTENCE_BYTES_MAX} bytes")));
+        return refused(format!("a sentence has at most {SENTENCE_BYTES_MAX} bytes"));
     }
     let words = split(sentence);
-    let clauses = clauses(&words).map_err(|reason| whole(reason.to_owned()))?;
+    let Some(clauses) = clauses(&words) else {
+        return refused("it does not begin and end with something to do".to_owned());
+    };
     if clauses.len() > CLAUSES_MAX {
-        return Err(whole(format!("a sentence has at most {CLAUSES_MAX} steps; a plan file has more room")));
+        return refused(format!("a sentence has at most {CLAUSES_MAX} steps; a plan file has more room"));
     }
-    let (mut steps, mut read) = (Steps::default(), Vec::new());
-    for clause in &clauses {
-        let text: Vec<&str> = clause.words.iter().map(|word| word.written).collect();
-        let text = shorten(&text.join(" "), CLAUSE_CHARS_MAX);
-        read.push((text, steps.clause(clause)));
-    }
-    match read.iter().any(|(_, meaning)| meaning.is_err()) {
-        true => Err(NotUnderstood { clauses: read }),
-        false => Ok(steps.into_plan(sentence)),
+    let mut steps = Steps::default();
+    let clauses: Vec<_> = clauses.iter().map(|clause| (written(clause.words), steps.clause(clause))).collect();
+    match clauses.iter().all(|(_, meaning)| meaning.is_ok()) {
+        true => Ok(steps.into_plan(sentence)),
+        false => Err(NotUnderstood { clauses }),
     }
 }
 
@@ -78,7 +83,7 @@ impl fmt::Display for NotUnderstood {
             }
         }
         writeln!(f, "Without a model these are understood, joined by commas, \"and\", \"then\":")?;
-        FORMS.iter().try_for_each(|form| writeln!(f, "  {form}"))?;
+        FORMS.iter().try_for_each(|(example, pattern, ..)| writeln!(f, "  {example:44}  {pattern}"))?;
         f.write_str(HELP)
     }
 }
@@ -93,7 +98,7 @@ const HELP: &str =
 or in the environment: SKEP_MODEL, SKEP_MODEL_PROVIDER, SKEP_MODEL_BASE_URL.";
 
 /// A word, or a text between quotes or backticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Word<'a> {
     kind: Kind,
     text: &'a str,
@@ -115,37 +120,47 @@ impl Word<'_> {
     fn is(&self, word: &str) -> bool {
         self.kind == Kind::Plain && self.text.eq_ignore_ascii_case(word)
     }
+
+    /// Whether a clause ends before it.
+    fn joins(&self) -> bool {
+        self.kind == Kind::Stop || self.is("and") || self.is("then")
+    }
 }
 
-/// Cut a sentence into words. Punctuation after a word is one of its own.
+/// Cut a sentence into words. Punctuation after a word is one of its own; a dot that stands alone is a directory.
 fn split(sentence: &str) -> Vec<Word<'_>> {
+    const QUOTES: [(char, char, Kind); 4] =
+        [('`', '`', Kind::Code), ('"', '"', Kind::Quoted), ('\'', '\'', Kind::Quoted), ('“', '”', Kind::Quoted)];
     const PUNCTUATION: [char; 5] = [',', ';', '.', '!', '?'];
     let (mut words, mut rest) = (Vec::new(), sentence.trim_start());
-    while let Some(open) = rest.chars().next() {
-        let close = if open == '“' { '”' } else { open };
-        let quoted = rest[open.len_utf8()..].split_once(close).filter(|_| matches!(open, '`' | '"' | '\'' | '“'));
-        let end = match quoted {
-            Some((text, after)) => {
-                let (written, kind) =
-                    (&rest[..rest.len() - after.len()], if open == '`' { Kind::Code } else { Kind::Quoted });
-                words.push(Word { kind, text, written });
-                written.len()
-            }
-            None => {
-                let word = rest.split(char::is_whitespace).next().unwrap_or(rest);
-                let is_directory =
-                    matches!(word, "." | "..") && words.last().is_some_and(|last: &Word<'_>| last.is("in"));
-                let text = if is_directory { word } else { word.trim_end_matches(PUNCTUATION) };
-                match text {
-                    "" => words.push(Word { kind: Kind::Stop, text, written: word }),
-                    _ => words.push(Word { kind: Kind::Plain, text, written: text }),
-                }
-                text.len().max(usize::from(text.is_empty()) * word.len())
-            }
-        };
-        rest = rest[end..].trim_start();
+    while !rest.is_empty() {
+        let quoted = QUOTES.iter().find_map(|(open, close, kind)| {
+            let (text, after) = rest.strip_prefix(*open)?.split_once(*close)?;
+            Some(Word { kind: *kind, text, written: &rest[..rest.len() - after.len()] })
+        });
+        let word = quoted.unwrap_or_else(|| {
+            let word = rest.split(char::is_whitespace).next().unwrap_or(rest);
+            let text = if matches!(word, "." | "..") { word } else { word.trim_end_matches(PUNCTUATION) };
+            Word { kind: Kind::Plain, text, written: text }
+        });
+        rest = &rest[word.written.len()..];
+        if !word.written.is_empty() {
+            words.push(word);
+        }
+        let after = rest.trim_start_matches(PUNCTUATION);
+        if after.len() < rest.len() {
+            let written = &rest[..rest.len() - after.len()];
+            words.push(Word { kind: Kind::Stop, text: "", written });
+        }
+        rest = after.trim_start();
     }
     words
+}
+
+/// The words as they stand in the sentence, for people.
+fn written(words: &[Word<'_>]) -> String {
+    let written: Vec<&str> = words.iter().map(|word| word.written).collect();
+    shorten(&written.join(" "), CLAUSE_CHARS_MAX)
 }
 
 /// What stands between commas, *and* and *then*.
@@ -156,73 +171,105 @@ struct Clause<'a> {
     words: &'a [Word<'a>],
 }
 
-fn clauses<'a>(words: &'a [Word<'a>]) -> Result<Vec<Clause<'a>>, &'static str> {
-    let joins = |word: &Word<'_>| word.kind == Kind::Stop || word.is("and") || word.is("then");
-    let (mut clauses, mut is_after, mut rest) = (Vec::new(), false, words);
-    while !rest.is_empty() {
-        let length = rest.iter().position(joins).unwrap_or(rest.len());
-        if length > 0 {
-            clauses.push(Clause { is_after, words: &rest[..length] });
-            is_after = false;
+/// The clauses; none unless the sentence begins and ends with one.
+fn clauses<'a>(words: &'a [Word<'a>]) -> Option<Vec<Clause<'a>>> {
+    let last = words.iter().rfind(|word| word.kind != Kind::Stop)?;
+    if words[0].joins() || last.joins() {
+        return None;
+    }
+    let (mut clauses, mut is_after) = (Vec::new(), false);
+    for part in words.split_inclusive(Word::joins) {
+        let (words, join) = part.split_at(part.iter().position(Word::joins).unwrap_or(part.len()));
+        if !words.is_empty() {
+            clauses.push(Clause { is_after: std::mem::take(&mut is_after), words });
         }
-        is_after |= rest.get(length).is_some_and(|join| join.is("then"));
-        rest = &rest[rest.len().min(length + 1)..];
+        is_after |= join.iter().any(|join| join.is("then"));
     }
-    let ends_open = words.iter().rev().find(|word| word.kind != Kind::Stop).is_none_or(joins);
-    match ends_open || words.first().is_some_and(joins) {
-        true => Err("it does not begin and end with something to do"),
-        false => Ok(clauses),
-    }
+    Some(clauses)
 }
 
-/// What is left to read of a clause.
-struct Reader<'a>(&'a [Word<'a>]);
+/// Holds the words of a clause against a pattern.
+struct Reader<'a> {
+    /// What has not been read yet.
+    left: &'a [Word<'a>],
+    args: Map<String, Value>,
+}
 
-impl<'a> Reader<'a> {
-    /// Read these words, if they are next.
-    fn take(&mut self, phrase: &str) -> bool {
-        let mut rest = self.0;
-        for wanted in phrase.split(' ') {
-            match rest {
-                [word, more @ ..] if word.is(wanted) => rest = more,
-                _ => return false,
+impl Reader<'_> {
+    /// Whether the next words fit a pattern ([`FORMS`]). They are read as far as they do.
+    fn read(&mut self, mut pattern: &str) -> bool {
+        while let Some(first) = pattern.chars().next() {
+            let end = match first {
+                '[' => ']',
+                '(' => ')',
+                _ => ' ',
+            };
+            let (part, rest) = pattern.split_once(end).unwrap_or((pattern, ""));
+            pattern = rest.trim_start();
+            let fits = match part.strip_prefix(['[', '(']) {
+                Some(choices) => choices.split('|').any(|choice| self.read_whole(choice)) || first == '[',
+                None => self.word(part),
+            };
+            if !fits {
+                return false;
             }
         }
-        self.0 = rest;
         true
     }
 
-    fn take_any(&mut self, phrases: &[&str]) -> bool {
-        phrases.iter().any(|phrase| self.take(phrase))
+    fn read_whole(&mut self, pattern: &str) -> bool {
+        let before = self.left;
+        let fits = self.read(pattern);
+        if !fits {
+            self.left = before;
+        }
+        fits
     }
 
-    /// One word or quoted text.
-    fn text(&mut self, what: &str) -> Result<&'a Word<'a>, String> {
-        match self.0 {
-            [word, rest @ ..] => {
-                self.0 = rest;
-                Ok(word)
-            }
-            _ => Err(format!("it does not say {what}")),
+    fn word(&mut self, wanted: &str) -> bool {
+        let Some((word, mut rest)) = self.left.split_first() else { return false };
+        let name = wanted.trim_matches(['`', '…']);
+        let fits = match name {
+            "COMMAND" => word.kind == Kind::Code,
+            "GLOB" => word.kind != Kind::Code && word.text.contains(['*', '?']),
+            "URL" => word.text.starts_with("http://") || word.text.starts_with("https://"),
+            _ => name == name.to_uppercase() || word.is(name),
+        };
+        if !fits {
+            return false;
         }
+        let mut text = word.text.to_owned();
+        if wanted.ends_with('…') {
+            std::mem::take(&mut rest).iter().for_each(|word| text = format!("{text} {}", word.text));
+        }
+        if name == name.to_uppercase() {
+            self.args.insert(name.to_lowercase(), literal(&text).into());
+        }
+        self.left = rest;
+        true
     }
+}
 
-    /// `here`, `in PATH`, or nothing.
-    fn place(&mut self) -> Result<Option<&'a str>, String> {
-        match self.take_any(&["here", "in here", "in this directory", "in the current directory"]) {
-            false if self.take("in") => Ok(Some(self.text("where")?.text)),
-            _ => Ok(None),
-        }
-    }
+/// The pattern that a clause fits, its tool and shape, and the arguments.
+type Fitting = (&'static str, &'static str, Shape, Map<String, Value>);
 
-    /// All words must have been read.
-    fn end(&self) -> Result<(), String> {
-        let left: Vec<&str> = self.0.iter().map(|word| word.written).collect();
-        match left[..] {
-            [] => Ok(()),
-            _ => Err(format!("what {:?} means here is not clear", shorten(&left.join(" "), CLAUSE_CHARS_MAX))),
+fn fitting(words: &[Word<'_>]) -> Result<Fitting, String> {
+    let (mut nearest, mut left) = (String::new(), words);
+    for (example, pattern, tool, shape) in FORMS {
+        let mut reader = Reader { left: words, args: Map::new() };
+        let fits = reader.read(pattern);
+        if fits && reader.left.is_empty() {
+            return Ok((pattern, tool, shape, reader.args));
+        }
+        if reader.left.len() < left.len() {
+            (nearest, left) = (format!("the form is {pattern}, as in: {example}"), reader.left);
         }
     }
+    Err(match left {
+        [] => format!("something is missing at its end; {nearest}"),
+        left if left.len() < words.len() => format!("what {:?} means here is not clear; {nearest}", written(left)),
+        _ => "it begins with none of search, list, read, fetch, run, count, save".to_owned(),
+    })
 }
 
 /// What the result of a step looks like, for whoever uses it.
@@ -242,9 +289,6 @@ enum Shape {
     Written,
 }
 
-/// Reads what follows a verb, adds its step, and tells what it was taken for.
-type ReadClause = fn(&mut Steps, &mut Reader<'_>) -> Result<String, String>;
-
 /// The steps so far.
 #[derive(Default)]
 struct Steps {
@@ -261,167 +305,77 @@ impl Steps {
         if clause.is_after {
             self.before = std::mem::take(&mut self.now);
         }
-        let mut reader = Reader(clause.words);
-        reader.take("please");
-        let verbs: [(&str, ReadClause); 7] = [
-            ("search", Steps::search),
-            ("list", Steps::list),
-            ("read", Steps::read),
-            ("fetch", Steps::fetch),
-            ("run", Steps::run),
-            ("count", Steps::count),
-            ("save", Steps::save),
-        ];
-        let known = verbs.iter().find(|(verb, _)| reader.take(verb));
-        let (_, read) = known.ok_or("it begins with none of search, list, read, fetch, run, count, save")?;
-        let meaning = read(self, &mut reader)?;
-        if let Some((step, _)) = self.steps.last_mut() {
-            step.description.clone_from(&meaning);
-        }
-        Ok(meaning)
-    }
-
-    fn search(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        if words.take_any(&["the web for", "web for"]) {
-            let query: Vec<&str> = words.0.iter().map(|word| word.text).collect();
-            let query = query.join(" ");
-            if query.is_empty() {
-                return Err("it does not say what to search for".to_owned());
-            }
-            self.add("search", "search", json!({ "query": literal(&query), "source": "web" }), Shape::Pages);
-            return Ok(format!("search the web for {query:?}"));
-        }
-        if !words.take("for") {
-            return Err("it goes on with neither `for` nor `the web for`".to_owned());
-        }
-        let query = words.text("what to search for")?;
-        let place = words.place()?;
-        words.end().map_err(|error| format!("{error}; put quotes around what to search for if it is several words"))?;
-        let mut args = json!({ "query": literal(query.text) });
-        set(&mut args, "path", place);
-        self.add("search", "search", args, Shape::Matches);
-        Ok(format!("search the files in {} for the text {:?}", place.unwrap_or("the workspace"), query.text))
-    }
-
-    /// `[*.rs] files [here|in PATH]`
-    fn list(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        words.take_any(&["all", "the"]);
-        let glob = match words.0 {
-            [glob, rest @ ..] if glob.text.contains(['*', '?']) && glob.kind != Kind::Code => {
-                words.0 = rest;
-                Some(glob.text)
-            }
-            _ => None,
+        let words = match clause.words {
+            [please, rest @ ..] if please.is("please") => rest,
+            words => words,
         };
-        if !words.take("files") && glob.is_none() {
-            return Err("it is about neither files nor a pattern such as *.rs".to_owned());
+        let (pattern, tool, shape, mut args) = fitting(words)?;
+        let by = args.remove("what").map(|by| by.as_str().unwrap_or_default().to_lowercase());
+        match shape {
+            Shape::Pages => _ = args.insert("source".to_owned(), "web".into()),
+            Shape::Text("content") => _ = args.insert("limit".to_owned(), READ_LINES_MAX.into()),
+            Shape::Written => _ = args.insert("content".to_owned(), self.content(self.it()?, &args).into()),
+            _ => {}
         }
-        let place = words.place()?;
-        words.end()?;
-        let mut args = json!({});
-        set(&mut args, "path", place);
-        set(&mut args, "glob", glob);
-        self.add("list", "list_files", args, Shape::Files);
-        Ok(format!("list {} in {}", glob.unwrap_or("all files"), place.unwrap_or("the workspace")))
-    }
-
-    fn read(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        let path = words.text("which file")?.text;
-        words.end()?;
-        let args = json!({ "path": literal(path), "limit": READ_LINES_MAX });
-        self.add("read", "file_read", args, Shape::Text("content"));
-        Ok(format!("read the file {path:?}"))
-    }
-
-    fn fetch(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        let url = words.text("which address")?.text;
-        words.end()?;
-        if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(format!("{url:?} is no address that begins with http:// or https://"));
-        }
-        self.add("fetch", "fetch_url", json!({ "url": literal(url) }), Shape::Text("text"));
-        Ok(format!("fetch {url}"))
-    }
-
-    fn run(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        let [command, rest @ ..] = words.0 else { return Err("it does not say which command".to_owned()) };
-        if command.kind != Kind::Code {
-            return Err("put the command between backticks, and that alone: run `cargo test`".to_owned());
-        }
-        words.0 = rest;
-        words.end()?;
-        self.add("run", "bash", json!({ "command": literal(command.text) }), Shape::Text("stdout"));
-        Ok(format!("run the command `{}`", command.text))
-    }
-
-    /// What came before, or files, which are listed first.
-    fn count(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        let by = match words.0 {
-            [rest @ .., by, what] if by.is("by") => {
-                words.0 = rest;
-                Some(["file", "extension"].into_iter().find(|known| what.is(known)).ok_or_else(|| {
-                    format!("it can count by file or by extension, not by {:?}", shorten(what.text, CLAUSE_CHARS_MAX))
-                })?)
+        let verb = pattern.split(' ').next().unwrap_or_default();
+        let index = match pattern {
+            COUNT => self.count(self.it()?, by.as_deref(), words)?,
+            COUNT_FILES => {
+                let files = self.add("list", tool, args, shape, words);
+                self.count(files, by.as_deref(), words)?
             }
-            _ => None,
+            _ => self.add(verb, tool, args, shape, words),
         };
-        let (it, what) = if words.take_any(&["them", "it", "the matches", "the results"]) {
-            words.end()?;
-            (self.it()?, "them")
-        } else {
-            words.take_any(&["all the", "the number of"]);
-            let meaning =
-                self.list(words).map_err(|error| format!("{error}; it can count files, or what came before"))?;
-            let it = self.steps.len() - 1;
-            self.steps[it].0.description = meaning;
-            (it, "the files")
-        };
+        let step = &self.steps[index].0;
+        Ok(shorten(&format!("{} {}", step.tool, step.args), CLAUSE_CHARS_MAX))
+    }
+
+    fn count(&mut self, it: usize, by: Option<&str>, words: &[Word<'_>]) -> Result<usize, String> {
         let result = self.result(it);
-        let args = match (self.steps[it].1, by) {
-            (Shape::Matches, Some("file")) => table(&format!("{result}.by_file"), "path", "File", &result),
-            (Shape::Matches, Some(_)) => {
-                let rows = format!("{result}.by_file | tally(\"path\", by=\"extension\", weight=\"count\")");
-                table(&rows, "value", "Extension", &result)
+        let number = |data: String, of: &str| (data.clone(), format!("{{{{ {data} }}}} {of}\n"));
+        let table = |rows: &str, column: &str, heading: &str| {
+            let data = format!("{result}.{rows}");
+            let columns = format!("[\"{column}\", \"count\"], headings=[\"{heading}\", \"Count\"]");
+            let text = format!("{{{{ {data} | table({columns}) }}}}\n{{{{ {result}.total }}}} in all\n");
+            (data, text)
+        };
+        let (data, text) = match (self.steps[it].1, by) {
+            (Shape::Matches, Some("file")) => table("by_file", "path", "File"),
+            (Shape::Matches, Some("extension")) => {
+                table("by_file | tally(\"path\", by=\"extension\", weight=\"count\")", "value", "Extension")
             }
             (Shape::Files, Some("extension")) => {
-                let rows = format!("{result}.files | tally(\"path\", by=\"extension\")");
-                table(&rows, "value", "Extension", &result)
+                table("files | tally(\"path\", by=\"extension\")", "value", "Extension")
             }
-            (Shape::Matches | Shape::Pages | Shape::Files, None) => number(&format!("{result}.total"), "in all"),
-            (Shape::Text(member), None) => number(&format!("{result}.{member} | lines | length"), "lines"),
-            _ => return Err("what came before cannot be counted like this".to_owned()),
+            (Shape::Matches | Shape::Pages | Shape::Files, None) => number(format!("{result}.total"), "in all"),
+            (Shape::Text(member), None) => number(format!("{result}.{member} | lines | length"), "lines"),
+            (_, by) => {
+                let by = by.map(|by| format!(" by {:?}", shorten(by, CLAUSE_CHARS_MAX))).unwrap_or_default();
+                let can = "matches are counted by file or extension, files by extension";
+                return Err(format!("that cannot be counted{by}; {can}"));
+            }
         };
-        self.add("count", "compose", args, Shape::Composed);
-        Ok(by.map_or_else(|| format!("count {what}"), |by| format!("count {what} by {by}")))
+        let args = [("text".to_owned(), text.into()), ("data".to_owned(), format!("{{{{ {data} }}}}").into())];
+        Ok(self.add("count", "compose", Map::from_iter(args), Shape::Composed, words))
     }
 
-    fn save(&mut self, words: &mut Reader<'_>) -> Result<String, String> {
-        if !words.take_any(&["it", "them", "the output", "the result", "the results"]) {
-            return Err("it can save what came before: save it to FILE".to_owned());
-        }
-        if !words.take_any(&["to", "as", "in"]) {
-            return Err("it does not say where: save it to FILE".to_owned());
-        }
-        let path = words.text("which file")?.text;
-        words.end()?;
-        let it = self.it()?;
+    /// What the file of [`Shape::Written`] holds.
+    fn content(&self, it: usize, args: &Map<String, Value>) -> String {
         let result = self.result(it);
-        let content = match self.steps[it].1 {
-            _ if path.to_lowercase().ends_with(".json") => format!("{{{{ {result} | tojson(indent=2) }}}}\n"),
+        let is_json = args["path"].as_str().is_some_and(|path| path.to_lowercase().ends_with(".json"));
+        match self.steps[it].1 {
+            _ if is_json => format!("{{{{ {result} | tojson(indent=2) }}}}\n"),
             Shape::Text(member) => format!("{{{{ {result}.{member} }}}}"),
             shape => shape.shown(&result),
-        };
-        self.add("save", "file_write", json!({ "path": literal(path), "content": content }), Shape::Written);
-        Ok(format!("save it to outputs/…/{path}"))
+        }
     }
 
     /// The step that "it" and "them" are about.
     fn it(&self) -> Result<usize, String> {
-        let before = if self.now.is_empty() { &self.before } else { &self.now };
-        match before[..] {
-            [] => Err("nothing came before that this could be about".to_owned()),
-            [one] => Ok(one),
-            [.., last] if !self.now.is_empty() => Ok(last),
+        match (&self.now[..], &self.before[..]) {
+            ([.., last], _) => Ok(*last),
+            ([], [one]) => Ok(*one),
+            ([], []) => Err("nothing came before that this could be about".to_owned()),
             _ => Err("it may be about several; say this right after the one that is meant".to_owned()),
         }
     }
@@ -430,17 +384,16 @@ impl Steps {
         format!("tasks.{}.result", self.steps[index].0.id)
     }
 
-    /// One more step, after those before the last *then*.
-    fn add(&mut self, name: &str, tool: &str, args: Value, shape: Shape) {
-        let taken = |id: &str| self.steps.iter().any(|(step, _)| step.id == id);
-        let numbered = (2..).map(|number| format!("{name}_{number}"));
-        let id = std::iter::once(name.to_owned()).chain(numbered).find(|id| !taken(id)).unwrap_or_default();
+    /// One more step, after those before the last *then*. Returns its index.
+    fn add(&mut self, verb: &str, tool: &str, args: Map<String, Value>, result: Shape, words: &[Word<'_>]) -> usize {
+        let is_free = |id: &String| self.steps.iter().all(|(step, _)| step.id != *id);
+        let numbered = (2..).map(|number| format!("{verb}_{number}"));
         let mut step = Step {
-            id,
-            description: String::new(),
+            id: std::iter::once(verb.to_owned()).chain(numbered).find(is_free).unwrap_or_default(),
+            description: written(words),
             role: if tool == "compose" { Role::Coordinator } else { Role::for_tool(tool) },
             tool: tool.to_owned(),
-            args,
+            args: args.into(),
             depends_on: self.before.iter().map(|index| self.steps[*index].0.id.clone()).collect(),
             when: None,
             timeout: None,
@@ -449,31 +402,23 @@ impl Steps {
         };
         let inferred = step.infer_dependencies();
         debug_assert!(inferred.is_ok(), "{inferred:?}");
-        self.now.push(self.steps.len());
-        self.steps.push((step, shape));
+        let index = self.steps.len();
+        self.now.push(index);
+        self.steps.push((step, result));
+        index
     }
 
-    /// The plan of these steps. Its report shows what no other step took up.
+    /// The plan of these steps. Its report shows what no other step took up; what failed is added to every report.
     fn into_plan(self, sentence: &str) -> Plan {
-        let name: String = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
-        let is_used = |id: &str| self.steps.iter().any(|(step, _)| step.depends_on.iter().any(|needed| needed == id));
+        let is_used = |id: &String| self.steps.iter().any(|(step, _)| step.depends_on.contains(id));
         let mut report = String::from("# {{ run.name | plain }}\n");
-        for (step, shape) in &self.steps {
-            let task = format!("tasks.{}", step.id);
-            let heading = format!("\n## {{{{ {} | plain }}}}\n\n", Value::from(step.description.as_str()));
-            let failure = format!(
-                "{{{{ {task}.status }}}}{{% if {task}.error %}}: {{{{ {task}.error | plain }}}}{{% endif %}}\n"
-            );
-            report += &match is_used(&step.id) && *shape != Shape::Written {
-                true => format!("{{% if {task}.status != \"completed\" %}}{heading}{failure}{{% endif %}}"),
-                false => {
-                    let shown = shape.shown(&format!("{task}.result"));
-                    format!(
-                        "{heading}{{% if {task}.status == \"completed\" %}}{shown}{{% else %}}{failure}{{% endif %}}"
-                    )
-                }
-            };
+        for (step, shape) in self.steps.iter().filter(|(step, shape)| *shape == Shape::Written || !is_used(&step.id)) {
+            let (id, heading) = (&step.id, Value::from(step.description.as_str()));
+            let shown = shape.shown(&format!("tasks.{id}.result"));
+            report += &format!("{{% if tasks.{id}.status == \"completed\" %}}\n## {{{{ {heading} | plain }}}}\n\n");
+            report += &format!("{shown}{{% endif %}}");
         }
+        let name = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
         Plan {
             name: shorten(&name, 80),
             description: shorten(&name, super::NAME_CHARS_MAX),
@@ -505,31 +450,9 @@ impl Shape {
     }
 }
 
-/// A table for people, and its rows for programs.
-fn table(rows: &str, column: &str, heading: &str, counted: &str) -> Value {
-    let columns = format!("[\"{column}\", \"count\"], headings=[\"{heading}\", \"Count\"]");
-    json!({
-        "text": format!("{{{{ {rows} | table({columns}) }}}}\n{{{{ {counted}.total }}}} in all\n"),
-        "data": format!("{{{{ {rows} }}}}"),
-    })
-}
-
-fn number(expression: &str, of: &str) -> Value {
-    json!({ "text": format!("{{{{ {expression} }}}} {of}\n"), "data": format!("{{{{ {expression} }}}}") })
-}
-
-fn set(args: &mut Value, name: &str, value: Option<&str>) {
-    if let Some(value) = value {
-        args[name] = literal(value);
-    }
-}
-
 /// A text that no template engine takes for more than it is.
-fn literal(text: &str) -> Value {
-    match template::is_template(text) {
-        true => format!("{{{{ {} }}}}", Value::from(text)).into(),
-        false => text.into(),
-    }
+fn literal(text: &str) -> String {
+    if template::is_template(text) { format!("{{{{ {} }}}}", Value::from(text)) } else { text.to_owned() }
 }
 
 #[cfg(test)]

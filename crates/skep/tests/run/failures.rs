@@ -174,3 +174,20 @@ fn what_is_wrong_with_the_database_is_said_in_words() {
     let said = String::from_utf8(said.stderr).unwrap();
     assert!(said.contains("the disk of the database failed") && !said.contains("Error code"), "{said}");
 }
+
+#[test]
+fn the_report_of_a_sentence_tells_a_failure_once() {
+    let user = User::new();
+    let report = user.skep(&["run", "search for TODO in nowhere, then count them by file"]).stdout();
+    assert_eq!(report.matches("nowhere does not exist").count(), 1, "{report}");
+    assert!(report.contains("| count | compose | blocked |"), "{report}");
+}
+
+#[test]
+fn a_sentence_that_is_run_shows_the_calls_that_it_was_taken_for() {
+    let user = User::new();
+    user.file("a.txt", "TODO\n");
+    let said = user.skep(&["run", "search for TODO here, then count them by file"]).ok();
+    let shown = "  search: search for TODO here → search {\"query\":\"TODO\"}";
+    assert!(said.stderr().contains(shown) && said.stdout().contains("| a.txt | 1 |"), "{}", said.stderr());
+}

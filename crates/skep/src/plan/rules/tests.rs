@@ -22,7 +22,7 @@ fn each_form_is_understood() {
         ("please search for TODO in src", "search", json!({"query": "TODO", "path": "src"})),
         ("search for \"broken link\" in docs", "search", json!({"query": "broken link", "path": "docs"})),
         ("search for “then, and so on” in .", "search", json!({"query": "then, and so on", "path": "."})),
-        ("search for don't in this directory!", "search", json!({"query": "don't"})),
+        ("search for don't here!", "search", json!({"query": "don't"})),
         ("search for '{{ inputs.x }}'", "search", json!({"query": "{{ \"{{ inputs.x }}\" }}"})),
         ("search the web for link checkers", "search", json!({"query": "link checkers", "source": "web"})),
         ("list files", "list_files", json!({})),
@@ -126,16 +126,6 @@ fn them_and_it_are_what_came_before() {
     assert_eq!(serde_json::from_str::<Value>(args["content"].as_str().unwrap()).unwrap(), files);
 }
 
-#[test]
-fn a_failure_is_in_the_report() {
-    let plan = plan("search for TODO, then count them by file").unwrap();
-    let mut scope = Scope::new(&plan, &Run::default());
-    scope.ended("search", &Ended::Failed("no *such* directory".to_owned()));
-    scope.ended("count", &Ended::Skipped);
-    let report = scope.text(plan.report.as_ref().unwrap()).unwrap();
-    assert!(report.contains("failed: no \\*such\\* directory") && report.contains("skipped"), "{report}");
-}
-
 /// Which clauses were not understood, and why.
 fn refused(sentence: &str) -> String {
     let error = match plan(sentence) {
@@ -154,35 +144,38 @@ fn what_is_not_understood_to_the_last_word_is_refused() {
         ("search for TODO and", "something to do"),
         ("then search for TODO", "something to do"),
         ("make me a sandwich", "make me a sandwich: it begins with none of search, list, read"),
-        ("run cargo test and tell me which tests fail", "run cargo test: put the command between backticks"),
+        ("run cargo test and tell me which tests fail", "run cargo test: what \"cargo test\" means here is not clear"),
         ("run `cargo test` and tell me which tests fail", "tell me which tests fail: it begins with none of"),
-        ("run `cargo test` quickly", "what \"quickly\" means here is not clear"),
-        ("run \"ls\"", "put the command between backticks"),
-        ("run", "does not say which command"),
+        ("run `cargo test` quickly", "what \"quickly\" means here is not clear; the form is run `COMMAND`"),
+        ("run \"ls\"", "what \"\\\"ls\\\"\" means here is not clear; the form is run `COMMAND`"),
+        ("run", "something is missing at its end; the form is run `COMMAND`"),
         ("find unused dependencies in Cargo.toml", "it begins with none of"),
         ("search for unused dependencies in Cargo.toml", "what \"dependencies in Cargo.toml\" means here is not clear"),
-        ("count the number of authors by extension", "neither files nor a pattern"),
-        ("count the number of files by author", "not by \"author\""),
-        ("count the number of files by extension in 2020", "what \"by extension in 2020\" means"),
-        ("count files by size", "not by \"size\""),
+        ("count the number of authors by extension", "what \"authors by extension\" means"),
+        ("count the number of files by author", "counted by \"author\""),
+        ("count the number of files by extension in 2020", "what \"in 2020\" means"),
+        ("count files by size", "counted by \"size\""),
         ("list files by extension", "what \"by extension\" means"),
         ("search for TODO, then email me", "email me: it begins with none of"),
         ("search for a and b", "b: it begins with none of"),
         ("search for TODO in src recursively", "what \"recursively\" means"),
-        ("search", "neither `for` nor `the web for`"),
-        ("search for", "does not say what to search for"),
-        ("search the web for", "does not say what to search for"),
-        ("search for TODO in", "does not say where"),
+        ("search", "something is missing at its end"),
+        ("search for", "something is missing at its end"),
+        ("search the web for", "something is missing at its end; the form is search the web for QUERY…"),
+        ("search for TODO in", "what \"in\" means"),
         ("count them", "nothing came before"),
         ("save it to x.txt", "nothing came before"),
-        ("search for a, then save it", "say where: save it to FILE"),
-        ("search for a, then save it to", "does not say which file"),
-        ("search for a, then save the page to x", "save what came before"),
-        ("fetch the news", "what \"news\" means"),
-        ("fetch example.com", "begins with http:// or https://"),
+        ("search for a, then save it", "something is missing at its end; the form is save"),
+        ("search for a, then save it to", "something is missing at its end"),
+        ("search for a, then save the page to x", "what \"the page to x\" means"),
+        ("fetch the news", "what \"the news\" means"),
+        (
+            "fetch example.com",
+            "what \"example.com\" means here is not clear; the form is fetch URL, as in: fetch https://example.com",
+        ),
         ("read my mind", "what \"mind\" means"),
-        ("list the reasons why", "neither files nor a pattern"),
-        ("search the web for a, then count them by file", "cannot be counted like this"),
+        ("list the reasons why", "what \"reasons why\" means"),
+        ("search the web for a, then count them by file", "counted by \"file\""),
         ("search for a and list files, then count them", "may be about several"),
     ] {
         let refused = refused(sentence);
@@ -195,10 +188,10 @@ fn a_refusal_shows_what_was_understood_and_what_helps() {
     let error = plan("search for TODO in src, then email me\nthe   result").unwrap_err().to_string();
     for part in [
         "understood: search for TODO in src\n",
-        "(search the files in src for the text \"TODO\")",
+        "(search {\"query\":\"TODO\",\"path\":\"src\"})\n",
         "not:        email me the result\n",
         "it begins with none of",
-        "list *.rs files in src\n",
+        "list *.rs  ",
         "plan file",
         "[model]",
         "api_key_env",
@@ -209,7 +202,7 @@ fn a_refusal_shows_what_was_understood_and_what_helps() {
 
 /// The example beside each form.
 fn examples() -> impl Iterator<Item = &'static str> {
-    FORMS.iter().map(|form| form.rsplit_once("  ").unwrap().1)
+    FORMS.iter().map(|(example, ..)| *example)
 }
 
 #[test]
@@ -299,7 +292,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn a_word_more_is_refused_or_used(example in 0..8_usize, at in 0..12_usize) {
+    fn a_word_more_is_refused_or_used(example in 0..FORMS.len(), at in 0..12_usize) {
         let example = examples().nth(example).unwrap();
         let mut words: Vec<&str> = split(example).into_iter().map(|word| word.written).collect();
         words.insert(at.min(words.len()), "zq17");
