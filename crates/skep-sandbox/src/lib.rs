@@ -19,11 +19,13 @@
 //! (the helper itself, with its `pool` and `warm` interpreters) → `root` (the file system, built once) → `slot` (one
 //! sandbox and its keeper) → `command` (the process that locks itself in), with `seccomp`, `landlock`, `limits`, `memory` (with `sockets`)
 //! and `cgroup` for one wall each. `bare` takes the place of namespaces where there are none; `oci` is another way
-//! altogether. `sys` holds the system calls that need `unsafe`.
+//! altogether. `sys` holds the system calls that need `unsafe`; `allocator` has nothing to do with sandboxes but that it needs
+//! `unsafe`, too.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("sandboxes are made of Linux namespaces");
 
+mod allocator;
 mod bare;
 mod cgroup;
 mod command;
@@ -59,6 +61,7 @@ mod wire;
 mod zygote;
 
 pub use self::{
+    allocator::keep_freed_memory_for,
     defence::Defence,
     error::Error,
     oci::{Oci, Source},

@@ -1,11 +1,15 @@
 //! `skep`: see the library for the map.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 // It stands in for malloc, with which Rust allocates, too. As Rust's own allocator it would be asked by a longer way, which minds
 // alignments that hardly anything has.
 use mimalloc as _;
+
+/// How long memory that was freed is kept, in case it is needed again. Answers have limits of memory, and what is left of
+/// those that were sent or made before would come on top of them.
+const FREED_MEMORY_KEPT: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     // First of all: this program may have been started as a helper of its own, for sandboxes or templates, or to become
@@ -13,6 +17,7 @@ fn main() -> ExitCode {
     skep_sandbox::init();
     skep::upstreams::init();
     skep::plan::template::renderer::init();
+    skep_sandbox::keep_freed_memory_for(FREED_MEMORY_KEPT);
     let cli = skep::cli::Cli::parse();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

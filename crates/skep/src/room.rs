@@ -3,7 +3,10 @@
 //! What callers do not read stays in memory, so answers share a limited part of it, and a call that wants to make a large one
 //! waits until there is room. It lets other calls have its turn meanwhile.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use serde_json::{Map, Value};
 use skep_mcp::framing::{Held, Memory, ROOM_TIME_MAX, SMALL_BYTES};
@@ -125,6 +128,14 @@ impl Inside {
     fn workshop(&self) -> MutexGuard<'_, Option<SemaphorePermit<'static>>> {
         self.workshop.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A value as JSON, whose memory is about as long as the text: one that is made longer as it comes may take twice as much.
+pub(crate) fn text_of(value: &Value) -> String {
+    let mut text = String::with_capacity(weight(value));
+    let _ = write!(text, "{value}"); // writing to a String cannot fail
+    text.shrink_to_fit();
+    text
 }
 
 /// About so many bytes.

@@ -284,7 +284,7 @@ impl Default for Limits {
             events_max: 256,
             events_bytes_max: 16 << 20,
             streams_kept_max: 16,
-            streams_bytes_max: 64 << 20,
+            streams_bytes_max: 32 << 20,
             write_time_max: Duration::from_secs(30),
             memories: Memories::default(),
         }

@@ -47,7 +47,7 @@ use super::{
 };
 use crate::{
     catalogue::{Listed, ToolError},
-    room::Room,
+    room::{self, Room},
 };
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
@@ -117,7 +117,7 @@ async fn process(
 
 /// A JSON answer that takes its share of the memory until it is sent.
 fn counted_response(status: StatusCode, answer: Value, room: &Room) -> Result<Response, Problem> {
-    let text = Bytes::from(answer.to_string());
+    let text = Bytes::from(room::text_of(&answer));
     drop(answer);
     room.fit(text.len()).map_err(|none| Problem::busy("busy", none.to_string()))?;
     let body = match room.take() {
