@@ -22,12 +22,13 @@ Usage: cargo xtask <CHORE>
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
   dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
-  setup               only install what the tests need (PostgreSQL, Xvfb, tesseract, interpreters, runc)
+  setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc)
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 7] = [
+const NEEDED: [(&str, &[&str], &str); 8] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
+    ("pgbouncer", &["/usr/sbin/pgbouncer"], "pgbouncer"),
     ("Xvfb", &[], "xvfb"),
     ("tesseract", &[], "tesseract-ocr"),
     ("python3", &[], "python3"),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    postgres::{Advice, advice},
+    postgres::{Advice, PoolError, advice},
     sql::Cause,
 };
 
@@ -61,6 +61,39 @@ pub enum DbError {
     /// The database server does not answer, or has ended the connection.
     #[error("the database server cannot be reached; check its address and that it runs")]
     Unreachable(#[source] Source),
+    /// What the settings say of the database cannot be: its address, or a file that the address names.
+    #[error("the address of the database cannot be used: {0}")]
+    Address(String),
+    /// No encrypted connection to a server that is the right one.
+    #[error("the TLS connection to the database server {server} failed: {why}")]
+    Tls {
+        /// The server's name.
+        server: String,
+        /// What is wrong, and what to do.
+        why: String,
+        /// What the library said.
+        source: Source,
+    },
+    /// The server does not let us in.
+    #[error(
+        "the database server {server} refuses the login; check the user, password and database in the address, and \
+         the server's pg_hba.conf"
+    )]
+    Refused {
+        /// The server's name.
+        server: String,
+        /// What the server said.
+        source: Source,
+    },
+    /// There is a server, but not one that can be used.
+    #[error("this database server cannot be used: {0}")]
+    Unsuitable(String),
+    /// The role in the address may not do what must be done.
+    #[error(
+        "the role in the address of the database lacks rights there; let an administrator run `create schema skep \
+         authorization ROLE` or, if there is one, make the role the owner of the schema and of all that is in it"
+    )]
+    Denied(#[source] Source),
     /// A newer Skep has made this database or brought it up to date.
     #[error("the database is at version {found}, made by a newer Skep; this one knows {known}: install the newer one")]
     Newer {
@@ -111,6 +144,11 @@ fn in_words(cause: Cause) -> Cause {
 }
 
 impl DbError {
+    /// A server that does not answer, and how that shows.
+    pub(super) fn unreachable(how: String) -> DbError {
+        DbError::Unreachable(Cause::from(how).into())
+    }
+
     /// The same, and the file that it is about.
     pub(super) fn of_file(self, file: &Path) -> DbError {
         match self {
@@ -123,7 +161,15 @@ impl DbError {
 /// The error for a cause: the variant that tells the caller most.
 pub(super) fn failed(doing: &'static str, cause: impl Into<Cause>) -> DbError {
     use rusqlite::ErrorCode;
-    let cause: Cause = cause.into();
+    let cause = match cause.into().downcast::<PoolError>() {
+        Ok(pooled) => match *pooled {
+            PoolError::Backend(error) => return error,
+            PoolError::Timeout(_) => return DbError::Busy("no connection to the database server became free"),
+            PoolError::Closed => return DbError::Closed,
+            other => other.into(),
+        },
+        Err(cause) => cause,
+    };
     let code = cause.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
     let source: Source = in_words(cause).into();
     match code {
@@ -139,6 +185,7 @@ pub(super) fn failed(doing: &'static str, cause: impl Into<Cause>) -> DbError {
         Some(Advice::Busy(why)) => DbError::Busy(why),
         Some(Advice::Full) => DbError::Full(source),
         Some(Advice::Corrupt) => DbError::Corrupt(source),
+        Some(Advice::Denied) => DbError::Denied(source),
         Some(Advice::Unreachable) => DbError::Unreachable(source),
         None => DbError::Failed { doing, source },
     }

@@ -7,8 +7,12 @@
 //! A read is one statement, so many can share a connection: each is sent without waiting for the one before it.
 //! More than one connection, so that a slow read does not hold up all that come after.
 
+mod address;
+mod connect;
 mod groups;
 mod pipeline;
+mod schema;
+mod tls;
 
 use std::{
     error::Error,
@@ -20,19 +24,25 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Manager, Object, Pool, PoolError, Runtime, Timeouts};
-use tokio::sync::{
-    Mutex,
-    mpsc::{self, UnboundedSender, unbounded_channel},
-    watch,
+use deadpool_postgres::{Runtime, Timeouts};
+use tokio::{
+    sync::{
+        Mutex,
+        mpsc::{self, UnboundedSender, unbounded_channel},
+        watch,
+    },
+    time::timeout,
 };
-use tokio_postgres::{Config, NoTls, error::SqlState};
+use tokio_postgres::error::SqlState;
 
-pub(super) use self::pipeline::Pipeline;
+use self::{
+    address::Address,
+    connect::{Connector, Object, Pool},
+};
+pub(super) use self::{connect::PoolError, pipeline::Pipeline};
 use super::{
     DbError, Doing, Limits, Place, Sql, Tx,
     lines::{Job, Waiting, Write},
-    migrations::migrate,
     start_thread,
 };
 use crate::Namespace;
@@ -41,18 +51,16 @@ use crate::Namespace;
 const WRITERS: usize = 16;
 /// Connections that reads share.
 const READERS: usize = 2;
-/// How long to wait for a connection to be made.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long to wait for one of our connections to be free, or made.
+/// The schema of our tables, unless the `options` of the address name another `search_path`.
+const SCHEMA: &str = "skep";
+/// How long to wait for one of our connections to be free.
 const POOL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the server works on one statement before it gives up.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the server lets a transaction of ours do nothing, before it takes us for dead.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long the network may leave what we sent unconfirmed, before we take the server for dead.
-const NETWORK_TIME_MAX: Duration = Duration::from_secs(30);
-/// Key of the lock that Skeps take who start together; any number will do, as long as all use the same.
-const MIGRATION_LOCK: i64 = 7537;
+/// How long to wait for the answer to a read: as long as the server may work on it, and what the network takes.
+const READ_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Postgres {
     writer: UnboundedSender<Job<Box<dyn Write>>>,
@@ -66,12 +74,20 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn open(address: &str, limits: &Limits, wake: watch::Sender<u64>) -> Result<Postgres, DbError> {
-        let (config, tries_max) = (config(address, limits.lock_time_max)?, limits.tries_max);
-        let readers = pool(&config, READERS)?;
-        bring_up_to_date(&readers).await?;
+        let (address, tries_max) = (Address::parse(address)?, limits.tries_max);
+        if let Some(host) = address.unverified() {
+            tracing::warn!(
+                %host,
+                "whoever is on the network between may read and change what Skep stores, because the address of the \
+                 database does not ask the server who it is; add sslmode=verify-full"
+            );
+        }
+        let connector = Connector::new(address, limits.lock_time_max);
+        let readers = pool(&connector, READERS)?;
+        schema::bring_up_to_date(&readers, limits.lock_time_max).await?;
         let (writer, writes) = unbounded_channel();
         let (alive, thread) = mpsc::channel(1);
-        let writers = pool(&config, WRITERS)?;
+        let writers = pool(&connector, WRITERS)?;
         start_thread("postgres-writer", &alive, move || groups::run(writers, writes, tries_max, wake))?;
         Ok(Postgres {
             writer,
@@ -97,15 +113,20 @@ impl Postgres {
     where
         F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError>,
     {
-        let mut pipeline = Pipeline::new(self.reader().await?);
-        work(&mut Sql::Postgres(&mut pipeline)).await
+        let reader = self.reader().await?;
+        let mut pipeline = Pipeline::new(Arc::clone(&reader));
+        let answer = timeout(READ_TIME_MAX, work(&mut Sql::Postgres(&mut pipeline))).await;
+        answer.unwrap_or_else(|_| {
+            reader.give_up();
+            Err(DbError::unreachable("it has stopped answering".to_owned()))
+        })
     }
 
     /// The next shared connection; a new one if that one has been lost.
     async fn reader(&self) -> Result<Arc<Object>, DbError> {
         let turn = self.next_reader.fetch_add(1, Ordering::Relaxed) % READERS;
         let mut reader = self.readers[turn].lock().await;
-        if let Some(client) = reader.as_ref().filter(|client| !client.is_closed()) {
+        if let Some(client) = reader.as_ref().filter(|client| !client.is_given_up()) {
             return Ok(Arc::clone(client));
         }
         *reader = None; // back to the pool, which sorts it out
@@ -125,44 +146,15 @@ impl Postgres {
     }
 }
 
-/// What the address says, and our settings where it says nothing.
-fn config(address: &str, lock_time_max: Duration) -> Result<Config, DbError> {
-    let mut config: Config = address.parse().doing("understand the address of the database")?;
-    // Each statement here has one good plan, whatever its values; to look for a better one costs more than the plan.
-    let settings = format!(
-        "-c plan_cache_mode=force_generic_plan -c lock_timeout={} -c statement_timeout={} \
-         -c idle_in_transaction_session_timeout={}",
-        lock_time_max.as_millis(),
-        STATEMENT_TIME_MAX.as_millis(),
-        IDLE_TIME_MAX.as_millis()
-    );
-    // The last one counts, so the address has its way.
-    let options = format!("{settings} {}", config.get_options().unwrap_or_default());
-    let name = config.get_application_name().unwrap_or("skep").to_owned();
-    let connect = *config.get_connect_timeout().unwrap_or(&CONNECT_TIME_MAX);
-    let network = *config.get_tcp_user_timeout().unwrap_or(&NETWORK_TIME_MAX);
-    config.options(options).application_name(name).connect_timeout(connect).tcp_user_timeout(network);
-    Ok(config)
-}
-
-fn pool(config: &Config, size: usize) -> Result<Pool, DbError> {
-    let pool = Pool::builder(Manager::new(config.clone(), NoTls))
+fn pool(connector: &Connector, size: usize) -> Result<Pool, DbError> {
+    // To make one has limits of its own, for each host of the address.
+    let timeouts = Timeouts { wait: Some(POOL_TIME_MAX), create: None, recycle: None };
+    Pool::builder(connector.clone())
         .max_size(size)
         .runtime(Runtime::Tokio1)
-        .timeouts(Timeouts { wait: Some(POOL_TIME_MAX), create: Some(POOL_TIME_MAX), recycle: Some(POOL_TIME_MAX) });
-    pool.build().doing("set up the pool")
-}
-
-async fn bring_up_to_date(pool: &Pool) -> Result<(), DbError> {
-    let client = Arc::new(pool.get().await.doing("connect")?);
-    let begin = format!(
-        "begin; set local statement_timeout = 0; set local lock_timeout = 0; select pg_advisory_xact_lock({MIGRATION_LOCK})"
-    );
-    client.batch_execute(&begin).await.doing("begin the migration")?;
-    let migrated = migrate(&mut Sql::Postgres(&mut Pipeline::new(Arc::clone(&client)))).await;
-    let end = if migrated.is_ok() { "commit" } else { "rollback" };
-    client.batch_execute(end).await.doing("end the migration")?;
-    migrated
+        .timeouts(timeouts)
+        .build()
+        .doing("set up the pool")
 }
 
 /// Whether the database undid this because of other writers, and it may go well the next time.
@@ -181,20 +173,16 @@ pub(super) enum Advice {
     Unreachable,
     /// Restore a backup.
     Corrupt,
+    /// Ask whoever owns the database for rights.
+    Denied,
 }
 
 pub(super) fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
-    if let Some(PoolError::Timeout(_)) = error.downcast_ref() {
-        return Some(Advice::Busy("no connection to the database server became free"));
-    }
-    let pooled = error.downcast_ref().and_then(|error| match error {
-        PoolError::Backend(error) => Some(error),
-        _ => None,
-    });
-    let error: &tokio_postgres::Error = pooled.or_else(|| error.downcast_ref())?;
+    let error: &tokio_postgres::Error = error.downcast_ref()?;
     match error.code() {
         Some(code) if *code == SqlState::DISK_FULL => Some(Advice::Full),
         Some(code) if [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code) => Some(Advice::Corrupt),
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Some(Advice::Denied),
         Some(code) if [SqlState::TOO_MANY_CONNECTIONS, SqlState::OUT_OF_MEMORY].contains(code) => {
             Some(Advice::Busy("the database server has no room for more"))
         }

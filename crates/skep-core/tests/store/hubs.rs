@@ -99,5 +99,5 @@ async fn a_server_that_is_not_there_is_named_as_the_trouble() {
     let Err(error) = Db::open(address, Limits::default()).await else { panic!("opened") };
     assert!(matches!(error, DbError::Unreachable(_)), "{error:?}");
     let Err(error) = Db::open("what is this", Limits::default()).await else { panic!("opened") };
-    assert!(matches!(error, DbError::Failed { .. }), "{error:?}");
+    assert!(matches!(error, DbError::Address(_)), "{error:?}");
 }

@@ -7,6 +7,7 @@
 
 mod audit;
 mod broken;
+mod connections;
 mod durable;
 mod groups;
 mod hubs;
@@ -14,8 +15,11 @@ mod log;
 mod mcp_tasks;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+#[path = "../postgres/private.rs"]
+mod private;
 mod runs;
 mod tasks;
+mod tls;
 
 use std::time::Duration;
 

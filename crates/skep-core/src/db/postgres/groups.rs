@@ -28,14 +28,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{Object, Pool};
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver, watch},
     task::{JoinSet, LocalSet},
     time::{sleep, timeout},
 };
 
-use super::{Pipeline, WRITERS, is_lost, pipeline::Failure};
+use super::{Object, Pipeline, Pool, WRITERS, is_lost, pipeline::Failure};
 use crate::{
     Namespace,
     db::{

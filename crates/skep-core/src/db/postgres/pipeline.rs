@@ -13,11 +13,10 @@ use std::{
     task::Poll,
 };
 
-use deadpool_postgres::{Object, tokio_postgres};
 use futures_util::{TryStreamExt, future::MaybeDone, future::maybe_done};
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
-use super::{asks_for_another_try, is_lost};
+use super::{asks_for_another_try, connect::Object, is_lost};
 use crate::db::sql::Value;
 
 /// Statements that are kept back at most.
@@ -119,7 +118,12 @@ impl Pipeline {
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result {
-            let again = asks_for_another_try(error) || is_lost(error);
+            // This one was the primary and is none any more, although it has kept the connection.
+            let is_demoted = error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+            if is_demoted {
+                self.client.give_up();
+            }
+            let again = asks_for_another_try(error) || is_lost(error) || is_demoted;
             let failure = if again { Failure::Again } else { Failure::Final };
             self.failure.get_or_insert(failure);
         }

@@ -1,0 +1,166 @@
+//! PostgreSQL servers of a test's own: with other settings, with TLS, behind PgBouncer, to be stopped and started.
+//!
+//! Each lives exactly as long as the pipe to its script, as the shared one does.
+
+use std::{
+    io::{BufRead, BufReader, Lines, Write},
+    net::TcpListener,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use tokio_postgres::SimpleQueryMessage;
+
+/// A server of a test's own.
+pub(crate) struct Server {
+    script: Script,
+    /// The directory of its socket.
+    pub(crate) directory: String,
+    /// Its port on 127.0.0.1, and in the name of its socket.
+    pub(crate) port: u16,
+}
+
+/// Files in the directory of a server's data, each with what is in it.
+pub(crate) type Files<'a> = &'a [(&'a str, &'a str)];
+
+impl Server {
+    /// Start one with these settings (lines of `postgresql.conf`), files, and databases. `None` as in
+    /// [`super::postgres::new_schema`].
+    pub(crate) fn start(settings: &str, files: Files<'_>) -> Option<Server> {
+        Server::start_from(settings, files, "")
+    }
+
+    /// Start a standby of another server.
+    pub(crate) fn standby_of(primary: &Server) -> Option<Server> {
+        Server::start_from("", &[], &primary.address())
+    }
+
+    fn start_from(settings: &str, files: Files<'_>, primary: &str) -> Option<Server> {
+        // Between choosing a port and its use, somebody else may take it.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let settings = format!("port = {port}\nlisten_addresses = '127.0.0.1'\n{settings}\n");
+            let files = [files, &[("more.conf", &*settings)]].concat();
+            match Script::start(include_str!("server.sh"), &files, &[("PRIMARY", primary)]) {
+                Some((script, directory)) => return Some(Server { script, directory, port }),
+                None if !is_installed("initdb") => break,
+                None => {}
+            }
+        }
+        left_out("PostgreSQL", "initdb and pg_ctl")
+    }
+
+    /// The address of its socket.
+    pub(crate) fn address(&self) -> String {
+        format!("host={} port={} user=postgres dbname=postgres", self.directory, self.port)
+    }
+
+    /// What is not on a socket.
+    pub(crate) fn tcp(&self) -> String {
+        format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", self.port)
+    }
+
+    /// A new, empty database on its socket.
+    pub(crate) async fn database(&self, name: &str) -> String {
+        self.execute(&format!("create database {name}")).await;
+        self.address().replace("dbname=postgres", &format!("dbname={name}"))
+    }
+
+    /// Run statements in the database `postgres`.
+    pub(crate) async fn execute(&self, sql: &str) {
+        super::postgres::execute(&self.address(), sql).await;
+    }
+
+    /// Have the script do something, and wait until it is done: `restart`, `stop`, `start`, `reload`, `promote`.
+    pub(crate) fn tell(&mut self, what: &str) {
+        self.script.tell(what);
+    }
+}
+
+/// The first column of the first row that a statement gives, as text.
+pub(crate) async fn ask(address: &str, sql: &str) -> Option<String> {
+    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await.unwrap();
+    let answer = tokio::select! {
+        answer = client.simple_query(sql) => answer.unwrap(),
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    };
+    answer.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
+}
+
+/// A PgBouncer of a test's own, before a server.
+pub(crate) struct Bouncer {
+    _script: Script,
+    directory: String,
+}
+
+impl Bouncer {
+    /// Start one with these settings (lines of `pgbouncer.ini`).
+    pub(crate) fn start(server: &Server, settings: &str) -> Option<Bouncer> {
+        let settings = format!(
+            "[databases]\npostgres = host={} port={} user=postgres\n[pgbouncer]\nunix_socket_dir = .\nlisten_port = 6432\n\
+             auth_type = any\nlogfile = pgbouncer.log\npidfile = pgbouncer.pid\n{settings}\n",
+            server.directory, server.port
+        );
+        match Script::start(include_str!("bouncer.sh"), &[("pgbouncer.ini", &settings)], &[]) {
+            Some((script, directory)) => Some(Bouncer { _script: script, directory }),
+            None => left_out("PgBouncer", "pgbouncer"),
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("host={} port=6432 user=postgres dbname=postgres", self.directory)
+    }
+}
+
+/// A shell script that runs a server as long as its standard input is open, and does what it is told there.
+struct Script {
+    child: Child,
+    told: Option<ChildStdin>,
+    says: Lines<BufReader<ChildStdout>>,
+}
+
+impl Script {
+    /// Run it, in a directory with these files. Gives that directory when the server is ready.
+    fn start(script: &str, files: Files<'_>, environment: &[(&str, &str)]) -> Option<(Script, String)> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("SCRIPT", script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        command.env("FILES", names.join(" ")).envs(environment.iter().copied());
+        for (name, text) in files {
+            command.env(format!("FILE_{}", name.replace(['.', '-'], "_")), text);
+        }
+        let mut child = command.spawn().unwrap();
+        let told = child.stdin.take();
+        let says = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut script = Script { child, told, says };
+        let directory = script.says.next()?.unwrap();
+        Some((script, directory))
+    }
+
+    fn tell(&mut self, what: &str) {
+        writeln!(self.told.as_ref().unwrap(), "{what}").unwrap();
+        let done = self.says.next().unwrap_or_else(|| panic!("{what} failed"));
+        assert_eq!(done.unwrap(), "done");
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        drop(self.told.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let found = format!("for p in /usr/lib/postgresql/*/bin; do PATH=$p:$PATH; done; command -v {program}");
+    Command::new("sh").args(["-c", &found]).output().unwrap().status.success()
+}
+
+fn left_out<T>(what: &str, programs: &str) -> Option<T> {
+    let missing = format!("no {what} here that starts: install it ({programs})");
+    assert!(std::env::var("SKEP_TEST_REQUIRE").as_deref() != Ok("1"), "{missing}");
+    eprintln!("LEFT OUT, {missing}");
+    None
+}
