@@ -89,11 +89,7 @@ struct Hub {
 
 impl Hub {
     fn start(user: &User, arguments: &[&str], token: Option<&str>) -> Hub {
-        let mut command = user.command(&[&["serve", "--bind", "127.0.0.1:0"], arguments].concat());
-        if let Some(token) = token {
-            command.env("SKEP_TOKEN", token);
-        }
-        Hub { served: Served::start(&mut command) }
+        Hub { served: Served::hub(user, arguments, token) }
     }
 
     fn says(&mut self, text: &str) -> String {
@@ -101,9 +97,7 @@ impl Hub {
     }
 
     async fn ask(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let request = reqwest::Client::new().request(method, format!("{}{path}", self.served.url));
-        let answer = request.bearer_auth(TOKEN).json(body).send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
+        self.served.ask(TOKEN, method.as_str(), path, body).await
     }
 
     async fn get(&self, path: &str) -> Value {

@@ -1,6 +1,5 @@
 //! Names that are made so that a call goes to another server than was meant.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{Served, User};
@@ -33,12 +32,6 @@ fn entry(name: &str, tools: &[&str]) -> Value {
     json!({ "command": "python3", "args": args })
 }
 
-async fn ask(hub: &Served, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let request = reqwest::Client::new().request(method, format!("{}{path}", hub.url)).bearer_auth(TOKEN);
-    let answer = request.json(body).send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap())
-}
-
 #[test]
 fn a_server_whose_name_could_end_elsewhere_is_refused_with_its_place_in_the_file() {
     let user = User::new();
@@ -62,19 +55,18 @@ async fn every_call_goes_to_the_server_whose_name_it_begins_with() {
     let a = ["_echo", "echo", "__echo", "b__echo", "_"];
     let servers = json!({ "mcpServers": { "a": entry("a", &a), "a_b": entry("a_b", &["_echo", "echo"]) } });
     user.file("mcp.json", &servers.to_string());
-    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--mcp-config", "mcp.json"]);
-    let hub = Served::start(command.env("SKEP_TOKEN", TOKEN));
+    let hub = Served::hub(&user, &["--mcp-config", "mcp.json"], Some(TOKEN));
 
     for name in ["a_", "_a", "a__b"] {
-        let (status, refused) = ask(&hub, Method::PUT, &format!("/servers/{name}"), &entry(name, &["echo"])).await;
+        let (status, refused) = hub.ask(TOKEN, "PUT", &format!("/servers/{name}"), &entry(name, &["echo"])).await;
         assert_eq!((status, &refused["code"]), (422, &json!("invalid_server")), "{name}: {refused}");
     }
     let expected = a.iter().map(|tool| ("a", *tool)).chain([("a_b", "_echo"), ("a_b", "echo")]);
     for (server, tool) in expected {
-        let (status, answer) = ask(&hub, Method::POST, &format!("/tools/{server}__{tool}"), &json!({})).await;
+        let (status, answer) = hub.ask(TOKEN, "POST", &format!("/tools/{server}__{tool}"), &json!({})).await;
         assert_eq!((status, &answer["text"]), (200, &json!(format!("{server} {tool}"))), "{answer}");
         let through = json!({ "server_name": server, "tool_name": tool });
-        let (_, answer) = ask(&hub, Method::POST, "/tools/execute_mcp_tool", &through).await;
+        let (_, answer) = hub.ask(TOKEN, "POST", "/tools/execute_mcp_tool", &through).await;
         assert!(answer.to_string().contains(&format!("{server} {tool}")), "{answer}");
     }
 }
@@ -106,10 +98,9 @@ async fn a_tool_whose_name_is_too_long_with_its_prefix_is_not_shown() {
     let user = User::new();
     let (fits, too_long) = ("t".repeat(125), "u".repeat(126));
     user.file("mcp.json", &json!({ "mcpServers": { "a": entry("a", &[&fits, &too_long]) } }).to_string());
-    let mut command = user.command(&["serve", "--bind", "127.0.0.1:0", "--mcp-config", "mcp.json"]);
-    let hub = Served::start(command.env("SKEP_TOKEN", TOKEN));
+    let hub = Served::hub(&user, &["--mcp-config", "mcp.json"], Some(TOKEN));
     // The server is there when it has answered a call.
-    assert_eq!(ask(&hub, Method::POST, &format!("/tools/a__{fits}"), &json!({})).await.0, 200);
+    assert_eq!(hub.ask(TOKEN, "POST", &format!("/tools/a__{fits}"), &json!({})).await.0, 200);
     let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {} });
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "_meta": meta } });
@@ -117,7 +108,7 @@ async fn a_tool_whose_name_is_too_long_with_its_prefix_is_not_shown() {
     let request = request.header("accept", "application/json, text/event-stream");
     let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/list");
     let over_mcp: Value = request.send().await.unwrap().json().await.unwrap();
-    let (_, over_http) = ask(&hub, Method::GET, "/tools", &Value::Null).await;
+    let (_, over_http) = hub.ask(TOKEN, "GET", "/tools", &Value::Null).await;
     for listed in [over_mcp["result"]["tools"].clone(), over_http["tools"].clone()] {
         let names: Vec<&str> = listed.as_array().unwrap().iter().filter_map(|tool| tool["name"].as_str()).collect();
         assert!(names.contains(&format!("a__{fits}").as_str()), "{names:?}");

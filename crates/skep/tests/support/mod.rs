@@ -87,6 +87,12 @@ impl Served {
         served
     }
 
+    /// `skep serve` for this user, with these arguments besides, and a token if others than the user are to call it.
+    pub(crate) fn hub(user: &User, arguments: &[&str], token: Option<&str>) -> Served {
+        let mut command = user.command(&[&["serve", "--bind", "127.0.0.1:0"], arguments].concat());
+        Served::start(command.envs(token.map(|token| ("SKEP_TOKEN", token))))
+    }
+
     /// The next line with this text in it.
     pub(crate) fn says(&mut self, text: &str) -> String {
         loop {
@@ -95,6 +101,14 @@ impl Served {
                 return line;
             }
         }
+    }
+
+    /// What it answers to a request of whoever knows this token: the status, and the body.
+    pub(crate) async fn ask(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let method = method.parse().unwrap();
+        let request = reqwest::Client::new().request(method, format!("{}{path}", self.url)).bearer_auth(token);
+        let answer = request.json(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// SIGTERM. Returns the exit code.

@@ -122,20 +122,6 @@ pub(super) const TEST_NAMES: [&str; 28] = [
 /// Functions.
 pub(super) const FUNCTION_NAMES: [&str; 4] = ["debug", "dict", "namespace", "range"];
 
-/// What the filters are for, for `skep check --help` and the documentation: name, and what it makes.
-pub const FILTERS: [(&str, &str); 10] = [
-    ("quote", "a value as one word of a shell script, a list as several: `grep -e {{ inputs.text | quote }}`"),
-    ("size", "a number of bytes for people: `1536|size` is 1.5 KiB"),
-    ("duration", "a number of seconds for people: `90|duration` is 1m 30s"),
-    ("shorten", "the beginning of a text: `text|shorten(80)`"),
-    ("extension", "the extension of a path, without its dot"),
-    ("tally", "how often each value occurs: `rows|tally(\"path\", by=\"extension\", weight=\"count\")`"),
-    ("table", "a list of tables as one in Markdown: `rows|table([\"path\", \"count\"], limit=20)`"),
-    ("code", "a block of code that no backtick in it can end: `text|code(\"python\")`"),
-    ("inline_code", "the same within a line"),
-    ("plain", "text in which nothing means anything to Markdown"),
-];
-
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
