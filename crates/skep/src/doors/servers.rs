@@ -20,7 +20,7 @@ use super::{
     http::{Caller, Hub, name},
     problem::{Problem, json_response},
 };
-use crate::upstreams::{Status, Upstream, UpstreamError, config};
+use crate::upstreams::{State as ServerState, Status, Upstream, UpstreamError, config};
 
 pub(super) fn router() -> Router<Arc<Hub>> {
     Router::new()
@@ -29,16 +29,35 @@ pub(super) fn router() -> Router<Arc<Hub>> {
         .route("/servers/{name}/restart", post(restart))
 }
 
-async fn list(State(hub): State<Arc<Hub>>) -> Response {
-    let servers: Vec<Value> = hub.calls.catalogue.upstreams().servers().iter().map(Status::to_json).collect();
+async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Response {
+    let servers = hub.calls.catalogue.upstreams().servers();
+    let servers: Vec<Value> = servers.iter().map(|server| shown_to(&caller, server)).collect();
     json_response(StatusCode::OK, &json!({ "servers": servers }))
 }
 
-async fn show(State(hub): State<Arc<Hub>>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+async fn show(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
     let name = name(path)?;
     let servers = hub.calls.catalogue.upstreams().servers();
     let found = servers.iter().find(|server| server.name == name).ok_or_else(|| unknown(&name))?;
-    Ok(json_response(StatusCode::OK, &found.to_json()))
+    Ok(json_response(StatusCode::OK, &shown_to(&caller, found)))
+}
+
+/// What a caller may see of a server. Its processes may be other principals', and what they print (which errors quote) may
+/// hold what those have told them, so that is the operator's alone.
+fn shown_to(caller: &Caller, server: &Status) -> Value {
+    let mut shown = server.to_json();
+    if *caller.0 != *LOCAL
+        && let Some(members) = shown.as_object_mut()
+    {
+        let of_processes = |name: &str| matches!(name, "pids" | "stderr" | "last_error");
+        members
+            .retain(|name, _| !of_processes(name) || (name == "last_error" && server.state == ServerState::Disabled));
+    }
+    shown
 }
 
 /// Add a server or change the one of this name. The body is its entry, as in a file: `{"command": …}`.

@@ -3,6 +3,7 @@
 
 mod found_settings;
 mod names;
+mod others;
 mod outputs;
 mod spoofing;
 #[path = "../support/mod.rs"]
