@@ -94,7 +94,7 @@ pub(crate) async fn call_tool(
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = server.call("tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
-    let result = result.map_err(|error| failed(&name, error))?;
+    let result = result.map_err(|error| failed(&name, error))?.result;
     if room::values(result.get()) > ANSWER_VALUES_MAX {
         let message =
             format!("{name} answered with more than {ANSWER_VALUES_MAX} values, which only callers over MCP can have");

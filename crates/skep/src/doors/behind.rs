@@ -6,15 +6,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock, Weak},
 };
 
-use memchr::memmem;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use skep_mcp::{
     client::CallError,
     gateway::{Backend, Kind, List, Request, SEPARATOR},
     message::ErrorObject,
     server::{
-        BoxFuture, Call, Caller, Change, Description, Members, Outcome, Peer, Service, Watch, code,
-        headers::HeaderArgument,
+        BoxFuture, Call, Caller, Change, Description, Outcome, Peer, Service, Watch, code, headers::HeaderArgument,
     },
 };
 use tokio::sync::broadcast;
@@ -24,7 +22,7 @@ use super::{
     calls::Calls,
     mcp::{caller_of, refused},
 };
-use crate::upstreams::{Options, Server, UpstreamError};
+use crate::upstreams::{Called, Options, Server, UpstreamError};
 
 /// One of them.
 pub(super) struct Behind {
@@ -68,7 +66,7 @@ impl Service for Behind {
                 biased;
                 result = calling => {
                     ended(outcome(&result));
-                    result.map_err(failed)
+                    result.map(|called| called.result).map_err(failed)
                 }
                 () = pass.cancel.cancelled() => {
                     ended("cancelled");
@@ -138,13 +136,10 @@ impl Drop for Watched {
 }
 
 /// How a call of a tool ended, in a word. What the tool itself calls an error is one.
-fn outcome(result: &Result<Box<RawValue>, UpstreamError>) -> &'static str {
+fn outcome(result: &Result<Called, UpstreamError>) -> &'static str {
     match result {
-        // Most results are without the word, and need not be taken apart.
-        Ok(result) => match memmem::find(result.get().as_bytes(), b"\"isError\"") {
-            Some(_) if Members::parse(result).and_then(|members| members.read("isError")) == Some(true) => "failed",
-            _ => "ok",
-        },
+        Ok(Called { has_failed: true, .. }) => "failed",
+        Ok(_) => "ok",
         Err(UpstreamError::Unknown { .. }) => "unknown_tool",
         Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => "denied",
         Err(UpstreamError::Busy { .. }) => "busy",

@@ -7,7 +7,7 @@ use std::{array, sync::OnceLock, time::Duration};
 use metrics::{Counter, Histogram, SharedString};
 use skep_mcp::client::CallError;
 
-use super::UpstreamError;
+use super::{Called, UpstreamError};
 
 /// Methods that are counted by name; the last stands for all others.
 const METHODS: [&str; 9] = [
@@ -26,6 +26,7 @@ const METHODS: [&str; 9] = [
 #[derive(Clone, Copy)]
 enum Ended {
     Ok,
+    Failed,
     Denied,
     Busy,
     Unavailable,
@@ -36,12 +37,13 @@ enum Ended {
     Unauthorized,
 }
 
-const ENDED: [&str; 9] =
-    ["ok", "denied", "busy", "unavailable", "error", "timed_out", "closed", "protocol", "unauthorized"];
+const ENDED: [&str; 10] =
+    ["ok", "failed", "denied", "busy", "unavailable", "error", "timed_out", "closed", "protocol", "unauthorized"];
 
 impl Ended {
-    fn of<T>(result: &Result<T, UpstreamError>) -> Option<Ended> {
+    fn of(result: &Result<Called, UpstreamError>) -> Option<Ended> {
         Some(match result {
+            Ok(Called { has_failed: true, .. }) => Ended::Failed,
             Ok(_) => Ended::Ok,
             Err(UpstreamError::Unknown { .. }) => return None, // not a server
             Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => Ended::Denied,
@@ -77,7 +79,7 @@ impl Counts {
     }
 
     /// One call.
-    pub(super) fn record<T>(&self, method: &str, result: &Result<T, UpstreamError>, took: Duration) {
+    pub(super) fn record(&self, method: &str, result: &Result<Called, UpstreamError>, took: Duration) {
         let Some(ended) = Ended::of(result) else { return };
         let index = METHODS.into_iter().position(|known| known == method).unwrap_or(METHODS.len() - 1);
         let (method, name, outcome) = (&self.methods[index], METHODS[index], ENDED[ended as usize]);

@@ -29,6 +29,7 @@ use std::{
 };
 
 use futures_util::future::{FutureExt as _, Shared, join_all};
+use memchr::memmem;
 use serde_json::value::RawValue;
 use skep_mcp::{
     client::{self, CallError, CallOptions, Connection, Info},
@@ -174,6 +175,21 @@ impl State {
     }
 }
 
+/// A call that a server answered.
+#[derive(Debug)]
+pub struct Called {
+    /// Its result.
+    pub result: Box<RawValue>,
+    /// It is the result of a tool that calls it an error (`isError`).
+    pub has_failed: bool,
+}
+
+/// Whether a tool calls its result an error. Most results are without the word, and need not be taken apart.
+fn says_error(result: &RawValue) -> bool {
+    memmem::find(result.get().as_bytes(), b"\"isError\"").is_some()
+        && Members::parse(result).and_then(|members| members.read("isError")) == Some(true)
+}
+
 /// A server, as people want to see it.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -295,7 +311,7 @@ impl Upstreams {
         params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        self.server(server)?.call(method, params, options).await
+        Ok(self.server(server)?.call(method, params, options).await?.result)
     }
 
     /// The tools of a server, on nobody's behalf.
@@ -458,11 +474,12 @@ impl Server {
         method: &str,
         params: Members<'static>,
         options: Options,
-    ) -> Result<Box<RawValue>, UpstreamError> {
+    ) -> Result<Called, UpstreamError> {
         let began = Instant::now();
         let result = self.call_uncounted(method, params, options).await;
-        self.counts.record(method, &result, began.elapsed());
-        result
+        let called = result.map(|result| Called { has_failed: method == "tools/call" && says_error(&result), result });
+        self.counts.record(method, &called, began.elapsed());
+        called
     }
 
     async fn call_uncounted(
@@ -568,7 +585,7 @@ impl Server {
         while let Some(params) = reading.next_page() {
             let options = Options { caller: Arc::clone(caller), call: None };
             match self.call(kind.method(), params, options).await {
-                Ok(page) => reading.add(&page).map_err(|fault| self.failed(CallError::Protocol(fault)))?,
+                Ok(page) => reading.add(&page.result).map_err(|fault| self.failed(CallError::Protocol(fault)))?,
                 Err(UpstreamError::Call { error: CallError::Rpc(error), .. })
                     if error.code == code::METHOD_NOT_FOUND =>
                 {

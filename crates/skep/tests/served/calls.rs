@@ -75,6 +75,12 @@ async fn every_call_is_told_to_its_caller_and_the_operator_whatever_way_it_came(
         "ann s__works ok",
     ];
     assert_eq!(calls(&hub, ANN).await, of_ann);
+    let metrics = hub.get("/metrics", &[("authorization", &bearer(OPERATOR))]).await.body;
+    for (outcome, calls) in [("ok", 3), ("failed", 1)] {
+        let counted =
+            format!("skep_upstream_calls_total{{server=\"s\",method=\"tools/call\",outcome=\"{outcome}\"}} {calls}");
+        assert!(metrics.contains(&counted), "{counted}: {metrics}");
+    }
     assert_eq!(calls(&hub, BOB).await, ["bob list_files ok"]);
     assert_eq!(calls(&hub, OPERATOR).await, [&of_ann[..], &["bob list_files ok"]].concat());
     assert_eq!(hub.get("/calls", &[]).await.status, 401);
