@@ -163,6 +163,20 @@ fn files_go_in_and_come_out() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let here = Here::new();
+    let pipe = here.0.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::create_dir(here.0.path().join("directory")).unwrap();
+    for name in ["pipe", "directory", "/dev/zero"] {
+        for words in [&["--in", name, "--", "true"][..], &["--lang", "python", name], &["--lang", "sh", name, "x"]] {
+            let (code, said) = here.exec(words);
+            assert!(code == 1 && said.contains(name) && said.contains("not a regular file"), "{words:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn an_end_is_told_as_json() {
     let here = Here::new();
     let (code, said) =

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -18,6 +17,7 @@ use tokio::sync::mpsc;
 use super::{Common, print, say, stop_on_signal};
 use crate::{
     config::Overrides,
+    document,
     duration::Span,
     hive, net,
     size::Size,
@@ -68,7 +68,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum)]
     lang: Option<Lang>,
     /// Deadline, such as 500ms, 30s or 2m; a plain number is seconds
-    #[arg(long, value_name = "TIME", default_value = "10s")]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = Span::more_than_zero)]
     timeout: Span,
     /// Most memory that all its processes hold together, such as 64M or 2G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = Size::or_mebibytes)]
@@ -192,9 +192,8 @@ fn request(arguments: &Arguments) -> anyhow::Result<Request> {
     let mut files = Vec::new();
     for path in &arguments.files {
         let name = path.file_name().with_context(|| format!("--in {}: this is not a file", path.display()))?;
-        let file = File::open(path).with_context(|| format!("--in {}", path.display()))?;
-        ensure!(file.metadata()?.is_file(), "--in {}: this is not a file", path.display());
-        files.push(InFile { path: name.into(), bytes: read(file, &mut left)? });
+        let bytes = read_file(path, &mut left).with_context(|| format!("--in {}", path.display()))?;
+        files.push(InFile { path: name.into(), bytes });
     }
     let run = match arguments.lang {
         None => Run::Argv(arguments.command.clone()),
@@ -230,7 +229,7 @@ fn program(lang: Lang, words: &[OsString], files: &mut Vec<InFile>, left: &mut u
         Some("-") => read(io::stdin(), left)?,
         _ => {
             let what = || format!("{} (code itself goes to standard input, with `-` here)", Path::new(path).display());
-            read(File::open(path).with_context(what)?, left)?
+            read_file(path.as_ref(), left).with_context(what)?
         }
     };
     let [interpreter, name] = lang.words();
@@ -247,6 +246,12 @@ fn program(lang: Lang, words: &[OsString], files: &mut Vec<InFile>, left: &mut u
         Lang::Bash => Run::Bash(code),
         Lang::Sh => Run::Shell(code),
     })
+}
+
+/// A regular file: a FIFO would be waited for, and a device may never end.
+fn read_file(path: &Path, left: &mut u64) -> anyhow::Result<Vec<u8>> {
+    let bytes = document::read_bytes(path, GIVEN_BYTES_MAX).map_err(anyhow::Error::msg)?;
+    read(bytes.as_slice(), left)
 }
 
 fn read(from: impl io::Read, left: &mut u64) -> anyhow::Result<Vec<u8>> {
