@@ -22,6 +22,20 @@ const DIGITS_MAX: usize = 9;
 /// The longest time, which is written in days with so many digits.
 const TIME_MS_MAX: u64 = 999_999_999 * DAY_MS;
 
+impl Span {
+    /// A time of a flag that makes no sense as nothing.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn more_than_zero(text: &str) -> Result<Span, String> {
+        match text.parse()? {
+            Span(Duration::ZERO) => Err("must be more than 0s".to_owned()),
+            time => Ok(time),
+        }
+    }
+}
+
 impl FromStr for Span {
     type Err = String;
 

@@ -52,12 +52,10 @@ impl Hive {
     /// Open the store: the embedded database in the state directory, or the one that is configured.
     pub async fn open(settings: Settings) -> anyhow::Result<Hive> {
         let home = Home::new(settings.home.clone()).with_outputs(readers(&settings));
+        state::prepare(home.path(), readers(&settings))?;
         let address = match &settings.database {
             Some(address) => address.reveal().to_owned(),
-            None => {
-                state::prepare(home.path(), readers(&settings))?;
-                format!("sqlite:{}", home.path().join(DATABASE).display())
-            }
+            None => format!("sqlite:{}", home.path().join(DATABASE).display()),
         };
         let db = Db::open(&address, Limits::default()).await?;
         let actor = Actor { name: "local".to_owned(), namespace: Namespace(NAMESPACE.to_owned()), writer: true };

@@ -174,6 +174,25 @@ fn a_server_whose_variable_is_not_set_is_told_once_and_holds_up_nothing() {
 }
 
 #[test]
+fn a_number_or_a_time_of_nothing_is_refused() {
+    let user = User::new();
+    for (arguments, reason) in [
+        (&["runs", "--limit", "0"][..], "1 or more"),
+        (&["runs", "ls", "--limit=-1"], "1 or more"),
+        (&["du", "--limit", "0"], "1 or more"),
+        (&["exec", "--timeout", "0", "true"], "more than 0s"),
+        (&["exec", "--memory", "0", "true"], "more than 0"),
+        (&["call", "compose", "--arg", "text=x", "--timeout", "0s"], "more than 0s"),
+        (&["servers", "login", "x", "--timeout", "0"], "more than 0s"),
+        (&["run", "plan.yaml", "--actors", "0"], "1"),
+        (&["run", "plan.yaml", "--observers", "0"], "1"),
+    ] {
+        let said = user.skep(arguments);
+        assert!(said.code() == 2 && said.stderr().contains(reason), "{arguments:?}: {} {}", said.code(), said.stderr());
+    }
+}
+
+#[test]
 fn check_says_what_a_file_is_and_goes_on_with_settings_that_cannot_be_used() {
     let user = User::new();
     user.file("mcp.json", "{ \"servers\": { \"a\": { \"command\": \"x\" }, }, }");

@@ -155,6 +155,25 @@ fn the_state_directory_is_its_users_alone_whatever_the_umask_is_and_whatever_was
     assert!(!refused.status.success() && said.contains("symbolic link") && said.contains("SKEP_HOME"), "{said}");
 }
 
+#[test]
+fn whatever_command_puts_a_secret_into_a_state_directory_closes_it() {
+    let user = User::new();
+    user.file("skep.toml", "[tools]\nsearch = true\n");
+    for (index, command) in
+        [&["servers", "login", "x"][..], &["servers", "logout", "x"], &["servers"], &["trust", "--yes"], &["runs"]]
+            .into_iter()
+            .enumerate()
+    {
+        let home = user.home().join(index.to_string());
+        std::fs::create_dir_all(home.join("logins")).unwrap();
+        std::fs::write(home.join("logins/logins.json"), "{}").unwrap();
+        assert!(Command::new("chmod").args(["-R", "a+rX"]).arg(&home).status().unwrap().success());
+        let said = user.command(command).env("SKEP_HOME", &home).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(open_to_others(&home), Vec::<PathBuf>::new(), "{command:?}: {said}");
+    }
+}
+
 const PLAN: &str = "name: n\ntasks:\n  greet: { tool: bash, args: { command: echo hello } }\n";
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{Common, FAILED, print};
 use crate::{
     config::Overrides,
+    doors,
     hive::{self, Hive},
     terminal,
     upstreams::Upstream,
@@ -64,6 +65,7 @@ pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Resu
     let mut findings = vec![sandbox(&settings).await?];
     findings.extend(PROGRAMS.map(program));
     findings.push(display());
+    findings.push(callers());
     findings.extend(settings.upstreams.iter().map(server));
     findings.push(database(settings).await);
     let healthy = findings.iter().all(|finding| finding.works || !finding.required);
@@ -136,6 +138,21 @@ fn display() -> Finding {
         None => "DISPLAY is not set; observe_screen reads image files only".to_owned(),
     };
     Finding { what: "X display".into(), required: false, works: display.is_some(), detail, cure: None }
+}
+
+/// Whether a hub without a token can tell its own user from others.
+fn callers() -> Finding {
+    let asked = doors::tells_users();
+    let detail = match &asked {
+        Ok(()) => "the kernel tells whose they are (skep serve without a token)".to_owned(),
+        Err(error) => format!("the kernel does not tell whose they are (SOCK_DIAG: {error})"),
+    };
+    let cure = asked.is_err().then(|| {
+        "a hub without a token answers on its Unix socket only; for TCP give it a token (--token-file, SKEP_TOKEN), or let \
+         every user of this machine in (--allow-local-users)"
+            .to_owned()
+    });
+    Finding { what: "callers".into(), required: false, works: asked.is_ok(), detail, cure }
 }
 
 /// Whether an MCP server can be started; it is not, since that may take long. `skep servers` does.

@@ -6,14 +6,14 @@ use clap::Args;
 use serde_json::json;
 use skep_core::{retention::Kept, run::short_names};
 
-use super::{Common, bytes_for_people, print};
+use super::{Common, at_least_one, bytes_for_people, print};
 use crate::{config::Overrides, hive::Hive, run::bytes_in, terminal::line, workspace::OUTPUTS};
 
 /// Show what the state directory takes: the database, the runs, the outputs of `skep serve`
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Show so many runs, the largest first
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value = "20", value_name = "N", value_parser = at_least_one)]
     limit: usize,
     /// As JSON, with every run
     #[arg(long)]

@@ -252,6 +252,11 @@ fn meant(runs: &[Summary], named: &str) -> anyhow::Result<RunId> {
     }
 }
 
+/// A number of things to show.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number, 1 or more".to_owned())
+}
+
 /// A length of time in a list.
 fn time_for_people(time: Duration) -> String {
     match time.as_secs() {

@@ -12,7 +12,7 @@ use skep_core::{
     run::{State, Summary, short_names},
 };
 
-use super::{Common, FAILED, bytes_for_people, find_runs, print, time_for_people};
+use super::{Common, FAILED, at_least_one, bytes_for_people, find_runs, print, time_for_people};
 use crate::{
     config::Overrides,
     duration::Span,
@@ -52,7 +52,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ListArguments {
     /// How many
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value = "20", value_name = "N", value_parser = at_least_one)]
     limit: usize,
     /// Only those in this state; may be given several times
     #[arg(long, value_name = "STATE")]

@@ -12,7 +12,9 @@ use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal, too
 use crate::{
     config::{Overrides, Settings},
     duration::Span,
+    hive,
     schema::suggest,
+    state,
     terminal::{line, short_line},
     upstreams::{
         State, Status, Upstream, UpstreamError, Upstreams,
@@ -124,7 +126,7 @@ async fn list(
     Wait { wait }: Wait,
 ) -> anyhow::Result<ExitCode> {
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let logins = Logins::new(&settings.home, settings.web.clone());
+    let logins = logins(&settings)?;
     let upstreams = Upstreams::new(settings.upstreams, Some(logins));
     let names = match server {
         Some(name) => {
@@ -160,7 +162,7 @@ async fn list(
 async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<ExitCode> {
     let LoginArguments { server, open, timeout, how: How { mcp_config, json } } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let logins = Logins::new(&settings.home, settings.web.clone());
+    let logins = logins(&settings)?;
     let upstream = find(&settings, &server)?;
     let mut tasks = JoinSet::new();
     let stop = stop_on_signal(&mut tasks)?;
@@ -207,7 +209,7 @@ async fn login(common: Common, arguments: LoginArguments) -> anyhow::Result<Exit
 async fn logout(common: Common, LogoutArguments { server, how }: LogoutArguments) -> anyhow::Result<ExitCode> {
     let How { mcp_config, json } = how;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let logins = Logins::new(&settings.home, settings.web.clone());
+    let logins = logins(&settings)?;
     let found = find(&settings, &server);
     let logged_out = logins.log_out(&server, found.as_ref().ok().copied()).await?;
     if logged_out.is_none() {
@@ -242,6 +244,12 @@ pub(super) fn tell_unusable(servers: &[Upstream]) {
     for (server, reason) in missing.filter_map(|server| Some((server, server.why_unusable()?))) {
         say!("✗ {}  {reason}", server.name);
     }
+}
+
+/// The logins in the state directory, which is closed to others before a token is put there.
+fn logins(settings: &Settings) -> anyhow::Result<Logins> {
+    state::prepare(&settings.home, hive::readers(settings))?;
+    Ok(Logins::new(&settings.home, settings.web.clone()))
 }
 
 fn find<'a>(settings: &'a Settings, server: &str) -> anyhow::Result<&'a Upstream> {

@@ -158,7 +158,11 @@ const ADDRESS_CHARS_SHOWN: usize = 100;
 
 /// Whether a call may take so long.
 pub(crate) fn is_call_time(time: &Span) -> Result<(), String> {
-    if time.0 > DEADLINE_MAX { Err(format!("a call may take at most {}", Span(DEADLINE_MAX))) } else { Ok(()) }
+    match time.0 {
+        Duration::ZERO => Err("must be more than 0s".to_owned()),
+        time if time > DEADLINE_MAX => Err(format!("a call may take at most {}", Span(DEADLINE_MAX))),
+        _ => Ok(()),
+    }
 }
 
 fn is_call_time_if_any(time: &Option<Span>, _: &()) -> garde::Result {

@@ -54,7 +54,7 @@ fn any(_: &Value) -> bool {
 }
 
 fn is_short(value: &Value) -> bool {
-    serde_json::from_value::<Span>(value.clone()).is_ok_and(|span| span.0 <= TOOLS_TIMEOUT_MAX)
+    serde_json::from_value::<Span>(value.clone()).is_ok_and(|span| !span.0.is_zero() && span.0 <= TOOLS_TIMEOUT_MAX)
 }
 
 fn is_more(value: &Value) -> bool {
@@ -243,6 +243,7 @@ mod tests {
             ("/tools/timeout", json!("10m"), true),
             ("/tools/timeout", json!(60), true),
             ("/tools/timeout", json!("11m"), false),
+            ("/tools/timeout", json!("0s"), false),
             ("/log/level", json!("debug"), true),
             ("/log/level", json!("error"), false),
             ("/log/level", json!("warn,hyper=trace"), false),

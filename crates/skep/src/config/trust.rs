@@ -70,7 +70,8 @@ impl Trust {
 
     /// Write the list, as a whole or not at all.
     pub fn write(&self, home: &Path) -> io::Result<()> {
-        state::make(home)?;
+        // Outputs of tools may have to stay open to the sandboxes' user; the directory above them is closed.
+        state::prepare(home, state::Readers::Sandboxes).map_err(io::Error::other)?;
         let (path, aside) = (home.join(FILE), home.join(format!("{FILE}.{}", std::process::id())));
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
         let written = file.write_all(&serde_json::to_vec_pretty(self)?).and_then(|()| file.sync_all());

@@ -64,6 +64,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+pub use peer::check as tells_users;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
 use skep_mcp::{cancel::Cancel, framing::Memories};

@@ -76,8 +76,12 @@ pub(super) fn user_of(theirs: SocketAddr, ours: SocketAddr) -> io::Result<u32> {
     read_answer(reply, [theirs, ours])
 }
 
-/// Whether the kernel answers such questions at all.
-pub(super) fn check() -> io::Result<()> {
+/// Whether the kernel tells whose connections are, without which a hub that has no token answers on its Unix socket alone.
+///
+/// # Errors
+///
+/// What it says instead of an answer.
+pub fn check() -> io::Result<()> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     match user_of(nowhere, nowhere) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
