@@ -309,3 +309,26 @@ async fn a_server_without_tls_or_with_an_old_certificate_is_told_apart() {
     server.tell("restart");
     assert!(refusal().await.contains("has expired"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_its_own_authority_is_believed_if_it_is_named() {
+    let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap().pem();
+    let files = [("server.crt", &*own), ("server.key", &*key.serialize_pem())];
+    let Some(server) = Server::start("ssl = on\n", &files) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let opened = async |roots: &str, parameters: &str| {
+        let file = directory.path().join("roots.crt");
+        fs::write(&file, roots).unwrap();
+        let address = format!("{} host={HOST} sslrootcert={} {parameters}", server.tcp(), file.display());
+        Db::open(&address, Limits::default()).await.map(drop)
+    };
+    opened(&own, "sslmode=verify-full").await.unwrap();
+    opened(&own, "sslmode=verify-ca host=other.example").await.unwrap();
+    let another = opened(&own, "sslmode=verify-full host=other.example").await;
+    assert!(matches!(&another, Err(DbError::Tls { why, .. }) if why.contains("subjectAltName")), "{another:?}");
+    let stranger = opened(&Authority::new("stranger").pem(), "sslmode=verify-full").await;
+    assert!(matches!(&stranger, Err(DbError::Tls { why, .. }) if why.contains("is not itself in")), "{stranger:?}");
+}

@@ -10,9 +10,11 @@ use tokio_rustls::rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
+    server::ParsedCertificate,
 };
 
 use super::address::{Mode, Roots, Target, Tls};
@@ -46,25 +48,22 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, DbError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, DbError> {
+fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, DbError> {
     let algorithms = provider.signature_verification_algorithms;
-    let roots = match &tls.roots {
-        None => return Ok(Arc::new(Lenient { chain: None, algorithms })),
-        Some(Roots::System) => system_roots()?,
+    let (roots, trusted) = match &tls.roots {
+        None => return Ok(Arc::new(Verifier { chain: None, trusted: Vec::new(), names_count: false, algorithms })),
+        Some(Roots::System) => (system_roots()?, Vec::new()),
         Some(Roots::File(file)) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| unusable(file, "certificates", &error))?;
+            let (mut roots, trusted) = (RootCertStore::empty(), certificates(file)?);
+            for certificate in &trusted {
+                roots.add(certificate.clone()).map_err(|error| unusable(file, "certificates", &error))?;
             }
-            roots
+            (roots, trusted)
         }
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-    let verifier = verifier.map_err(|error| DbError::Address(error.to_string()))?;
-    match tls.mode {
-        Mode::VerifyFull => Ok(verifier),
-        _ => Ok(Arc::new(Lenient { chain: Some(verifier), algorithms })),
-    }
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    let chain = Some(chain.map_err(|error| DbError::Address(error.to_string()))?);
+    Ok(Arc::new(Verifier { chain, trusted, names_count: tls.mode == Mode::VerifyFull, algorithms }))
 }
 
 fn system_roots() -> Result<RootCertStore, DbError> {
@@ -122,15 +121,19 @@ fn unusable(file: &Path, what: &str, why: &dyn std::fmt::Display) -> DbError {
     DbError::Address(format!("{} cannot be used for {what}: {why}", file.display()))
 }
 
-/// Believes a server if its certificate comes from the right authority, whatever it names; or whoever it is. That it has
-/// the key to the certificate it must show all the same.
+/// Believes a server as `sslmode` says. That it has the key to its certificate it must show in any case.
 #[derive(Debug)]
-struct Lenient {
+struct Verifier {
+    /// Who vouches for servers. `None`: whoever it is.
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificates in the file of authorities. One of them may be the server's own.
+    trusted: Vec<CertificateDer<'static>>,
+    /// Whether it must be the host that was named.
+    names_count: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Lenient {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -141,9 +144,21 @@ impl ServerCertVerifier for Lenient {
     ) -> Result<ServerCertVerified, rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        let verified = match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // `openssl req -x509` makes certificates that may issue others, and many a server uses such a one. That is
+            // looked at when it is known that it has not expired; and if it is in the file itself, nobody need vouch
+            // for it.
+            Err(error) if is_authority(&error) && self.trusted.contains(certificate) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+                    .map(|()| ServerCertVerified::assertion())
+            }
+            verified => verified,
+        };
+        match verified {
             // The name is looked at when all else is well.
-            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+                if !self.names_count =>
+            {
                 Ok(ServerCertVerified::assertion())
             }
             verified => verified,
@@ -171,6 +186,13 @@ impl ServerCertVerifier for Lenient {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Whether a certificate was refused because it is one that may issue others.
+fn is_authority(error: &rustls::Error) -> bool {
+    // The type of that error belongs to a crate below rustls.
+    matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(other))
+        if other.to_string() == "CaUsedAsEndEntity")
 }
 
 /// What is wrong with TLS, if that is why a connection failed.
@@ -222,11 +244,10 @@ fn explain(error: &rustls::Error, target: &Target, tls: &Tls) -> String {
         rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
             "its certificate is not valid yet; set the clocks of both machines".to_owned()
         }
-        rustls::Error::InvalidCertificate(CertificateError::Other(other))
-            if format!("{other:?}").contains("CaUsedAsEndEntity") =>
-        {
-            "its certificate is that of an authority; have that authority issue one for the server".to_owned()
-        }
+        error if is_authority(error) => format!(
+            "its certificate is that of an authority, and is not itself in {roots}; add it there (sslrootcert=FILE), or \
+             have the authority issue one for the server"
+        ),
         rustls::Error::AlertReceived(alert) => match &tls.client {
             Some((file, _)) => format!(
                 "it refuses the certificate in {}, it says {alert:?}; use one from an authority in its ssl_ca_file",
