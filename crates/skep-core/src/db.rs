@@ -21,7 +21,7 @@ mod sql;
 mod sqlite;
 mod tasks;
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 
@@ -37,6 +37,11 @@ use self::{
     sqlite::Sqlite,
 };
 use crate::{Namespace, event::NewEvent};
+
+/// The file of the private key with which a PostgreSQL database at this address is logged in to, if there is one.
+pub fn private_key(address: &str) -> Option<PathBuf> {
+    postgres::private_key(address)
+}
 
 /// Handle to the store; cheap to clone.
 #[derive(Clone)]
@@ -63,11 +68,19 @@ pub struct Limits {
     pub tries_max: u32,
     /// How long to wait while another process keeps locked what is needed: SQLite's file, or rows of PostgreSQL.
     pub lock_time_max: Duration,
+    /// How long to wait for PostgreSQL's answer to a read: as long as it may work on it, and what the network takes.
+    pub read_time_max: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { writes_max: 1024, reads_max: 4096, tries_max: 10, lock_time_max: Duration::from_secs(10) }
+        Limits {
+            writes_max: 1024,
+            reads_max: 4096,
+            tries_max: 10,
+            lock_time_max: Duration::from_secs(10),
+            read_time_max: Duration::from_secs(30),
+        }
     }
 }
 

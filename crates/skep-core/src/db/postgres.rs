@@ -17,6 +17,7 @@ mod tls;
 use std::{
     error::Error,
     panic::resume_unwind,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -59,8 +60,6 @@ const POOL_TIME_MAX: Duration = Duration::from_secs(10);
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the server lets a transaction of ours do nothing, before it takes us for dead.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long to wait for the answer to a read: as long as the server may work on it, and what the network takes.
-const READ_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Postgres {
     writer: UnboundedSender<Job<Box<dyn Write>>>,
@@ -68,6 +67,7 @@ pub(super) struct Postgres {
     pool: Pool,
     readers: [Mutex<Option<Arc<Object>>>; READERS],
     next_reader: AtomicUsize,
+    read_time_max: Duration,
     /// Ends when the writer's thread has.
     thread: Mutex<mpsc::Receiver<()>>,
 }
@@ -94,6 +94,7 @@ impl Postgres {
             pool: readers,
             readers: Default::default(),
             next_reader: AtomicUsize::new(0),
+            read_time_max: limits.read_time_max,
             thread: Mutex::new(thread),
         })
     }
@@ -115,7 +116,7 @@ impl Postgres {
     {
         let reader = self.reader().await?;
         let mut pipeline = Pipeline::new(Arc::clone(&reader));
-        let answer = timeout(READ_TIME_MAX, work(&mut Sql::Postgres(&mut pipeline))).await;
+        let answer = timeout(self.read_time_max, work(&mut Sql::Postgres(&mut pipeline))).await;
         answer.unwrap_or_else(|_| {
             reader.give_up();
             Err(DbError::unreachable("it has stopped answering".to_owned()))
@@ -144,6 +145,11 @@ impl Postgres {
         }
         self.pool.close();
     }
+}
+
+/// The file of our key, if the address names one.
+pub(super) fn private_key(address: &str) -> Option<PathBuf> {
+    Address::parse(address).ok()?.tls.client.map(|(_, key)| key)
 }
 
 fn pool(connector: &Connector, size: usize) -> Result<Pool, DbError> {

@@ -3,9 +3,14 @@
 //! Each lives exactly as long as the pipe to its script, as the shared one does.
 
 use std::{
-    io::{BufRead, BufReader, Lines, Write},
-    net::TcpListener,
+    io::{BufRead, BufReader, Lines, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use tokio_postgres::SimpleQueryMessage;
@@ -112,6 +117,54 @@ impl Bouncer {
     pub(crate) fn address(&self) -> String {
         format!("host={} port=6432 user=postgres dbname=postgres", self.directory)
     }
+}
+
+/// Passes on what is sent to a server and back, until it is told to keep all connections that there are, and pass on
+/// nothing more.
+pub(crate) struct Proxy {
+    /// Its port on 127.0.0.1.
+    pub(crate) port: u16,
+    accepted: Arc<AtomicUsize>,
+    stalled: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub(crate) fn start(server: &Server) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), server.port);
+        let (accepted, stalled) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let proxy = Proxy { port, accepted: Arc::clone(&accepted), stalled: Arc::clone(&stalled) };
+        // These threads end with the process.
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+                let number = accepted.fetch_add(1, Ordering::SeqCst);
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for (from, to) in [(client, server), back] {
+                    let stalled = Arc::clone(&stalled);
+                    thread::spawn(move || pass_on(from, to, || number < stalled.load(Ordering::SeqCst)));
+                }
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn stall(&self) {
+        self.stalled.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, is_stalled: impl Fn() -> bool) {
+    let mut bytes = [0; 1 << 14];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while is_stalled() {
+            thread::park();
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// A shell script that runs a server as long as its standard input is open, and does what it is told there.

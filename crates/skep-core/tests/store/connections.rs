@@ -14,7 +14,7 @@ use skep_core::db::DbError;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::{
-    private::{Bouncer, Server, ask},
+    private::{Bouncer, Proxy, Server, ask},
     *,
 };
 
@@ -256,7 +256,7 @@ async fn a_server_that_crashes_and_comes_back_is_used_again_and_has_what_was_ack
     }
     // Nobody was at work here.
     server.tell("restart");
-    assert!(task(&app, "after 2").await.is_some() || task(&app, "after 2").await.is_some());
+    assert!(task(&app, "after 2").await.is_some());
     app.submit(&permit(), new("last"), NOW).await.unwrap();
     assert_eq!(audit::sound(&server.address()).await.events_missing, 0);
 }
@@ -304,6 +304,27 @@ async fn a_host_that_never_answers_is_given_up_for_the_next() {
         server.directory, server.port
     );
     open(&address, Limits::default()).await.submit(&permit(), new("a"), NOW).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_not_answered_ends_and_the_next_one_takes_another_connection() {
+    let Some(server) = shared().await else { return };
+    server.database("stalling").await;
+    let proxy = Proxy::start(server);
+    let address = format!("host=127.0.0.1 port={} user=postgres dbname=stalling sslmode=disable", proxy.port);
+    let app = open(&address, Limits { read_time_max: Duration::from_secs(2), ..Limits::default() }).await;
+    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    for _ in 0..2 {
+        assert!(task(&app, "a").await.is_some(), "both connections for reads are there");
+    }
+    proxy.stall();
+    for _ in 0..2 {
+        let refused = app.db.task(permit().namespace(), &id("a")).await;
+        assert!(matches!(refused, Err(DbError::Unreachable(_))), "{refused:?}");
+    }
+    for _ in 0..2 {
+        assert!(task(&app, "a").await.is_some());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

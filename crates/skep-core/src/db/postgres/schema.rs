@@ -39,7 +39,12 @@ pub(super) async fn bring_up_to_date(pool: &Pool, lock_time_max: Duration) -> Re
     let done = done.await;
     let end = if done.is_ok() { "commit" } else { "rollback" };
     client.batch_execute(end).await.doing("end the migration")?;
-    done
+    done?;
+    let fsync = client.query_one("select current_setting('fsync')", &[]).await.doing("look at the server")?;
+    if fsync.get::<_, &str>(0) == "off" {
+        tracing::warn!("the database server may lose what it has acknowledged: it runs with fsync=off");
+    }
+    Ok(())
 }
 
 /// Make the schema, and move into it what the first edition had elsewhere.
