@@ -138,11 +138,13 @@ pub fn workspace(settings: &Settings, path: &Path) -> anyhow::Result<Dir> {
     Ok(opened.without(&secrets)?)
 }
 
-/// The files of a database that is elsewhere than in the state directory.
+/// The files of a database that is elsewhere than in the state directory, or the key with which the hub logs in to it.
 fn database_files(settings: &Settings) -> Vec<PathBuf> {
-    let path = settings.database.as_ref().and_then(|address| address.reveal().strip_prefix("sqlite:"));
-    let files = |path| ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{path}{end}"))).to_vec();
-    path.map_or_else(Vec::new, files)
+    let Some(address) = settings.database.as_ref().map(|address| address.reveal()) else { return Vec::new() };
+    match address.strip_prefix("sqlite:") {
+        Some(path) => ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{path}{end}"))).to_vec(),
+        None => skep_core::db::private_key(address).into_iter().collect(),
+    }
 }
 
 /// The directory in which a hub and calls from the command line keep what tools write.

@@ -153,6 +153,19 @@ async fn what_becomes_a_key_while_a_hub_runs_is_hidden_too() {
     peek("dotfiles/aws/credentials").await;
 }
 
+#[test]
+fn the_key_to_the_database_is_not_to_be_had_from_a_workspace() {
+    let home = Home::new();
+    home.put("database.key", SECRET);
+    let key = home.path().join("database.key");
+    home.put("settings.toml", &format!("database = 'host=/nonexistent sslcert=x.crt sslkey={}'\n", key.display()));
+    let read = ["call", "file_read", "--arg", "path=database.key"];
+    let said = home.command(&[&read[..], &["--config", "settings.toml"]].concat()).output().unwrap();
+    assert!(!said.status.success() && !String::from_utf8_lossy(&said.stdout).contains(SECRET), "{said:?}");
+    let shown = home.command(&read).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(SECRET), "{shown:?}");
+}
+
 #[tokio::test]
 async fn what_is_named_is_shown() {
     let home = Home::new();
