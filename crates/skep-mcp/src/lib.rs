@@ -7,5 +7,5 @@ pub mod gateway;
 pub mod message;
 pub mod revision;
 pub mod server;
-mod spans;
+pub mod spans;
 pub mod timer;

@@ -1,4 +1,4 @@
-//! Where the members of an object are in its text.
+//! Where the members of an object, and the items of a list, are in its text.
 //!
 //! The text is known to be valid JSON: it was read before, or written here. So the end of a value is looked for, and not whether it
 //! is one, which takes a fraction of the time; and what is changed in an object is put between pieces of its text.
@@ -7,20 +7,36 @@ use std::{borrow::Cow, ops::Range};
 
 /// A member of an object.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Span<'a> {
-    pub(crate) name: Cow<'a, str>,
+pub struct Span<'a> {
+    /// Its name.
+    pub name: Cow<'a, str>,
     /// The name as it was written, in its quotation marks.
-    pub(crate) quoted: &'a str,
+    pub quoted: &'a str,
     /// The value as it was written.
-    pub(crate) value: &'a str,
+    pub value: &'a str,
     /// Where name and value are in the text of the object.
-    pub(crate) place: Range<usize>,
+    pub place: Range<usize>,
 }
 
 /// The members of an object, in their order; `None` for another value.
-pub(crate) fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
+pub fn members(object: &str) -> Option<impl Iterator<Item = Span<'_>>> {
     let begin = after_blanks(object.as_bytes(), 0);
     (object.as_bytes().get(begin) == Some(&b'{')).then_some(Members { object, at: begin + 1 })
+}
+
+/// Where the items of a list are in its text, in their order; `None` for another value.
+pub fn items(list: &str) -> Option<impl Iterator<Item = Range<usize>>> {
+    let text = list.as_bytes();
+    let mut at = after_blanks(text, 0);
+    let is_list = text.get(at) == Some(&b'[');
+    at += 1;
+    is_list.then(|| {
+        std::iter::from_fn(move || {
+            let begin = after_mark(text, at, b',');
+            at = end_of_value(text, begin)?;
+            Some(begin..at)
+        })
+    })
 }
 
 struct Members<'a> {
@@ -176,8 +192,17 @@ mod tests {
         }
 
         #[test]
+        fn items_are_where_a_parser_finds_them(value in value(), is_pretty: bool) {
+            let text = if is_pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let found: Option<Vec<&str>> = items(&text).map(|items| items.map(|place| &text[place]).collect());
+            let parsed: Option<Vec<&RawValue>> = serde_json::from_str(&text).ok();
+            prop_assert_eq!(found, parsed.map(|items| items.into_iter().map(RawValue::get).collect()));
+        }
+
+        #[test]
         fn what_is_not_json_does_no_harm(text in "[\\[\\]{}\",:\\\\ a1ä]{0,40}") {
             members(&text).into_iter().flatten().for_each(drop);
+            items(&text).into_iter().flatten().for_each(drop);
         }
     }
 }

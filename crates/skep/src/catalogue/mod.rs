@@ -5,6 +5,7 @@
 //! through [`Catalogue::call`], which is the list of steps that every call takes (`call.rs`).
 
 mod call;
+mod passed;
 mod upstream;
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::LazyLock, time::Duration};
@@ -12,11 +13,12 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::LazyLock, 
 pub(crate) use call::DEADLINE_MAX;
 pub use call::{Answer, Call};
 use garde::Validate;
+pub(crate) use passed::PassedOn;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 pub use upstream::Listed;
-pub(crate) use upstream::{call_tool, listed_tools};
+pub(crate) use upstream::{Said, call_tool, listed_tools};
 
 use crate::{
     document,

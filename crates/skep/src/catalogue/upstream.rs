@@ -15,7 +15,7 @@ use skep_mcp::{
     server::Members,
 };
 
-use super::{Answer, Call, Catalogue, DEADLINE_MAX, Tool, ToolError};
+use super::{Answer, Call, Catalogue, DEADLINE_MAX, PassedOn, Tool, ToolError};
 use crate::{
     room::{self, Room},
     schema::{shorten, suggest},
@@ -71,6 +71,29 @@ impl Catalogue {
         let value = call_tool(&self.upstreams, server, tool, call.arguments, call.deadline, context).await?;
         Ok(Answer { value, cached: false })
     }
+
+    /// Call a tool for a caller that hands the answer on as text. One of a server's is not taken apart, where that need not be.
+    pub(crate) async fn call_for_text(&self, call: Call, context: Context) -> Result<Said, ToolError> {
+        let Some((server, tool)) = self.of_upstream(&call.tool) else {
+            return self.call(call, context).await.map(Said::Values);
+        };
+        let result = result(&self.upstreams, server, tool, call.arguments, call.deadline, &context).await?;
+        match PassedOn::new(result) {
+            Ok(answer) => Ok(Said::Text(answer)),
+            Err(result) => {
+                let value = take_apart(&call.tool, &result, &context).await?;
+                Ok(Said::Values(Answer { value, cached: false }))
+            }
+        }
+    }
+}
+
+/// What a tool answered.
+pub(crate) enum Said {
+    /// As values.
+    Values(Answer),
+    /// As the text of these values.
+    Text(PassedOn),
 }
 
 /// Call a tool of a server, and take its result apart.
@@ -82,6 +105,19 @@ pub(crate) async fn call_tool(
     deadline: Option<Duration>,
     context: &Context,
 ) -> Result<Map<String, Value>, ToolError> {
+    let result = result(upstreams, server, tool, arguments, deadline, context).await?;
+    take_apart(&format!("{server}{SEPARATOR}{tool}"), &result, context).await
+}
+
+/// Call a tool of a server.
+async fn result(
+    upstreams: &Upstreams,
+    server: &str,
+    tool: &str,
+    arguments: Value,
+    deadline: Option<Duration>,
+    context: &Context,
+) -> Result<Box<RawValue>, ToolError> {
     let name = format!("{server}{SEPARATOR}{tool}");
     let server = upstreams.server(server).map_err(|error| failed(&name, error))?;
     let mut options = server.call_options();
@@ -94,16 +130,21 @@ pub(crate) async fn call_tool(
     let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
     let calling = server.call("tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
-    let result = result.map_err(|error| failed(&name, error))?.result;
+    Ok(result.map_err(|error| failed(&name, error))?.result)
+}
+
+/// What the result of a tool says. A large one waits for its turn.
+async fn take_apart(name: &str, result: &RawValue, context: &Context) -> Result<Map<String, Value>, ToolError> {
     if room::values(result.get()) > ANSWER_VALUES_MAX {
-        let message =
-            format!("{name} answered with more than {ANSWER_VALUES_MAX} values, which only callers over MCP can have");
+        let message = format!(
+            "{name} answered with more than {ANSWER_VALUES_MAX} values, which callers cannot have in this form"
+        );
         return Err(ToolError::failed(message));
     }
     if result.get().len() > SMALL_BYTES {
         context.room.take_apart().await?;
     }
-    answer(&name, &result)
+    answer(name, result)
 }
 
 /// Who calls, and neither hears nor answers anything before the result. A question of the server's may be meant for it all
@@ -171,10 +212,11 @@ fn named(server: &str, mut tool: Value) -> Option<Value> {
 }
 
 /// What says how a call went, or whose answer it is: not for a server to say.
-const RESERVED: [&str; 8] = ["_meta", "resultType", "status", "code", "message", "cached", "may_have_run", "rpc_code"];
+pub(super) const RESERVED: [&str; 8] =
+    ["_meta", "resultType", "status", "code", "message", "cached", "may_have_run", "rpc_code"];
 
 /// What a `CallToolResult` says: its members, and `text` for what is text in it.
-fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError> {
+pub(super) fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>, ToolError> {
     let no_result = || ToolError::failed(format!("{tool} answered with something that is no result of a tool"));
     let mut result: Map<String, Value> = serde_json::from_str(result.get()).map_err(|_| no_result())?;
     match result.get("resultType").map(Value::as_str) {

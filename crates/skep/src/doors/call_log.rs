@@ -34,7 +34,7 @@ use super::{
     problem::{Problem, json_response},
 };
 use crate::{
-    catalogue::{Answer, ToolError},
+    catalogue::{Answer, Said, ToolError},
     run::rfc3339,
     schema::shorten,
 };
@@ -148,9 +148,9 @@ impl Drop for Recording<'_> {
 }
 
 /// How a call of the catalogue ended, in a word.
-pub(super) fn outcome(result: &Result<Answer, ToolError>) -> &'static str {
+pub(super) fn outcome(result: &Result<Said, ToolError>) -> &'static str {
     match result {
-        Ok(Answer { cached: true, .. }) => "cached",
+        Ok(Said::Values(Answer { cached: true, .. })) => "cached",
         Ok(_) => "ok",
         Err(error) => error.code(),
     }

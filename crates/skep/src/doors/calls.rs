@@ -14,7 +14,7 @@ use super::{
     outputs,
 };
 use crate::{
-    catalogue::{Answer, Call, Catalogue, ToolError},
+    catalogue::{Call, Catalogue, Said, ToolError},
     room::Room,
     workspace::{Context, Dir, Outputs},
 };
@@ -46,7 +46,7 @@ impl By {
 
 /// What came of a call.
 pub(super) struct Called {
-    pub(super) result: Result<Answer, ToolError>,
+    pub(super) result: Result<Said, ToolError>,
     /// What the answer takes of the memory until it is sent.
     pub(super) room: Room,
 }
@@ -74,7 +74,7 @@ impl Calls {
                 Ok(outputs) => {
                     let context =
                         Context::new(workspace, Outputs::new(outputs, ""), cancel).of(by.caller(), by.principal);
-                    catalogue.call(call, Context { room: room.clone(), ..context }).await
+                    catalogue.call_for_text(call, Context { room: room.clone(), ..context }).await
                 }
                 Err(error) => Err(error),
             };

@@ -1,16 +1,18 @@
 //! The HTTP API. [`router`] is its table of contents.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
@@ -22,6 +24,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, json};
 use skep_mcp::{
     framing,
@@ -46,7 +49,7 @@ use super::{
     servers,
 };
 use crate::{
-    catalogue::{Listed, ToolError},
+    catalogue::{Listed, Said, ToolError},
     room::{self, Room},
 };
 
@@ -109,9 +112,45 @@ async fn process(
     let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
     let Called { result, room } = hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await?;
     match result {
-        Ok(answer) => counted_response(StatusCode::OK, answer.to_json(), &room),
+        Ok(said) => said_response(said, &room),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
         Err(error) => counted_response(StatusCode::OK, error.to_json(), &room),
+    }
+}
+
+/// What a tool answered, which takes its share of the memory until it is sent.
+fn said_response(said: Said, room: &Room) -> Result<Response, Problem> {
+    let text = match said {
+        Said::Values(answer) => return counted_response(StatusCode::OK, answer.to_json(), room),
+        Said::Text(text) => text,
+    };
+    room.fit(text.bytes_kept).map_err(|none| Problem::busy("busy", none.to_string()))?;
+    let held = room.take().map(Arc::new);
+    let counted = |piece| match &held {
+        Some(held) => framing::counted(piece, Arc::clone(held)),
+        None => piece,
+    };
+    let pieces = text.pieces.into_iter().map(counted).collect();
+    Ok(json_body(StatusCode::OK, Body::new(Pieces(pieces))))
+}
+
+/// A body in pieces that are there already.
+struct Pieces(VecDeque<Bytes>);
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }
 }
 
@@ -155,7 +194,7 @@ async fn call_tool(
     let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
     let Called { result, room } = hub.call(caller, tool, arguments, timeout).await?;
     match result {
-        Ok(answer) => counted_response(StatusCode::OK, answer.to_json(), &room),
+        Ok(said) => said_response(said, &room),
         Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
         Err(error) => failed(&error, &room),
     }

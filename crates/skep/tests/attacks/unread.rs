@@ -182,21 +182,24 @@ async fn calls_large(hub: &Hub) -> Http {
     connection
 }
 
+/// Bytes of the body of an answer, which is read to its end.
+async fn read(mut connection: Http) -> usize {
+    let head = connection.head().await.unwrap();
+    assert_eq!(head.status, 200);
+    let length: usize = head.header("content-length").parse().unwrap_or(usize::MAX); // or it is a stream
+    let (mut text, mut part) = (Vec::new(), vec![0; 1 << 16]);
+    while text.len() < length && !text.ends_with(b"\r\n0\r\n\r\n") {
+        let reading = tokio::time::timeout(Duration::from_secs(180), connection.0.read(&mut part));
+        let bytes = reading.await.unwrap().unwrap();
+        assert!(bytes > 0, "the hub closed the connection");
+        text.extend_from_slice(&part[..bytes]);
+    }
+    text.len()
+}
+
 #[tokio::test]
 async fn twenty_four_readers_of_thirty_megabytes_each() {
     let hub = Hub::start(&format!("[serve]\nwrite_time_max = '10m'\n{}", large()));
-    let read = async |mut connection: Http| {
-        let head = connection.head().await.unwrap();
-        let length: usize = head.header("content-length").parse().unwrap_or(usize::MAX); // or it is a stream
-        let (mut text, mut part) = (Vec::new(), vec![0; 1 << 16]);
-        while text.len() < length && !text.ends_with(b"\r\n0\r\n\r\n") {
-            let reading = tokio::time::timeout(Duration::from_secs(180), connection.0.read(&mut part));
-            let bytes = reading.await.unwrap().unwrap();
-            assert!(bytes > 0, "the hub closed the connection");
-            text.extend_from_slice(&part[..bytes]);
-        }
-        text.len()
-    };
     let readers = join_all((0..24).map(|_| calls_large(&hub))).await;
     let lengths = join_all(readers.into_iter().map(read)).await;
     assert!(lengths.iter().all(|bytes| *bytes > RESULT_BYTES), "{lengths:?}");
@@ -208,6 +211,22 @@ async fn twenty_four_readers_of_thirty_megabytes_each() {
     drop(deaf);
     hub.is_idle(&[]).await;
     assert!(read(calls_large(&hub).await).await > RESULT_BYTES);
+    hub.peaked_below(PEAK_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn twenty_four_readers_of_thirty_megabytes_each_who_speak_no_mcp() {
+    let hub = Hub::start(&format!("[serve]\nwrite_time_max = '10m'\n{}", large()));
+    let calls = async |path, body: Value| {
+        let mut connection = hub.connect().await;
+        connection.send("POST", path, &[], &body.to_string()).await.unwrap();
+        connection
+    };
+    let mut readers = join_all((0..12).map(|_| calls("/tools/l__large", json!({})))).await;
+    readers.extend(join_all((0..12).map(|_| calls("/process", json!({ "tool": "l__large" })))).await);
+    let lengths = join_all(readers.into_iter().map(read)).await;
+    // The text is in `content` and in `text`.
+    assert!(lengths.iter().all(|bytes| *bytes > 2 * RESULT_BYTES), "{lengths:?}");
     hub.peaked_below(PEAK_BYTES_MAX);
 }
 
