@@ -70,6 +70,7 @@ fn a_template_that_goes_too_deep_is_a_fault_of_the_plan() {
         many("{{ inputs", ".x", " }}"),
         many("{{ 1", "|abs", " }}"),
         many("{% if 1 %}", "{% elif 1 %}", "{% endif %}"),
+        many("{% if 1 %}", "{% elif 1 %}{% set x %}{% endset %}", "{% endif %}"),
         many("", "{% for x in [1] %}", ""),
     ] {
         let user = User::new();

@@ -89,7 +89,9 @@ pub(super) fn of_expression(text: &str) -> Result<Syntax, TemplateError> {
 /// Refuse what is too large or would go too deep. A token that is none is left to the parser, which meets it at the same
 /// place and says more about it.
 fn limits<'a>(text: &str, tokens: impl Iterator<Item = Result<(Token<'a>, Span), Error>>) -> Result<(), TemplateError> {
-    let (mut operators, mut blocks, mut is_first) = (0, 0_usize, false);
+    let (mut operators, mut depth, mut is_first) = (0, 0, false);
+    // The blocks that are open, and how deep each goes: an `elif` is a level more, and their one end closes them all.
+    let mut open: Vec<(&str, usize)> = Vec::new();
     for (count, token) in tokens.enumerate() {
         let Ok((token, span)) = token else { return Ok(()) };
         let error = |message: String| Err(TemplateError::new(Lines::of(text).line(span), message));
@@ -102,15 +104,27 @@ fn limits<'a>(text: &str, tokens: impl Iterator<Item = Result<(Token<'a>, Span),
             _ => {}
         }
         match &token {
-            Token::Ident("for" | "if" | "elif" | "with" | "filter" | "autoescape") if is_first => blocks += 1,
-            Token::Ident(name) if is_first && name.starts_with("end") => blocks = blocks.saturating_sub(1),
+            Token::Ident(name @ ("for" | "if" | "with" | "filter" | "autoescape")) if is_first => {
+                open.push((name, 1));
+                depth += 1;
+            }
+            Token::Ident("elif") if is_first => {
+                open.iter_mut().last().into_iter().for_each(|(_, levels)| *levels += 1);
+                depth += 1;
+            }
+            // Other blocks have ends, too, and are not counted: the parser limits how deep those go.
+            Token::Ident(name) if is_first => {
+                if let Some((_, levels)) = open.pop_if(|(open, _)| name.strip_prefix("end") == Some(*open)) {
+                    depth -= levels;
+                }
+            }
             _ => {}
         }
         is_first = matches!(token, Token::BlockStart);
         if operators > OPERATORS_MAX {
             return error(format!("an expression has more than {OPERATORS_MAX} operators and brackets"));
         }
-        if blocks > BLOCKS_DEPTH_MAX {
+        if depth > BLOCKS_DEPTH_MAX {
             return error(format!("blocks are nested more than {BLOCKS_DEPTH_MAX} deep"));
         }
     }

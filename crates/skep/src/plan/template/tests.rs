@@ -145,6 +145,7 @@ fn what_would_go_too_deep_is_refused_before_it_is_parsed_or_compiled() {
         (many("{{ 1", "()", " }}"), "operators and brackets"),
         (many("", "{% if 1 %}", ""), "nested more than"),
         (many("{% if 1 %}", "{% elif 1 %}", ""), "nested more than"),
+        (many("{% if 1 %}", "{% elif 1 %}{% set x %}{% endset %}", ""), "nested more than"),
         (many("", "{% for x in [] %}", ""), "nested more than"),
         (many("", "{% filter trim %}", ""), "nested more than"),
         (many("", "{% if 1 %}{% endif %}{{ 1 }}{{ 1 }}{{ 1 }}", ""), "more than 250000 tokens"),
@@ -179,6 +180,12 @@ fn the_deepest_templates_that_are_allowed_do_not_overflow_a_small_stack() {
         let _ = facts(&template);
         let _ = scope().text(&template);
     }
+}
+
+#[test]
+fn blocks_one_after_another_are_not_deep() {
+    let template = "{% if 0 %}{% elif 0 %}{% set x %}{% endset %}{% elif 1 %}y{% endif %}".repeat(1000);
+    assert_eq!(text(&template), "y".repeat(1000));
 }
 
 #[test]
