@@ -11,6 +11,10 @@ use crate::{
 const DEPTH_MAX: usize = 4;
 /// Arguments that are shown.
 const ROWS_MAX: usize = 100;
+/// Choices that are named of a value that may be of several kinds.
+const CHOICES_MAX: usize = 8;
+/// Values in an example.
+const EXAMPLE_VALUES_MAX: usize = 100;
 /// Characters of what is shown of one value.
 const VALUE_CHARS_MAX: usize = 60;
 /// Characters of a line of text.
@@ -65,7 +69,7 @@ fn add_rows(root: &Value, schema: &Value, prefix: &str, depth: usize, rows: &mut
         let property = resolved(root, property);
         let path = format!("{prefix}{}", short_line(name, VALUE_CHARS_MAX));
         rows.push(Row {
-            kind: kind(root, property),
+            kind: kind(root, property, 0),
             is_required: required.contains(&name.as_str()),
             default: property.get("default").map(shown).unwrap_or_default(),
             limits: limits(property),
@@ -85,15 +89,16 @@ fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
 }
 
-/// What kind of value it is, in JSON's words.
-fn kind(root: &Value, schema: &Value) -> String {
-    if portable::is_any(schema) {
+/// What kind of value it is, in JSON's words. A schema may refer to itself, so what is within others has an end.
+fn kind(root: &Value, schema: &Value, depth: usize) -> String {
+    if portable::is_any(schema) || depth > DEPTH_MAX {
         return "any".to_owned();
     }
     let choices = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
     if let Some(choices) = choices {
-        let mut kinds: Vec<String> = choices.iter().map(|choice| kind(root, resolved(root, choice))).collect();
-        kinds.retain(|kind| kind != "null");
+        let named = choices.iter().take(CHOICES_MAX).map(|choice| kind(root, resolved(root, choice), depth + 1));
+        let mut kinds: Vec<String> = named.filter(|kind| kind != "null").collect();
+        kinds.extend((choices.len() > CHOICES_MAX).then(|| "…".to_owned()));
         kinds.dedup();
         return kinds.join(" or ");
     }
@@ -101,7 +106,7 @@ fn kind(root: &Value, schema: &Value) -> String {
         return "choice".to_owned();
     }
     let named = |name: &str| match name {
-        "array" => match kind(root, resolved(root, &schema["items"])) {
+        "array" => match kind(root, resolved(root, &schema["items"]), depth + 1) {
             any if any == "any" => "array".to_owned(),
             items => format!("array of {items}"),
         },
@@ -217,8 +222,9 @@ fn wrapped(text: &str, indent: usize) -> String {
 fn example(schema: &Value) -> String {
     let root = schema;
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let values: Map<String, Value> =
-        required.map(|name| (name.to_owned(), sample(root, &schema["properties"][name], 0))).collect();
+    let mut left = EXAMPLE_VALUES_MAX;
+    let value = |name: &str| (name.to_owned(), sample(root, &schema["properties"][name], 0, &mut left));
+    let values: Map<String, Value> = required.take(EXAMPLE_VALUES_MAX).map(value).collect();
     if values.values().any(|value| value.is_object() || value.is_array()) {
         return format!(" --args {}", quoted(&Value::Object(values).to_string()));
     }
@@ -229,9 +235,13 @@ fn example(schema: &Value) -> String {
     values.iter().map(argument).collect()
 }
 
-/// A value that fits, as far as that is easily said.
-fn sample(root: &Value, schema: &Value, depth: usize) -> Value {
+/// A value that fits, as far as that is easily said. `left`: how many more values the example may have.
+fn sample(root: &Value, schema: &Value, depth: usize, left: &mut usize) -> Value {
     let schema = resolved(root, schema);
+    match left.checked_sub(1) {
+        Some(fewer) => *left = fewer,
+        None => return "…".into(),
+    }
     if let Some(value) = schema.get("default").or(schema["examples"].get(0)).or(schema["enum"].get(0)) {
         return value.clone();
     }
@@ -239,17 +249,18 @@ fn sample(root: &Value, schema: &Value, depth: usize) -> Value {
         return value.clone();
     }
     if let Some(choice) = schema["oneOf"].get(0).or(schema["anyOf"].get(0)).filter(|_| depth < DEPTH_MAX) {
-        return sample(root, choice, depth + 1);
+        return sample(root, choice, depth + 1, left);
     }
     let name = schema["type"].as_str().or(schema["type"].get(0).and_then(Value::as_str)).unwrap_or("string");
     match name {
         "integer" | "number" => schema.get("minimum").cloned().unwrap_or_else(|| 1.into()),
         "boolean" => true.into(),
-        "array" if depth < DEPTH_MAX => vec![sample(root, &schema["items"], depth + 1)].into(),
+        "array" if depth < DEPTH_MAX => vec![sample(root, &schema["items"], depth + 1, left)].into(),
         "object" if depth < DEPTH_MAX => {
             let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let members = required.map(|name| (name.to_owned(), sample(root, &schema["properties"][name], depth + 1)));
-            Value::Object(members.collect())
+            let value =
+                |name: &str| (name.to_owned(), sample(root, &schema["properties"][name], depth + 1, &mut *left));
+            Value::Object(required.take(EXAMPLE_VALUES_MAX).map(value).collect())
         }
         "array" => Value::Array(Vec::new()),
         "object" => Value::Object(Map::new()),
@@ -305,7 +316,7 @@ Example:
     #[test]
     fn a_value_that_may_be_anything_is_said_to_be_so_and_no_limit_is_none() {
         let forms = ["string", "number", "boolean", "object", "array"].map(|kind| json!({ "type": kind }));
-        assert_eq!(kind(&json!({}), &json!({ "anyOf": forms })), "any");
+        assert_eq!(kind(&json!({}), &json!({ "anyOf": forms }), 0), "any");
         assert_eq!(limits(&json!({ "minimum": 0, "maximum": portable::INTEGER_MAX })), "at least 0");
     }
 
@@ -322,6 +333,16 @@ Example:
             "type": "object", "required": ["n"], "properties": { "n": { "$ref": "#/$defs/n" } } });
         assert_eq!(rows(&schema).len(), DEPTH_MAX + 1);
         assert!(example(&schema).len() < 200);
+        let list = json!({ "$defs": { "n": { "type": "array", "items": { "$ref": "#/$defs/n" } } },
+            "properties": { "n": { "$ref": "#/$defs/n" } } });
+        assert!(rows(&list)[0].kind.starts_with("array of array of"), "{}", rows(&list)[0].kind);
+        let choices = json!({ "$defs": { "n": { "anyOf": vec![json!({ "$ref": "#/$defs/n" }); 1000] } },
+            "properties": { "n": { "$ref": "#/$defs/n" } } });
+        assert!(rows(&choices)[0].kind.len() < 200, "{}", rows(&choices)[0].kind);
+        let names: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        let members: Map<String, Value> = names.iter().map(|n| (n.clone(), json!({ "$ref": "#" }))).collect();
+        let wider = json!({ "type": "object", "required": names, "properties": members });
+        assert!(page(&json!({ "name": "t", "inputSchema": wider })).len() < 50_000);
         let wide: Map<String, Value> = (0..1000).map(|n| (n.to_string(), json!({}))).collect();
         assert_eq!(rows(&json!({ "properties": wide })).len(), ROWS_MAX);
     }
