@@ -5,15 +5,24 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use skep_core::run::RunId;
 
 use crate::{
     state::{self, Readers},
     workspace::Dir,
 };
+
+/// How often a run's lock is tried, and how long after the last time: whoever looks whether a run is held
+/// ([`Home::is_held`]) has the lock for a moment.
+const LOCK_ATTEMPTS_MAX: u32 = 10;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// The state directory of this user or hub.
 #[derive(Clone, Debug)]
@@ -67,7 +76,7 @@ impl Home {
         let mut lock = File::options();
         lock.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut lock = lock.open(path.join("lock")).map_err(io)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !lock_exclusively(&lock).map_err(io)? {
             let mut pid = String::new();
             lock.read_to_string(&mut pid).map_err(io)?;
             return Err(LockError::Held { run: run.0.clone(), pid: pid.trim().to_owned() });
@@ -89,6 +98,18 @@ impl Home {
     pub fn run(&self, run: &RunId) -> PathBuf {
         self.0.join("runs").join(&run.0)
     }
+}
+
+/// Whether the file is this process's alone now.
+fn lock_exclusively(file: &File) -> io::Result<bool> {
+    for attempt in 1..=LOCK_ATTEMPTS_MAX {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS_MAX => std::thread::sleep(LOCK_AGAIN_AFTER),
+            Err(Errno::WOULDBLOCK) => {}
+            locked => return locked.map(|()| true).map_err(Into::into),
+        }
+    }
+    Ok(false)
 }
 
 /// The directory of a run that this process works on.
@@ -134,5 +155,24 @@ mod tests {
         drop(held);
         assert_eq!(home.is_held(&run), Some(false));
         home.hold(&run).unwrap();
+    }
+
+    #[test]
+    fn whoever_looks_whether_a_run_is_held_keeps_nobody_from_it() {
+        let home = tempfile::tempdir().unwrap();
+        let (home, run) = (Home::new(home.path().join("new")), RunId("r1".into()));
+        home.hold(&run).unwrap();
+        let lock = File::open(home.run(&run).join("lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockShared).unwrap(); // as if somebody looked right now
+        let (looks, looked) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                looks.send(()).unwrap();
+                std::thread::sleep(LOCK_AGAIN_AFTER * 2);
+                drop(lock);
+            });
+            looked.recv().unwrap();
+            home.hold(&run).unwrap();
+        });
     }
 }
