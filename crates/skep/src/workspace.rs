@@ -276,10 +276,16 @@ impl Dir {
     fn replace(&self, path: &Path, bytes: &[u8], seen: Option<&Seen>) -> io::Result<bool> {
         let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
         let parent = self.make_parents(path)?;
-        // Not made from the name, which may be as long as a name can be.
-        let temporary = format!(".skep-{:016x}", unique());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(rustix::fs::openat(&parent, &temporary, flags, self.modes.file)?);
+        let (temporary, mut file) = loop {
+            // Not made from the name, which may be as long as a name can be.
+            let temporary = format!(".skep-{:016x}", unique());
+            match rustix::fs::openat(&parent, &temporary, flags, self.modes.file) {
+                // A process that had the same number was killed before it could rename it, perhaps in another container.
+                Err(rustix::io::Errno::EXIST) => {}
+                file => break (temporary, File::from(file?)),
+            }
+        };
         let written = self.modes.enforce(&file, self.modes.file).and_then(|()| file.write_all(bytes)).and_then(|()| {
             let _turn = self.turn();
             if seen.is_some_and(|seen| Identity::at(&parent, name) != seen.identity) {
@@ -574,6 +580,17 @@ mod tests {
         assert_eq!(outputs.written(), [Path::new("task/a/b.txt")]);
         assert!(dir.read(Path::new("task/a/b.txt"), 2).is_err(), "larger than allowed");
         assert_eq!(std::fs::read_dir(dir.path().join("task/a")).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_a_killed_process_of_the_same_number_has_left_is_passed_by() {
+        let (_top, dir) = dir();
+        let next = unique() + 1;
+        for taken in next..next + 64 {
+            std::fs::write(dir.path().join(format!(".skep-{taken:016x}")), "left").unwrap();
+        }
+        dir.write(Path::new("a"), b"new").unwrap();
+        assert_eq!(dir.read(Path::new("a"), 9).unwrap(), b"new");
     }
 
     #[test]
