@@ -99,6 +99,9 @@ pub(super) struct RetryArguments {
     /// Only this task, and what waits for it
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
+    /// File that lists MCP servers whose tools may be called, too, as an MCP client writes it
+    #[arg(long, value_name = "FILE")]
+    mcp_config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -179,7 +182,8 @@ pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow
 }
 
 pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::Result<ExitCode> {
-    let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
+    let hive = Hive::open(common.settings(overrides)?).await?;
     let run = find_run(&hive, Some(&arguments.run)).await?;
     if !run.state.is_over() {
         let id = &run.id.0;

@@ -126,7 +126,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     }
     tell_workspace(&described.workspace);
     if wants_tcp && doors.tcp_addresses().is_empty() {
-        say!("{TCP} is taken, so there is no door for JSON-RPC in lines; --tcp names another address");
+        say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(doors.controls(), again));
     let stopped = doors.serve(stop).await;

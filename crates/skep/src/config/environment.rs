@@ -78,7 +78,9 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
         let place = pointer.split('/').skip(1).fold(&mut root, |place, key| &mut place[key]);
         *place = value;
     }
-    let names: Vec<(&str, &str)> = VARIABLES.iter().map(|known| (known.name, known.pointer)).collect();
+    let is_set = |known: &&Variable| variable(known.name).is_some();
+    // Of two for one key, the later one counts.
+    let names: Vec<_> = VARIABLES.iter().rev().filter(is_set).map(|known| (known.name, known.pointer)).collect();
     let faults = faults(&root, "environment", &names);
     (root, faults)
 }
@@ -86,7 +88,8 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
 /// What is wrong with settings that are not from a file. Each key has a name there that its user knows.
 pub(super) fn faults(settings: &Value, source: &str, names: &[(&str, &str)]) -> Vec<Diagnostic> {
     let fault = |violation: crate::schema::Violation| {
-        let named = names.iter().find(|(_, pointer)| violation.pointer.starts_with(pointer));
+        let is_meant = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        let named = names.iter().find(|(_, pointer)| violation.pointer.strip_prefix(pointer).is_some_and(is_meant));
         let key = named.map_or(violation.pointer.as_str(), |(name, _)| name).to_owned();
         Diagnostic { key, help: violation.help, ..Diagnostic::of_file(source, violation.message) }
     };

@@ -25,6 +25,15 @@ fn faults(path: &Path, variables: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn a_fault_of_the_environment_names_the_variable_that_has_it() {
+    for (name, value) in [("SKEP_TCP", "nowhere"), ("MCP_TCP_PORT", "x"), ("SKEP_TOOLS_TIMEOUT", "9d")] {
+        let resolved = Settings::resolve(None, environment(&[("HOME", "/h"), (name, value)]), Overrides::default());
+        let BadSettings(faults) = resolved.unwrap_err();
+        assert_eq!(faults.iter().map(|fault| fault.key.as_str()).collect::<Vec<_>>(), [name], "{faults:?}");
+    }
+}
+
+#[test]
 fn flags_beat_the_environment_and_that_beats_the_file() {
     let (_here, path) = Here::with("skep.toml", "home = '/file'\n[run]\nactors = 1\nobservers = 1\n");
     let variables = [("SKEP_ACTORS", "2"), ("SKEP_HUBS", "http://a, http://b")];

@@ -212,7 +212,7 @@ fn texts(value: &Value, pointer: &str, found: &mut dyn FnMut(&str, &str)) {
 fn script(task: &Map<String, Value>) -> Option<&'static str> {
     match task.get("tool")?.as_str()? {
         "bash" => Some("command"),
-        "generate_code" => {
+        "generate_code" | "execute_generated_code" => {
             let text = |name| task.get("args").and_then(|args| args.get(name)).and_then(Value::as_str);
             let is_bash = matches!(text("language"), Some("bash" | "sh" | "shell"))
                 || text("path").is_some_and(|path| path.ends_with(".sh") || path.ends_with(".bash"));

@@ -391,6 +391,7 @@ fn a_value_that_becomes_a_part_of_a_script_is_warned_of() {
     assert_eq!(found("bash", json!({"command": "cat", "stdin": "{{ inputs.file }}"})), []);
     assert_eq!(found("search", json!({"query": "{{ inputs.file }}"})), []);
     assert_eq!(found("generate_code", json!({"language": "bash", "code": "cat {{ inputs.file }}"})).len(), 1);
+    assert_eq!(found("execute_generated_code", json!({"language": "bash", "code": "cat {{ inputs.file }}"})).len(), 1);
     assert_eq!(found("generate_code", json!({"language": "python", "code": "{{ inputs.file }}"})), []);
 }
 

@@ -3,7 +3,7 @@
 //! Reports are Markdown made from names and texts that nobody vouches for: what goes into a table or between backticks
 //! must not be able to leave it.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use minijinja::{
     Environment, Error, ErrorKind, Value,
@@ -199,8 +199,7 @@ fn tally(rows: &Value, key: Option<String>, options: Kwargs) -> Result<Value, Er
         *counts.entry(value).or_default() += count;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
-    counts
-        .sort_by(|(_, one), (_, other)| Reverse(one).partial_cmp(&Reverse(other)).unwrap_or(std::cmp::Ordering::Equal));
+    counts.sort_by(|(_, one), (_, other)| other.total_cmp(one));
     let row = |(value, count): (String, f64)| {
         // Whole numbers stay whole: 3, not 3.0.
         let count = if count.fract() == 0.0 { Value::from(count as i64) } else { Value::from(count) };
