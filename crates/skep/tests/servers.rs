@@ -49,6 +49,21 @@ fn tools_of_servers_are_listed_described_and_called_under_their_servers_name() {
 }
 
 #[test]
+fn a_call_that_waits_for_its_server_ends_on_ctrl_c() {
+    let user = User::new();
+    let silent = "import pathlib, sys; pathlib.Path('started').touch(); sys.stdin.read()";
+    let entry = json!({ "command": "python3", "args": ["-c", silent], "cwd": user.workspace(), "startTimeout": "10m" });
+    user.file("mcp.json", &json!({ "mcpServers": { "silent": entry } }).to_string());
+    let mut call = user.command(&["call", "silent__x", "--mcp-config", "mcp.json"]).spawn().unwrap();
+    while !user.workspace().join("started").exists() {
+        assert!(call.try_wait().unwrap().is_none(), "it waits");
+        std::thread::sleep(std::time::Duration::from_millis(10)); // a file has no signal of its own
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &call.id().to_string()]).status().unwrap().success());
+    assert_eq!(call.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn servers_tells_who_answers_and_why_others_do_not() {
     let user = User::new();
     user.file(

@@ -289,7 +289,11 @@ async fn call_one(
     context: Context,
 ) -> anyhow::Result<(Value, bool)> {
     let name = arguments.tool.clone().unwrap_or_default();
-    let tool = catalogue.describe(&name).await?;
+    // A server may take long to start and say what its tools take.
+    let Some(tool) = context.cancel.run_until_cancelled(catalogue.describe(&name)).await else {
+        return Ok(answered(Err(ToolError::Cancelled)));
+    };
+    let tool = tool?;
     let members = members(arguments, &tool["inputSchema"])?;
     let call = Call { tool: name, arguments: Value::Object(members), deadline };
     Ok(answered(catalogue.call(call, context).await))

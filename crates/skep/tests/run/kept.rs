@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{User, let_go, waiting};
 
@@ -236,4 +236,18 @@ fn the_doctor_checks_the_database_and_names_a_damaged_row() {
     );
     assert_eq!(said.code(), 1);
     assert!(said.stdout().contains("skep runs rm"), "{}", said.stdout());
+}
+
+#[test]
+fn a_run_that_calls_a_clients_servers_is_retried_with_them() {
+    let user = User::new();
+    let inner = json!({ "command": env!("CARGO_BIN_EXE_skep"), "args": ["mcp-stdio"],
+        "env": { "SKEP_HOME": user.home().join("inner") } });
+    user.file("mcp.json", &json!({ "mcpServers": { "inner": inner } }).to_string());
+    user.file("plan.yaml", "tasks: { read: { tool: inner__file_read, args: { path: late.txt } } }\n");
+    assert_eq!(user.skep(&["run", "plan.yaml", "--mcp-config", "mcp.json"]).code(), 1);
+    user.file("late.txt", "here by now");
+    assert_eq!(user.skep(&["retry", "newest"]).code(), 1, "without them there is no such tool");
+    user.skep(&["retry", "newest", "--mcp-config", "mcp.json"]).ok();
+    assert!(user.skep(&["show", "--task", "read"]).ok().stdout().contains("here by now"));
 }
