@@ -37,6 +37,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("servers logout", "needs a login"),
     ("hub.sock", "names the state directory of a user, which is elsewhere here"),
     ("man -l", "needs the program man"),
+    ("openssl", "makes keys that no sandbox may read, so that no later example could copy the workspace"),
     ("--bind 0.0.0.0:8000", "listens on a fixed port of every address"),
     ("--port", "listens on a fixed port"),
     ("time__get_current_time", "needs an MCP server from the network"),
@@ -245,7 +246,8 @@ fn every_block_of_code_in_the_documentation_and_the_help_is_what_it_says() {
             (!output.status.success() || !output.stdout.is_empty()).then(|| said(&output))
         };
         let fault = match language.as_str() {
-            "sh" => None,
+            // The store's tests have the statements; an address alone is nothing that could be checked.
+            "sh" | "sql" | "text" => None,
             "yaml" => check(&format!("block-{number}.yaml")),
             "toml" => check(&format!("block-{number}.toml")),
             "json" => match serde_json::from_str::<serde_json::Value>(&block.text) {
