@@ -19,7 +19,7 @@ use std::{
 use rusqlite::{Connection, ToSql};
 use skep_bench as _; // its allocator
 use skep_core::{
-    Namespace, Timestamp,
+    Namespace,
     app::App,
     db::{Db, Limits},
     policy::{Actor, Permit},
@@ -27,7 +27,6 @@ use skep_core::{
 };
 use tokio::task::JoinSet;
 
-const NOW: Timestamp = Timestamp(1);
 const LEASE: Duration = Duration::from_secs(30);
 
 /// What is measured.
@@ -124,15 +123,15 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
             let mut cycles = 0;
             while begun.elapsed() < time {
                 let task = NewTask::new(TaskId(format!("{caller}-{cycles}")), "q", input());
-                app.submit(&permit, task, NOW).await.unwrap();
+                app.submit(&permit, task).await.unwrap();
                 let task = loop {
                     // Others may have taken all that this claim could see.
-                    if let Some(task) = app.claim(&permit, "q", &worker, LEASE, NOW).await.unwrap() {
+                    if let Some(task) = app.claim(&permit, "q", &worker, LEASE).await.unwrap() {
                         break task;
                     }
                 };
                 let by = Attempt { worker: worker.clone(), number: task.attempt };
-                app.finish(&permit, &task.id, by, output(), Vec::new(), NOW).await.unwrap();
+                app.finish(&permit, &task.id, by, output(), Vec::new()).await.unwrap();
                 cycles += 1;
             }
             cycles
@@ -211,6 +210,6 @@ fn output() -> serde_json::Value {
 }
 
 fn permit(namespace: usize) -> Permit {
-    let actor = Actor { name: "bench".into(), namespace: Namespace(format!("n{namespace}")), writer: true };
+    let actor = Actor { name: "bench".into(), namespace: Namespace::team(&format!("n{namespace}")), writer: true };
     actor.may_write().unwrap()
 }

@@ -8,14 +8,18 @@
 //! The databases differ in a few places: opening, how writes are grouped, how a read runs, how one statement runs,
 //! and how a row is locked. There is no trait: the set is closed, and every test runs on both.
 
+mod admission;
 mod artefacts;
 mod audit;
+mod clock;
 mod error;
 mod events;
-mod lines;
+mod group;
 mod mcp_tasks;
 mod migrations;
+mod namespaces;
 mod postgres;
+mod queue;
 mod runs;
 mod sql;
 mod sqlite;
@@ -25,18 +29,23 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
 
-pub use self::{
-    audit::{Audit, FINDINGS_MAX, Finding},
-    error::{DbError, Source},
-    tasks::TaskCounts,
-};
 use self::{
+    admission::Admission,
+    clock::Time,
     error::{Doing, failed},
+    namespaces::Namespaces,
     postgres::Postgres,
+    queue::{Job, Waiting, Write},
     sql::{Cause, Row, Sql, Value},
     sqlite::Sqlite,
 };
-use crate::{Namespace, event::NewEvent};
+pub use self::{
+    audit::{Audit, FINDINGS_MAX, Finding},
+    clock::{Clock, Now},
+    error::{DbError, Source},
+    tasks::TaskCounts,
+};
+use crate::{Namespace, Timestamp, event::NewEvent};
 
 /// The file of the private key with which a PostgreSQL database at this address is logged in to, if there is one.
 pub fn private_key(address: &str) -> Option<PathBuf> {
@@ -47,8 +56,10 @@ pub fn private_key(address: &str) -> Option<PathBuf> {
 #[derive(Clone)]
 pub struct Db {
     store: Arc<Store>,
-    writes: Arc<Semaphore>,
+    admission: Arc<Admission>,
     reads: Arc<Semaphore>,
+    write_time_max: Duration,
+    shared: Arc<Shared>,
     wake: watch::Receiver<u64>,
 }
 
@@ -57,11 +68,32 @@ enum Store {
     Postgres(Postgres),
 }
 
+/// What the handle and the threads of the store share.
+struct Shared {
+    namespaces: Namespaces,
+    time: Time,
+    wake: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// A group has been committed.
+    fn committed(&self, changes: group::Changes) {
+        if changes.have_events() {
+            self.wake.send_modify(|count| *count += 1);
+        }
+        self.namespaces.remember(changes.namespaces());
+    }
+}
+
 /// How much the store takes on, and how long it waits, before it says no.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Writes that run or wait.
+    /// Writes that run or wait. One namespace may have half of them.
     pub writes_max: usize,
+    /// Bytes of the values in writes that run or wait. One namespace may have half of them.
+    pub writes_bytes_max: usize,
+    /// How long a write waits for its turn.
+    pub write_time_max: Duration,
     /// Reads that run or wait.
     pub reads_max: usize,
     /// How often a write is tried while others get in its way.
@@ -70,16 +102,21 @@ pub struct Limits {
     pub lock_time_max: Duration,
     /// How long to wait for PostgreSQL's answer to a read: as long as it may work on it, and what the network takes.
     pub read_time_max: Duration,
+    /// Where the store's time comes from.
+    pub clock: Clock,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            writes_max: 1024,
+            writes_max: 2048,
+            writes_bytes_max: 256 << 20,
+            write_time_max: Duration::from_secs(30),
             reads_max: 4096,
             tries_max: 10,
             lock_time_max: Duration::from_secs(10),
             read_time_max: Duration::from_secs(30),
+            clock: Clock::default(),
         }
     }
 }
@@ -88,13 +125,26 @@ impl Db {
     /// Open `sqlite:<path>`, or a PostgreSQL database by its address, and bring the schema up to date.
     pub async fn open(address: &str, limits: Limits) -> Result<Db, DbError> {
         let (wake, woken) = watch::channel(0);
-        let store = match address.strip_prefix("sqlite:") {
-            Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, wake)?),
-            None => Store::Postgres(Postgres::open(address, &limits, wake).await?),
+        let path = address.strip_prefix("sqlite:");
+        let time = if path.is_some() { Time::of_wall(&limits.clock) } else { Time::of_server(&limits.clock) };
+        let shared = Arc::new(Shared { namespaces: Namespaces::default(), time, wake });
+        let store = match path {
+            Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, Arc::clone(&shared))?),
+            None => Store::Postgres(Postgres::open(address, &limits, Arc::clone(&shared)).await?),
         };
-        let places = |max| Arc::new(Semaphore::new(max));
-        let (writes, reads) = (places(limits.writes_max), places(limits.reads_max));
-        Ok(Db { store: Arc::new(store), writes, reads, wake: woken })
+        Ok(Db {
+            store: Arc::new(store),
+            admission: Arc::new(Admission::new(limits.writes_max, limits.writes_bytes_max)),
+            reads: Arc::new(Semaphore::new(limits.reads_max)),
+            write_time_max: limits.write_time_max,
+            shared,
+            wake: woken,
+        })
+    }
+
+    /// The store's time.
+    pub fn now(&self) -> Now {
+        self.shared.time.now()
     }
 
     /// Changes after each commit that brought events. It says "look again" and carries nothing. A subscriber who
@@ -115,11 +165,25 @@ impl Db {
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
-        let place = place(&self.writes, "too many writes are waiting")?;
-        match &*self.store {
-            Store::Sqlite(sqlite) => sqlite.write(namespace.clone(), work, place).await,
-            Store::Postgres(postgres) => postgres.write(namespace.clone(), work, place).await,
-        }
+        self.write_bytes(namespace, 0, work).await
+    }
+
+    /// The same, with values of so many bytes.
+    pub async fn write_bytes<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
+    where
+        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        let place = self.admission.enter(namespace, bytes)?;
+        let (waiting, answer) = Waiting::new(namespace.clone(), work, place);
+        let job: Job<Box<dyn Write>> = Job::Do(Box::new(waiting));
+        let sent = match &*self.store {
+            Store::Sqlite(sqlite) => sqlite.writer().send(job),
+            Store::Postgres(postgres) => postgres.writer().send(job),
+        };
+        sent.map_err(|_| DbError::Closed)?;
+        answer.wait(self.write_time_max).await
     }
 
     /// Look at the database as it is now. The operations are methods of `Db`, next to their rows.
@@ -128,18 +192,32 @@ impl Db {
         F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError> + Send + 'static,
         T: Send + 'static,
     {
-        let place = place(&self.reads, "too many reads are waiting")?;
+        let place = place(&self.reads)?;
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.read(work, place).await,
             Store::Postgres(postgres) => postgres.read(work, place).await,
         }
     }
 
+    /// The same in a namespace, whose number `work` gets. Where there is no such namespace, there is nothing in it.
+    async fn read_in<T, F>(&self, namespace: &Namespace, work: F) -> Result<T, DbError>
+    where
+        F: AsyncFnOnce(&mut Sql<'_>, i64) -> Result<T, DbError> + Send + 'static,
+        T: Default + Send + 'static,
+    {
+        let (shared, namespace) = (Arc::clone(&self.shared), namespace.clone());
+        self.read(async move |sql| match shared.namespaces.find(sql, &namespace).await.doing("find a namespace")? {
+            Some(namespace) => work(sql, namespace).await,
+            None => Ok(T::default()),
+        })
+        .await
+    }
+
     /// Take nothing more, finish what waits, and let go of the database. Afterwards every call is refused with
     /// [`DbError::Closed`]. What was acknowledged is durable without this; what this brings is order: nobody is cut
     /// off, and SQLite's side files are gone.
     pub async fn close(&self) {
-        self.writes.close();
+        self.admission.close();
         self.reads.close();
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.close().await,
@@ -148,19 +226,27 @@ impl Db {
     }
 }
 
-/// The right to wait. It goes with the work, not with the caller, who may leave before the work is done.
-type Place = OwnedSemaphorePermit;
+/// The right of a read to wait. It belongs to the read, not to its caller, who may leave before it is done.
+type ReadPlace = OwnedSemaphorePermit;
 
-fn place(places: &Arc<Semaphore>, full: &'static str) -> Result<Place, DbError> {
+fn place(places: &Arc<Semaphore>) -> Result<ReadPlace, DbError> {
     Arc::clone(places).try_acquire_owned().map_err(|error| match error {
-        TryAcquireError::NoPermits => DbError::Busy(full),
+        TryAcquireError::NoPermits => DbError::Busy("too many reads are waiting"),
         TryAcquireError::Closed => DbError::Closed,
     })
 }
 
+/// Where and when a write happens.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    /// The number of its namespace.
+    namespace: i64,
+    now: Now,
+}
+
 /// What a write can do: the methods in `db/{tasks,runs,events,artefacts,mcp_tasks}.rs`.
 pub struct Tx<'a> {
-    namespace: &'a Namespace,
+    scope: Scope,
     sql: Sql<'a>,
     events: Vec<NewEvent>,
     changed: bool,
@@ -168,8 +254,27 @@ pub struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    fn new(namespace: &'a Namespace, sql: Sql<'a>) -> Tx<'a> {
-        Tx { namespace, sql, events: Vec::new(), changed: false, failed: false }
+    fn new(scope: Scope, sql: Sql<'a>) -> Tx<'a> {
+        Tx { scope, sql, events: Vec::new(), changed: false, failed: false }
+    }
+
+    /// The store's time, the same for the whole write.
+    pub fn now(&self) -> Timestamp {
+        self.scope.now.at
+    }
+
+    /// A moment that has passed for certain: what was to last until then is over for every hub.
+    pub fn surely_past(&self) -> Timestamp {
+        self.scope.now.surely()
+    }
+
+    fn namespace(&self) -> i64 {
+        self.scope.namespace
+    }
+
+    /// Nothing more is done in a write in which something has failed.
+    fn check(&self) -> Result<(), Cause> {
+        if self.failed { Err("an earlier statement of this write has failed".into()) } else { Ok(()) }
     }
 
     /// The rows of a `select`.
@@ -179,6 +284,7 @@ impl<'a> Tx<'a> {
         values: &[Value<'_>],
         read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Vec<T>, Cause> {
+        self.check()?;
         let result = self.sql.all(sql, values, read).await;
         self.failed |= result.is_err();
         result
@@ -207,6 +313,7 @@ impl<'a> Tx<'a> {
 
     /// Change something, and see whether there was anything to change.
     async fn has_changed(&mut self, sql: &str, values: &[Value<'_>]) -> Result<bool, Cause> {
+        self.check()?;
         self.changed = true;
         let result = self.sql.count(sql, values).await;
         self.failed |= result.is_err();
@@ -215,6 +322,7 @@ impl<'a> Tx<'a> {
 
     /// Change something. If it fails, the commit does.
     async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
+        self.check()?;
         self.changed = true;
         let result = self.sql.execute(sql, values).await;
         self.failed |= result.is_err();

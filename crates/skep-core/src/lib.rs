@@ -15,7 +15,7 @@ pub mod retention;
 pub mod run;
 pub mod task;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Microseconds since the Unix epoch: one integer that SQLite and PostgreSQL store alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +28,22 @@ impl Timestamp {
     }
 }
 
-/// A team's share of the hub. Runs, tasks and the event log of one namespace know nothing of another.
+/// Whose rows and events: a team, or one of its workspaces. One namespace knows nothing of another, and the writes of
+/// one are done one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Namespace(pub String);
+pub struct Namespace {
+    pub(crate) team: Arc<str>,
+    pub(crate) workspace: Arc<str>,
+}
+
+impl Namespace {
+    /// A team's own.
+    pub fn team(name: &str) -> Namespace {
+        Namespace { team: name.into(), workspace: "".into() }
+    }
+
+    /// One of the team's workspaces, by its name, which is not empty.
+    pub fn workspace(&self, name: &str) -> Namespace {
+        Namespace { team: Arc::clone(&self.team), workspace: name.into() }
+    }
+}

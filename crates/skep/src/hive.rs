@@ -58,7 +58,7 @@ impl Hive {
             None => format!("sqlite:{}", home.path().join(DATABASE).display()),
         };
         let db = Db::open(&address, Limits::default()).await?;
-        let actor = Actor { name: "local".to_owned(), namespace: Namespace(NAMESPACE.to_owned()), writer: true };
+        let actor = Actor { name: "local".to_owned(), namespace: Namespace::team(NAMESPACE), writer: true };
         let permit = actor.may_write()?;
         Ok(Hive { settings: Arc::new(settings), home, app: App::new(db), permit })
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::App;
 use crate::{
-    Timestamp,
     db::{DbError, Tx},
     limits::{Invalid, MCP_TASKS_BYTES_MAX, MCP_TASKS_MAX},
     mcp_task::{Holder, McpTask, McpTaskId, NewMcpTask, Refused, State, check_new, check_state},
@@ -38,21 +37,21 @@ pub enum McpTaskError {
 }
 
 impl App {
-    /// Keep a call that `holder` runs, and holds for `hold` from `now`.
+    /// Keep a call that `holder` runs, and holds for `hold` from now.
     ///
-    /// What a principal may have is counted here. On PostgreSQL, tasks that are made in the same moment do not count
-    /// each other, so there may be a few more.
+    /// What a principal may have is counted here.
     pub async fn create_mcp_task(
         &self,
         permit: &Permit,
         new: NewMcpTask,
         holder: &Holder,
         hold: Duration,
-        now: Timestamp,
     ) -> Result<McpTask, McpTaskError> {
         check_new(&new)?;
-        let task = McpTask::new(new, holder.clone(), now);
+        let (bytes, holder) = (new.request.len(), holder.clone());
         let create = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
+            let task = McpTask::new(new.clone(), holder.clone(), now);
             let (count, bytes) = tx.count_mcp_tasks(&task.principal, now).await?;
             if count >= MCP_TASKS_MAX {
                 return Err(McpTaskError::TooMany);
@@ -61,9 +60,9 @@ impl App {
                 return Err(McpTaskError::Full);
             }
             tx.add_mcp_task(&task, now.after(hold)).await?;
-            Ok(task.clone())
+            Ok(task)
         };
-        self.db.write(permit.namespace(), create).await
+        self.db.write_bytes(permit.namespace(), bytes, create).await
     }
 
     /// Say how far a task is. Only the attempt that holds it can, and only until it is over.
@@ -73,11 +72,11 @@ impl App {
         id: &McpTaskId,
         (holder, attempt): (&Holder, u32),
         state: State,
-        now: Timestamp,
     ) -> Result<McpTask, McpTaskError> {
         check_state(&state)?;
         let (id, holder) = (id.clone(), holder.clone());
         let report = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut task = tx.mcp_task(&id, now).await?.ok_or(McpTaskError::Unknown)?;
             let before = task.bytes();
             task.report(&holder, attempt, state.clone(), now)?;
@@ -93,27 +92,28 @@ impl App {
         self.db.write(permit.namespace(), report).await
     }
 
-    /// Withdraw a principal's task. One that is over stays as it is.
+    /// Withdraw a principal's task. One that is over stays as it is. Says whether this has changed anything.
     pub async fn cancel_mcp_task(
         &self,
         permit: &Permit,
         principal: &str,
         id: &McpTaskId,
-        now: Timestamp,
-    ) -> Result<McpTask, McpTaskError> {
+    ) -> Result<(McpTask, bool), McpTaskError> {
         let (id, principal) = (id.clone(), principal.to_owned());
         let cancel = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let task = tx.mcp_task(&id, now).await?.filter(|task| task.principal == principal);
             let mut task = task.ok_or(McpTaskError::Unknown)?;
-            if task.cancel(now).is_ok() {
+            let cancelled = task.cancel(now).is_ok();
+            if cancelled {
                 tx.save_mcp_task(&task).await?;
             }
-            Ok(task)
+            Ok((task, cancelled))
         };
         self.db.write(permit.namespace(), cancel).await
     }
 
-    /// Hold these tasks for `hold` from `now`. Gives those that are still `holder`'s, with their attempts: the others
+    /// Hold these tasks for `hold` from now. Gives those that are still `holder`'s, with their attempts: the others
     /// were withdrawn, have expired, or are another's.
     pub async fn hold_mcp_tasks(
         &self,
@@ -121,38 +121,37 @@ impl App {
         holder: &Holder,
         ids: Vec<McpTaskId>,
         hold: Duration,
-        now: Timestamp,
     ) -> Result<Vec<(McpTaskId, u32)>, McpTaskError> {
         let holder = holder.clone();
-        let renew = async move |tx: &mut Tx<'_>| Ok(tx.hold_mcp_tasks(&holder, &ids, now.after(hold), now).await?);
+        let renew = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
+            Ok(tx.hold_mcp_tasks(&holder, &ids, now.after(hold), now).await?)
+        };
         self.db.write(permit.namespace(), renew).await
     }
 
-    /// Let go of a task, so that another attempt can take it over at once.
-    pub async fn release_mcp_task(
-        &self,
-        permit: &Permit,
-        id: &McpTaskId,
-        holder: &Holder,
-        now: Timestamp,
-    ) -> Result<(), McpTaskError> {
+    /// Release a task, so that another attempt can take it over at once.
+    pub async fn release_mcp_task(&self, permit: &Permit, id: &McpTaskId, holder: &Holder) -> Result<(), McpTaskError> {
         let (ids, holder) = (vec![id.clone()], holder.clone());
-        let release = async move |tx: &mut Tx<'_>| Ok(tx.hold_mcp_tasks(&holder, &ids, now, now).await.map(drop)?);
+        let release = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
+            Ok(tx.hold_mcp_tasks(&holder, &ids, now, now).await.map(drop)?)
+        };
         self.db.write(permit.namespace(), release).await
     }
 
     /// Take over tasks that nobody holds any more, at most [`TAKEN_OVER_MAX`]: each is working again, under its next
-    /// attempt. All who hold tasks must have clocks that agree within `hold`.
+    /// attempt.
     pub async fn take_over_mcp_tasks(
         &self,
         permit: &Permit,
         holder: &Holder,
         hold: Duration,
-        now: Timestamp,
     ) -> Result<Vec<McpTask>, McpTaskError> {
         let holder = holder.clone();
         let take = async move |tx: &mut Tx<'_>| {
-            let mut tasks = tx.mcp_tasks_let_go(now, now.after(2 * hold), TAKEN_OVER_MAX).await?;
+            let now = tx.now();
+            let mut tasks = tx.abandoned_mcp_tasks(hold, TAKEN_OVER_MAX).await?;
             for task in &mut tasks {
                 task.take_over(holder.clone(), now);
                 tx.save_mcp_task(task).await?;
@@ -164,8 +163,11 @@ impl App {
     }
 
     /// Delete the tasks whose time is over. Gives their number.
-    pub async fn expire_mcp_tasks(&self, permit: &Permit, now: Timestamp) -> Result<u64, McpTaskError> {
-        let expire = async move |tx: &mut Tx<'_>| Ok(tx.expire_mcp_tasks(now).await?);
+    pub async fn expire_mcp_tasks(&self, permit: &Permit) -> Result<u64, McpTaskError> {
+        let expire = async move |tx: &mut Tx<'_>| {
+            let passed = tx.surely_past();
+            Ok(tx.expire_mcp_tasks(passed).await?)
+        };
         self.db.write(permit.namespace(), expire).await
     }
 }

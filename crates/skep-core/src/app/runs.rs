@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::{App, tasks::without_repetition};
 use crate::{
-    Timestamp,
     db::{DbError, Tx},
     event::{Kind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
@@ -54,13 +53,7 @@ impl App {
     /// once; the first one counts.
     ///
     /// Tasks depend on each other within the run.
-    pub async fn start_run(
-        &self,
-        permit: &Permit,
-        run: NewRun,
-        mut tasks: Vec<NewTask>,
-        now: Timestamp,
-    ) -> Result<Run, RunError> {
+    pub async fn start_run(&self, permit: &Permit, run: NewRun, mut tasks: Vec<NewTask>) -> Result<Run, RunError> {
         run.check()?;
         check_graph(&tasks)?;
         for task in &mut tasks {
@@ -68,6 +61,7 @@ impl App {
             task.depends_on = without_repetition(std::mem::take(&mut task.depends_on));
         }
         let start = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             if let Some(existing) = tx.run(&run.id).await? {
                 return Ok(existing);
             }
@@ -90,40 +84,28 @@ impl App {
     }
 
     /// Stop a run in good order: its tasks in progress are given back, and it can be resumed.
-    pub async fn interrupt_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Run, RunError> {
-        self.change_run(permit, id, Command::Interrupt, now).await
+    pub async fn interrupt_run(&self, permit: &Permit, id: &RunId) -> Result<Run, RunError> {
+        self.change_run(permit, id, Command::Interrupt).await
     }
 
     /// Let a run go on, after an interruption or after its conductor was killed: whatever is in progress is given
     /// back, and nothing that its former holders still say counts. Finished tasks stay finished.
-    pub async fn resume_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Run, RunError> {
-        self.change_run(permit, id, Command::Resume, now).await
+    pub async fn resume_run(&self, permit: &Permit, id: &RunId) -> Result<Run, RunError> {
+        self.change_run(permit, id, Command::Resume).await
     }
 
     /// End a run. Tasks that are not over are cancelled.
-    pub async fn end_run(
-        &self,
-        permit: &Permit,
-        id: &RunId,
-        end: End,
-        report: Option<Value>,
-        now: Timestamp,
-    ) -> Result<Run, RunError> {
+    pub async fn end_run(&self, permit: &Permit, id: &RunId, end: End, report: Option<Value>) -> Result<Run, RunError> {
         report.as_ref().map_or(Ok(()), |report| check_json("the report", report, PLAN_BYTES_MAX))?;
-        self.change_run(permit, id, Command::End(end, report), now).await
+        self.change_run(permit, id, Command::End(end, report)).await
     }
 
     /// Do what ended without success again, or one such task and what it held up; what was completed stays. Gives the tasks
     /// that are reopened.
-    pub async fn retry_run(
-        &self,
-        permit: &Permit,
-        id: &RunId,
-        only: Option<&TaskId>,
-        now: Timestamp,
-    ) -> Result<Vec<TaskId>, RunError> {
+    pub async fn retry_run(&self, permit: &Permit, id: &RunId, only: Option<&TaskId>) -> Result<Vec<TaskId>, RunError> {
         let (id, only) = (id.clone(), only.cloned());
         let retry = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
             let retried = run.apply(Command::Retry, now)?;
             let mut tasks = tx.tasks_of(&id).await?;
@@ -164,22 +146,23 @@ impl App {
 
     /// Give all tasks of a run that are in progress back to their queues, at once and without counting a failure.
     /// Nothing that their former holders still say counts. Gives the tasks.
-    pub async fn release_run(&self, permit: &Permit, id: &RunId, now: Timestamp) -> Result<Vec<Task>, RunError> {
+    pub async fn release_run(&self, permit: &Permit, id: &RunId) -> Result<Vec<Task>, RunError> {
         let id = id.clone();
-        let release = async move |tx: &mut Tx<'_>| release(tx, &id, now).await;
+        let release = async move |tx: &mut Tx<'_>| release(tx, &id).await;
         self.db.write(permit.namespace(), release).await
     }
 
-    async fn change_run(&self, permit: &Permit, id: &RunId, command: Command, now: Timestamp) -> Result<Run, RunError> {
+    async fn change_run(&self, permit: &Permit, id: &RunId, command: Command) -> Result<Run, RunError> {
         let id = id.clone();
         let change = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
             let event = run.apply(command.clone(), now)?;
             tx.save_run(&run).await?;
             if run.state.is_over() {
-                cancel_tasks(tx, &id, now).await?;
+                cancel_tasks(tx, &id).await?;
             } else {
-                release(tx, &id, now).await?;
+                release(tx, &id).await?;
             }
             tx.append(event);
             Ok(run)
@@ -188,7 +171,8 @@ impl App {
     }
 }
 
-async fn release(tx: &mut Tx<'_>, id: &RunId, now: Timestamp) -> Result<Vec<Task>, RunError> {
+async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, RunError> {
+    let now = tx.now();
     let mut tasks = tx.tasks_in_progress(id).await?;
     for task in &mut tasks {
         if let Ok(event) = task.apply(task::Command::Release, now) {
@@ -199,7 +183,8 @@ async fn release(tx: &mut Tx<'_>, id: &RunId, now: Timestamp) -> Result<Vec<Task
     Ok(tasks)
 }
 
-async fn cancel_tasks(tx: &mut Tx<'_>, id: &RunId, now: Timestamp) -> Result<(), DbError> {
+async fn cancel_tasks(tx: &mut Tx<'_>, id: &RunId) -> Result<(), DbError> {
+    let now = tx.now();
     for (task, holder) in tx.cancel_tasks(id).await? {
         let data = holder.map_or(json!({}), |by| json!({ "worker": by.worker.0, "attempt": by.number }));
         tx.append(NewEvent { at: now, kind: Kind::TaskCancelled, run: Some(id.clone()), task: Some(task), data });

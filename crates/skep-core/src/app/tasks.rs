@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::{
-    Timestamp,
     artefact::{self, NewArtefact},
     db::{DbError, Tx},
     event::{Kind, NewEvent},
@@ -47,13 +46,14 @@ impl App {
     ///
     /// A task may depend on tasks of its own run; one without a run, on others without. If one of them has ended
     /// without success already, the task is blocked at once.
-    pub async fn submit(&self, permit: &Permit, mut task: NewTask, now: Timestamp) -> Result<Task, TaskError> {
+    pub async fn submit(&self, permit: &Permit, mut task: NewTask) -> Result<Task, TaskError> {
         task.check()?;
         task.depends_on = without_repetition(task.depends_on);
         if task.depends_on.contains(&task.id) {
             return Err(Invalid::Cycle(vec![task.id]).into());
         }
         let submit = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             // Who asks a second time shall hear of the task and not of a run that has ended since.
             let needs_others = task.run.is_some() || !task.depends_on.is_empty();
             if needs_others && let Some(existing) = tx.task(&task.id).await? {
@@ -89,12 +89,12 @@ impl App {
         queue: &str,
         worker: &WorkerId,
         lease: Duration,
-        now: Timestamp,
     ) -> Result<Option<Task>, TaskError> {
         check_name("queue", queue)?;
         check_name("worker", &worker.0)?;
         let (queue, worker) = (queue.to_owned(), worker.clone());
         let claim = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let Some(mut task) = tx.next_ready_task(&queue, now).await? else { return Ok(None) };
             let event = task.apply(Command::Start(worker.clone(), lease), now)?;
             tx.save_task(&task).await?;
@@ -105,16 +105,10 @@ impl App {
     }
 
     /// Prolong a lease: so much from now.
-    pub async fn renew(
-        &self,
-        permit: &Permit,
-        id: &TaskId,
-        by: Attempt,
-        lease: Duration,
-        now: Timestamp,
-    ) -> Result<Task, TaskError> {
+    pub async fn renew(&self, permit: &Permit, id: &TaskId, by: Attempt, lease: Duration) -> Result<Task, TaskError> {
         let id = id.clone();
         let renew = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut task = load(tx, &id).await?;
             task.apply(Command::Renew(by.clone(), lease), now)?;
             tx.save_task(&task).await?;
@@ -134,13 +128,13 @@ impl App {
         by: Attempt,
         output: Value,
         artefacts: Vec<NewArtefact>,
-        now: Timestamp,
     ) -> Result<Task, TaskError> {
         check_json("the output", &output, OUTPUT_BYTES_MAX)?;
         artefact::check(&artefacts)?;
         let artefacts: Vec<_> = artefacts.into_iter().map(|artefact| (artefact.sha256(), artefact)).collect();
         let id = id.clone();
         let finish = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut task = load(tx, &id).await?;
             match task.apply(Command::Finish(by.clone(), output.clone()), now) {
                 Err(Refused::Repeated) => return Ok(Ok(task)),
@@ -169,11 +163,11 @@ impl App {
         by: Attempt,
         failure: Failure,
         retry: bool,
-        now: Timestamp,
     ) -> Result<Task, TaskError> {
         check_json("the output of a failed attempt", &failure.output, OUTPUT_BYTES_MAX)?;
         let id = id.clone();
         let fail = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut task = load(tx, &id).await?;
             let command = Command::Fail { by: by.clone(), failure: failure.clone(), retry };
             match task.apply(command, now) {
@@ -184,7 +178,7 @@ impl App {
                 }
             }
             tx.save_task(&task).await?;
-            tell_dependents(tx, &task, now).await?;
+            tell_dependents(tx, &task).await?;
             Ok::<_, TaskError>(Ok(task))
         };
         Ok(self.db.write(permit.namespace(), fail).await??)
@@ -192,14 +186,15 @@ impl App {
 
     /// Take back tasks whose lease has run out, at most [`EXPIRE_MAX`]; that counts as a failure of the attempt.
     /// Gives the tasks as they now are. Who gets that many asks again.
-    pub async fn expire(&self, permit: &Permit, now: Timestamp) -> Result<Vec<Task>, TaskError> {
+    pub async fn expire(&self, permit: &Permit) -> Result<Vec<Task>, TaskError> {
         let expire = async move |tx: &mut Tx<'_>| {
-            let mut tasks = tx.run_out_tasks(now, EXPIRE_MAX).await?;
+            let now = tx.now();
+            let mut tasks = tx.overdue_tasks(tx.surely_past(), EXPIRE_MAX).await?;
             for task in &mut tasks {
                 let event = task.apply(Command::Expire, now)?;
                 tx.save_task(task).await?;
                 event.into_iter().for_each(|event| tx.append(event));
-                tell_dependents(tx, task, now).await?;
+                tell_dependents(tx, task).await?;
             }
             Ok(tasks)
         };
@@ -207,14 +202,15 @@ impl App {
     }
 
     /// Withdraw a task. What needs it is blocked.
-    pub async fn cancel(&self, permit: &Permit, id: &TaskId, now: Timestamp) -> Result<Task, TaskError> {
+    pub async fn cancel(&self, permit: &Permit, id: &TaskId) -> Result<Task, TaskError> {
         let id = id.clone();
         let cancel = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
             let mut task = load(tx, &id).await?;
             let event = task.apply(Command::Cancel, now)?;
             tx.save_task(&task).await?;
             event.into_iter().for_each(|event| tx.append(event));
-            tell_dependents(tx, &task, now).await?;
+            tell_dependents(tx, &task).await?;
             Ok(task)
         };
         self.db.write(permit.namespace(), cancel).await
@@ -228,7 +224,6 @@ impl App {
         task: Option<&TaskId>,
         message: &str,
         data: Value,
-        now: Timestamp,
     ) -> Result<(), TaskError> {
         check_name("run", &run.0)?;
         task.map_or(Ok(()), |task| check_name("task", &task.0))?;
@@ -237,10 +232,10 @@ impl App {
             fields["data"] = data;
         }
         check_json("a log entry", &fields, LOG_BYTES_MAX)?;
-        let event =
-            NewEvent { at: now, kind: Kind::TaskLog, run: Some(run.clone()), task: task.cloned(), data: fields };
+        let (run, task) = (run.clone(), task.cloned());
         let log = async move |tx: &mut Tx<'_>| {
-            tx.append(event.clone());
+            let (at, run, task) = (tx.now(), Some(run.clone()), task.clone());
+            tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: fields.clone() });
             Ok(())
         };
         self.db.write(permit.namespace(), log).await
@@ -281,7 +276,8 @@ async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, O
 }
 
 /// What the end of a task without success means for those that need it. Does nothing while it is not over.
-async fn tell_dependents(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), DbError> {
+async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
+    let now = tx.now();
     if !task.state.is_over() {
         return Ok(());
     }

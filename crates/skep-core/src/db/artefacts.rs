@@ -19,7 +19,7 @@ impl Tx<'_> {
         let size = i64::try_from(artefact.bytes.len()).unwrap_or(i64::MAX);
         let run = task.run.as_ref().map(|run| &run.0);
         let bytes = artefact.bytes.as_slice();
-        let values = values![&self.namespace.0, &task.id.0, &artefact.path, run, sha256, size, bytes];
+        let values = values![self.namespace(), &task.id.0, &artefact.path, run, sha256, size, bytes];
         self.execute(sql, values).await.doing("keep an artefact")
     }
 }
@@ -27,21 +27,21 @@ impl Tx<'_> {
 impl Db {
     /// What a run has left behind, by task and path; without the bytes.
     pub async fn artefacts(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Artefact>, DbError> {
-        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
-        self.read(async move |db| {
+        let RunId(run) = run.clone();
+        self.read_in(namespace, async move |db, namespace| {
             let sql = "select run, task, path, sha256, size from artefact
                  where namespace = $1 and run = $2 order by task, path";
-            db.all(sql, values![&namespace, &run], from_row).await.doing("read artefacts")
+            db.all(sql, values![namespace, &run], from_row).await.doing("read artefacts")
         })
         .await
     }
 
     /// The bytes of an artefact.
     pub async fn artefact(&self, namespace: &Namespace, task: &TaskId, path: &str) -> Result<Option<Vec<u8>>, DbError> {
-        let (Namespace(namespace), TaskId(task), path) = (namespace.clone(), task.clone(), path.to_owned());
-        let found = self.read(async move |db| {
+        let (TaskId(task), path) = (task.clone(), path.to_owned());
+        let found = self.read_in(namespace, async move |db, namespace| {
             let sql = "select bytes from artefact where namespace = $1 and task = $2 and path = $3";
-            db.all(sql, values![&namespace, &task, &path], |row| row.next()).await.doing("read an artefact")
+            db.all(sql, values![namespace, &task, &path], |row| row.next()).await.doing("read an artefact")
         });
         Ok(found.await?.pop())
     }

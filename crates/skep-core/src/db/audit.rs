@@ -3,7 +3,7 @@
 //! Each states a rule that holds after every commit, so it may run beside hubs at work: a statement sees one moment.
 //! Tasks are checked run by run, so that no statement grows with the database; the rest is anti-joins over an index.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::{
     Db, DbError, Doing, Sql,
@@ -60,7 +60,7 @@ const RUNS: &str = "
     from run r left join event e on e.namespace = r.namespace and e.number = (
         select number from event
         where run = r.id and namespace = r.namespace and kind like 'run.%' order by number desc limit 1)
-    where (r.id, r.namespace) > ($1, $2) order by r.id, r.namespace limit $3";
+    where (r.namespace, r.id) > ($1, $2) order by r.namespace, r.id limit $3";
 
 /// The tasks of a run, or those outside of any, that are not as their events, their dependencies and their run say.
 /// `{run}` selects them and `{needs}` is how many others a task names.
@@ -146,16 +146,16 @@ const OTHERS: [&str; 7] = [
      where e.kind like 'run.%' and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)",
     "select e.namespace, 'event ' || max(e.number), 'has a number that is still to be given' from event e
      group by e.namespace
-     having max(e.number) > coalesce((select number from log where log.namespace = e.namespace), 0)",
+     having max(e.number) > coalesce((select last_event from namespace n where n.id = e.namespace), 0)",
     "select namespace, 'MCP task ' || id,
         case when held_until is null then 'runs, but nobody holds it' else 'is over, but a hub holds it' end
      from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",
 ];
 
-/// Namespaces with tasks outside of any run.
-const NAMESPACES: &str = "select distinct namespace from task where run is null";
+const NAMESPACES: &str = "select id, case when workspace = '' then team else team || '/' || workspace end
+     from namespace order by id";
 
-const EVENTS_MISSING: &str = "select cast(coalesce((select sum(number) from log), 0) as bigint)
+const EVENTS_MISSING: &str = "select cast(coalesce((select sum(last_event) from namespace), 0) as bigint)
      - (select count(*) from event)";
 
 impl Db {
@@ -164,23 +164,28 @@ impl Db {
     /// It reads the whole database, in many statements, and holds up no writer.
     pub async fn audit(&self) -> Result<Audit, DbError> {
         let mut audit = Audit { events_missing: self.events_missing().await?, ..Audit::default() };
+        let names: BTreeMap<i64, String> = self.namespaces().await?.into_iter().collect();
+        let name = |namespace| names.get(&namespace).cloned().unwrap_or_else(|| format!("namespace {namespace}"));
         for sql in OTHERS {
             let room = FINDINGS_MAX.saturating_sub(audit.findings.len());
-            audit.findings.extend(self.audit_others(sql, room).await?);
+            let found = self.audit_others(sql, room).await?.into_iter();
+            let finding = |(namespace, subject, what)| Finding { namespace: name(namespace), subject, what };
+            audit.findings.extend(found.map(finding));
         }
-        for namespace in self.namespaces().await? {
-            self.audit_tasks(&mut audit, namespace, None).await?;
+        for (namespace, name) in &names {
+            self.audit_tasks(&mut audit, (*namespace, name), None).await?;
         }
-        let mut last = (String::new(), String::new());
+        let mut last = (i64::MIN, String::new());
         loop {
             let page = self.audit_runs(last).await?;
-            let Some((id, namespace, _)) = page.last() else { break };
-            last = (id.clone(), namespace.clone());
-            for (id, namespace, what) in page {
+            let Some((namespace, id, _)) = page.last() else { break };
+            last = (*namespace, id.clone());
+            for (namespace, id, what) in page {
                 audit.runs += 1;
-                let finding = |what| Finding { namespace: namespace.clone(), subject: format!("run {id}"), what };
+                let name = name(namespace);
+                let finding = |what| Finding { namespace: name.clone(), subject: format!("run {id}"), what };
                 audit.findings.extend(what.map(finding));
-                self.audit_tasks(&mut audit, namespace, Some(id)).await?;
+                self.audit_tasks(&mut audit, (namespace, &name), Some(id)).await?;
             }
         }
         audit.findings.truncate(FINDINGS_MAX);
@@ -188,10 +193,16 @@ impl Db {
     }
 
     /// The tasks of a run, or those of a namespace that are in none.
-    async fn audit_tasks(&self, audit: &mut Audit, namespace: String, run: Option<String>) -> Result<(), DbError> {
+    async fn audit_tasks(
+        &self,
+        audit: &mut Audit,
+        (namespace, name): (i64, &str),
+        run: Option<String>,
+    ) -> Result<(), DbError> {
         if audit.findings.len() >= FINDINGS_MAX {
             return Ok(());
         }
+        let name = name.to_owned();
         let found = self.read(async move |db| {
             let needs = match db {
                 Sql::Sqlite(_) => "json_array_length(depends_on)",
@@ -200,11 +211,10 @@ impl Db {
             let which = if run.is_some() { "run = $2" } else { "run is null" };
             let sql = TASKS.replace("{run}", which).replace("{needs}", needs);
             let sql = format!("{sql} limit {FINDINGS_MAX}");
-            let read =
-                |row: &Row<'_>| Ok(Finding { namespace: namespace.clone(), subject: row.next()?, what: row.next()? });
+            let read = |row: &Row<'_>| Ok(Finding { namespace: name.clone(), subject: row.next()?, what: row.next()? });
             let found = match &run {
-                Some(run) => db.all(&sql, values![&namespace, run], read).await,
-                None => db.all(&sql, values![&namespace], read).await,
+                Some(run) => db.all(&sql, values![namespace, run], read).await,
+                None => db.all(&sql, values![namespace], read).await,
             };
             found.doing("check the tasks")
         });
@@ -212,32 +222,27 @@ impl Db {
         Ok(())
     }
 
-    /// A page of runs: id, namespace, and what is wrong.
-    async fn audit_runs(
-        &self,
-        (id, namespace): (String, String),
-    ) -> Result<Vec<(String, String, Option<String>)>, DbError> {
+    /// A page of runs: namespace, id, and what is wrong.
+    async fn audit_runs(&self, (namespace, id): (i64, String)) -> Result<Vec<(i64, String, Option<String>)>, DbError> {
         self.read(async move |db| {
-            let read = |row: &Row<'_>| {
-                let namespace = row.next()?;
-                Ok((row.next()?, namespace, row.next()?))
-            };
+            let read = |row: &Row<'_>| Ok((row.next()?, row.next()?, row.next()?));
             let page = super::events::page(RUNS_PAGE);
-            db.all(RUNS, values![&id, &namespace, page], read).await.doing("check the runs")
+            db.all(RUNS, values![namespace, &id, page], read).await.doing("check the runs")
         })
         .await
     }
 
-    async fn audit_others(&self, sql: &'static str, limit: usize) -> Result<Vec<Finding>, DbError> {
+    async fn audit_others(&self, sql: &'static str, limit: usize) -> Result<Vec<(i64, String, String)>, DbError> {
         self.read(async move |db| {
-            let read = |row: &Row<'_>| Ok(Finding { namespace: row.next()?, subject: row.next()?, what: row.next()? });
+            let read = |row: &Row<'_>| Ok((row.next()?, row.next()?, row.next()?));
             db.all(&format!("{sql} limit {limit}"), &[], read).await.doing("check the database")
         })
         .await
     }
 
-    async fn namespaces(&self) -> Result<Vec<String>, DbError> {
-        self.read(async |db| db.all(NAMESPACES, &[], |row| row.next()).await.doing("list the namespaces")).await
+    async fn namespaces(&self) -> Result<Vec<(i64, String)>, DbError> {
+        let read = |row: &Row<'_>| Ok((row.next()?, row.next()?));
+        self.read(async move |db| db.all(NAMESPACES, &[], read).await.doing("list the namespaces")).await
     }
 
     async fn events_missing(&self) -> Result<u64, DbError> {

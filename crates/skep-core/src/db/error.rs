@@ -110,9 +110,15 @@ pub enum DbError {
         /// Its name in this program.
         name: &'static str,
     },
-    /// The connection was lost while committing: it may be done or not. Ask again; operations with a name count once.
-    #[error("the connection was lost while committing: it may or may not be done; look, or ask again")]
+    /// The database was lost while committing: it may be done or not. Ask again; operations with a name count once.
+    #[error("the database was lost while committing: it may or may not be done; look, or ask again")]
     Unsure(#[source] Source),
+    /// An earlier commit failed in such a way that nobody knows what the disk has. Nothing of this has been done.
+    #[error(
+        "the disk of the database failed during a commit, so the store has stopped; check the disk, then start Skep \
+         again: nothing that was acknowledged is lost"
+    )]
+    Stopped(#[source] Source),
     /// The database failed; what the caller asked for may be fine.
     #[error("failed to {doing}")]
     Failed {

@@ -1,5 +1,7 @@
 //! MCP tasks as rows.
 
+use std::time::Duration;
+
 use super::{
     Db, DbError, Doing, Tx,
     events::page,
@@ -13,11 +15,10 @@ use crate::{
 const COLUMNS: &str = "id, principal, request, may_repeat, attempt, holder, state, content, created, updated, expires";
 
 impl Tx<'_> {
-    /// The task of this name, locked until the transaction ends.
+    /// The task of this name.
     pub async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
-        let lock = self.sql.for_update();
-        let sql = format!("select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and expires > $3 {lock}");
-        self.first(&sql, values![&self.namespace.0, &id.0, now.0], from_row).await.doing("load an MCP task")
+        let sql = format!("select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and expires > $3");
+        self.first(&sql, values![self.namespace(), &id.0, now.0], from_row).await.doing("load an MCP task")
     }
 
     /// How many tasks a principal has, and how many bytes they take.
@@ -25,7 +26,7 @@ impl Tx<'_> {
         let sql = "select count(*), cast(coalesce(sum(bytes), 0) as bigint) from mcp_task
              where namespace = $1 and principal = $2 and expires > $3";
         let read = |row: &Row<'_>| Ok((row.next::<i64>()?.try_into()?, row.next::<i64>()?.try_into()?));
-        let count = self.first(sql, values![&self.namespace.0, principal, now.0], read).await;
+        let count = self.first(sql, values![self.namespace(), principal, now.0], read).await;
         Ok(count.doing("count MCP tasks")?.unwrap_or_default())
     }
 
@@ -36,7 +37,7 @@ impl Tx<'_> {
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
         );
         let values = values![
-            &self.namespace.0,
+            self.namespace(),
             &task.id.0,
             &task.principal,
             &task.request,
@@ -63,7 +64,7 @@ impl Tx<'_> {
         );
         let (state, content) = (task.state.name(), task.state.content());
         let (updated, expires) = (task.updated.0, task.expires.0);
-        let (holder, namespace, id) = (&task.holder.0, &self.namespace.0, &task.id.0);
+        let (holder, namespace, id) = (&task.holder.0, self.namespace(), &task.id.0);
         let values = values![task.attempt, holder, state, content, updated, expires, bytes(task), namespace, id];
         self.execute(&sql, values).await.doing("save an MCP task")
     }
@@ -83,33 +84,29 @@ impl Tx<'_> {
              returning id, attempt"
         );
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
-        let values = values![until.0, &self.namespace.0, &holder.0, names, now.0];
+        let values = values![until.0, self.namespace(), &holder.0, names, now.0];
         let read = |row: &Row<'_>| Ok((McpTaskId(row.next()?), row.next::<i64>()?.try_into()?));
         self.change(&sql, values, read).await.doing("hold MCP tasks")
     }
 
-    /// Tasks that nobody holds any more, locked, the longest abandoned first; such as another transaction holds are
-    /// passed over. Nobody holds anything until after `latest`: a clock was put back since.
-    pub async fn mcp_tasks_let_go(
-        &mut self,
-        now: Timestamp,
-        latest: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<McpTask>, DbError> {
-        let lock = self.sql.for_update_skip_locked();
+    /// Tasks that nobody holds any more, the longest abandoned first. Who holds a task for `hold` renews that before
+    /// it is over; so a task that is held much longer was held before a clock was put back.
+    pub async fn abandoned_mcp_tasks(&mut self, hold: Duration, limit: usize) -> Result<Vec<McpTask>, DbError> {
+        let now = self.scope.now;
+        let (passed, latest) = (now.surely(), now.at.after(now.error).after(2 * hold));
         let sql = format!(
             "select {COLUMNS} from mcp_task
              where namespace = $1 and (held_until <= $2 or held_until > $3) and expires > $4
-             order by held_until limit $5 {lock}"
+             order by held_until limit $5"
         );
-        let values = values![&self.namespace.0, now.0, latest.0, now.0, page(limit)];
+        let values = values![self.namespace(), passed.0, latest.0, now.at.0, page(limit)];
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
 
     /// Delete what has expired. Gives how many there were.
     pub async fn expire_mcp_tasks(&mut self, now: Timestamp) -> Result<u64, DbError> {
         let sql = "delete from mcp_task where namespace = $1 and expires <= $2 returning id";
-        let gone = self.change(sql, values![&self.namespace.0, now.0], |_| Ok(())).await;
+        let gone = self.change(sql, values![self.namespace(), now.0], |_| Ok(())).await;
         Ok(gone.doing("delete expired MCP tasks")?.len() as u64)
     }
 }
@@ -121,14 +118,14 @@ impl Db {
         namespace: &Namespace,
         principal: &str,
         id: &McpTaskId,
-        now: Timestamp,
     ) -> Result<Option<McpTask>, DbError> {
-        let (namespace, principal, id) = (namespace.0.clone(), principal.to_owned(), id.0.clone());
+        let now = self.now().at;
+        let (principal, id) = (principal.to_owned(), id.0.clone());
         let sql = format!(
             "select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and principal = $3 and expires > $4"
         );
-        let tasks = self.read(async move |db| {
-            db.all(&sql, values![&namespace, &id, &principal, now.0], from_row).await.doing("read an MCP task")
+        let tasks = self.read_in(namespace, async move |db, namespace| {
+            db.all(&sql, values![namespace, &id, &principal, now.0], from_row).await.doing("read an MCP task")
         });
         Ok(tasks.await?.pop())
     }

@@ -1,12 +1,12 @@
 //! The schema, step by step. A step is a file in `migrations/`, is applied once, and never changes after a release:
 //! the database keeps the checksum of each that it has seen, and a program that knows another text under the same
-//! number, or fewer numbers, keeps its hands off.
+//! number keeps its hands off. So does one that knows fewer numbers, unless each of the others says that it may go on.
 
 use sha2::{Digest, Sha256};
 
 use super::{
     DbError, Doing,
-    sql::{Sql, values},
+    sql::{Row, Sql, values},
 };
 use crate::artefact::hex;
 
@@ -14,13 +14,41 @@ use crate::artefact::hex;
 pub(super) struct Migration {
     number: i64,
     name: &'static str,
-    sql: &'static str,
+    /// The number of the newest migration that a program must have to work on a database with this one: hubs may be
+    /// brought up to date one by one if the older ones can go on meanwhile.
+    oldest: i64,
+    sql: Text,
+}
+
+/// The statements of a step.
+enum Text {
+    Same(&'static str),
+    /// Where the databases have different words for it.
+    Each {
+        sqlite: &'static str,
+        postgres: &'static str,
+    },
 }
 
 /// All steps, in order.
 pub(super) const MIGRATIONS: &[Migration] = &[
-    Migration { number: 1, name: "start", sql: include_str!("../../migrations/0001_start.sql") },
-    Migration { number: 2, name: "mcp_tasks", sql: include_str!("../../migrations/0002_mcp_tasks.sql") },
+    Migration { number: 1, name: "start", oldest: 1, sql: Text::Same(include_str!("../../migrations/0001_start.sql")) },
+    Migration {
+        number: 2,
+        name: "mcp_tasks",
+        oldest: 1,
+        sql: Text::Same(include_str!("../../migrations/0002_mcp_tasks.sql")),
+    },
+    Migration {
+        number: 3,
+        name: "namespaces",
+        oldest: 4,
+        sql: Text::Each {
+            sqlite: include_str!("../../migrations/0003_namespaces.sqlite.sql"),
+            postgres: include_str!("../../migrations/0003_namespaces.postgres.sql"),
+        },
+    },
+    Migration { number: 4, name: "keys", oldest: 4, sql: Text::Same(include_str!("../../migrations/0004_keys.sql")) },
 ];
 
 /// A step that the database has seen: number and checksum.
@@ -29,15 +57,28 @@ type Seen = (i64, String);
 /// The table that remembers the steps.
 const TABLE: &str = "create table if not exists skep_migration
     (number bigint primary key, name text not null, sha256 text not null)";
+/// It remembers more since the third step. Programs that know fewer steps refuse to work on such a database.
+const OLDEST_SINCE: i64 = 3;
+const ADD_OLDEST: &str = "alter table skep_migration add column oldest bigint not null default 0";
 
 /// Bring the database up to date, inside a transaction in which nobody else does the same.
 pub(super) async fn migrate(sql: &mut Sql<'_>) -> Result<(), DbError> {
     sql.batch(TABLE).await.doing("prepare the schema")?;
     let seen = seen(sql).await?;
-    for step in missing(MIGRATIONS, &seen)? {
-        sql.batch(step.sql).await.doing("migrate")?;
-        let remember = "insert into skep_migration (number, name, sha256) values ($1, $2, $3)";
-        sql.all(remember, values![step.number, step.name, step.sha256()], |_| Ok(())).await.doing("migrate")?;
+    check_newer(sql, MIGRATIONS, &seen).await?;
+    for step in missing(MIGRATIONS, &seen, sql.is_sqlite())? {
+        sql.batch(step.sql.of(sql.is_sqlite())).await.doing("migrate")?;
+        let (number, name, sha256) = (step.number, step.name, step.sha256(sql.is_sqlite()));
+        if number == OLDEST_SINCE {
+            sql.batch(ADD_OLDEST).await.doing("migrate")?;
+        }
+        if number < OLDEST_SINCE {
+            let remember = "insert into skep_migration (number, name, sha256) values ($1, $2, $3)";
+            sql.all(remember, values![number, name, sha256], |_| Ok(())).await.doing("migrate")?;
+        } else {
+            let remember = "insert into skep_migration (number, name, sha256, oldest) values ($1, $2, $3, $4)";
+            sql.all(remember, values![number, name, sha256, step.oldest], |_| Ok(())).await.doing("migrate")?;
+        }
     }
     Ok(())
 }
@@ -47,27 +88,44 @@ async fn seen(sql: &mut Sql<'_>) -> Result<Vec<Seen>, DbError> {
     sql.all(select, &[], |row| Ok((row.next()?, row.next()?))).await.doing("read the schema's version")
 }
 
-/// What is still to be done to a database that has seen these.
-fn missing<'a>(known: &'a [Migration], seen: &[Seen]) -> Result<&'a [Migration], DbError> {
+/// Refuse a database that a newer program has changed in such a way that this one cannot work on it.
+async fn check_newer(sql: &mut Sql<'_>, known: &[Migration], seen: &[Seen]) -> Result<(), DbError> {
+    let newest = known.iter().map(|step| step.number).max().unwrap_or(0);
+    let found = seen.iter().map(|(number, _)| *number).max().unwrap_or(0);
+    if found <= newest {
+        return Ok(());
+    }
+    let oldest = "select max(oldest) from skep_migration where number > $1";
+    let read = |row: &Row<'_>| row.next::<Option<i64>>();
+    let oldest = sql.all(oldest, values![newest], read).await.doing("read the schema's version")?;
+    let may_run = oldest.into_iter().flatten().all(|oldest| 0 < oldest && oldest <= newest);
+    if may_run { Ok(()) } else { Err(DbError::Newer { found, known: newest }) }
+}
+
+/// What is still to be done to a database that has seen these. What only a newer program knows does not concern this
+/// one.
+fn missing<'a>(known: &'a [Migration], seen: &[Seen], sqlite: bool) -> Result<Vec<&'a Migration>, DbError> {
     for (number, sha256) in seen {
-        match known.iter().find(|step| step.number == *number) {
-            None => {
-                let newest = |numbers: &mut dyn Iterator<Item = i64>| numbers.max().unwrap_or(0);
-                let found = newest(&mut seen.iter().map(|(number, _)| *number));
-                return Err(DbError::Newer { found, known: newest(&mut known.iter().map(|step| step.number)) });
-            }
-            Some(step) if step.sha256() != *sha256 => {
-                return Err(DbError::MigrationChanged { number: step.number, name: step.name });
-            }
-            Some(_) => {}
+        let step = known.iter().find(|step| step.number == *number);
+        if let Some(step) = step.filter(|step| step.sha256(sqlite) != *sha256) {
+            return Err(DbError::MigrationChanged { number: step.number, name: step.name });
         }
     }
-    Ok(known.get(seen.len()..).unwrap_or_default())
+    Ok(known.iter().filter(|step| !seen.iter().any(|(number, _)| *number == step.number)).collect())
+}
+
+impl Text {
+    fn of(&self, sqlite: bool) -> &'static str {
+        match self {
+            Text::Same(sql) | Text::Each { sqlite: sql, .. } if sqlite => sql,
+            Text::Same(sql) | Text::Each { postgres: sql, .. } => sql,
+        }
+    }
 }
 
 impl Migration {
-    fn sha256(&self) -> String {
-        hex(&Sha256::digest(self.sql))
+    fn sha256(&self, sqlite: bool) -> String {
+        hex(&Sha256::digest(self.sql.of(sqlite)))
     }
 }
 
@@ -76,21 +134,22 @@ mod tests {
     use super::*;
 
     fn step(number: i64) -> Migration {
-        Migration { number, name: "step", sql: "select 1" }
+        Migration { number, name: "step", oldest: 1, sql: Text::Same("select 1") }
     }
 
     #[test]
     fn what_the_database_has_not_seen_is_done_in_order() {
         let known = [step(1), step(2), step(3)];
-        let seen = |numbers: &[i64]| numbers.iter().map(|number| (*number, step(*number).sha256())).collect::<Vec<_>>();
+        let seen = |numbers: &[i64]| -> Vec<Seen> {
+            numbers.iter().map(|number| (*number, step(*number).sha256(true))).collect()
+        };
         let todo = |numbers: &[i64]| {
-            missing(&known, &seen(numbers)).unwrap().iter().map(|step| step.number).collect::<Vec<_>>()
+            missing(&known, &seen(numbers), true).unwrap().iter().map(|step| step.number).collect::<Vec<_>>()
         };
         assert_eq!(todo(&[]), [1, 2, 3]);
         assert_eq!(todo(&[1, 2]), [3]);
         assert_eq!(todo(&[1, 2, 3]), [] as [i64; 0]);
-        let newer = missing(&known, &seen(&[1, 2, 3, 4, 5]));
-        assert!(matches!(newer, Err(DbError::Newer { found: 5, known: 3 })));
+        assert_eq!(todo(&[1, 2, 3, 4]), [] as [i64; 0], "a newer program has done more");
     }
 
     #[test]
@@ -103,7 +162,18 @@ mod tests {
             .map(|file| file.unwrap().file_name().into_string().unwrap())
             .collect();
         files.sort();
-        let named = MIGRATIONS.iter().map(|step| format!("{:04}_{}.sql", step.number, step.name));
+        let named = MIGRATIONS.iter().flat_map(|step| {
+            let ends: &[&str] = match step.sql {
+                Text::Same(_) => &["sql"],
+                Text::Each { .. } => &["postgres.sql", "sqlite.sql"],
+            };
+            ends.iter().map(|end| format!("{:04}_{}.{end}", step.number, step.name)).collect::<Vec<_>>()
+        });
         assert_eq!(files, named.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_step_lets_a_program_work_that_an_earlier_one_has_locked_out() {
+        assert!(MIGRATIONS.iter().is_sorted_by_key(|step| step.oldest));
     }
 }

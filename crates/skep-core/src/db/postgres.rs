@@ -16,13 +16,12 @@ mod tls;
 
 use std::{
     error::Error,
-    panic::resume_unwind,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::{Runtime, Timeouts};
@@ -30,7 +29,6 @@ use tokio::{
     sync::{
         Mutex,
         mpsc::{self, UnboundedSender, unbounded_channel},
-        watch,
     },
     time::timeout,
 };
@@ -42,11 +40,12 @@ use self::{
 };
 pub(super) use self::{connect::PoolError, pipeline::Pipeline};
 use super::{
-    DbError, Doing, Limits, Place, Sql, Tx,
-    lines::{Job, Waiting, Write},
+    DbError, Doing, Limits, ReadPlace, Shared, Sql,
+    queue::{Job, Write},
     start_thread,
 };
-use crate::Namespace;
+
+use crate::Timestamp;
 
 /// Connections for writes, and so groups that run or commit at once.
 const WRITERS: usize = 16;
@@ -73,7 +72,7 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) async fn open(address: &str, limits: &Limits, wake: watch::Sender<u64>) -> Result<Postgres, DbError> {
+    pub(super) async fn open(address: &str, limits: &Limits, shared: Arc<Shared>) -> Result<Postgres, DbError> {
         let (address, tries_max) = (Address::parse(address)?, limits.tries_max);
         if let Some(host) = address.unverified() {
             tracing::warn!(
@@ -85,10 +84,11 @@ impl Postgres {
         let connector = Connector::new(address, limits.lock_time_max);
         let readers = pool(&connector, READERS)?;
         schema::bring_up_to_date(&readers, limits.lock_time_max).await?;
+        measure_time(&readers, &shared).await?;
         let (writer, writes) = unbounded_channel();
         let (alive, thread) = mpsc::channel(1);
         let writers = pool(&connector, WRITERS)?;
-        start_thread("postgres-writer", &alive, move || groups::run(writers, writes, tries_max, wake))?;
+        start_thread("postgres-writer", &alive, move || groups::run(writers, writes, tries_max, shared))?;
         Ok(Postgres {
             writer,
             pool: readers,
@@ -99,18 +99,11 @@ impl Postgres {
         })
     }
 
-    pub(super) async fn write<T, E, F>(&self, namespace: Namespace, work: F, place: Place) -> Result<T, E>
-    where
-        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
-        T: Send + 'static,
-        E: From<DbError> + Send + 'static,
-    {
-        let (waiting, answer) = Waiting::new(namespace, work, place);
-        self.writer.send(Job::Do(Box::new(waiting))).map_err(|_| DbError::Closed)?;
-        answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
+    pub(super) fn writer(&self) -> &UnboundedSender<Job<Box<dyn Write>>> {
+        &self.writer
     }
 
-    pub(super) async fn read<T, F>(&self, work: F, _place: Place) -> Result<T, DbError>
+    pub(super) async fn read<T, F>(&self, work: F, _place: ReadPlace) -> Result<T, DbError>
     where
         F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError>,
     {
@@ -161,6 +154,17 @@ fn pool(connector: &Connector, size: usize) -> Result<Pool, DbError> {
         .timeouts(timeouts)
         .build()
         .doing("set up the pool")
+}
+
+/// Ask the server for its time.
+async fn measure_time(pool: &Pool, shared: &Shared) -> Result<(), DbError> {
+    let client = pool.get().await.doing("connect")?;
+    let sent = Instant::now();
+    let select = "select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)";
+    let row = client.query_one(select, &[]).await.doing("ask for the time")?;
+    let time = Timestamp(row.try_get(0).doing("ask for the time")?);
+    shared.time.learn(time, sent, Instant::now());
+    Ok(())
 }
 
 /// Whether the database undid this because of other writers, and it may go well the next time.

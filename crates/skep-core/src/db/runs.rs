@@ -13,11 +13,10 @@ use crate::{
 const COLUMNS: &str = "id, name, plan, directory, state, created, ended, report";
 
 impl Tx<'_> {
-    /// The run of this name, locked until the transaction ends.
+    /// The run of this name.
     pub async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
-        let lock = self.sql.for_update();
-        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2 {lock}");
-        self.first(&sql, values![&self.namespace.0, &id.0], from_row).await.doing("load a run")
+        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
+        self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
 
     /// Keep a new run. `false` if there is one of this name already.
@@ -27,7 +26,7 @@ impl Tx<'_> {
              on conflict (id, namespace) do nothing"
         );
         let values = values![
-            &self.namespace.0,
+            self.namespace(),
             &run.id.0,
             &run.name,
             run.plan.to_string(),
@@ -44,7 +43,7 @@ impl Tx<'_> {
     pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
         let sql = "update run set state = $1, ended = $2, report = $3 where namespace = $4 and id = $5";
         let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref().map(ToString::to_string));
-        let values = values![run.state.name(), ended, report, &self.namespace.0, &run.id.0];
+        let values = values![run.state.name(), ended, report, self.namespace(), &run.id.0];
         self.execute(sql, values).await.doing("save a run")
     }
 
@@ -58,7 +57,7 @@ impl Tx<'_> {
             "delete from task where namespace = $1 and run = $2",
             "delete from run where namespace = $1 and id = $2",
         ] {
-            self.execute(sql, values![&self.namespace.0, &id.0]).await.doing("delete a run")?;
+            self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
         }
         Ok(())
     }
@@ -67,10 +66,11 @@ impl Tx<'_> {
 impl Db {
     /// The run of this name, as it is now.
     pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
-        let (Namespace(namespace), RunId(id)) = (namespace.clone(), id.clone());
+        let RunId(id) = id.clone();
         let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
-        let runs =
-            self.read(async move |db| db.all(&sql, values![&namespace, &id], from_row).await.doing("read a run"));
+        let runs = self.read_in(namespace, async move |db, namespace| {
+            db.all(&sql, values![namespace, &id], from_row).await.doing("read a run")
+        });
         Ok(runs.await?.pop())
     }
 
@@ -82,14 +82,13 @@ impl Db {
         before: Option<(Timestamp, RunId)>,
         limit: usize,
     ) -> Result<Vec<Run>, DbError> {
-        let namespace = namespace.0.clone();
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
         let sql = format!(
             "select {COLUMNS} from run where namespace = $1 and (created, id) < ($2, $3)
              order by created desc, id desc limit $4"
         );
-        self.read(async move |db| {
-            db.all(&sql, values![&namespace, created, &id, page(limit)], from_row).await.doing("read runs")
+        self.read_in(namespace, async move |db, namespace| {
+            db.all(&sql, values![namespace, created, &id, page(limit)], from_row).await.doing("read runs")
         })
         .await
     }
@@ -103,7 +102,6 @@ impl Db {
         before: Option<(Timestamp, RunId)>,
         limit: usize,
     ) -> Result<Vec<Summary>, DbError> {
-        let namespace = namespace.0.clone();
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
         let read = |row: &Row<'_>| {
             let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
@@ -111,10 +109,10 @@ impl Db {
             let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
             Ok(Summary { id, name, directory, state, created, ended })
         };
-        self.read(async move |db| {
+        self.read_in(namespace, async move |db, namespace| {
             let sql = "select id, name, directory, state, created, ended from run
                  where namespace = $1 and (created, id) < ($2, $3) order by created desc, id desc limit $4";
-            db.all(sql, values![&namespace, created, &id, page(limit)], read).await.doing("read runs")
+            db.all(sql, values![namespace, created, &id, page(limit)], read).await.doing("read runs")
         })
         .await
     }
@@ -127,11 +125,10 @@ impl Db {
                 where namespace = $1 and run is not null
             union all select run, length(data) from event where namespace = $1 and run is not null
             union all select run, size from artefact where namespace = $1 and run is not null";
-        let namespace = namespace.0.clone();
-        self.read(async move |db| {
+        self.read_in(namespace, async move |db, namespace| {
             let sql = format!("select run, cast(sum(bytes) as bigint) from ({PARTS}) as parts group by run");
             let read = |row: &Row<'_>| Ok((RunId(row.next()?), row.next::<i64>()?.try_into()?));
-            db.all(&sql, values![&namespace], read).await.doing("measure the runs")
+            db.all(&sql, values![namespace], read).await.doing("measure the runs")
         })
         .await
     }

@@ -3,7 +3,7 @@
 //! The common tongue of both: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial
 //! indexes, recursive `with`. Times are integers and JSON is text.
 
-use std::{borrow::Cow, cell::Cell, error::Error};
+use std::{borrow::Cow, cell::Cell, error::Error, sync::atomic::Ordering};
 
 use bytes::BytesMut;
 use rusqlite::{Connection, types::ToSqlOutput};
@@ -89,6 +89,57 @@ impl<'a> Row<'a> {
 }
 
 impl Sql<'_> {
+    /// The same place, for a while.
+    pub(super) fn reborrow(&mut self) -> Sql<'_> {
+        match self {
+            Sql::Sqlite(connection) => Sql::Sqlite(connection),
+            Sql::Postgres(pipeline) => Sql::Postgres(pipeline),
+        }
+    }
+
+    /// Begin a transaction that will write.
+    pub(super) async fn begin(&mut self) -> Result<(), Cause> {
+        match self {
+            Sql::Sqlite(_) => self.execute("begin immediate", &[]).await,
+            Sql::Postgres(_) => self.execute("begin", &[]).await,
+        }
+    }
+
+    /// Commit it, and wait until that is durable.
+    pub(super) async fn commit(&mut self) -> Result<(), Cause> {
+        self.execute("commit", &[]).await?;
+        match self {
+            Sql::Sqlite(_) => Ok(()),
+            Sql::Postgres(pipeline) => Ok(pipeline.flush().await?),
+        }
+    }
+
+    /// Let nobody else write in a namespace until the transaction ends. On SQLite there is no other writer.
+    pub(super) async fn lock_namespace(&mut self, id: i64) -> Result<(), Cause> {
+        match self {
+            Sql::Sqlite(_) => Ok(()),
+            Sql::Postgres(pipeline) => Ok(pipeline.lock_namespace(id).await?),
+        }
+    }
+
+    /// Whether the transaction cannot be committed any more, whatever the closures in it say. SQLite rolls back by
+    /// itself when the disk is full or fails, and the next statement would count alone.
+    pub(super) fn has_failed(&self) -> bool {
+        match self {
+            Sql::Sqlite(connection) => connection.is_autocommit(),
+            Sql::Postgres(pipeline) => pipeline.failure().is_some(),
+        }
+    }
+
+    /// A look at whether an answer of the database is awaited; SQLite's come at once.
+    pub(super) fn is_waiting(&self) -> impl Fn() -> bool + use<> {
+        let is_waiting = match self {
+            Sql::Sqlite(_) => None,
+            Sql::Postgres(pipeline) => Some(pipeline.is_waiting()),
+        };
+        move || is_waiting.as_ref().is_some_and(|is_waiting| is_waiting.load(Ordering::Relaxed))
+    }
+
     /// Run a statement to its end and read every row it gives.
     pub(super) async fn all<T>(
         &mut self,
@@ -143,25 +194,14 @@ impl Sql<'_> {
         }
     }
 
-    /// Whether a statement that may spare another one is worth its while: there is no way to go to the database.
-    pub(super) fn answers_at_once(&self) -> bool {
+    /// Whether this is SQLite.
+    pub(super) fn is_sqlite(&self) -> bool {
         matches!(self, Sql::Sqlite(_))
     }
 
-    /// What locks the rows of a `select` until the transaction ends. On SQLite there is no other writer.
-    pub(super) fn for_update(&self) -> &'static str {
-        match self {
-            Sql::Sqlite(_) => "",
-            Sql::Postgres(_) => "for update",
-        }
-    }
-
-    /// The same, but rows that somebody else has locked are passed over.
-    pub(super) fn for_update_skip_locked(&self) -> &'static str {
-        match self {
-            Sql::Sqlite(_) => "",
-            Sql::Postgres(_) => "for update skip locked",
-        }
+    /// Whether a statement that may spare another one is worth its while: there is no way to go to the database.
+    pub(super) fn answers_at_once(&self) -> bool {
+        matches!(self, Sql::Sqlite(_))
     }
 
     /// A `select` of the bytes that all tables take with their indexes.

@@ -1,21 +1,13 @@
 //! SQLite: one thread writes, a few read, none of them is the runtime's.
 //!
-//! ```text
-//!   write ─┐
-//!   write ─┼─▶ lines ─▶ begin ─ closure ─ closure ─ closure ─ events ─ commit ─▶ answer all
-//!   write ─┘
-//! ```
-//!
-//! Making a commit durable costs far more than the change itself, so the writer thread lets everybody who waits
-//! ride in one transaction (group commit). Nobody is answered before the commit, not even with a refusal, because a
-//! refusal too may rest on what a neighbour has just changed.
-//!
-//! A closure that says no before it has changed anything, as nearly all do that say no, leaves nothing to undo. One
-//! that does so later, or panics, spoils the group: it is rolled back, and each of its closures is called again in a
-//! transaction of its own. No savepoints, because they would cost every write something.
+//! The writer thread runs one group after the other (`group.rs`); writes of several namespaces may share one.
 //!
 //! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for so
 //! long as [`super::Limits`] says.
+//!
+//! When a commit fails because the disk does, nobody can say whether it will be found after the next start. Those who
+//! wait are told so ([`DbError::Unsure`]), and the store takes nothing more ([`DbError::Stopped`]): what it would say
+//! might rest on a change that is not there.
 
 use std::{
     fs::{OpenOptions, Permissions},
@@ -34,17 +26,16 @@ use std::{
 use rusqlite::{Connection, config::DbConfig};
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot, watch,
+    oneshot,
 };
 
 use super::{
-    DbError, Doing, Place, Sql, Tx,
-    events::write_events,
-    lines::{Job, Lines, Ran, Trouble, Waiting, Write, answer, waits_for_something_else},
+    DbError, Doing, ReadPlace, Shared, Sql,
+    group::{self, Trouble},
     migrations::migrate,
+    queue::{Job, Queues, Write, answer, waits_for_something_else},
     start_thread,
 };
-use crate::{Namespace, event::NewEvent};
 
 /// Writes that share a commit: enough to spread its cost.
 const GROUP_MAX: usize = 256;
@@ -65,34 +56,30 @@ pub(super) struct Sqlite {
 type Read = Box<dyn FnOnce(&mut Connection) + Send>;
 
 impl Sqlite {
-    pub(super) fn open(path: &Path, lock_time_max: Duration, wake: watch::Sender<u64>) -> Result<Sqlite, DbError> {
+    pub(super) fn open(path: &Path, lock_time_max: Duration, shared: Arc<Shared>) -> Result<Sqlite, DbError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
             return Err(DbError::NoDirectory(directory.to_owned()));
         }
         make_private(path);
-        let mut connection = connect(path, lock_time_max, "pragma journal_mode = wal; pragma synchronous = full")?;
+        let mut connection = connect(path, lock_time_max)?;
+        refuse_foreign(&connection).map_err(|error| error.of_file(path))?;
+        let settings = "pragma journal_mode = wal; pragma synchronous = full";
+        connection.execute_batch(settings).doing("set up a connection").map_err(|error| error.of_file(path))?;
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
         let (writer, writes) = unbounded_channel();
-        let writer_thread = Writer { connection, queue: writes, is_open: true, lines: Lines::default(), wake };
+        let writer_thread = Writer { connection, queue: writes, queues: Queues::default(), shared, state: State::Open };
         start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
         let readers = Readers::start(path.to_owned(), lock_time_max, &alive)?;
         Ok(Sqlite { writer, readers, threads: tokio::sync::Mutex::new(threads) })
     }
 
-    pub(super) async fn write<T, E, F>(&self, namespace: Namespace, work: F, place: Place) -> Result<T, E>
-    where
-        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
-        T: Send + 'static,
-        E: From<DbError> + Send + 'static,
-    {
-        let (waiting, answer) = Waiting::new(namespace, work, place);
-        self.writer.send(Job::Do(Box::new(waiting))).map_err(|_| DbError::Closed)?;
-        answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
+    pub(super) fn writer(&self) -> &UnboundedSender<Job<Box<dyn Write>>> {
+        &self.writer
     }
 
-    pub(super) async fn read<T, F>(&self, work: F, place: Place) -> Result<T, DbError>
+    pub(super) async fn read<T, F>(&self, work: F, place: ReadPlace) -> Result<T, DbError>
     where
         F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError> + Send + 'static,
         T: Send + 'static,
@@ -100,9 +87,7 @@ impl Sqlite {
         let (reply, answer) = oneshot::channel();
         let read: Read = Box::new(move |connection| {
             let _place = place;
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                at_once(work(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()))
-            }));
+            let result = catch_unwind(AssertUnwindSafe(|| now(work(&mut Sql::Sqlite(connection)))));
             let _ = reply.send(result); // fails if the caller has left
         });
         self.readers.send(read)?;
@@ -123,10 +108,17 @@ impl Sqlite {
 struct Writer {
     connection: Connection,
     queue: UnboundedReceiver<Job<Box<dyn Write>>>,
-    /// Whether more may come in.
-    is_open: bool,
-    lines: Lines,
-    wake: watch::Sender<u64>,
+    queues: Queues,
+    shared: Arc<Shared>,
+    state: State,
+}
+
+enum State {
+    Open,
+    /// Nothing more comes in; what waits is still done.
+    Closing,
+    /// A commit failed in a way that leaves open whether it counts. Nothing more is done.
+    Stopped(DbError),
 }
 
 impl Writer {
@@ -151,41 +143,50 @@ impl Writer {
         }
     }
 
-    /// Wait until somebody stands in line; `false` if nobody ever will.
+    /// Wait until there is something to write; `false` if there never will be.
     fn wait(&mut self) -> bool {
-        while self.is_open && self.lines.is_empty() {
+        while self.is_open() && self.queues.is_empty() {
             let job = self.queue.blocking_recv();
             self.take_in(job);
         }
-        !self.lines.is_empty()
+        !self.queues.is_empty()
+    }
+
+    /// Whether more may come in.
+    fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closing)
     }
 
     fn take_in(&mut self, job: Option<Job<Box<dyn Write>>>) {
-        match job {
-            Some(Job::Do(write)) => self.lines.push(write),
-            Some(Job::Stop) | None => self.is_open = false,
+        match (job, &self.state) {
+            (Some(Job::Do(write)), State::Stopped(error)) => write.answer(Err(error.clone())),
+            (Some(Job::Do(write)), _) => self.queues.push(write),
+            (Some(Job::Stop) | None, _) => self.state = State::Closing,
         }
     }
 
     /// One transaction: who is in `group`, and if it `grows` also who waits, and whoever comes while it runs.
     fn together(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<(), Trouble> {
-        if grows {
-            group.extend(self.lines.pop());
+        if let State::Stopped(error) = &self.state {
+            return Err(Trouble::Failed(error.clone()));
         }
-        let committed = self.run_closures(group, grows).and_then(|events| {
-            let by_namespace = events.iter().map(|(place, event)| (group[*place].namespace(), event));
-            write_events(&self.connection, by_namespace).doing("append the events")?;
-            execute(&self.connection, "commit").doing("commit")?;
-            Ok(!events.is_empty())
+        if grows {
+            group.extend(self.queues.pop());
+        }
+        let changes = self.run_closures(group, grows);
+        let committed = changes.and_then(|changes| {
+            let mut sql = Sql::Sqlite(&mut self.connection);
+            now(group::write_events(&mut sql, &changes))?;
+            execute(&self.connection, "commit").doing("commit").map_err(|error| self.commit_failed(error))?;
+            Ok(changes)
         });
         if committed.is_err() && !self.connection.is_autocommit() {
             // If this fails too, so does the next `begin`, and with it the next group: nobody is told a lie.
             let _ = execute(&self.connection, "rollback");
         }
         match committed {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                self.wake.send_modify(|count| *count += 1);
+            Ok(changes) => {
+                self.shared.committed(changes);
                 Ok(())
             }
             // What fills the disk may be one of them, and there may be room for the others.
@@ -194,44 +195,38 @@ impl Writer {
         }
     }
 
-    /// Run closures up to the one that spoils it, or until nobody waits. Gives their events, each with the place in
-    /// the group of the closure that it is from.
-    fn run_closures(
-        &mut self,
-        group: &mut Vec<Box<dyn Write>>,
-        grows: bool,
-    ) -> Result<Vec<(usize, NewEvent)>, Trouble> {
-        execute(&self.connection, "begin immediate").doing("begin a write")?;
-        let (begun, mut done, mut events) = (Instant::now(), 0, Vec::new());
-        while let Some(write) = group.get_mut(done) {
-            if !write.is_abandoned() {
-                match call(&mut **write, &mut self.connection) {
-                    Ran::Keep(new) => events.extend(new.into_iter().map(|event| (done, event))),
-                    Ran::Undo { changed: false } => {}
-                    Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
+    /// What a failed commit means. Where the disk failed, part of it may be written, and may be found again.
+    fn commit_failed(&mut self, error: DbError) -> DbError {
+        match error {
+            DbError::Disk(source) => {
+                tracing::error!(error = %source, "the disk failed while a change was committed; the store stops");
+                self.state = State::Stopped(DbError::Stopped(Arc::clone(&source)));
+                DbError::Unsure(source)
+            }
+            other => other,
+        }
+    }
+
+    fn run_closures(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<group::Changes, Trouble> {
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        let Writer { connection, queue, queues, state, .. } = self;
+        let more = |done| {
+            while grows && let Ok(job) = queue.try_recv() {
+                match job {
+                    Job::Do(write) => queues.push(write),
+                    Job::Stop => *state = State::Closing,
                 }
             }
-            done += 1;
-            while grows
-                && self.is_open
-                && let Ok(job) = self.queue.try_recv()
-            {
-                self.take_in(Some(job));
-            }
-            if grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
-                group.extend(self.lines.pop());
-            }
-        }
-        Ok(events)
+            (grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX).then(|| queues.pop()).flatten()
+        };
+        let mut sql = Sql::Sqlite(connection);
+        now(group::run(&mut sql, &shared.namespaces, &shared.time, group, more))
     }
 }
 
-/// Call a closure. SQLite answers at once, so one that is not ready waits for something that it should not.
-fn call(write: &mut dyn Write, connection: &mut Connection) -> Ran {
-    at_once(write.run(Sql::Sqlite(connection))).unwrap_or_else(|| {
-        write.refuse(waits_for_something_else());
-        Ran::Undo { changed: true }
-    })
+/// What work on the database says: it is ready when it is first asked, because SQLite answers at once.
+fn now<T, E: From<DbError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    at_once(work).unwrap_or_else(|| Err(waits_for_something_else().into()))
 }
 
 /// What a future says that is ready when it is first asked.
@@ -250,7 +245,7 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// command needs only one.
 struct Readers {
     queue: UnboundedSender<Job<Read>>,
-    shared: Arc<Shared>,
+    reading: Arc<Reading>,
     started: AtomicUsize,
     path: PathBuf,
     lock_time_max: Duration,
@@ -258,7 +253,7 @@ struct Readers {
 }
 
 /// What the reader threads share.
-struct Shared {
+struct Reading {
     queue: Mutex<UnboundedReceiver<Job<Read>>>,
     /// Reads that wait or run.
     reads: AtomicUsize,
@@ -267,15 +262,15 @@ struct Shared {
 impl Readers {
     fn start(path: PathBuf, lock_time_max: Duration, alive: &mpsc::Sender<()>) -> Result<Readers, DbError> {
         let (queue, reads) = unbounded_channel();
-        let shared = Arc::new(Shared { queue: Mutex::new(reads), reads: AtomicUsize::new(0) });
+        let reading = Arc::new(Reading { queue: Mutex::new(reads), reads: AtomicUsize::new(0) });
         let (started, alive) = (AtomicUsize::new(0), alive.downgrade());
-        let readers = Readers { queue, shared, started, path, lock_time_max, alive };
+        let readers = Readers { queue, reading, started, path, lock_time_max, alive };
         readers.start_one()?;
         Ok(readers)
     }
 
     fn send(&self, read: Read) -> Result<(), DbError> {
-        let before = self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        let before = self.reading.reads.fetch_add(1, Ordering::Relaxed);
         if before >= self.started.load(Ordering::Relaxed)
             && let Err(error) = self.start_one()
         {
@@ -289,9 +284,10 @@ impl Readers {
     fn start_one(&self) -> Result<(), DbError> {
         let more = |started| (started < READERS_MAX).then_some(started + 1);
         let Ok(_) = self.started.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else { return Ok(()) };
-        let started = connect(&self.path, self.lock_time_max, "pragma query_only = on").and_then(|connection| {
-            let (alive, shared) = (self.alive.upgrade().ok_or(DbError::Closed)?, Arc::clone(&self.shared));
-            start_thread("sqlite-reader", &alive, move || shared.read_in_turn(connection))
+        let started = connect(&self.path, self.lock_time_max).and_then(|connection| {
+            connection.execute_batch("pragma query_only = on").doing("set up a connection")?;
+            let (alive, reading) = (self.alive.upgrade().ok_or(DbError::Closed)?, Arc::clone(&self.reading));
+            start_thread("sqlite-reader", &alive, move || reading.read_in_turn(connection))
         });
         if started.is_err() {
             self.started.fetch_sub(1, Ordering::Relaxed);
@@ -300,7 +296,7 @@ impl Readers {
     }
 }
 
-impl Shared {
+impl Reading {
     fn read_in_turn(&self, mut connection: Connection) {
         let next = || self.queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         while let Some(Job::Do(read)) = next() {
@@ -319,28 +315,27 @@ fn make_private(path: &Path) {
     }
 }
 
-fn connect(path: &Path, lock_time_max: Duration, pragmas: &str) -> Result<Connection, DbError> {
+fn connect(path: &Path, lock_time_max: Duration) -> Result<Connection, DbError> {
     let open = Connection::open(path).doing("open the database");
     let connection = open.map_err(|error| error.of_file(path))?;
     connection.busy_timeout(lock_time_max).doing("set up a connection")?;
-    let set_up = connection.execute_batch(pragmas).doing("set up a connection");
-    set_up.map_err(|error| error.of_file(path))?; // SQLite opens the file's companions here
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Plan a statement once. Otherwise SQLite, as rusqlite builds it, plans `due <= $2` anew for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("set up a connection")?;
     Ok(connection)
 }
 
-/// Migrate, unless the file is somebody else's database.
-fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
+/// Leave the file alone if it is somebody else's database: only reads it.
+fn refuse_foreign(connection: &Connection) -> Result<(), DbError> {
     let count = "select count(*), count(*) filter (where name = 'skep_migration') from sqlite_schema";
     let (all, ours): (i64, i64) =
         connection.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?))).doing("read the schema")?;
-    if all > 0 && ours == 0 {
-        return Err(DbError::Foreign);
-    }
+    if all > 0 && ours == 0 { Err(DbError::Foreign) } else { Ok(()) }
+}
+
+fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
     execute(connection, "begin immediate").doing("begin the migration")?;
-    let migrated = at_once(migrate(&mut Sql::Sqlite(connection))).unwrap_or_else(|| Err(waits_for_something_else()));
+    let migrated = now(migrate(&mut Sql::Sqlite(connection)));
     execute(connection, if migrated.is_ok() { "commit" } else { "rollback" }).doing("end the migration")?;
     migrated
 }
@@ -349,9 +344,9 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::Tx, *};
     use crate::{
-        Timestamp,
+        Namespace, Timestamp,
         db::{Db, Limits},
         task::{NewTask, Task, TaskId},
     };
@@ -362,7 +357,7 @@ mod tests {
     }
 
     async fn add(db: &Db, task: Task) -> Result<(), DbError> {
-        db.write(&Namespace("n".into()), async move |tx| tx.add_task(&task).await.map(drop)).await
+        db.write(&Namespace::team("n"), async move |tx| tx.add_task(&task).await.map(drop)).await
     }
 
     /// Let the file grow by so many pages and no more, which is what SQLite sees of a full disk.
@@ -372,7 +367,7 @@ mod tests {
             let count = tx.all("select page_count from pragma_page_count", &[], read).await.doing("look")?;
             tx.sql.batch(&format!("pragma max_page_count = {}", count[0] + pages)).await.doing("limit")
         };
-        db.write(&Namespace("n".into()), set).await.unwrap();
+        db.write(&Namespace::team("n"), set).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +385,7 @@ mod tests {
         leave_room(&db, 1_000_000).await;
         add(&db, task("large", 1 << 20)).await.expect("there is room again");
         for name in ["before", "one", "other", "large"] {
-            let found = db.task(&Namespace("n".into()), &TaskId(name.into())).await.unwrap();
+            let found = db.task(&Namespace::team("n"), &TaskId(name.into())).await.unwrap();
             assert!(found.is_some(), "{name} is lost");
         }
     }

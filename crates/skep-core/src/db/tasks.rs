@@ -16,69 +16,61 @@ const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_
      waiting_for, attempt, failures, worker, input, result";
 
 impl Tx<'_> {
-    /// The task of this name, locked until the transaction ends.
+    /// The task of this name.
     pub async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
-        let lock = self.sql.for_update();
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2 {lock}");
-        self.first(&sql, values![&self.namespace.0, &id.0], from_row).await.doing("load a task")
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
+        self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The task of a queue that has been due the longest, locked; tasks that another transaction holds are passed
-    /// over.
+    /// The task of a queue that has been due the longest.
     pub async fn next_ready_task(&mut self, queue: &str, now: Timestamp) -> Result<Option<Task>, DbError> {
-        let lock = self.sql.for_update_skip_locked();
         let sql = format!(
             "select {COLUMNS} from task
              where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
-             order by due, position, id limit 1 {lock}"
+             order by due, position, id limit 1"
         );
-        self.first(&sql, values![&self.namespace.0, queue, now.0], from_row).await.doing("find a ready task")
+        self.first(&sql, values![self.namespace(), queue, now.0], from_row).await.doing("find a ready task")
     }
 
-    /// Tasks whose lease has run out, locked, the longest overdue first; such as another transaction holds are passed
-    /// over.
-    pub async fn run_out_tasks(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Task>, DbError> {
-        let lock = self.sql.for_update_skip_locked();
+    /// Tasks whose lease has run out, the longest overdue first.
+    pub async fn overdue_tasks(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Task>, DbError> {
         let sql = format!(
             "select {COLUMNS} from task where namespace = $1 and state = 'in_progress' and due <= $2
-             order by due limit $3 {lock}"
+             order by due limit $3"
         );
-        let values = values![&self.namespace.0, now.0, super::events::page(limit)];
+        let values = values![self.namespace(), now.0, super::events::page(limit)];
         self.all(&sql, values, from_row).await.doing("find leases that have run out")
     }
 
-    /// All tasks of a run in the order of their declaration, locked.
+    /// All tasks of a run in the order of their declaration.
     pub async fn tasks_of(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let lock = self.sql.for_update();
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id {lock}");
-        self.all(&sql, values![&self.namespace.0, &run.0], from_row).await.doing("load the tasks of a run")
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id");
+        self.all(&sql, values![self.namespace(), &run.0], from_row).await.doing("load the tasks of a run")
     }
 
-    /// The tasks of a run that workers hold, locked.
+    /// The tasks of a run that workers hold.
     pub async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let lock = self.sql.for_update();
         let sql = format!(
             "select {COLUMNS} from task where namespace = $1 and run = $2 and state = 'in_progress'
-             order by position, id {lock}"
+             order by position, id"
         );
-        self.all(&sql, values![&self.namespace.0, &run.0], from_row).await.doing("load the tasks in progress")
+        self.all(&sql, values![self.namespace(), &run.0], from_row).await.doing("load the tasks in progress")
     }
 
-    /// How many tasks a run has. The run is locked, so the next one to be added has this position.
+    /// How many tasks a run has, which is the position of the next one to be added.
     pub async fn count_tasks(&mut self, run: &RunId) -> Result<u32, DbError> {
         let sql = "select position + 1 from task where namespace = $1 and run = $2
              order by position desc limit 1";
-        let count = self.first(sql, values![&self.namespace.0, &run.0], |row| row.next::<i64>()).await;
+        let count = self.first(sql, values![self.namespace(), &run.0], |row| row.next::<i64>()).await;
         count.and_then(|count| Ok(count.unwrap_or(0).try_into()?)).doing("count the tasks of a run")
     }
 
-    /// These tasks, as far as they exist in this run (or outside of any), locked: none of them ends before a task
-    /// that depends on it is there to hear of it.
+    /// These tasks, as far as they exist in this run (or outside of any).
     pub async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
-        let (any, lock) = (self.sql.any(2), self.sql.for_update());
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and id {any} order by id {lock}");
+        let any = self.sql.any(2);
+        let sql = format!("select {COLUMNS} from task where namespace = $1 and id {any} order by id");
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
-        let found = self.all(&sql, values![&self.namespace.0, names], from_row).await.doing("load dependencies")?;
+        let found = self.all(&sql, values![self.namespace(), names], from_row).await.doing("load dependencies")?;
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
     }
 
@@ -93,7 +85,7 @@ impl Tx<'_> {
         let depends_on = names_to_json(&task.depends_on);
         let retry_delay_us = i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX);
         let values = values![
-            &self.namespace.0,
+            self.namespace(),
             &task.id.0,
             task.run.as_ref().map(|run| &run.0),
             &task.queue,
@@ -114,7 +106,7 @@ impl Tx<'_> {
         let is_new = self.has_changed(&sql, values).await.doing("add a task")?;
         for on in task.depends_on.iter().filter(|_| is_new) {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
-            self.execute(sql, values![&self.namespace.0, &on.0, &task.id.0]).await.doing("add a dependency")?;
+            self.execute(sql, values![self.namespace(), &on.0, &task.id.0]).await.doing("add a dependency")?;
         }
         Ok(is_new)
     }
@@ -125,7 +117,7 @@ impl Tx<'_> {
              result = $7 where namespace = $8 and id = $9";
         let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
         let (attempt, failures) = (task.attempt, task.failures);
-        let values = values![state, due, waiting_for, attempt, failures, worker, result, &self.namespace.0, &task.id.0];
+        let values = values![state, due, waiting_for, attempt, failures, worker, result, self.namespace(), &task.id.0];
         self.execute(sql, values).await.doing("save a task")
     }
 
@@ -133,7 +125,7 @@ impl Tx<'_> {
     pub async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
         const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
         if self.sql.answers_at_once() {
-            let values = values![&self.namespace.0, &id.0];
+            let values = values![self.namespace(), &id.0];
             if self.first(DEPENDENTS, values, |_| Ok(())).await.doing("look for dependents")?.is_none() {
                 return Ok(());
             }
@@ -143,7 +135,7 @@ impl Tx<'_> {
             "update task set waiting_for = waiting_for - 1
              where namespace = $1 and state = 'pending' and id {dependents}"
         );
-        self.execute(&sql, values![&self.namespace.0, &id.0]).await.doing("release dependents")
+        self.execute(&sql, values![self.namespace(), &id.0]).await.doing("release dependents")
     }
 
     /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
@@ -169,7 +161,7 @@ impl Tx<'_> {
             Ok((position, id, row.next::<Option<String>>()?.map(RunId), row.next::<bool>()?))
         };
         let mut blocked =
-            self.change(&sql, values![&self.namespace.0, &id.0, by], read).await.doing("block dependents")?;
+            self.change(&sql, values![self.namespace(), &id.0, by], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;
@@ -180,16 +172,15 @@ impl Tx<'_> {
     /// Withdraw all tasks of a run that are not over. Gives them, with who held them.
     pub async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
         const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
-        let lock = self.sql.for_update();
-        let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id {lock}");
+        let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id");
         let read = |row: &Row<'_>| {
             let (id, number) = (TaskId(row.next()?), row.next::<i64>()?.try_into()?);
             let worker = row.next::<Option<String>>()?.map(WorkerId);
             Ok((id, worker.map(|worker| Attempt { worker, number })))
         };
-        let found = self.all(&sql, values![&self.namespace.0, &run.0], read).await.doing("load unfinished tasks")?;
+        let found = self.all(&sql, values![self.namespace(), &run.0], read).await.doing("load unfinished tasks")?;
         let sql = format!("update task set state = 'cancelled', due = null, worker = null where {UNFINISHED}");
-        self.execute(&sql, values![&self.namespace.0, &run.0]).await.doing("cancel tasks")?;
+        self.execute(&sql, values![self.namespace(), &run.0]).await.doing("cancel tasks")?;
         Ok(found)
     }
 }
@@ -216,28 +207,32 @@ pub struct TaskCounts {
 impl Db {
     /// The task of this name, as it is now.
     pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
-        let (Namespace(namespace), TaskId(id)) = (namespace.clone(), id.clone());
+        let TaskId(id) = id.clone();
         let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
-        let tasks =
-            self.read(async move |db| db.all(&sql, values![&namespace, &id], from_row).await.doing("read a task"));
+        let tasks = self.read_in(namespace, async move |db, namespace| {
+            db.all(&sql, values![namespace, &id], from_row).await.doing("read a task")
+        });
         Ok(tasks.await?.pop())
     }
 
     /// All tasks of a run, in the order of their declaration.
     pub async fn tasks_of(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
+        let RunId(run) = run.clone();
         let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id");
-        self.read(async move |db| db.all(&sql, values![&namespace, &run], from_row).await.doing("read tasks")).await
+        self.read_in(namespace, async move |db, namespace| {
+            db.all(&sql, values![namespace, &run], from_row).await.doing("read tasks")
+        })
+        .await
     }
 
     /// How many tasks of a run stand where.
     pub async fn count_tasks(&self, namespace: &Namespace, run: &RunId) -> Result<TaskCounts, DbError> {
-        let (Namespace(namespace), RunId(run)) = (namespace.clone(), run.clone());
-        let rows = self.read(async move |db| {
+        let RunId(run) = run.clone();
+        let rows = self.read_in(namespace, async move |db, namespace| {
             let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
                  group by state, allow_failure";
             let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next()?, row.next::<i64>()?));
-            db.all(sql, values![&namespace, &run], read).await.doing("count tasks")
+            db.all(sql, values![namespace, &run], read).await.doing("count tasks")
         });
         let mut counts = TaskCounts::default();
         for (state, allow_failure, count) in rows.await? {
@@ -250,11 +245,13 @@ impl Db {
     /// When the next task of a queue is due that waits for nothing else: in the past if one can be claimed, `None` if
     /// there is none.
     pub async fn next_due(&self, namespace: &Namespace, queue: &str) -> Result<Option<Timestamp>, DbError> {
-        let (Namespace(namespace), queue) = (namespace.clone(), queue.to_owned());
+        let queue = queue.to_owned();
         let sql = "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
              order by due, position, id limit 1";
         let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
-        let due = self.read(async move |db| db.all(sql, values![&namespace, &queue], read).await.doing("read a task"));
+        let due = self.read_in(namespace, async move |db, namespace| {
+            db.all(sql, values![namespace, &queue], read).await.doing("read a task")
+        });
         Ok(due.await?.pop())
     }
 }

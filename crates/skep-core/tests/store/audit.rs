@@ -17,7 +17,7 @@ pub(crate) async fn sound(address: &str) -> Audit {
 }
 
 /// A run with a task `{name}-{state}` in every state, and then some.
-async fn every_state(app: &App, name: &str) {
+async fn every_state(app: &Hub, name: &str) {
     let id_of = |state: &str| format!("{name}-{state}");
     let queue = |task: NewTask| NewTask { queue: name.to_owned(), ..task };
     let needs = |state: &str, on: &str| queue(needs(&id_of(state), &[&id_of(on)]));
@@ -29,11 +29,11 @@ async fn every_state(app: &App, name: &str) {
         needs("pending", "in_progress"),
         needs("ready", "completed"),
     ];
-    app.start_run(&permit(), new_run(name), tasks, NOW).await.unwrap();
-    let claim = async || app.claim(&permit(), name, &worker("w"), LEASE, NOW).await.unwrap().unwrap();
+    app.start_run(&permit(), new_run(name), tasks).await.unwrap();
+    let claim = async || app.claim(&permit(), name, &worker("w"), LEASE).await.unwrap().unwrap();
     let completed = claim().await;
     let file = NewArtefact { path: "f".into(), bytes: vec![7; 10] };
-    app.finish(&permit(), &completed.id, attempt(&completed), json!(1), vec![file], NOW).await.unwrap();
+    app.finish(&permit(), &completed.id, attempt(&completed), json!(1), vec![file]).await.unwrap();
     fail(app, &claim().await, false).await.unwrap();
     claim().await;
 }
@@ -116,7 +116,7 @@ async fn every_damaged_row_is_named_and_no_other() {
             &["task alone (in main) belongs to run none, which does not exist"],
         ),
         ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
-        ("update log set number = 1", &["event 71 (in main) has a number that is still to be given"]),
+        ("update namespace set last_event = 1", &["event 71 (in main) has a number that is still to be given"]),
         ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
     ];
     // Not `on_every_address`: what this leaves behind is not sound.
@@ -126,12 +126,12 @@ async fn every_damaged_row_is_named_and_no_other() {
         for name in ["a", "b", "c", "d", "over"] {
             every_state(&app, name).await;
         }
-        app.end_run(&permit(), &RunId("over".into()), End::Completed, None, NOW).await.unwrap();
-        app.start_run(&permit(), new_run("empty"), Vec::new(), NOW).await.unwrap();
-        app.submit(&permit(), new("alone"), NOW).await.unwrap();
+        app.end_run(&permit(), &RunId("over".into()), End::Completed, None).await.unwrap();
+        app.start_run(&permit(), new_run("empty"), Vec::new()).await.unwrap();
+        app.submit(&permit(), new("alone")).await.unwrap();
         let call =
             NewMcpTask { id: McpTaskId("m".into()), principal: "p".into(), request: "{}".into(), may_repeat: true };
-        app.create_mcp_task(&permit(), call, &Holder("h".into()), LEASE, NOW).await.unwrap();
+        app.create_mcp_task(&permit(), call, &Holder("h".into()), LEASE).await.unwrap();
         assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
 
         for (sql, _) in DAMAGES {
@@ -152,7 +152,7 @@ async fn the_list_of_what_is_wrong_has_its_limit() {
         let app = open(address, Limits::default()).await;
         for run in 0..3 {
             let tasks = (0..FINDINGS_MAX / 2).map(|n| new(&format!("{run}-{n}"))).collect();
-            app.start_run(&permit(), new_run(&run.to_string()), tasks, NOW).await.unwrap();
+            app.start_run(&permit(), new_run(&run.to_string()), tasks).await.unwrap();
         }
         tamper(address, "update task set attempt = 1").await;
         assert_eq!(app.db.audit().await.unwrap().findings.len(), FINDINGS_MAX);

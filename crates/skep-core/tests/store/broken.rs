@@ -20,7 +20,7 @@ async fn made(directory: &tempfile::TempDir) -> String {
     let address = sqlite(directory);
     let app = open(&address, Limits::default()).await;
     let tasks = (0..200).map(|n| new(&n.to_string())).collect();
-    app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+    app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
     app.db.close().await;
     address
 }
@@ -36,8 +36,12 @@ async fn a_database_of_a_newer_skep_is_left_alone() {
         tamper(address, "insert into skep_migration (number, name, sha256) values (9999, 'tomorrow', 'x')").await;
         let refused = refusal(address).await;
         assert!(matches!(refused, DbError::Newer { found: 9999, known: 1.. }), "{refused:?}");
-        tamper(address, "delete from skep_migration where number = 9999").await;
-        open(address, Limits::default()).await;
+        let newest = "(select max(number) from skep_migration where number < 9999)";
+        tamper(address, &format!("update skep_migration set oldest = {newest} + 1 where number = 9999")).await;
+        assert!(matches!(refusal(address).await, DbError::Newer { found: 9999, .. }));
+        tamper(address, &format!("update skep_migration set oldest = {newest} where number = 9999")).await;
+        let app = open(address, Limits::default()).await;
+        app.submit(&permit(), new("a")).await.expect("what was changed does not concern this program");
     })
     .await;
 }
@@ -61,9 +65,9 @@ async fn opening_again_changes_nothing_and_several_may_open_at_once() {
         let opened = futures_util::future::join_all(open_all).await;
         let apps: Vec<App> = opened.into_iter().map(|db| App::new(db.unwrap())).collect();
         for (n, app) in apps.iter().enumerate() {
-            app.submit(&permit(), new(&n.to_string()), NOW).await.unwrap();
+            app.submit(&permit(), new(&n.to_string())).await.unwrap();
         }
-        assert_eq!(log(&apps[0]).await.len(), 4);
+        assert_eq!(apps[0].db.events_after(permit().namespace(), 0, 100).await.unwrap().len(), 4);
     })
     .await;
 }
@@ -80,17 +84,15 @@ async fn a_file_that_is_no_database_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_database_of_another_program_is_left_alone() {
+async fn the_database_of_another_program_is_left_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let address = sqlite(&directory);
     Connection::open(path(&address)).unwrap().execute_batch("create table bookmarks (url text)").unwrap();
+    let before = fs::read(path(&address)).unwrap();
     let refused = refusal(&address).await;
     assert!(matches!(refused, DbError::Foreign), "{refused:?}");
-    let tables: i64 = Connection::open(path(&address))
-        .unwrap()
-        .query_row("select count(*) from sqlite_schema", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(tables, 1);
+    assert!(fs::read(path(&address)).unwrap() == before, "not a byte of it is changed");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "and nothing is beside it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +105,7 @@ async fn a_damaged_file_is_named_as_the_trouble_and_panics_nobody() {
     fs::write(path(&address), bytes).unwrap();
     let refused = match Db::open(&address, Limits::default()).await {
         Err(error) => error,
-        Ok(db) => App::new(db).submit(&permit(), new("a"), NOW).await.map(drop).map_err(to_db).unwrap_err(),
+        Ok(db) => App::new(db).submit(&permit(), new("a")).await.map(drop).map_err(to_db).unwrap_err(),
     };
     assert!(matches!(refused, DbError::Corrupt(_)), "{refused:?}");
 }
@@ -137,11 +139,11 @@ async fn a_locked_file_is_named_as_the_trouble_and_works_again_when_it_is_free()
     let app = open(&address, limits).await;
     let other = Connection::open(path(&address)).unwrap();
     other.execute_batch("begin immediate").unwrap();
-    let refused = app.submit(&permit(), new("a"), NOW).await.map_err(to_db);
+    let refused = app.submit(&permit(), new("a")).await.map_err(to_db);
     assert!(matches!(refused, Err(DbError::Locked(_))), "{refused:?}");
     assert!(task(&app, "0").await.is_some(), "it can still be read");
     other.execute_batch("rollback").unwrap();
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
 }
 
 fn to_db(error: TaskError) -> DbError {

@@ -27,11 +27,11 @@ use super::*;
 struct Held(Arc<Barrier>);
 
 impl Held {
-    fn start(app: &App) -> (Held, JoinSet<()>) {
+    fn start(app: &Hub) -> (Held, JoinSet<()>) {
         Held::start_as(app, "held")
     }
 
-    fn start_as(app: &App, name: &str) -> (Held, JoinSet<()>) {
+    fn start_as(app: &Hub, name: &str) -> (Held, JoinSet<()>) {
         let name = name.to_owned();
         let (app, barrier) = (app.clone(), Arc::new(Barrier::new(2)));
         let held = Held(Arc::clone(&barrier));
@@ -93,11 +93,11 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
             Ok::<(), DbError>(())
         });
         let (before, failing, careless, panicking, after, ()) = tokio::join!(
-            app.submit(&permit, new("before"), NOW),
+            app.submit(&permit, new("before")),
             failing,
             careless,
             AssertUnwindSafe(panicking).catch_unwind(),
-            app.submit(&permit, new("after"), NOW),
+            app.submit(&permit, new("after")),
             async { held.let_go() },
         );
         held_write.join_all().await;
@@ -129,8 +129,7 @@ async fn a_refusal_that_rests_on_a_neighbour_comes_after_that_neighbour_is_durab
                 None => Ok(()),
             });
             let seen = async { (second.await, task(&app, &name).await) };
-            let (_, (answer, found), ()) =
-                tokio::join!(app.submit(&permit, new(&name), NOW), seen, async { held.let_go() });
+            let (_, (answer, found), ()) = tokio::join!(app.submit(&permit, new(&name)), seen, async { held.let_go() });
             held_write.join_all().await;
             if answer.is_err() {
                 assert!(found.is_some(), "{answer:?}, but it is not there");
@@ -156,19 +155,23 @@ async fn a_reader_never_waits_for_a_writer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_full_queue_says_so() {
-    on_every_database_with(Limits { writes_max: 2, ..Limits::default() }, async |app| {
+async fn a_full_queue_says_so_and_one_namespace_cannot_fill_it() {
+    on_every_database_with(Limits { writes_max: 4, ..Limits::default() }, async |app| {
         let (held, held_write) = Held::start(&app);
         let permit = permit();
-        let (waiting, refused) = tokio::join!(app.submit(&permit, new("a"), NOW), async {
-            let refused = app.submit(&permit, new("b"), NOW).await;
+        let (waiting, refused) = tokio::join!(app.submit(&permit, new("a")), async {
+            let refused = app.submit(&permit, new("b")).await;
+            let other = app.clone();
+            let mut elsewhere = JoinSet::new();
+            elsewhere.spawn(async move { other.submit(&permit_in("other"), new("b")).await });
             held.let_go();
+            elsewhere.join_next().await.unwrap().unwrap().unwrap();
             refused
         });
         assert!(matches!(refused, Err(TaskError::Db(DbError::Busy(_)))), "{refused:?}");
         waiting.unwrap();
         held_write.join_all().await;
-        app.submit(&permit, new("b"), NOW).await.expect("there is room again");
+        app.submit(&permit, new("b")).await.expect("there is room again");
     })
     .await;
 }
@@ -178,7 +181,7 @@ async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
     on_every_database(async |app| {
         let (busy, quiet) = (permit_in("busy"), permit_in("quiet"));
         // Each has a connection, so that what follows is about turns.
-        let (one, other) = tokio::join!(app.submit(&busy, new("a"), NOW), app.submit(&quiet, new("a"), NOW));
+        let (one, other) = tokio::join!(app.submit(&busy, new("a")), app.submit(&quiet, new("a")));
         one.and(other).unwrap();
         let (held, held_write) = Held::start(&app);
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -212,7 +215,7 @@ async fn a_write_that_waits_for_the_outside_world_is_refused() {
         let refused = refused.await;
         assert!(matches!(refused, Err(DbError::Failed { doing: "finish a write", .. })), "{refused:?}");
         assert_eq!(task(&app, "a").await, None);
-        app.submit(&permit, new("b"), NOW).await.expect("the writer goes on");
+        app.submit(&permit, new("b")).await.expect("the writer goes on");
     })
     .await;
 }
@@ -254,7 +257,7 @@ async fn a_write_whose_caller_left_before_its_turn_is_not_done_and_later_ones_ar
             Ok::<(), DbError>(())
         });
         assert!(left.now_or_never().is_none(), "it stands in line, and is dropped here");
-        let (stays, ()) = tokio::join!(app.submit(&permit, new("a"), NOW), async { held.let_go() });
+        let (stays, ()) = tokio::join!(app.submit(&permit, new("a")), async { held.let_go() });
         stays.unwrap();
         held_write.join_all().await;
         assert_eq!(called.load(Ordering::SeqCst), 0);
@@ -268,9 +271,9 @@ async fn closing_waits_for_what_was_asked_and_refuses_what_comes_after() {
         let app = open(address, Limits::default()).await;
         let (held, held_write) = Held::start(&app);
         let permit = permit();
-        let writes = (0..20).map(|n| app.submit(&permit, new(&n.to_string()), NOW).boxed()).collect::<Vec<_>>();
+        let writes = (0..20).map(|n| app.submit(&permit, new(&n.to_string())).boxed()).collect::<Vec<_>>();
         let (written, (), refused) = tokio::join!(futures_util::future::join_all(writes), app.db.close(), async {
-            let refused = app.submit(&permit, new("late"), NOW).await;
+            let refused = app.submit(&permit, new("late")).await;
             held.let_go();
             refused
         });

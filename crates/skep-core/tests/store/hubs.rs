@@ -1,7 +1,7 @@
 //! What hubs that share a PostgreSQL can rely on, and what a hub does when it is gone.
 
 use std::sync::{
-    Arc, Barrier,
+    Arc,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -11,62 +11,87 @@ use tokio::task::JoinSet;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_deadlock_between_hubs_is_retried() {
+async fn hubs_that_write_the_same_rows_in_different_order_do_not_get_in_each_others_way() {
     let Some(address) = postgres::new_schema().await else { return };
-    let (tries, one, other) = deadlock(&address, Limits::default()).await;
-    one.unwrap();
-    other.unwrap();
-    assert_eq!(tries, 3);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_deadlock_between_hubs_is_not_retried_for_ever() {
-    let Some(address) = postgres::new_schema().await else { return };
-    let (tries, one, other) = deadlock(&address, Limits { tries_max: 1, ..Limits::default() }).await;
-    assert!(matches!((one, other), (Ok(()), Err(DbError::Busy(_))) | (Err(DbError::Busy(_)), Ok(()))));
-    assert_eq!(tries, 2);
-}
-
-/// A write in each of two hubs takes two tasks in opposite order, each holding its first until the other has one too.
-async fn deadlock(address: &str, limits: Limits) -> (u32, Result<(), DbError>, Result<(), DbError>) {
-    let hubs = [open(address, limits.clone()).await, open(address, limits).await];
+    // One try: whoever had to be called again would be refused.
+    let limits = Limits { tries_max: 1, ..Limits::default() };
+    let hubs = [open(&address, limits.clone()).await, open(&address, limits).await];
     for name in ["a", "b"] {
-        hubs[0].submit(&permit(), new(name), NOW).await.unwrap();
+        hubs[0].submit(&permit(), new(name)).await.unwrap();
     }
-    let (tries, both) = (Arc::new(AtomicU32::new(0)), Arc::new(Barrier::new(2)));
-    let take = |hub: &App, first: &'static str, second: &'static str| {
-        let (hub, tries, both) = (hub.clone(), Arc::clone(&tries), Arc::clone(&both));
-        async move {
-            let take = async move |tx: &mut Tx<'_>| {
-                tx.task(&id(first)).await?;
-                if tries.fetch_add(1, Ordering::SeqCst) < 2 {
-                    both.wait(); // blocks the hub's thread, so that the other one comes to it
-                }
-                tx.task(&id(second)).await.map(drop)
-            };
-            hub.db.write(permit().namespace(), take).await
+    let calls = Arc::new(AtomicU32::new(0));
+    let take = async |hub: &Hub, order: [&'static str; 2]| {
+        let calls = Arc::clone(&calls);
+        let take = async move |tx: &mut Tx<'_>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            for name in order {
+                let task = tx.task(&id(name)).await?.unwrap();
+                tx.save_task(&task).await?;
+                tx.task(&id(name)).await?; // waits for the answer, so that the other hub comes to its turn
+            }
+            Ok::<_, DbError>(())
+        };
+        for _ in 0..50 {
+            hub.db.write(permit().namespace(), take.clone()).await.unwrap();
         }
     };
-    let (one, other) = tokio::join!(take(&hubs[0], "a", "b"), take(&hubs[1], "b", "a"));
-    audit::sound(address).await;
-    (tries.load(Ordering::SeqCst), one, other)
+    tokio::join!(take(&hubs[0], ["a", "b"]), take(&hubs[1], ["b", "a"]));
+    assert_eq!(calls.load(Ordering::SeqCst), 100, "each was called once");
+    audit::sound(&address).await;
+}
+
+/// N needs D, which needs T. N is submitted by one hub while T fails in the other: whichever is first, N is blocked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_dependent_that_comes_while_what_it_needs_is_blocked_does_not_wait_for_ever() {
+    let Some(address) = postgres::new_schema().await else { return };
+    let hubs = [open(&address, Limits::default()).await, open(&address, Limits::default()).await];
+    let permit = permit();
+    for round in 0..40 {
+        let [t, d, n] = ["t", "d", "n"].map(|name| format!("{name}{round}"));
+        hubs[0].submit(&permit, new(&t)).await.unwrap();
+        hubs[0].submit(&permit, needs(&d, &[&t])).await.unwrap();
+        let held = claim(&hubs[0], NOW).await.unwrap();
+        let (failed, submitted) = tokio::join!(fail(&hubs[0], &held, false), hubs[1].submit(&permit, needs(&n, &[&d])));
+        failed.unwrap();
+        submitted.unwrap();
+        for name in [&d, &n] {
+            assert!(matches!(state(&hubs[0], name).await, State::Blocked(_)), "{name} waits");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hub_that_keeps_a_row_locked_makes_others_say_busy_and_not_wait_for_ever() {
+async fn a_hub_that_keeps_a_namespace_locked_makes_others_say_busy_and_not_wait_for_ever() {
     let Some(address) = postgres::new_schema().await else { return };
-    let app = open(&address, Limits { lock_time_max: Duration::from_millis(100), ..Limits::default() }).await;
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    let limits = Limits { lock_time_max: Duration::from_millis(100), ..Limits::default() };
+    let app = open(&address, limits).await;
+    app.submit(&permit(), new("a")).await.unwrap();
     let (client, connection) = tokio_postgres::connect(&address, tokio_postgres::NoTls).await.unwrap();
     let mut running = JoinSet::new();
     running.spawn(async move { connection.await.unwrap() });
-    client.batch_execute("begin; select 1 from task for update").await.unwrap();
-    let refused = app.cancel(&permit(), &id("a"), NOW).await;
+    client.batch_execute("begin; select 1 from namespace for update").await.unwrap();
+    let refused = app.cancel(&permit(), &id("a")).await;
     assert!(matches!(refused, Err(TaskError::Db(DbError::Busy(_)))), "{refused:?}");
-    assert_eq!(claim(&app, NOW).await, None, "a claim passes it over");
+    assert!(task(&app, "a").await.is_some(), "it can still be read");
     client.batch_execute("rollback").await.unwrap();
-    app.cancel(&permit(), &id("a"), NOW).await.unwrap();
+    app.cancel(&permit(), &id("a")).await.unwrap();
     audit::sound(&address).await;
+}
+
+/// Each hub may think what it likes of the time on its own wall.
+#[tokio::test(flavor = "multi_thread")]
+async fn hubs_agree_on_the_servers_time() {
+    let Some(address) = postgres::new_schema().await else { return };
+    let hubs =
+        [Db::open(&address, Limits::default()).await.unwrap(), Db::open(&address, Limits::default()).await.unwrap()];
+    let ask = async |tx: &mut Tx<'_>| Ok::<_, DbError>((tx.now(), tx.surely_past()));
+    let mut last = Timestamp(0);
+    for n in 0..10 {
+        let (now, surely) = hubs[n % 2].write(permit().namespace(), ask).await.unwrap();
+        assert!(now.0 >= last.0 - 1_000_000, "{now:?} after {last:?}");
+        assert!(surely <= now && now.0 - surely.0 < 5_000_000, "{surely:?}, {now:?}");
+        last = now;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +104,7 @@ async fn a_hub_goes_on_after_the_server_has_ended_its_connections() {
         postgres::execute(&address, end).await;
         for n in 0..10 {
             let name = format!("{round}-{n}");
-            match app.submit(&permit(), new(&name), NOW).await {
+            match app.submit(&permit(), new(&name)).await {
                 Ok(_) => acknowledged.push(name),
                 Err(TaskError::Db(DbError::Unreachable(_) | DbError::Unsure(_))) => {}
                 Err(other) => panic!("{other:?}"),

@@ -18,7 +18,7 @@ async fn a_reader_who_follows_the_numbers_misses_nothing_while_many_write() {
             let app = hubs[n % 2].clone();
             writers.spawn(async move {
                 for m in 0..EACH {
-                    app.submit(&permit(), new(&format!("{n}-{m}")), NOW).await.unwrap();
+                    app.submit(&permit(), new(&format!("{n}-{m}"))).await.unwrap();
                 }
             });
         }
@@ -40,15 +40,15 @@ async fn a_subscriber_is_woken_by_every_commit_that_brought_events_and_by_no_oth
     on_every_database(async |app| {
         let mut wake = app.wake.clone();
         wake.mark_unchanged();
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
         assert!(wake.has_changed().unwrap(), "before the caller is told");
         wake.mark_unchanged();
         let held = claim(&app, NOW).await.unwrap();
         assert!(wake.has_changed().unwrap());
         wake.mark_unchanged();
         assert_eq!(claim(&app, NOW).await, None);
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
-        app.renew(&permit(), &held.id, attempt(&held), LEASE, NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
+        app.renew(&permit(), &held.id, attempt(&held), LEASE).await.unwrap();
         assert!(!wake.has_changed().unwrap(), "there is nothing to look at");
     })
     .await;
@@ -57,14 +57,14 @@ async fn a_subscriber_is_woken_by_every_commit_that_brought_events_and_by_no_oth
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
     on_every_database(async |app| {
-        app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
-        app.start_run(&permit(), new_run("s"), vec![new("b")], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
+        app.start_run(&permit(), new_run("s"), vec![new("b")]).await.unwrap();
         let (r, a) = (RunId("r".into()), id("a"));
-        app.log(&permit(), &r, Some(&a), "line\n\0", json!({ "n": 1 }), LATER).await.unwrap();
-        app.log(&permit(), &r, None, "no data", Value::Null, LATER).await.unwrap();
-        let large = app.log(&permit(), &r, None, &"x".repeat(limits::LOG_BYTES_MAX), Value::Null, LATER).await;
+        app.at(LATER).log(&permit(), &r, Some(&a), "line\n\0", json!({ "n": 1 })).await.unwrap();
+        app.at(LATER).log(&permit(), &r, None, "no data", Value::Null).await.unwrap();
+        let large = app.at(LATER).log(&permit(), &r, None, &"x".repeat(limits::LOG_BYTES_MAX), Value::Null).await;
         assert!(matches!(large, Err(TaskError::Invalid(_))), "{large:?}");
-        app.end_run(&permit(), &r, End::Completed, None, LATER).await.unwrap();
+        app.at(LATER).end_run(&permit(), &r, End::Completed, None).await.unwrap();
 
         let events = app.db.events_of(permit().namespace(), &r, 0, 100).await.unwrap();
         let kinds: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
@@ -83,7 +83,7 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
 async fn a_page_of_events_has_its_limit() {
     on_every_database(async |app| {
         let tasks = (0..limits::PAGE_MAX).map(|n| new(&n.to_string())).collect();
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let page = app.db.events_after(permit().namespace(), 0, usize::MAX).await.unwrap();
         assert_eq!(page.len(), limits::PAGE_MAX);
         assert_eq!(app.db.events_after(permit().namespace(), 0, 3).await.unwrap().len(), 3);

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use skep_core::{
     Namespace, Timestamp,
     app::{App, TaskError},
-    db::{Db, Limits},
+    db::{Clock, Db, Limits},
     event::{Event, Kind},
     policy::{Actor, Permit},
     run::{NewRun, RunId},
@@ -38,11 +38,34 @@ const LEASE: Duration = Duration::from_secs(30);
 const NOW: Timestamp = Timestamp(1_000_000);
 const LATER: Timestamp = Timestamp(3_600_000_000);
 
-async fn on_every_database(test: impl AsyncFn(App)) {
+/// The operations on a store whose clock stands still.
+#[derive(Clone)]
+struct Hub {
+    app: App,
+    clock: Clock,
+}
+
+impl std::ops::Deref for Hub {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
+impl Hub {
+    /// The same, from then on at this time.
+    fn at(&self, now: Timestamp) -> &App {
+        self.clock.set(now);
+        &self.app
+    }
+}
+
+async fn on_every_database(test: impl AsyncFn(Hub)) {
     on_every_database_with(Limits::default(), test).await;
 }
 
-async fn on_every_database_with(limits: Limits, test: impl AsyncFn(App)) {
+async fn on_every_database_with(limits: Limits, test: impl AsyncFn(Hub)) {
     on_every_address(async |address| test(open(address, limits.clone()).await).await).await;
 }
 
@@ -75,8 +98,11 @@ fn sqlite(directory: &tempfile::TempDir) -> String {
     format!("sqlite:{}", directory.path().join("hub.db").display())
 }
 
-async fn open(address: &str, limits: Limits) -> App {
-    App::new(Db::open(address, limits).await.unwrap())
+/// A hub, at first at [`NOW`].
+async fn open(address: &str, limits: Limits) -> Hub {
+    let clock = Clock::manual(NOW);
+    let db = Db::open(address, Limits { clock: clock.clone(), ..limits }).await.unwrap();
+    Hub { app: App::new(db), clock }
 }
 
 fn permit() -> Permit {
@@ -84,7 +110,7 @@ fn permit() -> Permit {
 }
 
 fn permit_in(namespace: &str) -> Permit {
-    let actor = Actor { name: "test".into(), namespace: Namespace(namespace.into()), writer: true };
+    let actor = Actor { name: "test".into(), namespace: Namespace::team(namespace), writer: true };
     actor.may_write().unwrap()
 }
 
@@ -116,16 +142,16 @@ fn new_run(name: &str) -> NewRun {
     NewRun { id: RunId(name.into()), name: format!("the run {name}"), plan, directory: "/tmp".into() }
 }
 
-async fn claim(app: &App, at: Timestamp) -> Option<Task> {
-    app.claim(&permit(), "q", &worker("w"), LEASE, at).await.unwrap()
+async fn claim(app: &Hub, at: Timestamp) -> Option<Task> {
+    app.at(at).claim(&permit(), "q", &worker("w"), LEASE).await.unwrap()
 }
 
-async fn finish(app: &App, task: &Task) -> Result<Task, TaskError> {
-    app.finish(&permit(), &task.id, attempt(task), json!({ "by": task.attempt }), Vec::new(), NOW).await
+async fn finish(app: &Hub, task: &Task) -> Result<Task, TaskError> {
+    app.finish(&permit(), &task.id, attempt(task), json!({ "by": task.attempt }), Vec::new()).await
 }
 
-async fn fail(app: &App, task: &Task, retry: bool) -> Result<Task, TaskError> {
-    app.fail(&permit(), &task.id, attempt(task), "boom".into(), retry, NOW).await
+async fn fail(app: &Hub, task: &Task, retry: bool) -> Result<Task, TaskError> {
+    app.fail(&permit(), &task.id, attempt(task), "boom".into(), retry).await
 }
 
 /// The attempt that holds a claimed task.
@@ -136,16 +162,16 @@ fn attempt(task: &Task) -> Attempt {
     }
 }
 
-async fn task(app: &App, name: &str) -> Option<Task> {
+async fn task(app: &Hub, name: &str) -> Option<Task> {
     app.db.task(permit().namespace(), &id(name)).await.unwrap()
 }
 
-async fn state(app: &App, name: &str) -> State {
+async fn state(app: &Hub, name: &str) -> State {
     task(app, name).await.unwrap().state
 }
 
 /// The whole log of the namespace, after a look at its numbers.
-async fn log(app: &App) -> Vec<Event> {
+async fn log(app: &Hub) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     loop {
         let page = app.db.events_after(permit().namespace(), events.len() as i64, usize::MAX).await.unwrap();
@@ -160,7 +186,7 @@ async fn log(app: &App) -> Vec<Event> {
 }
 
 /// What happened, in short: kinds and tasks.
-async fn story(app: &App) -> Vec<String> {
+async fn story(app: &Hub) -> Vec<String> {
     let tell = |event: Event| match event.task {
         Some(task) => format!("{} {}", event.kind.name(), task.0),
         None => event.kind.name().to_owned(),
@@ -168,7 +194,7 @@ async fn story(app: &App) -> Vec<String> {
     log(app).await.into_iter().map(tell).collect()
 }
 
-async fn count(app: &App, kind: Kind) -> usize {
+async fn count(app: &Hub, kind: Kind) -> usize {
     log(app).await.into_iter().filter(|event| event.kind == kind).count()
 }
 

@@ -23,20 +23,20 @@ fn new_call(id: &str, principal: &str) -> NewMcpTask {
     NewMcpTask { id: name(id), principal: principal.to_owned(), request, may_repeat: true }
 }
 
-async fn create(app: &App, new: NewMcpTask, at: Timestamp) -> Result<McpTask, McpTaskError> {
-    app.create_mcp_task(&permit(), new, &hub("a"), HOLD, at).await
+async fn create(app: &Hub, new: NewMcpTask, at: Timestamp) -> Result<McpTask, McpTaskError> {
+    app.at(at).create_mcp_task(&permit(), new, &hub("a"), HOLD).await
 }
 
-async fn report(app: &App, id: &str, by: (&str, u32), state: State, at: Timestamp) -> Result<McpTask, McpTaskError> {
-    app.report_mcp_task(&permit(), &name(id), (&hub(by.0), by.1), state, at).await
+async fn report(app: &Hub, id: &str, by: (&str, u32), state: State, at: Timestamp) -> Result<McpTask, McpTaskError> {
+    app.at(at).report_mcp_task(&permit(), &name(id), (&hub(by.0), by.1), state).await
 }
 
-async fn read(app: &App, principal: &str, id: &str, at: Timestamp) -> Option<McpTask> {
-    app.db.mcp_task(permit().namespace(), principal, &name(id), at).await.unwrap()
+async fn read(app: &Hub, principal: &str, id: &str, at: Timestamp) -> Option<McpTask> {
+    app.at(at).db.mcp_task(permit().namespace(), principal, &name(id)).await.unwrap()
 }
 
-async fn take_over(app: &App, by: &str, at: Timestamp) -> Vec<McpTask> {
-    app.take_over_mcp_tasks(&permit(), &hub(by), HOLD, at).await.unwrap()
+async fn take_over(app: &Hub, by: &str, at: Timestamp) -> Vec<McpTask> {
+    app.at(at).take_over_mcp_tasks(&permit(), &hub(by), HOLD).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,8 +57,8 @@ async fn a_result_comes_back_byte_for_byte_and_an_end_is_final() {
 
         let again = report(&app, "t", ("a", 1), State::Working, LATER).await;
         assert!(matches!(again, Err(McpTaskError::Refused(Refused::Over))), "{again:?}");
-        let cancelled = app.cancel_mcp_task(&permit(), "ann", &name("t"), LATER).await.unwrap();
-        assert_eq!(cancelled.state, result, "it was over");
+        let (cancelled, changed) = app.at(LATER).cancel_mcp_task(&permit(), "ann", &name("t")).await.unwrap();
+        assert_eq!((cancelled.state, changed), (result, false), "it was over");
     })
     .await;
 }
@@ -68,9 +68,9 @@ async fn a_task_is_its_principals_alone() {
     on_every_database(async |app| {
         create(&app, new_call("t", "ann"), NOW).await.unwrap();
         assert_eq!(read(&app, "bob", "t", NOW).await, None);
-        let cancelled = app.cancel_mcp_task(&permit(), "bob", &name("t"), NOW).await;
+        let cancelled = app.cancel_mcp_task(&permit(), "bob", &name("t")).await;
         assert!(matches!(cancelled, Err(McpTaskError::Unknown)), "{cancelled:?}");
-        let elsewhere = app.cancel_mcp_task(&permit_in("other"), "ann", &name("t"), NOW).await;
+        let elsewhere = app.cancel_mcp_task(&permit_in("other"), "ann", &name("t")).await;
         assert!(matches!(elsewhere, Err(McpTaskError::Unknown)), "{elsewhere:?}");
         assert_eq!(read(&app, "ann", "t", NOW).await.unwrap().state, State::Working);
     })
@@ -86,9 +86,9 @@ async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
         report(&app, "done", ("a", 1), State::Completed("{}".into()), NOW).await.unwrap();
         let half = NOW.after(HOLD / 2);
         let ids = ["kept", "done", "never"].map(name).to_vec();
-        let held = app.hold_mcp_tasks(&permit(), &hub("a"), ids, HOLD, half).await.unwrap();
+        let held = app.at(half).hold_mcp_tasks(&permit(), &hub("a"), ids, HOLD).await.unwrap();
         assert_eq!(held, [(name("kept"), 1)], "what is over needs no holder");
-        let stolen = app.hold_mcp_tasks(&permit(), &hub("b"), vec![name("lost")], HOLD, half).await.unwrap();
+        let stolen = app.at(half).hold_mcp_tasks(&permit(), &hub("b"), vec![name("lost")], HOLD).await.unwrap();
         assert_eq!(stolen, [], "it is another's");
 
         assert_eq!(take_over(&app, "b", half).await, []);
@@ -99,7 +99,7 @@ async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
         assert!(matches!(late, Err(McpTaskError::Refused(Refused::TakenOver))), "{late:?}");
         report(&app, "lost", ("b", 2), State::Failed("{}".into()), LATER).await.unwrap();
 
-        app.release_mcp_task(&permit(), &name("kept"), &hub("a"), half).await.unwrap();
+        app.at(half).release_mcp_task(&permit(), &name("kept"), &hub("a")).await.unwrap();
         assert_eq!(take_over(&app, "b", half).await.len(), 1, "let go of, it need not run out");
     })
     .await;
@@ -125,9 +125,9 @@ async fn a_hold_from_before_a_clock_was_put_back_does_not_keep_a_task() {
 async fn a_cancelled_task_is_held_by_nobody() {
     on_every_database(async |app| {
         create(&app, new_call("t", "ann"), NOW).await.unwrap();
-        let cancelled = app.cancel_mcp_task(&permit(), "ann", &name("t"), NOW).await.unwrap();
-        assert_eq!(cancelled.state, State::Cancelled);
-        assert_eq!(app.hold_mcp_tasks(&permit(), &hub("a"), vec![name("t")], HOLD, NOW).await.unwrap(), []);
+        let (cancelled, changed) = app.cancel_mcp_task(&permit(), "ann", &name("t")).await.unwrap();
+        assert_eq!((cancelled.state, changed), (State::Cancelled, true));
+        assert_eq!(app.hold_mcp_tasks(&permit(), &hub("a"), vec![name("t")], HOLD).await.unwrap(), []);
         assert_eq!(take_over(&app, "b", LATER).await, []);
         let late = report(&app, "t", ("a", 1), State::Completed("{}".into()), NOW).await;
         assert!(matches!(late, Err(McpTaskError::Refused(Refused::Over))), "{late:?}");
@@ -145,12 +145,12 @@ async fn an_expired_task_cannot_be_seen_and_is_then_gone() {
         let end = NOW.after(MCP_TASK_KEPT);
         assert!(read(&app, "ann", "ended", Timestamp(end.0 - 1)).await.is_some());
         assert_eq!(read(&app, "ann", "ended", end).await, None);
-        assert_eq!(app.expire_mcp_tasks(&permit(), end).await.unwrap(), 1);
+        assert_eq!(app.at(end).expire_mcp_tasks(&permit()).await.unwrap(), 1);
         assert_eq!(read(&app, "ann", "ended", NOW).await, None, "really");
         assert!(read(&app, "ann", "runs", end).await.is_some());
         let last = NOW.after(MCP_TASK_TIME_MAX);
         assert_eq!(take_over(&app, "b", last).await, [], "what has expired is not run again");
-        assert_eq!(app.expire_mcp_tasks(&permit(), last).await.unwrap(), 1);
+        assert_eq!(app.at(last).expire_mcp_tasks(&permit()).await.unwrap(), 1);
     })
     .await;
 }

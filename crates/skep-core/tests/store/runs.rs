@@ -14,24 +14,24 @@ fn run_id(name: &str) -> RunId {
     RunId(name.into())
 }
 
-async fn run(app: &App, name: &str) -> Run {
+async fn run(app: &Hub, name: &str) -> Run {
     app.db.run(permit().namespace(), &run_id(name)).await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_starts_with_all_its_tasks_or_not_at_all() {
     on_every_database(async |app| {
-        app.submit(&permit(), new("taken"), NOW).await.unwrap();
-        let refused = app.start_run(&permit(), new_run("r"), vec![new("a"), new("taken")], NOW).await;
+        app.submit(&permit(), new("taken")).await.unwrap();
+        let refused = app.start_run(&permit(), new_run("r"), vec![new("a"), new("taken")]).await;
         assert!(matches!(refused, Err(RunError::TaskTaken(task)) if task == id("taken")));
         let circle = vec![needs("a", &["b"]), needs("b", &["a"])];
-        let refused = app.start_run(&permit(), new_run("r"), circle, NOW).await;
+        let refused = app.start_run(&permit(), new_run("r"), circle).await;
         assert!(matches!(refused, Err(RunError::Invalid(Invalid::Cycle(_)))), "{refused:?}");
         assert_eq!(app.db.run(permit().namespace(), &run_id("r")).await.unwrap(), None);
         assert_eq!(task(&app, "a").await, None);
         assert_eq!(story(&app).await, ["task.submitted taken"]);
 
-        let started = app.start_run(&permit(), new_run("r"), vec![new("a"), needs("b", &["a"])], NOW).await.unwrap();
+        let started = app.start_run(&permit(), new_run("r"), vec![new("a"), needs("b", &["a"])]).await.unwrap();
         assert_eq!(run(&app, "r").await, started);
         assert_eq!((started.state, started.created, started.plan), (RunState::Running, NOW, new_run("r").plan));
         assert_eq!(story(&app).await[1..], ["run.started", "task.submitted a", "task.submitted b"]);
@@ -43,8 +43,8 @@ async fn a_run_starts_with_all_its_tasks_or_not_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn starting_twice_under_one_id_is_starting_once() {
     on_every_database(async |app| {
-        let first = app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
-        let second = app.start_run(&permit(), new_run("r"), vec![new("b")], LATER).await.unwrap();
+        let first = app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
+        let second = app.at(LATER).start_run(&permit(), new_run("r"), vec![new("b")]).await.unwrap();
         assert_eq!(first, second);
         assert_eq!(task(&app, "b").await, None);
     })
@@ -58,9 +58,9 @@ async fn a_run_of_the_largest_size_starts_and_ends_in_one_go_each() {
         let names: Vec<String> = (0..limits::RUN_TASKS_MAX).map(|n| n.to_string()).collect();
         let mut tasks = vec![new(&names[0])];
         tasks.extend(names.windows(2).map(|pair| needs(&pair[1], &[&pair[0]])));
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let extra = NewTask { run: Some(run_id("r")), ..new("one more") };
-        let refused = app.submit(&permit(), extra, NOW).await;
+        let refused = app.submit(&permit(), extra).await;
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooMany { .. }))), "{refused:?}");
         let first = claim(&app, NOW).await.unwrap();
         fail(&app, &first, false).await.unwrap();
@@ -75,12 +75,12 @@ async fn a_run_of_the_largest_size_starts_and_ends_in_one_go_each() {
 async fn a_resumed_run_goes_on_where_it_stood_and_fences_off_who_had_it() {
     on_every_database(async |app| {
         let tasks = vec![new("done"), new("held"), needs("next", &["done", "held"])];
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let done = claim(&app, NOW).await.unwrap();
         finish(&app, &done).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         // The conductor was killed, and said nothing: the run still claims to be running.
-        let resumed = app.resume_run(&permit(), &run_id("r"), LATER).await.unwrap();
+        let resumed = app.at(LATER).resume_run(&permit(), &run_id("r")).await.unwrap();
         assert_eq!(resumed.state, RunState::Running);
         let late = finish(&app, &held).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
@@ -99,20 +99,20 @@ async fn a_resumed_run_goes_on_where_it_stood_and_fences_off_who_had_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_gives_its_tasks_back_at_once() {
     on_every_database(async |app| {
-        app.start_run(&permit(), new_run("r"), vec![new("a"), new("b")], NOW).await.unwrap();
-        app.start_run(&permit(), new_run("other"), vec![new("c")], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), vec![new("a"), new("b")]).await.unwrap();
+        app.start_run(&permit(), new_run("other"), vec![new("c")]).await.unwrap();
         while claim(&app, NOW).await.is_some() {}
-        app.interrupt_run(&permit(), &run_id("r"), LATER).await.unwrap();
+        app.at(LATER).interrupt_run(&permit(), &run_id("r")).await.unwrap();
         for name in ["a", "b"] {
             assert_eq!(state(&app, name).await, State::Pending { due: LATER, waiting_for: 0 });
         }
         assert_eq!(state(&app, "c").await.name(), "in_progress", "another run's task");
         assert_eq!(run(&app, "r").await.state, RunState::Interrupted);
-        let joins = app.submit(&permit(), NewTask { run: Some(run_id("r")), ..new("d") }, NOW).await;
+        let joins = app.submit(&permit(), NewTask { run: Some(run_id("r")), ..new("d") }).await;
         assert!(matches!(joins, Err(TaskError::RunNotRunning(RunState::Interrupted))), "{joins:?}");
-        let ends = app.end_run(&permit(), &run_id("r"), End::Completed, None, NOW).await;
+        let ends = app.end_run(&permit(), &run_id("r"), End::Completed, None).await;
         assert!(matches!(ends, Err(RunError::Refused(run::Refused::Interrupted))), "{ends:?}");
-        let released = app.release_run(&permit(), &run_id("other"), LATER).await.unwrap();
+        let released = app.at(LATER).release_run(&permit(), &run_id("other")).await.unwrap();
         assert_eq!(released.iter().map(|task| task.id.0.as_str()).collect::<Vec<_>>(), ["c"]);
     })
     .await;
@@ -122,12 +122,12 @@ async fn an_interrupted_run_gives_its_tasks_back_at_once() {
 async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
     on_every_database(async |app| {
         let tasks = vec![new("done"), new("held"), new("ready"), needs("waits", &["held"])];
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let done = claim(&app, NOW).await.unwrap();
         finish(&app, &done).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         let report = json!({ "said": ["all"] });
-        let ended = app.end_run(&permit(), &run_id("r"), End::Cancelled, Some(report.clone()), LATER).await.unwrap();
+        let ended = app.at(LATER).end_run(&permit(), &run_id("r"), End::Cancelled, Some(report.clone())).await.unwrap();
         assert_eq!((ended.state, ended.ended, &ended.report), (RunState::Cancelled, Some(LATER), &Some(report)));
         assert_eq!(run(&app, "r").await, ended);
         for name in ["held", "ready", "waits"] {
@@ -139,7 +139,7 @@ async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
         let log = log(&app).await;
         let cancelled = log.iter().find(|event| event.task == Some(id("held")) && event.kind == Kind::TaskCancelled);
         assert_eq!(cancelled.unwrap().data, json!({ "worker": "w", "attempt": 1 }));
-        let again = app.resume_run(&permit(), &run_id("r"), LATER).await;
+        let again = app.at(LATER).resume_run(&permit(), &run_id("r")).await;
         assert!(matches!(again, Err(RunError::Refused(run::Refused::Over("cancelled")))), "{again:?}");
     })
     .await;
@@ -149,17 +149,17 @@ async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
 async fn a_retried_run_does_its_failed_tasks_again_and_keeps_the_others() {
     on_every_database(async |app| {
         let tasks = vec![new("good"), new("bad"), needs("then", &["good", "bad"]), needs("last", &["then"])];
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
-        let early = app.retry_run(&permit(), &run_id("r"), None, NOW).await;
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
+        let early = app.retry_run(&permit(), &run_id("r"), None).await;
         assert!(matches!(early, Err(RunError::Refused(run::Refused::NotOver))), "{early:?}");
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
         fail(&app, &claim(&app, NOW).await.unwrap(), false).await.unwrap();
-        app.end_run(&permit(), &run_id("r"), End::Failed, Some(json!("report")), NOW).await.unwrap();
-        let of_good = app.retry_run(&permit(), &run_id("r"), Some(&id("good")), LATER).await;
+        app.end_run(&permit(), &run_id("r"), End::Failed, Some(json!("report"))).await.unwrap();
+        let of_good = app.at(LATER).retry_run(&permit(), &run_id("r"), Some(&id("good"))).await;
         assert!(matches!(of_good, Err(RunError::NotToRetry { state: "completed", .. })), "{of_good:?}");
         assert_eq!(run(&app, "r").await.state, RunState::Failed, "a refusal changes nothing");
 
-        let reopened = app.retry_run(&permit(), &run_id("r"), None, LATER).await.unwrap();
+        let reopened = app.at(LATER).retry_run(&permit(), &run_id("r"), None).await.unwrap();
         assert_eq!(reopened, [id("bad"), id("then"), id("last")]);
         let retried = run(&app, "r").await;
         assert_eq!((retried.state, retried.ended, retried.report), (RunState::Running, None, None));
@@ -169,8 +169,8 @@ async fn a_retried_run_does_its_failed_tasks_again_and_keeps_the_others() {
             finish(&app, &task).await.unwrap();
         }
         assert_eq!(claim(&app, LATER).await, None, "what was done is not repeated");
-        app.end_run(&permit(), &run_id("r"), End::Completed, None, LATER).await.unwrap();
-        let nothing = app.retry_run(&permit(), &run_id("r"), None, LATER).await;
+        app.at(LATER).end_run(&permit(), &run_id("r"), End::Completed, None).await.unwrap();
+        let nothing = app.at(LATER).retry_run(&permit(), &run_id("r"), None).await;
         assert!(matches!(nothing, Err(RunError::NothingToRetry(_))), "{nothing:?}");
         let story = story(&app).await;
         assert!(story.contains(&"run.retried".to_owned()) && story.contains(&"task.reopened bad".to_owned()));
@@ -181,13 +181,13 @@ async fn a_retried_run_does_its_failed_tasks_again_and_keeps_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_can_be_cancelled_and_cancelling_twice_says_so() {
     on_every_database(async |app| {
-        app.start_run(&permit(), new_run("r"), vec![new("a")], NOW).await.unwrap();
-        app.interrupt_run(&permit(), &run_id("r"), NOW).await.unwrap();
-        app.end_run(&permit(), &run_id("r"), End::Cancelled, None, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
+        app.interrupt_run(&permit(), &run_id("r")).await.unwrap();
+        app.end_run(&permit(), &run_id("r"), End::Cancelled, None).await.unwrap();
         assert_eq!(state(&app, "a").await, State::Cancelled);
-        let again = app.end_run(&permit(), &run_id("r"), End::Cancelled, None, NOW).await;
+        let again = app.end_run(&permit(), &run_id("r"), End::Cancelled, None).await;
         assert!(matches!(again, Err(RunError::Refused(run::Refused::Over("cancelled")))), "{again:?}");
-        app.retry_run(&permit(), &run_id("r"), None, LATER).await.unwrap();
+        app.at(LATER).retry_run(&permit(), &run_id("r"), None).await.unwrap();
         assert_eq!(claim(&app, LATER).await.unwrap().id, id("a"));
     })
     .await;
@@ -199,15 +199,15 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         let app = open(address, Limits::default()).await;
         for name in ["gone", "kept"] {
             let tasks = vec![new(&format!("{name}-a")), needs(&format!("{name}-b"), &[&format!("{name}-a")])];
-            app.start_run(&permit(), new_run(name), tasks, NOW).await.unwrap();
+            app.start_run(&permit(), new_run(name), tasks).await.unwrap();
             let task = claim(&app, NOW).await.unwrap();
             let artefact = NewArtefact { path: "f".into(), bytes: vec![7; 5000] };
-            app.finish(&permit(), &task.id, attempt(&task), json!(1), vec![artefact], NOW).await.unwrap();
+            app.finish(&permit(), &task.id, attempt(&task), json!(1), vec![artefact]).await.unwrap();
             while claim(&app, NOW).await.is_some() {}
         }
         let refused = app.delete_run(&permit(), &run_id("gone")).await;
         assert!(matches!(refused, Err(RunError::Refused(run::Refused::NotOver))), "{refused:?}");
-        app.end_run(&permit(), &run_id("gone"), End::Cancelled, None, NOW).await.unwrap();
+        app.end_run(&permit(), &run_id("gone"), End::Cancelled, None).await.unwrap();
         let namespace = permit().namespace().clone();
         let sizes = app.db.run_sizes(&namespace).await.unwrap();
         assert!(sizes.iter().all(|(_, bytes)| (5000..20_000).contains(bytes)) && sizes.len() == 2, "{sizes:?}");
@@ -223,7 +223,7 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         assert_eq!(after, of_kept, "numbers stay");
         assert_eq!(app.db.run_sizes(&namespace).await.unwrap().len(), 1);
         assert_eq!(task(&app, "kept-a").await.unwrap().state.name(), "completed");
-        app.submit(&permit(), new("gone-a"), NOW).await.unwrap();
+        app.submit(&permit(), new("gone-a")).await.unwrap();
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
         assert_eq!(task(&app, "gone-b").await, None, "nothing waits for a name of the deleted run");
         let again = app.delete_run(&permit(), &run_id("gone")).await;
@@ -237,18 +237,17 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
     on_every_database(async |app| {
-        app.start_run(&permit(), new_run("r"), vec![new("b")], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), vec![new("b")]).await.unwrap();
         let join = |name: &str, needs_: &[&str]| NewTask { run: Some(run_id("r")), ..needs(name, needs_) };
         let permit = permit();
-        let (one, two) =
-            tokio::join!(app.submit(&permit, join("a", &["b"]), NOW), app.submit(&permit, join("0", &["b"]), NOW));
+        let (one, two) = tokio::join!(app.submit(&permit, join("a", &["b"])), app.submit(&permit, join("0", &["b"])));
         let mut positions = [one.unwrap().position, two.unwrap().position];
         positions.sort_unstable();
         assert_eq!(positions, [1, 2]);
-        let unknown = app.submit(&permit, NewTask { run: Some(run_id("none")), ..new("x") }, NOW).await;
+        let unknown = app.submit(&permit, NewTask { run: Some(run_id("none")), ..new("x") }).await;
         assert!(matches!(unknown, Err(TaskError::UnknownRun(_))), "{unknown:?}");
-        app.submit(&permit, new("outside"), NOW).await.unwrap();
-        let across = app.submit(&permit, join("y", &["outside"]), NOW).await;
+        app.submit(&permit, new("outside")).await.unwrap();
+        let across = app.submit(&permit, join("y", &["outside"])).await;
         assert!(matches!(across, Err(TaskError::Invalid(Invalid::UnknownDependency { .. }))), "{across:?}");
     })
     .await;
@@ -258,7 +257,7 @@ async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
 async fn runs_are_listed_newest_first_page_by_page() {
     on_every_database(async |app| {
         for (n, at) in [1, 2, 2, 3].into_iter().enumerate() {
-            app.start_run(&permit(), new_run(&format!("r{n}")), Vec::new(), Timestamp(at)).await.unwrap();
+            app.at(Timestamp(at)).start_run(&permit(), new_run(&format!("r{n}")), Vec::new()).await.unwrap();
         }
         let page = async |before| {
             let runs = app.db.runs(permit().namespace(), before, 2).await.unwrap();

@@ -10,7 +10,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use skep_core::{
     Timestamp,
-    app::{App, EXPIRE_MAX, TaskError},
+    app::{EXPIRE_MAX, TaskError},
     artefact::NewArtefact,
     event::Kind,
     limits::{self, Invalid},
@@ -25,7 +25,7 @@ use super::*;
 async fn a_task_goes_to_one_worker_only() {
     on_every_database(async |app| {
         for n in 0..200 {
-            app.submit(&permit(), new(&format!("t{n}")), NOW).await.unwrap();
+            app.submit(&permit(), new(&format!("t{n}"))).await.unwrap();
         }
         let mut workers = JoinSet::new();
         for _ in 0..8 {
@@ -50,9 +50,9 @@ async fn a_task_goes_to_one_worker_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn submitting_twice_under_one_id_is_submitting_once() {
     on_every_database(async |app| {
-        let first = app.submit(&permit(), new("a"), NOW).await.unwrap();
+        let first = app.submit(&permit(), new("a")).await.unwrap();
         let other = NewTask { input: json!("other"), ..new("a") };
-        let second = app.submit(&permit(), other, LATER).await.unwrap();
+        let second = app.at(LATER).submit(&permit(), other).await.unwrap();
         assert_eq!(first, second);
         assert_eq!(task(&app, "a").await, Some(first));
         assert_eq!(story(&app).await, ["task.submitted a"]);
@@ -63,14 +63,14 @@ async fn submitting_twice_under_one_id_is_submitting_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_comes_back_as_it_was_declared() {
     on_every_database(async |app| {
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
         let declared = NewTask {
             input: json!({ "z": 1, "a": ["\u{0}", "ü", 1.5, null], "big": 9_007_199_254_740_993i64 }),
             retries_max: 3,
             retry_delay: Duration::from_millis(1500),
             ..optional("b", &["a", "a"])
         };
-        let submitted = app.submit(&permit(), declared.clone(), NOW).await.unwrap();
+        let submitted = app.submit(&permit(), declared.clone()).await.unwrap();
         let read = task(&app, "b").await.unwrap();
         assert_eq!(submitted, read);
         assert_eq!(read.input.to_string(), declared.input.to_string(), "in its order, too");
@@ -85,11 +85,11 @@ async fn a_task_comes_back_as_it_was_declared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_tasks_in_a_queue_the_longest_due_goes_first_and_then_the_first_declared() {
     on_every_database(async |app| {
-        app.submit(&permit(), NewTask { queue: "other".into(), ..new("elsewhere") }, Timestamp(0)).await.unwrap();
-        app.submit(&permit(), new("later"), Timestamp(2)).await.unwrap();
+        app.at(Timestamp(0)).submit(&permit(), NewTask { queue: "other".into(), ..new("elsewhere") }).await.unwrap();
+        app.at(Timestamp(2)).submit(&permit(), new("later")).await.unwrap();
         // Their names say the opposite of their order.
         let tasks = ["z", "y", "x"].map(new).to_vec();
-        app.start_run(&permit(), new_run("r"), tasks, Timestamp(1)).await.unwrap();
+        app.at(Timestamp(1)).start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let mut order = Vec::new();
         while let Some(task) = claim(&app, NOW).await {
             order.push(task.id.0);
@@ -104,7 +104,7 @@ async fn of_tasks_in_a_queue_the_longest_due_goes_first_and_then_the_first_decla
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
     on_every_database(async |app| {
-        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
         let first = claim(&app, NOW).await.unwrap();
         fail(&app, &first, true).await.unwrap();
         let due = NOW.after(Duration::from_secs(1));
@@ -125,15 +125,15 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_task_keeps_what_its_last_attempt_produced() {
     on_every_database(async |app| {
-        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
         let printed = |text: &str| Failure { error: "exited with code 1".into(), output: json!({ "stdout": text }) };
         let first = claim(&app, NOW).await.unwrap();
-        app.fail(&permit(), &first.id, attempt(&first), printed("first"), true, NOW).await.unwrap();
+        app.fail(&permit(), &first.id, attempt(&first), printed("first"), true).await.unwrap();
         let second = claim(&app, LATER).await.unwrap();
         let large = Failure { output: json!("x".repeat(limits::OUTPUT_BYTES_MAX)), ..printed("") };
-        let refused = app.fail(&permit(), &second.id, attempt(&second), large, true, LATER).await;
+        let refused = app.at(LATER).fail(&permit(), &second.id, attempt(&second), large, true).await;
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
-        app.fail(&permit(), &second.id, attempt(&second), printed("second"), true, LATER).await.unwrap();
+        app.at(LATER).fail(&permit(), &second.id, attempt(&second), printed("second"), true).await.unwrap();
         assert_eq!(state(&app, "a").await, State::Failed(printed("second")));
         let failed = log(&app).await.into_iter().find(|event| event.kind == Kind::TaskFailed).unwrap();
         assert_eq!(failed.data["error"], "exited with code 1");
@@ -145,11 +145,11 @@ async fn a_failed_task_keeps_what_its_last_attempt_produced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
     on_every_database(async |app| {
-        app.submit(&permit(), NewTask { retries_max: 2, ..new("a") }, NOW).await.unwrap();
+        app.submit(&permit(), NewTask { retries_max: 2, ..new("a") }).await.unwrap();
         let slow = claim(&app, NOW).await.unwrap();
-        let expired = app.expire(&permit(), NOW.after(LEASE)).await.unwrap();
+        let expired = app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap();
         assert_eq!(expired.len(), 1);
-        let late = app.finish(&permit(), &slow.id, attempt(&slow), json!("precious"), Vec::new(), LATER).await;
+        let late = app.at(LATER).finish(&permit(), &slow.id, attempt(&slow), json!("precious"), Vec::new()).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
         let quick = claim(&app, LATER).await.unwrap();
         finish(&app, &quick).await.unwrap();
@@ -170,9 +170,9 @@ async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_brought_again_counts_once_and_is_no_error() {
     on_every_database(async |app| {
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
-        app.submit(&permit(), needs("b", &["a"]), NOW).await.unwrap();
-        app.submit(&permit(), needs("c", &["a", "b"]), NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
+        app.submit(&permit(), needs("b", &["a"])).await.unwrap();
+        app.submit(&permit(), needs("c", &["a", "b"])).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         let first = finish(&app, &held).await.unwrap();
         assert_eq!(finish(&app, &held).await.unwrap(), first);
@@ -185,14 +185,14 @@ async fn an_answer_brought_again_counts_once_and_is_no_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_is_renewed_does_not_run_out() {
     on_every_database(async |app| {
-        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }, NOW).await.unwrap();
+        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         let half = NOW.after(LEASE / 2);
-        let renewed = app.renew(&permit(), &held.id, attempt(&held), LEASE, half).await.unwrap();
+        let renewed = app.at(half).renew(&permit(), &held.id, attempt(&held), LEASE).await.unwrap();
         assert_eq!(attempt(&renewed), attempt(&held));
-        assert_eq!(app.expire(&permit(), NOW.after(LEASE)).await.unwrap(), []);
-        assert_eq!(app.expire(&permit(), half.after(LEASE)).await.unwrap().len(), 1);
-        let lost = app.renew(&permit(), &held.id, attempt(&held), LEASE, LATER).await;
+        assert_eq!(app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap(), []);
+        assert_eq!(app.at(half.after(LEASE)).expire(&permit()).await.unwrap().len(), 1);
+        let lost = app.at(LATER).renew(&permit(), &held.id, attempt(&held), LEASE).await;
         assert!(matches!(lost, Err(TaskError::Refused(Refused::LeaseLost))), "{lost:?}");
     })
     .await;
@@ -202,12 +202,12 @@ async fn a_lease_that_is_renewed_does_not_run_out() {
 async fn leases_that_run_out_are_taken_back_in_bounded_batches() {
     on_every_database(async |app| {
         let tasks = (0..=EXPIRE_MAX).map(|n| NewTask { retries_max: 1, ..new(&format!("t{n}")) }).collect();
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         while claim(&app, NOW).await.is_some() {}
-        assert_eq!(app.expire(&permit(), NOW).await.unwrap(), [], "they still run");
-        assert_eq!(app.expire(&permit(), LATER).await.unwrap().len(), EXPIRE_MAX);
-        assert_eq!(app.expire(&permit(), LATER).await.unwrap().len(), 1);
-        assert_eq!(app.expire(&permit(), LATER).await.unwrap(), []);
+        assert_eq!(app.expire(&permit()).await.unwrap(), [], "they still run");
+        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap().len(), EXPIRE_MAX);
+        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap().len(), 1);
+        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap(), []);
         let first = task(&app, "t0").await.unwrap();
         assert_eq!((first.failures, first.state.name()), (1, "pending"));
     })
@@ -224,7 +224,7 @@ async fn a_failure_blocks_what_needs_it_directly_or_through_others() {
             needs("grandchild", &["child"]),
             needs("untouched", &["free"]),
         ];
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let root = claim(&app, NOW).await.unwrap();
         fail(&app, &root, true).await.unwrap();
         for name in ["child", "grandchild"] {
@@ -246,14 +246,14 @@ async fn a_failure_blocks_what_needs_it_directly_or_through_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_blocks_what_needs_it() {
     on_every_database(async |app| {
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
-        app.submit(&permit(), needs("b", &["a"]), NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
+        app.submit(&permit(), needs("b", &["a"])).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
-        app.cancel(&permit(), &id("a"), NOW).await.unwrap();
+        app.cancel(&permit(), &id("a")).await.unwrap();
         assert_eq!(state(&app, "b").await, State::Blocked(id("a")));
         let late = finish(&app, &held).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::Over("cancelled")))), "{late:?}");
-        let again = app.cancel(&permit(), &id("a"), NOW).await;
+        let again = app.cancel(&permit(), &id("a")).await;
         assert!(matches!(again, Err(TaskError::Refused(Refused::Over(_)))), "{again:?}");
     })
     .await;
@@ -269,7 +269,7 @@ async fn what_needs_an_optional_task_goes_on_however_that_ends() {
             needs("goes on", &["fails", "skipped"]),
             needs("does not", &["skipped", "breaks"]),
         ];
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         for _ in 0..2 {
             let held = claim(&app, NOW).await.unwrap();
             fail(&app, &held, false).await.unwrap();
@@ -287,7 +287,7 @@ async fn what_needs_an_optional_task_goes_on_however_that_ends() {
 async fn a_task_that_is_submitted_late_finds_its_dependencies_as_they_are() {
     on_every_database(async |app| {
         for task in [new("done"), optional("gave up", &[]), new("failed"), new("open")] {
-            app.submit(&permit(), task, NOW).await.unwrap();
+            app.submit(&permit(), task).await.unwrap();
         }
         for _ in 0..3 {
             let held = claim(&app, NOW).await.unwrap();
@@ -296,18 +296,18 @@ async fn a_task_that_is_submitted_late_finds_its_dependencies_as_they_are() {
                 _ => fail(&app, &held, false).await.unwrap(),
             };
         }
-        let ready = app.submit(&permit(), needs("1", &["done", "gave up"]), NOW).await.unwrap();
+        let ready = app.submit(&permit(), needs("1", &["done", "gave up"])).await.unwrap();
         assert_eq!(ready.state, State::Pending { due: NOW, waiting_for: 0 });
-        let waits = app.submit(&permit(), needs("2", &["done", "open"]), NOW).await.unwrap();
+        let waits = app.submit(&permit(), needs("2", &["done", "open"])).await.unwrap();
         assert_eq!(waits.state, State::Pending { due: NOW, waiting_for: 1 });
-        let blocked = app.submit(&permit(), needs("3", &["open", "failed"]), NOW).await.unwrap();
+        let blocked = app.submit(&permit(), needs("3", &["open", "failed"])).await.unwrap();
         assert_eq!(blocked.state, State::Blocked(id("failed")));
         assert_eq!(task(&app, "3").await, Some(blocked));
         assert_eq!(story(&app).await.pop().unwrap(), "task.blocked 3");
 
-        let unknown = app.submit(&permit(), needs("4", &["done", "never"]), NOW).await;
+        let unknown = app.submit(&permit(), needs("4", &["done", "never"])).await;
         assert!(matches!(unknown, Err(TaskError::Invalid(Invalid::UnknownDependency { on, .. })) if on == id("never")));
-        let itself = app.submit(&permit(), needs("5", &["5"]), NOW).await;
+        let itself = app.submit(&permit(), needs("5", &["5"])).await;
         assert!(matches!(itself, Err(TaskError::Invalid(Invalid::Cycle(_)))), "{itself:?}");
     })
     .await;
@@ -332,7 +332,7 @@ async fn a_dependency_is_released_exactly_once_among_many_workers() {
             }
         }
         let graph: HashMap<_, _> = tasks.iter().map(|task| (task.id.clone(), task.depends_on.clone())).collect();
-        app.start_run(&permit(), new_run("r"), tasks, NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         let done = Arc::new(Mutex::new(Vec::new()));
         let mut workers = JoinSet::new();
         for _ in 0..8 {
@@ -364,16 +364,16 @@ async fn a_dependency_is_released_exactly_once_among_many_workers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
     on_every_database(async |app| {
-        app.start_run(&permit(), new_run("r"), vec![NewTask { retries_max: 1, ..new("a") }], NOW).await.unwrap();
+        app.start_run(&permit(), new_run("r"), vec![NewTask { retries_max: 1, ..new("a") }]).await.unwrap();
         let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
         let file = |path: &str, bytes: &[u8]| NewArtefact { path: path.into(), bytes: bytes.to_vec() };
         let slow = claim(&app, NOW).await.unwrap();
-        app.expire(&permit(), NOW.after(LEASE)).await.unwrap();
+        app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap();
         let quick = claim(&app, LATER).await.unwrap();
-        let late = app.finish(&permit(), &slow.id, attempt(&slow), json!(1), vec![file("late", b"x")], LATER).await;
+        let late = app.at(LATER).finish(&permit(), &slow.id, attempt(&slow), json!(1), vec![file("late", b"x")]).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
         let files = vec![file("out/b.bin", &bytes), file("out/empty", b"")];
-        app.finish(&permit(), &quick.id, attempt(&quick), json!(2), files, LATER).await.unwrap();
+        app.at(LATER).finish(&permit(), &quick.id, attempt(&quick), json!(2), files).await.unwrap();
 
         let kept = app.db.artefacts(permit().namespace(), &RunId("r".into())).await.unwrap();
         let paths: Vec<_> = kept.iter().map(|artefact| (artefact.path.as_str(), artefact.size)).collect();
@@ -397,18 +397,18 @@ async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
             new(""),
             new(&"x".repeat(limits::NAME_BYTES_MAX + 1)),
         ] {
-            let refused = app.submit(&permit(), task, NOW).await;
+            let refused = app.submit(&permit(), task).await;
             assert!(matches!(refused, Err(TaskError::Invalid(_))), "{refused:?}");
         }
         assert!(log(&app).await.is_empty());
-        app.submit(&permit(), input(large(limits::INPUT_BYTES_MAX)), NOW).await.unwrap();
+        app.submit(&permit(), input(large(limits::INPUT_BYTES_MAX))).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         let by = attempt(&held);
         let output = large(limits::OUTPUT_BYTES_MAX + 1);
-        let refused = app.finish(&permit(), &held.id, by.clone(), output, Vec::new(), NOW).await;
+        let refused = app.finish(&permit(), &held.id, by.clone(), output, Vec::new()).await;
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
         assert_eq!(state(&app, "a").await, held.state, "the worker still has it, and can say so");
-        app.fail(&permit(), &held.id, by, "\0".repeat(limits::ERROR_BYTES_MAX + 1).into(), false, NOW).await.unwrap();
+        app.fail(&permit(), &held.id, by, "\0".repeat(limits::ERROR_BYTES_MAX + 1).into(), false).await.unwrap();
         let State::Failed(Failure { error, .. }) = state(&app, "a").await else { panic!("not failed") };
         assert!(error.ends_with("(cut)"));
     })
@@ -419,15 +419,15 @@ async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
 async fn namespaces_know_nothing_of_each_other() {
     on_every_database(async |app| {
         let other = permit_in("other");
-        app.submit(&permit(), new("a"), NOW).await.unwrap();
-        app.submit(&other, NewTask { input: json!("other"), ..new("a") }, NOW).await.unwrap();
-        app.submit(&other, needs("b", &["a"]), NOW).await.unwrap();
+        app.submit(&permit(), new("a")).await.unwrap();
+        app.submit(&other, NewTask { input: json!("other"), ..new("a") }).await.unwrap();
+        app.submit(&other, needs("b", &["a"])).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         finish(&app, &held).await.unwrap();
         assert_eq!(claim(&app, NOW).await, None);
         let theirs = app.db.task(other.namespace(), &id("b")).await.unwrap().unwrap();
         assert_eq!(theirs.state, State::Pending { due: NOW, waiting_for: 1 });
-        let unknown = app.cancel(&permit(), &id("b"), NOW).await;
+        let unknown = app.cancel(&permit(), &id("b")).await;
         assert!(matches!(unknown, Err(TaskError::Unknown(_))), "{unknown:?}");
         assert_eq!(app.db.events_after(other.namespace(), 0, 10).await.unwrap().len(), 2);
     })
@@ -486,7 +486,7 @@ async fn any_graph_ends_as_its_rules_say() {
     .await;
 }
 
-async fn run_to_its_end(app: &App, namespace: &str, fate: &Fate) -> Vec<&'static str> {
+async fn run_to_its_end(app: &Hub, namespace: &str, fate: &Fate) -> Vec<&'static str> {
     let permit = permit_in(namespace);
     let name = |n: usize| n.to_string();
     let declare = |(n, (needs, optional, _)): (usize, &(Vec<usize>, bool, bool))| NewTask {
@@ -495,13 +495,13 @@ async fn run_to_its_end(app: &App, namespace: &str, fate: &Fate) -> Vec<&'static
         ..new(&name(n))
     };
     let tasks = fate.tasks.iter().enumerate().map(declare).collect();
-    app.start_run(&permit, new_run("r"), tasks, NOW).await.unwrap();
-    while let Some(task) = app.claim(&permit, "q", &worker("w"), LEASE, NOW).await.unwrap() {
+    app.start_run(&permit, new_run("r"), tasks).await.unwrap();
+    while let Some(task) = app.claim(&permit, "q", &worker("w"), LEASE).await.unwrap() {
         let by = Attempt { worker: worker("w"), number: task.attempt };
         if fate.tasks[task.id.0.parse::<usize>().unwrap()].2 {
-            app.fail(&permit, &task.id, by, "fate".into(), true, NOW).await.unwrap();
+            app.fail(&permit, &task.id, by, "fate".into(), true).await.unwrap();
         } else {
-            app.finish(&permit, &task.id, by, json!(null), Vec::new(), NOW).await.unwrap();
+            app.finish(&permit, &task.id, by, json!(null), Vec::new()).await.unwrap();
         }
     }
     let tasks: Vec<Task> = app.db.tasks_of(permit.namespace(), &RunId("r".into())).await.unwrap();

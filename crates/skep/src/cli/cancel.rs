@@ -9,7 +9,7 @@ use skep_core::{
 };
 
 use super::{Common, FAILED, find_run, print};
-use crate::{config::Overrides, hive::Hive, run::now, terminal::say};
+use crate::{config::Overrides, hive::Hive, terminal::say};
 
 /// How long the process that works on a run may take to end what it runs.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ pub(super) async fn cancel(common: Common, arguments: Arguments) -> anyhow::Resu
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
     let run = find_run(&hive, Some(&arguments.run)).await?;
     let name = &run.id.0;
-    match hive.app.end_run(&hive.permit, &run.id, End::Cancelled, None, now()).await {
+    match hive.app.end_run(&hive.permit, &run.id, End::Cancelled, None).await {
         Ok(_) => {}
         Err(RunError::Refused(Refused::Over(state))) if state == State::Cancelled.name() => {
             print(&format!("run {name} is cancelled already\n"))?;

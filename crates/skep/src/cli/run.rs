@@ -26,7 +26,7 @@ use crate::{
     document::Diagnostic,
     hive::{self, Hive},
     plan::{self, Plan, Step},
-    run::{self, Ended, Report, RunDirectory, Swarm, now, step_of, task_id},
+    run::{self, Ended, Report, RunDirectory, Swarm, step_of, task_id},
     terminal,
     workspace::Dir,
 };
@@ -164,7 +164,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let id = new_run_id();
     let directory = hive.home.hold(&id)?;
     let swarm = hive.swarm(&workspace, directory.outputs())?;
-    swarm.submit(&id, &plan, &workspace, now()).await?;
+    swarm.submit(&id, &plan, &workspace).await?;
     let follow = Follow::new(&hive.app, hive.namespace(), &id);
     Work { hive, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
 }
@@ -177,7 +177,7 @@ pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow
         anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());
     }
     let work = Work::take_up(hive, &run).await?;
-    work.hive.app.resume_run(&work.hive.permit, &run.id, now()).await?;
+    work.hive.app.resume_run(&work.hive.permit, &run.id).await?;
     work.go_on(&arguments.output).await
 }
 
@@ -196,7 +196,7 @@ pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::
         return Err(no_such_task(&run.id, name, work.plan.tasks.iter().map(|step| &step.id)));
     }
     let only = arguments.task.map(|name| task_id(&run.id, &name));
-    work.hive.app.retry_run(&work.hive.permit, &run.id, only.as_ref(), now()).await?;
+    work.hive.app.retry_run(&work.hive.permit, &run.id, only.as_ref()).await?;
     work.go_on(&arguments.output).await
 }
 

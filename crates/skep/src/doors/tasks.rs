@@ -1,20 +1,13 @@
 //! Where calls are kept that outlive their request: the protocol's tasks in the hub's store.
 //!
 //! The rules of the protocol are `skep-mcp`'s, those of the store `skep-core`'s; here one is put in the terms of the
-//! other, and the clock is read. Each process is a holder of its own, so that what a killed hub ran is known from what
+//! other. Each process is a holder of its own, so that what a killed hub ran is known from what
 //! this one runs.
-//!
-//! Until when a task is held is said by the clock on the wall, which all hubs have. It may be put forward or back, and then nothing is taken over
-//! until all who are alive have said again what they hold ([`Clock`]).
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use serde_json::value::{RawValue, to_raw_value};
 use skep_core::{
-    Timestamp,
     app::{App, McpTaskError},
     db::DbError,
     mcp_task::{self, Holder, McpTask, McpTaskId, NewMcpTask},
@@ -29,7 +22,6 @@ use skep_mcp::{
 };
 
 use super::metrics;
-use crate::run::now;
 
 /// Tasks in the store.
 #[derive(Clone)]
@@ -37,7 +29,6 @@ pub(super) struct Kept {
     app: App,
     permit: Permit,
     holder: Holder,
-    clock: Arc<Clock>,
 }
 
 impl Kept {
@@ -45,47 +36,18 @@ impl Kept {
     pub(super) fn new(app: App, permit: Permit) -> Kept {
         #[expect(clippy::disallowed_methods, reason = "a door is an edge")]
         let holder = Holder(ulid::Ulid::generate().to_string());
-        Kept { app, permit, holder, clock: Arc::default() }
-    }
-}
-
-/// How far the clock may be off what has passed, from one look to the next. Small corrections are usual, and do no harm.
-const STEP_MIN: Duration = Duration::from_secs(1);
-
-/// Notices when the clock on the wall is set, by the one that only counts.
-#[derive(Default)]
-struct Clock(Mutex<Looks>);
-
-#[derive(Clone, Copy, Default)]
-struct Looks {
-    /// The last look at both clocks.
-    last: Option<(Timestamp, Instant)>,
-    set_at: Option<Instant>,
-}
-
-impl Clock {
-    /// Whether the clock can be relied upon: it was not set for as long as a task is held.
-    fn is_steady(&self, now: Timestamp, counted: Instant) -> bool {
-        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, since)) = looks.last.replace((now, counted)) {
-            let off = (now.0 - before.after(counted - since).0).unsigned_abs();
-            if Duration::from_micros(off) >= STEP_MIN {
-                tracing::warn!(seconds = off / 1_000_000, "the clock was set; no tasks are taken over for a while");
-                looks.set_at = Some(counted);
-            }
-        }
-        looks.set_at.is_none_or(|set_at| counted - set_at > HOLD)
+        Kept { app, permit, holder }
     }
 }
 
 impl TaskStore for Kept {
     fn create(&self, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
-        let Kept { app, permit, holder, .. } = self.clone();
+        let Kept { app, permit, holder } = self.clone();
         Box::pin(async move {
             let NewTask { id, principal, params, may_repeat } = new;
             let request = Box::<str>::from(params).into_string();
             let new = NewMcpTask { id: McpTaskId(id), principal: principal.to_string(), request, may_repeat };
-            let task = app.create_mcp_task(&permit, new, &holder, HOLD, now()).await.map_err(failed)?;
+            let task = app.create_mcp_task(&permit, new, &holder, HOLD).await.map_err(failed)?;
             metrics::task_created();
             read(task)
         })
@@ -94,15 +56,15 @@ impl TaskStore for Kept {
     fn get(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
         let (Kept { app, permit, .. }, principal, id) = (self.clone(), principal.to_owned(), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            let found = app.db.mcp_task(permit.namespace(), &principal, &id, now()).await;
+            let found = app.db.mcp_task(permit.namespace(), &principal, &id).await;
             found.map_err(|error| failed(error.into()))?.map(read).transpose()
         })
     }
 
     fn report(&self, id: &str, attempt: u32, state: State) -> BoxFuture<Result<Task, NotKept>> {
-        let (Kept { app, permit, holder, .. }, id) = (self.clone(), McpTaskId(id.to_owned()));
+        let (Kept { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            let reported = app.report_mcp_task(&permit, &id, (&holder, attempt), write(state), now()).await;
+            let reported = app.report_mcp_task(&permit, &id, (&holder, attempt), write(state)).await;
             let task = reported.map_err(not_kept)?;
             match task.state {
                 mcp_task::State::Completed(_) => metrics::task_ended("completed"),
@@ -116,11 +78,9 @@ impl TaskStore for Kept {
     fn cancel(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
         let (Kept { app, permit, .. }, principal, id) = (self.clone(), principal.to_owned(), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            let at = now();
-            match app.cancel_mcp_task(&permit, &principal, &id, at).await {
-                Ok(task) => {
-                    // Who withdraws it again changes nothing, not even the time.
-                    if matches!(task.state, mcp_task::State::Cancelled) && task.updated == at {
+            match app.cancel_mcp_task(&permit, &principal, &id).await {
+                Ok((task, cancelled)) => {
+                    if cancelled {
                         metrics::task_ended("cancelled");
                     }
                     read(task).map(Some)
@@ -132,28 +92,24 @@ impl TaskStore for Kept {
     }
 
     fn hold(&self, ids: Vec<String>) -> BoxFuture<Result<Vec<(String, u32)>, ErrorObject>> {
-        let Kept { app, permit, holder, .. } = self.clone();
+        let Kept { app, permit, holder } = self.clone();
         Box::pin(async move {
             let ids = ids.into_iter().map(McpTaskId).collect();
-            let held = app.hold_mcp_tasks(&permit, &holder, ids, HOLD, now()).await.map_err(failed)?;
+            let held = app.hold_mcp_tasks(&permit, &holder, ids, HOLD).await.map_err(failed)?;
             Ok(held.into_iter().map(|(id, attempt)| (id.0, attempt)).collect())
         })
     }
 
     fn release(&self, id: &str) -> BoxFuture<Result<(), ErrorObject>> {
-        let (Kept { app, permit, holder, .. }, id) = (self.clone(), McpTaskId(id.to_owned()));
-        Box::pin(async move { app.release_mcp_task(&permit, &id, &holder, now()).await.map_err(failed) })
+        let (Kept { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
+        Box::pin(async move { app.release_mcp_task(&permit, &id, &holder).await.map_err(failed) })
     }
 
     fn take_over(&self) -> BoxFuture<Result<Vec<Task>, ErrorObject>> {
-        let Kept { app, permit, holder, clock } = self.clone();
+        let Kept { app, permit, holder } = self.clone();
         Box::pin(async move {
-            let now = now();
-            if !clock.is_steady(now, Instant::now()) {
-                return Ok(Vec::new());
-            }
-            app.expire_mcp_tasks(&permit, now).await.map_err(failed)?;
-            let taken = app.take_over_mcp_tasks(&permit, &holder, HOLD, now).await.map_err(failed)?;
+            app.expire_mcp_tasks(&permit).await.map_err(failed)?;
+            let taken = app.take_over_mcp_tasks(&permit, &holder, HOLD).await.map_err(failed)?;
             taken.into_iter().map(read).collect()
         })
     }
@@ -211,35 +167,4 @@ fn failed(error: McpTaskError) -> ErrorObject {
         _ => code::INTERNAL_ERROR,
     };
     ErrorObject::new(code, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_taken_over_right_after_the_clock_was_set() {
-        let (start, began) = (Timestamp(1_000_000_000_000), Instant::now());
-        for step_s in [-3600, -2, 2, 3600] {
-            let clock = Clock::default();
-            // What the clock on the wall shows so many seconds after the start, having been set after the fifth.
-            let is_steady = |seconds: u64| {
-                let set = if seconds > 5 { step_s * 1_000_000 } else { 0 };
-                let wall = Timestamp(start.after(Duration::from_secs(seconds)).0 + set);
-                clock.is_steady(wall, began + Duration::from_secs(seconds))
-            };
-            let steady: Vec<bool> = [0, 3, 6, 9, 12, 15, 18].map(is_steady).to_vec();
-            assert_eq!(steady, [true, true, false, false, false, false, true], "{step_s}");
-        }
-    }
-
-    #[test]
-    fn small_corrections_do_not_matter() {
-        let (start, began, clock) = (Timestamp(1_000_000_000_000), Instant::now(), Clock::default());
-        for seconds in (0..60).step_by(3) {
-            let drift = i64::try_from(seconds).unwrap() * 100_000;
-            let wall = Timestamp(start.after(Duration::from_secs(seconds)).0 + drift);
-            assert!(clock.is_steady(wall, began + Duration::from_secs(seconds)));
-        }
-    }
 }

@@ -7,7 +7,6 @@ use std::{
 
 use serde_json::{Value, json};
 use skep_core::{
-    Timestamp,
     app::TaskError,
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
@@ -20,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     POLL, RunError, Swarm,
     failure::failure,
-    now,
     printed::{PIECES_MAX, pass_on},
     queue, step_of, store, task_id,
 };
@@ -72,13 +70,13 @@ impl Agent {
         let mut wake = app.wake.clone();
         while !self.stop.is_cancelled() {
             wake.borrow_and_update();
-            if let Some(task) = app.claim(permit, &queue, &self.worker, self.lease(), now()).await.map_err(store)? {
+            if let Some(task) = app.claim(permit, &queue, &self.worker, self.lease()).await.map_err(store)? {
                 self.perform(task).await?;
                 continue;
             }
             // A retry becomes due without anybody calling.
             let due = app.db.next_due(permit.namespace(), &queue).await.map_err(store)?;
-            let wait = due.map_or(POLL, |due| until(due).min(POLL));
+            let wait = due.map_or(POLL, |due| app.db.now().until(due).min(POLL));
             tokio::select! {
                 _ = wake.changed() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -110,19 +108,19 @@ impl Agent {
             Attempted::Stopped => return Ok(()),
             Attempted::Answered(output) => {
                 let artefacts = self.artefacts(&outputs);
-                match app.finish(permit, &task.id, attempt.clone(), output, artefacts, now()).await {
+                match app.finish(permit, &task.id, attempt.clone(), output, artefacts).await {
                     // An answer that the store does not take will not be smaller the next time.
                     Err(TaskError::Invalid(error)) => {
-                        app.fail(permit, &task.id, attempt, error.to_string().into(), false, now()).await
+                        app.fail(permit, &task.id, attempt, error.to_string().into(), false).await
                     }
                     other => other,
                 }
             }
             Attempted::Failed { failure, retry } => {
                 let error = failure.error.clone();
-                match app.fail(permit, &task.id, attempt.clone(), failure, retry, now()).await {
+                match app.fail(permit, &task.id, attempt.clone(), failure, retry).await {
                     // The error has the end of an output that is too large to be kept.
-                    Err(TaskError::Invalid(_)) => app.fail(permit, &task.id, attempt, error.into(), retry, now()).await,
+                    Err(TaskError::Invalid(_)) => app.fail(permit, &task.id, attempt, error.into(), retry).await,
                     other => other,
                 }
             }
@@ -172,7 +170,7 @@ impl Agent {
         let Some(note) = place.note() else { return Ok(()) };
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
         let task = task_id(&self.run, &step.id);
-        app.log(permit, &self.run, Some(&task), &note, Value::Null, now()).await.map_err(store)
+        app.log(permit, &self.run, Some(&task), &note, Value::Null).await.map_err(store)
     }
 
     /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
@@ -209,11 +207,6 @@ impl Agent {
         };
         outputs.written().into_iter().filter_map(read).take(ARTEFACTS_MAX).collect()
     }
-}
-
-/// Time until a moment; none if it has passed.
-fn until(moment: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(moment.0 - now().0).unwrap_or(0))
 }
 
 /// The same error, where a call that ran out of time names the time that its task has, of which rendering took a part.

@@ -127,7 +127,7 @@ impl Archive {
             })?),
         };
         if run.state == State::Running {
-            self.app.end_run(&self.permit, id, End::Cancelled, None, now()).await?;
+            self.app.end_run(&self.permit, id, End::Cancelled, None).await?;
         }
         // The directory first: a run without one is still listed, and can be deleted again.
         if held.is_some() {

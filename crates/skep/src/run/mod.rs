@@ -106,7 +106,7 @@ pub enum Ended {
 
 impl Swarm {
     /// Put a plan into the store as a run with its tasks.
-    pub async fn submit(&self, id: &RunId, plan: &Plan, workspace: &Dir, now: Timestamp) -> Result<(), RunError> {
+    pub async fn submit(&self, id: &RunId, plan: &Plan, workspace: &Dir) -> Result<(), RunError> {
         let run = NewRun {
             id: id.clone(),
             name: plan.name.clone(),
@@ -114,7 +114,7 @@ impl Swarm {
             directory: workspace.path().display().to_string(),
         };
         let tasks = plan.tasks.iter().map(|step| new_task(id, step)).collect();
-        self.app.start_run(&self.permit, run, tasks, now).await.map_err(store)?;
+        self.app.start_run(&self.permit, run, tasks).await.map_err(store)?;
         Ok(())
     }
 
@@ -153,7 +153,7 @@ impl Swarm {
             let report = self.finish(id, &plan, directory).await?;
             return Ok(Ended::Over(Box::new(report)));
         }
-        match self.app.interrupt_run(&self.permit, id, now()).await {
+        match self.app.interrupt_run(&self.permit, id).await {
             Ok(_) => Ok(Ended::Interrupted),
             // Somebody has called it off meanwhile.
             Err(app::RunError::Refused(Refused::Over(_))) => {
@@ -196,7 +196,7 @@ impl Swarm {
         }
         // The answers are in the tasks already; the store keeps of the report what is only there.
         let kept = json!({ "markdown": report.markdown });
-        match self.app.end_run(&self.permit, id, end, Some(kept), now()).await {
+        match self.app.end_run(&self.permit, id, end, Some(kept)).await {
             Ok(_) => Ok(report),
             // Called off this very moment.
             Err(app::RunError::Refused(Refused::Over(_))) => Box::pin(self.finish(id, plan, directory)).await,

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use skep::doors::Options;
 use skep_core::{
-    Namespace, Timestamp,
+    Namespace,
     app::App,
     db::{Db, Limits},
     mcp_task::{McpTask, McpTaskId, State},
@@ -20,7 +20,7 @@ const TASKS: usize = 12;
 
 async fn store(directory: &tempfile::TempDir) -> (App, Permit) {
     let address = format!("sqlite:{}", directory.path().join("hub.db").display());
-    let actor = Actor { name: "test".into(), namespace: Namespace("main".into()), writer: true };
+    let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
     (App::new(Db::open(&address, Limits::default()).await.unwrap()), actor.may_write().unwrap())
 }
 
@@ -75,5 +75,5 @@ async fn a_hub_that_stops_leaves_its_tasks_to_whoever_comes_next() {
 }
 
 async fn read(app: &App, permit: &Permit, id: &str) -> McpTask {
-    app.db.mcp_task(permit.namespace(), "local", &McpTaskId(id.to_owned()), Timestamp(0)).await.unwrap().unwrap()
+    app.db.mcp_task(permit.namespace(), "local", &McpTaskId(id.to_owned())).await.unwrap().unwrap()
 }

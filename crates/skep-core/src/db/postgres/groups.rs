@@ -7,66 +7,66 @@
 //!   namespace b:   ─ 6 ─ events ──────────▶ answer 6
 //! ```
 //!
-//! A namespace's log has one counter, which each transaction locks until it is durable. One transaction for each
-//! write would make the writes of a namespace durable one after the other; a group shares the wait. While one group
-//! commits, the next runs its closures; only one group of a namespace runs closures at a time, so groups do not lock
-//! each other out, unless another hub works in the same namespace.
+//! A namespace is serial: a group locks it first, and keeps it until it is durable. One transaction for each write
+//! would make the writes of a namespace durable one after the other; a group shares the wait. While one group commits,
+//! the next takes in who comes and waits for the lock.
 //!
-//! A group is a gamble on all going well, which nearly always pays. When a statement fails, when others were in the
-//! way, or when a closure that has changed something says no or panics, the transaction is rolled back and each of
-//! its closures is called again in a transaction of its own: there its failure is its own. No savepoints, because
-//! they would cost every write something.
+//! What happens when the connection is lost: before the commit was sent, nothing of the group counts, and the whole
+//! group is tried once more on another connection; after that its callers are told that the server cannot be reached.
+//! Once the commit was sent, the server is asked what became of the transaction; only if it cannot say is the outcome
+//! [`DbError::Unsure`].
 
 use std::{
     cell::RefCell,
     collections::HashMap,
-    future::poll_fn,
     hash::{BuildHasher, Hasher, RandomState},
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
-    task::Poll,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    sync::{Notify, mpsc::UnboundedReceiver, watch},
+    sync::{Notify, mpsc::UnboundedReceiver},
     task::{JoinSet, LocalSet},
     time::{sleep, timeout},
 };
 
-use super::{Object, Pipeline, Pool, WRITERS, is_lost, pipeline::Failure};
+use super::{Object, Pipeline, Pool, WRITERS, pipeline::Failure};
 use crate::{
     Namespace,
     db::{
-        DbError, Sql,
+        DbError, Shared, Sql,
         error::{Doing, failed},
-        events::append_events,
-        lines::{Job, Lines, Ran, Trouble, Write, answer, waits_for_something_else},
+        group::{self, Changes, Trouble},
+        queue::{Job, Queues, Write, answer},
     },
-    event::NewEvent,
 };
 
 /// Writes that share a transaction: enough to spread the cost of a commit, few enough to call again one by one.
 const GROUP_MAX: usize = 64;
 /// How long a group takes in more, so that the first does not wait long, nor another hub for its locks.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
-/// Groups of one namespace at once: one runs its closures, the others commit.
-const GROUPS_MAX: usize = 3;
-/// How long a closure may take, whatever it does.
-const CLOSURE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Groups of one namespace at once: one commits, another waits for its lock.
+const GROUPS_MAX: usize = 2;
+/// How long all closures of a group may take, and how long its commit.
+const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long to wait for a rollback, before the connection is given up.
 const ROLLBACK_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long to ask what became of a transaction whose commit was not answered.
+const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long to wait before asking again while the server is still at it.
+const LOOK_UP_PAUSE: Duration = Duration::from_millis(50);
 /// The longest wait before the second try of a write that others got in the way of; then twice as long, and so on.
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// The writer thread. Ends when it is told to and nobody waits any more, or when the last `Db` is gone.
-pub(super) fn run(pool: Pool, queue: UnboundedReceiver<Job<Box<dyn Write>>>, tries_max: u32, wake: watch::Sender<u64>) {
+pub(super) fn run(pool: Pool, queue: UnboundedReceiver<Job<Box<dyn Write>>>, tries_max: u32, shared: Arc<Shared>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "the writer's runtime does not start"),
     };
-    let lines = RefCell::default();
-    let writer = Writer { pool, tries_max, wake, lines, at_work: RefCell::default(), turn: Notify::new() };
+    let queues = RefCell::default();
+    let writer = Writer { pool, tries_max, shared, queues, at_work: RefCell::default(), turn: Notify::new() };
     let writer = Rc::new(writer);
     LocalSet::new().block_on(&runtime, writer.serve(queue));
 }
@@ -74,10 +74,10 @@ pub(super) fn run(pool: Pool, queue: UnboundedReceiver<Job<Box<dyn Write>>>, tri
 struct Writer {
     pool: Pool,
     tries_max: u32,
-    wake: watch::Sender<u64>,
-    lines: RefCell<Lines>,
+    shared: Arc<Shared>,
+    queues: RefCell<Queues>,
     at_work: RefCell<HashMap<Namespace, AtWork>>,
-    /// Rung when a namespace may have its next group.
+    /// Notified when a namespace may have its next group.
     turn: Notify,
 }
 
@@ -89,11 +89,27 @@ struct AtWork {
     takes_in: bool,
 }
 
+/// How a transaction came to nothing.
+enum Ended {
+    /// The connection was lost before the commit was sent.
+    Lost(DbError),
+    /// Others were in the way.
+    Again,
+    /// See [`Trouble`].
+    Trouble(Trouble),
+}
+
+impl<T: Into<Trouble>> From<T> for Ended {
+    fn from(trouble: T) -> Ended {
+        Ended::Trouble(trouble.into())
+    }
+}
+
 impl Writer {
     async fn serve(self: Rc<Self>, mut queue: UnboundedReceiver<Job<Box<dyn Write>>>) {
         let mut groups = JoinSet::new();
         let mut is_open = true;
-        while is_open || !groups.is_empty() || !self.lines.borrow().is_empty() {
+        while is_open || !groups.is_empty() || !self.queues.borrow().is_empty() {
             tokio::select! {
                 job = queue.recv(), if is_open => is_open = self.take_in(job),
                 Some(_) = groups.join_next() => {}
@@ -113,7 +129,7 @@ impl Writer {
     /// Says whether there can be more.
     fn take_in(&self, job: Option<Job<Box<dyn Write>>>) -> bool {
         match job {
-            Some(Job::Do(write)) => self.lines.borrow_mut().push(write),
+            Some(Job::Do(write)) => self.queues.borrow_mut().push(write),
             Some(Job::Stop) | None => return false,
         }
         true
@@ -123,7 +139,7 @@ impl Writer {
         let mut at_work = self.at_work.borrow_mut();
         let is_free =
             |namespace: &Namespace| at_work.get(namespace).is_none_or(|now| !now.takes_in && now.groups < GROUPS_MAX);
-        let namespace = self.lines.borrow_mut().next_line(is_free)?;
+        let namespace = self.queues.borrow_mut().next_turn(is_free)?;
         let now = at_work.entry(namespace.clone()).or_default();
         now.groups += 1;
         now.takes_in = true;
@@ -131,130 +147,152 @@ impl Writer {
     }
 
     async fn group(self: Rc<Self>, mut turn: Turn) {
-        let namespace = turn.namespace.clone();
         let mut group = Vec::new();
-        match self.together(&namespace, &mut group, Some(&mut turn)).await {
+        let first = self.together(&mut group, Some(&mut turn)).await;
+        let ended = match first {
+            Err(Ended::Lost(_)) => self.together(&mut group, None).await,
+            other => other,
+        };
+        match ended {
             Ok(()) => answer(group, &Ok(())),
-            Err(Trouble::Failed(error)) => answer(group, &Err(error)),
-            Err(Trouble::Spoiled) => {
+            Err(Ended::Lost(error) | Ended::Trouble(Trouble::Failed(error))) => answer(group, &Err(error)),
+            Err(Ended::Again | Ended::Trouble(Trouble::Spoiled)) => {
                 let tried = u32::from(group.len() == 1);
+                let mut lost = None;
                 for write in group {
-                    self.alone(&namespace, write, tried).await;
+                    match &lost {
+                        // Not each of them waits for a server that does not answer.
+                        Some(error) => write.answer(Err(DbError::clone(error))),
+                        None => lost = self.alone(write, tried).await,
+                    }
                 }
             }
         }
     }
 
-    /// A write that has been `tried` by itself that often, in a transaction of its own.
-    async fn alone(&self, namespace: &Namespace, write: Box<dyn Write>, tried: u32) {
+    /// A write that has been `tried` by itself that often, in a transaction of its own. Gives the error if the server
+    /// was lost.
+    async fn alone(&self, write: Box<dyn Write>, tried: u32) -> Option<DbError> {
         let mut group = vec![write];
         for tried in tried..self.tries_max {
             if tried > 0 {
                 sleep(pause(tried)).await;
             }
-            match self.together(namespace, &mut group, None).await {
-                Ok(()) => return answer(group, &Ok(())),
-                Err(Trouble::Failed(error)) => return answer(group, &Err(error)),
-                Err(Trouble::Spoiled) => {}
-            }
+            let (outcome, lost) = match self.together(&mut group, None).await {
+                // Alone, what it said is its answer.
+                Ok(()) | Err(Ended::Trouble(Trouble::Spoiled)) => (Ok(()), None),
+                Err(Ended::Trouble(Trouble::Failed(error))) => (Err(error), None),
+                Err(Ended::Lost(error)) => (Err(error.clone()), Some(error)),
+                Err(Ended::Again) => continue,
+            };
+            answer(group, &outcome);
+            return lost;
         }
         answer(group, &Err(DbError::Busy("other writes kept getting in the way")));
+        None
     }
 
-    /// One transaction: the closures of `group`, and while it is its turn those that wait in line.
-    async fn together(
-        &self,
-        namespace: &Namespace,
-        group: &mut Vec<Box<dyn Write>>,
-        mut turn: Option<&mut Turn>,
-    ) -> Result<(), Trouble> {
-        group.extend(turn.as_mut().and_then(|turn| turn.next_in_line()));
-        let client = self.pool.get().await.doing("get a connection")?;
-        let mut pipeline = Pipeline::new(Arc::new(client));
-        let done = match run_closures(&mut pipeline, group, turn.as_deref_mut()).await {
-            Ok(events) => {
-                if let Some(turn) = turn {
-                    turn.stop_taking_in();
-                }
-                commit(&mut pipeline, namespace, &events).await.map(|()| !events.is_empty())
-            }
-            Err(trouble) => Err(trouble),
+    /// One transaction: the closures of `group`, and while it is its turn those that wait.
+    async fn together(&self, group: &mut Vec<Box<dyn Write>>, mut turn: Option<&mut Turn>) -> Result<(), Ended> {
+        group.extend(turn.as_mut().and_then(|turn| turn.next_write()));
+        let client = match self.pool.get().await.doing("get a connection") {
+            Ok(client) => client,
+            Err(error) => return Err(Ended::Lost(error)),
         };
-        match done {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                self.wake.send_modify(|count| *count += 1);
-                Ok(())
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        let mut pipeline = Pipeline::new(Arc::new(client));
+        let more = |done| {
+            let is_room = done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX;
+            turn.as_mut().filter(|_| is_room).and_then(|turn| turn.next_write())
+        };
+        let mut sql = Sql::Postgres(&mut pipeline);
+        let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, more);
+        let ran = timeout(STEP_TIME_MAX, work).await.unwrap_or_else(|_| Err(silent().into()));
+        let changes = match ran {
+            Ok(changes) => changes,
+            Err(trouble) => return Err(failed_before_commit(pipeline, trouble).await),
+        };
+        if let Some(turn) = turn {
+            turn.stop_taking_in();
+        }
+        self.commit(pipeline, &changes).await?;
+        shared.committed(changes);
+        Ok(())
+    }
+
+    /// The end of a transaction, all of it in one go.
+    async fn commit(&self, mut pipeline: Pipeline, changes: &Changes) -> Result<(), Ended> {
+        // The number of the transaction must be known before its commit is sent.
+        let locked = match timeout(STEP_TIME_MAX, pipeline.namespace()).await {
+            Ok(Ok(locked)) => locked,
+            Ok(Err(error)) => {
+                return Err(failed_before_commit(pipeline, failed("commit", error).into()).await);
             }
-            Err(trouble) => {
-                let failure = pipeline.failure();
-                roll_back(pipeline).await;
-                match trouble {
-                    Trouble::Failed(DbError::Unsure(_)) => Err(trouble),
-                    _ if failure == Some(Failure::Again) || group.len() > 1 => Err(Trouble::Spoiled),
-                    // It has been alone all the time, so what it said is its answer.
-                    Trouble::Spoiled => Ok(()),
-                    Trouble::Failed(_) => Err(trouble),
+            Err(_) => return Err(failed_before_commit(pipeline, silent().into()).await),
+        };
+        if let Some(locked) = locked {
+            self.shared.time.learn(locked.server_time, locked.asked.0, locked.asked.1);
+        }
+        let commit = async {
+            let mut sql = Sql::Postgres(&mut pipeline);
+            group::write_events(&mut sql, changes).await?;
+            sql.commit().await.doing("commit")
+        };
+        let error = match timeout(STEP_TIME_MAX, commit).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        match (error, pipeline.failure()) {
+            (Some(error), Some(Failure::Final | Failure::Again)) => {
+                Err(failed_before_commit(pipeline, Trouble::Failed(error)).await)
+            }
+            (error, _) => {
+                drop(pipeline.into_client().map(Object::take));
+                self.look_up(locked.map(|locked| locked.transaction), error.unwrap_or_else(silent)).await
+            }
+        }
+    }
+
+    /// What became of a transaction whose commit was sent and not answered.
+    async fn look_up(&self, transaction: Option<u64>, error: DbError) -> Result<(), Ended> {
+        let status = async {
+            loop {
+                let client = self.pool.get().await.ok()?;
+                let transaction = transaction?.to_string();
+                let status = "select pg_xact_status(cast($1 as text)::xid8)";
+                let row = client.query_one(status, &[&transaction]).await.ok()?;
+                match row.try_get::<_, Option<&str>>(0).ok()?? {
+                    "committed" => return Some(true),
+                    "aborted" => return Some(false),
+                    _ => sleep(LOOK_UP_PAUSE).await, // the server has not noticed yet
                 }
             }
+        };
+        match timeout(LOOK_UP_TIME_MAX, status).await.ok().flatten() {
+            Some(true) => Ok(()),
+            Some(false) => Err(Ended::Lost(error)),
+            None => Err(Trouble::Failed(DbError::Unsure(Arc::new(error))).into()),
         }
     }
 }
 
-/// Run closures up to the one that spoils it, or until nobody waits. Gives their events.
-async fn run_closures(
-    pipeline: &mut Pipeline,
-    group: &mut Vec<Box<dyn Write>>,
-    mut turn: Option<&mut Turn>,
-) -> Result<Vec<NewEvent>, Trouble> {
-    pipeline.later("begin", &[]).await.doing("begin a write")?;
-    let (begun, mut done, mut events) = (Instant::now(), 0, Vec::new());
-    while let Some(write) = group.get_mut(done) {
-        if !write.is_abandoned() {
-            match call(&mut **write, pipeline).await {
-                _ if pipeline.failure().is_some() => return Err(Trouble::Spoiled),
-                Ran::Keep(new) => events.extend(new),
-                Ran::Undo { changed: false } => {}
-                Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
-            }
-        }
-        done += 1;
-        if done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
-            group.extend(turn.as_mut().and_then(|turn| turn.next_in_line()));
-        }
+/// The server says nothing.
+fn silent() -> DbError {
+    DbError::Unreachable(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))
+}
+
+/// Undo what was not committed, and say what follows from it.
+async fn failed_before_commit(pipeline: Pipeline, trouble: Trouble) -> Ended {
+    let failure = pipeline.failure();
+    roll_back(pipeline).await;
+    match (failure, trouble) {
+        (Some(Failure::Again), _) => Ended::Again,
+        (Some(Failure::Lost), Trouble::Failed(error)) => Ended::Lost(error),
+        (Some(Failure::Lost), Trouble::Spoiled) => Ended::Lost(silent()),
+        (_, Trouble::Failed(error @ DbError::Unreachable(_))) => Ended::Lost(error),
+        (_, trouble) => Ended::Trouble(trouble),
     }
-    Ok(events)
-}
-
-/// Call a closure. One that is not ready although the database owes it no answer waits for something that it should
-/// not.
-async fn call(write: &mut dyn Write, pipeline: &mut Pipeline) -> Ran {
-    let is_waiting = pipeline.is_waiting();
-    let mut closure = write.run(Sql::Postgres(pipeline));
-    let ran = poll_fn(|context| match closure.as_mut().poll(context) {
-        Poll::Ready(ran) => Poll::Ready(Ok(ran)),
-        Poll::Pending if is_waiting.load(Ordering::Relaxed) => Poll::Pending,
-        Poll::Pending => Poll::Ready(Err(waits_for_something_else())),
-    });
-    let ran = timeout(CLOSURE_TIME_MAX, ran).await.unwrap_or(Err(DbError::Busy("a write took too long")));
-    drop(closure);
-    ran.unwrap_or_else(|error| {
-        write.refuse(error);
-        Ran::Undo { changed: true }
-    })
-}
-
-/// The end of a transaction, all of it in one go.
-async fn commit(pipeline: &mut Pipeline, namespace: &Namespace, events: &[NewEvent]) -> Result<(), Trouble> {
-    let sent = async {
-        append_events(pipeline, namespace, events).await?;
-        pipeline.later("commit", &[]).await?;
-        pipeline.flush().await
-    };
-    sent.await.map_err(|error| match error {
-        error if is_lost(&error) => Trouble::Failed(DbError::Unsure(Arc::new(error))),
-        error => Trouble::Failed(failed("commit", error)),
-    })
 }
 
 /// Give the connection back as good as new, or not at all.
@@ -282,8 +320,8 @@ struct Turn {
 }
 
 impl Turn {
-    fn next_in_line(&mut self) -> Option<Box<dyn Write>> {
-        self.writer.lines.borrow_mut().pop_of(&self.namespace)
+    fn next_write(&mut self) -> Option<Box<dyn Write>> {
+        self.writer.queues.borrow_mut().pop_of(&self.namespace)
     }
 
     /// Let the next group begin.

@@ -11,13 +11,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Instant,
 };
 
 use futures_util::{TryStreamExt, future::MaybeDone, future::maybe_done};
 use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
 use super::{asks_for_another_try, connect::Object, is_lost};
-use crate::db::sql::Value;
+use crate::{Timestamp, db::sql::Value};
 
 /// Statements that are kept back at most.
 const UNSENT_MAX: usize = 256;
@@ -26,22 +27,53 @@ const UNSENT_MAX: usize = 256;
 pub(in crate::db) struct Pipeline {
     client: Arc<Object>,
     unsent: Vec<(Statement, Vec<Value<'static>>)>,
+    locked: Locked,
     is_waiting: Arc<AtomicBool>,
     failure: Option<Failure>,
 }
 
+/// The row of the namespace that a transaction has locked.
+#[derive(Debug, Default)]
+enum Locked {
+    #[default]
+    No,
+    /// The statement is the one of this place among those that are kept back.
+    Unsent(usize),
+    /// Its answer.
+    Yes(Namespace),
+}
+
+/// What the server says of a namespace when it locks it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::db) struct Namespace {
+    /// Number of its last event.
+    pub(in crate::db) last_event: i64,
+    /// The transaction that holds the lock.
+    pub(in crate::db) transaction: u64,
+    /// The server's time.
+    pub(in crate::db) server_time: Timestamp,
+    /// When it was asked, and when the answer came.
+    pub(in crate::db) asked: (Instant, Instant),
+}
+
+/// Lock a namespace. The time comes from a statement's own clock, so it is not earlier than when it was asked for.
+const LOCK: &str = "select last_event, cast(cast(pg_current_xact_id() as text) as bigint),
+     cast(extract(epoch from clock_timestamp()) * 1000000 as bigint) from namespace where id = $1 for update";
+
 /// What is known of the first statement that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::db) enum Failure {
-    /// Others were in the way, or the connection is gone; the same may go well the next time.
+    /// Others were in the way; the same may go well the next time.
     Again,
+    /// The connection is gone, and what was under way may or may not be done.
+    Lost,
     /// The next time will be no better.
     Final,
 }
 
 impl Pipeline {
     pub(in crate::db) fn new(client: Arc<Object>) -> Pipeline {
-        Pipeline { client, unsent: Vec::new(), is_waiting: Arc::default(), failure: None }
+        Pipeline { client, unsent: Vec::new(), locked: Locked::No, is_waiting: Arc::default(), failure: None }
     }
 
     /// The connection, if nobody else has it.
@@ -50,12 +82,12 @@ impl Pipeline {
     }
 
     /// Whether an answer of the server is awaited right now.
-    pub(super) fn is_waiting(&self) -> Arc<AtomicBool> {
+    pub(in crate::db) fn is_waiting(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_waiting)
     }
 
     /// The first failure, if there was one.
-    pub(super) fn failure(&self) -> Option<Failure> {
+    pub(in crate::db) fn failure(&self) -> Option<Failure> {
         self.failure
     }
 
@@ -64,6 +96,23 @@ impl Pipeline {
         let statement = self.prepare(sql).await?;
         self.unsent.push((statement, values.iter().map(Value::to_owned).collect()));
         if self.unsent.len() >= UNSENT_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    /// Lock a namespace, some time before the next statement that is waited for.
+    pub(in crate::db) async fn lock_namespace(&mut self, id: i64) -> Result<(), Error> {
+        self.locked = Locked::Unsent(self.unsent.len());
+        self.later(LOCK, &[Value::Integer(id)]).await
+    }
+
+    /// What the server said when it locked the namespace; `None` if there is no lock, or no such namespace.
+    pub(in crate::db) async fn namespace(&mut self) -> Result<Option<Namespace>, Error> {
+        if matches!(self.locked, Locked::Unsent(_)) {
+            self.flush().await?;
+        }
+        Ok(match self.locked {
+            Locked::Yes(namespace) => Some(namespace),
+            Locked::No | Locked::Unsent(_) => None,
+        })
     }
 
     /// Send what was kept back, then a statement, and wait for its rows.
@@ -97,6 +146,13 @@ impl Pipeline {
 
     async fn send(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Answer, Error> {
         let unsent = std::mem::take(&mut self.unsent);
+        let lock = match std::mem::take(&mut self.locked) {
+            Locked::Unsent(place) => Some(place),
+            other => {
+                self.locked = other;
+                None
+            }
+        };
         let client = &self.client;
         let all = unsent.iter().map(|(statement, values)| (statement, values.as_slice())).chain(last);
         let query = async |(statement, values): (&Statement, &[Value<'_>])| {
@@ -105,8 +161,17 @@ impl Pipeline {
             Ok((all, rows.rows_affected().unwrap_or(0)))
         };
         let answers = all.map(|one| Box::pin(maybe_done(query(one)))).collect();
-        let answer = self.waiting(in_order(answers)).await;
-        self.note(answer)
+        let asked = Instant::now();
+        let answers = self.waiting(in_order(answers)).await;
+        let mut answers = self.note(answers)?;
+        if let Some(row) = lock.and_then(|place| answers.get(place)?.0.first()) {
+            let (last_event, transaction, server_time): (i64, i64, i64) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (transaction, server_time) = (transaction.cast_unsigned(), Timestamp(server_time));
+            let asked = (asked, Instant::now());
+            self.locked = Locked::Yes(Namespace { last_event, transaction, server_time, asked });
+        }
+        Ok(answers.pop().unwrap_or_default())
     }
 
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {
@@ -123,8 +188,11 @@ impl Pipeline {
             if is_demoted {
                 self.client.give_up();
             }
-            let again = asks_for_another_try(error) || is_lost(error) || is_demoted;
-            let failure = if again { Failure::Again } else { Failure::Final };
+            let failure = match error {
+                error if is_lost(error) => Failure::Lost,
+                error if asks_for_another_try(error) || is_demoted => Failure::Again,
+                _ => Failure::Final,
+            };
             self.failure.get_or_insert(failure);
         }
         result
@@ -134,8 +202,8 @@ impl Pipeline {
 /// The rows of a statement, and how many it has changed or found.
 type Answer = (Vec<Row>, u64);
 
-/// Start all, which sends them in this order, then wait for all; what the last one says, or the first failure.
-async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Answer, Error>
+/// Start all, which sends them in this order, then wait for all. Gives what each said, or the first failure.
+async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Vec<Answer>, Error>
 where
     F: Future<Output = Result<Answer, Error>>,
 {
@@ -146,11 +214,13 @@ where
         Poll::Ready(())
     })
     .await;
-    let mut result = Ok((Vec::new(), 0));
+    let mut result = Ok(Vec::with_capacity(answers.len()));
     for mut answer in answers {
         answer.as_mut().await;
-        if let (Ok(_), Some(next)) = (&result, answer.as_mut().take_output()) {
-            result = next;
+        match (&mut result, answer.as_mut().take_output()) {
+            (Ok(all), Some(Ok(next))) => all.push(next),
+            (Ok(_), Some(Err(error))) => result = Err(error),
+            _ => {}
         }
     }
     result

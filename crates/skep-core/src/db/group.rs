@@ -1,0 +1,135 @@
+//! A group of writes that share a transaction, the same on both databases.
+//!
+//! ```text
+//!   begin ─ lock the namespace ─ closure ─ closure ─ closure ─ events ─ commit ─▶ answer all
+//! ```
+//!
+//! Making a commit durable costs far more than the change itself, so those who wait ride together. Nobody is answered
+//! before the commit, not even with a refusal, because a refusal too may rest on what a neighbour has just changed.
+//!
+//! The namespace comes first: whoever writes in it waits there, before it has read anything. So the writes of a
+//! namespace see each other's results however many hubs there are, no two of them can block each other, and the
+//! numbers of its events follow one another.
+//!
+//! A group is a gamble on all going well, which nearly always pays. When a closure that has changed something says no
+//! or panics, when a statement fails, or when the database itself rolls back, the group is *spoiled*: nothing of it
+//! counts, and each of its closures is called again in a transaction of its own. There its failure is its own. No
+//! savepoints, because they would cost every write something.
+
+use std::{collections::HashMap, future::poll_fn, task::Poll};
+
+use super::{
+    DbError, Scope, Sql,
+    clock::Time,
+    error::Doing,
+    events::append_events,
+    namespaces::Namespaces,
+    queue::{Ran, Write, waits_for_something_else},
+};
+use crate::{Namespace, event::NewEvent};
+
+/// Why a group came to nothing.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Called again one by one, they may fare better.
+    Spoiled,
+    /// They would not.
+    Failed(DbError),
+}
+
+impl From<DbError> for Trouble {
+    fn from(error: DbError) -> Trouble {
+        Trouble::Failed(error)
+    }
+}
+
+/// What a group has to commit.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// The namespaces that it has locked, by name, with their numbers.
+    opened: HashMap<Namespace, i64>,
+    /// Events by namespace, in the order in which they happened there.
+    events: Vec<(i64, Vec<NewEvent>)>,
+}
+
+impl Changes {
+    /// Whether there is something for those who follow events.
+    pub(super) fn have_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The namespaces that the group has used, with their numbers.
+    pub(super) fn namespaces(self) -> HashMap<Namespace, i64> {
+        self.opened
+    }
+
+    fn add(&mut self, namespace: i64, new: Vec<NewEvent>) {
+        if new.is_empty() {
+            return;
+        }
+        match self.events.iter_mut().find(|(known, _)| *known == namespace) {
+            Some((_, events)) => events.extend(new),
+            None => self.events.push((namespace, new)),
+        }
+    }
+}
+
+/// Begin a transaction and run closures, those of `group` and whatever `more` brings, up to the one that spoils it.
+/// `more` is asked after each closure, with how many there have been.
+pub(super) async fn run(
+    sql: &mut Sql<'_>,
+    namespaces: &Namespaces,
+    time: &Time,
+    group: &mut Vec<Box<dyn Write>>,
+    mut more: impl FnMut(usize) -> Option<Box<dyn Write>>,
+) -> Result<Changes, Trouble> {
+    sql.begin().await.doing("begin a write")?;
+    let (mut changes, mut done) = (Changes::default(), 0);
+    while let Some(write) = group.get_mut(done) {
+        if write.begin() {
+            let namespace = match changes.opened.get(write.namespace()) {
+                Some(namespace) => *namespace,
+                None => {
+                    let namespace = namespaces.lock(sql, write.namespace()).await.doing("lock the namespace")?;
+                    changes.opened.insert(write.namespace().clone(), namespace);
+                    namespace
+                }
+            };
+            match call(&mut **write, sql, Scope { namespace, now: time.now() }).await {
+                _ if sql.has_failed() => return Err(Trouble::Spoiled),
+                Ran::Keep(new) => changes.add(namespace, new),
+                Ran::Undo { changed: false } => {}
+                Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
+            }
+        }
+        done += 1;
+        group.extend(more(done));
+    }
+    Ok(changes)
+}
+
+/// Number the events of a group and write them down: the last thing before the commit.
+pub(super) async fn write_events(sql: &mut Sql<'_>, changes: &Changes) -> Result<(), DbError> {
+    for (namespace, events) in &changes.events {
+        append_events(sql, *namespace, events).await.doing("append the events")?;
+    }
+    Ok(())
+}
+
+/// Call a closure. One that is not ready although the database owes it no answer waits for something that it should
+/// not.
+async fn call(write: &mut dyn Write, sql: &mut Sql<'_>, scope: Scope) -> Ran {
+    let is_waiting = sql.is_waiting();
+    let mut closure = write.run(sql.reborrow(), scope);
+    let ran = poll_fn(|context| match closure.as_mut().poll(context) {
+        Poll::Ready(ran) => Poll::Ready(Some(ran)),
+        Poll::Pending if is_waiting() => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    let ran = ran.await;
+    drop(closure);
+    ran.unwrap_or_else(|| {
+        write.refuse(waits_for_something_else());
+        Ran::Undo { changed: true }
+    })
+}

@@ -1,0 +1,66 @@
+//! Namespaces as rows: a number for each name, which leads the key of everything in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    Sql,
+    sql::{Cause, Row, values},
+};
+use crate::Namespace;
+
+/// The numbers of namespaces, as far as this process has met them. They never change.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(Mutex<HashMap<Namespace, i64>>);
+
+const FIND: &str = "select id from namespace where team = $1 and workspace = $2";
+
+impl Namespaces {
+    /// Lock a namespace until the transaction ends, and make it if it is new. Gives its number.
+    pub(super) async fn lock(&self, sql: &mut Sql<'_>, namespace: &Namespace) -> Result<i64, Cause> {
+        let id = match self.known(namespace) {
+            Some(id) => id,
+            None => {
+                let add = "insert into namespace (team, workspace) values ($1, $2)
+                     on conflict (team, workspace) do nothing";
+                sql.execute(add, values![&*namespace.team, &*namespace.workspace]).await?;
+                find(sql, namespace).await?.ok_or("a namespace that was just added is missing")?
+            }
+        };
+        sql.lock_namespace(id).await?;
+        Ok(id)
+    }
+
+    /// The number of a namespace, if there is one.
+    pub(super) async fn find(&self, sql: &mut Sql<'_>, namespace: &Namespace) -> Result<Option<i64>, Cause> {
+        if let Some(id) = self.known(namespace) {
+            return Ok(Some(id));
+        }
+        let found = find(sql, namespace).await?;
+        self.remember(found.map(|id| (namespace.clone(), id)));
+        Ok(found)
+    }
+
+    /// Remember numbers that are committed.
+    pub(super) fn remember(&self, namespaces: impl IntoIterator<Item = (Namespace, i64)>) {
+        let mut known = self.all();
+        for (namespace, id) in namespaces {
+            known.entry(namespace).or_insert(id);
+        }
+    }
+
+    fn known(&self, namespace: &Namespace) -> Option<i64> {
+        self.all().get(namespace).copied()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Namespace, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn find(sql: &mut Sql<'_>, namespace: &Namespace) -> Result<Option<i64>, Cause> {
+    let found = sql.all(FIND, values![&*namespace.team, &*namespace.workspace], |row: &Row<'_>| row.next()).await?;
+    Ok(found.into_iter().next())
+}
