@@ -1,10 +1,11 @@
 //! What Skep can do to runs and tasks, each as one transaction: load, decide, save, append, commit, wake.
 //!
 //! Every door ends here; none of them touches `db` to change something. The operations are in `app/tasks.rs`,
-//! `app/runs.rs` and `app/mcp_tasks.rs`. To look at things, ask [`Db`] itself.
+//! `app/runs.rs`, `app/sessions.rs` and `app/mcp_tasks.rs`. To look at things, ask [`Db`] itself.
 
 mod mcp_tasks;
 mod runs;
+mod sessions;
 mod tasks;
 
 use tokio::sync::watch;
@@ -12,7 +13,8 @@ use tokio::sync::watch;
 pub use self::{
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     runs::RunError,
-    tasks::{EXPIRE_MAX, TaskError},
+    sessions::{LOST_MAX, SessionError},
+    tasks::TaskError,
 };
 use crate::db::Db;
 

@@ -21,6 +21,7 @@ mod namespaces;
 mod postgres;
 mod queue;
 mod runs;
+mod sessions;
 mod sql;
 mod sqlite;
 mod tasks;
@@ -244,7 +245,7 @@ struct Scope {
     now: Now,
 }
 
-/// What a write can do: the methods in `db/{tasks,runs,events,artefacts,mcp_tasks}.rs`.
+/// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks}.rs`.
 pub struct Tx<'a> {
     scope: Scope,
     sql: Sql<'a>,

@@ -64,6 +64,8 @@ pub enum Kind {
     TaskBlocked,
     /// A task was given back unfinished; no failure is counted (`worker`, `attempt`).
     TaskReleased,
+    /// The worker of a task was lost and the task is given out again (`worker`, `attempt`, `losses`: how often so far).
+    TaskLost,
     /// A task was withdrawn (`worker` and `attempt`, if one had it).
     TaskCancelled,
     /// A task that had ended without success is to be done again.
@@ -76,7 +78,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::RunStarted,
         Kind::RunEnded,
         Kind::RunInterrupted,
@@ -89,6 +91,7 @@ impl Kind {
         Kind::TaskFailed,
         Kind::TaskBlocked,
         Kind::TaskReleased,
+        Kind::TaskLost,
         Kind::TaskCancelled,
         Kind::TaskReopened,
         Kind::TaskAnswerRefused,
@@ -110,6 +113,7 @@ impl Kind {
             Kind::TaskFailed => "task.failed",
             Kind::TaskBlocked => "task.blocked",
             Kind::TaskReleased => "task.released",
+            Kind::TaskLost => "task.lost",
             Kind::TaskCancelled => "task.cancelled",
             Kind::TaskReopened => "task.reopened",
             Kind::TaskAnswerRefused => "task.answer_refused",

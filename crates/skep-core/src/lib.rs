@@ -1,6 +1,6 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`], [`run`] and [`mcp_task`] hold the rules, [`event`] what is written down about them, [`db`] loads
+//! Read in this order: [`task`], [`run`], [`session`] and [`mcp_task`] hold the rules, [`event`] what is written down about them, [`db`] loads
 //! and saves, [`app`] joins all of it in one transaction for each operation. [`policy`] says who may call what,
 //! [`limits`] how much of anything is taken, [`retention`] how much of the runs is kept.
 
@@ -13,6 +13,7 @@ pub mod mcp_task;
 pub mod policy;
 pub mod retention;
 pub mod run;
+pub mod session;
 pub mod task;
 
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,11 @@ use std::{sync::Arc, time::Duration};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// The moment `duration` earlier; the beginning of time if there is no such moment.
+    pub fn before(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// The moment `duration` later; the end of time if there is no such moment.
     pub fn after(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
@@ -40,6 +46,11 @@ impl Namespace {
     /// A team's own.
     pub fn team(name: &str) -> Namespace {
         Namespace { team: name.into(), workspace: "".into() }
+    }
+
+    /// Where hubs are registered; no team can have this name.
+    pub(crate) fn hubs() -> Namespace {
+        Namespace::team("")
     }
 
     /// One of the team's workspaces, by its name, which is not empty.

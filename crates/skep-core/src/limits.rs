@@ -45,6 +45,10 @@ pub const MCP_TASK_CONTENT_BYTES_MAX: usize = 16 << 20;
 pub const MCP_TASK_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long an MCP task is kept after its end.
 pub const MCP_TASK_KEPT: Duration = Duration::from_secs(3600);
+/// Sessions that a hub registers at once.
+pub const SESSIONS_MAX: usize = 1_000;
+/// How often a task may lose its worker before it has failed: whoever takes it may not survive it.
+pub const LOSSES_MAX: u32 = 3;
 /// Rows in one page of runs or events; who asks for more gets this many.
 pub const PAGE_MAX: usize = 1_000;
 

@@ -1,11 +1,11 @@
 //! The life of a task, as one function: [`Task::apply`].
 //!
 //! ```text
-//!            ┌──────── fail / expire, retries left; release ────────┐
+//!            ┌──────── fail, retries left; release; lose ───────────┐
 //!            ▼                                                      │
-//!   Pending{due, waiting_for} ──start──▶ InProgress(Lease) ─────────┤
+//!   Pending{due, waiting_for} ──start──▶ InProgress(Holder) ────────┤
 //!      │   │                                 │                      ├─finish─▶ Completed
-//!      │   └─ what it needs has failed ──▶ Blocked                  ├─fail / expire, no retries left─▶ Failed
+//!      │   └─ what it needs has failed ──▶ Blocked                  ├─fail, no retries left; lose too often─▶ Failed
 //!      └───────────── cancel ────────────────┴─────────────────────▶ Cancelled
 //! ```
 //!
@@ -30,9 +30,11 @@ use crate::{
     Timestamp,
     event::{Kind, NewEvent},
     limits::{
-        INPUT_BYTES_MAX, Invalid, RUN_DEPENDENCIES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name, cut_error,
+        INPUT_BYTES_MAX, Invalid, LOSSES_MAX, RUN_DEPENDENCIES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name,
+        cut_error,
     },
     run::RunId,
+    session::SessionId,
 };
 
 /// Wait before the first retry, if the task does not say otherwise. Each further one takes twice as long.
@@ -60,8 +62,10 @@ pub struct Task {
     pub state: State,
     /// How often it has been started. The number of a start is its fencing token.
     pub attempt: u32,
-    /// How often an attempt has failed. An attempt that was given back has not.
+    /// How often an attempt has failed. An attempt that was given back, or whose worker was lost, has not.
     pub failures: u32,
+    /// How often the session that held it was lost.
+    pub losses: u32,
     /// How many failures are allowed before the next one is final.
     pub retries_max: u32,
     /// Wait before the first retry.
@@ -110,7 +114,7 @@ pub enum State {
         waiting_for: u32,
     },
     /// A worker holds it.
-    InProgress(Lease),
+    InProgress(Holder),
     /// The worker's answer.
     Completed(Value),
     /// Why the last attempt failed, and what it had to show for itself.
@@ -142,22 +146,20 @@ impl From<&str> for Failure {
     }
 }
 
-/// A worker's right to a task, until a moment.
+/// Who has a task, for as long as its session lasts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lease {
-    /// Who holds it.
+pub struct Holder {
+    /// Who works on it.
     pub worker: WorkerId,
-    /// When others may take it back.
-    pub until: Timestamp,
+    /// The worker's session.
+    pub session: SessionId,
 }
 
 /// What can happen to a task.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// A worker takes it for some time.
-    Start(WorkerId, Duration),
-    /// The holder of this attempt needs more time: so much from now.
-    Renew(Attempt, Duration),
+    /// A worker takes it.
+    Start(Holder),
     /// The holder of this attempt brings the answer.
     Finish(Attempt, Value),
     /// The holder of this attempt gives up.
@@ -169,8 +171,9 @@ pub enum Command {
         /// Whether another attempt may go better.
         retry: bool,
     },
-    /// The lease ran out.
-    Expire,
+    /// The session that holds it is gone, and nobody knows how far its worker came. Nothing has failed, but who takes a
+    /// task that workers do not survive shall not be the next of many.
+    Lose,
     /// The task is given back unfinished, because its worker stops or is gone. Nothing has failed.
     Release,
     /// Somebody withdraws it.
@@ -201,14 +204,11 @@ pub enum Refused {
     #[error("the task is not ready")]
     NotReady,
     /// The answer comes from an attempt that no longer holds the task.
-    #[error("the lease was lost: the task has been taken back or given to another worker")]
-    LeaseLost,
+    #[error("the task has been taken back or given to another worker")]
+    NotHeld,
     /// The answer of this attempt has been taken already; this is no error, only the same once more.
     #[error("this attempt has already answered")]
     Repeated,
-    /// The lease still runs.
-    #[error("the lease has not run out")]
-    StillLeased,
     /// Nobody holds the task, so nobody can give it back.
     #[error("the task is not in progress")]
     NotInProgress,
@@ -254,65 +254,68 @@ impl Task {
             state: State::Pending { due: now, waiting_for },
             attempt: 0,
             failures: 0,
+            losses: 0,
             retries_max: new.retries_max,
             retry_delay: new.retry_delay,
             allow_failure: new.allow_failure,
         }
     }
 
-    /// Apply one command at one moment. On refusal the task is unchanged. A renewal is no event.
+    /// Apply one command at one moment. On refusal the task is unchanged.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Option<NewEvent>, Refused> {
         let (next, event) = match (&self.state, command) {
             (State::Completed(_), Command::Finish(by, _)) if by.number == self.attempt => {
                 return Err(Refused::Repeated);
             }
             (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
-                self.failures = 0;
+                (self.failures, self.losses) = (0, 0);
                 let event = self.event(Kind::TaskReopened, json!({}), now);
                 (State::Pending { due: now, waiting_for }, Some(event))
             }
             (state, _) if state.is_over() => return Err(Refused::Over(state.name())),
             (_, Command::Reopen { .. }) => return Err(Refused::Unfinished),
 
-            (State::Pending { due, waiting_for: 0 }, Command::Start(worker, time)) if *due <= now => {
+            (State::Pending { due, waiting_for: 0 }, Command::Start(holder)) if *due <= now => {
                 self.attempt += 1;
-                let lease = Lease { worker, until: now.after(time) };
-                let event = self.event(Kind::TaskStarted, self.holder(&lease), now);
-                (State::InProgress(lease), Some(event))
+                let event = self.event(Kind::TaskStarted, self.data_of(&holder), now);
+                (State::InProgress(holder), Some(event))
             }
             (_, Command::Start(..)) => return Err(Refused::NotReady),
 
-            (State::InProgress(lease), Command::Renew(by, time)) if self.holds(lease, &by) => {
-                (State::InProgress(Lease { worker: by.worker, until: lease.until.max(now.after(time)) }), None)
+            (State::InProgress(holder), Command::Finish(by, output)) if self.holds(holder, &by) => {
+                (State::Completed(output), Some(self.event(Kind::TaskCompleted, self.data_of(holder), now)))
             }
-            (State::InProgress(lease), Command::Finish(by, output)) if self.holds(lease, &by) => {
-                (State::Completed(output), Some(self.event(Kind::TaskCompleted, self.holder(lease), now)))
-            }
-            (State::InProgress(lease), Command::Fail { by, failure, retry }) if self.holds(lease, &by) => {
+            (State::InProgress(holder), Command::Fail { by, failure, retry }) if self.holds(holder, &by) => {
                 let retry = retry && self.failures < self.retries_max;
                 let failure = Failure { error: cut_error(failure.error), ..failure };
-                let after = self.after_failure(lease, failure, retry, now);
+                let after = self.after_failure(holder, failure, retry, now);
                 self.failures += 1;
                 after
             }
-            (_, Command::Renew(..) | Command::Finish(..) | Command::Fail { .. }) => return Err(Refused::LeaseLost),
+            (_, Command::Finish(..) | Command::Fail { .. }) => return Err(Refused::NotHeld),
 
-            (State::InProgress(lease), Command::Expire) if lease.until <= now => {
-                let retry = self.failures < self.retries_max;
-                let after = self.after_failure(lease, "the lease ran out".into(), retry, now);
-                self.failures += 1;
-                after
+            (State::InProgress(holder), Command::Lose) => {
+                self.losses += 1;
+                let mut data = self.data_of(holder);
+                if self.losses > LOSSES_MAX {
+                    let error = format!("its worker was lost {} times", self.losses);
+                    data["error"] = error.as_str().into();
+                    (State::Failed(error.into()), Some(self.event(Kind::TaskFailed, data, now)))
+                } else {
+                    data["losses"] = self.losses.into();
+                    (State::Pending { due: now, waiting_for: 0 }, Some(self.event(Kind::TaskLost, data, now)))
+                }
             }
-            (_, Command::Expire) => return Err(Refused::StillLeased),
+            (_, Command::Lose) => return Err(Refused::NotInProgress),
 
-            (State::InProgress(lease), Command::Release) => {
-                let event = self.event(Kind::TaskReleased, self.holder(lease), now);
+            (State::InProgress(holder), Command::Release) => {
+                let event = self.event(Kind::TaskReleased, self.data_of(holder), now);
                 (State::Pending { due: now, waiting_for: 0 }, Some(event))
             }
             (_, Command::Release) => return Err(Refused::NotInProgress),
 
-            (State::InProgress(lease), Command::Cancel) => {
-                (State::Cancelled, Some(self.event(Kind::TaskCancelled, self.holder(lease), now)))
+            (State::InProgress(holder), Command::Cancel) => {
+                (State::Cancelled, Some(self.event(Kind::TaskCancelled, self.data_of(holder), now)))
             }
             (_, Command::Cancel) => (State::Cancelled, Some(self.event(Kind::TaskCancelled, json!({}), now))),
         };
@@ -331,8 +334,14 @@ impl Task {
     }
 
     /// Where a failed attempt leads. `self.failures` does not count it yet.
-    fn after_failure(&self, lease: &Lease, failure: Failure, retry: bool, now: Timestamp) -> (State, Option<NewEvent>) {
-        let mut data = self.holder(lease);
+    fn after_failure(
+        &self,
+        holder: &Holder,
+        failure: Failure,
+        retry: bool,
+        now: Timestamp,
+    ) -> (State, Option<NewEvent>) {
+        let mut data = self.data_of(holder);
         data["error"] = failure.error.clone().into();
         if retry {
             let delay = self.retry_delay.saturating_mul(1 << self.failures.min(30)).min(RETRY_DELAY_MAX);
@@ -344,12 +353,20 @@ impl Task {
         }
     }
 
-    fn holds(&self, lease: &Lease, by: &Attempt) -> bool {
-        lease.worker == by.worker && self.attempt == by.number
+    /// The attempt that is under way, if one is.
+    pub fn held(&self) -> Option<Attempt> {
+        match &self.state {
+            State::InProgress(holder) => Some(Attempt { worker: holder.worker.clone(), number: self.attempt }),
+            _ => None,
+        }
     }
 
-    fn holder(&self, lease: &Lease) -> Value {
-        json!({ "worker": lease.worker.0, "attempt": self.attempt })
+    fn holds(&self, holder: &Holder, by: &Attempt) -> bool {
+        holder.worker == by.worker && self.attempt == by.number
+    }
+
+    fn data_of(&self, holder: &Holder) -> Value {
+        json!({ "worker": holder.worker.0, "attempt": self.attempt })
     }
 
     pub(crate) fn event(&self, kind: Kind, data: Value, at: Timestamp) -> NewEvent {
@@ -494,8 +511,6 @@ mod tests {
 
     use super::*;
 
-    const LEASE: Duration = Duration::from_secs(5);
-
     fn task(retries_max: u32) -> Task {
         let new = NewTask { retries_max, ..NewTask::new(TaskId("t".into()), "q", Value::Null) };
         Task::new(new, 0, 0, Timestamp(0))
@@ -503,6 +518,11 @@ mod tests {
 
     fn worker(name: &str) -> WorkerId {
         WorkerId(name.into())
+    }
+
+    fn start(worker_name: &str) -> Command {
+        let session = SessionId(format!("session of {worker_name}"));
+        Command::Start(Holder { worker: worker(worker_name), session })
     }
 
     fn by(name: &str, number: u32) -> Attempt {
@@ -514,26 +534,42 @@ mod tests {
     }
 
     #[test]
-    fn the_late_answer_of_an_expired_attempt_is_refused() {
+    fn the_late_answer_of_a_lost_attempt_is_refused() {
         let mut task = task(1);
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
-        task.apply(Command::Expire, Timestamp(5_000_000)).unwrap();
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(9_000_000)).unwrap();
+        task.apply(start("a"), Timestamp(0)).unwrap();
+        task.apply(Command::Lose, Timestamp(5_000_000)).unwrap();
+        task.apply(start("a"), Timestamp(9_000_000)).unwrap();
         let answer = task.apply(Command::Finish(by("a", 1), 42.into()), Timestamp(9_000_001));
-        assert_eq!(answer, Err(Refused::LeaseLost), "even from the worker that holds it again");
-        let event = task.late_answer(&by("a", 1), &Refused::LeaseLost, LateAnswer::Output(42.into()), Timestamp(1));
+        assert_eq!(answer, Err(Refused::NotHeld), "even from the worker that holds it again");
+        let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(42.into()), Timestamp(1));
         assert_eq!((event.kind, &event.data["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
     }
 
     #[test]
     fn a_released_task_is_ready_at_once_without_a_failure_and_fences_its_former_holder() {
         let mut task = task(0);
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(start("a"), Timestamp(0)).unwrap();
         task.apply(Command::Release, Timestamp(1)).unwrap();
         assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
-        assert_eq!(task.apply(fail(by("a", 1)), Timestamp(1)), Err(Refused::LeaseLost));
-        task.apply(Command::Start(worker("b"), LEASE), Timestamp(1)).unwrap();
+        assert_eq!(task.apply(fail(by("a", 1)), Timestamp(1)), Err(Refused::NotHeld));
+        task.apply(start("b"), Timestamp(1)).unwrap();
         assert_eq!(task.attempt, 2);
+    }
+
+    #[test]
+    fn a_lost_worker_is_no_failure_but_a_task_that_loses_too_many_has_failed() {
+        let mut task = task(0);
+        for loss in 1..=LOSSES_MAX {
+            task.apply(start("a"), Timestamp(1)).unwrap();
+            let event = task.apply(Command::Lose, Timestamp(1)).unwrap().unwrap();
+            assert_eq!((event.kind, &event.data["losses"]), (Kind::TaskLost, &loss.into()));
+            assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
+            assert_eq!(task.apply(Command::Lose, Timestamp(1)), Err(Refused::NotInProgress));
+        }
+        task.apply(start("a"), Timestamp(1)).unwrap();
+        let event = task.apply(Command::Lose, Timestamp(1)).unwrap().unwrap();
+        assert_eq!(event.kind, Kind::TaskFailed);
+        assert_eq!(task.state, State::Failed(format!("its worker was lost {} times", LOSSES_MAX + 1).into()));
     }
 
     #[test]
@@ -542,7 +578,7 @@ mod tests {
         let mut waits = Vec::new();
         let mut now = Timestamp(0);
         for attempt in 1..=12 {
-            task.apply(Command::Start(worker("a"), LEASE), now).unwrap();
+            task.apply(start("a"), now).unwrap();
             task.apply(fail(by("a", attempt)), now).unwrap();
             let State::Pending { due, .. } = task.state else { panic!("{:?}", task.state) };
             waits.push((due.0 - now.0) / 1_000_000);
@@ -554,7 +590,7 @@ mod tests {
     #[test]
     fn a_failure_is_final_when_no_retry_is_left_or_none_makes_sense() {
         let mut task = task(1);
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(start("a"), Timestamp(0)).unwrap();
         let mut hopeless = task.clone();
         let command = Command::Fail { by: by("a", 1), failure: "no such file".into(), retry: false };
         hopeless.apply(command, Timestamp(0)).unwrap();
@@ -562,7 +598,7 @@ mod tests {
 
         task.apply(fail(by("a", 1)), Timestamp(0)).unwrap();
         assert_eq!(task.state, State::Pending { due: Timestamp(1_000_000), waiting_for: 0 });
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(1_000_000)).unwrap();
+        task.apply(start("a"), Timestamp(1_000_000)).unwrap();
         task.apply(fail(by("a", 2)), Timestamp(1_000_000)).unwrap();
         assert_eq!(task.state, State::Failed("boom".into()));
     }
@@ -571,13 +607,13 @@ mod tests {
     fn a_task_that_waits_for_others_does_not_start() {
         let new = NewTask::new(TaskId("t".into()), "q", Value::Null);
         let mut task = Task::new(new, 0, 1, Timestamp(0));
-        assert_eq!(task.apply(Command::Start(worker("a"), LEASE), Timestamp(9)), Err(Refused::NotReady));
+        assert_eq!(task.apply(start("a"), Timestamp(9)), Err(Refused::NotReady));
     }
 
     #[test]
     fn the_same_answer_once_more_is_told_apart_from_a_late_one() {
         let mut task = task(0);
-        task.apply(Command::Start(worker("a"), LEASE), Timestamp(0)).unwrap();
+        task.apply(start("a"), Timestamp(0)).unwrap();
         task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(1)).unwrap();
         assert_eq!(task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(2)), Err(Refused::Repeated));
         assert_eq!(task.apply(Command::Finish(by("a", 2), 1.into()), Timestamp(2)), Err(Refused::Over("completed")));
@@ -589,7 +625,7 @@ mod tests {
         let mut task = task(1);
         assert_eq!(task.apply(reopen.clone(), Timestamp(0)), Err(Refused::Unfinished));
         for attempt in [1, 2] {
-            task.apply(Command::Start(worker("a"), LEASE), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
+            task.apply(start("a"), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
             task.apply(fail(by("a", attempt)), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
         }
         let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap().unwrap();
@@ -696,11 +732,10 @@ mod tests {
         let fail =
             (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, failure: "boom".into(), retry });
         prop_oneof![
-            4 => prop_oneof!["a", "b"].prop_map(|w| Command::Start(WorkerId(w), LEASE)),
-            1 => by.clone().prop_map(|by| Command::Renew(by, LEASE)),
+            4 => prop_oneof!["a", "b"].prop_map(|w| start(&w)),
             1 => by.prop_map(|by| Command::Finish(by, 1.into())),
             3 => fail,
-            2 => Just(Command::Expire),
+            2 => Just(Command::Lose),
             2 => Just(Command::Release),
             1 => Just(Command::Cancel),
         ]
@@ -717,7 +752,7 @@ mod tests {
                 now += gap;
                 let before = task.clone();
                 let holder = match &before.state {
-                    State::InProgress(lease) => Some(Attempt { worker: lease.worker.clone(), number: before.attempt }),
+                    State::InProgress(holder) => Some(Attempt { worker: holder.worker.clone(), number: before.attempt }),
                     _ => None,
                 };
                 let result = task.apply(command.clone(), Timestamp(now));
@@ -727,17 +762,17 @@ mod tests {
                 }
                 let started = matches!(command, Command::Start(..));
                 prop_assert_eq!(task.attempt, before.attempt + u32::from(started), "a token is never used twice");
-                let failed = matches!(command, Command::Fail { .. } | Command::Expire);
+                let failed = matches!(command, Command::Fail { .. });
                 prop_assert_eq!(task.failures, before.failures + u32::from(failed));
                 prop_assert!(task.failures <= retries_max + 1);
                 prop_assert!(task.failures <= retries_max || matches!(task.state, State::Failed(_)));
+                prop_assert_eq!(task.losses, before.losses + u32::from(matches!(command, Command::Lose)));
+                prop_assert!(task.losses <= LOSSES_MAX || task.losses == LOSSES_MAX + 1 && task.state.is_over());
                 match command {
-                    Command::Renew(by, _) | Command::Finish(by, _) | Command::Fail { by, .. } => {
+                    Command::Finish(by, _) | Command::Fail { by, .. } => {
                         prop_assert_eq!(Some(by), holder, "only the holder is heard");
                     }
-                    Command::Expire => prop_assert!(
-                        matches!(&before.state, State::InProgress(lease) if lease.until <= Timestamp(now))
-                    ),
+                    Command::Lose => prop_assert!(holder.is_some(), "only what somebody has can be lost"),
                     _ => {}
                 }
             }

@@ -1,7 +1,5 @@
 //! Operations on tasks.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::App;
@@ -12,11 +10,8 @@ use crate::{
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
     run::{self, RunId},
-    task::{Attempt, Command, Failure, LateAnswer, NewTask, Refused, State, Task, TaskId, WorkerId},
+    task::{Attempt, Command, Failure, Holder, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
-
-/// Leases that one call of [`App::expire`] takes back, so that it does not keep others waiting.
-pub const EXPIRE_MAX: usize = 100;
 
 /// Why an operation on tasks failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -81,40 +76,21 @@ impl App {
         self.db.write(permit.namespace(), submit).await
     }
 
-    /// Give the task of a queue that has been due the longest to a worker, if there is one. The worker must answer
-    /// or [`App::renew`] before the lease is over.
-    pub async fn claim(
-        &self,
-        permit: &Permit,
-        queue: &str,
-        worker: &WorkerId,
-        lease: Duration,
-    ) -> Result<Option<Task>, TaskError> {
+    /// Give the task of a queue that has been due the longest to a worker, if there is one. It has the task until it
+    /// answers, or its session ends. A session that is not registered gets nothing.
+    pub async fn claim(&self, permit: &Permit, queue: &str, holder: &Holder) -> Result<Option<Task>, TaskError> {
         check_name("queue", queue)?;
-        check_name("worker", &worker.0)?;
-        let (queue, worker) = (queue.to_owned(), worker.clone());
+        check_name("worker", &holder.worker.0)?;
+        let (queue, holder) = (queue.to_owned(), holder.clone());
         let claim = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let Some(mut task) = tx.next_ready_task(&queue, now).await? else { return Ok(None) };
-            let event = task.apply(Command::Start(worker.clone(), lease), now)?;
+            let Some(mut task) = tx.next_ready_task(&queue, &holder.session, now).await? else { return Ok(None) };
+            let event = task.apply(Command::Start(holder.clone()), now)?;
             tx.save_task(&task).await?;
             event.into_iter().for_each(|event| tx.append(event));
             Ok(Some(task))
         };
         self.db.write(permit.namespace(), claim).await
-    }
-
-    /// Prolong a lease: so much from now.
-    pub async fn renew(&self, permit: &Permit, id: &TaskId, by: Attempt, lease: Duration) -> Result<Task, TaskError> {
-        let id = id.clone();
-        let renew = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            let mut task = load(tx, &id).await?;
-            task.apply(Command::Renew(by.clone(), lease), now)?;
-            tx.save_task(&task).await?;
-            Ok(task)
-        };
-        self.db.write(permit.namespace(), renew).await
     }
 
     /// Bring the answer, and what the task has left behind. Tasks that waited for this one become ready.
@@ -182,23 +158,6 @@ impl App {
             Ok::<_, TaskError>(Ok(task))
         };
         Ok(self.db.write(permit.namespace(), fail).await??)
-    }
-
-    /// Take back tasks whose lease has run out, at most [`EXPIRE_MAX`]; that counts as a failure of the attempt.
-    /// Gives the tasks as they now are. Who gets that many asks again.
-    pub async fn expire(&self, permit: &Permit) -> Result<Vec<Task>, TaskError> {
-        let expire = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            let mut tasks = tx.overdue_tasks(tx.surely_past(), EXPIRE_MAX).await?;
-            for task in &mut tasks {
-                let event = task.apply(Command::Expire, now)?;
-                tx.save_task(task).await?;
-                event.into_iter().for_each(|event| tx.append(event));
-                tell_dependents(tx, task).await?;
-            }
-            Ok(tasks)
-        };
-        self.db.write(permit.namespace(), expire).await
     }
 
     /// Withdraw a task. What needs it is blocked.
@@ -276,7 +235,7 @@ async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, O
 }
 
 /// What the end of a task without success means for those that need it. Does nothing while it is not over.
-async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
+pub(super) async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
     let now = tx.now();
     if !task.state.is_over() {
         return Ok(());

@@ -30,17 +30,26 @@ const DRIFT: u32 = 2_000;
 
 /// Where the store's time comes from. The default is the real time.
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+pub struct Clock {
+    manual: Option<Arc<AtomicI64>>,
+    /// Microseconds that the wall clock is ahead.
+    skew: i64,
+}
 
 impl Clock {
     /// A clock that stands still until it is [`Clock::set`].
     pub fn manual(at: Timestamp) -> Clock {
-        Clock(Some(Arc::new(AtomicI64::new(at.0))))
+        Clock { manual: Some(Arc::new(AtomicI64::new(at.0))), skew: 0 }
+    }
+
+    /// The real time of a machine whose wall clock is so many microseconds ahead, or behind.
+    pub fn skewed(ahead_us: i64) -> Clock {
+        Clock { manual: None, skew: ahead_us }
     }
 
     /// Set a manual clock, and all its clones; the real time cannot be set.
     pub fn set(&self, at: Timestamp) {
-        if let Some(manual) = &self.0 {
+        if let Some(manual) = &self.manual {
             manual.store(at.0, Ordering::SeqCst);
         }
     }
@@ -58,7 +67,7 @@ pub struct Now {
 impl Now {
     /// A moment that has passed for certain, whichever hub is asked.
     pub fn surely(&self) -> Timestamp {
-        Timestamp(self.at.0.saturating_sub(micros(self.error)))
+        self.at.before(self.error)
     }
 
     /// Time until a moment; none if it has passed.
@@ -70,6 +79,8 @@ impl Now {
 /// The time of one open store.
 pub(super) struct Time {
     source: Source,
+    /// Microseconds that the wall clock is ahead.
+    skew: i64,
     began: Instant,
 }
 
@@ -91,14 +102,14 @@ impl Time {
     }
 
     fn new(clock: &Clock, source: Source) -> Time {
-        let source = clock.0.as_ref().map_or(source, |manual| Source::Manual(Arc::clone(manual)));
-        Time { source, began: Instant::now() }
+        let source = clock.manual.as_ref().map_or(source, |manual| Source::Manual(Arc::clone(manual)));
+        Time { source, skew: clock.skew, began: Instant::now() }
     }
 
     pub(super) fn now(&self) -> Now {
         match &self.source {
             Source::Manual(at) => Now { at: Timestamp(at.load(Ordering::SeqCst)), error: Duration::ZERO },
-            Source::Wall(wall) => lock(wall).read(wall_clock(), self.began.elapsed()),
+            Source::Wall(wall) => lock(wall).read(Timestamp(wall_clock().0 + self.skew), self.began.elapsed()),
             Source::Server(server) => lock(server).read(self.began.elapsed()),
         }
     }

@@ -49,6 +49,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         },
     },
     Migration { number: 4, name: "keys", oldest: 4, sql: Text::Same(include_str!("../../migrations/0004_keys.sql")) },
+    Migration {
+        number: 5,
+        name: "sessions",
+        oldest: 5,
+        sql: Text::Same(include_str!("../../migrations/0005_sessions.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use super::{
     Db, DbError, Doing, Tx,
-    sql::{Cause, Row, values},
+    sql::{Cause, Row, Value, values},
 };
 use crate::{
     Namespace, Timestamp,
     run::RunId,
-    task::{Attempt, Failure, Lease, State, Task, TaskId, WorkerId},
+    session::SessionId,
+    task::{Attempt, Failure, Holder, State, Task, TaskId, WorkerId},
 };
 
 const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, \
-     waiting_for, attempt, failures, worker, input, result";
+     waiting_for, attempt, failures, losses, worker, session, input, result";
 
 impl Tx<'_> {
     /// The task of this name.
@@ -22,24 +23,26 @@ impl Tx<'_> {
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The task of a queue that has been due the longest.
-    pub async fn next_ready_task(&mut self, queue: &str, now: Timestamp) -> Result<Option<Task>, DbError> {
+    /// The task of a queue that has been due the longest, for a session if it is registered.
+    pub async fn next_ready_task(
+        &mut self,
+        queue: &str,
+        session: &SessionId,
+        now: Timestamp,
+    ) -> Result<Option<Task>, DbError> {
         let sql = format!(
             "select {COLUMNS} from task
              where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
+                and exists (select 1 from session where session.namespace = $4 and session.id = $5)
              order by due, position, id limit 1"
         );
-        self.first(&sql, values![self.namespace(), queue, now.0], from_row).await.doing("find a ready task")
+        let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0];
+        self.first(&sql, values, from_row).await.doing("find a ready task")
     }
 
-    /// Tasks whose lease has run out, the longest overdue first.
-    pub async fn overdue_tasks(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Task>, DbError> {
-        let sql = format!(
-            "select {COLUMNS} from task where namespace = $1 and state = 'in_progress' and due <= $2
-             order by due limit $3"
-        );
-        let values = values![self.namespace(), now.0, super::events::page(limit)];
-        self.all(&sql, values, from_row).await.doing("find leases that have run out")
+    /// Tasks by a condition on their namespace, which is `$1`, and others.
+    pub(super) async fn tasks_where(&mut self, which: &str, values: &[Value<'_>]) -> Result<Vec<Task>, DbError> {
+        self.all(&select_where(which), values, from_row).await.doing("load tasks")
     }
 
     /// All tasks of a run in the order of their declaration.
@@ -78,10 +81,10 @@ impl Tx<'_> {
     pub async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
         let sql = format!(
             "insert into task (namespace, {COLUMNS})
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
              on conflict (id, namespace) do nothing"
         );
-        let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
+        let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
         let depends_on = names_to_json(&task.depends_on);
         let retry_delay_us = i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX);
         let values = values![
@@ -99,7 +102,9 @@ impl Tx<'_> {
             waiting_for,
             task.attempt,
             task.failures,
+            task.losses,
             worker,
+            session,
             task.input.to_string(),
             result,
         ];
@@ -113,11 +118,13 @@ impl Tx<'_> {
 
     /// Keep the task as it now is.
     pub async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
-        let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, worker = $6,
-             result = $7 where namespace = $8 and id = $9";
-        let Columns { state, due, waiting_for, worker, result } = columns(&task.state);
-        let (attempt, failures) = (task.attempt, task.failures);
-        let values = values![state, due, waiting_for, attempt, failures, worker, result, self.namespace(), &task.id.0];
+        let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, losses = $6,
+             worker = $7, session = $8, result = $9 where namespace = $10 and id = $11";
+        let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
+        let (attempt, failures, losses) = (task.attempt, task.failures, task.losses);
+        let (namespace, id) = (self.namespace(), &task.id.0);
+        let values =
+            values![state, due, waiting_for, attempt, failures, losses, worker, session, result, namespace, id];
         self.execute(sql, values).await.doing("save a task")
     }
 
@@ -179,7 +186,9 @@ impl Tx<'_> {
             Ok((id, worker.map(|worker| Attempt { worker, number })))
         };
         let found = self.all(&sql, values![self.namespace(), &run.0], read).await.doing("load unfinished tasks")?;
-        let sql = format!("update task set state = 'cancelled', due = null, worker = null where {UNFINISHED}");
+        let sql = format!(
+            "update task set state = 'cancelled', due = null, worker = null, session = null where {UNFINISHED}"
+        );
         self.execute(&sql, values![self.namespace(), &run.0]).await.doing("cancel tasks")?;
         Ok(found)
     }
@@ -283,16 +292,17 @@ struct Columns<'a> {
     due: Option<i64>,
     waiting_for: u32,
     worker: Option<&'a str>,
+    session: Option<&'a str>,
     result: Option<String>,
 }
 
 fn columns(state: &State) -> Columns<'_> {
-    let columns = Columns { state: state.name(), due: None, waiting_for: 0, worker: None, result: None };
+    let columns = Columns { state: state.name(), due: None, waiting_for: 0, worker: None, session: None, result: None };
     let json = |text: &str| Some(serde_json::Value::from(text).to_string());
     match state {
         State::Pending { due, waiting_for } => Columns { due: Some(due.0), waiting_for: *waiting_for, ..columns },
-        State::InProgress(lease) => {
-            Columns { due: Some(lease.until.0), worker: Some(lease.worker.0.as_str()), ..columns }
+        State::InProgress(holder) => {
+            Columns { worker: Some(&holder.worker.0), session: Some(&holder.session.0), ..columns }
         }
         State::Completed(output) => Columns { result: Some(output.to_string()), ..columns },
         State::Failed(failure) => Columns { result: Some(failure_to_json(failure)), ..columns },
@@ -301,22 +311,30 @@ fn columns(state: &State) -> Columns<'_> {
     }
 }
 
+/// A `select` of tasks by a condition on their namespace, which is `$1`, and others.
+pub(super) fn select_where(which: &str) -> String {
+    format!("select {COLUMNS} from task where namespace = $1 and {which}")
+}
+
 /// Rows are written here alone, so one that does not parse is our bug, and no caller's to mend.
-fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
+pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
     let (queue, position, depends_on) = (row.next()?, number()?, row.next_json::<Vec<String>>()?);
     let (retries_max, retry_delay) = (number()?, Duration::from_micros(row.next::<i64>()?.try_into()?));
     let allow_failure = row.next()?;
     let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
-    let (attempt, failures, worker) = (number()?, number()?, row.next::<Option<String>>()?);
+    let (attempt, failures, losses) = (number()?, number()?, number()?);
+    let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
     let input = row.next_json()?;
     let due = || due.map(Timestamp).ok_or("a task without a time");
     let state = match state.unwrap_or_default() {
         "pending" => State::Pending { due: due()?, waiting_for },
         "in_progress" => {
             let worker = WorkerId(worker.ok_or("a task in progress without a worker")?);
-            State::InProgress(Lease { worker, until: due()? })
+            // Those of older programs have none.
+            let session = SessionId(session.unwrap_or_default());
+            State::InProgress(Holder { worker, session })
         }
         "completed" => State::Completed(row.next_json()?),
         "failed" => State::Failed(failure_from_json(row.next_json()?)?),
@@ -335,6 +353,7 @@ fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         state,
         attempt,
         failures,
+        losses,
         retries_max,
         retry_delay,
         allow_failure,

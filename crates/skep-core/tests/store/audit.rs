@@ -3,7 +3,7 @@
 use skep_core::{
     artefact::NewArtefact,
     db::{Audit, FINDINGS_MAX},
-    mcp_task::{Holder, McpTaskId, NewMcpTask},
+    mcp_task::{McpTaskId, NewMcpTask},
     run::End,
 };
 
@@ -30,7 +30,7 @@ async fn every_state(app: &Hub, name: &str) {
         needs("ready", "completed"),
     ];
     app.start_run(&permit(), new_run(name), tasks).await.unwrap();
-    let claim = async || app.claim(&permit(), name, &worker("w"), LEASE).await.unwrap().unwrap();
+    let claim = async || app.claim(&permit(), name, &holder("w")).await.unwrap().unwrap();
     let completed = claim().await;
     let file = NewArtefact { path: "f".into(), bytes: vec![7; 10] };
     app.finish(&permit(), &completed.id, attempt(&completed), json!(1), vec![file]).await.unwrap();
@@ -131,7 +131,7 @@ async fn every_damaged_row_is_named_and_no_other() {
         app.submit(&permit(), new("alone")).await.unwrap();
         let call =
             NewMcpTask { id: McpTaskId("m".into()), principal: "p".into(), request: "{}".into(), may_repeat: true };
-        app.create_mcp_task(&permit(), call, &Holder("h".into()), LEASE).await.unwrap();
+        app.create_mcp_task(&permit(), call, &skep_core::mcp_task::Holder("h".into()), GRACE).await.unwrap();
         assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
 
         for (sql, _) in DAMAGES {

@@ -18,6 +18,7 @@ mod postgres;
 #[path = "../postgres/private.rs"]
 mod private;
 mod runs;
+mod sessions;
 mod tasks;
 mod tls;
 
@@ -31,10 +32,14 @@ use skep_core::{
     event::{Event, Kind},
     policy::{Actor, Permit},
     run::{NewRun, RunId},
-    task::{Attempt, NewTask, State, Task, TaskId, WorkerId},
+    session::{HubId, NewSession, SessionId, SessionToken},
+    task::{Attempt, Holder, NewTask, State, Task, TaskId, WorkerId},
 };
 
-const LEASE: Duration = Duration::from_secs(30);
+/// How long the test's hub is taken to be alive.
+const ALIVE: Duration = Duration::from_secs(3600);
+/// How long its sessions may then be without a hub.
+const GRACE: Duration = Duration::from_secs(10);
 const NOW: Timestamp = Timestamp(1_000_000);
 const LATER: Timestamp = Timestamp(3_600_000_000);
 
@@ -54,6 +59,25 @@ impl std::ops::Deref for Hub {
 }
 
 impl Hub {
+    /// Register a hub and a session of each worker that the tests have.
+    async fn register(&self, permit: &Permit, hub: &str) {
+        let session = |name: &str| {
+            let Holder { worker, session } = holder(name);
+            NewSession { id: session, worker, token: Some(SessionToken(format!("token of {name}"))) }
+        };
+        let sessions = ["w", "v"].map(session).to_vec();
+        self.app.join(permit, &HubId(hub.into()), sessions, ALIVE).await.unwrap();
+    }
+
+    /// The hub is silent, and what its sessions held is given out again. Gives those tasks.
+    async fn lose(&self, at: Timestamp) -> Vec<Task> {
+        self.at(at.after(ALIVE + GRACE)).expire_hubs(GRACE).await.unwrap();
+        let lost = self.release_lost(&permit()).await.unwrap();
+        self.at(at).join(&permit(), &HubId("test".into()), Vec::new(), ALIVE).await.unwrap();
+        self.register(&permit(), "test").await;
+        lost
+    }
+
     /// The same, from then on at this time.
     fn at(&self, now: Timestamp) -> &App {
         self.clock.set(now);
@@ -102,7 +126,9 @@ fn sqlite(directory: &tempfile::TempDir) -> String {
 async fn open(address: &str, limits: Limits) -> Hub {
     let clock = Clock::manual(NOW);
     let db = Db::open(address, Limits { clock: clock.clone(), ..limits }).await.unwrap();
-    Hub { app: App::new(db), clock }
+    let hub = Hub { app: App::new(db), clock };
+    hub.register(&permit(), "test").await;
+    hub
 }
 
 fn permit() -> Permit {
@@ -120,6 +146,10 @@ fn id(name: &str) -> TaskId {
 
 fn worker(name: &str) -> WorkerId {
     WorkerId(name.into())
+}
+
+fn holder(name: &str) -> Holder {
+    Holder { worker: worker(name), session: SessionId(format!("session of {name}")) }
 }
 
 /// A task in the queue `q`.
@@ -143,7 +173,7 @@ fn new_run(name: &str) -> NewRun {
 }
 
 async fn claim(app: &Hub, at: Timestamp) -> Option<Task> {
-    app.at(at).claim(&permit(), "q", &worker("w"), LEASE).await.unwrap()
+    app.at(at).claim(&permit(), "q", &holder("w")).await.unwrap()
 }
 
 async fn finish(app: &Hub, task: &Task) -> Result<Task, TaskError> {
@@ -157,7 +187,7 @@ async fn fail(app: &Hub, task: &Task, retry: bool) -> Result<Task, TaskError> {
 /// The attempt that holds a claimed task.
 fn attempt(task: &Task) -> Attempt {
     match &task.state {
-        State::InProgress(lease) => Attempt { worker: lease.worker.clone(), number: task.attempt },
+        State::InProgress(holder) => Attempt { worker: holder.worker.clone(), number: task.attempt },
         other => panic!("{} is {}", task.id.0, other.name()),
     }
 }

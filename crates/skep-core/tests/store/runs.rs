@@ -83,7 +83,7 @@ async fn a_resumed_run_goes_on_where_it_stood_and_fences_off_who_had_it() {
         let resumed = app.at(LATER).resume_run(&permit(), &run_id("r")).await.unwrap();
         assert_eq!(resumed.state, RunState::Running);
         let late = finish(&app, &held).await;
-        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+        assert!(matches!(late, Err(TaskError::Refused(Refused::NotHeld))), "{late:?}");
 
         let again = claim(&app, LATER).await.unwrap();
         assert_eq!((&again.id, again.attempt, again.failures), (&id("held"), 2, 0), "no failure was counted");

@@ -10,7 +10,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use skep_core::{
     Timestamp,
-    app::{EXPIRE_MAX, TaskError},
+    app::TaskError,
     artefact::NewArtefact,
     event::Kind,
     limits::{self, Invalid},
@@ -147,10 +147,9 @@ async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
     on_every_database(async |app| {
         app.submit(&permit(), NewTask { retries_max: 2, ..new("a") }).await.unwrap();
         let slow = claim(&app, NOW).await.unwrap();
-        let expired = app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap();
-        assert_eq!(expired.len(), 1);
+        assert_eq!(app.lose(NOW).await.len(), 1);
         let late = app.at(LATER).finish(&permit(), &slow.id, attempt(&slow), json!("precious"), Vec::new()).await;
-        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+        assert!(matches!(late, Err(TaskError::Refused(Refused::NotHeld))), "{late:?}");
         let quick = claim(&app, LATER).await.unwrap();
         finish(&app, &quick).await.unwrap();
         let late = fail(&app, &slow, true).await;
@@ -178,38 +177,6 @@ async fn an_answer_brought_again_counts_once_and_is_no_error() {
         assert_eq!(finish(&app, &held).await.unwrap(), first);
         assert_eq!(state(&app, "c").await, State::Pending { due: NOW, waiting_for: 1 });
         assert_eq!(count(&app, Kind::TaskCompleted).await, 1);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_is_renewed_does_not_run_out() {
-    on_every_database(async |app| {
-        app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
-        let held = claim(&app, NOW).await.unwrap();
-        let half = NOW.after(LEASE / 2);
-        let renewed = app.at(half).renew(&permit(), &held.id, attempt(&held), LEASE).await.unwrap();
-        assert_eq!(attempt(&renewed), attempt(&held));
-        assert_eq!(app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap(), []);
-        assert_eq!(app.at(half.after(LEASE)).expire(&permit()).await.unwrap().len(), 1);
-        let lost = app.at(LATER).renew(&permit(), &held.id, attempt(&held), LEASE).await;
-        assert!(matches!(lost, Err(TaskError::Refused(Refused::LeaseLost))), "{lost:?}");
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn leases_that_run_out_are_taken_back_in_bounded_batches() {
-    on_every_database(async |app| {
-        let tasks = (0..=EXPIRE_MAX).map(|n| NewTask { retries_max: 1, ..new(&format!("t{n}")) }).collect();
-        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
-        while claim(&app, NOW).await.is_some() {}
-        assert_eq!(app.expire(&permit()).await.unwrap(), [], "they still run");
-        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap().len(), EXPIRE_MAX);
-        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap().len(), 1);
-        assert_eq!(app.at(LATER).expire(&permit()).await.unwrap(), []);
-        let first = task(&app, "t0").await.unwrap();
-        assert_eq!((first.failures, first.state.name()), (1, "pending"));
     })
     .await;
 }
@@ -368,10 +335,10 @@ async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
         let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
         let file = |path: &str, bytes: &[u8]| NewArtefact { path: path.into(), bytes: bytes.to_vec() };
         let slow = claim(&app, NOW).await.unwrap();
-        app.at(NOW.after(LEASE)).expire(&permit()).await.unwrap();
+        app.lose(NOW).await;
         let quick = claim(&app, LATER).await.unwrap();
         let late = app.at(LATER).finish(&permit(), &slow.id, attempt(&slow), json!(1), vec![file("late", b"x")]).await;
-        assert!(matches!(late, Err(TaskError::Refused(Refused::LeaseLost))), "{late:?}");
+        assert!(matches!(late, Err(TaskError::Refused(Refused::NotHeld))), "{late:?}");
         let files = vec![file("out/b.bin", &bytes), file("out/empty", b"")];
         app.at(LATER).finish(&permit(), &quick.id, attempt(&quick), json!(2), files).await.unwrap();
 
@@ -496,7 +463,7 @@ async fn run_to_its_end(app: &Hub, namespace: &str, fate: &Fate) -> Vec<&'static
     };
     let tasks = fate.tasks.iter().enumerate().map(declare).collect();
     app.start_run(&permit, new_run("r"), tasks).await.unwrap();
-    while let Some(task) = app.claim(&permit, "q", &worker("w"), LEASE).await.unwrap() {
+    while let Some(task) = app.claim(&permit, "q", &holder("w")).await.unwrap() {
         let by = Attempt { worker: worker("w"), number: task.attempt };
         if fate.tasks[task.id.0.parse::<usize>().unwrap()].2 {
             app.fail(&permit, &task.id, by, "fate".into(), true).await.unwrap();

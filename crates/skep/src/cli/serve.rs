@@ -129,10 +129,12 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(doors.controls(), again));
+    signals.spawn(run::watch_over(hive.app.clone(), hive.permit.clone()));
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
+    signals.shutdown().await;
     drop(claim); // where the hub was is nobody's business any more
     hive.app.db.close().await;
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,6 @@
 //! One agent: claim a ready task, call its tool, bring the answer, again.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 use skep_core::{
@@ -11,7 +8,7 @@ use skep_core::{
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
     run::RunId,
-    task::{Attempt, Failure, State, Task, WorkerId},
+    task::{Failure, State, Task},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     POLL, RunError, Swarm,
     failure::failure,
+    membership::Seat,
     printed::{PIECES_MAX, pass_on},
     queue, step_of, store, task_id,
 };
@@ -35,16 +33,13 @@ use crate::{
     workspace::{Context, Dir, Outputs},
 };
 
-/// How much longer than its deadline a task may take before others think that its agent is dead.
-const LEASE_MARGIN: Duration = Duration::from_secs(30);
-
 /// An agent of a run. Cheap: a loop and a name.
 pub(super) struct Agent {
     pub(super) swarm: Swarm,
     pub(super) run: RunId,
     pub(super) plan: Arc<Plan>,
     pub(super) role: Role,
-    pub(super) worker: WorkerId,
+    pub(super) seat: Seat,
     pub(super) workspace: Dir,
     pub(super) outputs: Dir,
     /// Rung when the run is over or is to stop.
@@ -70,7 +65,7 @@ impl Agent {
         let mut wake = app.wake.clone();
         while !self.stop.is_cancelled() {
             wake.borrow_and_update();
-            if let Some(task) = app.claim(permit, &queue, &self.worker, self.lease()).await.map_err(store)? {
+            if let Some(task) = app.claim(permit, &queue, &self.seat.holder()).await.map_err(store)? {
                 self.perform(task).await?;
                 continue;
             }
@@ -86,19 +81,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Long enough for any task of the plan.
-    fn lease(&self) -> Duration {
-        let longest = self.plan.tasks.iter().filter_map(|step| self.deadline(step)).max();
-        longest.unwrap_or_default() + LEASE_MARGIN
-    }
-
-    fn deadline(&self, step: &Step) -> Option<Duration> {
-        step.timeout.or_else(|| Some(self.swarm.executor.catalogue().get(&step.tool).ok()?.deadline))
-    }
-
     async fn perform(&self, task: Task) -> Result<(), RunError> {
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
-        let attempt = Attempt { worker: self.worker.clone(), number: task.attempt };
+        let Some(attempt) = task.held() else { return Ok(()) };
         let outputs = Outputs::new(self.outputs.clone(), step_of(&task.id));
         let attempted = match self.plan.step(step_of(&task.id)) {
             Some(step) => self.attempt(step, &outputs).await?,

@@ -20,6 +20,7 @@ mod agent;
 mod archive;
 mod directory;
 mod failure;
+mod membership;
 mod printed;
 mod report;
 
@@ -27,6 +28,8 @@ use std::{sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
 pub use directory::{Home, LockError, RunDirectory};
+use membership::Membership;
+pub use membership::watch_over;
 pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
@@ -129,13 +132,16 @@ impl Swarm {
     ) -> Result<Ended, RunError> {
         let done = stop.child_token();
         let mut agents = JoinSet::new();
-        for (worker, role) in self.workers(&plan) {
+        let workers = self.workers(&plan);
+        let names = workers.iter().map(|(worker, _)| worker.clone()).collect();
+        let membership = Membership::join(self.app.clone(), self.permit.clone(), names).await.map_err(store)?;
+        for (worker, role) in workers {
             let agent = agent::Agent {
                 swarm: self.clone(),
                 run: id.clone(),
                 plan: Arc::clone(&plan),
                 role,
-                worker,
+                seat: membership.seat(worker),
                 workspace: workspace.clone(),
                 outputs: directory.outputs().clone(),
                 stop: done.clone(),
@@ -146,9 +152,13 @@ impl Swarm {
             over = self.until_over(id) => over.map(|()| true),
             failed = first_failure(&mut agents) => Err(failed),
             () = stop.cancelled() => Ok(false),
+            () = membership.keep() => Ok(false), // it never ends
         };
         done.cancel();
         while agents.join_next().await.is_some() {}
+        if let Err(error) = membership.leave().await {
+            tracing::warn!(%error, "the store did not hear that this process stops working"); // it will notice
+        }
         if over? {
             let report = self.finish(id, &plan, directory).await?;
             return Ok(Ended::Over(Box::new(report)));

@@ -1,0 +1,128 @@
+//! Operations on hubs and the sessions of workers.
+
+use std::time::Duration;
+
+use super::{App, TaskError, tasks::tell_dependents};
+use crate::{
+    Namespace,
+    db::{DbError, Tx},
+    limits::{Invalid, SESSIONS_MAX, check_count, check_name},
+    policy::Permit,
+    session::{HubId, NewSession, SessionId, SessionToken},
+    task::{Command, Task},
+};
+
+/// Tasks of lost sessions that are given out again at once; who gets that many asks again.
+pub const LOST_MAX: usize = 100;
+
+/// Why an operation on sessions failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// There is no such session, or not with this token.
+    #[error("there is no session {} with this token; it may have been lost: register again", .0.0)]
+    Unknown(SessionId),
+    /// The hub was taken to be gone.
+    #[error("hub {} is not registered; it was silent for too long: register again", .0.0)]
+    HubGone(HubId),
+    /// What was asked for cannot be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl App {
+    /// Register a hub, alive for `time` from now, and sessions of its workers. To do so again is no error.
+    pub async fn join(
+        &self,
+        permit: &Permit,
+        hub: &HubId,
+        sessions: Vec<NewSession>,
+        time: Duration,
+    ) -> Result<(), SessionError> {
+        check_name("hub", &hub.0)?;
+        check_count("sessions", sessions.len(), SESSIONS_MAX)?;
+        sessions.iter().try_for_each(NewSession::check)?;
+        let hub = hub.clone();
+        let join = async move |tx: &mut Tx<'_>| {
+            tx.add_hub(&hub, tx.now().after(time)).await?;
+            for session in &sessions {
+                tx.add_session(session, &hub).await?;
+            }
+            Ok(())
+        };
+        self.db.write(permit.namespace(), join).await
+    }
+
+    /// The hub is alive, and will be for `time` from now.
+    pub async fn beat(&self, hub: &HubId, time: Duration) -> Result<(), SessionError> {
+        let hub = hub.clone();
+        let beat = async move |tx: &mut Tx<'_>| {
+            let is_known = tx.prolong_hub(&hub, tx.now().after(time)).await?;
+            if is_known { Ok(()) } else { Err(SessionError::HubGone(hub.clone())) }
+        };
+        self.db.write(&Namespace::hubs(), beat).await
+    }
+
+    /// A session goes on at another hub. Gives the tasks that it holds.
+    pub async fn attach(
+        &self,
+        permit: &Permit,
+        session: &SessionId,
+        token: &SessionToken,
+        hub: &HubId,
+    ) -> Result<Vec<Task>, SessionError> {
+        let (session, token, hub) = (session.clone(), token.clone(), hub.clone());
+        let attach = async move |tx: &mut Tx<'_>| {
+            if !tx.move_session(&session, &token, &hub).await? {
+                return Err(SessionError::Unknown(session.clone()));
+            }
+            Ok(tx.tasks_of_session(&session).await?)
+        };
+        self.db.write(permit.namespace(), attach).await
+    }
+
+    /// A hub leaves in good order: what its sessions hold in this namespace is given back, and they end.
+    pub async fn leave(&self, permit: &Permit, hub: &HubId) -> Result<(), SessionError> {
+        let hub = hub.clone();
+        let leave = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
+            for mut task in tx.tasks_of_hub(&hub).await? {
+                if let Ok(event) = task.apply(Command::Release, now) {
+                    tx.save_task(&task).await?;
+                    event.into_iter().for_each(|event| tx.append(event));
+                }
+            }
+            tx.delete_sessions_of(&hub).await?;
+            Ok(tx.delete_hub(&hub).await?)
+        };
+        self.db.write(permit.namespace(), leave).await
+    }
+
+    /// Forget the hubs that were silent until `grace` ago or longer. Gives their number.
+    pub async fn expire_hubs(&self, grace: Duration) -> Result<u64, SessionError> {
+        let expire = async move |tx: &mut Tx<'_>| Ok(tx.expire_hubs(grace).await?);
+        self.db.write(&Namespace::hubs(), expire).await
+    }
+
+    /// Give out again what the sessions of forgotten hubs held, at most [`LOST_MAX`] tasks, and end those sessions.
+    /// Gives the tasks as they now are.
+    pub async fn release_lost(&self, permit: &Permit) -> Result<Vec<Task>, TaskError> {
+        let release = async move |tx: &mut Tx<'_>| {
+            let now = tx.now();
+            let mut tasks = tx.lost_tasks(LOST_MAX).await?;
+            for task in &mut tasks {
+                let event = task.apply(Command::Lose, now)?;
+                tx.save_task(task).await?;
+                event.into_iter().for_each(|event| tx.append(event));
+                tell_dependents(tx, task).await?;
+            }
+            if tasks.len() < LOST_MAX {
+                tx.delete_lost_sessions().await?;
+            }
+            Ok(tasks)
+        };
+        self.db.write(permit.namespace(), release).await
+    }
+}

@@ -1,0 +1,69 @@
+//! Who works, and how others know that it still does.
+//!
+//! ```text
+//!   task in progress ──▶ session of a worker ──▶ hub ──▶ "alive until …", every few seconds
+//! ```
+//!
+//! A task belongs to the session of the worker that took it, for as long as the session lasts. A worker's own
+//! heartbeat stays in the memory of its hub; the store sees one row for each hub. When a hub does not say in time
+//! that it is alive, it is gone. Its sessions then have a while to attach to another hub, with their token. Those that
+//! do not are lost: their tasks are given out again, and that is no failure of the task ([`crate::task::Command::Lose`]).
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    artefact::hex,
+    limits::{Invalid, check_name},
+    task::WorkerId,
+};
+
+/// How often a hub says that it is alive.
+pub const HUB_BEAT: Duration = Duration::from_secs(3);
+/// How long a hub is taken to be alive after it has said so: three beats may get lost.
+pub const HUB_TIME: Duration = Duration::from_secs(10);
+/// How long the sessions of a hub that is gone have to attach to another one.
+pub const ATTACH_TIME: Duration = Duration::from_secs(10);
+
+/// A process that shares the store: a name that no other ever had.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HubId(pub String);
+
+/// One worker's stay, from when it registers until it leaves or is lost. Unique in its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub String);
+
+/// What a session shows to be taken over by another hub.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionToken(pub String);
+
+impl std::fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionToken(…)")
+    }
+}
+
+impl SessionToken {
+    pub(crate) fn sha256(&self) -> String {
+        hex(&Sha256::digest(&self.0))
+    }
+}
+
+/// A session that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSession {
+    /// Its name.
+    pub id: SessionId,
+    /// Whose it is.
+    pub worker: WorkerId,
+    /// What it may be attached to another hub with; without one, it ends with its hub.
+    pub token: Option<SessionToken>,
+}
+
+impl NewSession {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        check_name("session", &self.id.0)?;
+        check_name("worker", &self.worker.0)
+    }
+}

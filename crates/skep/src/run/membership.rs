@@ -1,0 +1,121 @@
+//! This process as a hub among those that share the store: it says that it is alive while its agents work, and looks
+//! for hubs that do not say so any more.
+
+use skep_core::{
+    app::{App, SessionError},
+    policy::Permit,
+    session::{ATTACH_TIME, HUB_BEAT, HUB_TIME, HubId, NewSession, SessionId},
+    task::{Holder, WorkerId},
+};
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+/// A hub with a session for each of its agents.
+pub(super) struct Membership {
+    app: App,
+    permit: Permit,
+    workers: Vec<WorkerId>,
+    /// Under which name. Another one once the store has taken us to be gone.
+    hub: watch::Sender<HubId>,
+}
+
+/// What an agent needs to claim tasks.
+#[derive(Clone)]
+pub(super) struct Seat {
+    worker: WorkerId,
+    hub: watch::Receiver<HubId>,
+}
+
+impl Seat {
+    /// The agent as it is registered now.
+    pub(super) fn holder(&self) -> Holder {
+        let session = session_of(&self.hub.borrow(), &self.worker);
+        Holder { worker: self.worker.clone(), session }
+    }
+}
+
+impl Membership {
+    /// Register, with these agents.
+    pub(super) async fn join(app: App, permit: Permit, workers: Vec<WorkerId>) -> Result<Membership, SessionError> {
+        let membership = Membership { app, permit, workers, hub: watch::Sender::new(new_id()) };
+        membership.register().await?;
+        Ok(membership)
+    }
+
+    /// The place of an agent.
+    pub(super) fn seat(&self, worker: WorkerId) -> Seat {
+        Seat { worker, hub: self.hub.subscribe() }
+    }
+
+    /// Say again and again that we are alive, and look for those that are not. Never returns.
+    pub(super) async fn keep(&self) {
+        let mut beat = tokio::time::interval(HUB_BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.tick().await; // the first is at once, and we have just joined
+        loop {
+            beat.tick().await;
+            let hub = self.hub.borrow().clone();
+            let kept = match self.app.beat(&hub, HUB_TIME).await {
+                Err(SessionError::HubGone(_)) => {
+                    tracing::warn!("this process was silent for too long; its tasks may have been given out again");
+                    self.hub.send_replace(new_id());
+                    self.register().await
+                }
+                other => other,
+            };
+            if let Err(error) = kept {
+                tracing::warn!(%error, "the store does not hear that this process is alive");
+            }
+            look_for_lost(&self.app, &self.permit).await;
+        }
+    }
+
+    /// Leave in good order; what the agents still have is given back.
+    pub(super) async fn leave(&self) -> Result<(), SessionError> {
+        let hub = self.hub.borrow().clone();
+        self.app.leave(&self.permit, &hub).await
+    }
+
+    async fn register(&self) -> Result<(), SessionError> {
+        let hub = self.hub.borrow().clone();
+        let session =
+            |worker: &WorkerId| NewSession { id: session_of(&hub, worker), worker: worker.clone(), token: None };
+        let sessions = self.workers.iter().map(session).collect();
+        self.app.join(&self.permit, &hub, sessions, HUB_TIME).await
+    }
+}
+
+/// The job of every hub: again and again, give out what workers had that are gone. Never returns.
+pub async fn watch_over(app: App, permit: Permit) {
+    let mut look = tokio::time::interval(HUB_BEAT);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        look_for_lost(&app, &permit).await;
+    }
+}
+
+async fn look_for_lost(app: &App, permit: &Permit) {
+    if let Err(error) = release_lost(app, permit).await {
+        tracing::warn!(%error, "could not look for workers that are gone");
+    }
+}
+
+async fn release_lost(app: &App, permit: &Permit) -> anyhow::Result<()> {
+    if app.db.has_silent_hubs(ATTACH_TIME).await? {
+        app.expire_hubs(ATTACH_TIME).await?;
+    }
+    while app.db.has_lost(permit.namespace()).await? {
+        let tasks = app.release_lost(permit).await?;
+        tracing::info!(tasks = tasks.len(), "the worker of these tasks is gone; they are given out again");
+    }
+    Ok(())
+}
+
+fn session_of(hub: &HubId, worker: &WorkerId) -> SessionId {
+    SessionId(format!("{}/{}", hub.0, worker.0))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a process gives itself a name")]
+fn new_id() -> HubId {
+    HubId(ulid::Ulid::generate().to_string())
+}
