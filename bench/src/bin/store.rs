@@ -23,11 +23,10 @@ use skep_core::{
     app::App,
     db::{Db, Limits},
     policy::{Actor, Permit},
-    task::{Attempt, NewTask, TaskId, WorkerId},
+    session::{HUB_TIME, HubId, NewSession, SessionId},
+    task::{Attempt, Holder, NewTask, TaskId, WorkerId},
 };
 use tokio::task::JoinSet;
-
-const LEASE: Duration = Duration::from_secs(30);
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq)]
@@ -119,6 +118,9 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
     for caller in 0..callers {
         let (app, permit) = (app.clone(), permit(caller % namespaces));
         let worker = WorkerId(format!("w{caller}"));
+        let holder = Holder { worker: worker.clone(), session: SessionId(format!("s{caller}")) };
+        let session = NewSession { id: holder.session.clone(), worker: worker.clone(), token: None };
+        app.join(&permit, &HubId("bench".into()), vec![session], HUB_TIME).await.unwrap();
         running.spawn(async move {
             let mut cycles = 0;
             while begun.elapsed() < time {
@@ -126,7 +128,7 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
                 app.submit(&permit, task).await.unwrap();
                 let task = loop {
                     // Others may have taken all that this claim could see.
-                    if let Some(task) = app.claim(&permit, "q", &worker, LEASE).await.unwrap() {
+                    if let Some(task) = app.claim(&permit, "q", &holder).await.unwrap() {
                         break task;
                     }
                 };
@@ -146,29 +148,33 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
 /// rusqlite's own best: no queue, no futures, no closures, no JSON; a commit after every `group` operations.
 fn alone(path: &Path, group: u32, time: Duration) -> f64 {
     const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, \
-         due, waiting_for, attempt, failures, worker, input, result";
-    let load = format!("select {COLUMNS} from task where namespace = 'n' and id = ?1");
+         due, waiting_for, attempt, failures, losses, worker, session, input, result";
+    let load = format!("select {COLUMNS} from task where namespace = 1 and id = ?1");
     let add = format!(
         "insert into task (namespace, {COLUMNS})
-         values ('n', ?1, null, 'q', 0, '[]', 0, 1000000, 0, 'pending', 1, 0, 0, 0, null, ?2, null)
-         on conflict (id, namespace) do nothing"
+         values (1, ?1, null, 'q', 0, '[]', 0, 1000000, 0, 'pending', 1, 0, 0, 0, 0, null, null, ?2, null)
+         on conflict (namespace, id) do nothing"
     );
     let next = format!(
         "select {COLUMNS} from task
-         where namespace = 'n' and queue = 'q' and state = 'pending' and waiting_for = 0 and due <= 1
+         where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0 and due <= 1
          order by due, position, id limit 1"
     );
     let save = "update task set state = ?2, due = ?3, waiting_for = 0, attempt = 1, failures = 0, worker = ?4,
-         result = ?5 where namespace = 'n' and id = ?1";
-    let dependents = "select task from dependency where depends_on = ?1 and namespace = 'n'";
+         result = ?5 where namespace = 1 and id = ?1";
+    let dependents = "select task from dependency where namespace = 1 and depends_on = ?1";
     let event = "insert into event (namespace, number, at, kind, run, task, data)
-         values ('n', ?4, 1, ?2, null, ?1, ?3)";
-    let count = "insert into log (namespace, number) values ('n', ?1)
-         on conflict (namespace) do update set number = excluded.number";
+         values (1, ?4, 1, ?2, null, ?1, ?3)";
+    let count = "update namespace set last_event = ?1 where id = 1";
 
     let db = Connection::open(path).unwrap();
     db.execute_batch("pragma journal_mode = wal; pragma synchronous = full").unwrap();
     db.execute_batch(include_str!("../../../crates/skep-core/migrations/0001_start.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0002_mcp_tasks.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0003_namespaces.sqlite.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0004_keys.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0005_sessions.sql")).unwrap();
+    db.execute_batch("insert into namespace (team, workspace) values ('n', '')").unwrap();
     db.set_prepared_statement_cache_capacity(128);
     let run = |sql: &str, values: &[&dyn ToSql]| {
         let mut statement = db.prepare_cached(sql).unwrap();
@@ -191,7 +197,7 @@ fn alone(path: &Path, group: u32, time: Duration) -> f64 {
     let (input, output, held) = (input().to_string(), output().to_string(), r#"{"worker":"w0","attempt":1}"#);
     while begun.elapsed() < time {
         let id = format!("0-{cycles}");
-        let started: [&dyn ToSql; 5] = [&id, &"in_progress", &30_000_001, &"w0", &None::<&str>];
+        let started: [&dyn ToSql; 5] = [&id, &"in_progress", &None::<i64>, &"w0", &None::<&str>];
         let finished: [&dyn ToSql; 5] = [&id, &"completed", &None::<i64>, &None::<&str>, &output];
         operation(&[(&add, &[&id, &input])], &id, "task.submitted", r#"{"queue":"q"}"#);
         operation(&[(&next, &[]), (save, &started)], &id, "task.started", held);

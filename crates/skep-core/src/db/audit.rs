@@ -73,7 +73,7 @@ const TASKS: &str = "
         when told is null then 'has no events'
         when state <> told then 'is ' || state || ', but its last event says ' || told
         when starts <> attempt then 'is at attempt ' || attempt || ', but was started ' || starts || ' times'
-        when state = 'in_progress' and (is_held = 0 or due is null) then 'is in progress, but nobody holds it'
+        when state = 'in_progress' and is_held = 0 then 'is in progress, but nobody holds it'
         when state <> 'in_progress' and is_held = 1 then 'is ' || state || ', but a worker holds it'
         when state = 'pending' and due is null then 'is pending, but never due'
         when state in ('completed', 'failed', 'blocked') and has_result = 0 then 'is ' || state || ', but has no result'

@@ -167,11 +167,11 @@ impl Writer {
 
     /// One transaction: who is in `group`, and if it `grows` also who waits, and whoever comes while it runs.
     fn together(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<(), Trouble> {
-        if let State::Stopped(error) = &self.state {
-            return Err(Trouble::Failed(error.clone()));
-        }
         if grows {
             group.extend(self.queues.pop());
+        }
+        if let State::Stopped(error) = &self.state {
+            return Err(Trouble::Failed(error.clone()));
         }
         let changes = self.run_closures(group, grows);
         let committed = changes.and_then(|changes| {

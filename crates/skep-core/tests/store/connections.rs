@@ -52,7 +52,7 @@ async fn noted(address: &str, schema: &str) -> String {
     let app = open(address, Limits::default()).await;
     let path = format!("set search_path = {schema}; {NOTE}");
     postgres::execute(address.split(" options").next().unwrap(), &path).await;
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
     app.db.close().await;
     ask(address, "select string_agg(distinct setting, ' ' order by setting) from public.noted").await.unwrap()
 }
@@ -114,7 +114,8 @@ async fn tables_of_the_first_edition_are_moved_with_all_that_is_in_them() {
     let opened = futures_util::future::join_all((0..3).map(|_| Db::open(&address, Limits::default()))).await;
     for db in opened {
         let app = App::new(db.unwrap());
-        assert_eq!(task(&app, "old").await.unwrap().input, json!({ "of": "old" }));
+        let found = app.db.task(permit().namespace(), &id("old")).await.unwrap();
+        assert_eq!(found.unwrap().input, json!({ "of": "old" }));
     }
     audit::sound(&address).await;
     let left = "select string_agg(tablename, ' ') from pg_tables where schemaname = 'public'";
@@ -132,7 +133,7 @@ async fn tables_of_others_are_left_alone() {
     let address = server.database("shared").await;
     postgres::execute(&address, "create table task (x int); insert into task values (7)").await;
     let app = open(&address, Limits::default()).await;
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
     assert_eq!(ask(&address, "select x from public.task").await.unwrap(), "7");
 
     let pinned = format!("{} options='-c search_path=nowhere'", server.database("pinned").await);
@@ -144,7 +145,7 @@ async fn what_an_address_has_put_elsewhere_is_not_begun_anew_without_it() {
     let Some(server) = shared().await else { return };
     let address = server.database("elsewhere").await;
     let pinned = format!("{address} options='-c search_path=public'");
-    open(&pinned, Limits::default()).await.submit(&permit(), new("a"), NOW).await.unwrap();
+    open(&pinned, Limits::default()).await.submit(&permit(), new("a")).await.unwrap();
     // As a later edition would leave it.
     postgres::execute(&address, "insert into skep_migration values (9999, 'tomorrow', 'x')").await;
     assert_unsuitable(&refusal(&address).await, "options=-csearch_path=public");
@@ -162,7 +163,7 @@ async fn a_role_without_rights_is_told_which_it_needs() {
     assert!(matches!(refused, DbError::Denied(_)), "{refused:?}");
     assert!(refused.to_string().contains("create schema skep authorization"), "{refused}");
     postgres::execute(&address, "create schema skep authorization guest").await;
-    open(&guest, Limits::default()).await.submit(&permit(), new("a"), NOW).await.unwrap();
+    open(&guest, Limits::default()).await.submit(&permit(), new("a")).await.unwrap();
 
     let refused = refusal(&address.replace("user=postgres", "user=nobody")).await;
     assert!(matches!(refused, DbError::Refused { .. }), "{refused:?}");
@@ -174,12 +175,12 @@ async fn a_role_without_rights_is_told_which_it_needs() {
 async fn a_server_that_takes_no_writes_is_refused_and_one_that_stops_taking_them_is_left() {
     let Some(mut server) = Server::start("", &[]) else { return };
     let app = open(&server.address(), Limits::default()).await;
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
     server.execute("alter system set default_transaction_read_only = on").await;
     server.tell("reload");
     let refused = loop {
         // It takes the server a moment to read its settings.
-        if let Err(error) = app.submit(&permit(), new("b"), NOW).await {
+        if let Err(error) = app.submit(&permit(), new("b")).await {
             break error;
         }
         sleep(Duration::from_millis(10)).await;
@@ -189,7 +190,7 @@ async fn a_server_that_takes_no_writes_is_refused_and_one_that_stops_taking_them
     let writable = format!("{} options='-c default_transaction_read_only=off'", server.address());
     postgres::execute(&writable, "alter system reset default_transaction_read_only").await;
     server.tell("restart");
-    app.submit(&permit(), new("c"), NOW).await.unwrap();
+    app.submit(&permit(), new("c")).await.unwrap();
 }
 
 /// Writers that go on until they are told to stop, and what they have been promised.
@@ -199,7 +200,7 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(app: &App) -> Writers {
+    fn start(app: &Hub) -> Writers {
         let (stop, mut running) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
         for writer in 0..4 {
             let (app, stop) = (app.clone(), Arc::clone(&stop));
@@ -210,7 +211,7 @@ impl Writers {
                         break;
                     }
                     let name = format!("{writer}-{n}");
-                    match app.submit(&permit(), new(&name), NOW).await {
+                    match app.submit(&permit(), new(&name)).await {
                         Ok(_) => promised.push(name),
                         Err(TaskError::Db(DbError::Unreachable(_) | DbError::Unsure(_) | DbError::Unsuitable(_))) => {
                             sleep(Duration::from_millis(20)).await;
@@ -231,9 +232,9 @@ impl Writers {
 }
 
 /// Write until it works, within a generous time.
-async fn write_again(app: &App, name: &str) {
+async fn write_again(app: &Hub, name: &str) {
     let begun = Instant::now();
-    while let Err(error) = app.submit(&permit(), new(name), NOW).await {
+    while let Err(error) = app.submit(&permit(), new(name)).await {
         assert!(begun.elapsed() < Duration::from_secs(60), "{error:?}");
         sleep(Duration::from_millis(50)).await;
     }
@@ -257,7 +258,7 @@ async fn a_server_that_crashes_and_comes_back_is_used_again_and_has_what_was_ack
     // Nobody was at work here.
     server.tell("restart");
     assert!(task(&app, "after 2").await.is_some());
-    app.submit(&permit(), new("last"), NOW).await.unwrap();
+    app.submit(&permit(), new("last")).await.unwrap();
     assert_eq!(audit::sound(&server.address()).await.events_missing, 0);
 }
 
@@ -303,7 +304,7 @@ async fn a_host_that_never_answers_is_given_up_for_the_next() {
         "host=127.0.0.1,{} port={port},{} user=postgres dbname=postgres connect_timeout=3",
         server.directory, server.port
     );
-    open(&address, Limits::default()).await.submit(&permit(), new("a"), NOW).await.unwrap();
+    open(&address, Limits::default()).await.submit(&permit(), new("a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

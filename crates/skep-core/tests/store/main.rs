@@ -37,7 +37,7 @@ use skep_core::{
 };
 
 /// How long the test's hub is taken to be alive.
-const ALIVE: Duration = Duration::from_secs(3600);
+const ALIVE: Duration = Duration::from_secs(600);
 /// How long its sessions may then be without a hub.
 const GRACE: Duration = Duration::from_secs(10);
 const NOW: Timestamp = Timestamp(1_000_000);

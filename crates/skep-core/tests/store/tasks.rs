@@ -462,6 +462,7 @@ async fn run_to_its_end(app: &Hub, namespace: &str, fate: &Fate) -> Vec<&'static
         ..new(&name(n))
     };
     let tasks = fate.tasks.iter().enumerate().map(declare).collect();
+    app.register(&permit, "test").await;
     app.start_run(&permit, new_run("r"), tasks).await.unwrap();
     while let Some(task) = app.claim(&permit, "q", &holder("w")).await.unwrap() {
         let by = Attempt { worker: worker("w"), number: task.attempt };

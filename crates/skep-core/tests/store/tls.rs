@@ -106,7 +106,7 @@ impl World {
         let name = &name[..name.len().min(60)];
         let address = self.address(database, &format!("{parameters} application_name={name}"));
         let app = App::new(Db::open(&address, Limits::default()).await?);
-        app.submit(&permit(), new(name), NOW).await.unwrap();
+        app.submit(&permit(), new(name)).await.unwrap();
         let question = format!(
             "select bool_and(ssl), bool_or(ssl) from pg_stat_ssl join pg_stat_activity using (pid)
              where application_name = '{name}'"
@@ -247,14 +247,14 @@ async fn certificates_are_read_anew_for_each_connection() {
     private::ask(&world.server.address(), end).await.unwrap();
     let refused = loop {
         // The first may still meet the connection that was ended.
-        match app.submit(&permit(), new("a"), NOW).await {
+        match app.submit(&permit(), new("a")).await {
             Err(TaskError::Db(DbError::Unreachable(_))) => {}
             other => break other,
         }
     };
     assert!(matches!(refused, Err(TaskError::Db(DbError::Tls { .. }))), "{refused:?}");
     world.file("anew.crt", &world.authority.pem(), 0o644);
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

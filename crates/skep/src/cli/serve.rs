@@ -19,6 +19,7 @@ use crate::{
     document::Diagnostic,
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
+    run,
     running::{Claim, RunningHub},
     state,
     workspace::{Dir, is_home},

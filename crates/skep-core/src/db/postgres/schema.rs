@@ -94,7 +94,9 @@ async fn move_in(client: &Client) -> Result<(), DbError> {
     let moves = found.iter().map(|row| format!("alter table {from}.{} set schema {SCHEMA}; ", row.get::<_, &str>(1)));
     let mut moves: String = moves.collect();
     if may_create {
-        moves += &format!("create view {from}.skep_migration as select * from {SCHEMA}.skep_migration");
+        moves += &format!(
+            "create view {from}.skep_migration as select number, name, sha256, cast(0 as bigint) as oldest from {SCHEMA}.skep_migration"
+        );
     }
     client.batch_execute(&moves).await.doing("move the tables into the schema skep")?;
     tracing::info!(from, "moved the tables into the schema {SCHEMA}");
