@@ -314,7 +314,7 @@ async fn a_read_that_is_not_answered_ends_and_the_next_one_takes_another_connect
     let proxy = Proxy::start(server);
     let address = format!("host=127.0.0.1 port={} user=postgres dbname=stalling sslmode=disable", proxy.port);
     let app = open(&address, Limits { read_time_max: Duration::from_secs(2), ..Limits::default() }).await;
-    app.submit(&permit(), new("a"), NOW).await.unwrap();
+    app.submit(&permit(), new("a")).await.unwrap();
     for _ in 0..2 {
         assert!(task(&app, "a").await.is_some(), "both connections for reads are there");
     }
