@@ -84,7 +84,7 @@ fn add_rows(root: &Value, schema: &Value, prefix: &str, depth: usize, rows: &mut
 }
 
 /// What a schema says, also if it only refers to another part of the same document.
-fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+pub(super) fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
     pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
 }

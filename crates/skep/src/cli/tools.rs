@@ -311,9 +311,66 @@ pub(super) fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Resu
         let (name, text) =
             argument.split_once('=').ok_or_else(|| Usage::of(format!("--arg {argument}: NAME=VALUE is expected")))?;
         // `--arg command=123` means the text "123", because that is what `command` takes.
-        let is_text = schema["properties"][name]["type"] == "string";
-        let value = serde_json::from_str(text).ok().filter(|value: &Value| !is_text || value.is_string());
+        let value = serde_json::from_str(text).ok().filter(|value| fits(schema, &schema["properties"][name], value, 0));
         members.insert(name.to_owned(), value.unwrap_or_else(|| text.into()));
     }
     Ok(members)
+}
+
+/// Schemas within others that are looked at to tell whether a value fits, and choices of each.
+const FIT_DEPTH_MAX: usize = 3;
+const FIT_CHOICES_MAX: usize = 16;
+
+/// Whether a value is of a kind that a schema takes, as far as that is easily told. A server wrote the schema.
+fn fits(root: &Value, schema: &Value, value: &Value, depth: usize) -> bool {
+    let schema = tool_page::resolved(root, schema);
+    if let Some(choices) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
+        let mut choices = choices.iter().take(FIT_CHOICES_MAX);
+        return depth < FIT_DEPTH_MAX && choices.any(|choice| fits(root, choice, value, depth + 1));
+    }
+    let is = |kind: &Value| match kind.as_str() {
+        Some("string") => value.is_string(),
+        Some("integer") => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
+        }
+        Some("number") => value.is_number(),
+        Some("boolean") => value.is_boolean(),
+        Some("null") => value.is_null(),
+        Some("array") => value.is_array(),
+        Some("object") => value.is_object(),
+        _ => true,
+    };
+    schema["type"].as_array().map_or_else(|| is(&schema["type"]), |kinds| kinds.iter().any(is))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn a_value_on_the_command_line_is_json_only_where_the_tool_takes_such() {
+        let schema = json!({ "$defs": { "note": { "anyOf": [{ "type": "string" }, { "type": "null" }] } }, "properties": {
+            "text": { "type": "string" }, "since": { "$ref": "#/$defs/note" }, "old": { "type": ["string", "null"] },
+            "limit": { "type": "integer" }, "any": {}, "deep": { "anyOf": [{ "$ref": "#/properties/deep" }] },
+        } });
+        for (argument, expected) in [
+            ("text=123", json!("123")),
+            ("text=\"a\"", json!("a")),
+            ("since=2024", json!("2024")),
+            ("since=null", json!(null)),
+            ("old=true", json!("true")),
+            ("limit=3", json!(3)),
+            ("limit=three", json!("three")),
+            ("any=[1]", json!([1])),
+            ("deep=1", json!("1")),
+            ("unknown=1", json!(1)),
+        ] {
+            let command = crate::cli::Cli::try_parse_from(["skep", "call", "t", "--arg", argument]).unwrap();
+            let crate::cli::Command::Call(arguments) = command.command else { panic!("{argument}") };
+            let name = argument.split('=').next().unwrap();
+            assert_eq!(members(&arguments, &schema).unwrap()[name], expected, "{argument}");
+        }
+    }
 }
