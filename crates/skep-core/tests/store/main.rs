@@ -13,6 +13,7 @@ mod groups;
 mod hubs;
 mod log;
 mod mcp_tasks;
+mod old;
 #[path = "../postgres/mod.rs"]
 mod postgres;
 #[path = "../postgres/private.rs"]
