@@ -18,6 +18,7 @@ mod old;
 mod postgres;
 #[path = "../postgres/private.rs"]
 mod private;
+mod processes;
 mod runs;
 mod sessions;
 mod tasks;
