@@ -8,6 +8,7 @@
 mod audit;
 mod broken;
 mod connections;
+mod cuts;
 mod disk;
 mod durable;
 mod groups;
