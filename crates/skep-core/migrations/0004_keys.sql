@@ -104,7 +104,9 @@ alter table new_event rename to event;
 create index event_run on event (namespace, run, number) where run is not null;
 
 create table new_mcp_task (
-    namespace  bigint not null,
+    -- A hub of an older version that still runs would go on adding names, which SQLite takes although they are no
+    -- numbers. To SQLite, any text is greater than any number. (All else that such a hub writes needs the table `log`.)
+    namespace  bigint not null check (namespace < 9223372036854775807),
     id         text not null,
     principal  text not null,
     request    text not null,    -- JSON; the parameters of the call

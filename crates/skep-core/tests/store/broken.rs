@@ -152,3 +152,32 @@ fn to_db(error: TaskError) -> DbError {
         other => panic!("{other:?}"),
     }
 }
+
+/// What a hub of the first edition does that was running when this one brought the database up to date.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_writes_of_an_older_hub_that_still_runs_fail_and_do_not_get_lost() {
+    const OLD: [&str; 2] = [
+        "insert into log (namespace, number) values ('main', 1)
+         on conflict (namespace) do update set number = excluded.number",
+        "insert into mcp_task (namespace, id, principal, request, may_repeat, attempt, holder, state, content, created,
+            updated, expires, bytes, held_until)
+         values ('main', 't', 'p', '{}', false, 1, 'h', 'working', null, 1, 1, 9, 2, 5)",
+    ];
+    on_every_address(async |address| {
+        open(address, Limits::default()).await.db.close().await;
+        for sql in OLD {
+            let refused = match address.strip_prefix("sqlite:") {
+                Some(path) => Connection::open(path).unwrap().execute_batch(sql).is_err(),
+                None => {
+                    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await.unwrap();
+                    tokio::select! {
+                        done = client.batch_execute(sql) => done.is_err(),
+                        ended = connection => panic!("the connection ended: {ended:?}"),
+                    }
+                }
+            };
+            assert!(refused, "{sql}");
+        }
+    })
+    .await;
+}
