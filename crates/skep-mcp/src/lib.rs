@@ -5,6 +5,7 @@ pub mod client;
 pub mod framing;
 pub mod gateway;
 pub mod message;
+pub mod pace;
 pub mod revision;
 pub mod server;
 pub mod spans;

@@ -1,7 +1,7 @@
 //! One message a line, over any pair of byte streams: standard input and output, TCP, Unix sockets.
 //!
 //! A connection may carry a session (`initialize`) and stateless requests (2026-07-28) side by side. When its input ends,
-//! what was asked is still answered, within `END_TIME_MAX`; when it takes nothing, it is closed. While its answers wait to
+//! what was asked is still answered, within `END_TIME_MAX`; when it takes its answers too slowly, it is closed. While its answers wait to
 //! be written, nothing more is read from it.
 
 use std::{io, num::NonZeroU32, sync::Arc, time::Duration};
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     framing::{Lines, Memory, Skipped},
     message::{ErrorObject, Incoming, parse},
+    pace::Paced,
     revision::Revision,
 };
 
@@ -154,11 +155,12 @@ async fn read(
 
 /// Write what is queued, until there will be no more.
 async fn write(
-    mut output: impl AsyncWrite + Unpin,
+    output: impl AsyncWrite + Unpin,
     (mut queue, unwritten): (mpsc::Receiver<Text>, Arc<Unwritten>),
     last: &CancellationToken,
     time_max: Duration,
 ) -> io::Result<()> {
+    let mut output = Paced::new(output, time_max);
     loop {
         let text = tokio::select! {
             biased;
@@ -169,18 +171,17 @@ async fn write(
             }
         };
         let Some(text) = text else {
-            let _ = timeout(time_max, output.shutdown()).await; // the other side may be gone
+            let _ = output.shutdown().await; // the other side may be gone
             return Ok(());
         };
-        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "the caller takes nothing");
         let bytes = text.len();
         let mut line = text.into_line();
         while let Some(piece) = line.pop() {
-            timeout(time_max, output.write_all(&piece)).await.map_err(slow)??;
+            output.write_all(&piece).await?;
         }
         unwritten.written(bytes);
         if queue.is_empty() {
-            timeout(time_max, output.flush()).await.map_err(slow)??;
+            output.flush().await?;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sessions and stateless requests on a connection with lines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skep_mcp::{
@@ -368,6 +368,21 @@ async fn a_connection_that_takes_nothing_is_closed() {
     client.initialize("2025-11-25", json!({})).await;
     client.send(request(1, "tools/list", json!({}))).await;
     assert_eq!(crate::support::within(client.serving).await.unwrap().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_its_answers_slowly_gets_them_as_long_as_it_takes_enough() {
+    let hub = Hub::new(Limits { write_time_max: Duration::from_millis(200), ..Limits::default() });
+    let mut client = hub.connect_with(lines::Options::default(), 8 << 10);
+    let id = "x".repeat(100_000);
+    client.send(json!({ "jsonrpc": "2.0", "id": id, "method": "ping" })).await;
+    let began = Instant::now();
+    let mut answer = 0;
+    while answer < id.len() {
+        tokio::time::sleep(Duration::from_millis(50)).await; // it is slow
+        answer += client.read_some(8 << 10).await;
+    }
+    assert!(began.elapsed() > Duration::from_millis(500), "that is longer than it may take nothing");
 }
 
 #[tokio::test]

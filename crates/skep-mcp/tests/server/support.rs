@@ -11,7 +11,7 @@ use skep_mcp::{
     },
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, ReadHalf, WriteHalf},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, ReadHalf, WriteHalf},
     sync::{Semaphore, broadcast, mpsc},
     time::timeout,
 };
@@ -139,6 +139,13 @@ impl Client {
         let mut line = String::new();
         assert!(within(self.input.read_line(&mut line)).await.unwrap() > 0, "the connection has ended");
         serde_json::from_str(&line).unwrap()
+    }
+
+    /// Read so many bytes at most, and give how many there were.
+    pub(crate) async fn read_some(&mut self, bytes_max: usize) -> usize {
+        let bytes = within(self.input.read(&mut vec![0; bytes_max])).await.unwrap();
+        assert!(bytes > 0, "the connection has ended");
+        bytes
     }
 
     pub(crate) async fn ask(&mut self, message: Value) -> Value {

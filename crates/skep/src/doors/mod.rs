@@ -67,7 +67,7 @@ use hyper_util::{
 pub use peer::check as tells_users;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
-use skep_mcp::{cancel::Cancel, framing::Memories};
+use skep_mcp::{cancel::Cancel, framing::Memories, pace::Paced};
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
@@ -157,7 +157,8 @@ pub struct Options {
     pub requests_per_second_max: Option<NonZeroU32>,
     /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.
     pub head_time_max: Duration,
-    /// A connection that takes nothing of its answer for so long is closed.
+    /// A connection that takes nothing of its answer for so long is closed; and so is one that takes longer than this and the
+    /// time in which it could have taken what it has at [`skep_mcp::pace::BYTES_PER_SECOND_MIN`].
     pub write_time_max: Duration,
     /// MCP calls that run longer become tasks, for callers that take such, where there is a store for them.
     pub task_after: Duration,
@@ -558,7 +559,7 @@ impl Stream for UnixStream {
     }
 
     fn prepare(&self, _: Duration) -> io::Result<()> {
-        Ok(()) // nothing is held back here, and the other side does not go without a word
+        Ok(()) // nothing is held back here, and the other side does not go without a word; what it does not take is seen above
     }
 }
 
@@ -689,6 +690,7 @@ impl Connections {
         if let Err(error) = stream.prepare(self.write_time_max) {
             tracing::debug!(%error, "a connection could not be set up");
         }
+        let stream = Paced::new(stream, self.write_time_max);
         let Some(tls) = &self.tls else { return self.answer(stream, refusal).await };
         match tls.accept_http(stream, self.limits.head_time_max).await {
             Ok(stream) => Box::pin(self.answer(stream, refusal)).await,

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    net::UnixStream,
+};
 
 use crate::wire::{Http, Hub, call, request, stateless};
 
@@ -228,6 +231,30 @@ async fn twenty_four_readers_of_thirty_megabytes_each_who_speak_no_mcp() {
     // The text is in `content` and in `text`.
     assert!(lengths.iter().all(|bytes| *bytes > 2 * RESULT_BYTES), "{lengths:?}");
     hub.peaked_below(PEAK_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn who_takes_a_byte_now_and_then_is_closed() {
+    let hub = Hub::start("[serve]\nwrite_time_max = '1s'\n").has_large_file();
+    // What the kernel keeps of it there is little, so that the time is short which its bytes may take.
+    let socket = hub.user.home().join("hub.sock");
+    let (stateless, headers) = stateless(call(1, "file_read", file_read()), json!({}));
+    let headers: String = headers.into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let process = json!({ "tool": "file_read", "args": file_read() });
+    for (path, headers, body) in [("/process", "", process), ("/mcp", &*headers, stateless)] {
+        let body = body.to_string();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {}\r\n\r\n", body.len());
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        let closed = async {
+            while !stream.ready(Interest::WRITABLE).await.unwrap().is_write_closed() {
+                assert_ne!(stream.read_u8().await.unwrap(), 0);
+                tokio::time::sleep(Duration::from_millis(50)).await; // it is slow
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), closed).await.expect("it may be as slow as it likes");
+    }
 }
 
 #[tokio::test]
