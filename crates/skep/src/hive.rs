@@ -132,7 +132,7 @@ pub fn model(settings: &Settings) -> Model {
 /// Open a workspace, without keys, tokens and Skep's own files in it.
 pub fn workspace(settings: &Settings, path: &Path) -> anyhow::Result<Dir> {
     let own = [Some(&settings.home), settings.token_file.as_ref(), settings.serve.tls_key.as_ref()];
-    let own = own.into_iter().flatten().cloned().chain(database_files(settings));
+    let own = own.into_iter().flatten().chain(&settings.files_with_secrets).cloned().chain(database_files(settings));
     let secrets = Secrets::new(|name| std::env::var(name).ok(), own, &settings.workspace_show)?;
     let opened = Dir::open(path).with_context(|| format!("cannot open the workspace {}", path.display()))?;
     Ok(opened.without(&secrets)?)

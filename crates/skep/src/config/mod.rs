@@ -97,6 +97,8 @@ pub struct Settings {
     pub upstreams: Vec<Upstream>,
     /// The files that these settings are from.
     pub files: Vec<PathBuf>,
+    /// Those of them that may hold tokens and keys: all but one that was found and is not trusted.
+    pub files_with_secrets: Vec<PathBuf>,
     /// The file that [`Settings::token`] is from.
     pub token_file: Option<PathBuf>,
     /// The log.
@@ -164,6 +166,7 @@ impl Settings {
             return Err(BadSettings(problems));
         }
         source.files.extend(flags.mcp_config.clone());
+        source.with_secrets.extend(flags.mcp_config.clone());
         let name = source.files.first().map_or("environment".to_owned(), |path| path.display().to_string());
         let file: file::File = document::read(&source.value).map_err(|(pointer, message)| {
             BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(name, message) }])
@@ -221,6 +224,8 @@ fn variable(name: &str) -> Option<String> {
 struct Source {
     /// The file, and those below it.
     files: Vec<PathBuf>,
+    /// See [`Settings::files_with_secrets`].
+    with_secrets: Vec<PathBuf>,
     /// Its settings, in the form of `skep.toml`. After an error they are of no use.
     value: Value,
     problems: Vec<Diagnostic>,
@@ -234,7 +239,8 @@ struct Source {
 
 impl Source {
     fn faulty(path: &Path, problems: Vec<Diagnostic>) -> Source {
-        Source { files: vec![path.to_owned()], problems, ..Source::default() }
+        let files = vec![path.to_owned()];
+        Source { with_secrets: files.clone(), files, problems, ..Source::default() }
     }
 
     /// What this file says.
@@ -296,6 +302,7 @@ impl Source {
             *deny = all_denied.into();
         }
         self.files.extend(above.files);
+        self.with_secrets.extend(above.with_secrets);
         self.problems.extend(above.problems);
         self.unusable.extend(above.unusable);
         self.notices.extend(above.notices);
@@ -387,6 +394,7 @@ fn fill_in(
         model,
         upstreams: upstreams::config::upstreams(mcp_servers, &source.unusable),
         files: source.files,
+        files_with_secrets: source.with_secrets,
         token_file,
         log,
     })

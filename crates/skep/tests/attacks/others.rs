@@ -25,6 +25,27 @@ for line in sys.stdin:
 "#;
 
 #[tokio::test]
+async fn the_files_that_hold_the_hubs_tokens_are_not_to_be_had_from_its_workspace() {
+    let user = User::new();
+    user.file("hub.toml", &format!("token = '{OPERATOR}'\n[serve.tokens]\nann = '{ANN}'\n"));
+    let server = json!({ "command": "true", "env": { "KEY": OPERATOR } });
+    user.file("mcp.json", &json!({ "mcpServers": { "s": server } }).to_string());
+    user.file("skep.toml", "[run]\nactors = 2\n");
+    let hub = Served::hub(&user, &["--config", "hub.toml", "--mcp-config", "mcp.json"], None);
+    for file in ["hub.toml", "mcp.json"] {
+        let (_, read) = hub.ask(ANN, "POST", "/tools/file_read", &json!({ "path": file })).await;
+        assert!(read["message"].as_str().unwrap_or_default().contains("hidden"), "{file}: {read}");
+    }
+    let command = json!({ "command": "cat hub.toml mcp.json; grep -r operator-correct ." });
+    for (tool, arguments) in [("bash", command), ("search", json!({ "query": "operator-correct" }))] {
+        let (_, found) = hub.ask(ANN, "POST", &format!("/tools/{tool}"), &arguments).await;
+        assert!(!found.to_string().contains(OPERATOR), "{tool}: {found}");
+    }
+    let (status, read) = hub.ask(ANN, "POST", "/tools/file_read", &json!({ "path": "skep.toml" })).await;
+    assert_eq!(status, 200, "one that is not trusted is a file like any other: {read}");
+}
+
+#[tokio::test]
 async fn processes_and_what_they_print_are_shown_to_the_operator_alone() {
     let user = User::new();
     let server = |name: &str| format!("[mcpServers.{name}]\ncommand = 'python3'\nargs = ['-c', '''{SERVER}''']\n");
