@@ -327,12 +327,13 @@ async fn of_more_sessions_than_are_kept_those_that_idle_longest_go_and_are_told_
         answer.status == 200
     };
     assert!(alive(&first).await, "somebody reads its stream");
-    assert!(!alive(&sessions[0]).await && alive(&sessions[299]).await);
-    let mut kept = 0;
-    for session in &sessions {
-        kept += u32::from(alive(session).await);
+    let mut kept = Vec::new();
+    for (n, session) in sessions.iter().enumerate() {
+        kept.extend(alive(session).await.then_some(n));
     }
-    assert_eq!(kept, 99, "with the one that is used, a hundred");
+    assert_eq!(kept.len(), 99, "with the one that is used, a hundred");
+    // Those of one round are made at once, so their order among themselves is nobody's.
+    assert!(kept.iter().all(|n| *n >= 200), "{kept:?}");
 }
 
 #[tokio::test]
