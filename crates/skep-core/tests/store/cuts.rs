@@ -18,6 +18,7 @@ use skep_core::db::DbError;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpStream, UnixListener, UnixStream},
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -38,7 +39,12 @@ enum Cut {
     Stall,
     /// It does not get through, nor does anything else, on any connection, old or new.
     Down,
+    /// The same, for [`OUTAGE_TIME`].
+    Outage,
 }
+
+/// As long as a server needs to start again.
+const OUTAGE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a connection that will be cut gives no sign of life.
 const STALL_TIME: Duration = Duration::from_millis(200);
@@ -56,8 +62,13 @@ async fn whichever_message_is_the_last_one_acknowledged_is_there_and_refused_is_
     // How many there are depends on which writes meet in a group.
     let moments = (1..=messages + messages / 4).flat_map(|n| {
         let often = if n % 2 == 0 { Cut::Before } else { Cut::After };
-        let seldom = [(n % 16 == 0).then_some(Cut::Stall), (n % 3 == 0).then_some(Cut::Down)];
-        [often, Cut::Swallow].into_iter().chain(seldom.into_iter().flatten()).map(move |cut| (n, cut))
+        let seldom = match n % 8 {
+            1 | 4 => Some(Cut::Outage),
+            2 => Some(Cut::Down),
+            3 => Some(Cut::Stall),
+            _ => None,
+        };
+        [often, Cut::Swallow].into_iter().chain(seldom).map(move |cut| (n, cut))
     });
     let (mut running, mut total) = (JoinSet::new(), Answers::default());
     for (n, cut) in moments {
@@ -186,6 +197,7 @@ struct Shared {
     armed: AtomicBool,
     /// Nothing gets through.
     is_down: AtomicBool,
+    outage: Notify,
     /// Messages since it is armed, in both directions and on all connections.
     count: AtomicUsize,
     cut: Option<(usize, Cut)>,
@@ -196,9 +208,15 @@ impl Proxy {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
         let [armed, is_down] = [false, false].map(AtomicBool::new);
-        let shared = Arc::new(Shared { armed, is_down, count: AtomicUsize::new(0), cut });
+        let shared = Arc::new(Shared { armed, is_down, outage: Notify::new(), count: AtomicUsize::new(0), cut });
         let (of_listener, server) = (Arc::clone(&shared), server.clone());
         let mut running = JoinSet::new();
+        let of_outage = Arc::clone(&shared);
+        running.spawn(async move {
+            of_outage.outage.notified().await;
+            sleep(OUTAGE_TIME).await;
+            of_outage.is_down.store(false, Ordering::SeqCst);
+        });
         running.spawn(async move {
             let mut connections = JoinSet::new(); // they end with this task
             while let Ok((client, _)) = listener.accept().await {
@@ -272,8 +290,11 @@ impl Shared {
                         false => {}
                     }
                 }
-                Some(Cut::Down) => {
+                Some(cut @ (Cut::Down | Cut::Outage)) => {
                     self.is_down.store(true, Ordering::SeqCst);
+                    if cut == Cut::Outage {
+                        self.outage.notify_one();
+                    }
                     return Ok(());
                 }
                 Some(Cut::Stall) => {

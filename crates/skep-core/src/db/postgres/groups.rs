@@ -254,25 +254,34 @@ impl Writer {
         }
     }
 
-    /// What became of a transaction whose commit was sent and not answered.
+    /// What became of a transaction whose commit was sent and not answered. The server may be away for a moment, as when
+    /// it is restarted, and then knows.
     async fn look_up(&self, transaction: Option<u64>, error: DbError) -> Result<(), Ended> {
-        let status = async {
+        let is_committed = async {
+            let transaction = transaction?.to_string();
             loop {
-                let client = self.pool.get().await.ok()?;
-                let transaction = transaction?.to_string();
-                let status = "select pg_xact_status(cast($1 as text)::xid8)";
-                let row = client.query_one(status, &[&transaction]).await.ok()?;
-                match row.try_get::<_, Option<&str>>(0).ok()?? {
-                    "committed" => return Some(true),
-                    "aborted" => return Some(false),
-                    _ => sleep(LOOK_UP_PAUSE).await, // the server has not noticed yet
+                match self.is_committed(&transaction).await {
+                    Some(is_committed) => return Some(is_committed),
+                    None => sleep(LOOK_UP_PAUSE).await,
                 }
             }
         };
-        match timeout(LOOK_UP_TIME_MAX, status).await.ok().flatten() {
+        match timeout(LOOK_UP_TIME_MAX, is_committed).await.ok().flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(Ended::Lost(error)),
             None => Err(Trouble::Failed(DbError::Unsure(Arc::new(error))).into()),
+        }
+    }
+
+    /// `None` if the server is still at it, or cannot be reached.
+    async fn is_committed(&self, transaction: &str) -> Option<bool> {
+        let client = self.pool.get().await.ok()?;
+        let status = "select pg_xact_status(cast($1 as text)::xid8)";
+        let row = client.query_one(status, &[&transaction]).await.ok()?;
+        match row.try_get::<_, Option<&str>>(0).ok()?? {
+            "committed" => Some(true),
+            "aborted" => Some(false),
+            _ => None,
         }
     }
 }
