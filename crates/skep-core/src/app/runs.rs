@@ -20,6 +20,9 @@ pub enum RunError {
     /// No run of this name.
     #[error("there is no run {}", .0.0)]
     Unknown(RunId),
+    /// A run of this name is being deleted.
+    #[error("a run {} is being deleted; wait for its end, or give the new one another name", .0.0)]
+    BeingDeleted(RunId),
     /// There is a task of this name already, and not of this run.
     #[error("there is a task {} already; give the new one another name", .0.0)]
     TaskTaken(TaskId),
@@ -64,6 +67,9 @@ impl App {
             let now = tx.now();
             if let Some(existing) = tx.run(&run.id).await? {
                 return Ok(existing);
+            }
+            if tx.is_being_deleted(&run.id).await? {
+                return Err(RunError::BeingDeleted(run.id.clone()));
             }
             let (run, started) = Run::start(run.clone(), tasks.len(), now);
             if !tx.add_run(&run).await? {
@@ -134,14 +140,45 @@ impl App {
     }
 
     /// Delete a run that nobody conducts, with its tasks, artefacts and events, whose numbers are not given again.
+    ///
+    /// The run is gone at once. What belonged to it goes in small steps, with other writes between; if that is cut
+    /// off, [`App::finish_deletions`] goes on.
     pub async fn delete_run(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
-        let id = id.clone();
-        let delete = async move |tx: &mut Tx<'_>| {
-            let run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
+        let run = id.clone();
+        let begin = async move |tx: &mut Tx<'_>| {
+            let run = match tx.run(&run).await? {
+                Some(run) => run,
+                None if tx.is_being_deleted(&run).await? => return Ok(()),
+                None => return Err(RunError::Unknown(run.clone())),
+            };
             run.check_deletable()?;
-            Ok(tx.delete_run(&id).await?)
+            Ok(tx.begin_deletion(&run.id).await?)
         };
-        self.db.write(permit.namespace(), delete).await
+        self.db.write(permit.namespace(), begin).await?;
+        self.finish_deletion(permit, id).await
+    }
+
+    /// Go on with deletions that were cut off.
+    pub async fn finish_deletions(&self, permit: &Permit) -> Result<(), RunError> {
+        loop {
+            let runs = self.db.deletions(permit.namespace()).await?;
+            if runs.is_empty() {
+                return Ok(());
+            }
+            for run in runs {
+                self.finish_deletion(permit, &run).await?;
+            }
+        }
+    }
+
+    async fn finish_deletion(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
+        loop {
+            let run = id.clone();
+            let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_more(&run).await?);
+            if !self.db.write(permit.namespace(), step).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Give all tasks of a run that are in progress back to their queues, at once and without counting a failure.

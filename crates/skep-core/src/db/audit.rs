@@ -20,7 +20,8 @@ const RUNS_PAGE: usize = 100;
 pub struct Audit {
     /// How many runs there are, in all namespaces.
     pub runs: u64,
-    /// How many numbers of the logs have no event. Runs that were deleted took theirs along; nothing else does.
+    /// How many numbers of the logs, from the first that is kept, have no event. Runs that were deleted took theirs
+    /// along; nothing else does.
     pub events_missing: u64,
     /// What is not as it must be: nothing, in a sound database; at most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
@@ -122,10 +123,11 @@ const TASKS: &str = "
     where what is not null order by id";
 
 /// Everything else: namespace, subject, and what is wrong with it.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 9] = [
     "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
      where run is not null
-        and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)",
+        and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)
+        and not exists (select 1 from deletion where run = task.run and namespace = task.namespace)",
     "select d.namespace, 'task ' || d.task, 'needs task ' || d.depends_on || ', and one of them does not exist'
      from dependency d
      where not exists (select 1 from task t where t.id = d.task and t.namespace = d.namespace)
@@ -143,10 +145,15 @@ const OTHERS: [&str; 7] = [
      where e.task is not null and e.kind <> 'task.log'
         and not exists (select 1 from task t where t.id = e.task and t.namespace = e.namespace)",
     "select e.namespace, 'event ' || e.number, 'is about run ' || e.run || ', which does not exist' from event e
-     where e.kind like 'run.%' and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)",
+     where e.kind like 'run.%' and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)
+        and not exists (select 1 from deletion d where d.run = e.run and d.namespace = e.namespace)",
     "select e.namespace, 'event ' || max(e.number), 'has a number that is still to be given' from event e
      group by e.namespace
      having max(e.number) > coalesce((select last_event from namespace n where n.id = e.namespace), 0)",
+    "select n.id, 'event ' || e.number, 'comes before the first that is kept, ' || n.first_event
+     from namespace n join event e on e.namespace = n.id and e.number < n.first_event",
+    "select d.namespace, 'run ' || d.run, 'is being deleted, but is still there' from deletion d
+     where exists (select 1 from run r where r.id = d.run and r.namespace = d.namespace)",
     "select namespace, 'MCP task ' || id,
         case when held_until is null then 'runs, but nobody holds it' else 'is over, but a hub holds it' end
      from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",
@@ -155,7 +162,8 @@ const OTHERS: [&str; 7] = [
 const NAMESPACES: &str = "select id, case when workspace = '' then team else team || '/' || workspace end
      from namespace order by id";
 
-const EVENTS_MISSING: &str = "select cast(coalesce((select sum(last_event) from namespace), 0) as bigint)
+const EVENTS_MISSING: &str =
+    "select cast(coalesce((select sum(last_event - first_event + 1) from namespace), 0) as bigint)
      - (select count(*) from event)";
 
 impl Db {

@@ -19,6 +19,13 @@ impl Tx<'_> {
     pub fn append(&mut self, event: NewEvent) {
         self.events.push(event);
     }
+
+    /// The log begins with the first event that is there.
+    pub(super) async fn find_first_event(&mut self) -> Result<(), DbError> {
+        let sql = "update namespace set first_event =
+                coalesce((select min(number) from event where namespace = $1), last_event + 1) where id = $2";
+        self.execute(sql, values![self.namespace(), self.namespace()]).await.doing("find the first event")
+    }
 }
 
 /// Number the events of a group and write them down: the last thing before the commit.

@@ -55,6 +55,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 5,
         sql: Text::Same(include_str!("../../migrations/0005_sessions.sql")),
     },
+    Migration {
+        number: 6,
+        name: "retention",
+        oldest: 5,
+        sql: Text::Same(include_str!("../../migrations/0006_retention.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

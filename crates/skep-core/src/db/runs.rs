@@ -10,6 +10,15 @@ use crate::{
     run::{Run, RunId, State, Summary},
 };
 
+/// Rows that one step of a deletion deletes. Other writes of the namespace wait meanwhile.
+const DELETED_MAX: usize = 1000;
+/// The same for artefacts, each of which may have 16 MiB.
+const ARTEFACTS_DELETED_MAX: usize = 16;
+/// The same for tasks, whose inputs and results may have some.
+const TASKS_DELETED_MAX: usize = 100;
+/// Deletions that are looked for at once.
+const DELETIONS_MAX: usize = 100;
+
 const COLUMNS: &str = "id, name, plan, directory, state, created, ended, report";
 
 impl Tx<'_> {
@@ -47,23 +56,67 @@ impl Tx<'_> {
         self.execute(sql, values).await.doing("save a run")
     }
 
-    /// Delete a run and all that belongs to it.
-    pub async fn delete_run(&mut self, id: &RunId) -> Result<(), DbError> {
-        let tasks = self.sql.among("select id from task where namespace = $1 and run = $2");
+    /// Begin to delete a run: nobody sees it any more, and nobody is given its tasks. The rest goes step by step.
+    pub async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
+        self.cancel_tasks(id).await?;
         for sql in [
-            &format!("delete from dependency where namespace = $1 and depends_on {tasks}"),
-            "delete from artefact where namespace = $1 and run = $2",
-            "delete from event where namespace = $1 and run = $2",
-            "delete from task where namespace = $1 and run = $2",
+            "insert into deletion (namespace, run) values ($1, $2)",
             "delete from run where namespace = $1 and id = $2",
         ] {
             self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
         }
         Ok(())
     }
+
+    /// Whether the deletion of a run of this name has begun and is not over.
+    pub async fn is_being_deleted(&mut self, id: &RunId) -> Result<bool, DbError> {
+        let sql = "select 1 from deletion where namespace = $1 and run = $2";
+        let found = self.first(sql, values![self.namespace(), &id.0], |_| Ok(())).await;
+        Ok(found.doing("look for a deletion")?.is_some())
+    }
+
+    /// A step of a deletion that has begun: at most [`DELETED_MAX`] rows. Whether there is more to do.
+    ///
+    /// What others refer to goes last, so that the rest refers to nothing that is gone, whatever the moment.
+    pub async fn delete_more(&mut self, id: &RunId) -> Result<bool, DbError> {
+        let of_run = |table: &str| format!("select $row from {table} where namespace = $1 and run = $2 limit $3");
+        let dependency = "select dependency.$row from task
+             join dependency on dependency.namespace = task.namespace and dependency.depends_on = task.id
+             where task.namespace = $1 and task.run = $2 limit $3";
+        for (table, rows, count) in [
+            ("artefact", of_run("artefact"), ARTEFACTS_DELETED_MAX),
+            ("event", of_run("event"), DELETED_MAX),
+            ("dependency", dependency.to_owned(), DELETED_MAX),
+            ("task", of_run("task"), TASKS_DELETED_MAX),
+        ] {
+            let row = self.sql.row_id();
+            let among = self.sql.among(&rows.replace("$row", row));
+            let sql = format!("delete from {table} where {row} {among}");
+            let values = values![self.namespace(), &id.0, page(count)];
+            if self.has_changed(&sql, values).await.doing("delete what belonged to a run")? {
+                if table == "event" {
+                    self.find_first_event().await?;
+                }
+                return Ok(true);
+            }
+        }
+        let sql = "delete from deletion where namespace = $1 and run = $2";
+        self.execute(sql, values![self.namespace(), &id.0]).await.doing("end a deletion")?;
+        Ok(false)
+    }
 }
 
 impl Db {
+    /// Runs whose deletion has begun and is not over, at most so many.
+    pub async fn deletions(&self, namespace: &Namespace) -> Result<Vec<RunId>, DbError> {
+        let sql = "select run from deletion where namespace = $1 limit $2";
+        self.read_in(namespace, async move |db, namespace| {
+            let values = values![namespace, page(DELETIONS_MAX)];
+            db.all(sql, values, |row| Ok(RunId(row.next()?))).await.doing("look for deletions")
+        })
+        .await
+    }
+
     /// The run of this name, as it is now.
     pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
         let RunId(id) = id.clone();

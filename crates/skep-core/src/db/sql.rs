@@ -224,6 +224,14 @@ impl Sql<'_> {
         }
     }
 
+    /// The column that tells where a row is, for as long as nobody changes it.
+    pub(super) fn row_id(&self) -> &'static str {
+        match self {
+            Sql::Sqlite(_) => "rowid",
+            Sql::Postgres(_) => "ctid",
+        }
+    }
+
     /// A condition: equal to one of the [`Value::Texts`] in `$n`.
     pub(super) fn any(&self, n: u32) -> String {
         match self {

@@ -219,6 +219,9 @@ async fn remove(common: Common, arguments: RmArguments) -> anyhow::Result<ExitCo
 async fn prune(common: Common, arguments: PruneArguments) -> anyhow::Result<ExitCode> {
     let PruneArguments { keep, older_than, state, dry_run, yes } = arguments;
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
+    if !dry_run {
+        hive.archive().finish_deletions().await?;
+    }
     let measured = hive.archive().measured().await?;
     let runs = match (keep, older_than, state.is_empty()) {
         (None, None, true) => hive.settings.keep.superfluous(&measured, now()),

@@ -141,8 +141,14 @@ impl Archive {
         Ok(self.app.delete_run(&self.permit, id).await?)
     }
 
+    /// Go on with deletions that were cut off.
+    pub async fn finish_deletions(&self) -> Result<(), DeleteError> {
+        Ok(self.app.finish_deletions(&self.permit).await?)
+    }
+
     /// Delete what goes beyond these limits, and say how many runs that were.
     pub async fn keep_within(&self, keep: &Keep) -> Result<usize, DeleteError> {
+        self.finish_deletions().await?;
         let runs = match keep.bytes_max {
             Some(_) => self.measured().await,
             // Looking into all directories takes long, so only where somebody wants to know.
