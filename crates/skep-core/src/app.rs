@@ -8,8 +8,6 @@ mod runs;
 mod sessions;
 mod tasks;
 
-use tokio::sync::watch;
-
 pub use self::{
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     runs::RunError,
@@ -23,13 +21,11 @@ use crate::db::Db;
 pub struct App {
     /// The store.
     pub db: Db,
-    /// Changes after each commit that brought events; see [`Db::wake`]. Clone it to follow.
-    pub wake: watch::Receiver<u64>,
 }
 
 impl App {
     /// The operations on a store.
     pub fn new(db: Db) -> App {
-        App { wake: db.wake(), db }
+        App { db }
     }
 }

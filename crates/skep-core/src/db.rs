@@ -14,6 +14,7 @@ mod audit;
 mod clock;
 mod error;
 mod events;
+mod follow;
 mod group;
 mod mcp_tasks;
 mod migrations;
@@ -28,14 +29,15 @@ mod tasks;
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 
 use self::{
     admission::Admission,
     clock::Time,
     error::{Doing, failed},
+    follow::Streams,
     namespaces::Namespaces,
-    postgres::Postgres,
+    postgres::{Outbox, Postgres},
     queue::{Job, Waiting, Write},
     sql::{Cause, Row, Sql, Value},
     sqlite::Sqlite,
@@ -44,6 +46,7 @@ pub use self::{
     audit::{Audit, FINDINGS_MAX, Finding},
     clock::{Clock, Now},
     error::{DbError, Source},
+    follow::{Follower, News, Watch},
     tasks::TaskCounts,
 };
 use crate::{Namespace, Timestamp, event::NewEvent};
@@ -61,7 +64,6 @@ pub struct Db {
     reads: Arc<Semaphore>,
     write_time_max: Duration,
     shared: Arc<Shared>,
-    wake: watch::Receiver<u64>,
 }
 
 enum Store {
@@ -73,16 +75,23 @@ enum Store {
 struct Shared {
     namespaces: Namespaces,
     time: Time,
-    wake: watch::Sender<u64>,
+    streams: Streams,
+    /// What other hubs are to be told; nobody asks for it on SQLite.
+    outbox: Outbox,
 }
 
 impl Shared {
     /// A group has been committed.
-    fn committed(&self, changes: group::Changes) {
-        if changes.have_events() {
-            self.wake.send_modify(|count| *count += 1);
+    fn committed(&self, mut changes: group::Changes) {
+        let namespaces = changes.namespaces();
+        for (namespace, id) in &namespaces {
+            if let Some((after, events)) = changes.take_events(*id) {
+                let count = events.len();
+                self.streams.committed(namespace, after, events);
+                self.outbox.add(*id, after, count);
+            }
         }
-        self.namespaces.remember(changes.namespaces());
+        self.namespaces.remember(namespaces);
     }
 }
 
@@ -125,10 +134,11 @@ impl Default for Limits {
 impl Db {
     /// Open `sqlite:<path>`, or a PostgreSQL database by its address, and bring the schema up to date.
     pub async fn open(address: &str, limits: Limits) -> Result<Db, DbError> {
-        let (wake, woken) = watch::channel(0);
         let path = address.strip_prefix("sqlite:");
         let time = if path.is_some() { Time::of_wall(&limits.clock) } else { Time::of_server(&limits.clock) };
-        let shared = Arc::new(Shared { namespaces: Namespaces::default(), time, wake });
+        let shared =
+            Shared { namespaces: Namespaces::default(), time, streams: Streams::default(), outbox: Outbox::default() };
+        let shared = Arc::new(shared);
         let store = match path {
             Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, Arc::clone(&shared))?),
             None => Store::Postgres(Postgres::open(address, &limits, Arc::clone(&shared)).await?),
@@ -139,20 +149,12 @@ impl Db {
             reads: Arc::new(Semaphore::new(limits.reads_max)),
             write_time_max: limits.write_time_max,
             shared,
-            wake: woken,
         })
     }
 
     /// The store's time.
     pub fn now(&self) -> Now {
         self.shared.time.now()
-    }
-
-    /// Changes after each commit that brought events. It says "look again" and carries nothing. A subscriber who
-    /// looks, then waits for a change, then looks again, misses nothing that this process commits; what other
-    /// processes commit is found by looking again now and then.
-    pub fn wake(&self) -> watch::Receiver<u64> {
-        self.wake.clone()
     }
 
     /// Do all of `work` or nothing of it, in one namespace. The answer comes when it is durable.

@@ -37,6 +37,13 @@ pub struct NewEvent {
     pub data: Value,
 }
 
+impl NewEvent {
+    pub(crate) fn numbered(self, number: i64) -> Event {
+        let NewEvent { at, kind, run, task, data } = self;
+        Event { number, at, kind, run, task, data }
+    }
+}
+
 /// What kind of thing happened. In brackets: the fields of the event's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

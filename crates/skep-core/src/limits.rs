@@ -139,9 +139,14 @@ pub(crate) fn check_json(what: &'static str, value: &Value, bytes_max: usize) ->
     if !is_shallow(value, JSON_DEPTH_MAX) {
         return Err(Invalid::TooDeep { what });
     }
+    check_bytes(what, json_bytes(value), bytes_max)
+}
+
+/// Bytes of a value as JSON text.
+pub(crate) fn json_bytes(value: &Value) -> usize {
     let mut count = Count(0);
     serde_json::to_writer(&mut count, value).unwrap_or_else(|_| count.0 = usize::MAX);
-    check_bytes(what, count.0, bytes_max)
+    count.0
 }
 
 /// The error as it is kept: whole, or its beginning.

@@ -1,7 +1,10 @@
 //! The event log.
 
+use std::sync::Arc;
+
 use super::{
     Db, DbError, Doing, Tx,
+    follow::{Ends, Page},
     sql::{Cause, Row, Sql, values},
 };
 use crate::{
@@ -31,8 +34,8 @@ impl Tx<'_> {
 /// Number the events of a group and write them down: the last thing before the commit.
 ///
 /// The numbers come from the namespace's row, which is locked. A database sequence would hand out 7 before 6 is
-/// committed, and a reader who has seen 7 would never look for 6.
-pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[NewEvent]) -> Result<(), Cause> {
+/// committed, and a reader who has seen 7 would never look for 6. Gives the number before the first.
+pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[NewEvent]) -> Result<i64, Cause> {
     let count = i64::try_from(events.len())?;
     match sql {
         Sql::Sqlite(_) => {
@@ -47,6 +50,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
                     values![namespace, number, event.at.0, event.kind.name(), run, task, event.data.to_string()];
                 sql.execute(insert, values).await?;
             }
+            Ok(before)
         }
         // A statement costs more than a row here, so all of them are in one.
         Sql::Postgres(pipeline) => {
@@ -65,9 +69,9 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
             let data = texts(|event| Some(event.data.to_string()));
             let values = values![last, namespace, locked.last_event, at, kind, run, task, data];
             pipeline.later(insert, values).await?;
+            Ok(locked.last_event)
         }
     }
-    Ok(())
 }
 
 impl Db {
@@ -78,6 +82,34 @@ impl Db {
             let sql =
                 format!("select {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3");
             db.all(&sql, values![namespace, number, page(limit)], from_row).await.doing("read events")
+        })
+        .await
+    }
+
+    /// What happened in a namespace after `number` and where its log begins and ends, all at one moment.
+    pub(super) async fn event_page(
+        &self,
+        namespace: &Namespace,
+        number: i64,
+        limit: usize,
+    ) -> Result<(Page, Ends), DbError> {
+        let sql = format!(
+            "select first_event, last_event, {COLUMNS} from namespace left join (
+                select {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3
+             ) as page on true where namespace.id = $4 order by number"
+        );
+        let read = |row: &Row<'_>| {
+            let ends = Ends { first: row.next()?, last: row.next()? };
+            let event = row.next::<Option<i64>>()?.map(|number| from_row_after(number, row)).transpose()?;
+            Ok((ends, event.map(Arc::new)))
+        };
+        self.read_in(namespace, async move |db, namespace| {
+            let values = values![namespace, number, page(limit), namespace];
+            let rows = db.all(&sql, values, read).await.doing("read events")?;
+            let ends = rows.first().map_or(Ends::default(), |(ends, _)| *ends);
+            let events: Vec<_> = rows.into_iter().filter_map(|(_, event)| event).collect();
+            let last_read = events.last().filter(|_| events.len() >= limit).map(|event| event.number);
+            Ok((Page::new(number, last_read.unwrap_or(ends.last), events), ends))
         })
         .await
     }
@@ -121,7 +153,11 @@ pub(super) fn page(limit: usize) -> i64 {
 }
 
 fn from_row(row: &Row<'_>) -> Result<Event, Cause> {
-    let number = row.next()?;
+    from_row_after(row.next()?, row)
+}
+
+/// The rest of a row whose number was read.
+fn from_row_after(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
     let at = Timestamp(row.next()?);
     let kind = row.next_text()?.unwrap_or_default();
     let kind = Kind::from_name(kind).ok_or_else(|| format!("unknown event kind {kind:?}"))?;

@@ -49,27 +49,38 @@ pub(super) struct Changes {
     /// The namespaces that it has locked, by name, with their numbers.
     opened: HashMap<Namespace, i64>,
     /// Events by namespace, in the order in which they happened there.
-    events: Vec<(i64, Vec<NewEvent>)>,
+    events: Vec<Appended>,
+}
+
+/// The events of a group in one namespace.
+#[derive(Debug)]
+struct Appended {
+    namespace: i64,
+    /// The number before that of the first, once they are numbered.
+    after: i64,
+    events: Vec<NewEvent>,
 }
 
 impl Changes {
-    /// Whether there is something for those who follow events.
-    pub(super) fn have_events(&self) -> bool {
-        !self.events.is_empty()
+    /// The events of a namespace, and the number before that of the first. Leaves none.
+    pub(super) fn take_events(&mut self, namespace: i64) -> Option<(i64, Vec<NewEvent>)> {
+        let place = self.events.iter().position(|appended| appended.namespace == namespace)?;
+        let Appended { after, events, .. } = self.events.swap_remove(place);
+        Some((after, events))
     }
 
     /// The namespaces that the group has used, with their numbers.
-    pub(super) fn namespaces(self) -> HashMap<Namespace, i64> {
-        self.opened
+    pub(super) fn namespaces(&mut self) -> HashMap<Namespace, i64> {
+        std::mem::take(&mut self.opened)
     }
 
     fn add(&mut self, namespace: i64, new: Vec<NewEvent>) {
         if new.is_empty() {
             return;
         }
-        match self.events.iter_mut().find(|(known, _)| *known == namespace) {
-            Some((_, events)) => events.extend(new),
-            None => self.events.push((namespace, new)),
+        match self.events.iter_mut().find(|appended| appended.namespace == namespace) {
+            Some(appended) => appended.events.extend(new),
+            None => self.events.push(Appended { namespace, after: 0, events: new }),
         }
     }
 }
@@ -109,9 +120,9 @@ pub(super) async fn run(
 }
 
 /// Number the events of a group and write them down: the last thing before the commit.
-pub(super) async fn write_events(sql: &mut Sql<'_>, changes: &Changes) -> Result<(), DbError> {
-    for (namespace, events) in &changes.events {
-        append_events(sql, *namespace, events).await.doing("append the events")?;
+pub(super) async fn write_events(sql: &mut Sql<'_>, changes: &mut Changes) -> Result<(), DbError> {
+    for Appended { namespace, after, events } in &mut changes.events {
+        *after = append_events(sql, *namespace, events).await.doing("append the events")?;
     }
     Ok(())
 }

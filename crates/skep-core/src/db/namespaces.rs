@@ -51,7 +51,8 @@ impl Namespaces {
         }
     }
 
-    fn known(&self, namespace: &Namespace) -> Option<i64> {
+    /// The number of a namespace, if it is known without asking.
+    pub(super) fn known(&self, namespace: &Namespace) -> Option<i64> {
         self.all().get(namespace).copied()
     }
 

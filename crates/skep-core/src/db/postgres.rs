@@ -10,6 +10,7 @@
 mod address;
 mod connect;
 mod groups;
+mod notices;
 mod pipeline;
 mod schema;
 mod tls;
@@ -38,7 +39,11 @@ use self::{
     address::Address,
     connect::{Connector, Object, Pool},
 };
-pub(super) use self::{connect::PoolError, pipeline::Pipeline};
+pub(super) use self::{
+    connect::PoolError,
+    notices::{Notice, Notices, Outbox},
+    pipeline::Pipeline,
+};
 use super::{
     DbError, Doing, Limits, ReadPlace, Shared, Sql,
     queue::{Job, Write},
@@ -62,6 +67,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Postgres {
     writer: UnboundedSender<Job<Box<dyn Write>>>,
+    connector: Connector,
     /// For [`READERS`] and the migration.
     pool: Pool,
     readers: [Mutex<Option<Arc<Object>>>; READERS],
@@ -87,10 +93,13 @@ impl Postgres {
         measure_time(&readers, &shared).await?;
         let (writer, writes) = unbounded_channel();
         let (alive, thread) = mpsc::channel(1);
-        let writers = pool(&connector, WRITERS)?;
-        start_thread("postgres-writer", &alive, move || groups::run(writers, writes, tries_max, shared))?;
+        let (writers, notifiers) = (pool(&connector, WRITERS)?, pool(&connector.notifying(), 1)?);
+        start_thread("postgres-writer", &alive, move || {
+            groups::run(writers, notifiers, writes, tries_max, shared);
+        })?;
         Ok(Postgres {
             writer,
+            connector,
             pool: readers,
             readers: Default::default(),
             next_reader: AtomicUsize::new(0),
@@ -101,6 +110,11 @@ impl Postgres {
 
     pub(super) fn writer(&self) -> &UnboundedSender<Job<Box<dyn Write>>> {
         &self.writer
+    }
+
+    /// What other hubs say, and this one.
+    pub(super) fn notices(&self) -> Notices {
+        Notices::new(&self.connector)
     }
 
     pub(super) async fn read<T, F>(&self, work: F, _place: ReadPlace) -> Result<T, DbError>

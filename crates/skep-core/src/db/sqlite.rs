@@ -174,9 +174,9 @@ impl Writer {
             return Err(Trouble::Failed(error.clone()));
         }
         let changes = self.run_closures(group, grows);
-        let committed = changes.and_then(|changes| {
+        let committed = changes.and_then(|mut changes| {
             let mut sql = Sql::Sqlite(&mut self.connection);
-            now(group::write_events(&mut sql, &changes))?;
+            now(group::write_events(&mut sql, &mut changes))?;
             execute(&self.connection, "commit").doing("commit").map_err(|error| self.commit_failed(error))?;
             Ok(changes)
         });

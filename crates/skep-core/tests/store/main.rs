@@ -11,6 +11,7 @@ mod connections;
 mod cuts;
 mod disk;
 mod durable;
+mod follow;
 mod groups;
 mod hubs;
 mod log;

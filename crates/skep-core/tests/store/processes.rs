@@ -85,10 +85,10 @@ async fn a_child_that_shares_a_file() {
                 println!("\ndid submit {name}");
                 work(&app).await;
             }
-            let mut wake = app.wake.clone();
+            let mut watch = app.db.watch(permit().namespace());
             while count(&app, Kind::TaskCompleted).await < PROCESSES * TASKS {
                 if !work(&app).await {
-                    let _ = timeout(LOOK_AGAIN, wake.changed()).await; // the other process wakes nobody here
+                    let _ = timeout(LOOK_AGAIN, watch.changed()).await; // the other process may be heard later
                 }
             }
         });

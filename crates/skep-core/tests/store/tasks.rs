@@ -304,12 +304,12 @@ async fn a_dependency_is_released_exactly_once_among_many_workers() {
         let mut workers = JoinSet::new();
         for _ in 0..8 {
             let (app, done, graph) = (app.clone(), Arc::clone(&done), graph.clone());
-            let mut wake = app.wake.clone();
+            let mut watch = app.db.watch(permit().namespace());
             workers.spawn(async move {
                 while done.lock().unwrap().len() < WIDTH * DEPTH {
-                    wake.mark_unchanged();
+                    watch.mark_seen();
                     let Some(task) = claim(&app, NOW).await else {
-                        wake.changed().await.unwrap(); // an answer of somebody else
+                        watch.changed().await; // an answer of somebody else
                         continue;
                     };
                     {

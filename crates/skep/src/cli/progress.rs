@@ -72,17 +72,17 @@ impl Follow {
 
     /// Hand each event to `show` until the run is over. Dropping the future stops it.
     pub(super) async fn until_over(&mut self, mut show: impl FnMut(&Event)) -> Result<(), DbError> {
-        let mut wake = self.app.wake.clone();
+        let mut watch = self.app.db.watch(&self.namespace);
         loop {
-            wake.borrow_and_update();
+            watch.mark_seen();
             let events = self.look().await?;
             events.iter().for_each(&mut show);
             if events.iter().any(|event| matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted)) {
                 return Ok(());
             }
             if events.is_empty() {
-                // Another process may be the one that works on the run; its wake-ups do not reach us.
-                let _ = tokio::time::timeout(POLL, wake.changed()).await;
+                // Where another process works on the run, this may be sooner than the watch.
+                let _ = tokio::time::timeout(POLL, watch.changed()).await;
             }
         }
     }
@@ -103,14 +103,14 @@ impl Live {
 
     /// Show what happens until the run is over. Nothing is lost if the future is dropped before.
     pub(super) async fn until_over(&mut self, follow: &mut Follow) -> Result<(), DbError> {
-        let mut wake = follow.app.wake.clone();
+        let mut watch = follow.app.db.watch(&follow.namespace);
         loop {
-            wake.borrow_and_update();
+            watch.mark_seen();
             if self.look(follow).await? {
                 return Ok(());
             }
             tokio::select! {
-                _ = tokio::time::timeout(POLL, wake.changed()) => {}
+                _ = tokio::time::timeout(POLL, watch.changed()) => {}
                 Some(line) = self.printed.recv() => {
                     self.lines.push_back(line);
                     tokio::time::sleep(LINES_EVERY).await; // for more, which are shown together

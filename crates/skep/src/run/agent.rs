@@ -62,9 +62,9 @@ impl Agent {
     pub(super) async fn work(self) -> Result<(), RunError> {
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
         let queue = queue(&self.run, self.role);
-        let mut wake = app.wake.clone();
+        let mut watch = app.db.watch(permit.namespace());
         while !self.stop.is_cancelled() {
-            wake.borrow_and_update();
+            watch.mark_seen();
             if let Some(task) = app.claim(permit, &queue, &self.seat.holder()).await.map_err(store)? {
                 self.perform(task).await?;
                 continue;
@@ -73,7 +73,7 @@ impl Agent {
             let due = app.db.next_due(permit.namespace(), &queue).await.map_err(store)?;
             let wait = due.map_or(POLL, |due| app.db.now().until(due).min(POLL));
             tokio::select! {
-                _ = wake.changed() => {}
+                () = watch.changed() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => {}
             }

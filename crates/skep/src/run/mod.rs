@@ -175,15 +175,15 @@ impl Swarm {
 
     /// Returns when no task of the run is waiting or under way.
     async fn until_over(&self, id: &RunId) -> Result<(), RunError> {
-        let mut wake = self.app.wake.clone();
+        let mut watch = self.app.db.watch(self.permit.namespace());
         loop {
-            wake.borrow_and_update();
+            watch.mark_seen();
             let counts = self.app.db.count_tasks(self.permit.namespace(), id).await.map_err(store)?;
             if counts.pending + counts.in_progress == 0 {
                 return Ok(());
             }
             // Time-out or wake-up: either way, look again.
-            let _ = tokio::time::timeout(POLL, wake.changed()).await;
+            let _ = tokio::time::timeout(POLL, watch.changed()).await;
         }
     }
 

@@ -11,6 +11,7 @@
 //! keeps its client and a session together, and that shows when two clients ask who serves them.
 
 use std::{
+    future::poll_fn,
     hash::{BuildHasher, Hasher, RandomState},
     ops::Deref,
     sync::{
@@ -22,9 +23,14 @@ use std::{
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
-use tokio::{net::lookup_host, sync::OnceCell, task::spawn_blocking, time::timeout};
+use tokio::{
+    net::lookup_host,
+    sync::{OnceCell, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
 use tokio_postgres::{
-    Client, Config, NoTls, SimpleQueryMessage, Socket,
+    AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket,
     config::{Host, SslMode, SslNegotiation},
     error::SqlState,
     tls::MakeTlsConnect,
@@ -33,6 +39,7 @@ use tokio_postgres::{
 use super::{
     IDLE_TIME_MAX, SCHEMA, STATEMENT_TIME_MAX,
     address::{Address, Mode, Target},
+    notices::{Heard, WAITING_MAX},
     tls,
 };
 use crate::db::{DbError, Doing, error::failed};
@@ -83,6 +90,8 @@ struct Way {
     settings: String,
     /// Set once a pooler was met that keeps a client and a session together.
     pooler: OnceCell<()>,
+    /// Who wants to know what the server says unasked.
+    heard: Option<mpsc::Sender<Heard>>,
 }
 
 /// A connection as it was made, with nothing set.
@@ -113,7 +122,23 @@ impl managed::Manager for Connector {
 impl Connector {
     pub(super) fn new(address: Address, lock_time_max: Duration) -> Connector {
         let settings = settings(lock_time_max);
-        Connector(Arc::new(Way { address, settings, pooler: OnceCell::new() }))
+        Connector(Arc::new(Way { address, settings, pooler: OnceCell::new(), heard: None }))
+    }
+
+    /// For connections that listen, and what they hear.
+    pub(super) fn listening(&self) -> (Connector, mpsc::Receiver<Heard>) {
+        let (heard, hear) = mpsc::channel(WAITING_MAX);
+        (self.with(self.0.settings.clone(), Some(heard)), hear)
+    }
+
+    /// For connections that notify. What they commit need not be durable.
+    pub(super) fn notifying(&self) -> Connector {
+        self.with(format!("{}; set synchronous_commit = off", self.0.settings), None)
+    }
+
+    fn with(&self, settings: String, heard: Option<mpsc::Sender<Heard>>) -> Connector {
+        let address = self.0.address.clone();
+        Connector(Arc::new(Way { address, settings, pooler: OnceCell::new(), heard }))
     }
 }
 
@@ -187,14 +212,14 @@ impl Way {
         };
         target.ip.map(|ip| config.hostaddr(ip));
         let connected = match mode {
-            SslMode::Disable => connect(&config, NoTls).await,
+            SslMode::Disable => connect(&config, NoTls, self.heard.clone()).await,
             _ => {
                 let tls = self.address.tls.clone();
                 if tls.direct {
                     config.ssl_negotiation(SslNegotiation::Direct);
                 }
                 let connector = spawn_blocking(move || tls::connector(&tls)).await;
-                connect(&config, connector.doing("read certificates")??).await
+                connect(&config, connector.doing("read certificates")??, self.heard.clone()).await
             }
         };
         match connected {
@@ -281,16 +306,35 @@ impl Way {
     }
 }
 
-/// Make a connection, and a task that serves it.
-async fn connect<T>(config: &Config, tls: T) -> Result<ClientWrapper, tokio_postgres::Error>
+/// Make a connection, and a task that serves it and passes on what the server says unasked.
+async fn connect<T>(
+    config: &Config,
+    tls: T,
+    heard: Option<mpsc::Sender<Heard>>,
+) -> Result<ClientWrapper, tokio_postgres::Error>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
-    let (client, connection) = config.connect(tls).await?;
-    let serve = async {
-        if let Err(error) = connection.await {
-            tracing::warn!(%error, "a connection to the database was lost");
+    let (client, mut connection) = config.connect(tls).await?;
+    let serve = async move {
+        loop {
+            let said = match poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notification(notice))) => Heard::Notice(notice.payload().to_owned()),
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a connection to the database was lost");
+                    Heard::Lost
+                }
+                None => Heard::Lost,
+            };
+            let is_lost = matches!(said, Heard::Lost);
+            if let Some(heard) = &heard {
+                let _ = heard.send(said).await; // fails if nobody listens any more
+            }
+            if is_lost {
+                return;
+            }
         }
     };
     #[expect(clippy::disallowed_methods, reason = "the wrapper ends the task with the connection")]

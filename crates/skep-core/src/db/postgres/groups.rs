@@ -31,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Object, Pipeline, Pool, WRITERS, pipeline::Failure};
+use super::{Object, Pipeline, Pool, WRITERS, notices, pipeline::Failure};
 use crate::{
     Namespace,
     db::{
@@ -50,6 +50,8 @@ const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 const GROUPS_MAX: usize = 2;
 /// How long all closures of a group may take, and how long its commit.
 const STEP_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long the end waits for the last notice to other hubs.
+const LAST_NOTICE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long to wait for a rollback, before the connection is given up.
 const ROLLBACK_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long to ask what became of a transaction whose commit was not answered.
@@ -60,15 +62,37 @@ const LOOK_UP_PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// The writer thread. Ends when it is told to and nobody waits any more, or when the last `Db` is gone.
-pub(super) fn run(pool: Pool, queue: UnboundedReceiver<Job<Box<dyn Write>>>, tries_max: u32, shared: Arc<Shared>) {
+///
+/// Beside, it tells other hubs what was committed.
+pub(super) fn run(
+    pool: Pool,
+    notifiers: Pool,
+    queue: UnboundedReceiver<Job<Box<dyn Write>>>,
+    tries_max: u32,
+    shared: Arc<Shared>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "the writer's runtime does not start"),
     };
     let queues = RefCell::default();
-    let writer = Writer { pool, tries_max, shared, queues, at_work: RefCell::default(), turn: Notify::new() };
+    let writer = Writer {
+        pool,
+        tries_max,
+        shared: Arc::clone(&shared),
+        queues,
+        at_work: RefCell::default(),
+        turn: Notify::new(),
+    };
     let writer = Rc::new(writer);
-    LocalSet::new().block_on(&runtime, writer.serve(queue));
+    LocalSet::new().block_on(&runtime, async {
+        tokio::select! {
+            () = writer.serve(queue) => {}
+            () = notices::send(notifiers.clone(), &shared.outbox) => {}
+        }
+        // The last ones must not wait for the other hubs to look by themselves, nor we for a server that is slow.
+        let _ = timeout(LAST_NOTICE_TIME_MAX, notices::send_now(&notifiers, &shared.outbox)).await;
+    });
 }
 
 struct Writer {
@@ -208,20 +232,20 @@ impl Writer {
         let mut sql = Sql::Postgres(&mut pipeline);
         let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, more);
         let ran = timeout(STEP_TIME_MAX, work).await.unwrap_or_else(|_| Err(silent().into()));
-        let changes = match ran {
+        let mut changes = match ran {
             Ok(changes) => changes,
             Err(trouble) => return Err(failed_before_commit(pipeline, trouble).await),
         };
         if let Some(turn) = turn {
             turn.stop_taking_in();
         }
-        self.commit(pipeline, &changes).await?;
+        self.commit(pipeline, &mut changes).await?;
         shared.committed(changes);
         Ok(())
     }
 
     /// The end of a transaction, all of it in one go.
-    async fn commit(&self, mut pipeline: Pipeline, changes: &Changes) -> Result<(), Ended> {
+    async fn commit(&self, mut pipeline: Pipeline, changes: &mut Changes) -> Result<(), Ended> {
         // The number of the transaction must be known before its commit is sent.
         let locked = match timeout(STEP_TIME_MAX, pipeline.namespace()).await {
             Ok(Ok(locked)) => locked,

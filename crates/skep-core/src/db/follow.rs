@@ -1,0 +1,355 @@
+//! Followers: who wants to know what happens in a namespace, and be told at once.
+//!
+//! ```text
+//!   commit ──▶ the newest events ──▶ a thousand followers, from memory
+//!   notice, poll ──▶ the last number ──▶ one read for all who are behind
+//! ```
+//!
+//! While somebody follows a namespace, this process remembers its newest events as it commits them. What other
+//! processes commit is known by its number: from PostgreSQL's notices within milliseconds, and from a look at the
+//! namespaces' rows every [`LOOK_EVERY`], which needs nothing but the database. The events are then read, once for
+//! all followers.
+//!
+//! The log decides, not the wake-up: a follower has seen everything up to a number, and is given what comes after it.
+//! So a notice that is lost, repeated or late costs time and nothing else.
+
+mod log;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+
+pub(super) use self::log::{Ends, Page};
+use self::log::{Log, Next};
+use super::{Db, DbError, Doing, Store, postgres::Notice, sql::values};
+use crate::{
+    Namespace,
+    event::{Event, NewEvent},
+};
+
+/// How often to look for what other processes have committed, while somebody follows.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Namespaces that one look asks for.
+const LOOK_MAX: usize = 1000;
+/// Events that a follower is given at once.
+const EVENTS_MAX: usize = 256;
+
+/// The namespaces that are followed.
+#[derive(Default)]
+pub(super) struct Streams(Mutex<Followed>);
+
+#[derive(Default)]
+struct Followed {
+    streams: HashMap<Namespace, Used>,
+    /// Looks at what other processes commit, while there are streams.
+    look_out: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Used {
+    stream: Arc<Stream>,
+    /// By so many.
+    watches: usize,
+}
+
+/// A namespace that is followed.
+#[derive(Default)]
+struct Stream {
+    log: Mutex<Log>,
+    /// The number of the last event, as far as it is known.
+    last: watch::Sender<i64>,
+    /// Held by whoever reads a page, so that those who need the same one wait for it.
+    reading: tokio::sync::Mutex<()>,
+    pages_read: AtomicU64,
+}
+
+impl Stream {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Change what is known of the log, and wake those who wait for more.
+    fn update(&self, change: impl FnOnce(&mut Log)) {
+        let last = {
+            let mut log = self.log();
+            change(&mut log);
+            log.ends().last
+        };
+        self.last.send_if_modified(|known| {
+            let is_new = *known < last;
+            *known = last.max(*known);
+            is_new
+        });
+    }
+}
+
+impl Streams {
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, namespace: &Namespace) -> Option<Arc<Stream>> {
+        self.followed().streams.get(namespace).map(|used| Arc::clone(&used.stream))
+    }
+
+    /// This process has committed events, numbered from `after` on.
+    pub(super) fn committed(&self, namespace: &Namespace, after: i64, events: Vec<NewEvent>) {
+        if let Some(stream) = self.get(namespace) {
+            stream.update(|log| log.append(after, events));
+        }
+    }
+
+    fn names(&self) -> Vec<Namespace> {
+        self.followed().streams.keys().cloned().collect()
+    }
+
+    fn learn(&self, namespace: &Namespace, ends: Ends) {
+        if let Some(stream) = self.get(namespace) {
+            stream.update(|log| log.learn_ends(ends));
+        }
+    }
+}
+
+/// What a [`Follower`] is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// What has happened next, oldest first; never nothing.
+    Events(Vec<Arc<Event>>),
+    /// What came after the follower's number is not kept any more, or the log was replaced by an older one. Whoever
+    /// rests on having seen everything looks at the state of things anew. The follower goes on with `first`.
+    Reset {
+        /// The number of the first event that is kept.
+        first: i64,
+        /// The number of the last event.
+        last: i64,
+    },
+}
+
+/// Wakes whoever waits for something to happen in a namespace.
+pub struct Watch {
+    db: Db,
+    namespace: Namespace,
+    stream: Arc<Stream>,
+    last: watch::Receiver<i64>,
+}
+
+impl Watch {
+    /// Wait until something has happened since the last call of this or of [`Watch::mark_seen`]. It says "look
+    /// again", and may say so once too often. Nothing is lost if the future is dropped.
+    pub async fn changed(&mut self) {
+        let _ = self.last.changed().await; // fails without the stream, which we have
+    }
+
+    /// Whether [`Watch::changed`] would return at once.
+    pub fn has_changed(&self) -> bool {
+        self.last.has_changed().unwrap_or(false)
+    }
+
+    /// What has happened so far is known, or is going to be looked at.
+    pub fn mark_seen(&mut self) {
+        self.last.mark_unchanged();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut followed = self.db.shared.streams.followed();
+        if let Some(used) = followed.streams.get_mut(&self.namespace) {
+            used.watches -= 1;
+            if used.watches == 0 {
+                followed.streams.remove(&self.namespace);
+            }
+        }
+        if followed.streams.is_empty() {
+            followed.look_out = JoinSet::new(); // ends the look-out
+        }
+    }
+}
+
+/// Reads the log of a namespace from a number on, as it grows. Many of them share what they read.
+pub struct Follower {
+    watch: Watch,
+    after: i64,
+    /// Whether the number is known to be one of this log.
+    is_checked: bool,
+}
+
+impl Follower {
+    /// Everything up to this number was seen.
+    pub fn number(&self) -> i64 {
+        self.after
+    }
+
+    /// How often a page of this namespace's log was read from the database, for whichever follower.
+    pub fn pages_read(&self) -> u64 {
+        self.watch.stream.pages_read.load(Ordering::Relaxed)
+    }
+
+    /// Wait for what happens next. Nothing is lost if the future is dropped, or if the database fails: the next call
+    /// goes on at the same number.
+    pub async fn next(&mut self) -> Result<News, DbError> {
+        loop {
+            self.watch.mark_seen();
+            let mut next = self.watch.stream.log().after(self.after, EVENTS_MAX);
+            if next == Next::Read {
+                next = self.read().await?;
+            }
+            match next {
+                Next::Page(page) => {
+                    self.is_checked = true;
+                    self.after = page.to;
+                    if !page.events.is_empty() {
+                        return Ok(News::Events(page.events));
+                    }
+                }
+                Next::Reset => return Ok(self.reset()),
+                Next::Nothing | Next::Read if self.is_checked => self.watch.changed().await,
+                Next::Nothing | Next::Read => {
+                    // Another process may have given this number a moment ago. What the database says is certain.
+                    let last = self.watch.stream.log().ends().last;
+                    if self.after > last {
+                        self.watch.db.look().await?;
+                        if self.after > self.watch.stream.log().ends().last {
+                            return Ok(self.reset());
+                        }
+                    }
+                    self.is_checked = true;
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self) -> News {
+        let Ends { first, last } = self.watch.stream.log().ends();
+        self.after = first - 1;
+        self.is_checked = true;
+        News::Reset { first, last }
+    }
+
+    /// Read the next page, unless somebody else has while we waited, and see what comes next now.
+    async fn read(&self) -> Result<Next, DbError> {
+        let Watch { db, namespace, stream, .. } = &self.watch;
+        let _turn = stream.reading.lock().await;
+        let next = stream.log().after(self.after, EVENTS_MAX);
+        if next != Next::Read {
+            return Ok(next);
+        }
+        let (page, ends) = db.event_page(namespace, self.after, EVENTS_MAX).await?;
+        stream.pages_read.fetch_add(1, Ordering::Relaxed);
+        let page = Arc::new(page);
+        stream.update(|log| {
+            log.learn(&page);
+            log.learn_ends(ends);
+        });
+        // Only who has the turn adds pages, so this one is still there.
+        Ok(stream.log().after(self.after, EVENTS_MAX))
+    }
+}
+
+impl Db {
+    /// Read what happens in a namespace after `number`, which may be 0, as it happens. To be called in a runtime that
+    /// goes on for as long as anybody follows.
+    pub fn follow(&self, namespace: &Namespace, number: i64) -> Follower {
+        Follower { watch: self.watch(namespace), after: number, is_checked: false }
+    }
+
+    /// Be woken when something happens in a namespace. To be called in a runtime that goes on for as long as anybody
+    /// follows.
+    pub fn watch(&self, namespace: &Namespace) -> Watch {
+        let mut followed = self.shared.streams.followed();
+        let used = followed.streams.entry(namespace.clone()).or_default();
+        used.watches += 1;
+        let stream = Arc::clone(&used.stream);
+        while followed.look_out.try_join_next().is_some() {}
+        if followed.look_out.is_empty() {
+            followed.look_out.spawn(look_out(self.clone()));
+        }
+        let mut last = stream.last.subscribe();
+        last.mark_unchanged();
+        Watch { db: self.clone(), namespace: namespace.clone(), stream, last }
+    }
+
+    /// See what others have committed in the namespaces that are followed.
+    async fn look(&self) -> Result<(), DbError> {
+        let names = self.shared.streams.names();
+        for names in names.chunks(LOOK_MAX) {
+            for (namespace, ends) in self.ends(names.to_vec()).await? {
+                self.shared.streams.learn(&namespace, ends);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends of the logs of these namespaces, as far as there are such namespaces.
+    async fn ends(&self, names: Vec<Namespace>) -> Result<Vec<(Namespace, Ends)>, DbError> {
+        let shared = Arc::clone(&self.shared);
+        self.read(async move |sql| {
+            let mut ids = HashMap::new();
+            for name in names {
+                let id = shared.namespaces.find(sql, &name).await.doing("find a namespace")?;
+                ids.extend(id.map(|id| (id, name)));
+            }
+            let select = format!("select id, first_event, last_event from namespace where id {}", sql.any(1));
+            let keys: Vec<i64> = ids.keys().copied().collect();
+            let read = |row: &super::Row<'_>| Ok((row.next::<i64>()?, Ends { first: row.next()?, last: row.next()? }));
+            let found = sql.all(&select, values![keys], read).await.doing("look for new events")?;
+            Ok(found.into_iter().filter_map(|(id, ends)| Some((ids.remove(&id)?, ends))).collect())
+        })
+        .await
+    }
+
+    /// Take in PostgreSQL's notices, for ever.
+    async fn hear(&self) {
+        let Store::Postgres(postgres) = &*self.store else { return std::future::pending().await };
+        let mut notices = postgres.notices();
+        loop {
+            match notices.next().await {
+                Notice::Events(new) => {
+                    for name in self.shared.streams.names() {
+                        let id = self.shared.namespaces.known(&name);
+                        if let Some(last) = id.and_then(|id| new.get(&id)) {
+                            self.shared.streams.learn(&name, Ends { first: 1, last: *last });
+                        }
+                    }
+                }
+                Notice::Look => log_failure(self.look().await),
+            }
+        }
+    }
+}
+
+/// Look for what other processes commit, until the store is closed.
+async fn look_out(db: Db) {
+    let look = async {
+        let mut tick = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match db.look().await {
+                Err(DbError::Closed) => return,
+                looked => log_failure(looked),
+            }
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        () = db.hear() => {}
+    }
+}
+
+fn log_failure(looked: Result<(), DbError>) {
+    if let Err(error) = looked {
+        tracing::debug!(%error, "no look at what other processes have committed; the next one follows");
+    }
+}
