@@ -15,6 +15,7 @@ mod clock;
 mod error;
 mod events;
 mod follow;
+mod foreign;
 mod group;
 mod mcp_tasks;
 mod migrations;

@@ -81,11 +81,13 @@ pub enum Kind {
     TaskAnswerRefused,
     /// Somebody at work had something to say (`message`, `data`).
     TaskLog,
+    /// Another program than Skep has changed, added or deleted rows in the database (`table`, `key`).
+    ForeignChanged,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::RunStarted,
         Kind::RunEnded,
         Kind::RunInterrupted,
@@ -103,6 +105,7 @@ impl Kind {
         Kind::TaskReopened,
         Kind::TaskAnswerRefused,
         Kind::TaskLog,
+        Kind::ForeignChanged,
     ];
 
     /// Name in the database and the API. Names are never changed, only added.
@@ -125,6 +128,7 @@ impl Kind {
             Kind::TaskReopened => "task.reopened",
             Kind::TaskAnswerRefused => "task.answer_refused",
             Kind::TaskLog => "task.log",
+            Kind::ForeignChanged => "foreign.changed",
         }
     }
 

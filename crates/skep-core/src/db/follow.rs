@@ -340,6 +340,7 @@ async fn look_out(db: Db) {
                 Err(DbError::Closed) => return,
                 looked => log_failure(looked),
             }
+            log_failure(db.take_foreign_changes().await);
         }
     };
     tokio::select! {

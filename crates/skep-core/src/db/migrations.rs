@@ -61,6 +61,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 5,
         sql: Text::Same(include_str!("../../migrations/0006_retention.sql")),
     },
+    Migration {
+        number: 7,
+        name: "foreign",
+        oldest: 7, // older programs know no events of foreign changes
+        sql: Text::Each {
+            sqlite: include_str!("../../migrations/0007_foreign.sqlite.sql"),
+            postgres: include_str!("../../migrations/0007_foreign.postgres.sql"),
+        },
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -173,3 +173,31 @@ async fn a_namespace_that_is_not_there_yet_can_be_followed() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_changes_becomes_an_event() {
+    let Some(address) = postgres::new_schema().await else { return };
+    let app = open(&address, Limits::default()).await;
+    app.start_run(&permit(), new_run("r"), vec![new("a"), new("b")]).await.unwrap();
+    let mut follower = follow(&app, 0);
+    up_to(&mut follower, 3).await;
+    let other = "set search_path to public; update SCHEMA.task set position = position + 7 where id = 'a'; \
+         update SCHEMA.task set position = position + 7 where id = 'a'; delete from SCHEMA.task where id = 'b'";
+    let schema = address.rsplit_once("search_path%3D").unwrap().1;
+    postgres::execute(&address, &other.replace("SCHEMA", schema)).await;
+    let mut changed = Vec::new();
+    while changed.len() < 2 {
+        changed.extend(events(&mut follower).await);
+    }
+    assert!(changed.iter().all(|event| event.kind == Kind::ForeignChanged), "{changed:?}");
+    let mut rows: Vec<_> = changed.iter().map(|event| [&event.data["table"], &event.data["key"]]).collect();
+    rows.sort_unstable_by_key(|[_, key]| key.to_string());
+    assert_eq!(rows, [["task", "a"], ["task", "b"]], "however often it was changed");
+
+    // What Skep itself does is in its own events.
+    let task = claim(&app, NOW).await.unwrap();
+    finish(&app, &task).await.unwrap();
+    let last = follower.number() + 2;
+    up_to(&mut follower, last).await;
+    assert_eq!(count(&app, Kind::ForeignChanged).await, 2);
+}

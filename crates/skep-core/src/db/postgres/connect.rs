@@ -377,7 +377,7 @@ fn word() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish()) // the standard library seeds each anew
 }
 
-/// The statements that make a session ours.
+/// The statements that make a session ours, and let the triggers in our tables know that it is.
 fn settings(lock_time_max: Duration) -> String {
     let ms = |time: Duration| time.as_millis().to_string();
     let ours = [
@@ -393,7 +393,8 @@ fn settings(lock_time_max: Duration) -> String {
     let ours: Vec<String> = ours.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     // What comes from the startup options has the source `client`.
     format!(
-        "select set_config(ours.name, ours.value, false) from (values {}) ours (name, value) \
+        "select set_config('skep.hub', 'on', false); \
+         select set_config(ours.name, ours.value, false) from (values {}) ours (name, value) \
          join pg_catalog.pg_settings s on s.name = ours.name where s.source <> 'client'; \
          select set_config('default_transaction_isolation', 'read committed', false), \
          case when current_setting('synchronous_commit') <> 'remote_apply' \

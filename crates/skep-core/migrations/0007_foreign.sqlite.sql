@@ -1,0 +1,1 @@
+-- SQLite has no way to tell who writes.
