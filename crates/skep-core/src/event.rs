@@ -77,7 +77,8 @@ pub enum Kind {
     TaskCancelled,
     /// A task that had ended without success is to be done again.
     TaskReopened,
-    /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`).
+    /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`; of a large
+    /// output the beginning of its text, as `output_cut`).
     TaskAnswerRefused,
     /// Somebody at work had something to say (`message`, `data`).
     TaskLog,

@@ -17,6 +17,9 @@ pub const INPUT_BYTES_MAX: usize = 1 << 20;
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a task's error. A longer one is cut, because refusing it would hide the failure that it tells of.
 pub const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an answer that came too late, as JSON text: of a larger one the beginning is kept. The same as of an error,
+/// which is cut alike.
+pub const LATE_ANSWER_BYTES_MAX: usize = ERROR_BYTES_MAX;
 /// Bytes of one entry in a run's log, as JSON text.
 pub const LOG_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a run's plan and of its report, each as JSON text.
@@ -149,7 +152,7 @@ pub(crate) fn json_bytes(value: &Value) -> usize {
     count.0
 }
 
-/// The error as it is kept: whole, or its beginning.
+/// The error, or other text that nobody reads by program, as it is kept: whole, or its beginning.
 pub(crate) fn cut_error(mut error: String) -> String {
     const CUT: &str = " … (cut)";
     if error.len() > ERROR_BYTES_MAX {

@@ -30,8 +30,8 @@ use crate::{
     Timestamp,
     event::{Kind, NewEvent},
     limits::{
-        INPUT_BYTES_MAX, Invalid, LOSSES_MAX, RUN_DEPENDENCIES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name,
-        cut_error,
+        INPUT_BYTES_MAX, Invalid, LATE_ANSWER_BYTES_MAX, LOSSES_MAX, RUN_DEPENDENCIES_MAX, RUN_TASKS_MAX, check_count,
+        check_json, check_name, cut_error,
     },
     run::RunId,
     session::SessionId,
@@ -327,7 +327,10 @@ impl Task {
     pub fn late_answer(&self, by: &Attempt, reason: &Refused, answer: LateAnswer, now: Timestamp) -> NewEvent {
         let mut data = json!({ "worker": by.worker.0, "attempt": by.number, "reason": reason.to_string() });
         match answer {
-            LateAnswer::Output(output) => data["output"] = output,
+            LateAnswer::Output(output) => match output.to_string() {
+                text if text.len() > LATE_ANSWER_BYTES_MAX => data["output_cut"] = cut_error(text).into(),
+                _ => data["output"] = output,
+            },
             LateAnswer::Error(error) => data["error"] = cut_error(error).into(),
         }
         self.event(Kind::TaskAnswerRefused, data, now)
@@ -543,6 +546,20 @@ mod tests {
         assert_eq!(answer, Err(Refused::NotHeld), "even from the worker that holds it again");
         let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(42.into()), Timestamp(1));
         assert_eq!((event.kind, &event.data["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
+    }
+
+    #[test]
+    fn of_a_large_late_answer_the_beginning_is_kept() {
+        let task = task(1);
+        let of = |output: String| {
+            let answer = LateAnswer::Output(output.into());
+            task.late_answer(&by("a", 1), &Refused::NotHeld, answer, Timestamp(1)).data
+        };
+        let whole = of("x".repeat(LATE_ANSWER_BYTES_MAX - 2));
+        assert!(whole["output"].is_string() && whole["output_cut"].is_null());
+        let cut = of("x".repeat(LATE_ANSWER_BYTES_MAX));
+        assert!(cut["output"].is_null() && crate::limits::json_bytes(&cut) < LATE_ANSWER_BYTES_MAX + 1000);
+        assert!(cut["output_cut"].as_str().unwrap().starts_with("\"xxx"), "{cut}");
     }
 
     #[test]
