@@ -170,18 +170,26 @@ impl Db {
         .await
     }
 
-    /// About how many bytes each run takes in the database.
-    pub async fn run_sizes(&self, namespace: &Namespace) -> Result<Vec<(RunId, u64)>, DbError> {
-        const PARTS: &str =
-            "select id as run, length(plan) + coalesce(length(report), 0) as bytes from run where namespace = $1
-            union all select run, length(input) + coalesce(length(result), 0) from task
-                where namespace = $1 and run is not null
-            union all select run, length(data) from event where namespace = $1 and run is not null
-            union all select run, size from artefact where namespace = $1 and run is not null";
+    /// About how many bytes runs take in the database, by id: at most `limit` runs whose ids come after `after`, and
+    /// never more than [`crate::limits::PAGE_MAX`].
+    pub async fn run_sizes(
+        &self,
+        namespace: &Namespace,
+        after: Option<RunId>,
+        limit: usize,
+    ) -> Result<Vec<(RunId, u64)>, DbError> {
+        const SELECT: &str = "select id, cast(length(plan) + coalesce(length(report), 0)
+                + coalesce((select sum(length(input) + coalesce(length(result), 0)) from task
+                    where task.namespace = run.namespace and task.run = run.id), 0)
+                + coalesce((select sum(length(data)) from event
+                    where event.namespace = run.namespace and event.run = run.id), 0)
+                + coalesce((select sum(size) from artefact
+                    where artefact.namespace = run.namespace and artefact.run = run.id), 0) as bigint)
+            from run where namespace = $1 and id > $2 order by id limit $3";
+        let after = after.map(|RunId(id)| id).unwrap_or_default();
+        let read = |row: &Row<'_>| Ok((RunId(row.next()?), row.next::<i64>()?.try_into()?));
         self.read_in(namespace, async move |db, namespace| {
-            let sql = format!("select run, cast(sum(bytes) as bigint) from ({PARTS}) as parts group by run");
-            let read = |row: &Row<'_>| Ok((RunId(row.next()?), row.next::<i64>()?.try_into()?));
-            db.all(&sql, values![namespace], read).await.doing("measure the runs")
+            db.all(SELECT, values![namespace, &after, page(limit)], read).await.doing("measure the runs")
         })
         .await
     }

@@ -210,8 +210,10 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         assert!(matches!(refused, Err(RunError::Refused(run::Refused::NotOver))), "{refused:?}");
         app.end_run(&permit(), &run_id("gone"), End::Cancelled, None).await.unwrap();
         let namespace = permit().namespace().clone();
-        let sizes = app.db.run_sizes(&namespace).await.unwrap();
+        let sizes = app.db.run_sizes(&namespace, None, 10).await.unwrap();
         assert!(sizes.iter().all(|(_, bytes)| (5000..20_000).contains(bytes)) && sizes.len() == 2, "{sizes:?}");
+        let page = app.db.run_sizes(&namespace, Some(run_id("gone")), 10).await.unwrap();
+        assert_eq!(page, sizes[1..], "page by page, by id");
         assert!(app.db.size().await.unwrap() > 10_000);
 
         let before = log(&app).await;
@@ -222,7 +224,7 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         let after = app.db.events_after(&namespace, 0, usize::MAX).await.unwrap();
         let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
         assert_eq!(after, of_kept, "numbers stay");
-        assert_eq!(app.db.run_sizes(&namespace).await.unwrap().len(), 1);
+        assert_eq!(app.db.run_sizes(&namespace, None, 10).await.unwrap().len(), 1);
         assert_eq!(task(&app, "kept-a").await.unwrap().state.name(), "completed");
         app.submit(&permit(), new("gone-a")).await.unwrap();
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();

@@ -1,6 +1,7 @@
 //! The runs that are kept: how each is doing, what they take, and how they are deleted.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -102,8 +103,17 @@ impl Archive {
 
     /// All runs, newest first, and what each takes.
     pub async fn measured(&self) -> Result<Vec<Kept>, DbError> {
-        let in_database = self.app.db.run_sizes(self.namespace()).await?;
-        let in_database: std::collections::HashMap<RunId, u64> = in_database.into_iter().collect();
+        let mut in_database = HashMap::new();
+        let mut last = None;
+        loop {
+            let page = self.app.db.run_sizes(self.namespace(), last, PAGE).await?;
+            last = page.last().map(|(id, _)| id.clone());
+            let is_last = page.len() < PAGE;
+            in_database.extend(page);
+            if is_last {
+                break;
+            }
+        }
         let measured = |run: Summary| {
             let bytes = bytes_in(&self.home.run(&run.id)) + in_database.get(&run.id).copied().unwrap_or(0);
             Kept { run, bytes }
