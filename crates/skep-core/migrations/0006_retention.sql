@@ -10,3 +10,6 @@ create table deletion (
     run       text not null,
     primary key (namespace, run)
 );
+
+-- Events of no run and no task are deleted by their age.
+create index event_loose on event (namespace, at) where run is null and task is null;

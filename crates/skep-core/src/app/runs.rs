@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{App, tasks::without_repetition};
 use crate::{
+    Timestamp,
     db::{DbError, Tx},
     event::{Kind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
@@ -156,6 +157,13 @@ impl App {
         };
         self.db.write(permit.namespace(), begin).await?;
         self.finish_deletion(permit, id).await
+    }
+
+    /// Delete events that belong to no run and no task and are older than `before`, in small steps.
+    pub async fn prune_events(&self, permit: &Permit, before: Timestamp) -> Result<(), RunError> {
+        let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_loose_events(before).await?);
+        while self.db.write(permit.namespace(), step).await? {}
+        Ok(())
     }
 
     /// Go on with deletions that were cut off.

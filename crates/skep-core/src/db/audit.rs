@@ -21,7 +21,7 @@ pub struct Audit {
     /// How many runs there are, in all namespaces.
     pub runs: u64,
     /// How many numbers of the logs, from the first that is kept, have no event. Runs that were deleted took theirs
-    /// along; nothing else does.
+    /// along, and so do old events that belong to no run and no task.
     pub events_missing: u64,
     /// What is not as it must be: nothing, in a sound database; at most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,

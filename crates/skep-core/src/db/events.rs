@@ -15,12 +15,31 @@ use crate::{
     task::TaskId,
 };
 
+/// Events that are deleted in one transaction. Other writes of the namespace wait meanwhile.
+const DELETED_MAX: usize = 1000;
+
 const COLUMNS: &str = "number, at, kind, run, task, data";
 
 impl Tx<'_> {
     /// Append an event. It is numbered and written when the whole group is, before its commit.
     pub fn append(&mut self, event: NewEvent) {
         self.events.push(event);
+    }
+
+    /// Delete events that belong to no run and no task and are older than this, at most [`DELETED_MAX`]. Whether there
+    /// may be more.
+    pub async fn delete_loose_events(&mut self, before: Timestamp) -> Result<bool, DbError> {
+        let row = self.sql.row_id();
+        let among = self.sql.among(&format!(
+            "select {row} from event where namespace = $1 and run is null and task is null and at < $2 limit $3"
+        ));
+        let sql = format!("delete from event where {row} {among}");
+        let values = values![self.namespace(), before.0, page(DELETED_MAX)];
+        let deleted = self.has_changed(&sql, values).await.doing("delete old events")?;
+        if deleted {
+            self.find_first_event().await?;
+        }
+        Ok(deleted)
     }
 
     /// The log begins with the first event that is there.

@@ -159,6 +159,9 @@ impl Archive {
     /// Delete what goes beyond these limits, and say how many runs that were.
     pub async fn keep_within(&self, keep: &Keep) -> Result<usize, DeleteError> {
         self.finish_deletions().await?;
+        if let Some(age) = keep.age_max {
+            self.app.prune_events(&self.permit, now().before(age)).await?;
+        }
         let runs = match keep.bytes_max {
             Some(_) => self.measured().await,
             // Looking into all directories takes long, so only where somebody wants to know.
