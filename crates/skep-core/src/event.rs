@@ -1,9 +1,7 @@
 //! What happened, in the order in which it became true. Written in the same transaction as the change, numbered
 //! without gaps in each namespace: who has read up to a number has missed nothing before it.
 
-use serde_json::Value;
-
-use crate::{Timestamp, run::RunId, task::TaskId};
+use crate::{Json, Timestamp, run::RunId, task::TaskId};
 
 /// One thing that happened, as it is read back.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +17,7 @@ pub struct Event {
     /// To which task, if any.
     pub task: Option<TaskId>,
     /// The rest: an object whose fields [`Kind`] names.
-    pub data: Value,
+    pub data: Json,
 }
 
 /// One thing that happens now, and has no number yet.
@@ -34,7 +32,7 @@ pub struct NewEvent {
     /// To which task, if any.
     pub task: Option<TaskId>,
     /// The rest: an object whose fields [`Kind`] names.
-    pub data: Value,
+    pub data: Json,
 }
 
 impl NewEvent {

@@ -8,6 +8,7 @@ pub mod app;
 pub mod artefact;
 pub mod db;
 pub mod event;
+mod json;
 pub mod limits;
 pub mod mcp_task;
 pub mod policy;
@@ -17,6 +18,8 @@ pub mod session;
 pub mod task;
 
 use std::{sync::Arc, time::Duration};
+
+pub use json::Json;
 
 /// Microseconds since the Unix epoch: one integer that SQLite and PostgreSQL store alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

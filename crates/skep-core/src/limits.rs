@@ -3,11 +3,9 @@
 //! Everything that is kept has a size that somebody chose on purpose. What comes too large is refused before anything
 //! is written, with the number that was exceeded. How much may *wait* is the store's affair: [`crate::db::Limits`].
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::task::TaskId;
+use crate::{Json, task::TaskId};
 
 /// Bytes in the name of a task, run, queue, worker or artefact.
 pub const NAME_BYTES_MAX: usize = 512;
@@ -138,18 +136,9 @@ pub(crate) fn check_count(what: &'static str, count: usize, count_max: usize) ->
 }
 
 /// JSON that is small enough to keep and shallow enough to be read back.
-pub(crate) fn check_json(what: &'static str, value: &Value, bytes_max: usize) -> Result<(), Invalid> {
-    if !is_shallow(value, JSON_DEPTH_MAX) {
-        return Err(Invalid::TooDeep { what });
-    }
-    check_bytes(what, json_bytes(value), bytes_max)
-}
-
-/// Bytes of a value as JSON text.
-pub(crate) fn json_bytes(value: &Value) -> usize {
-    let mut count = Count(0);
-    serde_json::to_writer(&mut count, value).unwrap_or_else(|_| count.0 = usize::MAX);
-    count.0
+pub(crate) fn check_json(what: &'static str, json: &Json, bytes_max: usize) -> Result<(), Invalid> {
+    check_bytes(what, json.as_str().len(), bytes_max)?;
+    if json.depth() > JSON_DEPTH_MAX { Err(Invalid::TooDeep { what }) } else { Ok(()) }
 }
 
 /// The error, or other text that nobody reads by program, as it is kept: whole, or its beginning.
@@ -162,30 +151,10 @@ pub(crate) fn cut_error(mut error: String) -> String {
     error
 }
 
-fn is_shallow(value: &Value, depth_left: usize) -> bool {
-    match value {
-        Value::Array(items) => depth_left > 0 && items.iter().all(|item| is_shallow(item, depth_left - 1)),
-        Value::Object(fields) => depth_left > 0 && fields.values().all(|field| is_shallow(field, depth_left - 1)),
-        _ => true,
-    }
-}
-
-/// Counts what is written to it.
-struct Count(usize);
-
-impl io::Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -198,14 +167,14 @@ mod tests {
 
     #[test]
     fn json_is_refused_past_its_size_and_past_the_depth_that_can_be_read_back() {
-        let text = Value::from("x".repeat(8));
+        let text = Json::from(Value::from("x".repeat(8)));
         assert_eq!(check_json("input", &text, 10), Ok(()));
         let refused = Invalid::TooLarge { what: "input", bytes: 10, bytes_max: 9 };
         assert_eq!(check_json("input", &text, 9), Err(refused));
 
-        let nest = |depth| (0..depth).fold(Value::Null, |inner, _| Value::from(vec![inner]));
+        let nest = |depth| Json::from((0..depth).fold(Value::Null, |inner, _| Value::from(vec![inner])));
         assert_eq!(check_json("input", &nest(JSON_DEPTH_MAX), 1000), Ok(()));
-        assert!(serde_json::from_str::<Value>(&nest(JSON_DEPTH_MAX).to_string()).is_ok());
+        assert!(nest(JSON_DEPTH_MAX).parse::<Value>().is_ok());
         assert_eq!(check_json("input", &nest(JSON_DEPTH_MAX + 1), 1000), Err(Invalid::TooDeep { what: "input" }));
     }
 

@@ -10,10 +10,10 @@
 //! the run decides when it has ended, and how. A run whose conductor was killed still says `Running`; resuming it
 //! says so too and takes its tasks back.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    Timestamp,
+    Json, Timestamp,
     event::{Kind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json, check_name},
 };
@@ -26,7 +26,7 @@ pub struct Run {
     /// Name for people.
     pub name: String,
     /// What was to be done, as it was given.
-    pub plan: Value,
+    pub plan: Json,
     /// Where its tasks work.
     pub directory: String,
     /// Where the run stands.
@@ -36,7 +36,7 @@ pub struct Run {
     /// When it ended.
     pub ended: Option<Timestamp>,
     /// What came of it.
-    pub report: Option<Value>,
+    pub report: Option<Json>,
 }
 
 /// A run as it is started.
@@ -47,7 +47,7 @@ pub struct NewRun {
     /// Name for people.
     pub name: String,
     /// What is to be done, kept as it is.
-    pub plan: Value,
+    pub plan: Json,
     /// Where its tasks work.
     pub directory: String,
 }
@@ -128,7 +128,7 @@ pub enum Command {
     /// Go on, after an interruption or after the conductor was killed.
     Resume,
     /// It is over, with this report.
-    End(End, Option<Value>),
+    End(End, Option<Json>),
     /// What ended without success is to be done again.
     Retry,
 }
@@ -161,7 +161,7 @@ impl Run {
     pub fn start(new: NewRun, tasks: usize, now: Timestamp) -> (Run, NewEvent) {
         let NewRun { id, name, plan, directory } = new;
         let run = Run { id, name, plan, directory, state: State::Running, created: now, ended: None, report: None };
-        let event = run.event(Kind::RunStarted, json!({ "name": run.name, "tasks": tasks }), now);
+        let event = run.event(Kind::RunStarted, json!({ "name": run.name, "tasks": tasks }).into(), now);
         (run, event)
     }
 
@@ -170,13 +170,13 @@ impl Run {
         let (kind, data) = match (self.state, command) {
             (State::Completed | State::Failed | State::Cancelled, Command::Retry) => {
                 (self.state, self.ended, self.report) = (State::Running, None, None);
-                (Kind::RunRetried, json!({}))
+                (Kind::RunRetried, json!({}).into())
             }
             (State::Completed | State::Failed | State::Cancelled, _) => return Err(Refused::Over(self.state.name())),
             (_, Command::Retry) => return Err(Refused::NotOver),
             (State::Running | State::Interrupted, Command::Resume) => {
                 self.state = State::Running;
-                (Kind::RunResumed, json!({}))
+                (Kind::RunResumed, json!({}).into())
             }
             (State::Running | State::Interrupted, Command::End(End::Cancelled, report)) => {
                 self.end(End::Cancelled, report, now)
@@ -184,7 +184,7 @@ impl Run {
             (State::Interrupted, _) => return Err(Refused::Interrupted),
             (State::Running, Command::Interrupt) => {
                 self.state = State::Interrupted;
-                (Kind::RunInterrupted, json!({}))
+                (Kind::RunInterrupted, json!({}).into())
             }
             (State::Running, Command::End(end, report)) => self.end(end, report, now),
         };
@@ -196,12 +196,12 @@ impl Run {
         if self.state == State::Running { Err(Refused::NotOver) } else { Ok(()) }
     }
 
-    fn end(&mut self, end: End, report: Option<Value>, now: Timestamp) -> (Kind, Value) {
+    fn end(&mut self, end: End, report: Option<Json>, now: Timestamp) -> (Kind, Json) {
         (self.state, self.ended, self.report) = (end.into(), Some(now), report);
-        (Kind::RunEnded, json!({ "end": self.state.name() }))
+        (Kind::RunEnded, json!({ "end": self.state.name() }).into())
     }
 
-    fn event(&self, kind: Kind, data: Value, at: Timestamp) -> NewEvent {
+    fn event(&self, kind: Kind, data: Json, at: Timestamp) -> NewEvent {
         NewEvent { at, kind, run: Some(self.id.clone()), task: None, data }
     }
 }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn run() -> Run {
-        let new = NewRun { id: RunId("r".into()), name: "audit".into(), plan: json!({}), directory: "/".into() };
+        let new = NewRun { id: RunId("r".into()), name: "audit".into(), plan: json!({}).into(), directory: "/".into() };
         Run::start(new, 3, Timestamp(1)).0
     }
 
@@ -277,7 +277,7 @@ mod tests {
         let mut run = run();
         assert_eq!(run.apply(Command::Retry, Timestamp(2)), Err(Refused::NotOver));
         assert_eq!(run.check_deletable(), Err(Refused::NotOver));
-        run.apply(Command::End(End::Failed, Some(json!("report"))), Timestamp(3)).unwrap();
+        run.apply(Command::End(End::Failed, Some(json!("report").into())), Timestamp(3)).unwrap();
         assert_eq!(run.check_deletable(), Ok(()));
         assert_eq!(run.apply(Command::Retry, Timestamp(4)).unwrap().kind, Kind::RunRetried);
         assert_eq!((run.state, run.ended, &run.report), (State::Running, None, &None));
@@ -287,8 +287,8 @@ mod tests {
     fn a_run_ends_once_and_keeps_how_and_when() {
         for end in [End::Completed, End::Failed, End::Cancelled] {
             let mut run = run();
-            let event = run.apply(Command::End(end, Some(json!("report"))), Timestamp(9)).unwrap();
-            assert_eq!(event.data["end"], run.state.name());
+            let event = run.apply(Command::End(end, Some(json!("report").into())), Timestamp(9)).unwrap();
+            assert_eq!(event.data, json!({ "end": run.state.name() }).into());
             assert_eq!((run.state, run.ended), (State::from(end), Some(Timestamp(9))));
             let after = run.clone();
             for command in [Command::Interrupt, Command::Resume, Command::End(End::Failed, None)] {

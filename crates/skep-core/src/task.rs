@@ -24,10 +24,11 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Timestamp,
+    Json, Timestamp,
     event::{Kind, NewEvent},
     limits::{
         INPUT_BYTES_MAX, Invalid, LATE_ANSWER_BYTES_MAX, LOSSES_MAX, RUN_DEPENDENCIES_MAX, RUN_TASKS_MAX, check_count,
@@ -55,7 +56,7 @@ pub struct Task {
     /// lower place goes first.
     pub position: u32,
     /// What the worker gets.
-    pub input: Value,
+    pub input: Json,
     /// Tasks that must be over before this one may start.
     pub depends_on: Vec<TaskId>,
     /// Where the task stands.
@@ -84,7 +85,7 @@ pub struct NewTask {
     /// Whose work it is. A run whose tasks nobody else shall touch has queues of its own.
     pub queue: String,
     /// What the worker gets.
-    pub input: Value,
+    pub input: Json,
     /// Tasks that must be over before this one may start.
     pub depends_on: Vec<TaskId>,
     /// How many failures are allowed before the next one is final.
@@ -116,7 +117,7 @@ pub enum State {
     /// A worker holds it.
     InProgress(Holder),
     /// The worker's answer.
-    Completed(Value),
+    Completed(Json),
     /// Why the last attempt failed, and what it had to show for itself.
     Failed(Failure),
     /// This task, on which it depends directly or through others, has ended without success.
@@ -131,12 +132,12 @@ pub struct Failure {
     /// For people. Events carry it, so it is cut at [`crate::limits::ERROR_BYTES_MAX`].
     pub error: String,
     /// What the attempt produced until then, such as a command's output; null if nothing. Only the task keeps it.
-    pub output: Value,
+    pub output: Json,
 }
 
 impl From<String> for Failure {
     fn from(error: String) -> Failure {
-        Failure { error, output: Value::Null }
+        Failure { error, output: Json::null() }
     }
 }
 
@@ -161,7 +162,7 @@ pub enum Command {
     /// A worker takes it.
     Start(Holder),
     /// The holder of this attempt brings the answer.
-    Finish(Attempt, Value),
+    Finish(Attempt, Json),
     /// The holder of this attempt gives up.
     Fail {
         /// Who gives up.
@@ -219,12 +220,12 @@ pub enum Refused {
 
 impl NewTask {
     /// A task without run, dependencies or retries.
-    pub fn new(id: TaskId, queue: impl Into<String>, input: Value) -> NewTask {
+    pub fn new(id: TaskId, queue: impl Into<String>, input: impl Into<Json>) -> NewTask {
         NewTask {
             id,
             run: None,
             queue: queue.into(),
-            input,
+            input: input.into(),
             depends_on: Vec::new(),
             retries_max: 0,
             retry_delay: RETRY_DELAY,
@@ -325,15 +326,30 @@ impl Task {
 
     /// What is written down about an answer that came too late, so that people can see it and what it said.
     pub fn late_answer(&self, by: &Attempt, reason: &Refused, answer: LateAnswer, now: Timestamp) -> NewEvent {
-        let mut data = json!({ "worker": by.worker.0, "attempt": by.number, "reason": reason.to_string() });
-        match answer {
-            LateAnswer::Output(output) => match output.to_string() {
-                text if text.len() > LATE_ANSWER_BYTES_MAX => data["output_cut"] = cut_error(text).into(),
-                _ => data["output"] = output,
-            },
-            LateAnswer::Error(error) => data["error"] = cut_error(error).into(),
+        /// The event's data. The answer stands in it as it was given.
+        #[derive(Serialize)]
+        struct Data<'a> {
+            worker: &'a str,
+            attempt: u32,
+            reason: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            output: Option<Json>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            output_cut: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<String>,
         }
-        self.event(Kind::TaskAnswerRefused, data, now)
+        let reason = reason.to_string();
+        let data =
+            Data { worker: &by.worker.0, attempt: by.number, reason, output: None, output_cut: None, error: None };
+        let data = match answer {
+            LateAnswer::Output(output) if output.as_str().len() > LATE_ANSWER_BYTES_MAX => {
+                Data { output_cut: Some(cut_error(output.to_string())), ..data }
+            }
+            LateAnswer::Output(output) => Data { output: Some(output), ..data },
+            LateAnswer::Error(error) => Data { error: Some(cut_error(error)), ..data },
+        };
+        self.event(Kind::TaskAnswerRefused, Json::of(&data), now)
     }
 
     /// Where a failed attempt leads. `self.failures` does not count it yet.
@@ -372,8 +388,8 @@ impl Task {
         json!({ "worker": holder.worker.0, "attempt": self.attempt })
     }
 
-    pub(crate) fn event(&self, kind: Kind, data: Value, at: Timestamp) -> NewEvent {
-        NewEvent { at, kind, run: self.run.clone(), task: Some(self.id.clone()), data }
+    pub(crate) fn event(&self, kind: Kind, data: impl Into<Json>, at: Timestamp) -> NewEvent {
+        NewEvent { at, kind, run: self.run.clone(), task: Some(self.id.clone()), data: data.into() }
     }
 }
 
@@ -381,7 +397,7 @@ impl Task {
 #[derive(Clone, Debug, PartialEq)]
 pub enum LateAnswer {
     /// It would have completed the task.
-    Output(Value),
+    Output(Json),
     /// It would have counted as a failure.
     Error(String),
 }
@@ -515,8 +531,16 @@ mod tests {
     use super::*;
 
     fn task(retries_max: u32) -> Task {
-        let new = NewTask { retries_max, ..NewTask::new(TaskId("t".into()), "q", Value::Null) };
+        let new = NewTask { retries_max, ..NewTask::new(TaskId("t".into()), "q", Json::null()) };
         Task::new(new, 0, 0, Timestamp(0))
+    }
+
+    fn json(value: i32) -> Json {
+        Value::from(value).into()
+    }
+
+    fn data(event: &NewEvent) -> Value {
+        event.data.parse().unwrap()
     }
 
     fn worker(name: &str) -> WorkerId {
@@ -542,23 +566,23 @@ mod tests {
         task.apply(start("a"), Timestamp(0)).unwrap();
         task.apply(Command::Lose, Timestamp(5_000_000)).unwrap();
         task.apply(start("a"), Timestamp(9_000_000)).unwrap();
-        let answer = task.apply(Command::Finish(by("a", 1), 42.into()), Timestamp(9_000_001));
+        let answer = task.apply(Command::Finish(by("a", 1), json(42)), Timestamp(9_000_001));
         assert_eq!(answer, Err(Refused::NotHeld), "even from the worker that holds it again");
-        let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(42.into()), Timestamp(1));
-        assert_eq!((event.kind, &event.data["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
+        let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(json(42)), Timestamp(1));
+        assert_eq!((event.kind, &data(&event)["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
     }
 
     #[test]
     fn of_a_large_late_answer_the_beginning_is_kept() {
         let task = task(1);
         let of = |output: String| {
-            let answer = LateAnswer::Output(output.into());
-            task.late_answer(&by("a", 1), &Refused::NotHeld, answer, Timestamp(1)).data
+            let answer = LateAnswer::Output(Value::from(output).into());
+            data(&task.late_answer(&by("a", 1), &Refused::NotHeld, answer, Timestamp(1)))
         };
         let whole = of("x".repeat(LATE_ANSWER_BYTES_MAX - 2));
         assert!(whole["output"].is_string() && whole["output_cut"].is_null());
         let cut = of("x".repeat(LATE_ANSWER_BYTES_MAX));
-        assert!(cut["output"].is_null() && crate::limits::json_bytes(&cut) < LATE_ANSWER_BYTES_MAX + 1000);
+        assert!(cut["output"].is_null() && cut.to_string().len() < LATE_ANSWER_BYTES_MAX + 1000);
         assert!(cut["output_cut"].as_str().unwrap().starts_with("\"xxx"), "{cut}");
     }
 
@@ -579,7 +603,7 @@ mod tests {
         for loss in 1..=LOSSES_MAX {
             task.apply(start("a"), Timestamp(1)).unwrap();
             let event = task.apply(Command::Lose, Timestamp(1)).unwrap().unwrap();
-            assert_eq!((event.kind, &event.data["losses"]), (Kind::TaskLost, &loss.into()));
+            assert_eq!((event.kind, &data(&event)["losses"]), (Kind::TaskLost, &loss.into()));
             assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
             assert_eq!(task.apply(Command::Lose, Timestamp(1)), Err(Refused::NotInProgress));
         }
@@ -622,7 +646,7 @@ mod tests {
 
     #[test]
     fn a_task_that_waits_for_others_does_not_start() {
-        let new = NewTask::new(TaskId("t".into()), "q", Value::Null);
+        let new = NewTask::new(TaskId("t".into()), "q", Json::null());
         let mut task = Task::new(new, 0, 1, Timestamp(0));
         assert_eq!(task.apply(start("a"), Timestamp(9)), Err(Refused::NotReady));
     }
@@ -631,9 +655,9 @@ mod tests {
     fn the_same_answer_once_more_is_told_apart_from_a_late_one() {
         let mut task = task(0);
         task.apply(start("a"), Timestamp(0)).unwrap();
-        task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(1)).unwrap();
-        assert_eq!(task.apply(Command::Finish(by("a", 1), 1.into()), Timestamp(2)), Err(Refused::Repeated));
-        assert_eq!(task.apply(Command::Finish(by("a", 2), 1.into()), Timestamp(2)), Err(Refused::Over("completed")));
+        task.apply(Command::Finish(by("a", 1), json(1)), Timestamp(1)).unwrap();
+        assert_eq!(task.apply(Command::Finish(by("a", 1), json(1)), Timestamp(2)), Err(Refused::Repeated));
+        assert_eq!(task.apply(Command::Finish(by("a", 2), json(1)), Timestamp(2)), Err(Refused::Over("completed")));
     }
 
     #[test]
@@ -649,7 +673,7 @@ mod tests {
         assert_eq!(event.kind, Kind::TaskReopened);
         assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(50_000_000), waiting_for: 2 }, 0));
         assert_eq!(task.attempt, 2, "tokens go on");
-        let mut done = Task { state: State::Completed(Value::Null), ..task };
+        let mut done = Task { state: State::Completed(Json::null()), ..task };
         assert_eq!(done.apply(reopen, Timestamp(1)), Err(Refused::Over("completed")));
     }
 
@@ -658,7 +682,8 @@ mod tests {
         let id = |name: &&str| TaskId((*name).to_owned());
         let task = |(name, needs, state, allow_failure): &(&str, &[&str], State, bool)| {
             let depends_on = needs.iter().map(id).collect();
-            let new = NewTask { depends_on, allow_failure: *allow_failure, ..NewTask::new(id(name), "q", Value::Null) };
+            let new =
+                NewTask { depends_on, allow_failure: *allow_failure, ..NewTask::new(id(name), "q", Json::null()) };
             Task { state: state.clone(), ..Task::new(new, 0, 0, Timestamp(0)) }
         };
         tasks.iter().map(task).collect()
@@ -671,7 +696,7 @@ mod tests {
 
     #[test]
     fn failed_tasks_and_what_they_held_up_are_done_again_and_nothing_else() {
-        let (failed, done) = (State::Failed("x".into()), State::Completed(Value::Null));
+        let (failed, done) = (State::Failed("x".into()), State::Completed(Json::null()));
         let blocked = State::Blocked(TaskId("a".into()));
         let tasks = ended(&[
             ("last", &["b", "d"], blocked.clone(), false),
@@ -706,7 +731,7 @@ mod tests {
         let id = |name: &&str| TaskId((*name).to_owned());
         let task = |(name, needs): &(&str, &[&str])| NewTask {
             depends_on: needs.iter().map(id).collect(),
-            ..NewTask::new(id(name), "q", Value::Null)
+            ..NewTask::new(id(name), "q", Json::null())
         };
         names.iter().map(task).collect()
     }
@@ -735,12 +760,12 @@ mod tests {
         let mut tasks: Vec<NewTask> = (0..RUN_TASKS_MAX)
             .map(|n| NewTask {
                 depends_on: vec![TaskId(names[n + 1].clone())],
-                ..NewTask::new(TaskId(names[n].clone()), "q", Value::Null)
+                ..NewTask::new(TaskId(names[n].clone()), "q", Json::null())
             })
             .collect();
         tasks[RUN_TASKS_MAX - 1].depends_on.clear();
         assert_eq!(check_graph(&tasks), Ok(()));
-        tasks.push(NewTask::new(TaskId("one more".into()), "q", Value::Null));
+        tasks.push(NewTask::new(TaskId("one more".into()), "q", Json::null()));
         assert!(matches!(check_graph(&tasks), Err(Invalid::TooMany { .. })));
     }
 
@@ -750,7 +775,7 @@ mod tests {
             (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, failure: "boom".into(), retry });
         prop_oneof![
             4 => prop_oneof!["a", "b"].prop_map(|w| start(&w)),
-            1 => by.prop_map(|by| Command::Finish(by, 1.into())),
+            1 => by.prop_map(|by| Command::Finish(by, json(1))),
             3 => fail,
             2 => Just(Command::Lose),
             2 => Just(Command::Release),

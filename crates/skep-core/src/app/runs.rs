@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{App, tasks::without_repetition};
 use crate::{
-    Timestamp,
+    Json, Timestamp,
     db::{DbError, Tx},
     event::{Kind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
@@ -102,7 +102,7 @@ impl App {
     }
 
     /// End a run. Tasks that are not over are cancelled.
-    pub async fn end_run(&self, permit: &Permit, id: &RunId, end: End, report: Option<Value>) -> Result<Run, RunError> {
+    pub async fn end_run(&self, permit: &Permit, id: &RunId, end: End, report: Option<Json>) -> Result<Run, RunError> {
         report.as_ref().map_or(Ok(()), |report| check_json("the report", report, PLAN_BYTES_MAX))?;
         self.change_run(permit, id, Command::End(end, report)).await
     }
@@ -231,7 +231,7 @@ async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, RunError> {
 async fn cancel_tasks(tx: &mut Tx<'_>, id: &RunId) -> Result<(), DbError> {
     let now = tx.now();
     for (task, holder) in tx.cancel_tasks(id).await? {
-        let data = holder.map_or(json!({}), |by| json!({ "worker": by.worker.0, "attempt": by.number }));
+        let data = holder.map_or(json!({}), |by| json!({ "worker": by.worker.0, "attempt": by.number })).into();
         tx.append(NewEvent { at: now, kind: Kind::TaskCancelled, run: Some(id.clone()), task: Some(task), data });
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! Operations on tasks.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::App;
 use crate::{
+    Json,
     artefact::{self, NewArtefact},
     db::{DbError, Tx},
     event::{Kind, NewEvent},
@@ -102,9 +104,10 @@ impl App {
         permit: &Permit,
         id: &TaskId,
         by: Attempt,
-        output: Value,
+        output: impl Into<Json>,
         artefacts: Vec<NewArtefact>,
     ) -> Result<Task, TaskError> {
+        let output = output.into();
         check_json("the output", &output, OUTPUT_BYTES_MAX)?;
         artefact::check(&artefacts)?;
         let artefacts: Vec<_> = artefacts.into_iter().map(|artefact| (artefact.sha256(), artefact)).collect();
@@ -182,23 +185,28 @@ impl App {
         run: &RunId,
         task: Option<&TaskId>,
         message: &str,
-        data: Value,
+        data: Option<Json>,
     ) -> Result<(), TaskError> {
         check_name("run", &run.0)?;
         task.map_or(Ok(()), |task| check_name("task", &task.0))?;
-        let mut fields = json!({ "message": message });
-        if !data.is_null() {
-            fields["data"] = data;
-        }
-        check_json("a log entry", &fields, LOG_BYTES_MAX)?;
+        let entry = Json::of(&LogEntry { message, data });
+        check_json("a log entry", &entry, LOG_BYTES_MAX)?;
         let (run, task) = (run.clone(), task.cloned());
         let log = async move |tx: &mut Tx<'_>| {
             let (at, run, task) = (tx.now(), Some(run.clone()), task.clone());
-            tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: fields.clone() });
+            tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: entry.clone() });
             Ok(())
         };
         self.db.write(permit.namespace(), log).await
     }
+}
+
+/// The data of a [`Kind::TaskLog`].
+#[derive(Serialize)]
+struct LogEntry<'a> {
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Json>,
 }
 
 async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
@@ -244,7 +252,7 @@ pub(super) async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), 
         return tx.release_dependents(&task.id).await;
     }
     for (blocked, run) in tx.block_dependents(&task.id).await? {
-        let data = json!({ "by": task.id.0 });
+        let data = json!({ "by": task.id.0 }).into();
         tx.append(NewEvent { at: now, kind: Kind::TaskBlocked, run, task: Some(blocked), data });
     }
     Ok(())

@@ -47,7 +47,7 @@ impl Tx<'_> {
         let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next::<String>()?));
         let notes = self.change(sql, values![self.namespace(), page(NOTES_MAX)], read).await;
         for (table, key) in notes.doing("take the notes of foreign changes")? {
-            let data = json!({ "table": table, "key": key });
+            let data = json!({ "table": table, "key": key }).into();
             self.append(NewEvent { at: self.now(), kind: Kind::ForeignChanged, run: None, task: None, data });
         }
         Ok(())

@@ -38,12 +38,12 @@ impl Tx<'_> {
             self.namespace(),
             &run.id.0,
             &run.name,
-            run.plan.to_string(),
+            &run.plan,
             &run.directory,
             run.state.name(),
             run.created.0,
             run.ended.map(|at| at.0),
-            run.report.as_ref().map(ToString::to_string),
+            run.report.as_ref(),
         ];
         self.has_changed(&sql, values).await.doing("add a run")
     }
@@ -51,7 +51,7 @@ impl Tx<'_> {
     /// Keep the run as it now is.
     pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
         let sql = "update run set state = $1, ended = $2, report = $3 where namespace = $4 and id = $5";
-        let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref().map(ToString::to_string));
+        let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref());
         let values = values![run.state.name(), ended, report, self.namespace(), &run.id.0];
         self.execute(sql, values).await.doing("save a run")
     }
@@ -214,9 +214,9 @@ fn state(name: Option<&str>) -> Result<State, Cause> {
 
 fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
     let (id, name) = (RunId(row.next()?), row.next()?);
-    let (plan, directory) = (row.next_json()?, row.next()?);
+    let (plan, directory) = (row.next_value()?.ok_or("a run without a plan")?, row.next()?);
     let state = state(row.next_text()?)?;
     let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
-    let report = row.next_text()?.map(serde_json::from_str).transpose()?;
+    let report = row.next_value()?;
     Ok(Run { id, name, plan, directory, state, created, ended, report })
 }

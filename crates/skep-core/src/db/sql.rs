@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use super::postgres::Pipeline;
+use crate::Json;
 
 /// Where statements go. The SQLite connection is `&mut` although `&` would do: it is `Send` but not `Sync`, and
 /// the future that holds this must be `Send`, because on PostgreSQL it runs on whichever thread is free.
@@ -81,6 +82,11 @@ impl<'a> Row<'a> {
     /// The next column, JSON.
     pub(super) fn next_json<T: DeserializeOwned>(&self) -> Result<T, Cause> {
         Ok(serde_json::from_str(self.next_text()?.ok_or("null instead of JSON")?)?)
+    }
+
+    /// The next column, JSON that nobody reads here.
+    pub(super) fn next_value(&self) -> Result<Option<Json>, Cause> {
+        Ok(self.next_text()?.map(Json::from_database))
     }
 
     fn place(&self) -> usize {
@@ -324,6 +330,12 @@ impl From<String> for Value<'_> {
 impl<'a> From<&'a [u8]> for Value<'a> {
     fn from(value: &'a [u8]) -> Value<'a> {
         Value::Bytes(Cow::Borrowed(value))
+    }
+}
+
+impl<'a> From<&'a Json> for Value<'a> {
+    fn from(value: &'a Json) -> Value<'a> {
+        value.as_str().into()
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
 use super::{
     Db, DbError, Doing, Tx,
     sql::{Cause, Row, Value, values},
 };
 use crate::{
-    Namespace, Timestamp,
+    Json, Namespace, Timestamp,
     run::RunId,
     session::SessionId,
     task::{Attempt, Failure, Holder, State, Task, TaskId, WorkerId},
@@ -105,8 +108,8 @@ impl Tx<'_> {
             task.losses,
             worker,
             session,
-            task.input.to_string(),
-            result,
+            &task.input,
+            result.as_ref(),
         ];
         let is_new = self.has_changed(&sql, values).await.doing("add a task")?;
         for on in task.depends_on.iter().filter(|_| is_new) {
@@ -123,8 +126,19 @@ impl Tx<'_> {
         let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
         let (attempt, failures, losses) = (task.attempt, task.failures, task.losses);
         let (namespace, id) = (self.namespace(), &task.id.0);
-        let values =
-            values![state, due, waiting_for, attempt, failures, losses, worker, session, result, namespace, id];
+        let values = values![
+            state,
+            due,
+            waiting_for,
+            attempt,
+            failures,
+            losses,
+            worker,
+            session,
+            result.as_ref(),
+            namespace,
+            id
+        ];
         self.execute(sql, values).await.doing("save a task")
     }
 
@@ -162,13 +176,13 @@ impl Tx<'_> {
              where namespace = $1 and state = 'pending' and id {needs}
              returning position, id, run, allow_failure"
         );
-        let by = serde_json::Value::from(id.0.as_str()).to_string();
+        let by = Json::of(&id.0);
         let read = |row: &Row<'_>| {
             let (position, id) = (row.next::<i64>()?, TaskId(row.next()?));
             Ok((position, id, row.next::<Option<String>>()?.map(RunId), row.next::<bool>()?))
         };
         let mut blocked =
-            self.change(&sql, values![self.namespace(), &id.0, by], read).await.doing("block dependents")?;
+            self.change(&sql, values![self.namespace(), &id.0, &by], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;
@@ -293,20 +307,19 @@ struct Columns<'a> {
     waiting_for: u32,
     worker: Option<&'a str>,
     session: Option<&'a str>,
-    result: Option<String>,
+    result: Option<Json>,
 }
 
 fn columns(state: &State) -> Columns<'_> {
     let columns = Columns { state: state.name(), due: None, waiting_for: 0, worker: None, session: None, result: None };
-    let json = |text: &str| Some(serde_json::Value::from(text).to_string());
     match state {
         State::Pending { due, waiting_for } => Columns { due: Some(due.0), waiting_for: *waiting_for, ..columns },
         State::InProgress(holder) => {
             Columns { worker: Some(&holder.worker.0), session: Some(&holder.session.0), ..columns }
         }
-        State::Completed(output) => Columns { result: Some(output.to_string()), ..columns },
+        State::Completed(output) => Columns { result: Some(output.clone()), ..columns },
         State::Failed(failure) => Columns { result: Some(failure_to_json(failure)), ..columns },
-        State::Blocked(by) => Columns { result: json(&by.0), ..columns },
+        State::Blocked(by) => Columns { result: Some(Json::of(&by.0)), ..columns },
         State::Cancelled => columns,
     }
 }
@@ -326,7 +339,8 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
     let (attempt, failures, losses) = (number()?, number()?, number()?);
     let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
-    let input = row.next_json()?;
+    let (input, result) = (row.next_value()?.ok_or("a task without an input")?, row.next_value()?);
+    let result = || result.ok_or("a task without a result");
     let due = || due.map(Timestamp).ok_or("a task without a time");
     let state = match state.unwrap_or_default() {
         "pending" => State::Pending { due: due()?, waiting_for },
@@ -336,9 +350,9 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
             let session = SessionId(session.unwrap_or_default());
             State::InProgress(Holder { worker, session })
         }
-        "completed" => State::Completed(row.next_json()?),
-        "failed" => State::Failed(failure_from_json(row.next_json()?)?),
-        "blocked" => State::Blocked(TaskId(row.next_json()?)),
+        "completed" => State::Completed(result()?),
+        "failed" => State::Failed(failure_from_json(&result()?)?),
+        "blocked" => State::Blocked(TaskId(result()?.parse()?)),
         "cancelled" => State::Cancelled,
         other => return Err(unknown_state(other)),
     };
@@ -361,24 +375,27 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
 }
 
 /// An error alone is a string. One with an output is an object of both.
-fn failure_to_json(failure: &Failure) -> String {
-    match &failure.output {
-        serde_json::Value::Null => serde_json::Value::from(failure.error.as_str()).to_string(),
-        output => serde_json::json!({ "error": failure.error, "output": output }).to_string(),
+fn failure_to_json(failure: &Failure) -> Json {
+    #[derive(Serialize)]
+    struct Both<'a> {
+        error: &'a str,
+        output: &'a Json,
     }
+    let Failure { error, output } = failure;
+    if output.is_null() { Json::of(error) } else { Json::of(&Both { error, output }) }
 }
 
-fn failure_from_json(value: serde_json::Value) -> Result<Failure, Cause> {
-    match value {
-        serde_json::Value::String(error) => Ok(error.into()),
-        serde_json::Value::Object(mut fields) => match fields.remove("error") {
-            Some(serde_json::Value::String(error)) => {
-                Ok(Failure { error, output: fields.remove("output").unwrap_or_default() })
-            }
-            _ => Err("a failed task without an error".into()),
-        },
-        _ => Err("a failed task without an error".into()),
+fn failure_from_json(json: &Json) -> Result<Failure, Cause> {
+    #[derive(Deserialize)]
+    struct Both {
+        error: String,
+        output: Box<RawValue>,
     }
+    if json.as_str().starts_with('"') {
+        return Ok(json.parse::<String>()?.into());
+    }
+    let Both { error, output } = json.parse()?;
+    Ok(Failure { error, output: output.into() })
 }
 
 fn unknown_state(state: &str) -> Cause {

@@ -113,7 +113,7 @@ impl Disk {
             _ => {
                 let app = open(&address, Limits::default()).await;
                 for n in 0..if work == "large" { LARGE_TASKS } else { 0 } {
-                    let input = json!("x".repeat(100_000));
+                    let input = json!("x".repeat(100_000)).into();
                     app.submit(&permit(), NewTask { input, ..of_its_own(&n.to_string()) }).await.unwrap();
                 }
                 app.db.close().await;

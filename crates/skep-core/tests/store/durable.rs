@@ -51,7 +51,7 @@ async fn a_child_that_writes_until_it_is_killed() {
         writers.spawn(async move {
             for n in 0..10_000 {
                 let name = format!("{round}-{writer}-{n}");
-                let input = json!("long, so that a commit takes its time".repeat(1000));
+                let input = json!("long, so that a commit takes its time".repeat(1000)).into();
                 app.submit(&permit(), NewTask { input, ..new(&name) }).await.unwrap();
                 println!("acknowledged {name}");
             }

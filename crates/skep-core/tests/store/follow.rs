@@ -190,7 +190,8 @@ async fn what_another_program_changes_becomes_an_event() {
         changed.extend(events(&mut follower).await);
     }
     assert!(changed.iter().all(|event| event.kind == Kind::ForeignChanged), "{changed:?}");
-    let mut rows: Vec<_> = changed.iter().map(|event| [&event.data["table"], &event.data["key"]]).collect();
+    let mut rows: Vec<_> =
+        changed.iter().map(|event| data(event)).map(|data| [data["table"].clone(), data["key"].clone()]).collect();
     rows.sort_unstable_by_key(|[_, key]| key.to_string());
     assert_eq!(rows, [["task", "a"], ["task", "b"]], "however often it was changed");
 

@@ -63,7 +63,7 @@ fn fresh(name: &str) -> Task {
 }
 
 fn submitted(name: &str) -> NewEvent {
-    NewEvent { at: NOW, kind: Kind::TaskSubmitted, run: None, task: Some(id(name)), data: json!({}) }
+    NewEvent { at: NOW, kind: Kind::TaskSubmitted, run: None, task: Some(id(name)), data: json!({}).into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

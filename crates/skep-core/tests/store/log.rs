@@ -65,9 +65,9 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
         app.start_run(&permit(), new_run("s"), vec![new("b")]).await.unwrap();
         let (r, a) = (RunId("r".into()), id("a"));
-        app.at(LATER).log(&permit(), &r, Some(&a), "line\n\0", json!({ "n": 1 })).await.unwrap();
-        app.at(LATER).log(&permit(), &r, None, "no data", Value::Null).await.unwrap();
-        let large = app.at(LATER).log(&permit(), &r, None, &"x".repeat(limits::LOG_BYTES_MAX), Value::Null).await;
+        app.at(LATER).log(&permit(), &r, Some(&a), "line\n\0", Some(json!({ "n": 1 }).into())).await.unwrap();
+        app.at(LATER).log(&permit(), &r, None, "no data", None).await.unwrap();
+        let large = app.at(LATER).log(&permit(), &r, None, &"x".repeat(limits::LOG_BYTES_MAX), None).await;
         assert!(matches!(large, Err(TaskError::Invalid(_))), "{large:?}");
         app.at(LATER).end_run(&permit(), &r, End::Completed, None).await.unwrap();
 
@@ -76,8 +76,8 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         let expected = ["run.started", "task.submitted", "task.log", "task.log", "task.cancelled", "run.ended"];
         assert_eq!(kinds, expected, "only its own");
         assert_eq!((&events[2].task, events[2].at), (&Some(a), LATER));
-        assert_eq!(events[2].data, json!({ "message": "line\n\0", "data": { "n": 1 } }));
-        assert_eq!(events[3].data, json!({ "message": "no data" }));
+        assert_eq!(events[2].data, json!({ "message": "line\n\0", "data": { "n": 1 } }).into());
+        assert_eq!(events[3].data, json!({ "message": "no data" }).into());
         let rest = app.db.events_of(permit().namespace(), &r, events[2].number, 2).await.unwrap();
         assert_eq!(rest, events[3..5]);
     })
@@ -91,7 +91,7 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
         let add = async |at: Timestamp, count: usize| {
             let add = async move |tx: &mut Tx<'_>| {
                 for n in 0..count {
-                    let data = json!({ "table": "task", "key": n });
+                    let data = json!({ "table": "task", "key": n }).into();
                     tx.append(NewEvent { at, kind: Kind::ForeignChanged, run: None, task: None, data });
                 }
                 Ok::<_, DbError>(())

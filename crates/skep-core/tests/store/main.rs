@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_core::{
-    Namespace, Timestamp,
+    Json, Namespace, Timestamp,
     app::{App, TaskError},
     db::{Clock, Db, Limits},
     event::{Event, Kind},
@@ -173,7 +173,7 @@ fn optional(name: &str, depends_on: &[&str]) -> NewTask {
 }
 
 fn new_run(name: &str) -> NewRun {
-    let plan = json!({ "tasks": [name] });
+    let plan = json!({ "tasks": [name] }).into();
     NewRun { id: RunId(name.into()), name: format!("the run {name}"), plan, directory: "/tmp".into() }
 }
 
@@ -233,6 +233,6 @@ async fn count(app: &Hub, kind: Kind) -> usize {
     log(app).await.into_iter().filter(|event| event.kind == kind).count()
 }
 
-fn fields(event: &Event) -> Vec<(&str, &Value)> {
-    event.data.as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)).collect()
+fn data(event: &Event) -> Value {
+    event.data.parse().unwrap()
 }

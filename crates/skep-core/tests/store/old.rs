@@ -41,7 +41,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
 
         let ended = run("ended").await;
         assert_eq!((ended.state, ended.ended), (RunState::Failed, Some(Timestamp(1_790_000_004_000_000))));
-        assert_eq!(ended.report, Some(json!({ "said": "it's over; \"really\"" })));
+        assert_eq!(ended.report, Some(json!({ "said": "it's over; \"really\"" }).into()));
         assert_eq!((run("working").await.state, run("paused").await.state), (RunState::Running, RunState::Interrupted));
         let working = tasks("working").await;
         assert_eq!(states(&working), ["completed", "failed", "in_progress", "blocked", "pending", "pending"]);
@@ -54,7 +54,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
             State::Pending { due: Timestamp(1_790_000_010_000_000), waiting_for: 1 }
         );
         let others = app.db.task(other.namespace(), &id("retried")).await.unwrap().unwrap();
-        assert_eq!((others.state.name(), others.input), ("in_progress", json!("another's")));
+        assert_eq!((others.state.name(), others.input), ("in_progress", json!("another's").into()));
         for name in ["working", "ended", "paused"] {
             let bytes = app.db.artefact(main.namespace(), &id(&format!("{name}-completed")), "out/f").await.unwrap();
             assert_eq!(bytes.as_deref(), Some(name.as_bytes()));

@@ -36,7 +36,7 @@ async fn a_run_starts_with_all_its_tasks_or_not_at_all() {
         assert_eq!(run(&app, "r").await, started);
         assert_eq!((started.state, started.created, started.plan), (RunState::Running, NOW, new_run("r").plan));
         assert_eq!(story(&app).await[1..], ["run.started", "task.submitted a", "task.submitted b"]);
-        assert_eq!(log(&app).await[1].data, json!({ "name": "the run r", "tasks": 2 }));
+        assert_eq!(log(&app).await[1].data, json!({ "name": "the run r", "tasks": 2 }).into());
     })
     .await;
 }
@@ -127,7 +127,7 @@ async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
         let done = claim(&app, NOW).await.unwrap();
         finish(&app, &done).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
-        let report = json!({ "said": ["all"] });
+        let report = Json::from(json!({ "said": ["all"] }));
         let ended = app.at(LATER).end_run(&permit(), &run_id("r"), End::Cancelled, Some(report.clone())).await.unwrap();
         assert_eq!((ended.state, ended.ended, &ended.report), (RunState::Cancelled, Some(LATER), &Some(report)));
         assert_eq!(run(&app, "r").await, ended);
@@ -139,7 +139,7 @@ async fn a_run_that_ends_leaves_nothing_behind_that_could_start() {
         assert!(matches!(late, Err(TaskError::Refused(Refused::Over("cancelled")))), "{late:?}");
         let log = log(&app).await;
         let cancelled = log.iter().find(|event| event.task == Some(id("held")) && event.kind == Kind::TaskCancelled);
-        assert_eq!(cancelled.unwrap().data, json!({ "worker": "w", "attempt": 1 }));
+        assert_eq!(cancelled.unwrap().data, json!({ "worker": "w", "attempt": 1 }).into());
         let again = app.at(LATER).resume_run(&permit(), &run_id("r")).await;
         assert!(matches!(again, Err(RunError::Refused(run::Refused::Over("cancelled")))), "{again:?}");
     })
@@ -155,7 +155,7 @@ async fn a_retried_run_does_its_failed_tasks_again_and_keeps_the_others() {
         assert!(matches!(early, Err(RunError::Refused(run::Refused::NotOver))), "{early:?}");
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
         fail(&app, &claim(&app, NOW).await.unwrap(), false).await.unwrap();
-        app.end_run(&permit(), &run_id("r"), End::Failed, Some(json!("report"))).await.unwrap();
+        app.end_run(&permit(), &run_id("r"), End::Failed, Some(json!("report").into())).await.unwrap();
         let of_good = app.at(LATER).retry_run(&permit(), &run_id("r"), Some(&id("good"))).await;
         assert!(matches!(of_good, Err(RunError::NotToRetry { state: "completed", .. })), "{of_good:?}");
         assert_eq!(run(&app, "r").await.state, RunState::Failed, "a refusal changes nothing");

@@ -51,7 +51,7 @@ async fn a_task_goes_to_one_worker_only() {
 async fn submitting_twice_under_one_id_is_submitting_once() {
     on_every_database(async |app| {
         let first = app.submit(&permit(), new("a")).await.unwrap();
-        let other = NewTask { input: json!("other"), ..new("a") };
+        let other = NewTask { input: json!("other").into(), ..new("a") };
         let second = app.at(LATER).submit(&permit(), other).await.unwrap();
         assert_eq!(first, second);
         assert_eq!(task(&app, "a").await, Some(first));
@@ -65,7 +65,7 @@ async fn a_task_comes_back_as_it_was_declared() {
     on_every_database(async |app| {
         app.submit(&permit(), new("a")).await.unwrap();
         let declared = NewTask {
-            input: json!({ "z": 1, "a": ["\u{0}", "ü", 1.5, null], "big": 9_007_199_254_740_993i64 }),
+            input: json!({ "z": 1, "a": ["\u{0}", "ü", 1.5, null], "big": 9_007_199_254_740_993i64 }).into(),
             retries_max: 3,
             retry_delay: Duration::from_millis(1500),
             ..optional("b", &["a", "a"])
@@ -117,7 +117,7 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
         let story = story(&app).await;
         assert_eq!(story[2], "task.retried a");
         assert_eq!(story[4], "task.failed a");
-        assert_eq!(fields(&log(&app).await[2])[2], ("error", &json!("boom")));
+        assert_eq!(data(&log(&app).await[2])["error"], "boom");
     })
     .await;
 }
@@ -126,18 +126,19 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
 async fn a_failed_task_keeps_what_its_last_attempt_produced() {
     on_every_database(async |app| {
         app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
-        let printed = |text: &str| Failure { error: "exited with code 1".into(), output: json!({ "stdout": text }) };
+        let printed =
+            |text: &str| Failure { error: "exited with code 1".into(), output: json!({ "stdout": text }).into() };
         let first = claim(&app, NOW).await.unwrap();
         app.fail(&permit(), &first.id, attempt(&first), printed("first"), true).await.unwrap();
         let second = claim(&app, LATER).await.unwrap();
-        let large = Failure { output: json!("x".repeat(limits::OUTPUT_BYTES_MAX)), ..printed("") };
+        let large = Failure { output: json!("x".repeat(limits::OUTPUT_BYTES_MAX)).into(), ..printed("") };
         let refused = app.at(LATER).fail(&permit(), &second.id, attempt(&second), large, true).await;
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
         app.at(LATER).fail(&permit(), &second.id, attempt(&second), printed("second"), true).await.unwrap();
         assert_eq!(state(&app, "a").await, State::Failed(printed("second")));
         let failed = log(&app).await.into_iter().find(|event| event.kind == Kind::TaskFailed).unwrap();
-        assert_eq!(failed.data["error"], "exited with code 1");
-        assert_eq!(failed.data.get("output"), None, "an event carries no output");
+        assert_eq!(data(&failed)["error"], "exited with code 1");
+        assert_eq!(data(&failed).get("output"), None, "an event carries no output");
     })
     .await;
 }
@@ -155,13 +156,13 @@ async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
         let late = fail(&app, &slow, true).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::Over("completed")))), "{late:?}");
 
-        assert_eq!(state(&app, "a").await, State::Completed(json!({ "by": 2 })));
+        assert_eq!(state(&app, "a").await, State::Completed(json!({ "by": 2 }).into()));
         let log = log(&app).await;
         let refused: Vec<_> = log.iter().filter(|event| event.kind == Kind::TaskAnswerRefused).collect();
         assert_eq!(refused.len(), 2);
-        assert_eq!(refused[0].data["output"], "precious");
-        assert_eq!(refused[1].data["error"], "boom");
-        assert_eq!((&refused[1].data["worker"], &refused[1].data["attempt"]), (&json!("w"), &json!(1)));
+        assert_eq!(data(refused[0])["output"], "precious");
+        assert_eq!(data(refused[1])["error"], "boom");
+        assert_eq!((&data(refused[1])["worker"], &data(refused[1])["attempt"]), (&json!("w"), &json!(1)));
     })
     .await;
 }
@@ -200,7 +201,7 @@ async fn a_failure_blocks_what_needs_it_directly_or_through_others() {
         assert_eq!(state(&app, "untouched").await, State::Pending { due: NOW, waiting_for: 1 });
         let story = story(&app).await;
         assert_eq!(story[story.len() - 2..], ["task.blocked child", "task.blocked grandchild"]);
-        assert_eq!(log(&app).await.pop().unwrap().data, json!({ "by": "root" }));
+        assert_eq!(log(&app).await.pop().unwrap().data, json!({ "by": "root" }).into());
 
         let free = claim(&app, NOW).await.unwrap();
         finish(&app, &free).await.unwrap();
@@ -356,7 +357,7 @@ async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
     on_every_database(async |app| {
-        let large = |bytes: usize| json!("x".repeat(bytes - 2));
+        let large = |bytes: usize| Json::from(json!("x".repeat(bytes - 2)));
         let input = |value| NewTask { input: value, ..new("a") };
         for task in [
             input(large(limits::INPUT_BYTES_MAX + 1)),
@@ -387,7 +388,7 @@ async fn namespaces_know_nothing_of_each_other() {
     on_every_database(async |app| {
         let other = permit_in("other");
         app.submit(&permit(), new("a")).await.unwrap();
-        app.submit(&other, NewTask { input: json!("other"), ..new("a") }).await.unwrap();
+        app.submit(&other, NewTask { input: json!("other").into(), ..new("a") }).await.unwrap();
         app.submit(&other, needs("b", &["a"])).await.unwrap();
         let held = claim(&app, NOW).await.unwrap();
         finish(&app, &held).await.unwrap();
@@ -397,6 +398,28 @@ async fn namespaces_know_nothing_of_each_other() {
         let unknown = app.cancel(&permit(), &id("b")).await;
         assert!(matches!(unknown, Err(TaskError::Unknown(_))), "{unknown:?}");
         assert_eq!(app.db.events_after(other.namespace(), 0, 10).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_workers_say_comes_back_to_the_byte() {
+    on_every_database(async |app| {
+        // Not as serde_json would write it, and nothing that it could read as a `Value`.
+        let json = |name: &str| Json::from_text(format!(r#"{{ "{name}":	1.50, "x": "\ud800\u0000" }}"#)).unwrap();
+        let input = |name: &str| NewTask { input: json(name), ..new(name) };
+        app.submit(&permit(), input("a")).await.unwrap();
+        app.submit(&permit(), input("b")).await.unwrap();
+        let (a, b) = (claim(&app, NOW).await.unwrap(), claim(&app, NOW).await.unwrap());
+        assert_eq!((&a.input, &b.input), (&json("a"), &json("b")));
+        app.finish(&permit(), &a.id, attempt(&a), json("out"), Vec::new()).await.unwrap();
+        let failure = Failure { error: "no".into(), output: json("printed") };
+        app.fail(&permit(), &b.id, attempt(&b), failure.clone(), false).await.unwrap();
+        assert_eq!(state(&app, "a").await, State::Completed(json("out")));
+        assert_eq!(state(&app, "b").await, State::Failed(failure));
+        app.finish(&permit(), &b.id, attempt(&b), json("late"), Vec::new()).await.unwrap_err();
+        let told = log(&app).await.pop().unwrap();
+        assert!(told.data.as_str().contains(json("late").as_str()), "{told:?}");
     })
     .await;
 }

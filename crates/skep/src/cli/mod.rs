@@ -36,6 +36,7 @@ use crate::{
     config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
     document::Diagnostic,
     hive::Hive,
+    plan::Plan,
     schema::{shorten, suggest},
     terminal::{LogWriter, print, say},
 };
@@ -226,6 +227,12 @@ async fn find_run(hive: &Hive, named: Option<&str>) -> anyhow::Result<Run> {
 async fn find_runs(hive: &Hive, named: &[String]) -> anyhow::Result<Vec<RunId>> {
     let runs = hive.archive().all().await?;
     named.iter().map(|named| meant(&runs, named)).collect()
+}
+
+/// The plan that a run was started with.
+fn stored_plan(run: &Run) -> anyhow::Result<Plan> {
+    let plan = run.plan.parse().map_err(|error| error.to_string()).and_then(|plan| Plan::from_json(&plan));
+    plan.map_err(anyhow::Error::msg).context("the stored plan cannot be read")
 }
 
 /// The one of these runs that is meant, of all there are, newest first.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 use skep_core::{
     Namespace, Timestamp,
     app::App,
@@ -168,7 +168,8 @@ pub(super) fn to_json(event: &Event) -> String {
 /// An event as a line for people.
 pub(super) fn to_text(event: &Event) -> String {
     let task = event.task.as_ref().map(step_of).unwrap_or_default();
-    let data = |name: &str| event.data[name].as_str().unwrap_or_default().to_owned();
+    let fields: Value = event.data.parse().unwrap_or_default();
+    let data = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
     let what = match event.kind {
         Kind::TaskSubmitted => format!("{task}: waits"),
         Kind::TaskStarted => format!("{task}: started by {}", data("worker")),
@@ -299,7 +300,8 @@ impl Tree {
 
     fn event(&mut self, event: &Event) {
         let Some(task) = event.task.as_ref().map(step_of) else { return };
-        let data = |name: &str| event.data[name].as_str().unwrap_or_default().to_owned();
+        let fields: Value = event.data.parse().unwrap_or_default();
+        let data = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
         match event.kind {
             Kind::TaskStarted => {
                 if let Some(line) = self.lines.get(task) {

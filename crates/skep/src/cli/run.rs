@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::{
     Common, FAILED, INTERRUPTED, Usage, find_run, no_such_task, print,
     progress::{Follow, Live, Show, Style},
-    say, stop_on_signal,
+    say, stop_on_signal, stored_plan,
 };
 use crate::{
     catalogue::Catalogue,
@@ -262,7 +262,7 @@ impl Work {
     /// A run of which something has been done already. Its state is not changed yet.
     async fn take_up(hive: Hive, run: &Run) -> anyhow::Result<Work> {
         let directory = hive.home.hold(&run.id)?;
-        let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+        let plan = stored_plan(run)?;
         let workspace = hive::workspace(&hive.settings, run.directory.as_ref())?;
         let swarm = hive.swarm(&workspace, directory.outputs())?;
         let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);

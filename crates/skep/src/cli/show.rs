@@ -7,11 +7,10 @@ use clap::Args;
 use serde_json::{Map, Value};
 use skep_core::run::Run;
 
-use super::{Common, find_run, no_such_task, print};
+use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
     config::Overrides,
     hive::Hive,
-    plan::Plan,
     run::{Report, TaskReport},
     terminal::{Screen, ignore_gone},
     workspace::OUTPUTS,
@@ -86,7 +85,7 @@ async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>>
 
 /// The report on a run as it stands now.
 async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
-    let plan = Plan::from_json(&run.plan).map_err(anyhow::Error::msg).context("the stored plan cannot be read")?;
+    let plan = stored_plan(run)?;
     let state = hive.archive().state_of(&run.id, run.state).await?;
     Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
 }

@@ -95,11 +95,10 @@ async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
     let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
     for run in hive.archive().all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
-        let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
-        let over = tasks.iter().filter(|task| task.state.is_over()).count();
+        let tasks = hive.app.db.count_tasks(hive.namespace(), &run.id).await?;
         found.push(json!({
             "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),
-            "tasks": tasks.len(), "tasks_over": over,
+            "tasks": tasks.all(), "tasks_over": tasks.all() - tasks.pending - tasks.in_progress,
         }));
     }
     Ok(found)

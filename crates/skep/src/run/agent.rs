@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_core::{
+    Json,
     app::TaskError,
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
@@ -155,7 +157,7 @@ impl Agent {
         let Some(note) = place.note() else { return Ok(()) };
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
         let task = task_id(&self.run, &step.id);
-        app.log(permit, &self.run, Some(&task), &note, Value::Null).await.map_err(store)
+        app.log(permit, &self.run, Some(&task), &note, None).await.map_err(store)
     }
 
     /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
@@ -204,11 +206,31 @@ fn of_whole_attempt(error: ToolError, step: &Step) -> ToolError {
     }
 }
 
+/// The output of a completed task, as [`Agent::attempt`] has made it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Answer {
+    skipped: bool,
+    result: Value,
+    /// Where the tool ran.
+    pub(super) place: Option<String>,
+}
+
+impl Answer {
+    /// Nothing, if the output was made by somebody else and cannot be read.
+    pub(super) fn read(output: &Json) -> Answer {
+        output.parse().unwrap_or_default()
+    }
+
+    pub(super) fn ended(self) -> Ended {
+        if self.skipped { Ended::Skipped } else { Ended::Completed(self.result) }
+    }
+}
+
 /// How a task ended, as templates and reports see it; `None` while it has not.
 pub(super) fn ended(state: &State) -> Option<Ended> {
     match state {
-        State::Completed(output) if output.get("skipped").is_some() => Some(Ended::Skipped),
-        State::Completed(output) => Some(Ended::Completed(output["result"].clone())),
+        State::Completed(output) => Some(Answer::read(output).ended()),
         State::Failed(failure) => Some(Ended::Failed(failure.error.clone())),
         State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
         State::Pending { .. } | State::InProgress(_) => None,

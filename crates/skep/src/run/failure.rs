@@ -2,7 +2,7 @@
 //! it, for programs.
 
 use serde_json::Value;
-use skep_core::task::Failure;
+use skep_core::{Json, task::Failure};
 
 use crate::catalogue::ToolError;
 
@@ -28,7 +28,7 @@ pub(super) fn failure(error: &ToolError) -> Failure {
             _ => format!("\n{name} (the last {} of {} bytes):\n{tail}", tail.len(), printed.len()),
         };
     }
-    let output = if detail.is_empty() { Value::Null } else { Value::Object(detail.clone()) };
+    let output = if detail.is_empty() { Json::null() } else { Value::Object(detail.clone()).into() };
     Failure { error: text, output }
 }
 
@@ -56,7 +56,7 @@ mod tests {
     fn an_error_repeats_what_was_printed_and_nothing_twice() {
         let kept = failure(&failed("one\ntwo\n", "why\n"));
         assert_eq!(kept.error, "bash exited with code 1: why\nstdout:\none\ntwo");
-        assert_eq!(kept.output["stderr"], "why\n");
+        assert_eq!(kept.output.parse::<Value>().unwrap()["stderr"], "why\n");
         assert_eq!(failure(&ToolError::Busy("later".into())), "later".into());
     }
 

@@ -113,7 +113,7 @@ impl Swarm {
         let run = NewRun {
             id: id.clone(),
             name: plan.name.clone(),
-            plan: plan.to_json(),
+            plan: plan.to_json().into(),
             directory: workspace.path().display().to_string(),
         };
         let tasks = plan.tasks.iter().map(|step| new_task(id, step)).collect();
@@ -205,7 +205,7 @@ impl Swarm {
             return Ok(report);
         }
         // The answers are in the tasks already; the store keeps of the report what is only there.
-        let kept = json!({ "markdown": report.markdown });
+        let kept = json!({ "markdown": report.markdown }).into();
         match self.app.end_run(&self.permit, id, end, Some(kept)).await {
             Ok(_) => Ok(report),
             // Called off this very moment.
@@ -248,7 +248,7 @@ fn new_task(run: &RunId, step: &Step) -> NewTask {
         id: task_id(run, &step.id),
         run: Some(run.clone()),
         queue: queue(run, step.role),
-        input: json!({ "step": step.id, "tool": step.tool }),
+        input: json!({ "step": step.id, "tool": step.tool }).into(),
         depends_on: step.depends_on.iter().map(|id| task_id(run, id)).collect(),
         retries_max: step.retries,
         retry_delay: RETRY_DELAY,

@@ -13,7 +13,7 @@ use skep_core::{
     task::{State, Task},
 };
 
-use super::{RunError, agent::ended, step_of, store};
+use super::{RunError, agent::Answer, step_of, store};
 use crate::plan::{
     Plan, Step,
     template::{
@@ -209,7 +209,7 @@ impl Report {
             let path = format!("outputs/{}", artefact.path);
             json!({ "task": step_of(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
         });
-        let markdown = run.report.as_ref().and_then(|report| report["markdown"].as_str());
+        let kept: Value = run.report.as_ref().and_then(|report| report.parse().ok()).unwrap_or_default();
         let mut report = Report {
             run: id.0.clone(),
             name: plan.name.clone(),
@@ -220,7 +220,7 @@ impl Report {
             tasks,
             agents: times.agents,
             artefacts: artefacts.collect(),
-            markdown: markdown.unwrap_or_default().to_owned(),
+            markdown: kept["markdown"].as_str().unwrap_or_default().to_owned(),
         };
         if report.markdown.is_empty() {
             report.write_markdown(plan).await;
@@ -230,20 +230,22 @@ impl Report {
 }
 
 fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> TaskReport {
-    let output = match &task.state {
-        State::Failed(failure) => failure.output.clone(),
-        _ => Value::Null,
-    };
-    let (status, result, error) = match (ended(&task.state), &task.state) {
-        (Some(Ended::Completed(result)), _) => ("completed", result, None),
-        (Some(Ended::Skipped), State::Completed(_)) => ("skipped", Value::Null, None),
-        (_, State::Failed(failure)) => ("failed", Value::Null, Some(failure.error.clone())),
-        (_, State::Blocked(by)) => ("blocked", Value::Null, Some(format!("{} did not succeed", step_of(by)))),
-        (_, state) => (state.name(), Value::Null, None),
-    };
-    let place = match &task.state {
-        State::Completed(output) => output["place"].as_str().map(str::to_owned),
-        _ => None,
+    let (mut place, mut output) = (None, Value::Null);
+    let (status, result, error) = match &task.state {
+        State::Completed(answer) => {
+            let mut answer = Answer::read(answer);
+            place = answer.place.take();
+            match answer.ended() {
+                Ended::Completed(result) => ("completed", result, None),
+                _ => ("skipped", Value::Null, None),
+            }
+        }
+        State::Failed(failure) => {
+            output = failure.output.parse().unwrap_or_default();
+            ("failed", Value::Null, Some(failure.error.clone()))
+        }
+        State::Blocked(by) => ("blocked", Value::Null, Some(format!("{} did not succeed", step_of(by)))),
+        state => (state.name(), Value::Null, None),
     };
     let time = times.of.get(&step.id);
     TaskReport {
@@ -293,7 +295,8 @@ impl Times {
         self.last = Some(event.at);
         match event.kind {
             Kind::TaskStarted => {
-                let agent = event.data["worker"].as_str().unwrap_or_default().to_owned();
+                let data: Value = event.data.parse().unwrap_or_default();
+                let agent = data["worker"].as_str().unwrap_or_default().to_owned();
                 self.agents.entry(agent.clone()).or_default().push(task.clone());
                 self.of.insert(task, Time { agent, started: event.at, ended: None });
             }

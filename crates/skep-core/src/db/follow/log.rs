@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{
-    event::{Event, NewEvent},
-    limits::json_bytes,
-};
+use crate::event::{Event, NewEvent};
 
 /// Events that are remembered of one namespace.
 const RECENT_MAX: usize = 4096;
@@ -126,14 +123,14 @@ impl Recent {
 
     fn extend(&mut self, to: i64, events: impl Iterator<Item = Arc<Event>>) {
         for event in events {
-            self.bytes += json_bytes(&event.data);
+            self.bytes += event.data.as_str().len();
             self.events.push_back(event);
         }
         self.to = to;
         while self.events.len() > RECENT_MAX || self.bytes > RECENT_BYTES_MAX {
             let Some(gone) = self.events.pop_front() else { break };
             self.after = gone.number;
-            self.bytes -= json_bytes(&gone.data);
+            self.bytes -= gone.data.as_str().len();
         }
     }
 
@@ -154,7 +151,7 @@ impl Page {
     pub(in crate::db) fn new(after: i64, to: i64, mut events: Vec<Arc<Event>>) -> Page {
         let mut bytes = 0;
         let mut fits = |event: &Arc<Event>| {
-            bytes += json_bytes(&event.data);
+            bytes += event.data.as_str().len();
             bytes <= PAGE_BYTES_MAX
         };
         let count = events.iter().take_while(|event| fits(event)).count().max(1);
@@ -181,7 +178,7 @@ mod tests {
     use crate::{Timestamp, event::Kind};
 
     fn new(bytes: usize) -> NewEvent {
-        let data = json!("x".repeat(bytes));
+        let data = json!("x".repeat(bytes)).into();
         NewEvent { at: Timestamp(1), kind: Kind::TaskLog, run: None, task: None, data }
     }
 

@@ -1,0 +1,165 @@
+//! JSON as text. What no rule reads travels through the core as its caller wrote it: nothing is parsed, nothing is
+//! changed on the way, and what comes back is the same to the byte.
+
+use std::{fmt, sync::Arc};
+
+use serde::{
+    Serialize, Serializer,
+    de::{DeserializeOwned, IgnoredAny},
+    ser::Error as _,
+};
+use serde_json::{Value, value::RawValue};
+
+/// A JSON value as text; cheap to clone. Two of them are equal if their texts are.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Json(Arc<str>);
+
+impl Json {
+    /// This text, which has to be one JSON value. How deep it is nested is no matter here.
+    pub fn from_text(text: impl Into<Arc<str>>) -> Result<Json, serde_json::Error> {
+        let text = text.into();
+        serde_json::from_str::<IgnoredAny>(&text)?;
+        Ok(Json(text))
+    }
+
+    /// What is written here and serialized without fail: no maps with keys that are no texts.
+    pub(crate) fn of(value: &impl Serialize) -> Json {
+        serde_json::to_string(value).map_or_else(|_| Json::null(), |text| Json(text.into()))
+    }
+
+    /// What the database has, which was JSON when it was written.
+    pub(crate) fn from_database(text: impl Into<Arc<str>>) -> Json {
+        Json(text.into())
+    }
+
+    /// The value `null`.
+    pub fn null() -> Json {
+        Json("null".into())
+    }
+
+    /// Whether it is `null`.
+    pub fn is_null(&self) -> bool {
+        self.0.trim_ascii() == "null"
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value, read as a `T`. Fails if it is none, or is nested too deep to be read.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+
+    /// How many arrays and objects are inside each other at most.
+    pub(crate) fn depth(&self) -> usize {
+        let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
+        let mut bytes = self.0.bytes();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => in_string = !in_string,
+                b'\\' if in_string => drop(bytes.next()),
+                b'[' | b'{' if !in_string => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        deepest
+    }
+}
+
+impl Default for Json {
+    fn default() -> Json {
+        Json::null()
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Json {
+        Json(value.to_string().into())
+    }
+}
+
+impl From<Box<RawValue>> for Json {
+    fn from(value: Box<RawValue>) -> Json {
+        Json(Box::<str>::from(value).into())
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// As it is, where the text of another value is written.
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_that_is_no_json_is_refused_and_what_is_json_stays_to_the_byte() {
+        for text in ["", "{", "1 2", "nul", "{\"a\":}", "\"\u{1}\""] {
+            assert!(Json::from_text(text).is_err(), "{text}");
+        }
+        let text = " {\"b\": 1.50,\n \"a\":\"\\u0000\\ud800\", \"b\":1e999}";
+        let kept = Json::from_text(text).unwrap();
+        assert_eq!(kept.as_str(), text);
+        assert_eq!(serde_json::to_string(&[kept]).unwrap(), format!("[{}]", text.trim_start()));
+    }
+
+    #[test]
+    fn depth_counts_arrays_and_objects_and_no_brackets_in_strings() {
+        for (text, depth) in [("1", 0), ("[]", 1), (r#"{"a":[[1],{"b":2}]}"#, 3), (r#"["[[[\"[", "\\", []]"#, 2)] {
+            assert_eq!(Json::from_text(text).unwrap().depth(), depth, "{text}");
+        }
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert_eq!(Json::from_text(deep).unwrap().depth(), 100_000, "without recursion");
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![Just(json!(null)), any::<i64>().prop_map(Value::from), ".*".prop_map(Value::from)];
+        leaf.prop_recursive(6, 40, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".*", inner, 0..4).prop_map(Value::from_iter),
+            ]
+        })
+    }
+
+    fn depth_of(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(depth_of).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_back_and_as_deep_as_it_is(value in value()) {
+            let text = Json::from(value.clone());
+            prop_assert_eq!(text.depth(), depth_of(&value));
+            prop_assert_eq!(text.parse::<Value>().unwrap(), value);
+        }
+    }
+}
