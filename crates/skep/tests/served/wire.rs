@@ -12,7 +12,7 @@ use tokio::{
 use crate::support::{Served, User};
 
 /// Nothing here takes so long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("nothing happened")

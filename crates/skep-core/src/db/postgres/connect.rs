@@ -58,9 +58,16 @@ pub(in crate::db) type PoolError = managed::PoolError<DbError>;
 pub(in crate::db) struct Connection {
     client: ClientWrapper,
     is_given_up: AtomicBool,
+    timeline: Option<String>,
 }
 
 impl Connection {
+    /// Which history of the cluster the server writes; another one after each failover. A number of a transaction means
+    /// the same only within one. `None` where the server does not say.
+    pub(super) fn timeline(&self) -> Option<&str> {
+        self.timeline.as_deref()
+    }
+
     /// Use it no more, once those who have it are done: the pool makes another in its place.
     pub(super) fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
@@ -110,7 +117,10 @@ impl managed::Manager for Connector {
         let limit = self.0.address.connect_time_max;
         let set = timeout(limit, raw.client.batch_execute(&self.0.settings)).await;
         set.map_err(|_| silent(&target))?.doing("set up a connection")?;
-        Ok(Connection { client: raw.client, is_given_up: AtomicBool::new(false) })
+        let timeline = "select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+        let timeline = timeout(limit, row(&raw.client, timeline)).await.map_err(|_| silent(&target))?;
+        let timeline = timeline.ok().and_then(|row| row.into_iter().next());
+        Ok(Connection { client: raw.client, is_given_up: AtomicBool::new(false), timeline })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<DbError> {

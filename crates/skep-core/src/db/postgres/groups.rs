@@ -272,42 +272,65 @@ impl Writer {
                 Err(failed_before_commit(pipeline, Trouble::Failed(error)).await)
             }
             (error, _) => {
+                let transaction =
+                    Sent { number: locked.map(|locked| locked.transaction), timeline: pipeline.timeline() };
                 drop(pipeline.into_client().map(Object::take));
-                self.look_up(locked.map(|locked| locked.transaction), error.unwrap_or_else(silent)).await
+                self.look_up(transaction, error.unwrap_or_else(silent)).await
             }
         }
     }
 
     /// What became of a transaction whose commit was sent and not answered. The server may be away for a moment, as when
     /// it is restarted, and then knows.
-    async fn look_up(&self, transaction: Option<u64>, error: DbError) -> Result<(), Ended> {
-        let is_committed = async {
-            let transaction = transaction?.to_string();
+    async fn look_up(&self, transaction: Sent, error: DbError) -> Result<(), Ended> {
+        let fate = async {
             loop {
-                match self.is_committed(&transaction).await {
-                    Some(is_committed) => return Some(is_committed),
-                    None => sleep(LOOK_UP_PAUSE).await,
+                match self.fate(&transaction).await {
+                    Fate::Open => sleep(LOOK_UP_PAUSE).await,
+                    fate => return fate,
                 }
             }
         };
-        match timeout(LOOK_UP_TIME_MAX, is_committed).await.ok().flatten() {
-            Some(true) => Ok(()),
-            Some(false) => Err(Ended::Lost(error)),
-            None => Err(Trouble::Failed(DbError::Unsure(Arc::new(error))).into()),
+        match timeout(LOOK_UP_TIME_MAX, fate).await {
+            Ok(Fate::Committed) => Ok(()),
+            Ok(Fate::Aborted) => Err(Ended::Lost(error)),
+            Ok(Fate::Open | Fate::Unknown) | Err(_) => Err(Trouble::Failed(DbError::Unsure(Arc::new(error))).into()),
         }
     }
 
-    /// `None` if the server is still at it, or cannot be reached.
-    async fn is_committed(&self, transaction: &str) -> Option<bool> {
-        let client = self.pool.get().await.ok()?;
+    async fn fate(&self, transaction: &Sent) -> Fate {
+        let (Some(number), Some(timeline)) = (transaction.number, &transaction.timeline) else { return Fate::Unknown };
+        let Ok(client) = self.pool.get().await else { return Fate::Open };
+        // After a failover, another transaction may have the number.
+        if client.timeline() != Some(timeline) {
+            return Fate::Unknown;
+        }
         let status = "select pg_xact_status(cast($1 as text)::xid8)";
-        let row = client.query_one(status, &[&transaction]).await.ok()?;
-        match row.try_get::<_, Option<&str>>(0).ok()?? {
-            "committed" => Some(true),
-            "aborted" => Some(false),
-            _ => None,
+        let Ok(row) = client.query_one(status, &[&number.to_string()]).await else { return Fate::Open };
+        match row.try_get::<_, Option<&str>>(0) {
+            Ok(Some("committed")) => Fate::Committed,
+            Ok(Some("aborted")) => Fate::Aborted,
+            Ok(Some(_)) => Fate::Open,
+            Ok(None) | Err(_) => Fate::Unknown,
         }
     }
+}
+
+/// A transaction whose commit was sent.
+struct Sent {
+    number: Option<u64>,
+    /// Where the number is known.
+    timeline: Option<String>,
+}
+
+/// What became of a transaction.
+enum Fate {
+    Committed,
+    Aborted,
+    /// The server is still at it, or cannot be reached.
+    Open,
+    /// The server cannot know.
+    Unknown,
 }
 
 /// The server says nothing.

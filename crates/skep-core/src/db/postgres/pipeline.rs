@@ -81,6 +81,11 @@ impl Pipeline {
         Arc::into_inner(self.client)
     }
 
+    /// See [`super::connect::Connection::timeline`].
+    pub(super) fn timeline(&self) -> Option<String> {
+        self.client.timeline().map(str::to_owned)
+    }
+
     /// Whether an answer of the server is awaited right now.
     pub(in crate::db) fn is_waiting(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_waiting)
