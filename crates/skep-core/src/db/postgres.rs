@@ -12,6 +12,7 @@ mod connect;
 mod groups;
 mod notices;
 mod pipeline;
+mod pool;
 mod schema;
 mod tls;
 
@@ -25,7 +26,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{Runtime, Timeouts};
 use tokio::{
     sync::{
         Mutex,
@@ -37,7 +37,8 @@ use tokio_postgres::error::SqlState;
 
 use self::{
     address::Address,
-    connect::{Connector, Object, Pool},
+    connect::Connector,
+    pool::{NO_ROOM, Object, Pool},
 };
 pub(super) use self::{
     connect::PoolError,
@@ -58,8 +59,6 @@ const WRITERS: usize = 16;
 const READERS: usize = 2;
 /// The schema of our tables, unless the `options` of the address name another `search_path`.
 const SCHEMA: &str = "skep";
-/// How long to wait for one of our connections to be free.
-const POOL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the server works on one statement before it gives up.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the server lets a transaction of ours do nothing, before it takes us for dead.
@@ -88,12 +87,13 @@ impl Postgres {
             );
         }
         let connector = Connector::new(address, limits.lock_time_max);
-        let readers = pool(&connector, READERS)?;
+        // Twice as many, because those who wait on a connection that was given up keep it for a while.
+        let readers = Pool::new(&connector, 2 * READERS)?;
         schema::bring_up_to_date(&readers, limits.lock_time_max).await?;
         measure_time(&readers, &shared).await?;
         let (writer, writes) = unbounded_channel();
         let (alive, thread) = mpsc::channel(1);
-        let (writers, notifiers) = (pool(&connector, WRITERS)?, pool(&connector.notifying(), 1)?);
+        let (writers, notifiers) = (Pool::new(&connector, WRITERS)?, Pool::new(&connector.notifying(), 1)?);
         start_thread("postgres-writer", &alive, move || {
             groups::run(writers, notifiers, writes, tries_max, shared);
         })?;
@@ -138,9 +138,19 @@ impl Postgres {
             return Ok(Arc::clone(client));
         }
         *reader = None; // back to the pool, which sorts it out
-        let client = Arc::new(self.pool.get().await.doing("get a connection")?);
+        let client = match self.pool.get_at_once().await {
+            Ok(client) => Arc::new(client),
+            // A server without room for more: share what others have.
+            Err(error) => self.any_reader().ok_or(error).doing("get a connection")?,
+        };
         *reader = Some(Arc::clone(&client));
         Ok(client)
+    }
+
+    /// A shared connection that nobody is just exchanging.
+    fn any_reader(&self) -> Option<Arc<Object>> {
+        let mut readers = self.readers.iter().filter_map(|reader| reader.try_lock().ok()?.clone());
+        readers.find(|client| !client.is_given_up())
     }
 
     /// Finish what waits, then end the thread and the connections.
@@ -157,17 +167,6 @@ impl Postgres {
 /// The file of our key, if the address names one.
 pub(super) fn private_key(address: &str) -> Option<PathBuf> {
     Address::parse(address).ok()?.tls.client.map(|(_, key)| key)
-}
-
-fn pool(connector: &Connector, size: usize) -> Result<Pool, DbError> {
-    // To make one has limits of its own, for each host of the address.
-    let timeouts = Timeouts { wait: Some(POOL_TIME_MAX), create: None, recycle: None };
-    Pool::builder(connector.clone())
-        .max_size(size)
-        .runtime(Runtime::Tokio1)
-        .timeouts(timeouts)
-        .build()
-        .doing("set up the pool")
 }
 
 /// Ask the server for its time.
@@ -208,7 +207,7 @@ pub(super) fn advice(error: &(dyn Error + 'static)) -> Option<Advice> {
         Some(code) if [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code) => Some(Advice::Corrupt),
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Some(Advice::Denied),
         Some(code) if [SqlState::TOO_MANY_CONNECTIONS, SqlState::OUT_OF_MEMORY].contains(code) => {
-            Some(Advice::Busy("the database server has no room for more"))
+            Some(Advice::Busy(NO_ROOM))
         }
         Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
             Some(Advice::Busy("another hub keeps locked what is needed"))

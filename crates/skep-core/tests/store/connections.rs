@@ -329,6 +329,26 @@ async fn a_read_that_is_not_answered_ends_and_the_next_one_takes_another_connect
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hub_makes_do_with_the_connections_that_it_gets() {
+    let Some(server) = shared().await else { return };
+    server.execute("create role few login connection limit 4").await;
+    server.execute("create database few owner few").await;
+    let address = server.address().replace("user=postgres dbname=postgres", "user=few dbname=few");
+    let app = open(&address, Limits::default()).await;
+    let mut writers = JoinSet::new();
+    for n in 0..200 {
+        let app = app.clone();
+        writers.spawn(async move { app.submit(&permit_in(&format!("{}", n % 40)), new(&n.to_string())).await });
+    }
+    for written in writers.join_all().await {
+        written.unwrap();
+    }
+    for n in 0..4 {
+        assert!(app.db.task(permit_in(&n.to_string()).namespace(), &id(&n.to_string())).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_hands_each_transaction_to_another_session_is_refused() {
     let Some(server) = shared().await else { return };
     for settings in [

@@ -237,6 +237,17 @@ async fn a_password_can_be_bound_to_the_channel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_not_shown_again_without_encryption() {
+    let Some(world) = World::get().await else { return };
+    let wrong = world.refusal("password", "user=walter password=wrong sslmode=prefer").await;
+    assert!(matches!(wrong, DbError::Refused { .. }), "{wrong:?}");
+    // The server writes down what it refuses before it says so.
+    let log = fs::read_to_string(Path::new(&world.server.directory).join("server.log")).unwrap();
+    let of_walter: Vec<&str> = log.lines().filter(|line| line.contains("FATAL") && line.contains("walter")).collect();
+    assert!(matches!(of_walter[..], [once] if once.contains("password authentication failed")), "{of_walter:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_read_anew_for_each_connection() {
     let Some(world) = World::get().await else { return };
     let roots = world.file("anew.crt", &world.authority.pem(), 0o644);

@@ -11,6 +11,7 @@
 //! keeps its client and a session together, and that shows when two clients ask who serves them.
 
 use std::{
+    error::Error,
     future::poll_fn,
     hash::{BuildHasher, Hasher, RandomState},
     ops::Deref,
@@ -39,6 +40,7 @@ use tokio_postgres::{
 use super::{
     IDLE_TIME_MAX, SCHEMA, STATEMENT_TIME_MAX,
     address::{Address, Mode, Target},
+    is_lost,
     notices::{Heard, WAITING_MAX},
     tls,
 };
@@ -49,9 +51,7 @@ const SERVER_VERSION_MIN: u32 = 130_000;
 /// How often two clients of a pooler ask which session serves them, before they are believed to have one each.
 const POOLER_ROUNDS: usize = 8;
 
-/// A connection from the pool.
-pub(in crate::db) type Object = managed::Object<Connector>;
-pub(super) type Pool = managed::Pool<Connector>;
+/// Why the pool has no connection.
 pub(in crate::db) type PoolError = managed::PoolError<DbError>;
 
 /// A connection whose session is ours, with the statements that it has prepared.
@@ -243,7 +243,12 @@ impl Way {
         if let Some(why) = tls::failure(&error, target, &self.address.tls) {
             return DbError::Tls { server: target.to_string(), why, source: Arc::new(error) };
         }
-        let Some(said) = error.as_db_error() else { return failed("connect", error) };
+        let Some(said) = error.as_db_error() else {
+            return match error.source() {
+                Some(cause) if is_lost(&error) => DbError::unreachable(format!("{target}: {cause}")),
+                _ => failed("connect", error),
+            };
+        };
         let refusals =
             [SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_PASSWORD, SqlState::INVALID_CATALOG_NAME];
         if refusals.contains(said.code()) {

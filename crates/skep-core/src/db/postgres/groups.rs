@@ -31,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Object, Pipeline, Pool, WRITERS, notices, pipeline::Failure};
+use super::{Pipeline, Pool, WRITERS, notices, pipeline::Failure};
 use crate::{
     Namespace,
     db::{
@@ -88,7 +88,7 @@ pub(super) fn run(
     LocalSet::new().block_on(&runtime, async {
         tokio::select! {
             () = writer.serve(queue) => {}
-            () = notices::send(notifiers.clone(), &shared.outbox) => {}
+            () = notices::send(&notifiers, &shared.outbox) => {}
         }
         // The last ones must not wait for the other hubs to look by themselves, nor we for a server that is slow.
         let _ = timeout(LAST_NOTICE_TIME_MAX, notices::send_now(&notifiers, &shared.outbox)).await;
@@ -274,7 +274,9 @@ impl Writer {
             (error, _) => {
                 let transaction =
                     Sent { number: locked.map(|locked| locked.transaction), timeline: pipeline.timeline() };
-                drop(pipeline.into_client().map(Object::take));
+                if let Some(client) = pipeline.into_client() {
+                    client.close();
+                }
                 self.look_up(transaction, error.unwrap_or_else(silent)).await
             }
         }
@@ -356,7 +358,7 @@ async fn roll_back(pipeline: Pipeline) {
     let Some(client) = pipeline.into_client() else { return };
     let rolled_back = timeout(ROLLBACK_TIME_MAX, client.batch_execute("rollback")).await;
     if !matches!(rolled_back, Ok(Ok(()))) {
-        drop(Object::take(client));
+        client.close();
     }
 }
 

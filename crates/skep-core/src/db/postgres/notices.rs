@@ -84,10 +84,10 @@ impl Outbox {
 }
 
 /// Send what is in the outbox, for ever.
-pub(super) async fn send(pool: Pool, outbox: &Outbox) {
+pub(super) async fn send(pool: &Pool, outbox: &Outbox) {
     loop {
         outbox.filled.notified().await;
-        send_now(&pool, outbox).await;
+        send_now(pool, outbox).await;
         sleep(PAUSE).await;
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use futures_util::{TryStreamExt, future::MaybeDone, future::maybe_done};
 use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
-use super::{asks_for_another_try, connect::Object, is_lost};
+use super::{asks_for_another_try, is_lost, pool::Object};
 use crate::{Timestamp, db::sql::Value};
 
 /// Statements that are kept back at most.

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_postgres::Client;
 
-use super::{Pipeline, SCHEMA, connect::Pool};
+use super::{Pipeline, SCHEMA, pool::Pool};
 use crate::db::{DbError, Doing, Sql, migrations::migrate};
 
 /// How long to wait while another hub brings the database up to date.
