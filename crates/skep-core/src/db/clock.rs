@@ -32,6 +32,8 @@ const DRIFT: u32 = 2_000;
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     manual: Option<Arc<AtomicI64>>,
+    /// How far off a manual clock says that it may be.
+    error: Duration,
     /// Microseconds that the wall clock is ahead.
     skew: i64,
 }
@@ -39,12 +41,17 @@ pub struct Clock {
 impl Clock {
     /// A clock that stands still until it is [`Clock::set`].
     pub fn manual(at: Timestamp) -> Clock {
-        Clock { manual: Some(Arc::new(AtomicI64::new(at.0))), skew: 0 }
+        Clock { manual: Some(Arc::new(AtomicI64::new(at.0))), ..Clock::default() }
+    }
+
+    /// The same manual clock, which may be so far off, in either direction.
+    pub fn unsure(self, error: Duration) -> Clock {
+        Clock { error, ..self }
     }
 
     /// The real time of a machine whose wall clock is so many microseconds ahead, or behind.
     pub fn skewed(ahead_us: i64) -> Clock {
-        Clock { manual: None, skew: ahead_us }
+        Clock { skew: ahead_us, ..Clock::default() }
     }
 
     /// Set a manual clock, and all its clones; the real time cannot be set.
@@ -85,7 +92,7 @@ pub(super) struct Time {
 }
 
 enum Source {
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<AtomicI64>, Duration),
     Wall(Mutex<Wall>),
     Server(Mutex<Server>),
 }
@@ -102,13 +109,13 @@ impl Time {
     }
 
     fn new(clock: &Clock, source: Source) -> Time {
-        let source = clock.manual.as_ref().map_or(source, |manual| Source::Manual(Arc::clone(manual)));
+        let source = clock.manual.as_ref().map_or(source, |manual| Source::Manual(Arc::clone(manual), clock.error));
         Time { source, skew: clock.skew, began: Instant::now() }
     }
 
     pub(super) fn now(&self) -> Now {
         match &self.source {
-            Source::Manual(at) => Now { at: Timestamp(at.load(Ordering::SeqCst)), error: Duration::ZERO },
+            Source::Manual(at, error) => Now { at: Timestamp(at.load(Ordering::SeqCst)), error: *error },
             Source::Wall(wall) => lock(wall).read(Timestamp(wall_clock().0 + self.skew), self.began.elapsed()),
             Source::Server(server) => lock(server).read(self.began.elapsed()),
         }

@@ -68,7 +68,8 @@ impl Tx<'_> {
     /// What the sessions of a hub hold.
     pub async fn tasks_of_hub(&mut self, hub: &HubId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress'
-             and session in (select id from session where namespace = task.namespace and hub = $2)";
+             and session in (select id from session where namespace = task.namespace and hub = $2)
+             order by position, id";
         self.tasks_where(which, values![self.namespace(), &hub.0]).await
     }
 
@@ -77,7 +78,7 @@ impl Tx<'_> {
         let which = "state = 'in_progress' and not exists (
                 select 1 from session join hub on hub.id = session.hub
                 where session.namespace = task.namespace and session.id = task.session)";
-        let sql = format!("{} limit $2", tasks::select_where(which));
+        let sql = format!("{} order by id limit $2", tasks::select_where(which));
         let values = values![self.namespace(), page(limit)];
         self.all(&sql, values, tasks::from_row).await.doing("find the tasks of lost sessions")
     }
