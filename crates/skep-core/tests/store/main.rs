@@ -23,6 +23,7 @@ mod postgres;
 mod private;
 mod processes;
 mod runs;
+mod schedules;
 mod sessions;
 mod tasks;
 mod tls;
