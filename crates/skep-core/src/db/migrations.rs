@@ -70,6 +70,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
             postgres: include_str!("../../migrations/0007_foreign.postgres.sql"),
         },
     },
+    Migration {
+        number: 8,
+        name: "incarnation",
+        oldest: 7,
+        sql: Text::Each {
+            sqlite: include_str!("../../migrations/0008_incarnation.sqlite.sql"),
+            postgres: include_str!("../../migrations/0008_incarnation.postgres.sql"),
+        },
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -58,14 +58,14 @@ pub(in crate::db) type PoolError = managed::PoolError<DbError>;
 pub(in crate::db) struct Connection {
     client: ClientWrapper,
     is_given_up: AtomicBool,
-    timeline: Option<String>,
+    incarnation: Option<String>,
 }
 
 impl Connection {
-    /// Which history of the cluster the server writes; another one after each failover. A number of a transaction means
-    /// the same only within one. `None` where the server does not say.
-    pub(super) fn timeline(&self) -> Option<&str> {
-        self.timeline.as_deref()
+    /// Which life of the server this connection belongs to; another one after each crash and each failover. A number of
+    /// a transaction means the same only within one. `None` where the server does not say.
+    pub(super) fn incarnation(&self) -> Option<&str> {
+        self.incarnation.as_deref()
     }
 
     /// Use it no more, once those who have it are done: the pool makes another in its place.
@@ -117,10 +117,11 @@ impl managed::Manager for Connector {
         let limit = self.0.address.connect_time_max;
         let set = timeout(limit, raw.client.batch_execute(&self.0.settings)).await;
         set.map_err(|_| silent(&target))?.doing("set up a connection")?;
-        let timeline = "select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
-        let timeline = timeout(limit, row(&raw.client, timeline)).await.map_err(|_| silent(&target))?;
-        let timeline = timeline.ok().and_then(|row| row.into_iter().next());
-        Ok(Connection { client: raw.client, is_given_up: AtomicBool::new(false), timeline })
+        // There is no such table before the first migration.
+        let name = "insert into incarnation default values on conflict do nothing; select id from incarnation";
+        let name = timeout(limit, row(&raw.client, name)).await.map_err(|_| silent(&target))?;
+        let incarnation = name.ok().and_then(|row| row.into_iter().next());
+        Ok(Connection { client: raw.client, is_given_up: AtomicBool::new(false), incarnation })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<DbError> {

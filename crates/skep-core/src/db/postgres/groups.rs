@@ -273,7 +273,7 @@ impl Writer {
             }
             (error, _) => {
                 let transaction =
-                    Sent { number: locked.map(|locked| locked.transaction), timeline: pipeline.timeline() };
+                    Sent { number: locked.map(|locked| locked.transaction), incarnation: pipeline.incarnation() };
                 if let Some(client) = pipeline.into_client() {
                     client.close();
                 }
@@ -301,10 +301,12 @@ impl Writer {
     }
 
     async fn fate(&self, transaction: &Sent) -> Fate {
-        let (Some(number), Some(timeline)) = (transaction.number, &transaction.timeline) else { return Fate::Unknown };
+        let (Some(number), Some(incarnation)) = (transaction.number, &transaction.incarnation) else {
+            return Fate::Unknown;
+        };
         let Ok(client) = self.pool.get().await else { return Fate::Open };
-        // After a failover, another transaction may have the number.
-        if client.timeline() != Some(timeline) {
+        // After a crash or a failover, another transaction may have the number.
+        if client.incarnation() != Some(incarnation) {
             return Fate::Unknown;
         }
         let status = "select pg_xact_status(cast($1 as text)::xid8)";
@@ -322,7 +324,7 @@ impl Writer {
 struct Sent {
     number: Option<u64>,
     /// Where the number is known.
-    timeline: Option<String>,
+    incarnation: Option<String>,
 }
 
 /// What became of a transaction.

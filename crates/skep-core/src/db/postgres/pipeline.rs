@@ -81,9 +81,9 @@ impl Pipeline {
         Arc::into_inner(self.client)
     }
 
-    /// See [`super::connect::Connection::timeline`].
-    pub(super) fn timeline(&self) -> Option<String> {
-        self.client.timeline().map(str::to_owned)
+    /// See [`super::connect::Connection::incarnation`].
+    pub(super) fn incarnation(&self) -> Option<String> {
+        self.client.incarnation().map(str::to_owned)
     }
 
     /// Whether an answer of the server is awaited right now.

@@ -1,0 +1,1 @@
+-- PostgreSQL alone has something to do here: its clients may outlive it.
