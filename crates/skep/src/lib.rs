@@ -3,6 +3,8 @@
 //! Read in this order: [`catalogue`] (what can be called, and the steps of a call), [`tools`] (one file a tool),
 //! [`plan`] (what a run is to do), [`run`] (a swarm that does it), [`doors`] (how others reach the catalogue).
 
+// Futures of commands contain those of whatever they call, down to the database.
+#![recursion_limit = "256"]
 // Untrusted text must not reach a terminal as it is: print with `terminal::print` and `say!` instead.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,5 +1,8 @@
 //! `skep`: see the library for the map.
 
+// Futures of commands contain those of whatever they call, down to the database.
+#![recursion_limit = "256"]
+
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
