@@ -180,9 +180,12 @@ async fn a_full_queue_says_so_and_one_namespace_cannot_fill_it() {
 async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
     on_every_database(async |app| {
         let (busy, quiet) = (permit_in("busy"), permit_in("quiet"));
-        // Each has a connection, so that what follows is about turns.
-        let (one, other) = tokio::join!(app.submit(&busy, new("a")), app.submit(&quiet, new("a")));
-        one.and(other).unwrap();
+        // There are connections for the groups of both and for the write that is held, so that what follows is about turns.
+        let more = ["one", "other"].map(permit_in);
+        let all = [&busy, &quiet, &more[0], &more[1]];
+        for made in futures_util::future::join_all(all.map(|permit| app.submit(permit, new("a")))).await {
+            made.unwrap();
+        }
         let (held, held_write) = Held::start(&app);
         let order = Arc::new(Mutex::new(Vec::new()));
         let write = async |namespace, name: &'static str| {
