@@ -5,8 +5,8 @@
 //! A **read** is a method of [`Db`]: one statement, which sees what is committed and waits for no writer. All of it
 //! is SQL written once (`sql.rs`).
 //!
-//! The databases differ in a few places: opening, how writes are grouped, how a read runs, how one statement runs,
-//! and how a row is locked. There is no trait: the set is closed, and every test runs on both.
+//! The databases differ in a few places: opening, who calls a group of writes, how a read runs, how one statement runs,
+//! and how a namespace is locked. There is no trait: the set is closed, and every test runs on both.
 
 mod admission;
 mod artefacts;

@@ -55,49 +55,49 @@ pub(super) struct Waiting<F, T, E> {
     work: F,
     result: Option<thread::Result<Result<T, E>>>,
     reply: oneshot::Sender<thread::Result<Result<T, E>>>,
-    turn: Turn,
+    start: Start,
     _place: Place,
 }
 
 /// What a caller waits for.
 pub(super) struct Answer<T, E> {
     answer: oneshot::Receiver<thread::Result<Result<T, E>>>,
-    turn: Turn,
+    start: Start,
 }
 
 /// Whether a write has begun, or its caller has given up: whichever comes first.
 #[derive(Clone, Default)]
-struct Turn(Arc<AtomicU8>);
+struct Start(Arc<AtomicU8>);
 
-impl Turn {
+impl Start {
     const WAITING: u8 = 0;
     const BEGUN: u8 = 1;
     const GIVEN_UP: u8 = 2;
 
     /// Whether it may be done, now or once more.
     fn begin(&self) -> bool {
-        self.become_(Turn::BEGUN).map_or_else(|was| was == Turn::BEGUN, |_| true)
+        self.change_to(Start::BEGUN).map_or_else(|was| was == Start::BEGUN, |_| true)
     }
 
     /// Whether it will not be done.
     fn give_up(&self) -> bool {
-        self.become_(Turn::GIVEN_UP).is_ok()
+        self.change_to(Start::GIVEN_UP).is_ok()
     }
 
     fn has_begun(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == Turn::BEGUN
+        self.0.load(Ordering::SeqCst) == Start::BEGUN
     }
 
-    fn become_(&self, state: u8) -> Result<u8, u8> {
-        self.0.compare_exchange(Turn::WAITING, state, Ordering::SeqCst, Ordering::SeqCst)
+    fn change_to(&self, state: u8) -> Result<u8, u8> {
+        self.0.compare_exchange(Start::WAITING, state, Ordering::SeqCst, Ordering::SeqCst)
     }
 }
 
 impl<F, T, E> Waiting<F, T, E> {
     pub(super) fn new(namespace: Namespace, work: F, place: Place) -> (Waiting<F, T, E>, Answer<T, E>) {
-        let ((reply, answer), turn) = (oneshot::channel(), Turn::default());
-        let waiting = Waiting { namespace, work, result: None, reply, turn: turn.clone(), _place: place };
-        (waiting, Answer { answer, turn })
+        let ((reply, answer), start) = (oneshot::channel(), Start::default());
+        let waiting = Waiting { namespace, work, result: None, reply, start: start.clone(), _place: place };
+        (waiting, Answer { answer, start })
     }
 }
 
@@ -107,7 +107,7 @@ impl<T, E: From<DbError>> Answer<T, E> {
     pub(super) async fn wait(mut self, time_max: Duration) -> Result<T, E> {
         let answer = match timeout(time_max, &mut self.answer).await {
             Ok(answer) => answer,
-            Err(_) if self.turn.give_up() => {
+            Err(_) if self.start.give_up() => {
                 return Err(DbError::Busy("the database was too slow for all that waits").into());
             }
             Err(_) => self.answer.await,
@@ -127,7 +127,7 @@ where
     }
 
     fn begin(&self) -> bool {
-        (self.turn.has_begun() || !self.reply.is_closed()) && self.turn.begin()
+        (self.start.has_begun() || !self.reply.is_closed()) && self.start.begin()
     }
 
     fn run<'a>(&'a mut self, sql: Sql<'a>, scope: Scope) -> Pin<Box<dyn Future<Output = Ran> + 'a>> {

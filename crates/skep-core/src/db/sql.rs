@@ -205,11 +205,6 @@ impl Sql<'_> {
         matches!(self, Sql::Sqlite(_))
     }
 
-    /// Whether a statement that may spare another one is worth its while: there is no way to go to the database.
-    pub(super) fn answers_at_once(&self) -> bool {
-        matches!(self, Sql::Sqlite(_))
-    }
-
     /// A `select` of the bytes that all tables take with their indexes.
     pub(super) fn size_of_all(&self) -> &'static str {
         match self {

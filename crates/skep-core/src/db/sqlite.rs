@@ -87,7 +87,7 @@ impl Sqlite {
         let (reply, answer) = oneshot::channel();
         let read: Read = Box::new(move |connection| {
             let _place = place;
-            let result = catch_unwind(AssertUnwindSafe(|| now(work(&mut Sql::Sqlite(connection)))));
+            let result = catch_unwind(AssertUnwindSafe(|| ready(work(&mut Sql::Sqlite(connection)))));
             let _ = reply.send(result); // fails if the caller has left
         });
         self.readers.send(read)?;
@@ -176,7 +176,7 @@ impl Writer {
         let changes = self.run_closures(group, grows);
         let committed = changes.and_then(|mut changes| {
             let mut sql = Sql::Sqlite(&mut self.connection);
-            now(group::write_events(&mut sql, &mut changes))?;
+            ready(group::write_events(&mut sql, &mut changes))?;
             execute(&self.connection, "commit").doing("commit").map_err(|error| self.commit_failed(error))?;
             Ok(changes)
         });
@@ -220,20 +220,15 @@ impl Writer {
             (grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX).then(|| queues.pop()).flatten()
         };
         let mut sql = Sql::Sqlite(connection);
-        now(group::run(&mut sql, &shared.namespaces, &shared.time, group, more))
+        ready(group::run(&mut sql, &shared.namespaces, &shared.time, group, more))
     }
 }
 
 /// What work on the database says: it is ready when it is first asked, because SQLite answers at once.
-fn now<T, E: From<DbError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    at_once(work).unwrap_or_else(|| Err(waits_for_something_else().into()))
-}
-
-/// What a future says that is ready when it is first asked.
-fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
+fn ready<T, E: From<DbError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(said) => said,
+        Poll::Pending => Err(waits_for_something_else().into()),
     }
 }
 
@@ -335,7 +330,7 @@ fn refuse_foreign(connection: &Connection) -> Result<(), DbError> {
 
 fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
     execute(connection, "begin immediate").doing("begin the migration")?;
-    let migrated = now(migrate(&mut Sql::Sqlite(connection)));
+    let migrated = ready(migrate(&mut Sql::Sqlite(connection)));
     execute(connection, if migrated.is_ok() { "commit" } else { "rollback" }).doing("end the migration")?;
     migrated
 }
