@@ -38,7 +38,7 @@ use self::{
     error::{Doing, failed},
     follow::Streams,
     namespaces::Namespaces,
-    postgres::{Outbox, Postgres},
+    postgres::Postgres,
     queue::{Job, Waiting, Write},
     sql::{Cause, Row, Sql, Value},
     sqlite::Sqlite,
@@ -77,19 +77,18 @@ struct Shared {
     namespaces: Namespaces,
     time: Time,
     streams: Streams,
-    /// What other hubs are to be told; nobody asks for it on SQLite.
-    outbox: Outbox,
 }
 
 impl Shared {
-    /// A group has been committed.
-    fn committed(&self, mut changes: group::Changes) {
+    /// A group has been committed. `tell` is called for each namespace with new events: its number, that of the event
+    /// before the first, and how many there are.
+    fn committed(&self, mut changes: group::Changes, tell: impl Fn(i64, i64, usize)) {
         let namespaces = changes.namespaces();
         for (namespace, id) in &namespaces {
             if let Some((after, events)) = changes.take_events(*id) {
                 let count = events.len();
                 self.streams.committed(namespace, after, events);
-                self.outbox.add(*id, after, count);
+                tell(*id, after, count);
             }
         }
         self.namespaces.remember(namespaces);
@@ -137,9 +136,7 @@ impl Db {
     pub async fn open(address: &str, limits: Limits) -> Result<Db, DbError> {
         let path = address.strip_prefix("sqlite:");
         let time = if path.is_some() { Time::of_wall(&limits.clock) } else { Time::of_server(&limits.clock) };
-        let shared =
-            Shared { namespaces: Namespaces::default(), time, streams: Streams::default(), outbox: Outbox::default() };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared { namespaces: Namespaces::default(), time, streams: Streams::default() });
         let store = match path {
             Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, Arc::clone(&shared))?),
             None => Store::Postgres(Postgres::open(address, &limits, Arc::clone(&shared)).await?),

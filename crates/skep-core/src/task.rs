@@ -263,7 +263,7 @@ impl Task {
     }
 
     /// Apply one command at one moment. On refusal the task is unchanged.
-    pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Option<NewEvent>, Refused> {
+    pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<NewEvent, Refused> {
         let (next, event) = match (&self.state, command) {
             (State::Completed(_), Command::Finish(by, _)) if by.number == self.attempt => {
                 return Err(Refused::Repeated);
@@ -271,7 +271,7 @@ impl Task {
             (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
                 (self.failures, self.losses) = (0, 0);
                 let event = self.event(Kind::TaskReopened, json!({}), now);
-                (State::Pending { due: now, waiting_for }, Some(event))
+                (State::Pending { due: now, waiting_for }, event)
             }
             (state, _) if state.is_over() => return Err(Refused::Over(state.name())),
             (_, Command::Reopen { .. }) => return Err(Refused::Unfinished),
@@ -279,12 +279,12 @@ impl Task {
             (State::Pending { due, waiting_for: 0 }, Command::Start(holder)) if *due <= now => {
                 self.attempt += 1;
                 let event = self.event(Kind::TaskStarted, self.data_of(&holder), now);
-                (State::InProgress(holder), Some(event))
+                (State::InProgress(holder), event)
             }
             (_, Command::Start(..)) => return Err(Refused::NotReady),
 
             (State::InProgress(holder), Command::Finish(by, output)) if self.holds(holder, &by) => {
-                (State::Completed(output), Some(self.event(Kind::TaskCompleted, self.data_of(holder), now)))
+                (State::Completed(output), self.event(Kind::TaskCompleted, self.data_of(holder), now))
             }
             (State::InProgress(holder), Command::Fail { by, failure, retry }) if self.holds(holder, &by) => {
                 let retry = retry && self.failures < self.retries_max;
@@ -301,24 +301,24 @@ impl Task {
                 if self.losses > LOSSES_MAX {
                     let error = format!("its worker was lost {} times", self.losses);
                     data["error"] = error.as_str().into();
-                    (State::Failed(error.into()), Some(self.event(Kind::TaskFailed, data, now)))
+                    (State::Failed(error.into()), self.event(Kind::TaskFailed, data, now))
                 } else {
                     data["losses"] = self.losses.into();
-                    (State::Pending { due: now, waiting_for: 0 }, Some(self.event(Kind::TaskLost, data, now)))
+                    (State::Pending { due: now, waiting_for: 0 }, self.event(Kind::TaskLost, data, now))
                 }
             }
             (_, Command::Lose) => return Err(Refused::NotInProgress),
 
             (State::InProgress(holder), Command::Release) => {
                 let event = self.event(Kind::TaskReleased, self.data_of(holder), now);
-                (State::Pending { due: now, waiting_for: 0 }, Some(event))
+                (State::Pending { due: now, waiting_for: 0 }, event)
             }
             (_, Command::Release) => return Err(Refused::NotInProgress),
 
             (State::InProgress(holder), Command::Cancel) => {
-                (State::Cancelled, Some(self.event(Kind::TaskCancelled, self.data_of(holder), now)))
+                (State::Cancelled, self.event(Kind::TaskCancelled, self.data_of(holder), now))
             }
-            (_, Command::Cancel) => (State::Cancelled, Some(self.event(Kind::TaskCancelled, json!({}), now))),
+            (_, Command::Cancel) => (State::Cancelled, self.event(Kind::TaskCancelled, json!({}), now)),
         };
         self.state = next;
         Ok(event)
@@ -353,22 +353,16 @@ impl Task {
     }
 
     /// Where a failed attempt leads. `self.failures` does not count it yet.
-    fn after_failure(
-        &self,
-        holder: &Holder,
-        failure: Failure,
-        retry: bool,
-        now: Timestamp,
-    ) -> (State, Option<NewEvent>) {
+    fn after_failure(&self, holder: &Holder, failure: Failure, retry: bool, now: Timestamp) -> (State, NewEvent) {
         let mut data = self.data_of(holder);
         data["error"] = failure.error.clone().into();
         if retry {
             let delay = self.retry_delay.saturating_mul(1 << self.failures.min(30)).min(RETRY_DELAY_MAX);
             let due = now.after(delay);
             data["due"] = due.0.into();
-            (State::Pending { due, waiting_for: 0 }, Some(self.event(Kind::TaskRetried, data, now)))
+            (State::Pending { due, waiting_for: 0 }, self.event(Kind::TaskRetried, data, now))
         } else {
-            (State::Failed(failure), Some(self.event(Kind::TaskFailed, data, now)))
+            (State::Failed(failure), self.event(Kind::TaskFailed, data, now))
         }
     }
 
@@ -602,13 +596,13 @@ mod tests {
         let mut task = task(0);
         for loss in 1..=LOSSES_MAX {
             task.apply(start("a"), Timestamp(1)).unwrap();
-            let event = task.apply(Command::Lose, Timestamp(1)).unwrap().unwrap();
+            let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
             assert_eq!((event.kind, &data(&event)["losses"]), (Kind::TaskLost, &loss.into()));
             assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
             assert_eq!(task.apply(Command::Lose, Timestamp(1)), Err(Refused::NotInProgress));
         }
         task.apply(start("a"), Timestamp(1)).unwrap();
-        let event = task.apply(Command::Lose, Timestamp(1)).unwrap().unwrap();
+        let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
         assert_eq!(event.kind, Kind::TaskFailed);
         assert_eq!(task.state, State::Failed(format!("its worker was lost {} times", LOSSES_MAX + 1).into()));
     }
@@ -669,7 +663,7 @@ mod tests {
             task.apply(start("a"), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
             task.apply(fail(by("a", attempt)), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
         }
-        let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap().unwrap();
+        let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap();
         assert_eq!(event.kind, Kind::TaskReopened);
         assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(50_000_000), waiting_for: 2 }, 0));
         assert_eq!(task.attempt, 2, "tokens go on");

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{App, tasks::without_repetition};
+use super::{
+    App,
+    tasks::{give_back, without_repetition},
+};
 use crate::{
     Json, Timestamp,
     db::{DbError, Tx},
@@ -132,7 +135,7 @@ impl App {
                 let Some(&waiting_for) = waiting.get(&task.id) else { continue };
                 let event = task.apply(task::Command::Reopen { waiting_for }, now)?;
                 tx.save_task(task).await?;
-                event.into_iter().for_each(|event| tx.append(event));
+                tx.append(event);
                 reopened.push(task.id.clone());
             }
             Ok(reopened)
@@ -193,7 +196,7 @@ impl App {
     /// Nothing that their former holders still say counts. Gives the tasks.
     pub async fn release_run(&self, permit: &Permit, id: &RunId) -> Result<Vec<Task>, RunError> {
         let id = id.clone();
-        let release = async move |tx: &mut Tx<'_>| release(tx, &id).await;
+        let release = async move |tx: &mut Tx<'_>| Ok(release(tx, &id).await?);
         self.db.write(permit.namespace(), release).await
     }
 
@@ -216,15 +219,9 @@ impl App {
     }
 }
 
-async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, RunError> {
-    let now = tx.now();
+async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, DbError> {
     let mut tasks = tx.tasks_in_progress(id).await?;
-    for task in &mut tasks {
-        if let Ok(event) = task.apply(task::Command::Release, now) {
-            tx.save_task(task).await?;
-            event.into_iter().for_each(|event| tx.append(event));
-        }
-    }
+    give_back(tx, &mut tasks).await?;
     Ok(tasks)
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{App, TaskError, tasks::tell_dependents};
+use super::{
+    App, TaskError,
+    tasks::{give_back, tell_dependents},
+};
 use crate::{
     Namespace,
     db::{DbError, Tx},
@@ -87,13 +90,8 @@ impl App {
     pub async fn leave(&self, permit: &Permit, hub: &HubId) -> Result<(), SessionError> {
         let hub = hub.clone();
         let leave = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            for mut task in tx.tasks_of_hub(&hub).await? {
-                if let Ok(event) = task.apply(Command::Release, now) {
-                    tx.save_task(&task).await?;
-                    event.into_iter().for_each(|event| tx.append(event));
-                }
-            }
+            let mut tasks = tx.tasks_of_hub(&hub).await?;
+            give_back(tx, &mut tasks).await?;
             tx.delete_sessions_of(&hub).await?;
             Ok(tx.delete_hub(&hub).await?)
         };
@@ -115,7 +113,7 @@ impl App {
             for task in &mut tasks {
                 let event = task.apply(Command::Lose, now)?;
                 tx.save_task(task).await?;
-                event.into_iter().for_each(|event| tx.append(event));
+                tx.append(event);
                 tell_dependents(tx, task).await?;
             }
             if tasks.len() < LOST_MAX {

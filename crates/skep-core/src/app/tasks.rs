@@ -89,7 +89,7 @@ impl App {
             let Some(mut task) = tx.next_ready_task(&queue, &holder.session, now).await? else { return Ok(None) };
             let event = task.apply(Command::Start(holder.clone()), now)?;
             tx.save_task(&task).await?;
-            event.into_iter().for_each(|event| tx.append(event));
+            tx.append(event);
             Ok(Some(task))
         };
         self.db.write(permit.namespace(), claim).await
@@ -121,7 +121,7 @@ impl App {
                     tx.append(task.late_answer(&by, &reason, LateAnswer::Output(output.clone()), now));
                     return Ok(Err(reason));
                 }
-                Ok(event) => event.into_iter().for_each(|event| tx.append(event)),
+                Ok(event) => tx.append(event),
             }
             tx.save_task(&task).await?;
             for (sha256, artefact) in &artefacts {
@@ -150,7 +150,7 @@ impl App {
             let mut task = load(tx, &id).await?;
             let command = Command::Fail { by: by.clone(), failure: failure.clone(), retry };
             match task.apply(command, now) {
-                Ok(event) => event.into_iter().for_each(|event| tx.append(event)),
+                Ok(event) => tx.append(event),
                 Err(reason) => {
                     tx.append(task.late_answer(&by, &reason, LateAnswer::Error(failure.error.clone()), now));
                     return Ok(Err(reason));
@@ -171,7 +171,7 @@ impl App {
             let mut task = load(tx, &id).await?;
             let event = task.apply(Command::Cancel, now)?;
             tx.save_task(&task).await?;
-            event.into_iter().for_each(|event| tx.append(event));
+            tx.append(event);
             tell_dependents(tx, &task).await?;
             Ok(task)
         };
@@ -240,6 +240,19 @@ async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, O
         |task: &&Task| task.state.is_over() && !task.allow_failure && !matches!(task.state, State::Completed(_));
     let waiting_for = u32::try_from(unfinished).unwrap_or(u32::MAX);
     Ok((waiting_for, found.iter().find(in_vain).map(|task| task.id.clone())))
+}
+
+/// Give tasks that are in progress back to their queues, without counting a failure. Nothing that their former holders
+/// still say counts.
+pub(super) async fn give_back(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(), DbError> {
+    let now = tx.now();
+    for task in tasks {
+        if let Ok(event) = task.apply(Command::Release, now) {
+            tx.save_task(task).await?;
+            tx.append(event);
+        }
+    }
+    Ok(())
 }
 
 /// What the end of a task without success means for those that need it. Does nothing while it is not over.

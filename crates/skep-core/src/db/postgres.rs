@@ -42,7 +42,7 @@ use self::{
 };
 pub(super) use self::{
     connect::PoolError,
-    notices::{Notice, Notices, Outbox},
+    notices::{Notice, Notices},
     pipeline::Pipeline,
 };
 use super::{

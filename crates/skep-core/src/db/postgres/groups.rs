@@ -31,7 +31,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Pipeline, Pool, WRITERS, notices, pipeline::Failure};
+use super::{
+    Pipeline, Pool, WRITERS,
+    notices::{self, Outbox},
+    pipeline::Failure,
+};
 use crate::{
     Namespace,
     db::{
@@ -79,7 +83,8 @@ pub(super) fn run(
     let writer = Writer {
         pool,
         tries_max,
-        shared: Arc::clone(&shared),
+        shared,
+        outbox: Outbox::default(),
         queues,
         at_work: RefCell::default(),
         turn: Notify::new(),
@@ -87,11 +92,11 @@ pub(super) fn run(
     let writer = Rc::new(writer);
     LocalSet::new().block_on(&runtime, async {
         tokio::select! {
-            () = writer.serve(queue) => {}
-            () = notices::send(&notifiers, &shared.outbox) => {}
+            () = Rc::clone(&writer).serve(queue) => {}
+            () = notices::send(&notifiers, &writer.outbox) => {}
         }
         // The last ones must not wait for the other hubs to look by themselves, nor we for a server that is slow.
-        let _ = timeout(LAST_NOTICE_TIME_MAX, notices::send_now(&notifiers, &shared.outbox)).await;
+        let _ = timeout(LAST_NOTICE_TIME_MAX, notices::send_now(&notifiers, &writer.outbox)).await;
     });
 }
 
@@ -99,6 +104,8 @@ struct Writer {
     pool: Pool,
     tries_max: u32,
     shared: Arc<Shared>,
+    /// What other hubs are to be told.
+    outbox: Outbox,
     queues: RefCell<Queues>,
     at_work: RefCell<HashMap<Namespace, AtWork>>,
     /// Notified when a namespace may have its next group.
@@ -240,7 +247,7 @@ impl Writer {
             turn.stop_taking_in();
         }
         self.commit(pipeline, &mut changes).await?;
-        shared.committed(changes);
+        shared.committed(changes, |namespace, after, count| self.outbox.add(namespace, after, count));
         Ok(())
     }
 

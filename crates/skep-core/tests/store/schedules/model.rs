@@ -164,8 +164,8 @@ impl Model {
         self.sessions.get(&session.0).is_some_and(|session| self.hubs.contains_key(&session.hub))
     }
 
-    fn tell(&mut self, event: impl IntoIterator<Item = NewEvent>) {
-        self.events.extend(event.into_iter().map(Arc::new));
+    fn tell(&mut self, event: NewEvent) {
+        self.events.push(Arc::new(event));
     }
 
     fn submit(&mut self, new: &NewTask, now: Timestamp) -> Result<Task, TaskError> {
@@ -189,11 +189,11 @@ impl Model {
             }
         }
         let mut task = Task::new(new.clone(), position, 0, now);
-        self.tell([event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now)]);
+        self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
         let needs: BTreeSet<_> = new.depends_on.iter().collect();
         if let Some(by) = needs.into_iter().find(|on| ended_in_vain(&self.tasks[on])) {
             task.state = State::Blocked(by.clone());
-            self.tell([event_of(&task, Kind::TaskBlocked, json!({ "by": by.0 }), now)]);
+            self.tell(event_of(&task, Kind::TaskBlocked, json!({ "by": by.0 }), now));
         }
         self.tasks.insert(new.id.clone(), task);
         self.count_unfinished();
@@ -212,11 +212,11 @@ impl Model {
             return Err(RunError::TaskTaken(taken.id.clone()));
         }
         let (run, started) = Run::start(new_run(id), tasks.len(), now);
-        self.tell([started]);
+        self.tell(started);
         for (position, new) in (0..).zip(tasks) {
             let new = NewTask { run: Some(id.clone()), ..new.clone() };
             let task = Task::new(new, position, 0, now);
-            self.tell([event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now)]);
+            self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
             self.tasks.insert(task.id.clone(), task);
         }
         self.count_unfinished();
@@ -233,7 +233,7 @@ impl Model {
         } else {
             self.release(|task| task.run.as_ref() == Some(id), now);
         }
-        self.tell([event]);
+        self.tell(event);
         Ok(run)
     }
 
@@ -246,7 +246,7 @@ impl Model {
         let mut changed = Vec::new();
         for task in self.tasks.values_mut().filter(|task| which(task)) {
             if let Ok(event) = task.apply(command.clone(), now) {
-                self.events.extend(event.map(Arc::new));
+                self.events.push(Arc::new(event));
                 changed.push(task.clone());
             }
         }
@@ -291,7 +291,7 @@ impl Model {
             _ => {}
         }
         self.runs.insert(id.clone(), run);
-        self.tell([retried]);
+        self.tell(retried);
         let reopened = self.apply_to_all(|task| chosen.contains(&task.id), &Command::Reopen { waiting_for: 0 }, now);
         self.count_unfinished();
         let mut reopened: Vec<(u32, TaskId)> = reopened.into_iter().map(|task| (task.position, task.id)).collect();
@@ -358,7 +358,7 @@ impl Model {
     ) -> Result<Task, TaskError> {
         if let Err(TaskError::Refused(reason)) = &said {
             let event = self.tasks[id].late_answer(by, reason, answer, now);
-            self.tell([event]);
+            self.tell(event);
         }
         said
     }
