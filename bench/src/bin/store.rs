@@ -28,6 +28,9 @@ use skep_core::{
 };
 use tokio::task::JoinSet;
 
+/// Bytes of a large value.
+const LARGE_BYTES: usize = 64 << 10;
+
 /// What is measured.
 #[derive(Clone, Copy, PartialEq)]
 enum Case {
@@ -35,11 +38,13 @@ enum Case {
     Alone(u32),
     /// The store on SQLite, with so many callers.
     Sqlite(usize),
+    /// The same, where inputs and outputs are large.
+    SqliteLarge(usize),
     /// The store on PostgreSQL, with so many callers in so many namespaces.
     Postgres(usize, usize),
 }
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 13] = [
     Case::Alone(1),
     Case::Alone(64),
     Case::Sqlite(1),
@@ -51,6 +56,8 @@ const CASES: [Case; 11] = [
     Case::Postgres(64, 1),
     Case::Postgres(64, 64),
     Case::Postgres(64, 8),
+    Case::SqliteLarge(8),
+    Case::SqliteLarge(64),
 ];
 
 #[tokio::main]
@@ -94,6 +101,7 @@ fn describe(case: Case) -> String {
     match case {
         Case::Alone(group) => format!("rusqlite alone, one commit for {group}"),
         Case::Sqlite(callers) => format!("SQLite, {callers} callers"),
+        Case::SqliteLarge(callers) => format!("SQLite, {callers} callers, values of {} KiB", LARGE_BYTES >> 10),
         Case::Postgres(callers, namespaces) => format!("PostgreSQL, {callers} callers in {namespaces} namespaces"),
     }
 }
@@ -103,15 +111,18 @@ async fn measure(case: Case, directory: &Path, time: Duration) -> Option<f64> {
     let path = directory.join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)));
     match case {
         Case::Alone(group) => Some(alone(&path, group, time)),
-        Case::Sqlite(callers) => Some(store(&format!("sqlite:{}", path.display()), callers, 1, time).await),
+        Case::Sqlite(callers) => Some(store(&format!("sqlite:{}", path.display()), callers, 1, 0, time).await),
+        Case::SqliteLarge(callers) => {
+            Some(store(&format!("sqlite:{}", path.display()), callers, 1, LARGE_BYTES, time).await)
+        }
         Case::Postgres(callers, namespaces) => {
-            Some(store(&postgres::new_schema().await?, callers, namespaces, time).await)
+            Some(store(&postgres::new_schema().await?, callers, namespaces, 0, time).await)
         }
     }
 }
 
-/// The store: as many callers as named, each awaiting every commit.
-async fn store(address: &str, callers: usize, namespaces: usize, time: Duration) -> f64 {
+/// The store: as many callers as named, each awaiting every commit. `bytes` come with each input and output.
+async fn store(address: &str, callers: usize, namespaces: usize, bytes: usize, time: Duration) -> f64 {
     let app = App::new(Db::open(address, Limits::default()).await.unwrap());
     let begun = Instant::now();
     let mut running = JoinSet::new();
@@ -124,7 +135,8 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
         running.spawn(async move {
             let mut cycles = 0;
             while begun.elapsed() < time {
-                let task = NewTask::new(TaskId(format!("{caller}-{cycles}")), "q", input());
+                let name = format!("{caller}-{cycles}");
+                let task = NewTask::new(TaskId(name.clone()), "q", with(input(), &name, bytes));
                 app.submit(&permit, task).await.unwrap();
                 let task = loop {
                     // Others may have taken all that this claim could see.
@@ -133,7 +145,7 @@ async fn store(address: &str, callers: usize, namespaces: usize, time: Duration)
                     }
                 };
                 let by = Attempt { worker: worker.clone(), number: task.attempt };
-                app.finish(&permit, &task.id, by, output(), Vec::new()).await.unwrap();
+                app.finish(&permit, &task.id, by, with(output(), &name, bytes), Vec::new()).await.unwrap();
                 cycles += 1;
             }
             cycles
@@ -174,6 +186,8 @@ fn alone(path: &Path, group: u32, time: Duration) -> f64 {
     db.execute_batch(include_str!("../../../crates/skep-core/migrations/0003_namespaces.sqlite.sql")).unwrap();
     db.execute_batch(include_str!("../../../crates/skep-core/migrations/0004_keys.sql")).unwrap();
     db.execute_batch(include_str!("../../../crates/skep-core/migrations/0005_sessions.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0006_retention.sql")).unwrap();
+    db.execute_batch(include_str!("../../../crates/skep-core/migrations/0009_blobs.sql")).unwrap();
     db.execute_batch("insert into namespace (team, workspace) values ('n', '')").unwrap();
     db.set_prepared_statement_cache_capacity(128);
     let run = |sql: &str, values: &[&dyn ToSql]| {
@@ -213,6 +227,14 @@ fn input() -> serde_json::Value {
 
 fn output() -> serde_json::Value {
     serde_json::json!({ "exit": 0, "lines": 214 })
+}
+
+/// The same with so many bytes more, which no other value has.
+fn with(mut value: serde_json::Value, name: &str, bytes: usize) -> serde_json::Value {
+    if bytes > 0 {
+        value["log"] = (name.to_owned() + &"x".repeat(bytes)).into();
+    }
+    value
 }
 
 fn permit(namespace: usize) -> Permit {

@@ -11,6 +11,7 @@
 mod admission;
 mod artefacts;
 mod audit;
+mod blobs;
 mod clock;
 mod error;
 mod events;

@@ -1,7 +1,10 @@
 //! JSON as text. What no rule reads travels through the core as its caller wrote it: nothing is parsed, nothing is
 //! changed on the way, and what comes back is the same to the byte.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use serde::{
     Serialize, Serializer,
@@ -9,53 +12,76 @@ use serde::{
     ser::Error as _,
 };
 use serde_json::{Value, value::RawValue};
+use sha2::{Digest, Sha256};
+
+use crate::{artefact::hex, limits::INLINE_BYTES_MAX};
 
 /// A JSON value as text; cheap to clone. Two of them are equal if their texts are.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Json(Arc<str>);
+#[derive(Clone)]
+pub struct Json(Arc<Text>);
+
+struct Text {
+    text: String,
+    /// In hexadecimal; of large ones, once somebody has asked.
+    sha256: OnceLock<String>,
+}
 
 impl Json {
     /// This text, which has to be one JSON value. How deep it is nested is no matter here.
-    pub fn from_text(text: impl Into<Arc<str>>) -> Result<Json, serde_json::Error> {
+    pub fn from_text(text: impl Into<String>) -> Result<Json, serde_json::Error> {
         let text = text.into();
         serde_json::from_str::<IgnoredAny>(&text)?;
-        Ok(Json(text))
+        Ok(Json::new(text))
     }
 
     /// What is written here and serialized without fail: no maps with keys that are no texts.
     pub(crate) fn of(value: &impl Serialize) -> Json {
-        serde_json::to_string(value).map_or_else(|_| Json::null(), |text| Json(text.into()))
+        serde_json::to_string(value).map_or_else(|_| Json::null(), Json::new)
     }
 
     /// What the database has, which was JSON when it was written.
-    pub(crate) fn from_database(text: impl Into<Arc<str>>) -> Json {
-        Json(text.into())
+    pub(crate) fn from_database(text: impl Into<String>) -> Json {
+        Json::new(text.into())
+    }
+
+    fn new(text: String) -> Json {
+        Json(Arc::new(Text { text, sha256: OnceLock::new() }))
     }
 
     /// The value `null`.
     pub fn null() -> Json {
-        Json("null".into())
+        Json::new("null".to_owned())
     }
 
     /// Whether it is `null`.
     pub fn is_null(&self) -> bool {
-        self.0.trim_ascii() == "null"
+        self.as_str().trim_ascii() == "null"
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.0.text
+    }
+
+    /// Whether it is kept as a blob.
+    pub(crate) fn is_large(&self) -> bool {
+        self.as_str().len() > INLINE_BYTES_MAX
+    }
+
+    /// SHA-256 of the text, in hexadecimal. It is computed once for all clones.
+    pub(crate) fn sha256(&self) -> &str {
+        self.0.sha256.get_or_init(|| hex(&Sha256::digest(&self.0.text)))
     }
 
     /// The value, read as a `T`. Fails if it is none, or is nested too deep to be read.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0)
+        serde_json::from_str(self.as_str())
     }
 
     /// How many arrays and objects are inside each other at most.
     pub(crate) fn depth(&self) -> usize {
         let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
-        let mut bytes = self.0.bytes();
+        let mut bytes = self.as_str().bytes();
         while let Some(byte) = bytes.next() {
             match byte {
                 b'"' => in_string = !in_string,
@@ -72,6 +98,14 @@ impl Json {
     }
 }
 
+impl PartialEq for Json {
+    fn eq(&self, other: &Json) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Json {}
+
 impl Default for Json {
     fn default() -> Json {
         Json::null()
@@ -80,32 +114,32 @@ impl Default for Json {
 
 impl From<Value> for Json {
     fn from(value: Value) -> Json {
-        Json(value.to_string().into())
+        Json::new(value.to_string())
     }
 }
 
 impl From<Box<RawValue>> for Json {
     fn from(value: Box<RawValue>) -> Json {
-        Json(Box::<str>::from(value).into())
+        Json::new(Box::<str>::from(value).into_string())
     }
 }
 
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 /// As it is, where the text of another value is written.
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::from_str::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+        serde_json::from_str::<&RawValue>(self.as_str()).map_err(S::Error::custom)?.serialize(serializer)
     }
 }
 

@@ -22,6 +22,8 @@ pub const LATE_ANSWER_BYTES_MAX: usize = ERROR_BYTES_MAX;
 pub const LOG_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a run's plan and of its report, each as JSON text.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a value that its row keeps itself, as JSON text; a larger one is a blob, which the row names.
+pub const INLINE_BYTES_MAX: usize = 4 << 10;
 /// How deep JSON may be nested: a little less than what `serde_json` reads back.
 pub const JSON_DEPTH_MAX: usize = 100;
 /// Tasks in one run.
@@ -135,10 +137,17 @@ pub(crate) fn check_count(what: &'static str, count: usize, count_max: usize) ->
     if count > count_max { Err(Invalid::TooMany { what, count, count_max }) } else { Ok(()) }
 }
 
-/// JSON that is small enough to keep and shallow enough to be read back.
+/// JSON that is small enough to keep and shallow enough to be read back. If it will be a blob, its hash is computed
+/// here, in its caller's thread, and not where others wait for their turn to write.
 pub(crate) fn check_json(what: &'static str, json: &Json, bytes_max: usize) -> Result<(), Invalid> {
     check_bytes(what, json.as_str().len(), bytes_max)?;
-    if json.depth() > JSON_DEPTH_MAX { Err(Invalid::TooDeep { what }) } else { Ok(()) }
+    if json.depth() > JSON_DEPTH_MAX {
+        return Err(Invalid::TooDeep { what });
+    }
+    if json.is_large() {
+        json.sha256();
+    }
+    Ok(())
 }
 
 /// The error, or other text that nobody reads by program, as it is kept: whole, or its beginning.

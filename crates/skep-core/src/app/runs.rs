@@ -118,7 +118,7 @@ impl App {
             let now = tx.now();
             let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
             let retried = run.apply(Command::Retry, now)?;
-            let mut tasks = tx.tasks_of(&id).await?;
+            let mut tasks = tx.tasks_without_values(&id).await?;
             let waiting: HashMap<TaskId, u32> = task::to_reopen(&tasks, only.as_ref()).into_iter().collect();
             match &only {
                 Some(task) if !waiting.contains_key(task) => {
@@ -128,6 +128,7 @@ impl App {
                 None if waiting.is_empty() => return Err(RunError::NothingToRetry(id.clone())),
                 _ => {}
             }
+            let blobs = tx.blobs_of(&id).await?;
             tx.save_run(&run).await?;
             tx.append(retried);
             let mut reopened = Vec::new();
@@ -138,6 +139,8 @@ impl App {
                 tx.append(event);
                 reopened.push(task.id.clone());
             }
+            // The report, and what failed attempts had to show for themselves.
+            tx.delete_unnamed_blobs(blobs).await?;
             Ok(reopened)
         };
         self.db.write(permit.namespace(), retry).await

@@ -215,11 +215,11 @@ async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
 
 /// Where a task that joins a run stands in it. Locks the run, so that no two get the same place.
 async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
-    match tx.run(run).await? {
+    match tx.run_state(run).await? {
         None => Err(TaskError::UnknownRun(run.clone())),
-        Some(run) if run.state != run::State::Running => Err(TaskError::RunNotRunning(run.state)),
-        Some(run) => {
-            let count = tx.count_tasks(&run.id).await?;
+        Some(state) if state != run::State::Running => Err(TaskError::RunNotRunning(state)),
+        Some(_) => {
+            let count = tx.count_tasks(run).await?;
             check_count("tasks in a run", count as usize + 1, RUN_TASKS_MAX)?;
             Ok(count)
         }

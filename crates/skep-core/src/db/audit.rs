@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     Db, DbError, Doing, Sql,
+    blobs::NAMES,
     sql::{Row, values},
 };
 
@@ -159,6 +160,25 @@ const OTHERS: [&str; 9] = [
      from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",
 ];
 
+/// The same about large values: each that a row names is there, and each that is there is named. By grouping, for the
+/// same reason as above.
+fn about_blobs() -> String {
+    format!(
+        "select namespace, case when size is null then subject else 'blob ' || substr(sha256, 1, 8) end, case
+                when size is null then 'has a value whose blob ' || substr(sha256, 1, 8) || ' is gone'
+                when subject is null then 'is kept, but no row names it'
+                else 'has ' || bytes || ' bytes, but should have ' || size
+            end
+         from (select namespace, sha256, max(subject) as subject, max(size) as size, max(bytes) as bytes from (
+                select namespace, sha256, subject, cast(null as bigint) as size, cast(null as bigint) as bytes
+                from {NAMES} as names
+                union all
+                select namespace, sha256, null, size, length(bytes) from blob
+            ) as parts group by namespace, sha256) as known
+         where subject is null or size is null or bytes <> size"
+    )
+}
+
 const NAMESPACES: &str = "select id, case when workspace = '' then team else team || '/' || workspace end
      from namespace order by id";
 
@@ -174,7 +194,7 @@ impl Db {
         let mut audit = Audit { events_missing: self.events_missing().await?, ..Audit::default() };
         let names: BTreeMap<i64, String> = self.namespaces().await?.into_iter().collect();
         let name = |namespace| names.get(&namespace).cloned().unwrap_or_else(|| format!("namespace {namespace}"));
-        for sql in OTHERS {
+        for sql in OTHERS.map(str::to_owned).into_iter().chain([about_blobs()]) {
             let room = FINDINGS_MAX.saturating_sub(audit.findings.len());
             let found = self.audit_others(sql, room).await?.into_iter();
             let finding = |(namespace, subject, what)| Finding { namespace: name(namespace), subject, what };
@@ -240,7 +260,7 @@ impl Db {
         .await
     }
 
-    async fn audit_others(&self, sql: &'static str, limit: usize) -> Result<Vec<(i64, String, String)>, DbError> {
+    async fn audit_others(&self, sql: String, limit: usize) -> Result<Vec<(i64, String, String)>, DbError> {
         self.read(async move |db| {
             let read = |row: &Row<'_>| Ok((row.next()?, row.next()?, row.next()?));
             db.all(&format!("{sql} limit {limit}"), &[], read).await.doing("check the database")

@@ -181,5 +181,5 @@ fn from_row_after(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
     let kind = Kind::from_name(kind).ok_or_else(|| format!("unknown event kind {kind:?}"))?;
     let run = row.next::<Option<String>>()?.map(RunId);
     let task = row.next::<Option<String>>()?.map(TaskId);
-    Ok(Event { number, at, kind, run, task, data: row.next_value()?.ok_or("an event without data")? })
+    Ok(Event { number, at, kind, run, task, data: row.next_as_json()?.ok_or("an event without data")? })
 }

@@ -79,6 +79,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
             postgres: include_str!("../../migrations/0008_incarnation.postgres.sql"),
         },
     },
+    Migration {
+        number: 9,
+        name: "blobs",
+        oldest: 9, // older programs would read an empty text where a row names a blob
+        sql: Text::Same(include_str!("../../migrations/0009_blobs.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -2,6 +2,7 @@
 
 use super::{
     Db, DbError, Doing, Tx,
+    blobs::{Kept, value_of},
     events::page,
     sql::{Cause, Row, values},
 };
@@ -19,7 +20,8 @@ const TASKS_DELETED_MAX: usize = 100;
 /// Deletions that are looked for at once.
 const DELETIONS_MAX: usize = 100;
 
-const COLUMNS: &str = "id, name, plan, directory, state, created, ended, report";
+const COLUMNS: &str =
+    concat!("id, name, directory, state, created, ended, ", value_of!("run", "plan"), ", ", value_of!("run", "report"));
 
 impl Tx<'_> {
     /// The run of this name.
@@ -28,44 +30,56 @@ impl Tx<'_> {
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
 
+    /// Where a run stands, without its plan and its report.
+    pub(crate) async fn run_state(&mut self, id: &RunId) -> Result<Option<State>, DbError> {
+        let sql = "select state from run where namespace = $1 and id = $2";
+        self.first(sql, values![self.namespace(), &id.0], |row| state(row.next_text()?)).await.doing("load a run")
+    }
+
     /// Keep a new run. `false` if there is one of this name already.
     pub async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
-        let sql = format!(
-            "insert into run (namespace, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             on conflict (id, namespace) do nothing"
-        );
+        let sql = "insert into run (namespace, id, name, directory, state, created, ended, plan, plan_blob)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             on conflict (id, namespace) do nothing";
+        let plan = Kept::of(Some(&run.plan));
         let values = values![
             self.namespace(),
             &run.id.0,
             &run.name,
-            &run.plan,
             &run.directory,
             run.state.name(),
             run.created.0,
             run.ended.map(|at| at.0),
-            run.report.as_ref(),
+            plan.text,
+            plan.sha256,
         ];
-        self.has_changed(&sql, values).await.doing("add a run")
+        let is_new = self.has_changed(sql, values).await.doing("add a run")?;
+        if is_new {
+            self.add_blob(&run.plan).await.doing("keep a plan")?;
+        }
+        Ok(is_new)
     }
 
     /// Keep the run as it now is.
     pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
-        let sql = "update run set state = $1, ended = $2, report = $3 where namespace = $4 and id = $5";
-        let (ended, report) = (run.ended.map(|at| at.0), run.report.as_ref());
-        let values = values![run.state.name(), ended, report, self.namespace(), &run.id.0];
+        if let Some(report) = &run.report {
+            self.add_blob(report).await.doing("keep a report")?;
+        }
+        let sql = "update run set state = $1, ended = $2, report = $3, report_blob = $4
+             where namespace = $5 and id = $6";
+        let (ended, report) = (run.ended.map(|at| at.0), Kept::of(run.report.as_ref()));
+        let values = values![run.state.name(), ended, report.text, report.sha256, self.namespace(), &run.id.0];
         self.execute(sql, values).await.doing("save a run")
     }
 
     /// Begin to delete a run: nobody sees it any more, and nobody is given its tasks. The rest goes step by step.
     pub async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
         self.cancel_tasks(id).await?;
-        for sql in [
-            "insert into deletion (namespace, run) values ($1, $2)",
-            "delete from run where namespace = $1 and id = $2",
-        ] {
-            self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
-        }
-        Ok(())
+        let sql = "insert into deletion (namespace, run) values ($1, $2)";
+        self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
+        let sql = "delete from run where namespace = $1 and id = $2 returning plan_blob, report_blob";
+        let named = self.change(sql, values![self.namespace(), &id.0], two_names).await.doing("delete a run")?;
+        self.delete_unnamed_blobs(named.into_iter().flatten().flatten().collect()).await
     }
 
     /// Whether the deletion of a run of this name has begun and is not over.
@@ -87,7 +101,6 @@ impl Tx<'_> {
             ("artefact", of_run("artefact"), ARTEFACTS_DELETED_MAX),
             ("event", of_run("event"), DELETED_MAX),
             ("dependency", dependency.to_owned(), DELETED_MAX),
-            ("task", of_run("task"), TASKS_DELETED_MAX),
         ] {
             let row = self.sql.row_id();
             let among = self.sql.among(&rows.replace("$row", row));
@@ -99,6 +112,15 @@ impl Tx<'_> {
                 }
                 return Ok(true);
             }
+        }
+        let row = self.sql.row_id();
+        let among = self.sql.among(&of_run("task").replace("$row", row));
+        let sql = format!("delete from task where {row} {among} returning input_blob, result_blob");
+        let values = values![self.namespace(), &id.0, page(TASKS_DELETED_MAX)];
+        let named = self.change(&sql, values, two_names).await.doing("delete what belonged to a run")?;
+        if !named.is_empty() {
+            self.delete_unnamed_blobs(named.into_iter().flatten().flatten().collect()).await?;
+            return Ok(true);
         }
         let sql = "delete from deletion where namespace = $1 and run = $2";
         self.execute(sql, values![self.namespace(), &id.0]).await.doing("end a deletion")?;
@@ -179,7 +201,12 @@ impl Db {
         limit: usize,
     ) -> Result<Vec<(RunId, u64)>, DbError> {
         const SELECT: &str = "select id, cast(length(plan) + coalesce(length(report), 0)
+                + coalesce((select sum(size) from blob
+                    where blob.namespace = run.namespace and sha256 in (plan_blob, report_blob)), 0)
                 + coalesce((select sum(length(input) + coalesce(length(result), 0)) from task
+                    where task.namespace = run.namespace and task.run = run.id), 0)
+                + coalesce((select sum(blob.size) from task
+                    join blob on blob.namespace = task.namespace and blob.sha256 in (input_blob, result_blob)
                     where task.namespace = run.namespace and task.run = run.id), 0)
                 + coalesce((select sum(length(data)) from event
                     where event.namespace = run.namespace and event.run = run.id), 0)
@@ -206,6 +233,11 @@ impl Db {
     }
 }
 
+/// The names of two blobs.
+fn two_names(row: &Row<'_>) -> Result<[Option<String>; 2], Cause> {
+    Ok([row.next()?, row.next()?])
+}
+
 fn state(name: Option<&str>) -> Result<State, Cause> {
     let name = name.unwrap_or_default();
     let known = State::ALL.into_iter().find(|known| known.name() == name);
@@ -213,10 +245,9 @@ fn state(name: Option<&str>) -> Result<State, Cause> {
 }
 
 fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
-    let (id, name) = (RunId(row.next()?), row.next()?);
-    let (plan, directory) = (row.next_value()?.ok_or("a run without a plan")?, row.next()?);
+    let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
     let state = state(row.next_text()?)?;
     let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
-    let report = row.next_value()?;
+    let (plan, report) = (row.next_value()?.ok_or("a run without a plan")?, row.next_value()?);
     Ok(Run { id, name, plan, directory, state, created, ended, report })
 }

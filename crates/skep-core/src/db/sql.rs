@@ -85,8 +85,25 @@ impl<'a> Row<'a> {
     }
 
     /// The next column, JSON that nobody reads here.
-    pub(super) fn next_value(&self) -> Result<Option<Json>, Cause> {
+    pub(super) fn next_as_json(&self) -> Result<Option<Json>, Cause> {
         Ok(self.next_text()?.map(Json::from_database))
+    }
+
+    /// The next two columns, the text of a value and its blob: see `value_of!`.
+    pub(super) fn next_value(&self) -> Result<Option<Json>, Cause> {
+        match (self.next_text()?, self.next_bytes()?) {
+            (_, Some(bytes)) => Ok(Some(Json::from_database(str::from_utf8(bytes)?))),
+            (Some(""), None) => Err("a value is missing: there is no blob of the name that its row has".into()),
+            (text, None) => Ok(text.map(Json::from_database)),
+        }
+    }
+
+    /// The next column, bytes, without a copy.
+    fn next_bytes(&self) -> Result<Option<&'a [u8]>, Cause> {
+        match self.row {
+            AnyRow::Sqlite(row) => Ok(row.get_ref(self.place())?.as_blob_or_null()?),
+            AnyRow::Postgres(row) => Ok(row.try_get(self.place())?),
+        }
     }
 
     fn place(&self) -> usize {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Db, DbError, Doing, Tx,
+    blobs::{Kept, value_of},
     sql::{Cause, Row, Value, values},
 };
 use crate::{
@@ -16,8 +17,22 @@ use crate::{
     task::{Attempt, Failure, Holder, State, Task, TaskId, WorkerId},
 };
 
-const COLUMNS: &str = "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, \
-     waiting_for, attempt, failures, losses, worker, session, input, result";
+/// The columns of a task, and what its values come from.
+macro_rules! columns {
+    ($($values:tt)+) => {
+        concat!(
+            "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, waiting_for, ",
+            "attempt, failures, losses, worker, session, ",
+            $($values)+
+        )
+    };
+}
+const COLUMNS: &str = columns!(value_of!("task", "input"), ", ", value_of!("task", "result"));
+/// The same for those who only ask where it stands: input and output are null, an error is empty.
+const COLUMNS_WITHOUT_VALUES: &str = columns!(
+    "'null', cast(null as bytea), case state when 'blocked' then result when 'failed' then '\"\"' else 'null' end, \
+     cast(null as bytea)"
+);
 
 impl Tx<'_> {
     /// The task of this name.
@@ -48,9 +63,11 @@ impl Tx<'_> {
         self.all(&select_where(which), values, from_row).await.doing("load tasks")
     }
 
-    /// All tasks of a run in the order of their declaration.
-    pub async fn tasks_of(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id");
+    /// All tasks of a run in the order of their declaration, without input, output and error.
+    pub(crate) async fn tasks_without_values(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
+        let sql = format!(
+            "select {COLUMNS_WITHOUT_VALUES} from task where namespace = $1 and run = $2 order by position, id"
+        );
         self.all(&sql, values![self.namespace(), &run.0], from_row).await.doing("load the tasks of a run")
     }
 
@@ -71,10 +88,10 @@ impl Tx<'_> {
         count.and_then(|count| Ok(count.unwrap_or(0).try_into()?)).doing("count the tasks of a run")
     }
 
-    /// These tasks, as far as they exist in this run (or outside of any).
+    /// These tasks, as far as they exist in this run (or outside of any), without input, output and error.
     pub async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
         let any = self.sql.any(2);
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and id {any} order by id");
+        let sql = format!("select {COLUMNS_WITHOUT_VALUES} from task where namespace = $1 and id {any} order by id");
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
         let found = self.all(&sql, values![self.namespace(), names], from_row).await.doing("load dependencies")?;
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
@@ -82,11 +99,12 @@ impl Tx<'_> {
 
     /// Keep a new task. `false` if there is one of this name already.
     pub async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
-        let sql = format!(
-            "insert into task (namespace, {COLUMNS})
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
-             on conflict (id, namespace) do nothing"
-        );
+        let sql = "insert into task (namespace, id, run, queue, position, depends_on, retries_max, retry_delay_us,
+                allow_failure, state, due, waiting_for, attempt, failures, losses, worker, session, input, input_blob,
+                result)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+             on conflict (id, namespace) do nothing";
+        let input = Kept::of(Some(&task.input));
         let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
         let depends_on = names_to_json(&task.depends_on);
         let retry_delay_us = i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX);
@@ -108,24 +126,32 @@ impl Tx<'_> {
             task.losses,
             worker,
             session,
-            &task.input,
-            result.as_ref(),
+            input.text,
+            input.sha256,
+            result.as_ref().map(Json::as_str),
         ];
-        let is_new = self.has_changed(&sql, values).await.doing("add a task")?;
-        for on in task.depends_on.iter().filter(|_| is_new) {
+        let is_new = self.has_changed(sql, values).await.doing("add a task")?;
+        if !is_new {
+            return Ok(false);
+        }
+        self.add_blob(&task.input).await.doing("keep an input")?;
+        for on in &task.depends_on {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
             self.execute(sql, values![self.namespace(), &on.0, &task.id.0]).await.doing("add a dependency")?;
         }
-        Ok(is_new)
+        Ok(true)
     }
 
     /// Keep the task as it now is.
     pub async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
         let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, losses = $6,
-             worker = $7, session = $8, result = $9 where namespace = $10 and id = $11";
+             worker = $7, session = $8, result = $9, result_blob = $10 where namespace = $11 and id = $12";
         let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
+        if let Some(result) = &result {
+            self.add_blob(result).await.doing("keep a result")?;
+        }
         let (attempt, failures, losses) = (task.attempt, task.failures, task.losses);
-        let (namespace, id) = (self.namespace(), &task.id.0);
+        let (result, namespace, id) = (Kept::of(result.as_ref()), self.namespace(), &task.id.0);
         let values = values![
             state,
             due,
@@ -135,9 +161,10 @@ impl Tx<'_> {
             losses,
             worker,
             session,
-            result.as_ref(),
+            result.text,
+            result.sha256,
             namespace,
-            id
+            id,
         ];
         self.execute(sql, values).await.doing("save a task")
     }
@@ -183,7 +210,7 @@ impl Tx<'_> {
             Ok((position, id, row.next::<Option<String>>()?.map(RunId), row.next::<bool>()?))
         };
         let mut blocked =
-            self.change(&sql, values![self.namespace(), &id.0, &by], read).await.doing("block dependents")?;
+            self.change(&sql, values![self.namespace(), &id.0, by.as_str()], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
             self.release_dependents(id).await?;

@@ -113,8 +113,7 @@ impl Disk {
             _ => {
                 let app = open(&address, Limits::default()).await;
                 for n in 0..if work == "large" { LARGE_TASKS } else { 0 } {
-                    let input = json!("x".repeat(100_000)).into();
-                    app.submit(&permit(), NewTask { input, ..of_its_own(&n.to_string()) }).await.unwrap();
+                    app.submit(&permit(), large(&n.to_string())).await.unwrap();
                 }
                 app.db.close().await;
             }
@@ -269,10 +268,22 @@ impl Child {
         self.app.db.close().await;
     }
 
-    /// Each claim reads a large row, for which the cache must make room by writing what earlier ones have changed.
+    /// Each claim reads a large input, for which the cache must make room by writing what the submissions before it have
+    /// changed.
     async fn large(mut self) {
-        let held = self.claim((0..LARGE_TASKS).map(|n| n.to_string())).await;
-        self.end(held.into_iter().take(3).collect(), Vec::new()).await;
+        let old: Vec<TaskId> = (0..LARGE_TASKS).map(|n| id(&n.to_string())).collect();
+        let new: Vec<NewTask> = (0..LARGE_TASKS).map(|n| large(&format!("new-{n}"))).collect();
+        let both = async |new: &NewTask, old: &TaskId| {
+            tokio::join!(submit(&self.app, new.clone()), claim_from(&self.app, &old.0))
+        };
+        let pairs = join_all(new.iter().zip(&old).map(|(new, old)| both(new, old))).await;
+        let (submitted, claimed): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let submissions =
+            new.iter().zip(&submitted).map(|(task, answer)| (status(answer), Kind::TaskSubmitted, &task.id));
+        let claims = old.iter().zip(&claimed).map(|(name, answer)| (status(answer), Kind::TaskStarted, name));
+        self.tell(submissions.chain(claims));
+        let held = claimed.into_iter().filter_map(|answer| answer.ok()?);
+        self.end(held.take(3).collect(), Vec::new()).await;
     }
 
     async fn submit(&mut self, tasks: impl IntoIterator<Item = NewTask>) {
@@ -317,6 +328,11 @@ impl Child {
 /// A task in a queue of its own.
 fn of_its_own(name: &str) -> NewTask {
     NewTask { queue: name.to_owned(), ..new(name) }
+}
+
+/// The same, with an input of 100 kB that no other task has.
+fn large(name: &str) -> NewTask {
+    NewTask { input: json!(name.to_owned() + &"x".repeat(100_000)).into(), ..of_its_own(name) }
 }
 
 async fn submit(app: &Hub, task: NewTask) -> Result<Task, TaskError> {

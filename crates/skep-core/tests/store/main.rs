@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod audit;
+mod blobs;
 mod broken;
 mod connections;
 mod cuts;
