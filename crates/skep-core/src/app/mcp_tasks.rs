@@ -13,6 +13,10 @@ use crate::{
 /// Tasks that are taken over at once; the others come with the next look.
 pub const TAKEN_OVER_MAX: usize = 100;
 
+/// Tasks that are deleted in one transaction. Other writes of the namespace wait meanwhile, and each task may have
+/// some MiB.
+const EXPIRED_MAX: usize = 100;
+
 /// Why an operation on MCP tasks failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum McpTaskError {
@@ -162,12 +166,19 @@ impl App {
         self.db.write(permit.namespace(), take).await
     }
 
-    /// Delete the tasks whose time is over. Gives their number.
-    pub async fn expire_mcp_tasks(&self, permit: &Permit) -> Result<u64, McpTaskError> {
-        let expire = async move |tx: &mut Tx<'_>| {
-            let passed = tx.surely_past();
-            Ok(tx.expire_mcp_tasks(passed).await?)
-        };
-        self.db.write(permit.namespace(), expire).await
+    /// Delete the tasks whose time is over, at most [`EXPIRED_MAX`] in one transaction. Gives their number.
+    pub async fn expire_mcp_tasks(&self, permit: &Permit) -> Result<usize, McpTaskError> {
+        let mut gone = 0;
+        loop {
+            let expire = async move |tx: &mut Tx<'_>| {
+                let passed = tx.surely_past();
+                Ok::<_, McpTaskError>(tx.expire_mcp_tasks(passed, EXPIRED_MAX).await?)
+            };
+            let count = self.db.write(permit.namespace(), expire).await?;
+            gone += count;
+            if count < EXPIRED_MAX {
+                return Ok(gone);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Db, DbError, Doing, Tx,
+    events::page,
     sql::{Cause, Row, values},
 };
 use crate::{
@@ -25,15 +26,40 @@ impl Tx<'_> {
 }
 
 impl Db {
-    /// What a run has left behind, by task and path; without the bytes.
-    pub async fn artefacts(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Artefact>, DbError> {
+    /// What a run has left behind, by task and path; without the bytes. At most `limit`, and never more than
+    /// [`crate::limits::PAGE_MAX`]; the next page comes `after` the last task and path of this one.
+    pub async fn artefacts(
+        &self,
+        namespace: &Namespace,
+        run: &RunId,
+        after: Option<(TaskId, String)>,
+        limit: usize,
+    ) -> Result<Vec<Artefact>, DbError> {
         let RunId(run) = run.clone();
+        let (TaskId(task), path) = after.unwrap_or((TaskId(String::new()), String::new()));
         self.read_in(namespace, async move |db, namespace| {
             let sql = "select run, task, path, sha256, size from artefact
-                 where namespace = $1 and run = $2 order by task, path";
-            db.all(sql, values![namespace, &run], from_row).await.doing("read artefacts")
+                 where namespace = $1 and run = $2 and (task, path) > ($3, $4) order by task, path limit $5";
+            let values = values![namespace, &run, &task, &path, page(limit)];
+            db.all(sql, values, from_row).await.doing("read artefacts")
         })
         .await
+    }
+
+    /// The bytes of the first artefact of a run that has this path.
+    pub async fn artefact_of_run(
+        &self,
+        namespace: &Namespace,
+        run: &RunId,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>, DbError> {
+        let (RunId(run), path) = (run.clone(), path.to_owned());
+        let found = self.read_in(namespace, async move |db, namespace| {
+            let sql = "select bytes from artefact where namespace = $1 and run = $2 and path = $3
+                 order by task limit 1";
+            db.all(sql, values![namespace, &run, &path], |row| row.next()).await.doing("read an artefact")
+        });
+        Ok(found.await?.pop())
     }
 
     /// The bytes of an artefact.

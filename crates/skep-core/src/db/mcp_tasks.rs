@@ -103,11 +103,13 @@ impl Tx<'_> {
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
 
-    /// Delete what has expired. Gives how many there were.
-    pub async fn expire_mcp_tasks(&mut self, now: Timestamp) -> Result<u64, DbError> {
-        let sql = "delete from mcp_task where namespace = $1 and expires <= $2 returning id";
-        let gone = self.change(sql, values![self.namespace(), now.0], |_| Ok(())).await;
-        Ok(gone.doing("delete expired MCP tasks")?.len() as u64)
+    /// Delete what has expired, at most `limit`. Gives how many there were.
+    pub async fn expire_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
+        let row = self.sql.row_id();
+        let expired = format!("select {row} from mcp_task where namespace = $1 and expires <= $2 limit $3");
+        let sql = format!("delete from mcp_task where {row} {} returning id", self.sql.among(&expired));
+        let gone = self.change(&sql, values![self.namespace(), now.0, page(limit)], |_| Ok(())).await;
+        Ok(gone.doing("delete expired MCP tasks")?.len())
     }
 }
 

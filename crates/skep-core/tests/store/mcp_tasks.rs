@@ -156,6 +156,18 @@ async fn an_expired_task_cannot_be_seen_and_is_then_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_many_tasks_have_expired_all_go() {
+    on_every_database(async |app| {
+        for n in 0..250 {
+            create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap();
+        }
+        assert_eq!(app.at(NOW.after(MCP_TASK_TIME_MAX)).expire_mcp_tasks(&permit()).await.unwrap(), 250);
+        assert_eq!(read(&app, "ann", "7", NOW).await, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_principal_has_so_many_tasks_and_so_many_bytes() {
     on_every_database(async |app| {
         let mut creating = tokio::task::JoinSet::new();

@@ -220,7 +220,7 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         app.delete_run(&permit(), &run_id("gone")).await.unwrap();
         assert_eq!(app.db.run(&namespace, &run_id("gone")).await.unwrap(), None);
         assert!(app.db.tasks_of(&namespace, &run_id("gone")).await.unwrap().is_empty());
-        assert!(app.db.artefacts(&namespace, &run_id("gone")).await.unwrap().is_empty());
+        assert!(app.db.artefacts(&namespace, &run_id("gone"), None, 10).await.unwrap().is_empty());
         let after = app.db.events_after(&namespace, 0, usize::MAX).await.unwrap();
         let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
         assert_eq!(after, of_kept, "numbers stay");

@@ -343,11 +343,16 @@ async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
         let files = vec![file("out/b.bin", &bytes), file("out/empty", b"")];
         app.at(LATER).finish(&permit(), &quick.id, attempt(&quick), json!(2), files).await.unwrap();
 
-        let kept = app.db.artefacts(permit().namespace(), &RunId("r".into())).await.unwrap();
+        let (permit, r) = (permit(), RunId("r".into()));
+        let kept = app.db.artefacts(permit.namespace(), &r, None, 10).await.unwrap();
+        assert_eq!(app.db.artefacts(permit.namespace(), &r, None, 1).await.unwrap(), kept[..1]);
+        let first = (kept[0].task.clone(), kept[0].path.clone());
+        assert_eq!(app.db.artefacts(permit.namespace(), &r, Some(first), 10).await.unwrap(), kept[1..]);
+        assert_eq!(app.db.artefact_of_run(permit.namespace(), &r, "out/b.bin").await.unwrap().as_ref(), Some(&bytes));
         let paths: Vec<_> = kept.iter().map(|artefact| (artefact.path.as_str(), artefact.size)).collect();
         assert_eq!(paths, [("out/b.bin", 100_000), ("out/empty", 0)]);
         assert_eq!(kept[1].sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        let read = async |path| app.db.artefact(permit().namespace(), &id("a"), path).await.unwrap();
+        let read = async |path| app.db.artefact(permit.namespace(), &id("a"), path).await.unwrap();
         assert_eq!(read("out/b.bin").await, Some(bytes));
         assert_eq!(read("late").await, None);
     })

@@ -75,12 +75,8 @@ fn answer(task: &TaskReport) -> Value {
 /// The contents of a file that a task of the run has left, by its path in reports.
 async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
     let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
-    let artefacts = hive.app.db.artefacts(hive.namespace(), &run.id).await?;
-    let Some(artefact) = artefacts.into_iter().find(|artefact| artefact.path == path) else {
-        anyhow::bail!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0)
-    };
-    let bytes = hive.app.db.artefact(hive.namespace(), &artefact.task, path).await?;
-    bytes.with_context(|| format!("{file} is gone"))
+    let bytes = hive.app.db.artefact_of_run(hive.namespace(), &run.id, path).await?;
+    bytes.with_context(|| format!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0))
 }
 
 /// The report on a run as it stands now.

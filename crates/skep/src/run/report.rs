@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skep_core::{
     Namespace, Timestamp,
-    db::Db,
+    artefact::Artefact,
+    db::{Db, DbError},
     event::{Event, Kind},
+    limits::PAGE_MAX,
     run::{self, Run, RunId},
     task::{State, Task},
 };
@@ -205,7 +207,7 @@ impl Report {
             Some(if is_cut_off { TaskReport { status: state.name().to_owned(), ..task } } else { task })
         };
         let tasks = plan.tasks.iter().filter_map(report).collect();
-        let artefacts = db.artefacts(namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
+        let artefacts = artefacts(db, namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
             json!({ "task": step_of(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
         });
@@ -317,4 +319,18 @@ fn ms(from: Timestamp, to: Timestamp) -> f64 {
 /// A moment for people and programs.
 pub(crate) fn rfc3339(at: Timestamp) -> String {
     jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |at| at.to_string())
+}
+
+/// All that a run has left behind.
+async fn artefacts(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<Artefact>, DbError> {
+    let mut artefacts: Vec<Artefact> = Vec::new();
+    loop {
+        let last = artefacts.last().map(|last| (last.task.clone(), last.path.clone()));
+        let page = db.artefacts(namespace, run, last, PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX;
+        artefacts.extend(page);
+        if is_last {
+            return Ok(artefacts);
+        }
+    }
 }
