@@ -1,7 +1,10 @@
 //! One store for SQLite and PostgreSQL.
 //!
-//! A **write** is a closure given to [`Db::write`]; what it can do is the methods of [`Tx`]. A closure and not a
-//! transaction object, because that leaves the store free to run many of them in one commit, or the same one twice.
+//! A **write** is a closure given to `Db::write`; what it can do is the methods of `Tx`. A closure and not a transaction
+//! object, because that leaves the store free to run many of them in one commit, or the same one twice. Both are
+//! private to this crate: whoever wants to change something calls an operation of [`crate::app::App`], which has the
+//! rules.
+//!
 //! A **read** is a method of [`Db`]: one statement, which sees what is committed and waits for no writer. All of it
 //! is SQL written once (`sql.rs`).
 //!
@@ -28,6 +31,8 @@ mod sessions;
 mod sql;
 mod sqlite;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
@@ -161,7 +166,7 @@ impl Db {
     /// `work` may be called more than once, so it borrows what it captured. It awaits its [`Tx`] and nothing
     /// else: other writers stand behind it, and one that waits for the outside world is refused. It runs to its end
     /// even if the caller leaves, unless the caller leaves before its turn.
-    pub async fn write<T, E, F>(&self, namespace: &Namespace, work: F) -> Result<T, E>
+    pub(crate) async fn write<T, E, F>(&self, namespace: &Namespace, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
@@ -171,7 +176,7 @@ impl Db {
     }
 
     /// The same, with values of so many bytes.
-    pub async fn write_bytes<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
+    pub(crate) async fn write_bytes<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
@@ -247,7 +252,7 @@ struct Scope {
 }
 
 /// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks}.rs`.
-pub struct Tx<'a> {
+pub(crate) struct Tx<'a> {
     scope: Scope,
     sql: Sql<'a>,
     events: Vec<NewEvent>,
@@ -261,12 +266,12 @@ impl<'a> Tx<'a> {
     }
 
     /// The store's time, the same for the whole write.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.scope.now.at
     }
 
     /// A moment that has passed for certain: what was to last until then is over for every hub.
-    pub fn surely_past(&self) -> Timestamp {
+    pub(crate) fn surely_past(&self) -> Timestamp {
         self.scope.now.surely()
     }
 

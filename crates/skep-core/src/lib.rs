@@ -4,6 +4,9 @@
 //! and saves, [`app`] joins all of it in one transaction for each operation. [`policy`] says who may call what,
 //! [`limits`] how much of anything is taken, [`retention`] how much of the runs is kept.
 
+#[cfg(test)]
+extern crate self as skep_core; // what unit tests share with tests/store calls the crate by its name
+
 pub mod app;
 pub mod artefact;
 pub mod db;

@@ -14,7 +14,12 @@ use crate::{
 
 impl Tx<'_> {
     /// Keep what a task has left behind.
-    pub async fn add_artefact(&mut self, task: &Task, artefact: &NewArtefact, sha256: &str) -> Result<(), DbError> {
+    pub(crate) async fn add_artefact(
+        &mut self,
+        task: &Task,
+        artefact: &NewArtefact,
+        sha256: &str,
+    ) -> Result<(), DbError> {
         let sql = "insert into artefact (namespace, task, path, run, sha256, size, bytes)
              values ($1, $2, $3, $4, $5, $6, $7)";
         let size = i64::try_from(artefact.bytes.len()).unwrap_or(i64::MAX);

@@ -75,7 +75,7 @@ pub(super) async fn add_blob(sql: &mut Sql<'_>, namespace: i64, value: &Json) ->
 
 impl Tx<'_> {
     /// Keep a value that is large and that a row of this write names.
-    pub(super) async fn add_blob(&mut self, value: &Json) -> Result<(), Cause> {
+    pub(crate) async fn add_blob(&mut self, value: &Json) -> Result<(), Cause> {
         self.check()?;
         self.changed |= value.is_large();
         let result = add_blob(&mut self.sql, self.scope.namespace, value).await;

@@ -22,13 +22,13 @@ const COLUMNS: &str = "number, at, kind, run, task, data";
 
 impl Tx<'_> {
     /// Append an event. It is numbered and written when the whole group is, before its commit.
-    pub fn append(&mut self, event: NewEvent) {
+    pub(crate) fn append(&mut self, event: NewEvent) {
         self.events.push(event);
     }
 
     /// Delete events that belong to no run and no task and are older than this, at most [`DELETED_MAX`]. Whether there
     /// may be more.
-    pub async fn delete_loose_events(&mut self, before: Timestamp) -> Result<bool, DbError> {
+    pub(crate) async fn delete_loose_events(&mut self, before: Timestamp) -> Result<bool, DbError> {
         let row = self.sql.row_id();
         let among = self.sql.among(&format!(
             "select {row} from event where namespace = $1 and run is null and task is null and at < $2 limit $3"

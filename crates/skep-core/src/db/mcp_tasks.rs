@@ -16,13 +16,13 @@ const COLUMNS: &str = "id, principal, request, may_repeat, attempt, holder, stat
 
 impl Tx<'_> {
     /// The task of this name.
-    pub async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
+    pub(crate) async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
         let sql = format!("select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and expires > $3");
         self.first(&sql, values![self.namespace(), &id.0, now.0], from_row).await.doing("load an MCP task")
     }
 
     /// How many tasks a principal has, and how many bytes they take.
-    pub async fn count_mcp_tasks(&mut self, principal: &str, now: Timestamp) -> Result<(usize, usize), DbError> {
+    pub(crate) async fn count_mcp_tasks(&mut self, principal: &str, now: Timestamp) -> Result<(usize, usize), DbError> {
         let sql = "select count(*), cast(coalesce(sum(bytes), 0) as bigint) from mcp_task
              where namespace = $1 and principal = $2 and expires > $3";
         let read = |row: &Row<'_>| Ok((row.next::<i64>()?.try_into()?, row.next::<i64>()?.try_into()?));
@@ -31,7 +31,7 @@ impl Tx<'_> {
     }
 
     /// Keep a new task.
-    pub async fn add_mcp_task(&mut self, task: &McpTask, held_until: Timestamp) -> Result<(), DbError> {
+    pub(crate) async fn add_mcp_task(&mut self, task: &McpTask, held_until: Timestamp) -> Result<(), DbError> {
         let sql = format!(
             "insert into mcp_task (namespace, {COLUMNS}, bytes, held_until)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
@@ -56,7 +56,7 @@ impl Tx<'_> {
     }
 
     /// Keep the task as it now is. Nobody holds what is over.
-    pub async fn save_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
+    pub(crate) async fn save_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
         let held = if task.state.is_over() { "null" } else { "held_until" };
         let sql = format!(
             "update mcp_task set attempt = $1, holder = $2, state = $3, content = $4, updated = $5, expires = $6,
@@ -70,7 +70,7 @@ impl Tx<'_> {
     }
 
     /// Put off the end of these holds, as far as they are this holder's. Gives the tasks and their attempts.
-    pub async fn hold_mcp_tasks(
+    pub(crate) async fn hold_mcp_tasks(
         &mut self,
         holder: &Holder,
         ids: &[McpTaskId],
@@ -91,7 +91,7 @@ impl Tx<'_> {
 
     /// Tasks that nobody holds any more, the longest abandoned first. Who holds a task for `hold` renews that before
     /// it is over; so a task that is held much longer was held before a clock was put back.
-    pub async fn abandoned_mcp_tasks(&mut self, hold: Duration, limit: usize) -> Result<Vec<McpTask>, DbError> {
+    pub(crate) async fn abandoned_mcp_tasks(&mut self, hold: Duration, limit: usize) -> Result<Vec<McpTask>, DbError> {
         let now = self.scope.now;
         let (passed, latest) = (now.surely(), now.at.after(now.error).after(2 * hold));
         let sql = format!(
@@ -104,7 +104,7 @@ impl Tx<'_> {
     }
 
     /// Delete what has expired, at most `limit`. Gives how many there were.
-    pub async fn expire_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
+    pub(crate) async fn expire_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
         let row = self.sql.row_id();
         let expired = format!("select {row} from mcp_task where namespace = $1 and expires <= $2 limit $3");
         let sql = format!("delete from mcp_task where {row} {} returning id", self.sql.among(&expired));

@@ -25,7 +25,7 @@ const COLUMNS: &str =
 
 impl Tx<'_> {
     /// The run of this name.
-    pub async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
+    pub(crate) async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
         let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
@@ -37,7 +37,7 @@ impl Tx<'_> {
     }
 
     /// Keep a new run. `false` if there is one of this name already.
-    pub async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
+    pub(crate) async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
         let sql = "insert into run (namespace, id, name, directory, state, created, ended, plan, plan_blob)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              on conflict (id, namespace) do nothing";
@@ -61,7 +61,7 @@ impl Tx<'_> {
     }
 
     /// Keep the run as it now is.
-    pub async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
+    pub(crate) async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
         if let Some(report) = &run.report {
             self.add_blob(report).await.doing("keep a report")?;
         }
@@ -73,7 +73,7 @@ impl Tx<'_> {
     }
 
     /// Begin to delete a run: nobody sees it any more, and nobody is given its tasks. The rest goes step by step.
-    pub async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
+    pub(crate) async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
         self.cancel_tasks(id).await?;
         let sql = "insert into deletion (namespace, run) values ($1, $2)";
         self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
@@ -83,7 +83,7 @@ impl Tx<'_> {
     }
 
     /// Whether the deletion of a run of this name has begun and is not over.
-    pub async fn is_being_deleted(&mut self, id: &RunId) -> Result<bool, DbError> {
+    pub(crate) async fn is_being_deleted(&mut self, id: &RunId) -> Result<bool, DbError> {
         let sql = "select 1 from deletion where namespace = $1 and run = $2";
         let found = self.first(sql, values![self.namespace(), &id.0], |_| Ok(())).await;
         Ok(found.doing("look for a deletion")?.is_some())
@@ -92,7 +92,7 @@ impl Tx<'_> {
     /// A step of a deletion that has begun: at most [`DELETED_MAX`] rows. Whether there is more to do.
     ///
     /// What others refer to goes last, so that the rest refers to nothing that is gone, whatever the moment.
-    pub async fn delete_more(&mut self, id: &RunId) -> Result<bool, DbError> {
+    pub(crate) async fn delete_more(&mut self, id: &RunId) -> Result<bool, DbError> {
         let of_run = |table: &str| format!("select $row from {table} where namespace = $1 and run = $2 limit $3");
         let dependency = "select dependency.$row from task
              join dependency on dependency.namespace = task.namespace and dependency.depends_on = task.id

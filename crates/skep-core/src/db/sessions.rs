@@ -14,32 +14,32 @@ const IS_LOST: &str = "not exists (select 1 from hub where hub.id = session.hub)
 
 impl Tx<'_> {
     /// Keep a hub, or prolong its time.
-    pub async fn add_hub(&mut self, hub: &HubId, until: crate::Timestamp) -> Result<(), DbError> {
+    pub(crate) async fn add_hub(&mut self, hub: &HubId, until: crate::Timestamp) -> Result<(), DbError> {
         let sql = "insert into hub (id, until) values ($1, $2)
              on conflict (id) do update set until = excluded.until";
         self.execute(sql, values![&hub.0, until.0]).await.doing("register a hub")
     }
 
     /// Prolong a hub's time. `false` if there is no such hub.
-    pub async fn prolong_hub(&mut self, hub: &HubId, until: crate::Timestamp) -> Result<bool, DbError> {
+    pub(crate) async fn prolong_hub(&mut self, hub: &HubId, until: crate::Timestamp) -> Result<bool, DbError> {
         let sql = "update hub set until = $1 where id = $2";
         self.has_changed(sql, values![until.0, &hub.0]).await.doing("keep a hub alive")
     }
 
     /// Delete a hub.
-    pub async fn delete_hub(&mut self, hub: &HubId) -> Result<(), DbError> {
+    pub(crate) async fn delete_hub(&mut self, hub: &HubId) -> Result<(), DbError> {
         self.execute("delete from hub where id = $1", values![&hub.0]).await.doing("delete a hub")
     }
 
     /// Delete the hubs whose time was over `grace` ago for certain. Gives their number.
-    pub async fn expire_hubs(&mut self, grace: Duration) -> Result<u64, DbError> {
+    pub(crate) async fn expire_hubs(&mut self, grace: Duration) -> Result<u64, DbError> {
         let passed = self.surely_past().before(grace);
         let gone = self.change("delete from hub where until <= $1 returning id", values![passed.0], |_| Ok(())).await;
         Ok(gone.doing("delete the hubs that are gone")?.len() as u64)
     }
 
     /// Keep a session, unless there is one of this name.
-    pub async fn add_session(&mut self, session: &NewSession, hub: &HubId) -> Result<(), DbError> {
+    pub(crate) async fn add_session(&mut self, session: &NewSession, hub: &HubId) -> Result<(), DbError> {
         let sql = "insert into session (namespace, id, hub, worker, token) values ($1, $2, $3, $4, $5)
              on conflict (namespace, id) do nothing";
         let token = session.token.as_ref().map(SessionToken::sha256);
@@ -48,7 +48,7 @@ impl Tx<'_> {
     }
 
     /// Let a session go on at another hub. `false` if there is none of this name and token.
-    pub async fn move_session(
+    pub(crate) async fn move_session(
         &mut self,
         session: &SessionId,
         token: &SessionToken,
@@ -60,13 +60,13 @@ impl Tx<'_> {
     }
 
     /// What a session holds.
-    pub async fn tasks_of_session(&mut self, session: &SessionId) -> Result<Vec<Task>, DbError> {
+    pub(crate) async fn tasks_of_session(&mut self, session: &SessionId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and session = $2";
         self.tasks_where(which, values![self.namespace(), &session.0]).await
     }
 
     /// What the sessions of a hub hold.
-    pub async fn tasks_of_hub(&mut self, hub: &HubId) -> Result<Vec<Task>, DbError> {
+    pub(crate) async fn tasks_of_hub(&mut self, hub: &HubId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress'
              and session in (select id from session where namespace = task.namespace and hub = $2)
              order by position, id";
@@ -74,7 +74,7 @@ impl Tx<'_> {
     }
 
     /// What is in progress in a session that is lost, or in none.
-    pub async fn lost_tasks(&mut self, limit: usize) -> Result<Vec<Task>, DbError> {
+    pub(crate) async fn lost_tasks(&mut self, limit: usize) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and not exists (
                 select 1 from session join hub on hub.id = session.hub
                 where session.namespace = task.namespace and session.id = task.session)";
@@ -84,13 +84,13 @@ impl Tx<'_> {
     }
 
     /// Delete the sessions that are lost.
-    pub async fn delete_lost_sessions(&mut self) -> Result<(), DbError> {
+    pub(crate) async fn delete_lost_sessions(&mut self) -> Result<(), DbError> {
         let sql = format!("delete from session where namespace = $1 and {IS_LOST}");
         self.execute(&sql, values![self.namespace()]).await.doing("delete lost sessions")
     }
 
     /// Delete the sessions of a hub.
-    pub async fn delete_sessions_of(&mut self, hub: &HubId) -> Result<(), DbError> {
+    pub(crate) async fn delete_sessions_of(&mut self, hub: &HubId) -> Result<(), DbError> {
         let sql = "delete from session where namespace = $1 and hub = $2";
         self.execute(sql, values![self.namespace(), &hub.0]).await.doing("delete the sessions of a hub")
     }

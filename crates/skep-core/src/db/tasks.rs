@@ -36,13 +36,13 @@ const COLUMNS_WITHOUT_VALUES: &str = columns!(
 
 impl Tx<'_> {
     /// The task of this name.
-    pub async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
+    pub(crate) async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
         let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
     /// The task of a queue that has been due the longest, for a session if it is registered.
-    pub async fn next_ready_task(
+    pub(crate) async fn next_ready_task(
         &mut self,
         queue: &str,
         session: &SessionId,
@@ -72,7 +72,7 @@ impl Tx<'_> {
     }
 
     /// The tasks of a run that workers hold.
-    pub async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
+    pub(crate) async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
         let sql = format!(
             "select {COLUMNS} from task where namespace = $1 and run = $2 and state = 'in_progress'
              order by position, id"
@@ -81,7 +81,7 @@ impl Tx<'_> {
     }
 
     /// How many tasks a run has, which is the position of the next one to be added.
-    pub async fn count_tasks(&mut self, run: &RunId) -> Result<u32, DbError> {
+    pub(crate) async fn count_tasks(&mut self, run: &RunId) -> Result<u32, DbError> {
         let sql = "select position + 1 from task where namespace = $1 and run = $2
              order by position desc limit 1";
         let count = self.first(sql, values![self.namespace(), &run.0], |row| row.next::<i64>()).await;
@@ -89,7 +89,7 @@ impl Tx<'_> {
     }
 
     /// These tasks, as far as they exist in this run (or outside of any), without input, output and error.
-    pub async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
+    pub(crate) async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
         let any = self.sql.any(2);
         let sql = format!("select {COLUMNS_WITHOUT_VALUES} from task where namespace = $1 and id {any} order by id");
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
@@ -98,7 +98,7 @@ impl Tx<'_> {
     }
 
     /// Keep a new task. `false` if there is one of this name already.
-    pub async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
+    pub(crate) async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
         let sql = "insert into task (namespace, id, run, queue, position, depends_on, retries_max, retry_delay_us,
                 allow_failure, state, due, waiting_for, attempt, failures, losses, worker, session, input, input_blob,
                 result)
@@ -143,7 +143,7 @@ impl Tx<'_> {
     }
 
     /// Keep the task as it now is.
-    pub async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
+    pub(crate) async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
         let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, losses = $6,
              worker = $7, session = $8, result = $9, result_blob = $10 where namespace = $11 and id = $12";
         let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
@@ -170,7 +170,7 @@ impl Tx<'_> {
     }
 
     /// A task is over, and those that need it wait for one less. To be called once for each task.
-    pub async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
+    pub(crate) async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
         const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
         // SQLite answers without a way to go, so a look that may spare the update is worth its while.
         if self.sql.is_sqlite() {
@@ -189,7 +189,7 @@ impl Tx<'_> {
 
     /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
     /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
-    pub async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
+    pub(crate) async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
         // `cross join`, because SQLite keeps its order.
         const OPTIONAL: &str = "select t.allow_failure from task t where t.namespace = $1 and t.id = d.task";
         let needs = self.sql.among("select id from needs");
@@ -219,7 +219,7 @@ impl Tx<'_> {
     }
 
     /// Withdraw all tasks of a run that are not over. Gives them, with who held them.
-    pub async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
+    pub(crate) async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
         const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
         let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id");
         let read = |row: &Row<'_>| {

@@ -2,19 +2,12 @@
 
 use skep_core::{
     artefact::NewArtefact,
-    db::{Audit, FINDINGS_MAX},
+    db::FINDINGS_MAX,
     mcp_task::{McpTaskId, NewMcpTask},
     run::End,
 };
 
 use super::*;
-
-/// The audit of a database in which nothing must be wrong.
-pub(crate) async fn sound(address: &str) -> Audit {
-    let audit = open(address, Limits::default()).await.db.audit().await.unwrap();
-    assert!(audit.findings.is_empty(), "{:#?}", audit.findings);
-    audit
-}
 
 /// A run with a task `{name}-{state}` in every state, and then some.
 async fn every_state(app: &Hub, name: &str) {

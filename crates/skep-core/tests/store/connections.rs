@@ -117,7 +117,7 @@ async fn tables_of_the_first_edition_are_moved_with_all_that_is_in_them() {
         let found = app.db.task(permit().namespace(), &id("old")).await.unwrap();
         assert_eq!(found.unwrap().input.as_str(), r#"{"of": "old"}"#);
     }
-    audit::sound(&address).await;
+    sound(&address).await;
     let left = "select string_agg(tablename, ' ') from pg_tables where schemaname = 'public'";
     assert_eq!(ask(&address, left).await, None);
 
@@ -259,7 +259,7 @@ async fn a_server_that_crashes_and_comes_back_is_used_again_and_has_what_was_ack
     server.tell("restart");
     assert!(task(&app, "after 2").await.is_some());
     app.submit(&permit(), new("last")).await.unwrap();
-    assert_eq!(audit::sound(&server.address()).await.events_missing, 0);
+    assert_eq!(sound(&server.address()).await.events_missing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,7 +290,7 @@ async fn after_a_failover_the_standby_is_found_and_has_what_was_acknowledged() {
         assert!(task(&app, name).await.is_some(), "{name} is lost");
     }
     assert_eq!(ask(&standby.address(), "select count(*) from skep.task where id = 'after'").await.unwrap(), "1");
-    assert_eq!(audit::sound(&standby.address()).await.events_missing, 0);
+    assert_eq!(sound(&standby.address()).await.events_missing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,7 @@ async fn whichever_message_is_the_last_one_acknowledged_is_there_and_refused_is_
     running.join_all().await.into_iter().for_each(|answers| total += answers);
     eprintln!("{messages} messages: {total:?}");
     assert!(total.ok > 0 && total.err > 0 && total.met > messages, "{total:?}");
-    assert_eq!(audit::sound(&address).await.events_missing, 0);
+    assert_eq!(sound(&address).await.events_missing, 0);
 }
 
 #[derive(Debug, Default)]

@@ -1,44 +1,9 @@
 //! What hubs that share a PostgreSQL can rely on, and what a hub does when it is gone.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
-
-use skep_core::db::{DbError, Tx};
+use skep_core::db::DbError;
 use tokio::task::JoinSet;
 
 use super::*;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn hubs_that_write_the_same_rows_in_different_order_do_not_get_in_each_others_way() {
-    let Some(address) = postgres::new_schema().await else { return };
-    // One try: whoever had to be called again would be refused.
-    let limits = Limits { tries_max: 1, ..Limits::default() };
-    let hubs = [open(&address, limits.clone()).await, open(&address, limits).await];
-    for name in ["a", "b"] {
-        hubs[0].submit(&permit(), new(name)).await.unwrap();
-    }
-    let calls = Arc::new(AtomicU32::new(0));
-    let take = async |hub: &Hub, order: [&'static str; 2]| {
-        let calls = Arc::clone(&calls);
-        let take = async move |tx: &mut Tx<'_>| {
-            calls.fetch_add(1, Ordering::SeqCst);
-            for name in order {
-                let task = tx.task(&id(name)).await?.unwrap();
-                tx.save_task(&task).await?;
-                tx.task(&id(name)).await?; // waits for the answer, so that the other hub comes to its turn
-            }
-            Ok::<_, DbError>(())
-        };
-        for _ in 0..50 {
-            hub.db.write(permit().namespace(), take.clone()).await.unwrap();
-        }
-    };
-    tokio::join!(take(&hubs[0], ["a", "b"]), take(&hubs[1], ["b", "a"]));
-    assert_eq!(calls.load(Ordering::SeqCst), 100, "each was called once");
-    audit::sound(&address).await;
-}
 
 /// N needs D, which needs T. N is submitted by one hub while T fails in the other: whichever is first, N is blocked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -75,7 +40,7 @@ async fn a_hub_that_keeps_a_namespace_locked_makes_others_say_busy_and_not_wait_
     assert!(task(&app, "a").await.is_some(), "it can still be read");
     client.batch_execute("rollback").await.unwrap();
     app.cancel(&permit(), &id("a")).await.unwrap();
-    audit::sound(&address).await;
+    sound(&address).await;
 }
 
 /// Each hub may think what it likes of the time on its own wall.
@@ -84,13 +49,16 @@ async fn hubs_agree_on_the_servers_time() {
     let Some(address) = postgres::new_schema().await else { return };
     let hubs =
         [Db::open(&address, Limits::default()).await.unwrap(), Db::open(&address, Limits::default()).await.unwrap()];
-    let ask = async |tx: &mut Tx<'_>| Ok::<_, DbError>((tx.now(), tx.surely_past()));
     let mut last = Timestamp(0);
     for n in 0..10 {
-        let (now, surely) = hubs[n % 2].write(permit().namespace(), ask).await.unwrap();
-        assert!(now.0 >= last.0 - 1_000_000, "{now:?} after {last:?}");
-        assert!(surely <= now && now.0 - surely.0 < 5_000_000, "{surely:?}, {now:?}");
-        last = now;
+        let hub = App::new(hubs[n % 2].clone());
+        let State::Pending { due, .. } = hub.submit(&permit(), new(&n.to_string())).await.unwrap().state else {
+            panic!("a new task is pending");
+        };
+        assert!(due.0 >= last.0 - 1_000_000, "{due:?} after {last:?}");
+        let now = hub.db.now();
+        assert!(now.at >= due && now.error < Duration::from_secs(5), "{now:?} after {due:?}");
+        last = due;
     }
 }
 
@@ -115,7 +83,7 @@ async fn a_hub_goes_on_after_the_server_has_ended_its_connections() {
     for name in acknowledged {
         assert!(task(&app, &name).await.is_some(), "{name} is lost");
     }
-    assert_eq!(audit::sound(&address).await.events_missing, 0);
+    assert_eq!(sound(&address).await.events_missing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,6 @@
 //! What readers of the log can rely on.
 
-use skep_core::{
-    db::{DbError, News, Tx},
-    event::NewEvent,
-    limits,
-    run::End,
-};
+use skep_core::{limits, run::End};
 use tokio::task::JoinSet;
 
 use super::*;
@@ -80,32 +75,6 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         assert_eq!(events[3].data, json!({ "message": "no data" }).into());
         let rest = app.db.events_of(permit().namespace(), &r, events[2].number, 2).await.unwrap();
         assert_eq!(rest, events[3..5]);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn old_events_of_no_run_and_no_task_can_be_deleted() {
-    on_every_address_with_deletions(async |address| {
-        let app = open(address, Limits::default()).await;
-        let add = async |at: Timestamp, count: usize| {
-            let add = async move |tx: &mut Tx<'_>| {
-                for n in 0..count {
-                    let data = json!({ "table": "task", "key": n }).into();
-                    tx.append(NewEvent { at, kind: Kind::ForeignChanged, run: None, task: None, data });
-                }
-                Ok::<_, DbError>(())
-            };
-            app.db.write(permit().namespace(), add).await.unwrap();
-        };
-        add(NOW, 1500).await;
-        app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
-        add(LATER, 2).await;
-        app.prune_events(&permit(), LATER).await.unwrap();
-        let kept = app.db.events_after(permit().namespace(), 0, 10).await.unwrap();
-        assert_eq!(kept.iter().map(|event| event.number).collect::<Vec<_>>(), [1501, 1502, 1503, 1504]);
-        let first = app.db.follow(permit().namespace(), 0).next().await.unwrap();
-        assert_eq!(first, News::Reset { first: 1501, last: 1504 });
     })
     .await;
 }

@@ -53,7 +53,7 @@ async fn two_processes_with_one_file_lose_nothing_and_start_nothing_twice() {
     assert!(started_by.iter().all(|count| *count > 0), "both had work: {started_by:?}");
     let app = open(&address, Limits::default()).await;
     assert_eq!(log(&app).await.len(), PROCESSES * TASKS * 3);
-    assert_eq!(audit::sound(&address).await.events_missing, 0);
+    assert_eq!(sound(&address).await.events_missing, 0);
 }
 
 fn start(address: &str, process: usize) -> Child {

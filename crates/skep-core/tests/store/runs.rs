@@ -3,7 +3,6 @@
 use skep_core::{
     app::{RunError, TaskError},
     artefact::NewArtefact,
-    db::Tx,
     limits::{self, Invalid},
     run::{self, End, Run, State as RunState},
     task::Refused,
@@ -236,47 +235,6 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
     // The first six, too, were of the run that is gone: the log begins after them.
     let last_of_gone = 2;
     assert!(events_missing.iter().all(|missing| *missing == last_of_gone), "{events_missing:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_was_cut_off_goes_on() {
-    const TASKS: usize = 1200;
-    let events_missing = on_every_address_with_deletions(async |address| {
-        let app = open(address, Limits::default()).await;
-        let (r, namespace) = (run_id("r"), permit().namespace().clone());
-        let mut tasks: Vec<NewTask> = (0..TASKS).map(|n| new(&n.to_string())).collect();
-        tasks.push(needs("last", &["0", "1"]));
-        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
-        let first = claim(&app, NOW).await.unwrap();
-        let artefact = NewArtefact { path: "f".into(), bytes: vec![7; 5000] };
-        app.finish(&permit(), &first.id, attempt(&first), json!(1), vec![artefact]).await.unwrap();
-        app.interrupt_run(&permit(), &r).await.unwrap();
-        let begin = async |tx: &mut Tx<'_>| tx.begin_deletion(&run_id("r")).await;
-        app.db.write(&namespace, begin).await.unwrap();
-        assert_eq!(app.db.run(&namespace, &r).await.unwrap(), None, "it is gone at once");
-        assert_eq!(claim(&app, NOW).await, None, "nobody works on it");
-
-        // The process ends after each step, and another one takes over.
-        let step = async |tx: &mut Tx<'_>| tx.delete_more(&run_id("r")).await;
-        let mut steps = 0;
-        while app.db.write(&namespace, step).await.unwrap() {
-            steps += 1;
-            if steps % 5 == 1 {
-                audit::sound(address).await;
-                let again = app.start_run(&permit(), new_run("r"), Vec::new()).await;
-                assert!(matches!(again, Err(RunError::BeingDeleted(_))), "{again:?}");
-            }
-            if steps == 8 {
-                app.finish_deletions(&permit()).await.unwrap();
-            }
-        }
-        assert_eq!(steps, 8, "in small steps");
-        assert!(app.db.tasks_of(&namespace, &r).await.unwrap().is_empty());
-        assert!(app.db.events_after(&namespace, 0, 1).await.unwrap().is_empty());
-        app.start_run(&permit(), new_run("r"), vec![new("0")]).await.unwrap();
-    })
-    .await;
-    assert!(events_missing.iter().all(|missing| *missing == 0), "{events_missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

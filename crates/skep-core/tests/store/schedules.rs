@@ -27,7 +27,7 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use skep_core::{
-    db::{DbError, Now, Tx},
+    db::Now,
     session::{ATTACH_TIME, HUB_TIME},
     task::RETRY_DELAY_MAX,
 };
@@ -345,10 +345,9 @@ impl Slot {
 
     /// The writes of a namespace are done in order, so what was asked for before is done or never will be.
     async fn wait_for_what_is_queued(&self) {
-        for namespace in [permit().namespace(), &Namespace::team("")] {
-            let nothing = async |_: &mut Tx<'_>| Ok::<_, DbError>(());
-            self.app.db.write(namespace, nothing).await.unwrap();
-        }
+        // These do nothing, one in the namespace of the tasks and one in that of the hubs.
+        self.app.prune_events(&permit(), Timestamp(i64::MIN)).await.unwrap();
+        self.app.expire_hubs(Duration::MAX).await.unwrap();
     }
 }
 

@@ -1,4 +1,5 @@
-//! What writes that share a commit, or wait for each other, can rely on.
+//! What writes that share a commit, or wait for each other, can rely on. The writes are closures that no operation has.
+//! What operations promise is tested in `tests/store`.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -10,17 +11,18 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use skep_core::{
-    artefact::NewArtefact,
-    db::{DbError, Tx},
-    event::NewEvent,
-};
 use tokio::{
     task::{JoinSet, block_in_place},
     time::timeout,
 };
 
-use super::*;
+use self::support::*;
+use super::{DbError, News, Tx};
+use crate::{app::RunError, artefact::NewArtefact, event::NewEvent};
+
+#[expect(dead_code, unused_imports, reason = "tests/store uses all of it")]
+#[path = "../../tests/store/support.rs"]
+mod support;
 
 /// A write that has changed something and stays where it is until it may go on. It does what no write should: it
 /// blocks its thread; so whoever comes meanwhile stands in line, and meets the others in the next step.
@@ -289,6 +291,103 @@ async fn closing_waits_for_what_was_asked_and_refuses_what_comes_after() {
             assert!(!std::path::Path::new(&format!("{path}-wal")).exists(), "the file is complete by itself");
         }
         assert_eq!(log(&open(address, Limits::default()).await).await.len(), 21);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn hubs_that_write_the_same_rows_in_different_order_do_not_get_in_each_others_way() {
+    let Some(address) = postgres::new_schema().await else { return };
+    // One try: whoever had to be called again would be refused.
+    let limits = Limits { tries_max: 1, ..Limits::default() };
+    let hubs = [open(&address, limits.clone()).await, open(&address, limits).await];
+    for name in ["a", "b"] {
+        hubs[0].submit(&permit(), new(name)).await.unwrap();
+    }
+    let calls = Arc::new(AtomicU32::new(0));
+    let take = async |hub: &Hub, order: [&'static str; 2]| {
+        let calls = Arc::clone(&calls);
+        let take = async move |tx: &mut Tx<'_>| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            for name in order {
+                let task = tx.task(&id(name)).await?.unwrap();
+                tx.save_task(&task).await?;
+                tx.task(&id(name)).await?; // waits for the answer, so that the other hub comes to its turn
+            }
+            Ok::<_, DbError>(())
+        };
+        for _ in 0..50 {
+            hub.db.write(permit().namespace(), take.clone()).await.unwrap();
+        }
+    };
+    tokio::join!(take(&hubs[0], ["a", "b"]), take(&hubs[1], ["b", "a"]));
+    assert_eq!(calls.load(Ordering::SeqCst), 100, "each was called once");
+    sound(&address).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_was_cut_off_goes_on() {
+    const TASKS: usize = 1200;
+    let events_missing = on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
+        let (r, namespace) = (RunId("r".into()), permit().namespace().clone());
+        let mut tasks: Vec<NewTask> = (0..TASKS).map(|n| new(&n.to_string())).collect();
+        tasks.push(needs("last", &["0", "1"]));
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
+        let first = claim(&app, NOW).await.unwrap();
+        let artefact = NewArtefact { path: "f".into(), bytes: vec![7; 5000] };
+        app.finish(&permit(), &first.id, attempt(&first), json!(1), vec![artefact]).await.unwrap();
+        app.interrupt_run(&permit(), &r).await.unwrap();
+        let begin = async |tx: &mut Tx<'_>| tx.begin_deletion(&RunId("r".into())).await;
+        app.db.write(&namespace, begin).await.unwrap();
+        assert_eq!(app.db.run(&namespace, &r).await.unwrap(), None, "it is gone at once");
+        assert_eq!(claim(&app, NOW).await, None, "nobody works on it");
+
+        // The process ends after each step, and another one takes over.
+        let step = async |tx: &mut Tx<'_>| tx.delete_more(&RunId("r".into())).await;
+        let mut steps = 0;
+        while app.db.write(&namespace, step).await.unwrap() {
+            steps += 1;
+            if steps % 5 == 1 {
+                sound(address).await;
+                let again = app.start_run(&permit(), new_run("r"), Vec::new()).await;
+                assert!(matches!(again, Err(RunError::BeingDeleted(_))), "{again:?}");
+            }
+            if steps == 8 {
+                app.finish_deletions(&permit()).await.unwrap();
+            }
+        }
+        assert_eq!(steps, 8, "in small steps");
+        assert!(app.db.tasks_of(&namespace, &r).await.unwrap().is_empty());
+        assert!(app.db.events_after(&namespace, 0, 1).await.unwrap().is_empty());
+        app.start_run(&permit(), new_run("r"), vec![new("0")]).await.unwrap();
+    })
+    .await;
+    assert!(events_missing.iter().all(|missing| *missing == 0), "{events_missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_events_of_no_run_and_no_task_can_be_deleted() {
+    on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
+        let add = async |at: Timestamp, count: usize| {
+            let add = async move |tx: &mut Tx<'_>| {
+                for n in 0..count {
+                    let data = json!({ "table": "task", "key": n }).into();
+                    tx.append(NewEvent { at, kind: Kind::ForeignChanged, run: None, task: None, data });
+                }
+                Ok::<_, DbError>(())
+            };
+            app.db.write(permit().namespace(), add).await.unwrap();
+        };
+        add(NOW, 1500).await;
+        app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
+        add(LATER, 2).await;
+        app.prune_events(&permit(), LATER).await.unwrap();
+        let kept = app.db.events_after(permit().namespace(), 0, 10).await.unwrap();
+        assert_eq!(kept.iter().map(|event| event.number).collect::<Vec<_>>(), [1501, 1502, 1503, 1504]);
+        let first = app.db.follow(permit().namespace(), 0).next().await.unwrap();
+        assert_eq!(first, News::Reset { first: 1501, last: 1504 });
     })
     .await;
 }
