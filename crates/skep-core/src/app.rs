@@ -1,7 +1,7 @@
 //! What Skep can do to runs and tasks, each as one transaction: load, decide, save, append, commit, wake.
 //!
-//! Every door ends here; none of them touches `db` to change something. The operations are in `app/tasks.rs`,
-//! `app/runs.rs`, `app/sessions.rs` and `app/mcp_tasks.rs`. To look at things, ask [`Db`] itself.
+//! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/runs.rs`, `app/sessions.rs` and
+//! `app/mcp_tasks.rs`. What only reads asks [`Db`] itself.
 
 mod mcp_tasks;
 mod runs;
@@ -27,5 +27,21 @@ impl App {
     /// The operations on a store.
     pub fn new(db: Db) -> App {
         App { db }
+    }
+}
+
+/// What a write decided. Either way it is committed, so a refusal can leave a note of what was refused; an error undoes
+/// the whole write instead.
+enum Verdict<T, R> {
+    Done(T),
+    Refused(R),
+}
+
+impl<T, R> Verdict<T, R> {
+    fn into_result<E: From<R>>(self) -> Result<T, E> {
+        match self {
+            Verdict::Done(done) => Ok(done),
+            Verdict::Refused(reason) => Err(reason.into()),
+        }
     }
 }

@@ -161,7 +161,8 @@ impl Db {
         self.shared.time.now()
     }
 
-    /// Do all of `work` or nothing of it, in one namespace. The answer comes when it is durable.
+    /// Do all of `work` or nothing of it, in one namespace: all if it returns `Ok`, and the answer comes when that is
+    /// durable; nothing if it returns an error.
     ///
     /// `work` may be called more than once, so it borrows what it captured. It awaits its [`Tx`] and nothing
     /// else: other writers stand behind it, and one that waits for the outside world is refused. It runs to its end

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::App;
+use super::{App, Verdict};
 use crate::{
     Json,
     artefact::{self, NewArtefact},
@@ -116,10 +116,10 @@ impl App {
             let now = tx.now();
             let mut task = load(tx, &id).await?;
             match task.apply(Command::Finish(by.clone(), output.clone()), now) {
-                Err(Refused::Repeated) => return Ok(Ok(task)),
+                Err(Refused::Repeated) => return Ok(Verdict::Done(task)),
                 Err(reason) => {
                     tx.append(task.late_answer(&by, &reason, LateAnswer::Output(output.clone()), now));
-                    return Ok(Err(reason));
+                    return Ok(Verdict::Refused(reason));
                 }
                 Ok(event) => tx.append(event),
             }
@@ -128,9 +128,9 @@ impl App {
                 tx.add_artefact(&task, artefact, sha256).await?;
             }
             tx.release_dependents(&task.id).await?;
-            Ok::<_, TaskError>(Ok(task))
+            Ok::<_, TaskError>(Verdict::Done(task))
         };
-        Ok(self.db.write(permit.namespace(), finish).await??)
+        self.db.write(permit.namespace(), finish).await?.into_result()
     }
 
     /// Give up an attempt. `retry` says whether another one may go better; whether there is one, the task's retries
@@ -153,14 +153,14 @@ impl App {
                 Ok(event) => tx.append(event),
                 Err(reason) => {
                     tx.append(task.late_answer(&by, &reason, LateAnswer::Error(failure.error.clone()), now));
-                    return Ok(Err(reason));
+                    return Ok(Verdict::Refused(reason));
                 }
             }
             tx.save_task(&task).await?;
             tell_dependents(tx, &task).await?;
-            Ok::<_, TaskError>(Ok(task))
+            Ok::<_, TaskError>(Verdict::Done(task))
         };
-        Ok(self.db.write(permit.namespace(), fail).await??)
+        self.db.write(permit.namespace(), fail).await?.into_result()
     }
 
     /// Withdraw a task. What needs it is blocked.
