@@ -1,0 +1,201 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn task(retries_max: u32) -> Task {
+    let new = NewTask { retries_max, ..NewTask::new(TaskId("t".into()), "q", Json::null()) };
+    Task::new(new, 0, 0, Timestamp(0))
+}
+
+fn json(value: i32) -> Json {
+    Value::from(value).into()
+}
+
+fn data(event: &NewEvent) -> Value {
+    event.data.parse().unwrap()
+}
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId(name.into())
+}
+
+fn start(worker_name: &str) -> Command {
+    let session = SessionId(format!("session of {worker_name}"));
+    Command::Start(Holder { worker: worker(worker_name), session })
+}
+
+fn by(name: &str, number: u32) -> Attempt {
+    Attempt { worker: worker(name), number }
+}
+
+fn fail(by: Attempt) -> Command {
+    Command::Fail { by, failure: "boom".into(), retry: true }
+}
+
+#[test]
+fn the_late_answer_of_a_lost_attempt_is_refused() {
+    let mut task = task(1);
+    task.apply(start("a"), Timestamp(0)).unwrap();
+    task.apply(Command::Lose, Timestamp(5_000_000)).unwrap();
+    task.apply(start("a"), Timestamp(9_000_000)).unwrap();
+    let answer = task.apply(Command::Finish(by("a", 1), json(42)), Timestamp(9_000_001));
+    assert_eq!(answer, Err(Refused::NotHeld), "even from the worker that holds it again");
+    let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(json(42)), Timestamp(1));
+    assert_eq!((event.kind, &data(&event)["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
+}
+
+#[test]
+fn of_a_large_late_answer_the_beginning_is_kept() {
+    let task = task(1);
+    let of = |output: String| {
+        let answer = LateAnswer::Output(Value::from(output).into());
+        data(&task.late_answer(&by("a", 1), &Refused::NotHeld, answer, Timestamp(1)))
+    };
+    let whole = of("x".repeat(LATE_ANSWER_BYTES_MAX - 2));
+    assert!(whole["output"].is_string() && whole["output_cut"].is_null());
+    let cut = of("x".repeat(LATE_ANSWER_BYTES_MAX));
+    assert!(cut["output"].is_null() && cut.to_string().len() < LATE_ANSWER_BYTES_MAX + 1000);
+    assert!(cut["output_cut"].as_str().unwrap().starts_with("\"xxx"), "{cut}");
+}
+
+#[test]
+fn a_released_task_is_ready_at_once_without_a_failure_and_fences_its_former_holder() {
+    let mut task = task(0);
+    task.apply(start("a"), Timestamp(0)).unwrap();
+    task.apply(Command::Release, Timestamp(1)).unwrap();
+    assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
+    assert_eq!(task.apply(fail(by("a", 1)), Timestamp(1)), Err(Refused::NotHeld));
+    task.apply(start("b"), Timestamp(1)).unwrap();
+    assert_eq!(task.attempt, 2);
+}
+
+#[test]
+fn a_lost_worker_is_no_failure_but_a_task_that_loses_too_many_has_failed() {
+    let mut task = task(0);
+    for loss in 1..=LOSSES_MAX {
+        task.apply(start("a"), Timestamp(1)).unwrap();
+        let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
+        assert_eq!((event.kind, &data(&event)["losses"]), (Kind::TaskLost, &loss.into()));
+        assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
+        assert_eq!(task.apply(Command::Lose, Timestamp(1)), Err(Refused::NotInProgress));
+    }
+    task.apply(start("a"), Timestamp(1)).unwrap();
+    let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
+    assert_eq!(event.kind, Kind::TaskFailed);
+    assert_eq!(task.state, State::Failed(format!("its worker was lost {} times", LOSSES_MAX + 1).into()));
+}
+
+#[test]
+fn retries_wait_twice_as_long_each_time_up_to_the_longest_wait() {
+    let mut task = task(20);
+    let mut waits = Vec::new();
+    let mut now = Timestamp(0);
+    for attempt in 1..=12 {
+        task.apply(start("a"), now).unwrap();
+        task.apply(fail(by("a", attempt)), now).unwrap();
+        let State::Pending { due, .. } = task.state else { panic!("{:?}", task.state) };
+        waits.push((due.0 - now.0) / 1_000_000);
+        now = due;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+}
+
+#[test]
+fn a_failure_is_final_when_no_retry_is_left_or_none_makes_sense() {
+    let mut task = task(1);
+    task.apply(start("a"), Timestamp(0)).unwrap();
+    let mut hopeless = task.clone();
+    let command = Command::Fail { by: by("a", 1), failure: "no such file".into(), retry: false };
+    hopeless.apply(command, Timestamp(0)).unwrap();
+    assert_eq!(hopeless.state, State::Failed("no such file".into()));
+
+    task.apply(fail(by("a", 1)), Timestamp(0)).unwrap();
+    assert_eq!(task.state, State::Pending { due: Timestamp(1_000_000), waiting_for: 0 });
+    task.apply(start("a"), Timestamp(1_000_000)).unwrap();
+    task.apply(fail(by("a", 2)), Timestamp(1_000_000)).unwrap();
+    assert_eq!(task.state, State::Failed("boom".into()));
+}
+
+#[test]
+fn a_task_that_waits_for_others_does_not_start() {
+    let new = NewTask::new(TaskId("t".into()), "q", Json::null());
+    let mut task = Task::new(new, 0, 1, Timestamp(0));
+    assert_eq!(task.apply(start("a"), Timestamp(9)), Err(Refused::NotReady));
+}
+
+#[test]
+fn the_same_answer_once_more_is_told_apart_from_a_late_one() {
+    let mut task = task(0);
+    task.apply(start("a"), Timestamp(0)).unwrap();
+    task.apply(Command::Finish(by("a", 1), json(1)), Timestamp(1)).unwrap();
+    assert_eq!(task.apply(Command::Finish(by("a", 1), json(1)), Timestamp(2)), Err(Refused::Repeated));
+    assert_eq!(task.apply(Command::Finish(by("a", 2), json(1)), Timestamp(2)), Err(Refused::Over("completed")));
+}
+
+#[test]
+fn only_what_ended_without_success_is_reopened_and_has_all_its_retries_again() {
+    let reopen = Command::Reopen { waiting_for: 2 };
+    let mut task = task(1);
+    assert_eq!(task.apply(reopen.clone(), Timestamp(0)), Err(Refused::Unfinished));
+    for attempt in [1, 2] {
+        task.apply(start("a"), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
+        task.apply(fail(by("a", attempt)), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
+    }
+    let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap();
+    assert_eq!(event.kind, Kind::TaskReopened);
+    assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(50_000_000), waiting_for: 2 }, 0));
+    assert_eq!(task.attempt, 2, "tokens go on");
+    let mut done = Task { state: State::Completed(Json::null()), ..task };
+    assert_eq!(done.apply(reopen, Timestamp(1)), Err(Refused::Over("completed")));
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let by = (prop_oneof!["a", "b"], 0u32..6).prop_map(|(w, number)| Attempt { worker: WorkerId(w), number });
+    let fail = (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, failure: "boom".into(), retry });
+    prop_oneof![
+        4 => prop_oneof!["a", "b"].prop_map(|w| start(&w)),
+        1 => by.prop_map(|by| Command::Finish(by, json(1))),
+        3 => fail,
+        2 => Just(Command::Lose),
+        2 => Just(Command::Release),
+        1 => Just(Command::Cancel),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn rules_hold_for_any_history(
+        retries_max in 0u32..4,
+        steps in prop::collection::vec((command(), 0i64..20_000_000), 0..80),
+    ) {
+        let (mut task, mut now) = (task(retries_max), 0);
+        for (command, gap) in steps {
+            now += gap;
+            let before = task.clone();
+            let holder = match &before.state {
+                State::InProgress(holder) => Some(Attempt { worker: holder.worker.clone(), number: before.attempt }),
+                _ => None,
+            };
+            let result = task.apply(command.clone(), Timestamp(now));
+            if result.is_err() || before.state.is_over() {
+                prop_assert_eq!(&task, &before, "a refusal changes nothing");
+                continue;
+            }
+            let started = matches!(command, Command::Start(..));
+            prop_assert_eq!(task.attempt, before.attempt + u32::from(started), "a token is never used twice");
+            let failed = matches!(command, Command::Fail { .. });
+            prop_assert_eq!(task.failures, before.failures + u32::from(failed));
+            prop_assert!(task.failures <= retries_max + 1);
+            prop_assert!(task.failures <= retries_max || matches!(task.state, State::Failed(_)));
+            prop_assert_eq!(task.losses, before.losses + u32::from(matches!(command, Command::Lose)));
+            prop_assert!(task.losses <= LOSSES_MAX || task.losses == LOSSES_MAX + 1 && task.state.is_over());
+            match command {
+                Command::Finish(by, _) | Command::Fail { by, .. } => {
+                    prop_assert_eq!(Some(by), holder, "only the holder is heard");
+                }
+                Command::Lose => prop_assert!(holder.is_some(), "only what somebody has can be lost"),
+                _ => {}
+            }
+        }
+    }
+}
