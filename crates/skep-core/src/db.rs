@@ -30,6 +30,7 @@ mod runs;
 mod sessions;
 mod sql;
 mod sqlite;
+mod table;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@
 //! next attempt; what the former holder still says is refused. An end is final. Request and content are JSON text that
 //! the core never reads: a result comes back byte for byte.
 
+use std::time::Duration;
+
 use crate::{
     Timestamp,
     limits::{self, Invalid, MCP_TASK_CONTENT_BYTES_MAX, MCP_TASK_KEPT, MCP_TASK_REQUEST_BYTES_MAX, MCP_TASK_TIME_MAX},
@@ -50,6 +52,8 @@ pub struct McpTask {
     pub attempt: u32,
     /// Who runs it, or ran it last.
     pub holder: Holder,
+    /// Until when its holder is taken to run it; `None` once it is over.
+    pub held_until: Option<Timestamp>,
     /// How far it is.
     pub state: State,
     /// When it was made.
@@ -113,11 +117,22 @@ pub enum Refused {
 }
 
 impl McpTask {
-    /// A task that `holder` begins to run now.
-    pub fn new(new: NewMcpTask, holder: Holder, now: Timestamp) -> McpTask {
+    /// A task that `holder` begins to run now, and holds for `hold`.
+    pub fn new(new: NewMcpTask, holder: Holder, hold: Duration, now: Timestamp) -> McpTask {
         let NewMcpTask { id, principal, request, may_repeat } = new;
-        let (state, expires) = (State::Working, now.after(MCP_TASK_TIME_MAX));
-        McpTask { id, principal, request, may_repeat, attempt: 1, holder, state, created: now, updated: now, expires }
+        McpTask {
+            id,
+            principal,
+            request,
+            may_repeat,
+            attempt: 1,
+            holder,
+            held_until: Some(now.after(hold)),
+            state: State::Working,
+            created: now,
+            updated: now,
+            expires: now.after(MCP_TASK_TIME_MAX),
+        }
     }
 
     /// Its run says how far it is.
@@ -141,10 +156,11 @@ impl McpTask {
         Ok(())
     }
 
-    /// Nobody runs it any more, and `holder` does from now on: from the beginning.
-    pub fn take_over(&mut self, holder: Holder, now: Timestamp) {
+    /// Nobody runs it any more, and `holder` does from now on, from the beginning; it holds it for `hold`.
+    pub fn take_over(&mut self, holder: Holder, hold: Duration, now: Timestamp) {
         self.attempt += 1;
         self.holder = holder;
+        self.held_until = Some(now.after(hold));
         self.change(State::Working, now);
     }
 
@@ -155,6 +171,7 @@ impl McpTask {
 
     fn change(&mut self, state: State, now: Timestamp) {
         if state.is_over() {
+            self.held_until = None;
             self.expires = now.after(MCP_TASK_KEPT);
         }
         self.state = state;

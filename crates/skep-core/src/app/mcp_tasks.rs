@@ -55,7 +55,7 @@ impl App {
         let (bytes, holder) = (new.request.len(), holder.clone());
         let create = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let task = McpTask::new(new.clone(), holder.clone(), now);
+            let task = McpTask::new(new.clone(), holder.clone(), hold, now);
             let (count, bytes) = tx.count_mcp_tasks(&task.principal, now).await?;
             if count >= MCP_TASKS_MAX {
                 return Err(McpTaskError::TooMany);
@@ -63,7 +63,7 @@ impl App {
             if bytes + task.bytes() > MCP_TASKS_BYTES_MAX {
                 return Err(McpTaskError::Full);
             }
-            tx.add_mcp_task(&task, now.after(hold)).await?;
+            tx.add_mcp_task(&task).await?;
             Ok(task)
         };
         self.db.write_bytes(permit.namespace(), bytes, create).await
@@ -157,9 +157,8 @@ impl App {
             let now = tx.now();
             let mut tasks = tx.abandoned_mcp_tasks(hold, TAKEN_OVER_MAX).await?;
             for task in &mut tasks {
-                task.take_over(holder.clone(), now);
+                task.take_over(holder.clone(), hold, now);
                 tx.save_mcp_task(task).await?;
-                tx.hold_mcp_tasks(&holder, std::slice::from_ref(&task.id), now.after(hold), now).await?;
             }
             Ok(tasks)
         };

@@ -118,7 +118,7 @@ impl App {
             let now = tx.now();
             let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
             let retried = run.apply(Command::Retry, now)?;
-            let mut tasks = tx.tasks_without_values(&id).await?;
+            let mut tasks = tx.tasks_without_large_values(&id).await?;
             let waiting: HashMap<TaskId, u32> = task::to_reopen(&tasks, only.as_ref()).into_iter().collect();
             match &only {
                 Some(task) if !waiting.contains_key(task) => {

@@ -12,6 +12,9 @@ use crate::{
     task::{Task, TaskId},
 };
 
+/// The columns of an artefact but for its bytes, in the order in which they are written and read.
+const COLUMNS: &str = "run, task, path, sha256, size";
+
 impl Tx<'_> {
     /// Keep what a task has left behind.
     pub(crate) async fn add_artefact(
@@ -20,13 +23,12 @@ impl Tx<'_> {
         artefact: &NewArtefact,
         sha256: &str,
     ) -> Result<(), DbError> {
-        let sql = "insert into artefact (namespace, task, path, run, sha256, size, bytes)
-             values ($1, $2, $3, $4, $5, $6, $7)";
+        let sql = format!("insert into artefact (namespace, {COLUMNS}, bytes) values ($1, $2, $3, $4, $5, $6, $7)");
         let size = i64::try_from(artefact.bytes.len()).unwrap_or(i64::MAX);
         let run = task.run.as_ref().map(|run| &run.0);
         let bytes = artefact.bytes.as_slice();
-        let values = values![self.namespace(), &task.id.0, &artefact.path, run, sha256, size, bytes];
-        self.execute(sql, values).await.doing("keep an artefact")
+        let values = values![self.namespace(), run, &task.id.0, &artefact.path, sha256, size, bytes];
+        self.execute(&sql, values).await.doing("keep an artefact")
     }
 }
 
@@ -43,10 +45,12 @@ impl Db {
         let RunId(run) = run.clone();
         let (TaskId(task), path) = after.unwrap_or((TaskId(String::new()), String::new()));
         self.read_in(namespace, async move |db, namespace| {
-            let sql = "select run, task, path, sha256, size from artefact
-                 where namespace = $1 and run = $2 and (task, path) > ($3, $4) order by task, path limit $5";
+            let sql = format!(
+                "select {COLUMNS} from artefact
+                 where namespace = $1 and run = $2 and (task, path) > ($3, $4) order by task, path limit $5"
+            );
             let values = values![namespace, &run, &task, &path, page(limit)];
-            db.all(sql, values, from_row).await.doing("read artefacts")
+            db.all(&sql, values, from_row).await.doing("read artefacts")
         })
         .await
     }

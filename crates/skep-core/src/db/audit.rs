@@ -6,8 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    Db, DbError, Doing, Sql,
-    blobs::NAMES,
+    Db, DbError, Doing, blobs,
     sql::{Row, values},
 };
 
@@ -163,6 +162,7 @@ const OTHERS: [&str; 9] = [
 /// The same about large values: each that a row names is there, and each that is there is named. By grouping, for the
 /// same reason as above.
 fn about_blobs() -> String {
+    let names = blobs::names();
     format!(
         "select namespace, case when size is null then subject else 'blob ' || substr(sha256, 1, 8) end, case
                 when size is null then 'has a value whose blob ' || substr(sha256, 1, 8) || ' is gone'
@@ -171,7 +171,7 @@ fn about_blobs() -> String {
             end
          from (select namespace, sha256, max(subject) as subject, max(size) as size, max(bytes) as bytes from (
                 select namespace, sha256, subject, cast(null as bigint) as size, cast(null as bigint) as bytes
-                from {NAMES} as names
+                from {names} as names
                 union all
                 select namespace, sha256, null, size, length(bytes) from blob
             ) as parts group by namespace, sha256) as known
@@ -232,12 +232,9 @@ impl Db {
         }
         let name = name.to_owned();
         let found = self.read(async move |db| {
-            let needs = match db {
-                Sql::Sqlite(_) => "json_array_length(depends_on)",
-                Sql::Postgres(_) => "json_array_length(cast(depends_on as json))",
-            };
+            let needs = db.json_array_length("depends_on");
             let which = if run.is_some() { "run = $2" } else { "run is null" };
-            let sql = TASKS.replace("{run}", which).replace("{needs}", needs);
+            let sql = TASKS.replace("{run}", which).replace("{needs}", &needs);
             let sql = format!("{sql} limit {FINDINGS_MAX}");
             let read = |row: &Row<'_>| Ok(Finding { namespace: name.clone(), subject: row.next()?, what: row.next()? });
             let found = match &run {

@@ -18,7 +18,8 @@ use crate::{
 /// Events that are deleted in one transaction. Other writes of the namespace wait meanwhile.
 const DELETED_MAX: usize = 1000;
 
-const COLUMNS: &str = "number, at, kind, run, task, data";
+/// The columns of an event but for its number, in the order in which they are written and read.
+const COLUMNS: &str = "at, kind, run, task, data";
 
 impl Tx<'_> {
     /// Append an event. It is numbered and written when the whole group is, before its commit.
@@ -61,12 +62,12 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
             let number = "update namespace set last_event = last_event + $1 where id = $2 returning last_event";
             let last = sql.all(number, values![count, namespace], |row| row.next::<i64>()).await?;
             let before = last.first().ok_or("the namespace is missing")? - count;
-            let insert = "insert into event (namespace, number, at, kind, run, task, data)
-                 values ($1, $2, $3, $4, $5, $6, $7)";
+            let insert =
+                format!("insert into event (namespace, number, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
             for (number, event) in (before + 1..).zip(events) {
                 let (run, task) = (event.run.as_ref().map(|run| &run.0), event.task.as_ref().map(|task| &task.0));
                 let values = values![namespace, number, event.at.0, event.kind.name(), run, task, &event.data];
-                sql.execute(insert, values).await?;
+                sql.execute(&insert, values).await?;
             }
             Ok(before)
         }
@@ -74,11 +75,12 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
         Sql::Postgres(pipeline) => {
             let locked = pipeline.namespace().await?.ok_or("the namespace is missing")?;
             let last = locked.last_event + count;
-            let insert = "with counted as (update namespace set last_event = $1 where id = $2)
-                 insert into event (namespace, number, at, kind, run, task, data)
-                 select $2, $3 + n, at, kind, run, task, data
+            let insert = format!(
+                "with counted as (update namespace set last_event = $1 where id = $2)
+                 insert into event (namespace, number, {COLUMNS}) select $2, $3 + n, {COLUMNS}
                  from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
-                    with ordinality as new (at, kind, run, task, data, n)";
+                    with ordinality as new ({COLUMNS}, n)"
+            );
             let at: Vec<i64> = events.iter().map(|event| event.at.0).collect();
             let texts = |text: fn(&NewEvent) -> Option<String>| events.iter().map(text).collect::<Vec<_>>();
             let kind = texts(|event| Some(event.kind.name().to_owned()));
@@ -86,7 +88,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
             let task = texts(|event| event.task.as_ref().map(|task| task.0.clone()));
             let data = texts(|event| Some(event.data.to_string()));
             let values = values![last, namespace, locked.last_event, at, kind, run, task, data];
-            pipeline.later(insert, values).await?;
+            pipeline.later(&insert, values).await?;
             Ok(locked.last_event)
         }
     }
@@ -97,8 +99,9 @@ impl Db {
     /// [`PAGE_MAX`].
     pub async fn events_after(&self, namespace: &Namespace, number: i64, limit: usize) -> Result<Vec<Event>, DbError> {
         self.read_in(namespace, async move |db, namespace| {
-            let sql =
-                format!("select {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3");
+            let sql = format!(
+                "select number, {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3"
+            );
             db.all(&sql, values![namespace, number, page(limit)], from_row).await.doing("read events")
         })
         .await
@@ -112,8 +115,8 @@ impl Db {
         limit: usize,
     ) -> Result<(Page, Ends), DbError> {
         let sql = format!(
-            "select first_event, last_event, {COLUMNS} from namespace left join (
-                select {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3
+            "select first_event, last_event, number, {COLUMNS} from namespace left join (
+                select number, {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3
              ) as page on true where namespace.id = $4 order by number"
         );
         let read = |row: &Row<'_>| {
@@ -144,7 +147,8 @@ impl Db {
         let RunId(run) = run.clone();
         self.read_in(namespace, async move |db, namespace| {
             let sql = format!(
-                "select {COLUMNS} from event where namespace = $1 and run = $2 and number > $3 order by number limit $4"
+                "select number, {COLUMNS} from event where namespace = $1 and run = $2 and number > $3
+                 order by number limit $4"
             );
             db.all(&sql, values![namespace, &run, number, page(limit)], from_row).await.doing("read events")
         })

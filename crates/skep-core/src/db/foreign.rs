@@ -42,10 +42,11 @@ impl Db {
 impl Tx<'_> {
     /// Make events of the notes in this namespace. Hubs that do so at the same time come one after the other.
     async fn take_foreign_changes(&mut self) -> Result<(), DbError> {
-        let sql = "delete from foreign_change where ctid = any(array(
-                select ctid from foreign_change where namespace = $1 limit $2)) returning relation, key";
+        let row = self.sql.row_id();
+        let noted = self.sql.among(&format!("select {row} from foreign_change where namespace = $1 limit $2"));
+        let sql = format!("delete from foreign_change where {row} {noted} returning relation, key");
         let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next::<String>()?));
-        let notes = self.change(sql, values![self.namespace(), page(NOTES_MAX)], read).await;
+        let notes = self.change(&sql, values![self.namespace(), page(NOTES_MAX)], read).await;
         for (table, key) in notes.doing("take the notes of foreign changes")? {
             let data = json!({ "table": table, "key": key }).into();
             self.append(NewEvent { at: self.now(), kind: Kind::ForeignChanged, run: None, task: None, data });

@@ -1,23 +1,41 @@
 //! MCP tasks as rows.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use super::{
     Db, DbError, Doing, Tx,
+    error::failed,
     events::page,
-    sql::{Cause, Row, values},
+    sql::{Cause, Row, Value, values},
+    table::{Column, Table},
 };
 use crate::{
     Namespace, Timestamp,
     mcp_task::{Holder, McpTask, McpTaskId, State},
 };
 
-const COLUMNS: &str = "id, principal, request, may_repeat, attempt, holder, state, content, created, updated, expires";
+/// The columns of an MCP task, in the order of [`values_of`] and of [`from_row`].
+const COLUMNS: [Column; 13] = [
+    Column::fixed("id"),
+    Column::fixed("principal"),
+    Column::fixed("request"),
+    Column::fixed("may_repeat"),
+    Column::changing("attempt"),
+    Column::changing("holder"),
+    Column::changing("held_until"),
+    Column::changing("state"),
+    Column::changing("content"),
+    Column::fixed("created"),
+    Column::changing("updated"),
+    Column::changing("expires"),
+    Column::changing("bytes"), // to be added up, and not read back
+];
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("mcp_task", &COLUMNS));
 
 impl Tx<'_> {
     /// The task of this name.
     pub(crate) async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
-        let sql = format!("select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and expires > $3");
+        let sql = TABLE.select("id = $2 and expires > $3");
         self.first(&sql, values![self.namespace(), &id.0, now.0], from_row).await.doing("load an MCP task")
     }
 
@@ -31,42 +49,16 @@ impl Tx<'_> {
     }
 
     /// Keep a new task.
-    pub(crate) async fn add_mcp_task(&mut self, task: &McpTask, held_until: Timestamp) -> Result<(), DbError> {
-        let sql = format!(
-            "insert into mcp_task (namespace, {COLUMNS}, bytes, held_until)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-        );
-        let values = values![
-            self.namespace(),
-            &task.id.0,
-            &task.principal,
-            &task.request,
-            task.may_repeat,
-            task.attempt,
-            &task.holder.0,
-            task.state.name(),
-            task.state.content(),
-            task.created.0,
-            task.updated.0,
-            task.expires.0,
-            bytes(task),
-            held_until.0,
-        ];
-        self.execute(&sql, values).await.doing("add an MCP task")
+    pub(crate) async fn add_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
+        match self.insert(&TABLE, values_of(task)).await.doing("add an MCP task")? {
+            true => Ok(()),
+            false => Err(failed("add an MCP task", "there is one of this id already")),
+        }
     }
 
-    /// Keep the task as it now is. Nobody holds what is over.
+    /// Keep the task as it now is.
     pub(crate) async fn save_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
-        let held = if task.state.is_over() { "null" } else { "held_until" };
-        let sql = format!(
-            "update mcp_task set attempt = $1, holder = $2, state = $3, content = $4, updated = $5, expires = $6,
-             bytes = $7, held_until = {held} where namespace = $8 and id = $9"
-        );
-        let (state, content) = (task.state.name(), task.state.content());
-        let (updated, expires) = (task.updated.0, task.expires.0);
-        let (holder, namespace, id) = (&task.holder.0, self.namespace(), &task.id.0);
-        let values = values![task.attempt, holder, state, content, updated, expires, bytes(task), namespace, id];
-        self.execute(&sql, values).await.doing("save an MCP task")
+        self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save an MCP task")
     }
 
     /// Put off the end of these holds, as far as they are this holder's. Gives the tasks and their attempts.
@@ -94,11 +86,7 @@ impl Tx<'_> {
     pub(crate) async fn abandoned_mcp_tasks(&mut self, hold: Duration, limit: usize) -> Result<Vec<McpTask>, DbError> {
         let now = self.scope.now;
         let (passed, latest) = (now.surely(), now.at.after(now.error).after(2 * hold));
-        let sql = format!(
-            "select {COLUMNS} from mcp_task
-             where namespace = $1 and (held_until <= $2 or held_until > $3) and expires > $4
-             order by held_until limit $5"
-        );
+        let sql = TABLE.select("(held_until <= $2 or held_until > $3) and expires > $4 order by held_until limit $5");
         let values = values![self.namespace(), passed.0, latest.0, now.at.0, page(limit)];
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
@@ -123,9 +111,7 @@ impl Db {
     ) -> Result<Option<McpTask>, DbError> {
         let now = self.now().at;
         let (principal, id) = (principal.to_owned(), id.0.clone());
-        let sql = format!(
-            "select {COLUMNS} from mcp_task where namespace = $1 and id = $2 and principal = $3 and expires > $4"
-        );
+        let sql = TABLE.select("id = $2 and principal = $3 and expires > $4");
         let tasks = self.read_in(namespace, async move |db, namespace| {
             db.all(&sql, values![namespace, &id, &principal, now.0], from_row).await.doing("read an MCP task")
         });
@@ -133,13 +119,28 @@ impl Db {
     }
 }
 
-fn bytes(task: &McpTask) -> i64 {
-    i64::try_from(task.bytes()).unwrap_or(i64::MAX)
+fn values_of(task: &McpTask) -> [Value<'_>; COLUMNS.len()] {
+    [
+        (&task.id.0).into(),
+        (&task.principal).into(),
+        (&task.request).into(),
+        task.may_repeat.into(),
+        task.attempt.into(),
+        (&task.holder.0).into(),
+        task.held_until.map(|until| until.0).into(),
+        task.state.name().into(),
+        task.state.content().into(),
+        task.created.0.into(),
+        task.updated.0.into(),
+        task.expires.0.into(),
+        i64::try_from(task.bytes()).unwrap_or(i64::MAX).into(),
+    ]
 }
 
 fn from_row(row: &Row<'_>) -> Result<McpTask, Cause> {
     let (id, principal, request) = (McpTaskId(row.next()?), row.next()?, row.next()?);
     let (may_repeat, attempt, holder) = (row.next()?, row.next::<i64>()?.try_into()?, Holder(row.next()?));
+    let held_until = row.next::<Option<i64>>()?.map(Timestamp);
     let (state, content): (String, Option<String>) = (row.next()?, row.next()?);
     let state = match (state.as_str(), content) {
         ("working", _) => State::Working,
@@ -150,5 +151,5 @@ fn from_row(row: &Row<'_>) -> Result<McpTask, Cause> {
         _ => return Err("unknown state of an MCP task".into()),
     };
     let (created, updated, expires) = (Timestamp(row.next()?), Timestamp(row.next()?), Timestamp(row.next()?));
-    Ok(McpTask { id, principal, request, may_repeat, attempt, holder, state, created, updated, expires })
+    Ok(McpTask { id, principal, request, may_repeat, attempt, holder, held_until, state, created, updated, expires })
 }

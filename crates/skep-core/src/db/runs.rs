@@ -1,10 +1,13 @@
 //! Runs as rows.
 
+use std::sync::LazyLock;
+
 use super::{
-    Db, DbError, Doing, Tx,
-    blobs::{Kept, value_of},
+    Db, DbError, Doing, Tx, blobs,
     events::page,
-    sql::{Cause, Row, values},
+    sql::{Cause, Row, Value, values},
+    table::{Column, Table},
+    tasks,
 };
 use crate::{
     Namespace, Timestamp,
@@ -20,56 +23,41 @@ const TASKS_DELETED_MAX: usize = 100;
 /// Deletions that are looked for at once.
 const DELETIONS_MAX: usize = 100;
 
-const COLUMNS: &str =
-    concat!("id, name, directory, state, created, ended, ", value_of!("run", "plan"), ", ", value_of!("run", "report"));
+/// The columns of a run, in the order of [`values_of`] and of [`from_row`].
+const COLUMNS: [Column; 8] = [
+    Column::fixed("id"),
+    Column::fixed("name"),
+    Column::fixed("directory"),
+    Column::fixed("created"),
+    Column::changing("state"),
+    Column::changing("ended"),
+    Column::fixed("plan").json(),
+    Column::changing("report").json(),
+];
+pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("run", &COLUMNS));
 
 impl Tx<'_> {
     /// The run of this name.
     pub(crate) async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
-        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
+        let sql = TABLE.select("id = $2");
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
 
     /// Where a run stands, without its plan and its report.
     pub(crate) async fn run_state(&mut self, id: &RunId) -> Result<Option<State>, DbError> {
-        let sql = "select state from run where namespace = $1 and id = $2";
-        self.first(sql, values![self.namespace(), &id.0], |row| state(row.next_text()?)).await.doing("load a run")
+        let sql = TABLE.select_without_json("id = $2");
+        let run = self.first(&sql, values![self.namespace(), &id.0], summary_from_row).await.doing("load a run")?;
+        Ok(run.map(|run| run.state))
     }
 
     /// Keep a new run. `false` if there is one of this name already.
     pub(crate) async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
-        let sql = "insert into run (namespace, id, name, directory, state, created, ended, plan, plan_blob)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             on conflict (id, namespace) do nothing";
-        let plan = Kept::of(Some(&run.plan));
-        let values = values![
-            self.namespace(),
-            &run.id.0,
-            &run.name,
-            &run.directory,
-            run.state.name(),
-            run.created.0,
-            run.ended.map(|at| at.0),
-            plan.text,
-            plan.sha256,
-        ];
-        let is_new = self.has_changed(sql, values).await.doing("add a run")?;
-        if is_new {
-            self.add_blob(&run.plan).await.doing("keep a plan")?;
-        }
-        Ok(is_new)
+        self.insert(&TABLE, values_of(run)).await.doing("add a run")
     }
 
     /// Keep the run as it now is.
     pub(crate) async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
-        if let Some(report) = &run.report {
-            self.add_blob(report).await.doing("keep a report")?;
-        }
-        let sql = "update run set state = $1, ended = $2, report = $3, report_blob = $4
-             where namespace = $5 and id = $6";
-        let (ended, report) = (run.ended.map(|at| at.0), Kept::of(run.report.as_ref()));
-        let values = values![run.state.name(), ended, report.text, report.sha256, self.namespace(), &run.id.0];
-        self.execute(sql, values).await.doing("save a run")
+        self.update(&TABLE, &run.id.0, values_of(run)).await.doing("save a run")
     }
 
     /// Begin to delete a run: nobody sees it any more, and nobody is given its tasks. The rest goes step by step.
@@ -77,9 +65,10 @@ impl Tx<'_> {
         self.cancel_tasks(id).await?;
         let sql = "insert into deletion (namespace, run) values ($1, $2)";
         self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
-        let sql = "delete from run where namespace = $1 and id = $2 returning plan_blob, report_blob";
-        let named = self.change(sql, values![self.namespace(), &id.0], two_names).await.doing("delete a run")?;
-        self.delete_unnamed_blobs(named.into_iter().flatten().flatten().collect()).await
+        let sql = format!("delete from run where namespace = $1 and id = $2 returning {}", TABLE.blobs_listed());
+        let read = |row: &Row<'_>| blobs::hashes(&TABLE, row);
+        let named = self.change(&sql, values![self.namespace(), &id.0], read).await.doing("delete a run")?;
+        self.delete_unnamed_blobs(named.concat()).await
     }
 
     /// Whether the deletion of a run of this name has begun and is not over.
@@ -115,11 +104,13 @@ impl Tx<'_> {
         }
         let row = self.sql.row_id();
         let among = self.sql.among(&of_run("task").replace("$row", row));
-        let sql = format!("delete from task where {row} {among} returning input_blob, result_blob");
+        let named = tasks::TABLE.blobs_listed();
+        let sql = format!("delete from task where {row} {among} returning {named}");
         let values = values![self.namespace(), &id.0, page(TASKS_DELETED_MAX)];
-        let named = self.change(&sql, values, two_names).await.doing("delete what belonged to a run")?;
+        let read = |row: &Row<'_>| blobs::hashes(&tasks::TABLE, row);
+        let named = self.change(&sql, values, read).await.doing("delete what belonged to a run")?;
         if !named.is_empty() {
-            self.delete_unnamed_blobs(named.into_iter().flatten().flatten().collect()).await?;
+            self.delete_unnamed_blobs(named.concat()).await?;
             return Ok(true);
         }
         let sql = "delete from deletion where namespace = $1 and run = $2";
@@ -127,6 +118,9 @@ impl Tx<'_> {
         Ok(false)
     }
 }
+
+/// A page of runs, before the one that is named by when it was created and its id.
+const NEWEST_FIRST: &str = "(created, id) < ($2, $3) order by created desc, id desc limit $4";
 
 impl Db {
     /// Runs whose deletion has begun and is not over, at most so many.
@@ -142,7 +136,7 @@ impl Db {
     /// The run of this name, as it is now.
     pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
         let RunId(id) = id.clone();
-        let sql = format!("select {COLUMNS} from run where namespace = $1 and id = $2");
+        let sql = TABLE.select("id = $2");
         let runs = self.read_in(namespace, async move |db, namespace| {
             db.all(&sql, values![namespace, &id], from_row).await.doing("read a run")
         });
@@ -158,10 +152,7 @@ impl Db {
         limit: usize,
     ) -> Result<Vec<Run>, DbError> {
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
-        let sql = format!(
-            "select {COLUMNS} from run where namespace = $1 and (created, id) < ($2, $3)
-             order by created desc, id desc limit $4"
-        );
+        let sql = TABLE.select(NEWEST_FIRST);
         self.read_in(namespace, async move |db, namespace| {
             db.all(&sql, values![namespace, created, &id, page(limit)], from_row).await.doing("read runs")
         })
@@ -178,16 +169,10 @@ impl Db {
         limit: usize,
     ) -> Result<Vec<Summary>, DbError> {
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
-        let read = |row: &Row<'_>| {
-            let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
-            let state = state(row.next_text()?)?;
-            let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
-            Ok(Summary { id, name, directory, state, created, ended })
-        };
+        let sql = TABLE.select_without_json(NEWEST_FIRST);
         self.read_in(namespace, async move |db, namespace| {
-            let sql = "select id, name, directory, state, created, ended from run
-                 where namespace = $1 and (created, id) < ($2, $3) order by created desc, id desc limit $4";
-            db.all(sql, values![namespace, created, &id, page(limit)], read).await.doing("read runs")
+            let values = values![namespace, created, &id, page(limit)];
+            db.all(&sql, values, summary_from_row).await.doing("read runs")
         })
         .await
     }
@@ -233,21 +218,32 @@ impl Db {
     }
 }
 
-/// The names of two blobs.
-fn two_names(row: &Row<'_>) -> Result<[Option<String>; 2], Cause> {
-    Ok([row.next()?, row.next()?])
+fn values_of(run: &Run) -> [Value<'_>; COLUMNS.len()] {
+    [
+        (&run.id.0).into(),
+        (&run.name).into(),
+        (&run.directory).into(),
+        run.created.0.into(),
+        run.state.name().into(),
+        run.ended.map(|at| at.0).into(),
+        (&run.plan).into(),
+        run.report.as_ref().into(),
+    ]
 }
 
-fn state(name: Option<&str>) -> Result<State, Cause> {
-    let name = name.unwrap_or_default();
-    let known = State::ALL.into_iter().find(|known| known.name() == name);
-    known.ok_or_else(|| format!("unknown run state {name:?}").into())
+/// A run without its last columns, those that are JSON.
+fn summary_from_row(row: &Row<'_>) -> Result<Summary, Cause> {
+    let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
+    let created = Timestamp(row.next()?);
+    let state = row.next_text()?.unwrap_or_default();
+    let known = State::ALL.into_iter().find(|known| known.name() == state);
+    let state = known.ok_or_else(|| format!("unknown run state {state:?}"))?;
+    let ended = row.next::<Option<i64>>()?.map(Timestamp);
+    Ok(Summary { id, name, directory, state, created, ended })
 }
 
 fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
-    let (id, name, directory) = (RunId(row.next()?), row.next()?, row.next()?);
-    let state = state(row.next_text()?)?;
-    let (created, ended) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(Timestamp));
+    let Summary { id, name, directory, state, created, ended } = summary_from_row(row)?;
     let (plan, report) = (row.next_value()?.ok_or("a run without a plan")?, row.next_value()?);
     Ok(Run { id, name, plan, directory, state, created, ended, report })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Db, DbError, Doing, Tx, events::page, sql::values, tasks};
+use super::{Db, DbError, Doing, Tx, events::page, sql::values};
 use crate::{
     Namespace,
     session::{HubId, NewSession, SessionId, SessionToken},
@@ -77,10 +77,9 @@ impl Tx<'_> {
     pub(crate) async fn lost_tasks(&mut self, limit: usize) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and not exists (
                 select 1 from session join hub on hub.id = session.hub
-                where session.namespace = task.namespace and session.id = task.session)";
-        let sql = format!("{} order by id limit $2", tasks::select_where(which));
-        let values = values![self.namespace(), page(limit)];
-        self.all(&sql, values, tasks::from_row).await.doing("find the tasks of lost sessions")
+                where session.namespace = task.namespace and session.id = task.session)
+             order by id limit $2";
+        self.tasks_where(which, values![self.namespace(), page(limit)]).await
     }
 
     /// Delete the sessions that are lost.

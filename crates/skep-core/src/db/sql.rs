@@ -1,7 +1,8 @@
 //! One statement on either database: values in, rows out.
 //!
-//! The common tongue of both: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial
-//! indexes, recursive `with`. Times are integers and JSON is text.
+//! What both have: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial indexes, recursive
+//! `with`. Times are integers and JSON is text. Where they have different words, or plan the same words differently,
+//! the words are here.
 
 use std::{borrow::Cow, cell::Cell, error::Error, sync::atomic::Ordering};
 
@@ -31,6 +32,8 @@ pub(super) enum Value<'a> {
     Integer(i64),
     Text(Cow<'a, str>),
     Bytes(Cow<'a, [u8]>),
+    /// Text, of which a copy costs nothing.
+    Json(Json),
     /// Several texts at once, for [`Sql::any`] and `unnest`.
     Texts(Vec<Option<String>>),
     /// Several numbers at once, for `unnest`; PostgreSQL alone has it.
@@ -43,9 +46,9 @@ macro_rules! values {
 }
 pub(super) use values;
 
-/// Something both databases have in a column.
-pub(super) trait Column: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a> {}
-impl<T: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a>> Column for T {}
+/// What a column of both databases is read as.
+pub(super) trait Readable: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a> {}
+impl<T: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a>> Readable for T {}
 
 /// One row of an answer. Its columns are read in the order in which the statement names them.
 pub(super) struct Row<'a> {
@@ -64,7 +67,7 @@ impl<'a> Row<'a> {
     }
 
     /// The next column.
-    pub(super) fn next<T: Column>(&self) -> Result<T, Cause> {
+    pub(super) fn next<T: Readable>(&self) -> Result<T, Cause> {
         match self.row {
             AnyRow::Sqlite(row) => Ok(row.get(self.place())?),
             AnyRow::Postgres(row) => Ok(row.try_get(self.place())?),
@@ -89,7 +92,7 @@ impl<'a> Row<'a> {
         Ok(self.next_text()?.map(Json::from_database))
     }
 
-    /// The next two columns, the text of a value and its blob: see `value_of!`.
+    /// The next two columns, the text of a value and the bytes of its blob: see `table.rs`.
     pub(super) fn next_value(&self) -> Result<Option<Json>, Cause> {
         match (self.next_text()?, self.next_bytes()?) {
             (_, Some(bytes)) => Ok(Some(Json::from_database(str::from_utf8(bytes)?))),
@@ -217,6 +220,11 @@ impl Sql<'_> {
         }
     }
 
+    /// Whether an answer costs no way to a server and back, so that a look that may spare a change is worth its while.
+    pub(super) fn answers_at_once(&self) -> bool {
+        self.is_sqlite()
+    }
+
     /// Whether this is SQLite.
     pub(super) fn is_sqlite(&self) -> bool {
         matches!(self, Sql::Sqlite(_))
@@ -242,6 +250,14 @@ impl Sql<'_> {
         }
     }
 
+    /// The number of items of a column that has a JSON array as text.
+    pub(super) fn json_array_length(&self, column: &str) -> String {
+        match self {
+            Sql::Sqlite(_) => format!("json_array_length({column})"),
+            Sql::Postgres(_) => format!("json_array_length(cast({column} as json))"),
+        }
+    }
+
     /// The column that tells where a row is, for as long as nobody changes it.
     pub(super) fn row_id(&self) -> &'static str {
         match self {
@@ -258,6 +274,21 @@ impl Sql<'_> {
         }
     }
 }
+
+/// A condition: what `select` asks for is not there. Of `not exists`, PostgreSQL makes a join that reads all of the table
+/// once for each row, as long as it has no statistics.
+pub(super) fn none(select: &str) -> String {
+    format!("({select} limit 1) is null")
+}
+
+/// A condition: a text column is not null. For `is not null`, SQLite would look in an index of all rows of which that is
+/// true, although other conditions leave few.
+pub(super) fn is_set(column: &str) -> String {
+    format!("length({column}) > 0")
+}
+
+/// Between two tables: a join that SQLite does in the order in which it is written. PostgreSQL takes it for any other.
+pub(super) const JOIN_IN_ORDER: &str = "cross join";
 
 /// SQLite numbers `$1` in order of appearance, whatever its digit; so that is the order to write them in.
 fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value<'_>]) -> rusqlite::Result<()> {
@@ -276,6 +307,7 @@ impl rusqlite::ToSql for Value<'_> {
             Value::Integer(value) => Ok(ToSqlOutput::from(*value)),
             Value::Text(value) => Ok(ToSqlOutput::from(&**value)),
             Value::Bytes(value) => Ok(ToSqlOutput::from(&**value)),
+            Value::Json(value) => Ok(ToSqlOutput::from(value.as_str())),
             Value::Texts(values) => Ok(ToSqlOutput::from(json(values.iter().cloned()))),
             Value::Integers(values) => Ok(ToSqlOutput::from(json(values.iter().copied()))),
         }
@@ -294,6 +326,7 @@ impl tokio_postgres::types::ToSql for Value<'_> {
             Value::Integer(value) => value.to_sql_checked(kind, to),
             Value::Text(value) => value.to_sql_checked(kind, to),
             Value::Bytes(value) => value.to_sql_checked(kind, to),
+            Value::Json(value) => value.as_str().to_sql_checked(kind, to),
             Value::Texts(values) => values.to_sql_checked(kind, to),
             Value::Integers(values) => values.to_sql_checked(kind, to),
         }
@@ -315,6 +348,7 @@ impl Value<'_> {
             Value::Integer(value) => Value::Integer(*value),
             Value::Text(value) => Value::Text(Cow::Owned(value.clone().into_owned())),
             Value::Bytes(value) => Value::Bytes(Cow::Owned(value.clone().into_owned())),
+            Value::Json(value) => Value::Json(value.clone()),
             Value::Texts(values) => Value::Texts(values.clone()),
             Value::Integers(values) => Value::Integers(values.clone()),
         }
@@ -345,9 +379,15 @@ impl<'a> From<&'a [u8]> for Value<'a> {
     }
 }
 
-impl<'a> From<&'a Json> for Value<'a> {
-    fn from(value: &'a Json) -> Value<'a> {
-        value.as_str().into()
+impl From<&Json> for Value<'_> {
+    fn from(value: &Json) -> Self {
+        Value::Json(value.clone())
+    }
+}
+
+impl From<Json> for Value<'_> {
+    fn from(value: Json) -> Self {
+        Value::Json(value)
     }
 }
 

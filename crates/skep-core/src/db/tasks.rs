@@ -1,14 +1,14 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
     Db, DbError, Doing, Tx,
-    blobs::{Kept, value_of},
-    sql::{Cause, Row, Value, values},
+    sql::{Cause, JOIN_IN_ORDER, Row, Value, values},
+    table::{Column, Table},
 };
 use crate::{
     Json, Namespace, Timestamp,
@@ -17,27 +17,33 @@ use crate::{
     task::{Attempt, Failure, Holder, State, Task, TaskId, WorkerId},
 };
 
-/// The columns of a task, and what its values come from.
-macro_rules! columns {
-    ($($values:tt)+) => {
-        concat!(
-            "id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state, due, waiting_for, ",
-            "attempt, failures, losses, worker, session, ",
-            $($values)+
-        )
-    };
-}
-const COLUMNS: &str = columns!(value_of!("task", "input"), ", ", value_of!("task", "result"));
-/// The same for those who only ask where it stands: input and output are null, an error is empty.
-const COLUMNS_WITHOUT_VALUES: &str = columns!(
-    "'null', cast(null as bytea), case state when 'blocked' then result when 'failed' then '\"\"' else 'null' end, \
-     cast(null as bytea)"
-);
+/// The columns of a task, in the order of [`values_of`] and of [`from_row`].
+const COLUMNS: [Column; 18] = [
+    Column::fixed("id"),
+    Column::fixed("run"),
+    Column::fixed("queue"),
+    Column::fixed("position"),
+    Column::fixed("depends_on"),
+    Column::fixed("retries_max"),
+    Column::fixed("retry_delay_us"),
+    Column::fixed("allow_failure"),
+    Column::changing("state"),
+    Column::changing("due"),
+    Column::changing("waiting_for"),
+    Column::changing("attempt"),
+    Column::changing("failures"),
+    Column::changing("losses"),
+    Column::changing("worker"),
+    Column::changing("session"),
+    Column::fixed("input").json(),
+    Column::changing("result").json(),
+];
+pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &COLUMNS));
 
 impl Tx<'_> {
     /// The task of this name.
     pub(crate) async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
+        let sql = TABLE.select("id = $2");
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
@@ -48,11 +54,10 @@ impl Tx<'_> {
         session: &SessionId,
         now: Timestamp,
     ) -> Result<Option<Task>, DbError> {
-        let sql = format!(
-            "select {COLUMNS} from task
-             where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
+        let sql = TABLE.select(
+            "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
                 and exists (select 1 from session where session.namespace = $4 and session.id = $5)
-             order by due, position, id limit 1"
+             order by due, position, id limit 1",
         );
         let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0];
         self.first(&sql, values, from_row).await.doing("find a ready task")
@@ -60,23 +65,18 @@ impl Tx<'_> {
 
     /// Tasks by a condition on their namespace, which is `$1`, and others.
     pub(super) async fn tasks_where(&mut self, which: &str, values: &[Value<'_>]) -> Result<Vec<Task>, DbError> {
-        self.all(&select_where(which), values, from_row).await.doing("load tasks")
+        self.all(&TABLE.select(which), values, from_row).await.doing("load tasks")
     }
 
-    /// All tasks of a run in the order of their declaration, without input, output and error.
-    pub(crate) async fn tasks_without_values(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let sql = format!(
-            "select {COLUMNS_WITHOUT_VALUES} from task where namespace = $1 and run = $2 order by position, id"
-        );
+    /// All tasks of a run in the order of their declaration. Large inputs and results are empty texts.
+    pub(crate) async fn tasks_without_large_values(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
+        let sql = TABLE.select_small("run = $2 order by position, id");
         self.all(&sql, values![self.namespace(), &run.0], from_row).await.doing("load the tasks of a run")
     }
 
     /// The tasks of a run that workers hold.
     pub(crate) async fn tasks_in_progress(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
-        let sql = format!(
-            "select {COLUMNS} from task where namespace = $1 and run = $2 and state = 'in_progress'
-             order by position, id"
-        );
+        let sql = TABLE.select("run = $2 and state = 'in_progress' order by position, id");
         self.all(&sql, values![self.namespace(), &run.0], from_row).await.doing("load the tasks in progress")
     }
 
@@ -88,10 +88,9 @@ impl Tx<'_> {
         count.and_then(|count| Ok(count.unwrap_or(0).try_into()?)).doing("count the tasks of a run")
     }
 
-    /// These tasks, as far as they exist in this run (or outside of any), without input, output and error.
+    /// These tasks, as far as they exist in this run (or outside of any). Large inputs and results are empty texts.
     pub(crate) async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
-        let any = self.sql.any(2);
-        let sql = format!("select {COLUMNS_WITHOUT_VALUES} from task where namespace = $1 and id {any} order by id");
+        let sql = TABLE.select_small(&format!("id {} order by id", self.sql.any(2)));
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
         let found = self.all(&sql, values![self.namespace(), names], from_row).await.doing("load dependencies")?;
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
@@ -99,42 +98,9 @@ impl Tx<'_> {
 
     /// Keep a new task. `false` if there is one of this name already.
     pub(crate) async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
-        let sql = "insert into task (namespace, id, run, queue, position, depends_on, retries_max, retry_delay_us,
-                allow_failure, state, due, waiting_for, attempt, failures, losses, worker, session, input, input_blob,
-                result)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-             on conflict (id, namespace) do nothing";
-        let input = Kept::of(Some(&task.input));
-        let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
-        let depends_on = names_to_json(&task.depends_on);
-        let retry_delay_us = i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX);
-        let values = values![
-            self.namespace(),
-            &task.id.0,
-            task.run.as_ref().map(|run| &run.0),
-            &task.queue,
-            task.position,
-            depends_on,
-            task.retries_max,
-            retry_delay_us,
-            task.allow_failure,
-            state,
-            due,
-            waiting_for,
-            task.attempt,
-            task.failures,
-            task.losses,
-            worker,
-            session,
-            input.text,
-            input.sha256,
-            result.as_ref().map(Json::as_str),
-        ];
-        let is_new = self.has_changed(sql, values).await.doing("add a task")?;
-        if !is_new {
+        if !self.insert(&TABLE, values_of(task)).await.doing("add a task")? {
             return Ok(false);
         }
-        self.add_blob(&task.input).await.doing("keep an input")?;
         for on in &task.depends_on {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
             self.execute(sql, values![self.namespace(), &on.0, &task.id.0]).await.doing("add a dependency")?;
@@ -144,36 +110,13 @@ impl Tx<'_> {
 
     /// Keep the task as it now is.
     pub(crate) async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
-        let sql = "update task set state = $1, due = $2, waiting_for = $3, attempt = $4, failures = $5, losses = $6,
-             worker = $7, session = $8, result = $9, result_blob = $10 where namespace = $11 and id = $12";
-        let Columns { state, due, waiting_for, worker, session, result } = columns(&task.state);
-        if let Some(result) = &result {
-            self.add_blob(result).await.doing("keep a result")?;
-        }
-        let (attempt, failures, losses) = (task.attempt, task.failures, task.losses);
-        let (result, namespace, id) = (Kept::of(result.as_ref()), self.namespace(), &task.id.0);
-        let values = values![
-            state,
-            due,
-            waiting_for,
-            attempt,
-            failures,
-            losses,
-            worker,
-            session,
-            result.text,
-            result.sha256,
-            namespace,
-            id,
-        ];
-        self.execute(sql, values).await.doing("save a task")
+        self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save a task")
     }
 
     /// A task is over, and those that need it wait for one less. To be called once for each task.
     pub(crate) async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
         const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
-        // SQLite answers without a way to go, so a look that may spare the update is worth its while.
-        if self.sql.is_sqlite() {
+        if self.sql.answers_at_once() {
             let values = values![self.namespace(), &id.0];
             if self.first(DEPENDENTS, values, |_| Ok(())).await.doing("look for dependents")?.is_none() {
                 return Ok(());
@@ -190,14 +133,13 @@ impl Tx<'_> {
     /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
     /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
     pub(crate) async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
-        // `cross join`, because SQLite keeps its order.
         const OPTIONAL: &str = "select t.allow_failure from task t where t.namespace = $1 and t.id = d.task";
         let needs = self.sql.among("select id from needs");
         let sql = format!(
             "with recursive needs (id, optional) as (
                 select d.task, ({OPTIONAL}) from dependency d where d.namespace = $1 and d.depends_on = $2
                 union
-                select d.task, ({OPTIONAL}) from needs n cross join dependency d
+                select d.task, ({OPTIONAL}) from needs n {JOIN_IN_ORDER} dependency d
                 where not n.optional and d.namespace = $1 and d.depends_on = n.id
              )
              update task set state = 'blocked', due = null, result = $3
@@ -259,7 +201,7 @@ impl Db {
     /// The task of this name, as it is now.
     pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
         let TaskId(id) = id.clone();
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and id = $2");
+        let sql = TABLE.select("id = $2");
         let tasks = self.read_in(namespace, async move |db, namespace| {
             db.all(&sql, values![namespace, &id], from_row).await.doing("read a task")
         });
@@ -269,7 +211,7 @@ impl Db {
     /// All tasks of a run, in the order of their declaration.
     pub async fn tasks_of(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Task>, DbError> {
         let RunId(run) = run.clone();
-        let sql = format!("select {COLUMNS} from task where namespace = $1 and run = $2 order by position, id");
+        let sql = TABLE.select("run = $2 order by position, id");
         self.read_in(namespace, async move |db, namespace| {
             db.all(&sql, values![namespace, &run], from_row).await.doing("read tasks")
         })
@@ -328,33 +270,51 @@ impl TaskCounts {
     }
 }
 
-/// What of a state goes into which column.
-struct Columns<'a> {
-    state: &'static str,
+fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
+    let of_state = OfState::of(&task.state);
+    [
+        (&task.id.0).into(),
+        task.run.as_ref().map(|run| &run.0).into(),
+        (&task.queue).into(),
+        task.position.into(),
+        names_to_json(&task.depends_on).into(),
+        task.retries_max.into(),
+        i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX).into(),
+        task.allow_failure.into(),
+        task.state.name().into(),
+        of_state.due.into(),
+        of_state.waiting_for.into(),
+        task.attempt.into(),
+        task.failures.into(),
+        task.losses.into(),
+        of_state.holder.map(|holder| &holder.worker.0).into(),
+        of_state.holder.map(|holder| &holder.session.0).into(),
+        (&task.input).into(),
+        of_state.result.into(),
+    ]
+}
+
+/// What comes with a state, as columns.
+#[derive(Default)]
+struct OfState<'a> {
     due: Option<i64>,
     waiting_for: u32,
-    worker: Option<&'a str>,
-    session: Option<&'a str>,
+    holder: Option<&'a Holder>,
     result: Option<Json>,
 }
 
-fn columns(state: &State) -> Columns<'_> {
-    let columns = Columns { state: state.name(), due: None, waiting_for: 0, worker: None, session: None, result: None };
-    match state {
-        State::Pending { due, waiting_for } => Columns { due: Some(due.0), waiting_for: *waiting_for, ..columns },
-        State::InProgress(holder) => {
-            Columns { worker: Some(&holder.worker.0), session: Some(&holder.session.0), ..columns }
+impl OfState<'_> {
+    fn of(state: &State) -> OfState<'_> {
+        let none = OfState::default();
+        match state {
+            State::Pending { due, waiting_for } => OfState { due: Some(due.0), waiting_for: *waiting_for, ..none },
+            State::InProgress(holder) => OfState { holder: Some(holder), ..none },
+            State::Completed(output) => OfState { result: Some(output.clone()), ..none },
+            State::Failed(failure) => OfState { result: Some(failure_to_json(failure)), ..none },
+            State::Blocked(by) => OfState { result: Some(Json::of(&by.0)), ..none },
+            State::Cancelled => none,
         }
-        State::Completed(output) => Columns { result: Some(output.clone()), ..columns },
-        State::Failed(failure) => Columns { result: Some(failure_to_json(failure)), ..columns },
-        State::Blocked(by) => Columns { result: Some(Json::of(&by.0)), ..columns },
-        State::Cancelled => columns,
     }
-}
-
-/// A `select` of tasks by a condition on their namespace, which is `$1`, and others.
-pub(super) fn select_where(which: &str) -> String {
-    format!("select {COLUMNS} from task where namespace = $1 and {which}")
 }
 
 /// Rows are written here alone, so one that does not parse is our bug, and no caller's to mend.

@@ -1,0 +1,206 @@
+//! Tables whose rows are entities. The columns of an entity are listed once, next to the functions that turn it into a
+//! row and back; the statements that load, add and save it are made from that list.
+//!
+//! ```text
+//!   COLUMNS ──▶ select …, insert …, update …
+//!           ──▶ values_of(&entity) gives one value for each, in this order
+//!           ──▶ from_row(row) reads them, in this order
+//! ```
+
+use super::{
+    Tx,
+    sql::{Cause, Value},
+};
+use crate::Json;
+
+/// A column of an entity. Beside them, each table has the number of its namespace.
+pub(super) struct Column {
+    name: &'static str,
+    /// Whether it is written again when the entity is saved.
+    changes: bool,
+    /// Whether it is JSON that may be large. Then there is a second column, the name of a blob (`blobs.rs`).
+    is_json: bool,
+}
+
+impl Column {
+    /// A column that stays as it is.
+    pub(super) const fn fixed(name: &'static str) -> Column {
+        Column { name, changes: false, is_json: false }
+    }
+
+    /// A column that changes.
+    pub(super) const fn changing(name: &'static str) -> Column {
+        Column { name, changes: true, is_json: false }
+    }
+
+    /// The same for JSON that may be large.
+    pub(super) const fn json(self) -> Column {
+        Column { is_json: true, ..self }
+    }
+
+    /// The columns of the table that it takes.
+    fn names(&self) -> Vec<String> {
+        if self.is_json { vec![self.name.to_owned(), self.blob()] } else { vec![self.name.to_owned()] }
+    }
+
+    /// The column with the hash of the blob.
+    fn blob(&self) -> String {
+        format!("{}_blob", self.name)
+    }
+
+    /// What a `select` asks for. Of JSON, a text and the bytes of its blob, as `Row::next_value` reads them.
+    fn whole(&self, table: &str) -> String {
+        let Column { name, is_json: true, .. } = self else { return self.name.to_owned() };
+        let blob = self.blob();
+        format!(
+            "{name}, case when {blob} is not null then
+                (select bytes from blob where blob.namespace = {table}.namespace and blob.sha256 = {table}.{blob}) end"
+        )
+    }
+
+    /// The same, but for large JSON an empty text.
+    fn small(&self) -> String {
+        let Column { name, is_json: true, .. } = self else { return self.name.to_owned() };
+        format!("case when {} is null then {name} else '\"\"' end, cast(null as bytea)", self.blob())
+    }
+}
+
+/// A table, and its statements. An entity's first column is its id.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    columns: &'static [Column],
+    /// What its `select`s ask for: everything; no large JSON; no JSON.
+    whole: String,
+    small: String,
+    plain: String,
+    insert: String,
+    update: String,
+}
+
+impl Table {
+    pub(super) fn new(name: &'static str, columns: &'static [Column]) -> Table {
+        let whole: Vec<String> = columns.iter().map(|column| column.whole(name)).collect();
+        let small: Vec<String> = columns.iter().map(Column::small).collect();
+        let plain: Vec<&str> = columns.iter().filter(|column| !column.is_json).map(|column| column.name).collect();
+
+        let names: Vec<String> = columns.iter().flat_map(Column::names).collect();
+        let places: Vec<String> = (1..=names.len() + 1).map(|n| format!("${n}")).collect();
+        let insert = format!(
+            "insert into {name} (namespace, {}) values ({}) on conflict do nothing",
+            names.join(", "),
+            places.join(", ")
+        );
+
+        let changing: Vec<String> = columns.iter().filter(|column| column.changes).flat_map(Column::names).collect();
+        let set: Vec<String> = (1..).zip(&changing).map(|(n, column)| format!("{column} = ${n}")).collect();
+        let update = format!(
+            "update {name} set {} where namespace = ${} and id = ${}",
+            set.join(", "),
+            changing.len() + 1,
+            changing.len() + 2
+        );
+        let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
+        Table { name, columns, whole, small, plain, insert, update }
+    }
+
+    /// A `select` of whole entities by a condition on their namespace, which is `$1`, and others.
+    pub(super) fn select(&self, which: &str) -> String {
+        format!("select {} from {} where namespace = $1 and {which}", self.whole, self.name)
+    }
+
+    /// The same, but large JSON is read as an empty text.
+    pub(super) fn select_small(&self, which: &str) -> String {
+        format!("select {} from {} where namespace = $1 and {which}", self.small, self.name)
+    }
+
+    /// The same without the columns that are JSON.
+    pub(super) fn select_without_json(&self, which: &str) -> String {
+        format!("select {} from {} where namespace = $1 and {which}", self.plain, self.name)
+    }
+
+    /// The columns that name blobs, as a `select` or `returning` lists them.
+    pub(super) fn blobs_listed(&self) -> String {
+        self.blobs().collect::<Vec<_>>().join(", ")
+    }
+
+    /// The columns that name blobs.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = String> {
+        self.columns.iter().filter(|column| column.is_json).map(Column::blob)
+    }
+}
+
+impl Tx<'_> {
+    /// Add a row, and what of its JSON is large. `false` if there is one of this id already.
+    pub(super) async fn insert<const N: usize>(
+        &mut self,
+        table: &Table,
+        values: [Value<'_>; N],
+    ) -> Result<bool, Cause> {
+        let (mut row, large) = in_columns(table.columns.iter().zip(values));
+        row.insert(0, self.namespace().into());
+        let is_new = self.has_changed(&table.insert, &row).await?;
+        for json in large.iter().filter(|_| is_new) {
+            self.add_blob(json).await?;
+        }
+        Ok(is_new)
+    }
+
+    /// Write what changes of a row, and what of its JSON is large.
+    pub(super) async fn update<const N: usize>(
+        &mut self,
+        table: &Table,
+        id: &str,
+        values: [Value<'_>; N],
+    ) -> Result<(), Cause> {
+        let changing = table.columns.iter().zip(values).filter(|(column, _)| column.changes);
+        let (mut row, large) = in_columns(changing);
+        for json in &large {
+            self.add_blob(json).await?;
+        }
+        row.extend([Value::from(self.namespace()), Value::from(id)]);
+        self.execute(&table.update, &row).await
+    }
+}
+
+/// Values as their rows have them, and those that become blobs.
+fn in_columns<'a>(values: impl Iterator<Item = (&'static Column, Value<'a>)>) -> (Vec<Value<'a>>, Vec<Json>) {
+    let (mut row, mut large) = (Vec::new(), Vec::new());
+    for (column, value) in values {
+        match value {
+            Value::Json(json) if column.is_json && json.is_large() => {
+                row.extend([Value::from(""), Value::from(json.sha256().to_owned())]);
+                large.push(json);
+            }
+            value if column.is_json => row.extend([value, Value::Null]),
+            value => row.push(value),
+        }
+    }
+    (row, large)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_have_the_columns_in_the_order_of_the_list() {
+        const COLUMNS: [Column; 4] = [
+            Column::fixed("id"),
+            Column::changing("state"),
+            Column::fixed("input").json(),
+            Column::changing("result").json(),
+        ];
+        let table = Table::new("t", &COLUMNS);
+        assert_eq!(
+            table.insert,
+            "insert into t (namespace, id, state, input, input_blob, result, result_blob) \
+             values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing"
+        );
+        assert_eq!(
+            table.update,
+            "update t set state = $1, result = $2, result_blob = $3 where namespace = $4 and id = $5"
+        );
+        assert_eq!(table.select_without_json("id = $2"), "select id, state from t where namespace = $1 and id = $2");
+        assert_eq!(table.blobs_listed(), "input_blob, result_blob");
+    }
+}
