@@ -1,4 +1,5 @@
-//! What Skep can do to runs and tasks, each as one transaction: load, decide, save, append, commit, wake.
+//! The operations on runs, tasks, sessions and MCP tasks. Each is one transaction: load, decide, save, append the event,
+//! commit, wake followers.
 //!
 //! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/runs.rs`, `app/sessions.rs` and
 //! `app/mcp_tasks.rs`. What only reads asks [`Db`] itself.
@@ -19,7 +20,7 @@ use crate::db::Db;
 /// Everything a request needs; cheap to clone.
 #[derive(Clone)]
 pub struct App {
-    /// The store.
+    /// The store. Its methods read; only the operations of [`App`] write.
     pub db: Db,
 }
 

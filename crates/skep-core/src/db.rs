@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// How much the store takes on, and how long it waits, before it says no.
+/// How much the store accepts and how long it waits before it refuses.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Writes that run or wait. One namespace may have half of them.
@@ -165,9 +165,9 @@ impl Db {
     /// Do all of `work` or nothing of it, in one namespace: all if it returns `Ok`, and the answer comes when that is
     /// durable; nothing if it returns an error.
     ///
-    /// `work` may be called more than once, so it borrows what it captured. It awaits its [`Tx`] and nothing
-    /// else: other writers stand behind it, and one that waits for the outside world is refused. It runs to its end
-    /// even if the caller leaves, unless the caller leaves before its turn.
+    /// `work` may be called more than once, so it borrows what it captured. It may await its [`Tx`] and nothing else,
+    /// because other writers wait for it; a write that awaits anything else is refused. Once it has begun, it runs to its
+    /// end even if the caller's future is dropped.
     pub(crate) async fn write<T, E, F>(&self, namespace: &Namespace, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
@@ -222,9 +222,9 @@ impl Db {
         .await
     }
 
-    /// Take nothing more, finish what waits, and let go of the database. Afterwards every call is refused with
-    /// [`DbError::Closed`]. What was acknowledged is durable without this; what this brings is order: nobody is cut
-    /// off, and SQLite's side files are gone.
+    /// Accept nothing more, finish what waits, and close the database. Afterwards every call is refused with
+    /// [`DbError::Closed`]. What was acknowledged is durable without this. Closing makes sure that no call is cut off,
+    /// and that SQLite's side files are deleted.
     pub async fn close(&self) {
         self.admission.close();
         self.reads.close();
@@ -272,7 +272,7 @@ impl<'a> Tx<'a> {
         self.scope.now.at
     }
 
-    /// A moment that has passed for certain: what was to last until then is over for every hub.
+    /// The latest moment that has certainly passed, whichever hub is asked: the store's time less its error bound.
     pub(crate) fn surely_past(&self) -> Timestamp {
         self.scope.now.surely()
     }
@@ -338,8 +338,8 @@ impl<'a> Tx<'a> {
         result
     }
 
-    /// What the closure said. It does not get its way if it said yes although a statement had failed: PostgreSQL
-    /// would answer the commit with success and roll it back.
+    /// The closure's result, or an error if it returned `Ok` although a statement had failed: PostgreSQL would answer the
+    /// commit with success and roll back.
     fn finish<T, E: From<DbError>>(&self, said: Result<T, E>) -> Result<T, E> {
         match said {
             Ok(_) if self.failed => Err(failed("commit", "a statement of this write had failed").into()),

@@ -8,9 +8,9 @@ use crate::{Json, Timestamp, run::RunId, task::TaskId};
 pub struct Event {
     /// Place in the namespace's log: 1, 2, 3, …
     pub number: i64,
-    /// When.
+    /// When it happened, by the store's time.
     pub at: Timestamp,
-    /// What.
+    /// What happened.
     pub kind: Kind,
     /// In which run, if any.
     pub run: Option<RunId>,
@@ -23,9 +23,9 @@ pub struct Event {
 /// One thing that happens now, and has no number yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {
-    /// When.
+    /// When it happened, by the store's time.
     pub at: Timestamp,
-    /// What.
+    /// What happened.
     pub kind: Kind,
     /// In which run, if any.
     pub run: Option<RunId>,
@@ -51,9 +51,9 @@ pub enum Kind {
     RunEnded,
     /// A run stopped before its end and can be resumed.
     RunInterrupted,
-    /// A run goes on.
+    /// A run was resumed.
     RunResumed,
-    /// A run that was over goes on, with the tasks that are reopened.
+    /// A run that was over is running again, with the tasks that are reopened.
     RunRetried,
     /// A task was declared (`queue`).
     TaskSubmitted,
@@ -65,20 +65,20 @@ pub enum Kind {
     TaskRetried,
     /// A task failed for good (`worker`, `attempt`, `error`).
     TaskFailed,
-    /// A task cannot start any more (`by`: the task that it would have needed).
+    /// A task cannot start any more (`by`: the task that it depends on and that ended without success).
     TaskBlocked,
-    /// A task was given back unfinished; no failure is counted (`worker`, `attempt`).
+    /// A task was released unfinished; no failure is counted (`worker`, `attempt`).
     TaskReleased,
     /// The worker of a task was lost and the task is given out again (`worker`, `attempt`, `losses`: how often so far).
     TaskLost,
-    /// A task was withdrawn (`worker` and `attempt`, if one had it).
+    /// A task was cancelled (`worker` and `attempt`, if it was in progress).
     TaskCancelled,
     /// A task that had ended without success is to be done again.
     TaskReopened,
     /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`; of a large
     /// output the beginning of its text, as `output_cut`).
     TaskAnswerRefused,
-    /// Somebody at work had something to say (`message`, `data`).
+    /// An entry in the run's log, for people (`message`, `data`).
     TaskLog,
     /// Another program than Skep has changed, added or deleted rows in the database (`table`, `key`).
     ForeignChanged,

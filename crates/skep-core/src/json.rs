@@ -22,12 +22,12 @@ pub struct Json(Arc<Text>);
 
 struct Text {
     text: String,
-    /// In hexadecimal; of large ones, once somebody has asked.
+    /// In hexadecimal; computed when it is first asked for.
     sha256: OnceLock<String>,
 }
 
 impl Json {
-    /// This text, which has to be one JSON value. How deep it is nested is no matter here.
+    /// This text, which must be one JSON value. It may be nested to any depth.
     pub fn from_text(text: impl Into<String>) -> Result<Json, serde_json::Error> {
         let text = text.into();
         serde_json::from_str::<IgnoredAny>(&text)?;
@@ -58,7 +58,7 @@ impl Json {
         self.as_str().trim_ascii() == "null"
     }
 
-    /// The text.
+    /// The text, exactly as it was given.
     pub fn as_str(&self) -> &str {
         &self.0.text
     }

@@ -1,7 +1,7 @@
 //! How much the core takes, and what it says to more.
 //!
-//! Everything that is kept has a size that somebody chose on purpose. What comes too large is refused before anything
-//! is written, with the number that was exceeded. How much may *wait* is the store's affair: [`crate::db::Limits`].
+//! Everything that is kept has a limit. What exceeds it is refused before anything is written, with the limit in the
+//! error. How much may *wait* to be written is limited by [`crate::db::Limits`].
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub const INLINE_BYTES_MAX: usize = 4 << 10;
 pub const JSON_DEPTH_MAX: usize = 100;
 /// Tasks in one run.
 pub const RUN_TASKS_MAX: usize = 5_000;
-/// Dependencies among the tasks of one run, all told.
+/// Dependencies among the tasks of one run, in total.
 pub const RUN_DEPENDENCIES_MAX: usize = 50_000;
 /// Bytes of one artefact.
 pub const ARTEFACT_BYTES_MAX: usize = 16 << 20;
@@ -50,12 +50,12 @@ pub const MCP_TASK_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const MCP_TASK_KEPT: Duration = Duration::from_secs(3600);
 /// Sessions that a hub registers at once.
 pub const SESSIONS_MAX: usize = 1_000;
-/// How often a task may lose its worker before it has failed: whoever takes it may not survive it.
+/// How often a task may lose its worker before it has failed: it may be what its workers do not survive.
 pub const LOSSES_MAX: u32 = 3;
-/// Rows in one page of runs or events; who asks for more gets this many.
+/// Rows in one page of runs or events; a larger limit is cut to this.
 pub const PAGE_MAX: usize = 1_000;
 
-/// What was asked for cannot be, whatever the state of things. Nothing was done.
+/// An argument that is invalid in any state of the store. Nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// A name that is empty, too long, or has control characters in it.
@@ -71,9 +71,9 @@ pub enum Invalid {
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The limit.
+        /// The limit in bytes.
         bytes_max: usize,
     },
     /// Too many of something.
@@ -98,15 +98,15 @@ pub enum Invalid {
     /// Two artefacts of one answer at one path.
     #[error("there are two artefacts {0:?}; give one of them another path")]
     DuplicateArtefact(String),
-    /// A task waits for one that there is not.
+    /// A task depends on one that does not exist.
     #[error("task {} depends on {}, which is not there; add it, or correct the name", .task.0, .on.0)]
     UnknownDependency {
-        /// Who waits.
+        /// The task.
         task: TaskId,
-        /// For whom.
+        /// What it depends on.
         on: TaskId,
     },
-    /// Tasks that wait for each other. Each depends on the next, the last on the first.
+    /// Tasks that depend on each other: each on the next, and the last on the first.
     #[error("these tasks wait for each other: {}; remove one of the dependencies", circle(.0))]
     Cycle(Vec<TaskId>),
 }
@@ -150,7 +150,7 @@ pub(crate) fn check_json(what: &'static str, json: &Json, bytes_max: usize) -> R
     Ok(())
 }
 
-/// The error, or other text that nobody reads by program, as it is kept: whole, or its beginning.
+/// Cut an error, or other text for people, to [`ERROR_BYTES_MAX`].
 pub(crate) fn cut_error(mut error: String) -> String {
     const CUT: &str = " … (cut)";
     if error.len() > ERROR_BYTES_MAX {

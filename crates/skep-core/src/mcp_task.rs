@@ -5,9 +5,9 @@
 //! protocol's five states, a principal and a time to live. One table for both would be mostly nulls, and every rule
 //! would begin with the question which of the two it is about.
 //!
-//! A hub **holds** what it runs, and says so again and again. What nobody holds any more is taken over, under the
-//! next attempt; what the former holder still says is refused. An end is final. Request and content are JSON text that
-//! the core never reads: a result comes back byte for byte.
+//! A hub **holds** what it runs, and renews its hold again and again. A task whose hold has ended is abandoned: another
+//! hub takes it over, under the next attempt, and late reports of the former holder are refused. An end is final.
+//! Request and content are JSON text that the core never reads: a result comes back byte for byte.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     limits::{self, Invalid, MCP_TASK_CONTENT_BYTES_MAX, MCP_TASK_KEPT, MCP_TASK_REQUEST_BYTES_MAX, MCP_TASK_TIME_MAX},
 };
 
-/// Names a task. Whoever makes one takes care that nobody can guess it.
+/// Name of a task, which must not be guessable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct McpTaskId(pub String);
 
@@ -27,34 +27,34 @@ pub struct Holder(pub String);
 /// A task that is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewMcpTask {
-    /// Its name.
+    /// Its name, unique in the namespace.
     pub id: McpTaskId,
-    /// Whose it is.
+    /// The principal that made the call.
     pub principal: String,
     /// The parameters of the call, JSON.
     pub request: String,
-    /// Whether the call may be made again when nobody knows how far it came.
+    /// Whether the call may be repeated after its hub was lost in the middle of it.
     pub may_repeat: bool,
 }
 
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct McpTask {
-    /// Its name.
+    /// Its name, unique in the namespace.
     pub id: McpTaskId,
-    /// Whose it is.
+    /// The principal that made the call.
     pub principal: String,
     /// The parameters of the call, JSON.
     pub request: String,
-    /// Whether the call may be made again when nobody knows how far it came.
+    /// Whether the call may be repeated after its hub was lost in the middle of it.
     pub may_repeat: bool,
-    /// How often the call was begun.
+    /// How often the call was started.
     pub attempt: u32,
-    /// Who runs it, or ran it last.
+    /// The hub that runs it, or ran it last.
     pub holder: Holder,
     /// Until when its holder is taken to run it; `None` once it is over.
     pub held_until: Option<Timestamp>,
-    /// How far it is.
+    /// Its state.
     pub state: State,
     /// When it was made.
     pub created: Timestamp,
@@ -64,7 +64,7 @@ pub struct McpTask {
     pub expires: Timestamp,
 }
 
-/// How far a task is; what comes with it is JSON.
+/// The state of a task. What comes with it is JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// The call runs.
@@ -75,7 +75,7 @@ pub enum State {
     Completed(String),
     /// It ended with this error.
     Failed(String),
-    /// It was withdrawn.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -135,7 +135,7 @@ impl McpTask {
         }
     }
 
-    /// Its run says how far it is.
+    /// Set its state, for the attempt that holds it.
     pub fn report(&mut self, holder: &Holder, attempt: u32, state: State, now: Timestamp) -> Result<(), Refused> {
         if self.state.is_over() {
             return Err(Refused::Over);
@@ -147,7 +147,7 @@ impl McpTask {
         Ok(())
     }
 
-    /// Its principal wants no more of it.
+    /// Cancel it.
     pub fn cancel(&mut self, now: Timestamp) -> Result<(), Refused> {
         if self.state.is_over() {
             return Err(Refused::Over);
@@ -156,7 +156,7 @@ impl McpTask {
         Ok(())
     }
 
-    /// Nobody runs it any more, and `holder` does from now on, from the beginning; it holds it for `hold`.
+    /// `holder` runs it from now on, from the beginning, and holds it for `hold`.
     pub fn take_over(&mut self, holder: Holder, hold: Duration, now: Timestamp) {
         self.attempt += 1;
         self.holder = holder;

@@ -8,7 +8,7 @@ use crate::Namespace;
 pub struct Actor {
     /// Name for the audit trail.
     pub name: String,
-    /// Where the caller is at home.
+    /// The namespace of the caller.
     pub namespace: Namespace,
     /// May change runs and tasks there.
     pub writer: bool,

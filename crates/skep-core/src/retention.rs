@@ -1,6 +1,6 @@
 //! Which runs are deleted, so that what is kept of them stays within bounds.
 //!
-//! A run that somebody works on is never among them, and neither is the newest one.
+//! A running run is never among them, and neither is the newest one.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 /// How much is kept of the runs that are over. What is `None` is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Runs.
+    /// Number of runs.
     pub runs_max: Option<usize>,
     /// How long after its end. The others are for runs that are over; this one is for interrupted ones, too.
     pub age_max: Option<Duration>,
@@ -20,10 +20,10 @@ pub struct Keep {
     pub bytes_max: Option<u64>,
 }
 
-/// Runs that somebody asks to delete: those that fit all of it.
+/// Which runs to delete: those that meet all of these conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Not the newest so many.
+    /// Keep this many of the newest.
     pub keep: usize,
     /// Older than this.
     pub age_min: Option<Duration>,

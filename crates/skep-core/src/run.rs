@@ -6,9 +6,8 @@
 //!      └─────────resume─────────┘                └───────────retry────────────┘
 //! ```
 //!
-//! A run is a plan at work: its tasks, its log, its report. How well it goes is its tasks' affair; whoever conducts
-//! the run decides when it has ended, and how. A run whose conductor was killed still says `Running`; resuming it
-//! says so too and takes its tasks back.
+//! A run is one execution of a plan: its tasks, its log, its report. The process that runs it decides when it ends, and
+//! how. A run whose process was killed stays `Running`; resuming it releases its tasks.
 
 use serde_json::json;
 
@@ -25,17 +24,17 @@ pub struct Run {
     pub id: RunId,
     /// Name for people.
     pub name: String,
-    /// What was to be done, as it was given.
+    /// The plan, as it was given.
     pub plan: Json,
     /// Where its tasks work.
     pub directory: String,
-    /// Where the run stands.
+    /// Its state.
     pub state: State,
     /// When it began.
     pub created: Timestamp,
     /// When it ended.
     pub ended: Option<Timestamp>,
-    /// What came of it.
+    /// The report, once there is one.
     pub report: Option<Json>,
 }
 
@@ -46,7 +45,7 @@ pub struct NewRun {
     pub id: RunId,
     /// Name for people.
     pub name: String,
-    /// What is to be done, kept as it is.
+    /// The plan, kept as it is.
     pub plan: Json,
     /// Where its tasks work.
     pub directory: String,
@@ -94,29 +93,29 @@ pub fn short_names(ids: &[&RunId]) -> Vec<String> {
     ids.iter().map(short).collect()
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Somebody conducts it, or was killed while doing so.
+    /// A process runs it, or was killed while it did.
     Running,
-    /// Its conductor stopped in good order; it can be resumed.
+    /// Its process stopped in good order; it can be resumed.
     Interrupted,
-    /// It reached its aim.
+    /// It was successful.
     Completed,
-    /// It did not.
+    /// It was not.
     Failed,
-    /// Somebody called it off.
+    /// It was cancelled.
     Cancelled,
 }
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
-    /// It reached its aim.
+    /// It was successful.
     Completed,
-    /// It did not.
+    /// It was not.
     Failed,
-    /// Somebody called it off.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -125,7 +124,7 @@ pub enum End {
 pub enum Command {
     /// Stop in good order, to be resumed later.
     Interrupt,
-    /// Go on, after an interruption or after the conductor was killed.
+    /// Go on, after an interruption or after its process was killed.
     Resume,
     /// It is over, with this report.
     End(End, Option<Json>),
@@ -139,10 +138,10 @@ pub enum Refused {
     /// Nothing changes the run any more.
     #[error("the run is already {0}")]
     Over(&'static str),
-    /// It stands still; resume it first.
+    /// It is interrupted; resume it first.
     #[error("the run is interrupted; resume it first")]
     Interrupted,
-    /// It is not over, or nobody has said so.
+    /// It is running, or interrupted.
     #[error("the run is not over; cancel it, or resume it and wait for its end")]
     NotOver,
 }
@@ -191,7 +190,7 @@ impl Run {
         Ok(self.event(kind, data, now))
     }
 
-    /// Whether it may be deleted: nobody conducts it any more.
+    /// Refuse to delete it while it is running.
     pub fn check_deletable(&self) -> Result<(), Refused> {
         if self.state == State::Running { Err(Refused::NotOver) } else { Ok(()) }
     }
@@ -207,7 +206,7 @@ impl Run {
 }
 
 impl State {
-    /// Every state.
+    /// All states.
     pub const ALL: [State; 5] = [State::Running, State::Interrupted, State::Completed, State::Failed, State::Cancelled];
 
     /// Name in the database and the API.

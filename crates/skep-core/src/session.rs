@@ -53,9 +53,9 @@ impl SessionToken {
 /// A session that is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewSession {
-    /// Its name.
+    /// Its name, unique in the namespace.
     pub id: SessionId,
-    /// Whose it is.
+    /// The worker that it is of.
     pub worker: WorkerId,
     /// What it may be attached to another hub with; without one, it ends with its hub.
     pub token: Option<SessionToken>,

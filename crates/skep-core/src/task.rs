@@ -11,8 +11,8 @@
 //!
 //! What ended without success can be reopened, which makes it pending again with all its retries.
 //!
-//! Nothing here reads a clock or a database, so every rule can be tested in microseconds. Who may give a command is
-//! `policy`'s affair; how a task is found and kept is `db`'s.
+//! Nothing here reads a clock or a database, so every rule can be tested in microseconds. `policy` decides who may give
+//! a command; `db` loads and saves tasks.
 //!
 //! Two rules span many tasks, and are carried out by `db` in one statement each, whatever the number of tasks:
 //! when a task completes, each of its dependents waits for one task less; when it ends in any other way, what needs
@@ -52,14 +52,14 @@ pub struct Task {
     pub run: Option<RunId>,
     /// Workers claim from a queue by its name.
     pub queue: String,
-    /// Place in its run, by order of declaration. Of two tasks that have been due equally long, the one with the
-    /// lower place goes first.
+    /// Position in its run, by order of declaration. Of two tasks that are due at the same time, the one with the lower
+    /// position is started first.
     pub position: u32,
     /// What the worker gets.
     pub input: Json,
     /// Tasks that must be over before this one may start.
     pub depends_on: Vec<TaskId>,
-    /// Where the task stands.
+    /// Its state.
     pub state: State,
     /// How often it has been started. The number of a start is its fencing token.
     pub attempt: u32,
@@ -82,7 +82,7 @@ pub struct NewTask {
     pub id: TaskId,
     /// The run it belongs to. Tasks that are declared with their run need not name it.
     pub run: Option<RunId>,
-    /// Whose work it is. A run whose tasks nobody else shall touch has queues of its own.
+    /// The queue that workers claim it from. A run whose tasks only its own workers may claim has queues of its own.
     pub queue: String,
     /// What the worker gets.
     pub input: Json,
@@ -104,7 +104,7 @@ pub struct TaskId(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerId(pub String);
 
-/// Where a task stands, with just the data that makes sense there.
+/// The state of a task, with just the data that makes sense in it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// May be started at or after `due`, once nothing it depends on is unfinished.
@@ -118,11 +118,11 @@ pub enum State {
     InProgress(Holder),
     /// The worker's answer.
     Completed(Json),
-    /// Why the last attempt failed, and what it had to show for itself.
+    /// Why the last attempt failed, and what it produced.
     Failed(Failure),
     /// This task, on which it depends directly or through others, has ended without success.
     Blocked(TaskId),
-    /// Somebody withdrew it.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -161,23 +161,23 @@ pub struct Holder {
 pub enum Command {
     /// A worker takes it.
     Start(Holder),
-    /// The holder of this attempt brings the answer.
+    /// The holder of this attempt completes it.
     Finish(Attempt, Json),
-    /// The holder of this attempt gives up.
+    /// The holder of this attempt fails it.
     Fail {
-        /// Who gives up.
+        /// The attempt.
         by: Attempt,
-        /// Why.
+        /// The error, and what was produced.
         failure: Failure,
-        /// Whether another attempt may go better.
+        /// Whether another attempt may succeed.
         retry: bool,
     },
-    /// The session that holds it is gone, and nobody knows how far its worker came. Nothing has failed, but who takes a
-    /// task that workers do not survive shall not be the next of many.
+    /// The session that holds it is lost, and it is not known how far its worker got. No failure is counted, but losses
+    /// have a limit, because the task may be what its workers do not survive.
     Lose,
-    /// The task is given back unfinished, because its worker stops or is gone. Nothing has failed.
+    /// The task is released unfinished, because its worker stops. No failure is counted.
     Release,
-    /// Somebody withdraws it.
+    /// It is cancelled.
     Cancel,
     /// It ended without success and is to be done again, after so many others that it depends on.
     Reopen {
@@ -189,31 +189,31 @@ pub enum Command {
 /// Fencing token: an answer counts only if it comes from the attempt that still holds the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which worker.
+    /// The worker that started it.
     pub worker: WorkerId,
-    /// Which start.
+    /// The number of the start: 1 for the first.
     pub number: u32,
 }
 
 /// Why a command does not fit the task's state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Nothing changes the task any more.
+    /// The task is over.
     #[error("the task is already {0}")]
     Over(&'static str),
-    /// Start came too early, or somebody else was faster.
+    /// It is not due, waits for others, or is held by another worker.
     #[error("the task is not ready")]
     NotReady,
     /// The answer comes from an attempt that no longer holds the task.
     #[error("the task has been taken back or given to another worker")]
     NotHeld,
-    /// The answer of this attempt has been taken already; this is no error, only the same once more.
+    /// The answer of this attempt has been accepted already. Not a failure: the answer counts once.
     #[error("this attempt has already answered")]
     Repeated,
-    /// Nobody holds the task, so nobody can give it back.
+    /// It is not in progress, so it cannot be released or lost.
     #[error("the task is not in progress")]
     NotInProgress,
-    /// It has not ended, so there is nothing to do again.
+    /// It has not ended, so it cannot be reopened.
     #[error("the task is not over")]
     Unfinished,
 }
@@ -326,7 +326,7 @@ impl Task {
 
     /// What is written down about an answer that came too late, so that people can see it and what it said.
     pub fn late_answer(&self, by: &Attempt, reason: &Refused, answer: LateAnswer, now: Timestamp) -> NewEvent {
-        /// The event's data. The answer stands in it as it was given.
+        /// The event's data, with the answer as it was given.
         #[derive(Serialize)]
         struct Data<'a> {
             worker: &'a str,

@@ -23,13 +23,13 @@ pub enum McpTaskError {
     /// There is no such task, it has expired, or it is another principal's.
     #[error("there is no such task; it may have expired")]
     Unknown,
-    /// The principal has as many as it may have.
-    #[error("there are {MCP_TASKS_MAX} tasks already; they go some time after their end")]
+    /// The principal has [`MCP_TASKS_MAX`] tasks.
+    #[error("there are {MCP_TASKS_MAX} tasks already; they are deleted some time after they end")]
     TooMany,
-    /// The principal's tasks take as many bytes as they may.
+    /// The principal's tasks would take more than [`MCP_TASKS_BYTES_MAX`] bytes.
     #[error("the tasks take {MCP_TASKS_BYTES_MAX} bytes already; ask for smaller results, or wait until some expire")]
     Full,
-    /// What was asked for cannot be.
+    /// An argument is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The task's state does not allow it.
@@ -41,9 +41,8 @@ pub enum McpTaskError {
 }
 
 impl App {
-    /// Keep a call that `holder` runs, and holds for `hold` from now.
-    ///
-    /// What a principal may have is counted here.
+    /// Add a task for a call that `holder` runs, and holds for `hold` from now. A principal may have
+    /// [`MCP_TASKS_MAX`] tasks and [`MCP_TASKS_BYTES_MAX`] bytes of them.
     pub async fn create_mcp_task(
         &self,
         permit: &Permit,
@@ -69,7 +68,7 @@ impl App {
         self.db.write_bytes(permit.namespace(), bytes, create).await
     }
 
-    /// Say how far a task is. Only the attempt that holds it can, and only until it is over.
+    /// Set the state of a task. Only the attempt that holds it can, and only until the task is over.
     pub async fn report_mcp_task(
         &self,
         permit: &Permit,
@@ -96,7 +95,7 @@ impl App {
         self.db.write(permit.namespace(), report).await
     }
 
-    /// Withdraw a principal's task. One that is over stays as it is. Says whether this has changed anything.
+    /// Cancel a principal's task. One that is over stays as it is. Returns the task, and whether it was cancelled now.
     pub async fn cancel_mcp_task(
         &self,
         permit: &Permit,
@@ -117,8 +116,8 @@ impl App {
         self.db.write(permit.namespace(), cancel).await
     }
 
-    /// Hold these tasks for `hold` from now. Gives those that are still `holder`'s, with their attempts: the others
-    /// were withdrawn, have expired, or are another's.
+    /// Hold these tasks for `hold` from now. Returns those that are still `holder`'s, with their attempts: the others
+    /// were cancelled, have expired, or were taken over.
     pub async fn hold_mcp_tasks(
         &self,
         permit: &Permit,
@@ -144,7 +143,7 @@ impl App {
         self.db.write(permit.namespace(), release).await
     }
 
-    /// Take over tasks that nobody holds any more, at most [`TAKEN_OVER_MAX`]: each is working again, under its next
+    /// Take over abandoned tasks, whose hold has ended, at most [`TAKEN_OVER_MAX`]. Each is working again, under its next
     /// attempt.
     pub async fn take_over_mcp_tasks(
         &self,
@@ -165,7 +164,7 @@ impl App {
         self.db.write(permit.namespace(), take).await
     }
 
-    /// Delete the tasks whose time is over, at most [`EXPIRED_MAX`] in one transaction. Gives their number.
+    /// Delete expired tasks, at most [`EXPIRED_MAX`] in one transaction. Returns their number.
     pub async fn expire_mcp_tasks(&self, permit: &Permit) -> Result<usize, McpTaskError> {
         let mut gone = 0;
         loop {

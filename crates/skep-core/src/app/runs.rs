@@ -27,24 +27,24 @@ pub enum RunError {
     /// A run of this name is being deleted.
     #[error("a run {} is being deleted; wait for its end, or give the new one another name", .0.0)]
     BeingDeleted(RunId),
-    /// There is a task of this name already, and not of this run.
+    /// There is a task of this name already, and it is not of this run.
     #[error("there is a task {} already; give the new one another name", .0.0)]
     TaskTaken(TaskId),
-    /// Nothing of the run ended without success.
+    /// No task of the run has ended without success.
     #[error("no task of run {} has failed, so there is nothing to do again", .0.0)]
     NothingToRetry(RunId),
-    /// This task was completed, or needs one that stays without success.
+    /// The task was completed, or depends on one that would stay failed, blocked or cancelled.
     #[error("task {} is {state} and cannot be done again; retry the run, or a task that has failed", .task.0)]
     NotToRetry {
-        /// Which.
+        /// The task.
         task: TaskId,
-        /// Where it stands.
+        /// The name of its state.
         state: &'static str,
     },
-    /// A task does not stand where the run says.
+    /// The state of one of its tasks does not allow it.
     #[error(transparent)]
     Task(#[from] task::Refused),
-    /// What was asked for cannot be.
+    /// An argument is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The run's state does not allow it.
@@ -93,13 +93,13 @@ impl App {
         self.db.write(permit.namespace(), start).await
     }
 
-    /// Stop a run in good order: its tasks in progress are given back, and it can be resumed.
+    /// Interrupt a run. Its tasks in progress are released, and it can be resumed.
     pub async fn interrupt_run(&self, permit: &Permit, id: &RunId) -> Result<Run, RunError> {
         self.change_run(permit, id, Command::Interrupt).await
     }
 
-    /// Let a run go on, after an interruption or after its conductor was killed: whatever is in progress is given
-    /// back, and nothing that its former holders still say counts. Finished tasks stay finished.
+    /// Resume a run that was interrupted, or whose process was killed. Its tasks in progress are released, and late
+    /// answers of their former holders are refused. Finished tasks stay finished.
     pub async fn resume_run(&self, permit: &Permit, id: &RunId) -> Result<Run, RunError> {
         self.change_run(permit, id, Command::Resume).await
     }
@@ -110,8 +110,8 @@ impl App {
         self.change_run(permit, id, Command::End(end, report)).await
     }
 
-    /// Do what ended without success again, or one such task and what it held up; what was completed stays. Gives the tasks
-    /// that are reopened.
+    /// Reopen the tasks of a run that ended without success, or one of them and the tasks that it blocked. Completed
+    /// tasks stay completed. Returns the reopened tasks.
     pub async fn retry_run(&self, permit: &Permit, id: &RunId, only: Option<&TaskId>) -> Result<Vec<TaskId>, RunError> {
         let (id, only) = (id.clone(), only.cloned());
         let retry = async move |tx: &mut Tx<'_>| {
@@ -139,17 +139,17 @@ impl App {
                 tx.append(event);
                 reopened.push(task.id.clone());
             }
-            // The report, and what failed attempts had to show for themselves.
+            // The report, and the outputs of failed attempts.
             tx.delete_unnamed_blobs(blobs).await?;
             Ok(reopened)
         };
         self.db.write(permit.namespace(), retry).await
     }
 
-    /// Delete a run that nobody conducts, with its tasks, artefacts and events, whose numbers are not given again.
+    /// Delete a run that is not running, with its tasks, artefacts and events. The numbers of the events are not reused.
     ///
-    /// The run is gone at once. What belonged to it goes in small steps, with other writes between; if that is cut
-    /// off, [`App::finish_deletions`] goes on.
+    /// The run's row is deleted at once, and the rest in small steps, with other writes in between. If the process is
+    /// killed meanwhile, [`App::finish_deletions`] deletes what is left.
     pub async fn delete_run(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
         let run = id.clone();
         let begin = async move |tx: &mut Tx<'_>| {
@@ -172,7 +172,7 @@ impl App {
         Ok(())
     }
 
-    /// Go on with deletions that were cut off.
+    /// Finish the deletions that were begun.
     pub async fn finish_deletions(&self, permit: &Permit) -> Result<(), RunError> {
         loop {
             let runs = self.db.deletions(permit.namespace()).await?;
@@ -195,8 +195,8 @@ impl App {
         }
     }
 
-    /// Give all tasks of a run that are in progress back to their queues, at once and without counting a failure.
-    /// Nothing that their former holders still say counts. Gives the tasks.
+    /// Release the tasks of a run that are in progress: they are ready again, and no failure is counted. Late answers of
+    /// their former holders are refused. Returns the tasks.
     pub async fn release_run(&self, permit: &Permit, id: &RunId) -> Result<Vec<Task>, RunError> {
         let id = id.clone();
         let release = async move |tx: &mut Tx<'_>| Ok(release(tx, &id).await?);

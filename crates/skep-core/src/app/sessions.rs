@@ -15,7 +15,7 @@ use crate::{
     task::{Command, Task},
 };
 
-/// Tasks of lost sessions that are given out again at once; who gets that many asks again.
+/// Tasks of lost sessions that one call of [`App::release_lost`] releases; if it returns as many, there may be more.
 pub const LOST_MAX: usize = 100;
 
 /// Why an operation on sessions failed. Nothing was changed.

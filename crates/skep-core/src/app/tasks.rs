@@ -21,13 +21,13 @@ pub enum TaskError {
     /// No task of this name.
     #[error("there is no task {}", .0.0)]
     Unknown(TaskId),
-    /// No run of this name, for a task that wants to join it.
+    /// No run of the name that a new task gives.
     #[error("there is no run {}", .0.0)]
     UnknownRun(RunId),
-    /// The run that a task wants to join does not stand where it could.
+    /// The run of a new task is not running.
     #[error("the run cannot take a task: it is {}", .0.name())]
     RunNotRunning(run::State),
-    /// What was asked for cannot be.
+    /// An argument is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The task's state does not allow it.
@@ -51,7 +51,7 @@ impl App {
         }
         let submit = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            // Who asks a second time shall hear of the task and not of a run that has ended since.
+            // A repeated call returns the task, even if its run has ended since.
             let needs_others = task.run.is_some() || !task.depends_on.is_empty();
             if needs_others && let Some(existing) = tx.task(&task.id).await? {
                 return Ok(existing);
@@ -78,8 +78,8 @@ impl App {
         self.db.write(permit.namespace(), submit).await
     }
 
-    /// Give the task of a queue that has been due the longest to a worker, if there is one. It has the task until it
-    /// answers, or its session ends. A session that is not registered gets nothing.
+    /// Start the task of a queue that has been due the longest, if there is one. The worker holds it until it answers, or
+    /// until its session ends. A session that is not registered gets no task.
     pub async fn claim(&self, permit: &Permit, queue: &str, holder: &Holder) -> Result<Option<Task>, TaskError> {
         check_name("queue", queue)?;
         check_name("worker", &holder.worker.0)?;
@@ -95,10 +95,10 @@ impl App {
         self.db.write(permit.namespace(), claim).await
     }
 
-    /// Bring the answer, and what the task has left behind. Tasks that waited for this one become ready.
+    /// Complete a task with its output and its artefacts. Tasks that waited for this one become ready.
     ///
-    /// To bring the same attempt's answer again changes nothing and is no error, so a worker that did not hear the
-    /// reply may ask again. An answer that comes too late is refused, and what it said is kept in the log.
+    /// Finishing the same attempt again changes nothing and is no error, so a worker that did not get the reply may call
+    /// again. A late answer is refused, and kept in the log.
     pub async fn finish(
         &self,
         permit: &Permit,
@@ -133,8 +133,8 @@ impl App {
         self.db.write(permit.namespace(), finish).await?.into_result()
     }
 
-    /// Give up an attempt. `retry` says whether another one may go better; whether there is one, the task's retries
-    /// say too. If not, the task has failed, keeps what the attempt produced, and what needs it is blocked.
+    /// Fail an attempt. There is another one if `retry` is set and the task has retries left. Otherwise the task has
+    /// failed, keeps the attempt's output, and what depends on it is blocked.
     pub async fn fail(
         &self,
         permit: &Permit,
@@ -163,7 +163,7 @@ impl App {
         self.db.write(permit.namespace(), fail).await?.into_result()
     }
 
-    /// Withdraw a task. What needs it is blocked.
+    /// Cancel a task. What depends on it is blocked.
     pub async fn cancel(&self, permit: &Permit, id: &TaskId) -> Result<Task, TaskError> {
         let id = id.clone();
         let cancel = async move |tx: &mut Tx<'_>| {
@@ -178,7 +178,7 @@ impl App {
         self.db.write(permit.namespace(), cancel).await
     }
 
-    /// Write down what somebody at work has to say, for people: a sentence, and data if there is some.
+    /// Append an entry to a run's log, for people: a sentence, and data if there is some.
     pub async fn log(
         &self,
         permit: &Permit,
@@ -213,7 +213,7 @@ async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
     tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
 }
 
-/// Where a task that joins a run stands in it. Locks the run, so that no two get the same place.
+/// The position of a new task in its run: behind all others.
 async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
     match tx.run_state(run).await? {
         None => Err(TaskError::UnknownRun(run.clone())),
@@ -226,7 +226,7 @@ async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
     }
 }
 
-/// For how many unfinished tasks a new one waits, and one that it needs in vain, if there is such a one.
+/// How many unfinished tasks a new one waits for, and one that ended without success and blocks it, if there is one.
 async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, Option<TaskId>), TaskError> {
     if task.depends_on.is_empty() {
         return Ok((0, None));
@@ -242,8 +242,8 @@ async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, O
     Ok((waiting_for, found.iter().find(in_vain).map(|task| task.id.clone())))
 }
 
-/// Give tasks that are in progress back to their queues, without counting a failure. Nothing that their former holders
-/// still say counts.
+/// Release tasks that are in progress: they are ready again, and no failure is counted. Late answers of their former
+/// holders are refused.
 pub(super) async fn give_back(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(), DbError> {
     let now = tx.now();
     for task in tasks {
@@ -255,7 +255,8 @@ pub(super) async fn give_back(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(),
     Ok(())
 }
 
-/// What the end of a task without success means for those that need it. Does nothing while it is not over.
+/// Block what depends on a task that ended without success; release it, if the task is optional. Does nothing if the
+/// task is not over.
 pub(super) async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
     let now = tx.now();
     if !task.state.is_over() {

@@ -78,7 +78,7 @@ impl Admission {
         Ok(Place { admission: Arc::clone(self), namespace: namespace.clone(), bytes })
     }
 
-    /// Let nobody in any more.
+    /// Refuse everything from now on.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
     }

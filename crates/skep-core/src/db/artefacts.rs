@@ -16,7 +16,7 @@ use crate::{
 const COLUMNS: &str = "run, task, path, sha256, size";
 
 impl Tx<'_> {
-    /// Keep what a task has left behind.
+    /// Add an artefact.
     pub(crate) async fn add_artefact(
         &mut self,
         task: &Task,
@@ -33,7 +33,7 @@ impl Tx<'_> {
 }
 
 impl Db {
-    /// What a run has left behind, by task and path; without the bytes. At most `limit`, and never more than
+    /// The artefacts of a run by task and path, without their bytes. At most `limit`, and never more than
     /// [`crate::limits::PAGE_MAX`]; the next page comes `after` the last task and path of this one.
     pub async fn artefacts(
         &self,

@@ -10,7 +10,7 @@ use super::{
     sql::{Row, values},
 };
 
-/// What [`Db::audit`] lists at most; where so much is wrong, more of it tells nobody anything.
+/// Findings that [`Db::audit`] lists at most; where so much is wrong, more of them are of no use.
 pub const FINDINGS_MAX: usize = 100;
 /// Runs that one statement lists.
 const RUNS_PAGE: usize = 100;
@@ -30,7 +30,7 @@ pub struct Audit {
 /// Something in the database that no sequence of operations leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
+    /// The name of the namespace.
     pub namespace: String,
     /// Which row: `task a`.
     pub subject: String,

@@ -1,12 +1,12 @@
 //! Large JSON as blobs: each once in a namespace, under its hash, whichever rows name it.
 //!
-//! A row that is changed is written anew with all its columns, and a row that is looked for is read up to the column
+//! A row that is changed is written again with all its columns, and a row that is looked for is read up to the column
 //! that decides. So rows that are hot keep no large values: they keep an empty text, which is no JSON, and the hash,
 //! and the statement that reads a value brings the two together. What is small stays in its row, where it costs
 //! nothing more.
 //!
-//! A blob is deleted together with the last row that names it. Nobody counts the names: the namespace is locked, so
-//! whoever drops one can look whether there is another.
+//! A blob is deleted together with the last row that names it. The names are not counted: the namespace is locked, so a
+//! write that drops one can look for others.
 
 use super::{
     DbError, Doing, Tx, runs,

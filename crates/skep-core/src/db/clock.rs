@@ -4,8 +4,8 @@
 //! database must agree on when a lease ends, and a reading that was taken before the operation queued is old.
 //!
 //! - On PostgreSQL it is the server's time: this process's monotonic clock plus an offset that is measured with every
-//!   group of writes. The clock on the hub's wall has no say.
-//! - On SQLite it is the clock on the wall, which all processes with the same file share. Small corrections never take
+//!   group of writes. The hub's wall clock does not matter.
+//! - On SQLite it is the wall clock, which all processes with the same file share. Small corrections never take
 //!   it backwards. A clock that was set is followed, but not trusted for [`UNSTEADY_TIME`].
 //!
 //! A reading carries how far it may be off ([`Now::error`]). Whoever takes something away because a time has passed
@@ -21,7 +21,7 @@ use std::{
 
 use crate::Timestamp;
 
-/// How far the wall clock and the monotonic one may drift apart between two readings without having been set.
+/// How far the wall clock and the monotonic one may drift apart between two readings before the wall clock counts as set.
 const STEP_MIN: Duration = Duration::from_secs(1);
 /// How long a clock that was set is not trusted: longer than anything is held without being renewed.
 const UNSTEADY_TIME: Duration = Duration::from_secs(15);
@@ -144,7 +144,7 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// The clock on the wall, watched by the one that only counts.
+/// The wall clock, checked against the monotonic one.
 #[derive(Debug, Default)]
 struct Wall {
     /// The last reading of both.

@@ -1,4 +1,4 @@
-//! What the store says when it could not do it: each variant another thing for the caller to do.
+//! The errors of the store. Each variant asks something else of the caller.
 
 use std::{
     error::Error,
@@ -55,7 +55,7 @@ pub enum DbError {
     /// The file is damaged or no database at all.
     #[error("the database is damaged or is no database; restore a backup, or move the file away to start afresh")]
     Corrupt(#[source] Source),
-    /// The file is somebody else's database.
+    /// The file is another program's database.
     #[error("this database belongs to another program; choose another file for Skep's")]
     Foreign,
     /// The database server does not answer, or has ended the connection.
@@ -113,7 +113,7 @@ pub enum DbError {
     /// The database was lost while committing: it may be done or not. Ask again; operations with a name count once.
     #[error("the database was lost while committing: it may or may not be done; look, or ask again")]
     Unsure(#[source] Source),
-    /// An earlier commit failed in such a way that nobody knows what the disk has. Nothing of this has been done.
+    /// An earlier commit failed, and it is unknown whether the disk has it. Nothing of this has been done.
     #[error(
         "the disk of the database failed during a commit, so the store has stopped; check the disk, then start Skep \
          again: nothing that was acknowledged is lost"

@@ -43,7 +43,7 @@ impl Tx<'_> {
         Ok(deleted)
     }
 
-    /// The log begins with the first event that is there.
+    /// Set the beginning of the log to the first event that is there.
     pub(super) async fn find_first_event(&mut self) -> Result<(), DbError> {
         let sql = "update namespace set first_event =
                 coalesce((select min(number) from event where namespace = $1), last_event + 1) where id = $2";
@@ -95,7 +95,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
 }
 
 impl Db {
-    /// What happened in a namespace after `number`, oldest first: at most `limit` events, and never more than
+    /// The events of a namespace after `number`, oldest first: at most `limit` events, and never more than
     /// [`PAGE_MAX`].
     pub async fn events_after(&self, namespace: &Namespace, number: i64, limit: usize) -> Result<Vec<Event>, DbError> {
         self.read_in(namespace, async move |db, namespace| {
@@ -107,7 +107,7 @@ impl Db {
         .await
     }
 
-    /// What happened in a namespace after `number` and where its log begins and ends, all at one moment.
+    /// The events of a namespace after `number`, and the first and last number of its log, all at one moment.
     pub(super) async fn event_page(
         &self,
         namespace: &Namespace,
@@ -135,7 +135,7 @@ impl Db {
         .await
     }
 
-    /// What happened in a run after the namespace's `number`, oldest first: at most `limit` events, and never more
+    /// The events of a run after the namespace's `number`, oldest first: at most `limit` events, and never more
     /// than [`PAGE_MAX`].
     pub async fn events_of(
         &self,
@@ -157,7 +157,7 @@ impl Db {
 }
 
 impl Db {
-    /// When the last thing happened in a run; `None` if nothing has.
+    /// When the last event of a run happened; `None` if there is none.
     pub async fn last_event_of(&self, namespace: &Namespace, run: &RunId) -> Result<Option<Timestamp>, DbError> {
         let RunId(run) = run.clone();
         let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));

@@ -1,11 +1,11 @@
-//! Followers: who wants to know what happens in a namespace, and be told at once.
+//! Followers of a namespace, which are given its events as soon as they are committed.
 //!
 //! ```text
 //!   commit ──▶ the newest events ──▶ a thousand followers, from memory
 //!   notice, poll ──▶ the last number ──▶ one read for all who are behind
 //! ```
 //!
-//! While somebody follows a namespace, this process remembers its newest events as it commits them. What other
+//! While a namespace has followers, this process remembers its newest events as it commits them. What other
 //! processes commit is known by its number: from PostgreSQL's notices within milliseconds, and from a look at the
 //! namespaces' rows every [`LOOK_EVERY`], which needs nothing but the database. The events are then read, once for
 //! all followers.
@@ -38,7 +38,7 @@ use crate::{
     event::{Event, NewEvent},
 };
 
-/// How often to look for what other processes have committed, while somebody follows.
+/// How often to look for what other processes have committed, while there are followers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Namespaces that one look asks for.
 const LOOK_MAX: usize = 1000;
@@ -69,7 +69,7 @@ struct Stream {
     log: Mutex<Log>,
     /// The number of the last event, as far as it is known.
     last: watch::Sender<i64>,
-    /// Held by whoever reads a page, so that those who need the same one wait for it.
+    /// Held while a page is read, so that followers who need the same one wait for it.
     reading: tokio::sync::Mutex<()>,
     pages_read: AtomicU64,
 }
@@ -126,8 +126,8 @@ impl Streams {
 pub enum News {
     /// What has happened next, oldest first; never nothing.
     Events(Vec<Arc<Event>>),
-    /// What came after the follower's number is not kept any more, or the log was replaced by an older one. Whoever
-    /// rests on having seen everything looks at the state of things anew. The follower goes on with `first`.
+    /// Events after the follower's number have been deleted, or the log was replaced by an older one. A caller that
+    /// relies on having seen everything must read the current state. The follower continues with `first`.
     Reset {
         /// The number of the first event that is kept.
         first: i64,
@@ -136,7 +136,7 @@ pub enum News {
     },
 }
 
-/// Wakes whoever waits for something to happen in a namespace.
+/// Wakes its owner when something happens in a namespace.
 pub struct Watch {
     db: Db,
     namespace: Namespace,
@@ -237,7 +237,7 @@ impl Follower {
         News::Reset { first, last }
     }
 
-    /// Read the next page, unless somebody else has while we waited, and see what comes next now.
+    /// Read the next page, unless another follower has read it meanwhile, and return what comes next.
     async fn read(&self) -> Result<Next, DbError> {
         let Watch { db, namespace, stream, .. } = &self.watch;
         let _turn = stream.reading.lock().await;
@@ -259,13 +259,12 @@ impl Follower {
 
 impl Db {
     /// Read what happens in a namespace after `number`, which may be 0, as it happens. To be called in a runtime that
-    /// goes on for as long as anybody follows.
+    /// lives as long as the follower.
     pub fn follow(&self, namespace: &Namespace, number: i64) -> Follower {
         Follower { watch: self.watch(namespace), after: number, is_checked: false }
     }
 
-    /// Be woken when something happens in a namespace. To be called in a runtime that goes on for as long as anybody
-    /// follows.
+    /// Be woken when something happens in a namespace. To be called in a runtime that lives as long as the watch.
     pub fn watch(&self, namespace: &Namespace) -> Watch {
         let mut followed = self.shared.streams.followed();
         let used = followed.streams.entry(namespace.clone()).or_default();
@@ -291,7 +290,7 @@ impl Db {
         Ok(())
     }
 
-    /// The ends of the logs of these namespaces, as far as there are such namespaces.
+    /// The first and last numbers of the logs of those of these namespaces that exist.
     async fn ends(&self, names: Vec<Namespace>) -> Result<Vec<(Namespace, Ends)>, DbError> {
         let shared = Arc::clone(&self.shared);
         self.read(async move |sql| {
@@ -309,7 +308,7 @@ impl Db {
         .await
     }
 
-    /// Take in PostgreSQL's notices, for ever.
+    /// Process PostgreSQL's notices. Never returns.
     async fn hear(&self) {
         let Store::Postgres(postgres) = &*self.store else { return std::future::pending().await };
         let mut notices = postgres.notices();

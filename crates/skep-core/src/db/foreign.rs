@@ -1,8 +1,7 @@
-//! What other programs than Skep change in the database: somebody with psql, a script, a restored backup.
+//! Changes that other programs than Skep make in the database: psql, a script, a restored backup.
 //!
 //! On PostgreSQL, triggers note the rows (migration 7). While anybody follows, a hub makes events of the notes within a
-//! second, so that whoever rests on the events hears that something is not as they say. SQLite does not tell who
-//! writes.
+//! second, so that followers of the events know that rows have changed without one. SQLite does not tell who writes.
 
 use serde_json::json;
 
@@ -14,7 +13,7 @@ use crate::{
 
 /// Notes that become events in one transaction.
 const NOTES_MAX: usize = 500;
-/// Namespaces whose notes are taken in one go; the others follow with the next.
+/// Namespaces whose notes are taken at once; the others follow with the next poll.
 const NAMESPACES_MAX: usize = 100;
 
 impl Db {

@@ -4,17 +4,16 @@
 //!   begin ─ lock the namespace ─ closure ─ closure ─ closure ─ events ─ commit ─▶ answer all
 //! ```
 //!
-//! Making a commit durable costs far more than the change itself, so those who wait ride together. Nobody is answered
-//! before the commit, not even with a refusal, because a refusal too may rest on what a neighbour has just changed.
+//! Making a commit durable costs far more than the change itself, so writes that wait share one. No caller is answered
+//! before the commit, not even with a refusal, because a refusal too may depend on what a neighbour has just changed.
 //!
-//! The namespace comes first: whoever writes in it waits there, before it has read anything. So the writes of a
-//! namespace see each other's results however many hubs there are, no two of them can block each other, and the
-//! numbers of its events follow one another.
+//! The namespace is locked first, before anything is read. So the writes of a namespace see each other's results however
+//! many hubs there are, no two of them deadlock, and the numbers of its events follow one another.
 //!
-//! A group is a gamble on all going well, which nearly always pays. When a closure that has changed something says no
-//! or panics, when a statement fails, or when the database itself rolls back, the group is *spoiled*: nothing of it
-//! counts, and each of its closures is called again in a transaction of its own. There its failure is its own. No
-//! savepoints, because they would cost every write something.
+//! When a closure that has changed something returns an error or panics, when a statement fails, or when the database
+//! itself rolls back, the group is *spoiled*: all of it is rolled back, and each of its closures is called again in a
+//! transaction of its own, where its failure concerns no other. There are no savepoints, because they would cost every
+//! write something, and spoiled groups are rare.
 
 use std::{collections::HashMap, future::poll_fn, task::Poll};
 
@@ -28,12 +27,12 @@ use super::{
 };
 use crate::{Namespace, event::NewEvent};
 
-/// Why a group came to nothing.
+/// Why a group was rolled back.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// Called again one by one, they may fare better.
+    /// Each of its writes is to be called again alone.
     Spoiled,
-    /// They would not.
+    /// None of them would succeed alone, either.
     Failed(DbError),
 }
 

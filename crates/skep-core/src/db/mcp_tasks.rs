@@ -48,7 +48,7 @@ impl Tx<'_> {
         Ok(count.doing("count MCP tasks")?.unwrap_or_default())
     }
 
-    /// Keep a new task.
+    /// Add a task.
     pub(crate) async fn add_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
         match self.insert(&TABLE, values_of(task)).await.doing("add an MCP task")? {
             true => Ok(()),
@@ -56,12 +56,12 @@ impl Tx<'_> {
         }
     }
 
-    /// Keep the task as it now is.
+    /// Save a task.
     pub(crate) async fn save_mcp_task(&mut self, task: &McpTask) -> Result<(), DbError> {
         self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save an MCP task")
     }
 
-    /// Put off the end of these holds, as far as they are this holder's. Gives the tasks and their attempts.
+    /// Renew those of these holds that are this holder's. Returns the tasks and their attempts.
     pub(crate) async fn hold_mcp_tasks(
         &mut self,
         holder: &Holder,
@@ -81,8 +81,8 @@ impl Tx<'_> {
         self.change(&sql, values, read).await.doing("hold MCP tasks")
     }
 
-    /// Tasks that nobody holds any more, the longest abandoned first. Who holds a task for `hold` renews that before
-    /// it is over; so a task that is held much longer was held before a clock was put back.
+    /// Tasks whose hold has ended, the longest abandoned first. A hold lasts `hold`, so a task that is held for much
+    /// longer was held before a clock was put back, and is abandoned, too.
     pub(crate) async fn abandoned_mcp_tasks(&mut self, hold: Duration, limit: usize) -> Result<Vec<McpTask>, DbError> {
         let now = self.scope.now;
         let (passed, latest) = (now.surely(), now.at.after(now.error).after(2 * hold));
@@ -91,7 +91,7 @@ impl Tx<'_> {
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
 
-    /// Delete what has expired, at most `limit`. Gives how many there were.
+    /// Delete expired tasks, at most `limit`. Returns how many were deleted.
     pub(crate) async fn expire_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
         let row = self.sql.row_id();
         let expired = format!("select {row} from mcp_task where namespace = $1 and expires <= $2 limit $3");

@@ -1,6 +1,6 @@
 //! The schema, step by step. A step is a file in `migrations/`, is applied once, and never changes after a release:
 //! the database keeps the checksum of each that it has seen, and a program that knows another text under the same
-//! number keeps its hands off. So does one that knows fewer numbers, unless each of the others says that it may go on.
+//! number refuses the database. So does one that knows fewer numbers, unless each of the others lets it work on.
 
 use sha2::{Digest, Sha256};
 
@@ -15,7 +15,7 @@ pub(super) struct Migration {
     number: i64,
     name: &'static str,
     /// The number of the newest migration that a program must have to work on a database with this one: hubs may be
-    /// brought up to date one by one if the older ones can go on meanwhile.
+    /// upgraded one by one if the older ones can work on meanwhile.
     oldest: i64,
     sql: Text,
 }
@@ -97,7 +97,7 @@ const TABLE: &str = "create table if not exists skep_migration
 const OLDEST_SINCE: i64 = 3;
 const ADD_OLDEST: &str = "alter table skep_migration add column oldest bigint not null default 0";
 
-/// Bring the database up to date, inside a transaction in which nobody else does the same.
+/// Bring the database up to date, inside a transaction that holds off all others that would.
 pub(super) async fn migrate(sql: &mut Sql<'_>) -> Result<(), DbError> {
     sql.batch(TABLE).await.doing("prepare the schema")?;
     let seen = seen(sql).await?;

@@ -1,5 +1,5 @@
-//! Writes that wait, in a queue for each namespace, with turns between the queues: who writes a lot waits for itself
-//! and not everybody for it.
+//! Writes that wait, in a queue for each namespace. The queues take turns, so that a namespace with many writes does not
+//! delay the others.
 //!
 //! The queues need no bound of their own: each entry holds a [`Place`], and there are only so many.
 
@@ -31,7 +31,7 @@ pub(super) enum Job<T> {
 pub(super) trait Write: Send {
     /// Whose rows and events it is about.
     fn namespace(&self) -> &Namespace;
-    /// Begin it. `false` if nobody needs it done: its caller has left, or has waited too long.
+    /// Begin it. `false` if it is not to be done: its caller has left, or has waited too long.
     fn begin(&self) -> bool;
     /// Call the closure.
     fn run<'a>(&'a mut self, sql: Sql<'a>, scope: Scope) -> Pin<Box<dyn Future<Output = Ran> + 'a>>;

@@ -43,24 +43,24 @@ impl Tx<'_> {
         self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
 
-    /// Where a run stands, without its plan and its report.
+    /// The state of a run.
     pub(crate) async fn run_state(&mut self, id: &RunId) -> Result<Option<State>, DbError> {
         let sql = TABLE.select_without_json("id = $2");
         let run = self.first(&sql, values![self.namespace(), &id.0], summary_from_row).await.doing("load a run")?;
         Ok(run.map(|run| run.state))
     }
 
-    /// Keep a new run. `false` if there is one of this name already.
+    /// Add a run. `false` if there is one of this name already.
     pub(crate) async fn add_run(&mut self, run: &Run) -> Result<bool, DbError> {
         self.insert(&TABLE, values_of(run)).await.doing("add a run")
     }
 
-    /// Keep the run as it now is.
+    /// Save a run.
     pub(crate) async fn save_run(&mut self, run: &Run) -> Result<(), DbError> {
         self.update(&TABLE, &run.id.0, values_of(run)).await.doing("save a run")
     }
 
-    /// Begin to delete a run: nobody sees it any more, and nobody is given its tasks. The rest goes step by step.
+    /// Begin to delete a run: its row is deleted, and its tasks are cancelled. The rest is deleted step by step.
     pub(crate) async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
         self.cancel_tasks(id).await?;
         let sql = "insert into deletion (namespace, run) values ($1, $2)";
@@ -80,7 +80,7 @@ impl Tx<'_> {
 
     /// A step of a deletion that has begun: at most [`DELETED_MAX`] rows. Whether there is more to do.
     ///
-    /// What others refer to goes last, so that the rest refers to nothing that is gone, whatever the moment.
+    /// Rows that others refer to are deleted last, so that at no moment a row refers to one that is gone.
     pub(crate) async fn delete_more(&mut self, id: &RunId) -> Result<bool, DbError> {
         let of_run = |table: &str| format!("select $row from {table} where namespace = $1 and run = $2 limit $3");
         let dependency = "select dependency.$row from task
@@ -161,7 +161,7 @@ impl Db {
 }
 
 impl Db {
-    /// Runs without what may be large, newest first, page by page like [`Db::runs`].
+    /// Runs without plan and report, newest first, page by page like [`Db::runs`].
     pub async fn run_summaries(
         &self,
         namespace: &Namespace,

@@ -13,7 +13,7 @@ use crate::{
 const IS_LOST: &str = "not exists (select 1 from hub where hub.id = session.hub)";
 
 impl Tx<'_> {
-    /// Keep a hub, or prolong its time.
+    /// Add a hub that is alive until a moment, or prolong its time.
     pub(crate) async fn add_hub(&mut self, hub: &HubId, until: crate::Timestamp) -> Result<(), DbError> {
         let sql = "insert into hub (id, until) values ($1, $2)
              on conflict (id) do update set until = excluded.until";
@@ -38,7 +38,7 @@ impl Tx<'_> {
         Ok(gone.doing("delete the hubs that are gone")?.len() as u64)
     }
 
-    /// Keep a session, unless there is one of this name.
+    /// Add a session, unless there is one of this name.
     pub(crate) async fn add_session(&mut self, session: &NewSession, hub: &HubId) -> Result<(), DbError> {
         let sql = "insert into session (namespace, id, hub, worker, token) values ($1, $2, $3, $4, $5)
              on conflict (namespace, id) do nothing";
@@ -47,7 +47,7 @@ impl Tx<'_> {
         self.execute(sql, values).await.doing("register a session")
     }
 
-    /// Let a session go on at another hub. `false` if there is none of this name and token.
+    /// Move a session to another hub. `false` if there is none of this name and token.
     pub(crate) async fn move_session(
         &mut self,
         session: &SessionId,
@@ -59,13 +59,13 @@ impl Tx<'_> {
         self.has_changed(sql, values).await.doing("attach a session")
     }
 
-    /// What a session holds.
+    /// The tasks that a session holds.
     pub(crate) async fn tasks_of_session(&mut self, session: &SessionId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and session = $2";
         self.tasks_where(which, values![self.namespace(), &session.0]).await
     }
 
-    /// What the sessions of a hub hold.
+    /// The tasks that the sessions of a hub hold.
     pub(crate) async fn tasks_of_hub(&mut self, hub: &HubId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress'
              and session in (select id from session where namespace = task.namespace and hub = $2)
@@ -73,7 +73,7 @@ impl Tx<'_> {
         self.tasks_where(which, values![self.namespace(), &hub.0]).await
     }
 
-    /// What is in progress in a session that is lost, or in none.
+    /// The tasks in progress whose session is lost, at most `limit`.
     pub(crate) async fn lost_tasks(&mut self, limit: usize) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and not exists (
                 select 1 from session join hub on hub.id = session.hub

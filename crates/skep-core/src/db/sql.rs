@@ -1,4 +1,4 @@
-//! One statement on either database: values in, rows out.
+//! Statements on either database: values in, rows out.
 //!
 //! What both have: text, 64-bit integers, booleans, bytes, `$1`, `returning`, `on conflict`, partial indexes, recursive
 //! `with`. Times are integers and JSON is text. Where they have different words, or plan the same words differently,
@@ -21,7 +21,7 @@ pub(super) enum Sql<'a> {
     Postgres(&'a mut Pipeline),
 }
 
-/// Why a statement failed, before somebody says what it was for.
+/// Why a statement failed. [`super::Doing`] adds what it was for.
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
 /// What goes into a `$n`.
@@ -87,7 +87,7 @@ impl<'a> Row<'a> {
         Ok(serde_json::from_str(self.next_text()?.ok_or("null instead of JSON")?)?)
     }
 
-    /// The next column, JSON that nobody reads here.
+    /// The next column, JSON that is not parsed.
     pub(super) fn next_as_json(&self) -> Result<Option<Json>, Cause> {
         Ok(self.next_text()?.map(Json::from_database))
     }
@@ -115,7 +115,7 @@ impl<'a> Row<'a> {
 }
 
 impl Sql<'_> {
-    /// The same place, for a while.
+    /// The same connection, borrowed for a shorter time.
     pub(super) fn reborrow(&mut self) -> Sql<'_> {
         match self {
             Sql::Sqlite(connection) => Sql::Sqlite(connection),
@@ -140,7 +140,7 @@ impl Sql<'_> {
         }
     }
 
-    /// Let nobody else write in a namespace until the transaction ends. On SQLite there is no other writer.
+    /// Lock a namespace against other writers until the transaction ends. On SQLite there is no other writer.
     pub(super) async fn lock_namespace(&mut self, id: i64) -> Result<(), Cause> {
         match self {
             Sql::Sqlite(_) => Ok(()),
@@ -157,7 +157,7 @@ impl Sql<'_> {
         }
     }
 
-    /// A look at whether an answer of the database is awaited; SQLite's come at once.
+    /// Returns a function that says whether an answer of the database is awaited; SQLite's come at once.
     pub(super) fn is_waiting(&self) -> impl Fn() -> bool + use<> {
         let is_waiting = match self {
             Sql::Sqlite(_) => None,
@@ -203,8 +203,8 @@ impl Sql<'_> {
         }
     }
 
-    /// Run a statement whose rows nobody wants, now or later. If it fails, whatever comes after it fails too, at the
-    /// latest the commit.
+    /// Run a statement whose rows are not needed. PostgreSQL may run it later; if it fails, so does whatever comes after
+    /// it, at the latest the commit.
     pub(super) async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
         match self {
             Sql::Sqlite(_) => self.count(sql, values).await.map(drop),
@@ -220,7 +220,7 @@ impl Sql<'_> {
         }
     }
 
-    /// Whether an answer costs no way to a server and back, so that a look that may spare a change is worth its while.
+    /// Whether a statement costs no round trip to a server, so that a `select` that may spare an update is worth it.
     pub(super) fn answers_at_once(&self) -> bool {
         self.is_sqlite()
     }
@@ -258,7 +258,7 @@ impl Sql<'_> {
         }
     }
 
-    /// The column that tells where a row is, for as long as nobody changes it.
+    /// The column that tells where a row is, until it is changed.
     pub(super) fn row_id(&self) -> &'static str {
         match self {
             Sql::Sqlite(_) => "rowid",

@@ -181,7 +181,7 @@ impl Writer {
             Ok(changes)
         });
         if committed.is_err() && !self.connection.is_autocommit() {
-            // If this fails too, so does the next `begin`, and with it the next group: nobody is told a lie.
+            // If this fails too, so does the next `begin`, and with it the next group.
             let _ = execute(&self.connection, "rollback");
         }
         match committed {
@@ -301,8 +301,8 @@ impl Reading {
     }
 }
 
-/// A new database is its owner's alone, whatever the umask is; SQLite gives its other files the mode of this one. Should this
-/// fail, SQLite will say why.
+/// Make a new database readable by its owner alone, whatever the umask is; SQLite gives its other files the mode of this
+/// one. If this fails, SQLite will say why.
 fn make_private(path: &Path) {
     let mode = 0o600;
     if let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
@@ -320,7 +320,7 @@ fn connect(path: &Path, lock_time_max: Duration) -> Result<Connection, DbError> 
     Ok(connection)
 }
 
-/// Leave the file alone if it is somebody else's database: only reads it.
+/// Refuse a file that is another program's database. Only reads it.
 fn refuse_foreign(connection: &Connection) -> Result<(), DbError> {
     let count = "select count(*), count(*) filter (where name = 'skep_migration') from sqlite_schema";
     let (all, ours): (i64, i64) =

@@ -96,7 +96,7 @@ impl Tx<'_> {
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
     }
 
-    /// Keep a new task. `false` if there is one of this name already.
+    /// Add a task, and what it depends on. `false` if there is one of this name already.
     pub(crate) async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
         if !self.insert(&TABLE, values_of(task)).await.doing("add a task")? {
             return Ok(false);
@@ -108,12 +108,12 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Keep the task as it now is.
+    /// Save a task.
     pub(crate) async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
         self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save a task")
     }
 
-    /// A task is over, and those that need it wait for one less. To be called once for each task.
+    /// Let the dependents of a task that is over wait for one less. To be called once for each task.
     pub(crate) async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
         const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
         if self.sql.answers_at_once() {
@@ -130,8 +130,8 @@ impl Tx<'_> {
         self.execute(&sql, values![self.namespace(), &id.0]).await.doing("release dependents")
     }
 
-    /// A task has ended without success, and those that need it are blocked, and those that need them, and so on; but
-    /// what needs only an optional one goes on. Gives the blocked tasks. To be called once for each task.
+    /// Block the dependents of a task that ended without success, and theirs, and so on, but not the dependents of
+    /// optional tasks, which are released. Returns the blocked tasks. To be called once for each task.
     pub(crate) async fn block_dependents(&mut self, id: &TaskId) -> Result<Vec<(TaskId, Option<RunId>)>, DbError> {
         const OPTIONAL: &str = "select t.allow_failure from task t where t.namespace = $1 and t.id = d.task";
         let needs = self.sql.among("select id from needs");
@@ -160,7 +160,7 @@ impl Tx<'_> {
         Ok(blocked.into_iter().map(|(_, id, run, _)| (id, run)).collect())
     }
 
-    /// Withdraw all tasks of a run that are not over. Gives them, with who held them.
+    /// Cancel all tasks of a run that are not over. Returns them, with the attempts that held them.
     pub(crate) async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
         const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
         let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id");
@@ -178,22 +178,22 @@ impl Tx<'_> {
     }
 }
 
-/// How many tasks of a run stand where.
+/// How many tasks of a run are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskCounts {
     /// Not started, or waiting for a retry.
     pub pending: u64,
     /// Held by workers.
     pub in_progress: u64,
-    /// Answered.
+    /// Completed.
     pub completed: u64,
     /// Failed for good.
     pub failed: u64,
     /// Failed for good, and that was allowed.
     pub failed_allowed: u64,
-    /// Never to start, because of a failure before them.
+    /// Never to start, because something that they depend on ended without success.
     pub blocked: u64,
-    /// Withdrawn.
+    /// Cancelled.
     pub cancelled: u64,
 }
 
@@ -218,7 +218,7 @@ impl Db {
         .await
     }
 
-    /// How many tasks of a run stand where.
+    /// How many tasks of a run are in which state.
     pub async fn count_tasks(&self, namespace: &Namespace, run: &RunId) -> Result<TaskCounts, DbError> {
         let RunId(run) = run.clone();
         let rows = self.read_in(namespace, async move |db, namespace| {
@@ -317,7 +317,7 @@ impl OfState<'_> {
     }
 }
 
-/// Rows are written here alone, so one that does not parse is our bug, and no caller's to mend.
+/// Rows are written here alone, so one that cannot be read is a bug, or the work of another program.
 pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));

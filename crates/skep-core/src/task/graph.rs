@@ -53,7 +53,7 @@ pub(crate) fn to_reopen(tasks: &[Task], only: Option<&TaskId>) -> Vec<(TaskId, u
     reopened.map(with_count).collect()
 }
 
-/// Whether these tasks can make up a run: names that differ, dependencies that are among them, no circles.
+/// Whether these tasks can be a run: their names differ, their dependencies are among them, and there is no cycle.
 pub(crate) fn check_graph(tasks: &[NewTask]) -> Result<(), Invalid> {
     check_count("tasks in a run", tasks.len(), RUN_TASKS_MAX)?;
     let edges = tasks.iter().map(|task| task.depends_on.len()).sum();
@@ -78,8 +78,8 @@ pub(crate) fn check_graph(tasks: &[NewTask]) -> Result<(), Invalid> {
     }
 }
 
-/// The members of one circle, each of which needs the next, if there is a circle. Without recursion: a chain may be
-/// longer than the stack is deep.
+/// One cycle, if there is one: each member depends on the next. Without recursion, because a chain may be longer than
+/// the stack is deep.
 fn circle(needs: &[Vec<usize>]) -> Option<Vec<usize>> {
     let mut done = vec![false; needs.len()];
     for start in 0..needs.len() {
