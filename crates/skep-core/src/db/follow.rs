@@ -6,8 +6,8 @@
 //! ```
 //!
 //! While a namespace has followers, this process remembers its newest events as it commits them. What other
-//! processes commit is known by its number: from PostgreSQL's notices within milliseconds, and from a look at the
-//! namespaces' rows every [`LOOK_EVERY`], which needs nothing but the database. The events are then read, once for
+//! processes commit is known by its number: from PostgreSQL's notices within milliseconds, and from a poll of the
+//! namespaces' rows every [`POLL_INTERVAL`], which needs nothing but the database. The events are then read, once for
 //! all followers.
 //!
 //! The log decides, not the wake-up: a follower has seen everything up to a number, and is given what comes after it.
@@ -39,9 +39,9 @@ use crate::{
 };
 
 /// How often to look for what other processes have committed, while there are followers.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Namespaces that one look asks for.
-const LOOK_MAX: usize = 1000;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Namespaces that one statement of a poll asks for.
+const POLLED_MAX: usize = 1000;
 /// Events that a follower is given at once.
 const EVENTS_MAX: usize = 256;
 
@@ -53,7 +53,7 @@ pub(super) struct Streams(Mutex<Followed>);
 struct Followed {
     streams: HashMap<Namespace, Used>,
     /// Looks at what other processes commit, while there are streams.
-    look_out: JoinSet<()>,
+    poll_others: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -172,7 +172,7 @@ impl Drop for Watch {
             }
         }
         if followed.streams.is_empty() {
-            followed.look_out = JoinSet::new(); // ends the look-out
+            followed.poll_others = JoinSet::new(); // ends the polls
         }
     }
 }
@@ -219,7 +219,7 @@ impl Follower {
                     // Another process may have given this number a moment ago. What the database says is certain.
                     let last = self.watch.stream.log().ends().last;
                     if self.after > last {
-                        self.watch.db.look().await?;
+                        self.watch.db.poll().await?;
                         if self.after > self.watch.stream.log().ends().last {
                             return Ok(self.reset());
                         }
@@ -270,9 +270,9 @@ impl Db {
         let used = followed.streams.entry(namespace.clone()).or_default();
         used.watches += 1;
         let stream = Arc::clone(&used.stream);
-        while followed.look_out.try_join_next().is_some() {}
-        if followed.look_out.is_empty() {
-            followed.look_out.spawn(look_out(self.clone()));
+        while followed.poll_others.try_join_next().is_some() {}
+        if followed.poll_others.is_empty() {
+            followed.poll_others.spawn(poll_others(self.clone()));
         }
         let mut last = stream.last.subscribe();
         last.mark_unchanged();
@@ -280,9 +280,9 @@ impl Db {
     }
 
     /// See what others have committed in the namespaces that are followed.
-    async fn look(&self) -> Result<(), DbError> {
+    async fn poll(&self) -> Result<(), DbError> {
         let names = self.shared.streams.names();
-        for names in names.chunks(LOOK_MAX) {
+        for names in names.chunks(POLLED_MAX) {
             for (namespace, ends) in self.ends(names.to_vec()).await? {
                 self.shared.streams.learn(&namespace, ends);
             }
@@ -309,7 +309,7 @@ impl Db {
     }
 
     /// Process PostgreSQL's notices. Never returns.
-    async fn hear(&self) {
+    async fn receive_notices(&self) {
         let Store::Postgres(postgres) = &*self.store else { return std::future::pending().await };
         let mut notices = postgres.notices();
         loop {
@@ -322,34 +322,34 @@ impl Db {
                         }
                     }
                 }
-                Notice::Look => log_failure(self.look().await),
+                Notice::Poll => log_failure(self.poll().await),
             }
         }
     }
 }
 
 /// Look for what other processes commit, until the store is closed.
-async fn look_out(db: Db) {
-    let look = async {
-        let mut tick = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+async fn poll_others(db: Db) {
+    let polls = async {
+        let mut tick = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            match db.look().await {
+            match db.poll().await {
                 Err(DbError::Closed) => return,
-                looked => log_failure(looked),
+                polled => log_failure(polled),
             }
             log_failure(db.take_foreign_changes().await);
         }
     };
     tokio::select! {
-        () = look => {}
-        () = db.hear() => {}
+        () = polls => {}
+        () = db.receive_notices() => {}
     }
 }
 
-fn log_failure(looked: Result<(), DbError>) {
-    if let Err(error) = looked {
-        tracing::debug!(%error, "no look at what other processes have committed; the next one follows");
+fn log_failure(polled: Result<(), DbError>) {
+    if let Err(error) = polled {
+        tracing::debug!(%error, "cannot poll for what other processes have committed; trying again soon");
     }
 }

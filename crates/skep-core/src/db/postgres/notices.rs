@@ -2,10 +2,10 @@
 //!
 //! A notice is sent on a connection of its own and never within a write: PostgreSQL commits transactions that notify
 //! one after the other. What happens in [`PAUSE`] is one notice. It needs not be durable, nor need it arrive: hubs also
-//! look by themselves, every second.
+//! poll, every second.
 //!
 //! A hub listens while somebody follows, on another connection of its own. When that was lost, anything may have
-//! happened, so the hub looks at all that is followed.
+//! happened, so the hub polls all that is followed.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -101,7 +101,7 @@ pub(super) async fn send_now(pool: &Pool, outbox: &Outbox) {
         client.execute(&client.prepare_cached(&statement).await.doing("notify")?, &[&notice]).await.doing("notify")
     };
     if let Err(error) = sent.await {
-        tracing::debug!(%error, "other hubs were not told of new events; they will look by themselves");
+        tracing::debug!(%error, "other hubs were not told of new events; they will poll");
     }
 }
 
@@ -110,7 +110,7 @@ pub(in crate::db) enum Notice {
     /// There are new events in these namespaces; the last number of each.
     Events(BTreeMap<i64, i64>),
     /// There may be new events anywhere.
-    Look,
+    Poll,
 }
 
 impl Notice {
@@ -119,7 +119,7 @@ impl Notice {
             let (namespace, last) = text.split_once(':')?;
             Some((namespace.parse().ok()?, last.parse().ok()?))
         };
-        text.split(' ').map(one).collect::<Option<_>>().map_or(Notice::Look, Notice::Events)
+        text.split(' ').map(one).collect::<Option<_>>().map_or(Notice::Poll, Notice::Events)
     }
 }
 
@@ -148,14 +148,14 @@ impl Notices {
     pub(in crate::db) async fn next(&mut self) -> Notice {
         if self.connection.is_none() {
             self.connection = Some(self.connect().await);
-            return Notice::Look;
+            return Notice::Poll;
         }
         match self.heard.recv().await {
             Some(Heard::Notice(text)) => Notice::parse(&text),
             Some(Heard::Lost) | None => {
                 self.connection = None;
                 sleep(CONNECT_PAUSE).await;
-                Notice::Look
+                Notice::Poll
             }
         }
     }
@@ -205,9 +205,9 @@ mod tests {
         add(NAMED_MAX);
         assert!(outbox.take().unwrap().len() < 8000);
         add(NAMED_MAX + 1);
-        assert!(matches!(Notice::parse(&outbox.take().unwrap()), Notice::Look));
+        assert!(matches!(Notice::parse(&outbox.take().unwrap()), Notice::Poll));
         add(1);
         assert!(matches!(Notice::parse(&outbox.take().unwrap()), Notice::Events(_)), "the next one names it");
-        assert!(matches!(Notice::parse("1:2 what is this"), Notice::Look), "a newer hub says more");
+        assert!(matches!(Notice::parse("1:2 what is this"), Notice::Poll), "a newer hub says more");
     }
 }
