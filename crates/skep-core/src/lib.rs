@@ -1,8 +1,8 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`], [`run`], [`session`] and [`mcp_task`] hold the rules, [`event`] what is written down about them, [`db`] loads
-//! and saves, [`app`] joins all of it in one transaction for each operation. [`policy`] says who may call what,
-//! [`limits`] how much of anything is taken, [`retention`] how much of the runs is kept.
+//! Read in this order: [`task`], [`run`], [`session`] and [`mcp_task`] are the rules, [`event`] is what is logged about
+//! them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for each operation. [`policy`] decides
+//! who may call what, [`limits`] how much is accepted, [`retention`] which runs are kept.
 
 #[cfg(test)]
 extern crate self as skep_core; // what unit tests share with tests/store calls the crate by its name

@@ -1,4 +1,4 @@
-//! How much the core takes, and what it says to more.
+//! How much the core accepts, and the errors for more.
 //!
 //! Everything that is kept has a limit. What exceeds it is refused before anything is written, with the limit in the
 //! error. How much may *wait* to be written is limited by [`crate::db::Limits`].

@@ -1,13 +1,13 @@
-//! Who works, and how others know that it still does.
+//! Sessions of workers, and the hubs that they are at.
 //!
 //! ```text
 //!   task in progress ──▶ session of a worker ──▶ hub ──▶ "alive until …", every few seconds
 //! ```
 //!
 //! A task belongs to the session of the worker that took it, for as long as the session lasts. A worker's own
-//! heartbeat stays in the memory of its hub; the store sees one row for each hub. When a hub does not say in time
-//! that it is alive, it is gone. Its sessions then have a while to attach to another hub, with their token. Those that
-//! do not are lost: their tasks are given out again, and that is no failure of the task ([`crate::task::Command::Lose`]).
+//! heartbeat stays in the memory of its hub; the store sees one row for each hub. A hub that does not renew
+//! its row in time is gone. Its sessions then have [`ATTACH_TIME`] to attach to another hub, with their token. Those that
+//! do not are lost: their tasks are ready again, and no failure is counted ([`crate::task::Command::Lose`]).
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::{
     task::WorkerId,
 };
 
-/// How often a hub says that it is alive.
+/// How often a hub renews its row.
 pub const HUB_BEAT: Duration = Duration::from_secs(3);
-/// How long a hub is taken to be alive after it has said so: three beats may get lost.
+/// How long a hub counts as alive after it has renewed its row: three beats may get lost.
 pub const HUB_TIME: Duration = Duration::from_secs(10);
 /// How long the sessions of a hub that is gone have to attach to another one.
 pub const ATTACH_TIME: Duration = Duration::from_secs(10);
@@ -30,11 +30,11 @@ pub const ATTACH_TIME: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubId(pub String);
 
-/// One worker's stay, from when it registers until it leaves or is lost. Unique in its namespace.
+/// Name of a session: one worker's, from when it registers until it leaves or is lost. Unique in its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub String);
 
-/// What a session shows to be taken over by another hub.
+/// The secret with which a session is attached to another hub.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionToken(pub String);
 
@@ -50,14 +50,14 @@ impl SessionToken {
     }
 }
 
-/// A session that is to be.
+/// A session as it is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewSession {
     /// Its name, unique in the namespace.
     pub id: SessionId,
     /// The worker that it is of.
     pub worker: WorkerId,
-    /// What it may be attached to another hub with; without one, it ends with its hub.
+    /// The secret with which it can be attached to another hub; without one, it ends with its hub.
     pub token: Option<SessionToken>,
 }
 

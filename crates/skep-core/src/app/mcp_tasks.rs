@@ -143,8 +143,8 @@ impl App {
         self.db.write(permit.namespace(), release).await
     }
 
-    /// Take over abandoned tasks, whose hold has ended, at most [`TAKEN_OVER_MAX`]. Each is working again, under its next
-    /// attempt.
+    /// Take over abandoned tasks, whose hold has ended, at most [`TAKEN_OVER_MAX`]. Each is working again, under its
+    /// next attempt.
     pub async fn take_over_mcp_tasks(
         &self,
         permit: &Permit,
@@ -170,7 +170,7 @@ impl App {
         loop {
             let expire = async move |tx: &mut Tx<'_>| {
                 let passed = tx.surely_past();
-                Ok::<_, McpTaskError>(tx.expire_mcp_tasks(passed, EXPIRED_MAX).await?)
+                Ok::<_, McpTaskError>(tx.delete_expired_mcp_tasks(passed, EXPIRED_MAX).await?)
             };
             let count = self.db.write(permit.namespace(), expire).await?;
             gone += count;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     App,
-    tasks::{give_back, without_repetition},
+    tasks::{deduplicated, release_tasks},
 };
 use crate::{
     Json, Timestamp,
@@ -65,7 +65,7 @@ impl App {
         check_graph(&tasks)?;
         for task in &mut tasks {
             task.run = Some(run.id.clone());
-            task.depends_on = without_repetition(std::mem::take(&mut task.depends_on));
+            task.depends_on = deduplicated(std::mem::take(&mut task.depends_on));
         }
         let start = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
@@ -224,7 +224,7 @@ impl App {
 
 async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, DbError> {
     let mut tasks = tx.tasks_in_progress(id).await?;
-    give_back(tx, &mut tasks).await?;
+    release_tasks(tx, &mut tasks).await?;
     Ok(tasks)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     App, TaskError,
-    tasks::{give_back, tell_dependents},
+    tasks::{release_tasks, update_dependents},
 };
 use crate::{
     Namespace,
@@ -68,7 +68,7 @@ impl App {
         self.db.write(&Namespace::hubs(), beat).await
     }
 
-    /// A session goes on at another hub. Gives the tasks that it holds.
+    /// Attach a session to another hub. Returns the tasks that it holds.
     pub async fn attach(
         &self,
         permit: &Permit,
@@ -86,26 +86,26 @@ impl App {
         self.db.write(permit.namespace(), attach).await
     }
 
-    /// A hub leaves in good order: what its sessions hold in this namespace is given back, and they end.
+    /// Unregister a hub. The tasks that its sessions hold in this namespace are released, and the sessions end.
     pub async fn leave(&self, permit: &Permit, hub: &HubId) -> Result<(), SessionError> {
         let hub = hub.clone();
         let leave = async move |tx: &mut Tx<'_>| {
             let mut tasks = tx.tasks_of_hub(&hub).await?;
-            give_back(tx, &mut tasks).await?;
+            release_tasks(tx, &mut tasks).await?;
             tx.delete_sessions_of(&hub).await?;
             Ok(tx.delete_hub(&hub).await?)
         };
         self.db.write(permit.namespace(), leave).await
     }
 
-    /// Forget the hubs that were silent until `grace` ago or longer. Gives their number.
+    /// Delete the hubs that have been silent for `grace` after their time was over. Returns their number.
     pub async fn expire_hubs(&self, grace: Duration) -> Result<u64, SessionError> {
-        let expire = async move |tx: &mut Tx<'_>| Ok(tx.expire_hubs(grace).await?);
+        let expire = async move |tx: &mut Tx<'_>| Ok(tx.delete_silent_hubs(grace).await?);
         self.db.write(&Namespace::hubs(), expire).await
     }
 
-    /// Give out again what the sessions of forgotten hubs held, at most [`LOST_MAX`] tasks, and end those sessions.
-    /// Gives the tasks as they now are.
+    /// Release the tasks of lost sessions, those of deleted hubs, at most [`LOST_MAX`] tasks, and end those sessions.
+    /// Returns the tasks as they now are.
     pub async fn release_lost(&self, permit: &Permit) -> Result<Vec<Task>, TaskError> {
         let release = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
@@ -114,7 +114,7 @@ impl App {
                 let event = task.apply(Command::Lose, now)?;
                 tx.save_task(task).await?;
                 tx.append(event);
-                tell_dependents(tx, task).await?;
+                update_dependents(tx, task).await?;
             }
             if tasks.len() < LOST_MAX {
                 tx.delete_lost_sessions().await?;

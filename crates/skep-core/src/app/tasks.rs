@@ -45,7 +45,7 @@ impl App {
     /// without success already, the task is blocked at once.
     pub async fn submit(&self, permit: &Permit, mut task: NewTask) -> Result<Task, TaskError> {
         task.check()?;
-        task.depends_on = without_repetition(task.depends_on);
+        task.depends_on = deduplicated(task.depends_on);
         if task.depends_on.contains(&task.id) {
             return Err(Invalid::Cycle(vec![task.id]).into());
         }
@@ -60,7 +60,7 @@ impl App {
                 Some(run) => next_position(tx, run).await?,
                 None => 0,
             };
-            let (waiting_for, blocked_by) = look_at_dependencies(tx, &task).await?;
+            let (waiting_for, blocked_by) = check_dependencies(tx, &task).await?;
             let mut task = Task::new(task.clone(), position, waiting_for, now);
             let submitted = task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now);
             let blocked = blocked_by.map(|by| {
@@ -157,7 +157,7 @@ impl App {
                 }
             }
             tx.save_task(&task).await?;
-            tell_dependents(tx, &task).await?;
+            update_dependents(tx, &task).await?;
             Ok::<_, TaskError>(Verdict::Done(task))
         };
         self.db.write(permit.namespace(), fail).await?.into_result()
@@ -172,7 +172,7 @@ impl App {
             let event = task.apply(Command::Cancel, now)?;
             tx.save_task(&task).await?;
             tx.append(event);
-            tell_dependents(tx, &task).await?;
+            update_dependents(tx, &task).await?;
             Ok(task)
         };
         self.db.write(permit.namespace(), cancel).await
@@ -227,7 +227,7 @@ async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
 }
 
 /// How many unfinished tasks a new one waits for, and one that ended without success and blocks it, if there is one.
-async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, Option<TaskId>), TaskError> {
+async fn check_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, Option<TaskId>), TaskError> {
     if task.depends_on.is_empty() {
         return Ok((0, None));
     }
@@ -244,7 +244,7 @@ async fn look_at_dependencies(tx: &mut Tx<'_>, task: &NewTask) -> Result<(u32, O
 
 /// Release tasks that are in progress: they are ready again, and no failure is counted. Late answers of their former
 /// holders are refused.
-pub(super) async fn give_back(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(), DbError> {
+pub(super) async fn release_tasks(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(), DbError> {
     let now = tx.now();
     for task in tasks {
         if let Ok(event) = task.apply(Command::Release, now) {
@@ -257,7 +257,7 @@ pub(super) async fn give_back(tx: &mut Tx<'_>, tasks: &mut [Task]) -> Result<(),
 
 /// Block what depends on a task that ended without success; release it, if the task is optional. Does nothing if the
 /// task is not over.
-pub(super) async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
+pub(super) async fn update_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), DbError> {
     let now = tx.now();
     if !task.state.is_over() {
         return Ok(());
@@ -273,7 +273,7 @@ pub(super) async fn tell_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<(), 
 }
 
 /// The same names, each where it comes first.
-pub(super) fn without_repetition(mut ids: Vec<TaskId>) -> Vec<TaskId> {
+pub(super) fn deduplicated(mut ids: Vec<TaskId>) -> Vec<TaskId> {
     let mut seen = std::collections::HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));
     ids

@@ -54,7 +54,7 @@ impl Tx<'_> {
 /// Number the events of a group and write them down: the last thing before the commit.
 ///
 /// The numbers come from the namespace's row, which is locked. A database sequence would hand out 7 before 6 is
-/// committed, and a reader who has seen 7 would never look for 6. Gives the number before the first.
+/// committed, and a reader who has seen 7 would never look for 6. Returns the number before the first.
 pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[NewEvent]) -> Result<i64, Cause> {
     let count = i64::try_from(events.len())?;
     match sql {

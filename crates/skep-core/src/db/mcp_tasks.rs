@@ -92,7 +92,7 @@ impl Tx<'_> {
     }
 
     /// Delete expired tasks, at most `limit`. Returns how many were deleted.
-    pub(crate) async fn expire_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
+    pub(crate) async fn delete_expired_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
         let row = self.sql.row_id();
         let expired = format!("select {row} from mcp_task where namespace = $1 and expires <= $2 limit $3");
         let sql = format!("delete from mcp_task where {row} {} returning id", self.sql.among(&expired));

@@ -18,7 +18,7 @@ pub(super) struct Namespaces(Mutex<HashMap<Namespace, i64>>);
 const FIND: &str = "select id from namespace where team = $1 and workspace = $2";
 
 impl Namespaces {
-    /// Lock a namespace until the transaction ends, and make it if it is new. Gives its number.
+    /// Lock a namespace until the transaction ends, and make it if it is new. Returns its number.
     pub(super) async fn lock(&self, sql: &mut Sql<'_>, namespace: &Namespace) -> Result<i64, Cause> {
         let id = match self.known(namespace) {
             Some(id) => id,

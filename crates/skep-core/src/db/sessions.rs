@@ -31,8 +31,8 @@ impl Tx<'_> {
         self.execute("delete from hub where id = $1", values![&hub.0]).await.doing("delete a hub")
     }
 
-    /// Delete the hubs whose time was over `grace` ago for certain. Gives their number.
-    pub(crate) async fn expire_hubs(&mut self, grace: Duration) -> Result<u64, DbError> {
+    /// Delete the hubs whose time was over `grace` ago for certain. Returns their number.
+    pub(crate) async fn delete_silent_hubs(&mut self, grace: Duration) -> Result<u64, DbError> {
         let passed = self.surely_past().before(grace);
         let gone = self.change("delete from hub where until <= $1 returning id", values![passed.0], |_| Ok(())).await;
         Ok(gone.doing("delete the hubs that are gone")?.len() as u64)

@@ -201,7 +201,7 @@ impl Writer {
         }
     }
 
-    /// A write that has been `tried` by itself that often, in a transaction of its own. Gives the error if the server
+    /// A write that has been `tried` by itself that often, in a transaction of its own. Returns the error if the server
     /// was lost.
     async fn alone(&self, write: Box<dyn Write>, tried: u32) -> Option<DbError> {
         let mut group = vec![write];

@@ -207,7 +207,7 @@ impl Pipeline {
 /// The rows of a statement, and how many it has changed or found.
 type Answer = (Vec<Row>, u64);
 
-/// Start all, which sends them in this order, then wait for all. Gives what each said, or the first failure.
+/// Start all, which sends them in this order, then wait for all. Returns what each said, or the first failure.
 async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Vec<Answer>, Error>
 where
     F: Future<Output = Result<Answer, Error>>,
