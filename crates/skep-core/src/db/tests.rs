@@ -51,11 +51,11 @@ impl Held {
             });
             stay.await.unwrap();
         });
-        held.let_go();
+        held.proceed();
         (held, write)
     }
 
-    fn let_go(&self) {
+    fn proceed(&self) {
         block_in_place(|| self.0.wait());
     }
 }
@@ -100,7 +100,7 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
             careless,
             AssertUnwindSafe(panicking).catch_unwind(),
             app.submit(&permit, new("after")),
-            async { held.let_go() },
+            async { held.proceed() },
         );
         held_write.join_all().await;
         assert!(matches!(failing, Err(TaskError::Unknown(_))), "{failing:?}");
@@ -131,7 +131,8 @@ async fn a_refusal_that_rests_on_a_neighbour_comes_after_that_neighbour_is_durab
                 None => Ok(()),
             });
             let seen = async { (second.await, task(&app, &name).await) };
-            let (_, (answer, found), ()) = tokio::join!(app.submit(&permit, new(&name)), seen, async { held.let_go() });
+            let (_, (answer, found), ()) =
+                tokio::join!(app.submit(&permit, new(&name)), seen, async { held.proceed() });
             held_write.join_all().await;
             if answer.is_err() {
                 assert!(found.is_some(), "{answer:?}, but it is not there");
@@ -149,7 +150,7 @@ async fn a_reader_never_waits_for_a_writer() {
         let (held, held_write) = Held::start(&app);
         let seen = timeout(Duration::from_secs(5), log(&app)).await.expect("the reader waits for the writer");
         assert!(seen.is_empty(), "what is not committed is not seen");
-        held.let_go();
+        held.proceed();
         held_write.join_all().await;
         assert_eq!(story(&app).await, ["task.submitted held"], "what is acknowledged is seen");
     })
@@ -166,7 +167,7 @@ async fn a_full_queue_says_so_and_one_namespace_cannot_fill_it() {
             let other = app.clone();
             let mut elsewhere = JoinSet::new();
             elsewhere.spawn(async move { other.submit(&permit_in("other"), new("b")).await });
-            held.let_go();
+            held.proceed();
             elsewhere.join_next().await.unwrap().unwrap().unwrap();
             refused
         });
@@ -200,7 +201,7 @@ async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
             app.db.write(namespace, note).await.unwrap();
         };
         let many = futures_util::future::join_all((0..500).map(|_| write(busy.namespace(), "busy")));
-        tokio::join!(many, write(quiet.namespace(), "quiet"), async { held.let_go() });
+        tokio::join!(many, write(quiet.namespace(), "quiet"), async { held.proceed() });
         held_write.join_all().await;
         let place = order.lock().unwrap().iter().position(|name| *name == "quiet").unwrap();
         assert!(place < 100, "it was written as number {place}");
@@ -262,7 +263,7 @@ async fn a_write_whose_caller_left_before_its_turn_is_not_done_and_later_ones_ar
             Ok::<(), DbError>(())
         });
         assert!(left.now_or_never().is_none(), "it stands in line, and is dropped here");
-        let (stays, ()) = tokio::join!(app.submit(&permit, new("a")), async { held.let_go() });
+        let (stays, ()) = tokio::join!(app.submit(&permit, new("a")), async { held.proceed() });
         stays.unwrap();
         held_write.join_all().await;
         assert_eq!(called.load(Ordering::SeqCst), 0);
@@ -279,7 +280,7 @@ async fn closing_waits_for_what_was_asked_and_refuses_what_comes_after() {
         let writes = (0..20).map(|n| app.submit(&permit, new(&n.to_string())).boxed()).collect::<Vec<_>>();
         let (written, (), refused) = tokio::join!(futures_util::future::join_all(writes), app.db.close(), async {
             let refused = app.submit(&permit, new("late")).await;
-            held.let_go();
+            held.proceed();
             refused
         });
         held_write.join_all().await;

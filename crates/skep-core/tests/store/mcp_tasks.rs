@@ -100,7 +100,7 @@ async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
         report(&app, "lost", ("b", 2), State::Failed("{}".into()), LATER).await.unwrap();
 
         app.at(half).release_mcp_task(&permit(), &name("kept"), &hub("a")).await.unwrap();
-        assert_eq!(take_over(&app, "b", half).await.len(), 1, "let go of, it need not run out");
+        assert_eq!(take_over(&app, "b", half).await.len(), 1, "a released task need not time out");
     })
     .await;
 }
