@@ -2,7 +2,7 @@
 //!
 //! Writes run on a thread with a runtime of its own (`groups.rs`): there a closure's future need not be `Send`, and
 //! the connections it talks to are a function call away and not a thread away. Statements are sent ahead of each
-//! other wherever nobody waits for rows (`pipeline.rs`).
+//! other wherever no rows are awaited (`pipeline.rs`).
 //!
 //! A read is one statement, so many can share a connection: each is sent without waiting for the one before it.
 //! More than one connection, so that a slow read does not hold up all that come after.
@@ -180,7 +180,7 @@ async fn measure_time(pool: &Pool, shared: &Shared) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Whether the database undid this because of other writers, and it may go well the next time.
+/// Whether the database rolled back because of other writers, and another try may succeed.
 pub(super) fn asks_for_another_try(error: &(dyn Error + 'static)) -> bool {
     let code = error.downcast_ref().and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
@@ -188,15 +188,15 @@ pub(super) fn asks_for_another_try(error: &(dyn Error + 'static)) -> bool {
 
 /// What an error of PostgreSQL asks of the caller.
 pub(super) enum Advice {
-    /// Come back later.
+    /// Try again later.
     Busy(&'static str),
-    /// Make room.
+    /// Make room on its disk.
     Full,
     /// See to the server.
     Unreachable,
     /// Restore a backup.
     Corrupt,
-    /// Ask whoever owns the database for rights.
+    /// Have the owner of the database grant rights.
     Denied,
 }
 

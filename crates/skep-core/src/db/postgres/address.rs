@@ -1,7 +1,7 @@
 //! The address of a PostgreSQL database, in the forms and with the meaning that libpq gives it.
 //!
-//! Both forms (`postgresql://…` and `key=value …`) become parameters. Those that say where to connect, and how to be
-//! sure of the server, are read here, because `tokio-postgres` knows no `verify-full`, no files of certificates, and
+//! Both forms (`postgresql://…` and `key=value …`) become parameters. Those about where to connect, and how the server
+//! is authenticated, are read here, because `tokio-postgres` knows no `verify-full`, no files of certificates, and
 //! tries hosts without a limit of time for each; it reads the rest.
 
 use std::{
@@ -23,17 +23,17 @@ use crate::db::DbError;
 const HOSTS_MAX: usize = 16;
 /// The port of PostgreSQL.
 const PORT: u16 = 5432;
-/// Seconds to wait for one host to take the connection, answer, and let us in. `connect_timeout` in the address.
+/// Seconds to wait for one host to accept the connection, answer, and log us in. `connect_timeout` in the address.
 const CONNECT_SECONDS_MAX: &str = "5";
-/// Milliseconds that the network may leave what we sent unconfirmed, before we take the server for dead.
+/// Milliseconds that sent data may stay unacknowledged before the connection counts as lost.
 /// `tcp_user_timeout` in the address.
 const NETWORK_MS_MAX: &str = "30000";
-/// What says that an idle connection is still one: seconds until the first question, seconds between questions, and how
-/// many may stay unanswered. So a server that vanished is noticed after a minute.
+/// TCP keepalive of idle connections: seconds until the first probe, seconds between probes, and how many may stay
+/// unanswered. So a server that vanished is noticed after a minute.
 const KEEPALIVE: [(&str, &str); 3] =
     [("keepalives_idle", "30"), ("keepalives_interval", "10"), ("keepalives_count", "3")];
 
-/// Where a database is, and how to be sure that it is that one.
+/// Where a database is, and how its server is authenticated.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
     /// Everything but hosts, ports and TLS.
@@ -54,11 +54,11 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// How a connection is encrypted, and how the server shows who it is.
+/// How a connection is encrypted, and how the server is authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tls {
     pub(super) mode: Mode,
-    /// Who vouches for servers. `None`: nobody is asked.
+    /// The authorities whose certificates are accepted. `None`: the certificate is not verified.
     pub(super) roots: Option<Roots>,
     /// Files of our certificate and its key, in PEM form.
     pub(super) client: Option<(PathBuf, PathBuf)>,
@@ -75,11 +75,11 @@ pub(super) enum Mode {
     Allow,
     /// Encrypt if the server can.
     Prefer,
-    /// Encrypt, whoever the server is.
+    /// Encrypt, without verifying the certificate.
     Require,
-    /// Encrypt, and believe a certificate of a trusted authority, whatever it names.
+    /// Encrypt, and accept a certificate of a trusted authority for any host.
     VerifyCa,
-    /// Encrypt, and believe a certificate of a trusted authority for the host that the address names.
+    /// Encrypt, and accept a certificate of a trusted authority for the host in the address.
     VerifyFull,
 }
 
@@ -123,7 +123,7 @@ impl Address {
         Ok(Address { config, hosts, tls, connect_time_max })
     }
 
-    /// The first host on another machine that need not show who it is.
+    /// The first host on another machine that is not authenticated.
     pub(super) fn unverified(&self) -> Option<&Target> {
         if self.tls.roots.is_some() && self.tls.mode >= Mode::Require {
             return None;
@@ -157,7 +157,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// What an address says, by name. What is said twice counts the last time.
+/// The parameters of an address by name. Of a repeated one, the last value counts.
 type Parameters = BTreeMap<String, String>;
 
 /// The rest of `postgresql://user:password@host:port,host:port/database?name=value&name=value`.
@@ -244,7 +244,7 @@ fn to_pairs(given: &Parameters) -> String {
     text
 }
 
-/// What `tokio-postgres` does not understand. Names of parameters may be in it, their values are not.
+/// The error of `tokio-postgres` for an address. It may have names of parameters in it, but no values.
 fn why(error: &tokio_postgres::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -255,7 +255,7 @@ fn take_number(given: &mut Parameters, name: &str, default: &str) -> Result<u64,
     value.trim().parse().map_err(|_| format!("`{name}={value}` is not a whole number"))
 }
 
-/// A server must take writes, so hosts that do not are passed by, whether the address says so or not.
+/// A server must accept writes, so hosts that do not are skipped, whatever the address says.
 fn writes(target_session_attrs: Option<&str>) -> Result<(), String> {
     match target_session_attrs {
         None | Some("any" | "read-write" | "primary") => Ok(()),

@@ -1,11 +1,11 @@
-//! Connections: made to the first server that will do, checked, and set.
+//! Connections: made to the first server that can be used, checked, and set up.
 //!
 //! Whatever the address, the role or the database say, a session of ours makes commits durable before it says so
 //! (`synchronous_commit`), sees what is committed (`read committed`), works in the schema `skep`, and ends what takes
-//! too long. What the address says in its `options` has its way in all but the first two.
+//! too long. The `options` of the address override all but the first two.
 //!
-//! A session must be one: what is set stays set, and prepared statements stay prepared. A connection pooler between
-//! (PgBouncer and the like) that hands each transaction to another session would break both in a way that shows only
+//! A connection must keep its session: settings stay set, and prepared statements stay prepared. A connection pooler
+//! between (PgBouncer and the like) that hands each transaction to another session would break both in a way that shows only
 //! under load, so it is found out here: each connection brings a random word among its startup options, and a server
 //! that does not know the word afterwards is not the one that was connected to. What remains is whether the pooler
 //! keeps its client and a session together, and that shows when two clients ask who serves them.
@@ -48,7 +48,7 @@ use crate::db::{DbError, Doing, error::failed};
 
 /// The oldest server that has all that Skep uses, as `server_version_num` has it.
 const SERVER_VERSION_MIN: u32 = 130_000;
-/// How often two clients of a pooler ask which session serves them, before they are believed to have one each.
+/// How often two clients of a pooler ask which session serves them, before they count as having one each.
 const POOLER_ROUNDS: usize = 8;
 
 /// Why the pool has no connection.
@@ -62,13 +62,13 @@ pub(in crate::db) struct Connection {
 }
 
 impl Connection {
-    /// Which life of the server this connection belongs to; another one after each crash and each failover. A number of
-    /// a transaction means the same only within one. `None` where the server does not say.
+    /// The incarnation of the server: another one after each crash and each failover. Transaction numbers are
+    /// comparable within one only. `None` if the server does not tell.
     pub(super) fn incarnation(&self) -> Option<&str> {
         self.incarnation.as_deref()
     }
 
-    /// Use it no more, once those who have it are done: the pool makes another in its place.
+    /// Do not use it again once its current users are done: the pool makes another in its place.
     pub(super) fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
     }
@@ -86,7 +86,7 @@ impl Deref for Connection {
     }
 }
 
-/// Makes connections. Clones share what they know of the way to the server.
+/// Makes connections. Clones share what they have learnt about the server.
 #[derive(Clone, Debug)]
 pub(in crate::db) struct Connector(Arc<Way>);
 
@@ -95,9 +95,9 @@ struct Way {
     address: Address,
     /// Statements that make a session ours.
     settings: String,
-    /// Set once a pooler was met that keeps a client and a session together.
+    /// Set once a pooler was found that keeps a client and a session together.
     pooler: OnceCell<()>,
-    /// Who wants to know what the server says unasked.
+    /// Where notifications and notices of the server are sent.
     heard: Option<mpsc::Sender<Heard>>,
 }
 
@@ -136,7 +136,7 @@ impl Connector {
         Connector(Arc::new(Way { address, settings, pooler: OnceCell::new(), heard: None }))
     }
 
-    /// For connections that listen, and what they hear.
+    /// For connections that listen, with the notifications that they receive.
     pub(super) fn listening(&self) -> (Connector, mpsc::Receiver<Heard>) {
         let (heard, hear) = mpsc::channel(WAITING_MAX);
         (self.with(self.0.settings.clone(), Some(heard)), hear)
@@ -154,7 +154,7 @@ impl Connector {
 }
 
 impl Way {
-    /// Connect to the first host that takes us and takes writes. If none does, the most telling reason.
+    /// Connect to the first host that logs us in and accepts writes. If none does, return the most specific error.
     async fn connect(&self) -> Result<(Raw, Target), DbError> {
         let mut failure = None;
         for host in &self.address.hosts {
@@ -239,7 +239,7 @@ impl Way {
         }
     }
 
-    /// What a server that was not connected to asks of the user.
+    /// The error for a server that could not be connected to.
     fn explain(&self, error: tokio_postgres::Error, target: &Target) -> DbError {
         if let Some(why) = tls::failure(&error, target, &self.address.tls) {
             return DbError::Tls { server: target.to_string(), why, source: Arc::new(error) };
@@ -322,7 +322,7 @@ impl Way {
     }
 }
 
-/// Make a connection, and a task that serves it and passes on what the server says unasked.
+/// Make a connection, and a task that serves it and passes on notifications and notices.
 async fn connect<T>(
     config: &Config,
     tls: T,
@@ -371,8 +371,8 @@ async fn row(client: &Client, sql: &str) -> Result<Vec<String>, DbError> {
     Ok(row.map(text).unwrap_or_default())
 }
 
-/// Whether the other way, encrypted or not, may go well. A wrong password is wrong both ways, and must not be shown to
-/// everybody on the network.
+/// Whether the other way, encrypted or not, may succeed. A wrong password is wrong both ways, and must not be sent in
+/// clear text.
 fn is_about_encryption(error: &DbError) -> bool {
     match error {
         DbError::Tls { .. } => true,

@@ -65,7 +65,7 @@ const LOOK_UP_PAUSE: Duration = Duration::from_millis(50);
 /// The longest wait before the second try of a write that others got in the way of; then twice as long, and so on.
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
-/// The writer thread. Ends when it is told to and nobody waits any more, or when the last `Db` is gone.
+/// The writer thread. Ends when it is told to and no write waits any more, or when the last `Db` is gone.
 ///
 /// Beside, it tells other hubs what was committed.
 pub(super) fn run(

@@ -4,7 +4,7 @@
 //! one after the other. What happens in [`PAUSE`] is one notice. It needs not be durable, nor need it arrive: hubs also
 //! poll, every second.
 //!
-//! A hub listens while somebody follows, on another connection of its own. When that was lost, anything may have
+//! A hub listens while it has followers, on another connection of its own. When that was lost, anything may have
 //! happened, so the hub polls all that is followed.
 
 use std::{
@@ -83,7 +83,7 @@ impl Outbox {
     }
 }
 
-/// Send what is in the outbox, for ever.
+/// Send what is in the outbox. Never returns.
 pub(super) async fn send(pool: &Pool, outbox: &Outbox) {
     loop {
         outbox.filled.notified().await;

@@ -1,4 +1,4 @@
-//! Statements on their way: what nobody waits for is sent together with the next one that somebody does wait for.
+//! Pipelined statements: those whose answer is not awaited are sent together with the next one whose answer is.
 //!
 //! A round trip costs more than most statements do. So a change that gives no rows is kept back until a `select`, or
 //! the commit, goes the same way; the server works through them in order. When one fails, so does everything after it
@@ -63,11 +63,11 @@ const LOCK: &str = "select last_event, cast(cast(pg_current_xact_id() as text) a
 /// What is known of the first statement that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::db) enum Failure {
-    /// Others were in the way; the same may go well the next time.
+    /// Others were in the way; another try may succeed.
     Again,
     /// The connection is gone, and what was under way may or may not be done.
     Lost,
-    /// The next time will be no better.
+    /// Another try would fail, too.
     Final,
 }
 
@@ -76,7 +76,7 @@ impl Pipeline {
         Pipeline { client, unsent: Vec::new(), locked: Locked::No, is_waiting: Arc::default(), failure: None }
     }
 
-    /// The connection, if nobody else has it.
+    /// The connection, if it is not shared.
     pub(super) fn into_client(self) -> Option<Object> {
         Arc::into_inner(self.client)
     }

@@ -1,7 +1,7 @@
-//! A pool of connections that makes do with fewer than it would like, if the server has no more to give.
+//! A pool of connections that works with fewer than it is set up for, if the server has no room for more.
 //!
-//! A server has a number of connections for all its users, and a role may have a smaller one of its own. Who has some
-//! already waits until one of those is free, instead of telling callers that the server is full.
+//! A server has a limit of connections for all its users, and a role may have a smaller one of its own. A pool that has
+//! some connections waits until one of those is free, instead of telling callers that the server is full.
 
 use std::{
     ops::Deref,
@@ -22,7 +22,7 @@ use crate::db::{DbError, Doing};
 const POOL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a pool stays small after the server had no room for more.
 const SMALL_TIME: Duration = Duration::from_secs(60);
-/// What a server that has no room for more is answered with.
+/// The error of a server that has no room for more connections.
 pub(super) const NO_ROOM: &str = "the database server has no room for more";
 
 pub(super) struct Pool {
@@ -39,14 +39,14 @@ struct Small {
     since: Instant,
 }
 
-/// A connection that nobody else has, until it is dropped and so given back.
+/// A connection for exclusive use, until it is dropped and so returned.
 pub(in crate::db) struct Object {
     connection: managed::Object<Connector>,
     _place: OwnedSemaphorePermit, // after the connection, which must be back when somebody else may have it
 }
 
 impl Object {
-    /// Close it instead of giving it back.
+    /// Close it instead of returning it.
     pub(super) fn close(self) {
         drop(managed::Object::take(self.connection));
     }

@@ -4,7 +4,7 @@
 //! can be dumped, granted and dropped as one. The first edition had its tables wherever the role's `search_path` led
 //! to; from there they are moved, in the transaction of the migration, so that all of them are at one place or at the
 //! other. A view of the migrations stays behind: programs of the first edition look there, and must find a database
-//! that is newer than they are, and not an empty place to begin anew.
+//! that is newer than they are, and not an empty one that they would set up.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ const MIGRATION_TIME_MAX: Duration = Duration::from_secs(600);
 const MIGRATION_LOCK: i64 = 7537;
 /// The last migration of the first edition.
 const FIRST_EDITION: i64 = 2;
-/// What it had.
+/// The tables of the first edition.
 const TABLES: [&str; 8] = ["run", "task", "dependency", "artefact", "log", "event", "mcp_task", "skep_migration"];
 
 /// Bring the database up to date, while no other hub does.

@@ -1,4 +1,4 @@
-//! TLS to the server: what is shown, what is believed, and what to do if it fails.
+//! TLS to the server: our certificate, how the server's is verified, and what to do if it fails.
 //!
 //! The files are read for each connection, so that certificates can be replaced while a hub runs.
 
@@ -23,7 +23,7 @@ use crate::db::DbError;
 /// Bytes of a file with certificates or with a key.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-/// What makes connections as the address says. Reads files, so it may block for a moment.
+/// The TLS connector for an address. Reads files, so it may block for a moment.
 pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, DbError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = verifier(tls, &provider)?;
@@ -121,10 +121,10 @@ fn unusable(file: &Path, what: &str, why: &dyn std::fmt::Display) -> DbError {
     DbError::Address(format!("{} cannot be used for {what}: {why}", file.display()))
 }
 
-/// Believes a server as `sslmode` says. That it has the key to its certificate it must show in any case.
+/// Verifies a server as `sslmode` says. That it has the key of its certificate is verified in any case.
 #[derive(Debug)]
 struct Verifier {
-    /// Who vouches for servers. `None`: whoever it is.
+    /// The accepted authorities. `None`: any certificate.
     chain: Option<Arc<WebPkiServerVerifier>>,
     /// The certificates in the file of authorities. One of them may be the server's own.
     trusted: Vec<CertificateDer<'static>>,
