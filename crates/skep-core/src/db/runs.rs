@@ -39,8 +39,7 @@ pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("run", &C
 impl Tx<'_> {
     /// The run of this name.
     pub(crate) async fn run(&mut self, id: &RunId) -> Result<Option<Run>, DbError> {
-        let sql = TABLE.select("id = $2");
-        self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a run")
+        self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a run")
     }
 
     /// The state of a run.
@@ -136,9 +135,8 @@ impl Db {
     /// The run of this name, as it is now.
     pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
         let RunId(id) = id.clone();
-        let sql = TABLE.select("id = $2");
         let runs = self.read_in(namespace, async move |db, namespace| {
-            db.all(&sql, values![namespace, &id], from_row).await.doing("read a run")
+            db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a run")
         });
         Ok(runs.await?.pop())
     }

@@ -73,6 +73,7 @@ pub(super) struct Table {
     whole: String,
     small: String,
     plain: String,
+    load: String,
     insert: String,
     update: String,
 }
@@ -100,7 +101,13 @@ impl Table {
             changing.len() + 2
         );
         let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
-        Table { name, columns, whole, small, plain, insert, update }
+        let load = format!("select {whole} from {name} where namespace = $1 and id = $2");
+        Table { name, columns, whole, small, plain, load, insert, update }
+    }
+
+    /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
+    pub(super) fn load(&self) -> &str {
+        &self.load
     }
 
     /// A `select` of whole entities by a condition on their namespace, which is `$1`, and others.
@@ -136,8 +143,9 @@ impl Tx<'_> {
         table: &Table,
         values: [Value<'_>; N],
     ) -> Result<bool, Cause> {
-        let (mut row, large) = in_columns(table.columns.iter().zip(values));
-        row.insert(0, self.namespace().into());
+        let mut row = Vec::with_capacity(2 * N + 1);
+        row.push(Value::from(self.namespace()));
+        let large = add_values(&mut row, table.columns.iter().zip(values));
         let is_new = self.has_changed(&table.insert, &row).await?;
         for json in large.iter().filter(|_| is_new) {
             self.add_blob(json).await?;
@@ -153,7 +161,8 @@ impl Tx<'_> {
         values: [Value<'_>; N],
     ) -> Result<(), Cause> {
         let changing = table.columns.iter().zip(values).filter(|(column, _)| column.changes);
-        let (mut row, large) = in_columns(changing);
+        let mut row = Vec::with_capacity(2 * N + 2);
+        let large = add_values(&mut row, changing);
         for json in &large {
             self.add_blob(json).await?;
         }
@@ -162,9 +171,9 @@ impl Tx<'_> {
     }
 }
 
-/// Values as their rows have them, and those that become blobs.
-fn in_columns<'a>(values: impl Iterator<Item = (&'static Column, Value<'a>)>) -> (Vec<Value<'a>>, Vec<Json>) {
-    let (mut row, mut large) = (Vec::new(), Vec::new());
+/// Add values to a row as its columns have them. Returns those that become blobs.
+fn add_values<'a>(row: &mut Vec<Value<'a>>, values: impl Iterator<Item = (&'static Column, Value<'a>)>) -> Vec<Json> {
+    let mut large = Vec::new();
     for (column, value) in values {
         match value {
             Value::Json(json) if column.is_json && json.is_large() => {
@@ -175,7 +184,7 @@ fn in_columns<'a>(values: impl Iterator<Item = (&'static Column, Value<'a>)>) ->
             value => row.push(value),
         }
     }
-    (row, large)
+    large
 }
 
 #[cfg(test)]

@@ -43,8 +43,7 @@ pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &
 impl Tx<'_> {
     /// The task of this name.
     pub(crate) async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
-        let sql = TABLE.select("id = $2");
-        self.first(&sql, values![self.namespace(), &id.0], from_row).await.doing("load a task")
+        self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
     /// The task of a queue that has been due the longest, for a session if it is registered.
@@ -54,13 +53,15 @@ impl Tx<'_> {
         session: &SessionId,
         now: Timestamp,
     ) -> Result<Option<Task>, DbError> {
-        let sql = TABLE.select(
-            "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
-                and exists (select 1 from session where session.namespace = $4 and session.id = $5)
-             order by due, position, id limit 1",
-        );
+        static NEXT: LazyLock<String> = LazyLock::new(|| {
+            TABLE.select(
+                "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
+                    and exists (select 1 from session where session.namespace = $4 and session.id = $5)
+                 order by due, position, id limit 1",
+            )
+        });
         let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0];
-        self.first(&sql, values, from_row).await.doing("find a ready task")
+        self.first(&NEXT, values, from_row).await.doing("find a ready task")
     }
 
     /// Tasks by a condition on their namespace, which is `$1`, and others.
@@ -201,9 +202,8 @@ impl Db {
     /// The task of this name, as it is now.
     pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
         let TaskId(id) = id.clone();
-        let sql = TABLE.select("id = $2");
         let tasks = self.read_in(namespace, async move |db, namespace| {
-            db.all(&sql, values![namespace, &id], from_row).await.doing("read a task")
+            db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a task")
         });
         Ok(tasks.await?.pop())
     }
