@@ -16,17 +16,14 @@ mod yaml;
 use std::{fmt, fs::OpenOptions, io::Read as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use rustix::fs::OFlags;
-use serde::{
-    Deserializer, Serialize,
-    de::{
-        DeserializeOwned, IntoDeserializer, Visitor,
-        value::{MapDeserializer, SeqDeserializer},
-    },
-    forward_to_deserialize_any,
-};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::schema::{Schema, expected};
+pub use crate::schema::PROBLEMS_MAX;
+use crate::{
+    schema::{Schema, Violation, shorten},
+    value::{member, read, unescape},
+};
 
 /// Bytes in a file.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -34,8 +31,6 @@ pub const FILE_BYTES_MAX: u64 = 4 << 20;
 pub const DEPTH_MAX: usize = 64;
 /// Values in a file, with those in lists and tables.
 pub const VALUES_MAX: usize = 250_000;
-/// Problems that are reported of one file. Whoever has more wants to mend these first.
-pub const PROBLEMS_MAX: usize = 100;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,7 +248,7 @@ impl Document {
 
     /// Everything that the schema has against the value, from top to bottom.
     pub fn validate(&self, schema: &Schema) -> Vec<Diagnostic> {
-        let problem = |violation: crate::schema::Violation| Diagnostic {
+        let problem = |violation: Violation| Diagnostic {
             help: violation.help,
             ..self.problem(&violation.pointer, violation.message)
         };
@@ -317,114 +312,8 @@ fn push_key(path: &mut String, name: &str) {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
     match name.chars().count() {
         1..=KEY_CHARS_MAX if name.chars().all(is_plain) => path.push_str(name),
-        _ => path.push_str(&format!("{:?}", crate::schema::shorten(name, KEY_CHARS_MAX))),
+        _ => path.push_str(&format!("{:?}", shorten(name, KEY_CHARS_MAX))),
     }
-}
-
-/// A pointer to a member of what `pointer` leads to.
-pub fn member(pointer: &str, name: &str) -> String {
-    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
-}
-
-/// A name out of a pointer.
-fn unescape(name: &str) -> String {
-    name.replace("~1", "/").replace("~0", "~")
-}
-
-/// A value as a type, or the JSON Pointer of what does not fit, and why. Where it is, is found out only then.
-pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
-    T::deserialize(Strict(value)).or_else(|_| {
-        let found = serde_path_to_error::deserialize(Strict(value));
-        found.map_err(|error| (pointer_of(error.path()), error.into_inner().to_string()))
-    })
-}
-
-/// A value, for reading a type as its schema has it: a struct or a map is a table. Serde itself would take a list of the fields'
-/// values as well, and for some maps null.
-#[derive(Clone, Copy)]
-struct Strict<'a>(&'a Value);
-
-impl<'de> Deserializer<'de> for Strict<'de> {
-    type Error = serde_json::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        match self.0 {
-            Value::Array(elements) => {
-                let mut elements = SeqDeserializer::new(elements.iter().map(Strict));
-                let read = visitor.visit_seq(&mut elements)?;
-                elements.end()?;
-                Ok(read)
-            }
-            Value::Object(members) => {
-                let mut members =
-                    MapDeserializer::new(members.iter().map(|(name, value)| (name.as_str(), Strict(value))));
-                let read = visitor.visit_map(&mut members)?;
-                members.end()?;
-                Ok(read)
-            }
-            plain => plain.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.deserialize_map(visitor)
-    }
-
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if !self.0.is_object() {
-            return Err(serde::de::Error::custom(expected("a table", self.0)));
-        }
-        self.deserialize_any(visitor)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.0.deserialize_enum(name, variants, visitor)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct identifier ignored_any
-    }
-}
-
-impl<'de> IntoDeserializer<'de, serde_json::Error> for Strict<'de> {
-    type Deserializer = Self;
-
-    fn into_deserializer(self) -> Self {
-        self
-    }
-}
-
-/// The dotted path that a JSON Pointer stands for.
-pub fn dotted(pointer: &str) -> String {
-    pointer.split('/').skip(1).map(unescape).collect::<Vec<_>>().join(".")
-}
-
-fn pointer_of(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter().fold(String::new(), |pointer, segment| match segment {
-        Segment::Seq { index } => format!("{pointer}/{index}"),
-        Segment::Map { key } | Segment::Enum { variant: key } => member(&pointer, key),
-        Segment::Unknown => pointer,
-    })
 }
 
 /// The text of a file that is no document, such as code.
@@ -496,7 +385,7 @@ impl Fault {
 
     fn twice(at: Position, key: &str, first: Option<Position>) -> Fault {
         let first = first.map_or(String::new(), |first| format!(" (first in line {})", first.line));
-        let key = crate::schema::shorten(key, KEY_CHARS_MAX);
+        let key = shorten(key, KEY_CHARS_MAX);
         Fault { help: Some("remove one"), ..Fault::new(at, format!("the key {key:?} is given twice{first}")) }
     }
 }

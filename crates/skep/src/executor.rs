@@ -9,8 +9,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use crate::{
-    catalogue::{Annotations, Answer, Call, Catalogue, Fault, ToolError},
+    catalogue::Catalogue,
+    error::{Fault, ToolError},
     hub::{self, Answered, HubError, Hubs, PassedOver, Why},
+    tool::{Annotations, Answer, Call},
     workspace::Context,
 };
 

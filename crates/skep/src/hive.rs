@@ -1,4 +1,4 @@
-//! Where everything meets: from the settings to a store, a catalogue and a swarm.
+//! Where everything meets: from the settings to a store and a catalogue.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,17 +15,15 @@ use skep_core::{
 };
 
 use crate::{
-    catalogue::{Catalogue, Tool},
+    catalogue::{Catalogue, tools::for_servers},
     config::Settings,
-    executor::Executor,
-    hub::Hubs,
     model::Model,
     net,
-    run::{Archive, Home, Swarm},
-    state::{self, Readers},
+    state::{self, Home},
+    tool::Tool,
     tools::{self, Parts, SandboxOnDemand},
     upstreams::{Upstreams, logins::Logins},
-    workspace::{Dir, OUTPUTS, Secrets},
+    workspace::{Dir, OUTPUTS, Readers, Secrets},
 };
 
 /// The namespace of a machine's own runs.
@@ -67,32 +65,6 @@ impl Hive {
     pub fn namespace(&self) -> &Namespace {
         self.permit.namespace()
     }
-
-    /// The runs that are kept.
-    pub fn archive(&self) -> Archive {
-        Archive::new(self.app.clone(), self.permit.clone(), self.home.clone())
-    }
-
-    /// A swarm that calls its tools in `workspace`, or on the configured hubs.
-    pub fn swarm(&self, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
-        let (catalogue, _) = catalogue(&self.settings, workspace, outputs);
-        let executor = match self.settings.hubs.as_slice() {
-            [] => Executor::Local(Arc::new(catalogue)),
-            urls => {
-                let token = self.settings.token()?.map(|token| token.reveal().to_owned());
-                let hubs = Arc::new(Hubs::new(urls, token)?);
-                Executor::Hubs { hubs, fallback: Arc::new(catalogue) }
-            }
-        };
-        let agents = self.settings.agents;
-        Ok(Swarm {
-            app: self.app.clone(),
-            permit: self.permit.clone(),
-            executor: Arc::new(executor),
-            agents,
-            watcher: None,
-        })
-    }
 }
 
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
@@ -108,8 +80,6 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         model: model(settings),
         search: settings.search.clone(),
         code: settings.code.clone(),
-        upstreams: upstreams.clone(),
-        searches_tools: settings.tools.search,
     };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {
@@ -120,7 +90,8 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         tool.deadline = settings.tool_deadline().unwrap_or(tool.deadline);
         tool
     };
-    let tools = tools::built_in(parts).into_iter().filter(is_on).map(with_deadline);
+    let for_servers = for_servers(&upstreams, settings.tools.search);
+    let tools = tools::built_in(parts).into_iter().chain(for_servers).filter(is_on).map(with_deadline);
     (Catalogue::new(tools).with_upstreams(upstreams), sandbox)
 }
 

@@ -20,7 +20,7 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
 pub use self::remote::ShowError;
-use crate::catalogue::{Annotations, Call};
+use crate::tool::{Annotations, Call};
 
 /// Hubs that one client may be given.
 pub const HUBS_MAX: usize = 64;

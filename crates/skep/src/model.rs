@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::protocol::Protocol;
-use crate::{catalogue::ToolError, duration::Span};
+use crate::{duration::Span, error::ToolError};
 
 /// Further attempts after one that the provider could not serve at the moment.
 const RETRIES_MAX: u32 = 2;

@@ -31,7 +31,7 @@ use serde::Deserialize;
 use skep_sandbox::{Destination, Gate};
 use tokio::sync::OnceCell;
 
-use crate::catalogue::ToolError;
+use crate::error::ToolError;
 
 /// Redirects that are followed for one request.
 pub const REDIRECTS_MAX: usize = 10;

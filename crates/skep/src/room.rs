@@ -4,7 +4,8 @@
 //! waits until there is room. It lets other calls have its turn meanwhile.
 
 use std::{
-    fmt::Write as _,
+    fmt::{Debug, Write as _},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{catalogue::ToolError, doors::admission::Turn};
+use crate::error::ToolError;
 
 /// How often an answer is in memory while it is put into the form in which it is sent: as a value, as its text, and as a text
 /// within a text.
@@ -24,6 +25,20 @@ const COPIES: usize = 4;
 const VALUE_BYTES: usize = 72;
 /// Large answers of servers are taken apart one at a time: they take several times their memory while that is done.
 static WORKSHOP: Semaphore = Semaphore::const_new(1);
+
+/// The turn of a call among those that run. A call that waits for memory, which other calls have, lets one of them go on
+/// meanwhile.
+pub trait Turn: Debug + Send + Sync {
+    /// Let another call have it.
+    fn lay_down(&self);
+
+    /// Wait until it is this call's turn again.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError::Busy`] if that takes too long.
+    fn take_up(&self) -> Pin<Box<dyn Future<Output = Result<(), ToolError>> + Send + '_>>;
+}
 
 /// Where the answer of one call has its memory from. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -34,17 +49,17 @@ struct Inside {
     memory: Memory,
     held: Mutex<Option<Held>>,
     workshop: Mutex<Option<SemaphorePermit<'static>>>,
-    turn: Option<Turn>,
+    turn: Option<Arc<dyn Turn>>,
 }
 
 impl Room {
     /// A room in this memory. `turn`: that of the call, if it has one.
-    pub(crate) fn new(memory: Memory, turn: Option<Turn>) -> Room {
+    pub fn new(memory: Memory, turn: Option<Arc<dyn Turn>>) -> Room {
         Room(Some(Arc::new(Inside { memory, held: Mutex::default(), workshop: Mutex::default(), turn })))
     }
 
     /// Have room for an answer that will be so many bytes as JSON, or wait for it until `deadline`.
-    pub(crate) async fn make(&self, bytes: usize, deadline: Instant) -> Result<(), ToolError> {
+    pub async fn make(&self, bytes: usize, deadline: Instant) -> Result<(), ToolError> {
         let Some(inside) = &self.0 else { return Ok(()) };
         let bytes = bytes.saturating_mul(COPIES);
         if bytes <= SMALL_BYTES {
@@ -58,19 +73,19 @@ impl Room {
             return Ok(());
         }
         *inside.workshop() = None;
-        inside.turn.iter().for_each(Turn::lay_down);
+        inside.turn.iter().for_each(|turn| turn.lay_down());
         let until = deadline.min(Instant::now() + ROOM_TIME_MAX);
         let made = inside.memory.make_room(&mut held, bytes, until).await;
         made.map_err(|none| ToolError::Busy(none.to_string()))?;
         self.keep(held);
         match &inside.turn {
-            Some(turn) => turn.take_up().await.map_err(|refused| ToolError::Busy(refused.to_string())),
+            Some(turn) => turn.take_up().await,
             None => Ok(()),
         }
     }
 
     /// The same for an answer that is there already.
-    pub(crate) async fn make_for(&self, answer: &Map<String, Value>, deadline: Instant) -> Result<(), ToolError> {
+    pub async fn make_for(&self, answer: &Map<String, Value>, deadline: Instant) -> Result<(), ToolError> {
         if self.0.is_none() { Ok(()) } else { self.make(weight_of(answer), deadline).await }
     }
 
@@ -79,7 +94,7 @@ impl Room {
     /// # Errors
     ///
     /// There is no room.
-    pub(crate) fn fit(&self, bytes: usize) -> Result<(), ToolError> {
+    pub fn fit(&self, bytes: usize) -> Result<(), ToolError> {
         let Some(inside) = &self.0 else { return Ok(()) };
         let mut held = inside.take_held();
         inside.memory.hold(&mut held, bytes).map_err(|none| ToolError::Busy(none.to_string()))?;
@@ -88,32 +103,32 @@ impl Room {
     }
 
     /// Keep what was taken elsewhere for this answer.
-    pub(crate) fn keep(&self, held: Option<Held>) {
+    pub fn keep(&self, held: Option<Held>) {
         if let Some(inside) = &self.0 {
             *inside.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
         }
     }
 
     /// Have an answer taken apart that is large and has its memory already, or wait for that. It goes on until it is sent.
-    pub(crate) async fn take_apart(&self) -> Result<(), ToolError> {
+    pub async fn take_apart(&self) -> Result<(), ToolError> {
         let Some(inside) = &self.0 else { return Ok(()) };
-        inside.turn.iter().for_each(Turn::lay_down);
+        inside.turn.iter().for_each(|turn| turn.lay_down());
         let busy = || ToolError::Busy("too many large answers are taken apart; try again in a moment".to_owned());
         let Ok(Ok(permit)) = timeout(ROOM_TIME_MAX, WORKSHOP.acquire()).await else { return Err(busy()) };
         *inside.workshop() = Some(permit);
         match &inside.turn {
-            Some(turn) => turn.take_up().await.map_err(|refused| ToolError::Busy(refused.to_string())),
+            Some(turn) => turn.take_up().await,
             None => Ok(()),
         }
     }
 
     /// What the answer takes, for work that may go on when its call has ended. It is to be kept again after that.
-    pub(crate) fn lend(&self) -> Option<Held> {
+    pub fn lend(&self) -> Option<Held> {
         self.0.as_ref()?.take_held()
     }
 
     /// What the answer takes, to be kept with it now that it is in the form in which it is sent.
-    pub(crate) fn take(&self) -> Option<Held> {
+    pub fn take(&self) -> Option<Held> {
         let inside = self.0.as_ref()?;
         *inside.workshop() = None;
         inside.take_held()
@@ -131,7 +146,7 @@ impl Inside {
 }
 
 /// A value as JSON, whose memory is about as long as the text: one that is made longer as it comes may take twice as much.
-pub(crate) fn text_of(value: &Value) -> String {
+pub fn text_of(value: &Value) -> String {
     let mut text = String::with_capacity(weight(value));
     let _ = write!(text, "{value}"); // writing to a String cannot fail
     text.shrink_to_fit();
@@ -154,7 +169,7 @@ fn weight(value: &Value) -> usize {
 }
 
 /// At least as many values as valid JSON has: each but the first follows a comma, a colon, or an opening bracket.
-pub(crate) fn values(json: &str) -> usize {
+pub fn values(json: &str) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);
     for byte in json.bytes() {
         match byte {

@@ -17,7 +17,7 @@ use std::{
 use rustix::{fs::OFlags, process::geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::state;
+use crate::workspace::make_private;
 
 /// The file that says where the hub is.
 const FILE: &str = "hub.json";
@@ -107,7 +107,7 @@ impl Claim {
     pub fn take(home: &Path) -> Result<Claim, ClaimError> {
         let path = home.join(LOCK);
         let fault = |source| ClaimError::Io { path: path.clone(), source };
-        state::make(home).map_err(fault)?;
+        make_private(home).map_err(fault)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(fault)?;
         match lock.try_lock() {

@@ -19,7 +19,10 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::document::{PROBLEMS_MAX, member, read};
+use crate::value::{expected, kind_of, member, read};
+
+/// Problems that are reported of one value or file. Whoever has more wants to mend these first.
+pub const PROBLEMS_MAX: usize = 100;
 
 /// The schema of a type. It is made when it is first needed.
 #[derive(Debug)]
@@ -59,6 +62,11 @@ impl Schema {
     /// The schema itself.
     pub fn json(&self) -> &Value {
         self.json.get_or_init(self.generate)
+    }
+
+    /// Whether the type takes this value, which is what decides.
+    pub fn takes(&self, value: &Value) -> bool {
+        (self.check)(value).is_ok()
     }
 
     /// What is wrong with this value, at most [`PROBLEMS_MAX`] things.
@@ -261,26 +269,6 @@ fn name(kind: JsonType) -> &'static str {
         JsonType::String => "text",
         JsonType::Array => "a list",
         JsonType::Object => "a table",
-    }
-}
-
-/// That something else was expected than what was found.
-pub fn expected(what: &str, found: &Value) -> String {
-    match found {
-        Value::Null => format!("is empty; it must be {what}"),
-        found => format!("must be {what}, not {}", kind_of(found)),
-    }
-}
-
-/// What kind of value this is, in the same words.
-pub fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a table",
     }
 }
 

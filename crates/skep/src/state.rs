@@ -4,16 +4,14 @@
 //! closed before anything is put into it, whatever the umask is, and what an earlier version has left open is closed as
 //! well.
 
+mod runs;
+
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, Permissions},
-    io,
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-        },
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -23,10 +21,9 @@ use rustix::{
     process::geteuid,
 };
 
-use crate::workspace::OUTPUTS;
+pub use self::runs::{Home, LockError, RunDirectory};
+use crate::workspace::{OUTPUTS, Readers, make_private};
 
-/// Modes of what is this user's alone.
-const OF_DIRECTORIES: u32 = 0o700;
 /// What others have no part in.
 const OF_OTHERS: u32 = 0o077;
 /// Everybody may write there, as in /tmp.
@@ -80,16 +77,6 @@ pub enum Unfit {
     },
 }
 
-/// Who has to be able to read what tools have written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readers {
-    /// This user.
-    User,
-    /// Also the user whom a sandbox has, where that is another one and cannot be shown the files as its own. All others are
-    /// kept out by the state directory that they are in.
-    Sandboxes,
-}
-
 /// Make the state directory if there is none, and see to it that it is this user's alone.
 pub fn prepare(home: &Path, outputs: Readers) -> Result<(), Unfit> {
     // Without a slash at the end, which would follow a link.
@@ -97,7 +84,7 @@ pub fn prepare(home: &Path, outputs: Readers) -> Result<(), Unfit> {
     let fault = |source| Unfit::Io { path: path.clone(), source };
     let about = match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(&path).map_err(fault)?;
+            make_private(&path).map_err(fault)?;
             fs::symlink_metadata(&path).map_err(fault)?
         }
         found => found.map_err(fault)?,
@@ -120,20 +107,6 @@ pub fn prepare(home: &Path, outputs: Readers) -> Result<(), Unfit> {
         fchmod(&directory, Mode::from_raw_mode(mode & !OF_OTHERS)).map_err(|error| fault(error.into()))?;
     }
     close_entries(&directory, outputs, 0).map_err(fault)
-}
-
-/// Make a directory of this user's alone, with those on its way.
-pub(crate) fn make(path: &Path) -> io::Result<()> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(OF_DIRECTORIES).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        Err(_) => return Ok(()),
-        Ok(()) => {}
-    }
-    // Whatever the umask has taken away.
-    fs::set_permissions(path, Permissions::from_mode(OF_DIRECTORIES))
 }
 
 /// Whether a directory that others may enter is empty, or one that Skep has used.
@@ -193,6 +166,8 @@ fn open(at: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

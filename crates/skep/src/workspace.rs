@@ -14,11 +14,14 @@ mod hidden;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::File,
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
+        unix::{
+            ffi::OsStringExt as _,
+            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+        },
     },
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -34,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::hidden::{BadPlaces, Secrets, is_home};
 use self::hidden::{Hidden, IsHidden};
-use crate::{catalogue::ToolError, room::Room, state};
+use crate::{error::ToolError, room::Room};
 
 /// Where the workspace is inside a sandbox.
 pub const WORKSPACE_INSIDE: &str = "/workspace";
@@ -42,6 +45,18 @@ pub const WORKSPACE_INSIDE: &str = "/workspace";
 pub const INPUTS_INSIDE: &str = "/inputs";
 /// How the outputs are called in the paths of tools.
 pub const OUTPUTS: &str = "outputs";
+/// Mode of a directory that is this user's alone.
+const PRIVATE_MODE: u32 = 0o700;
+
+/// Who has to be able to read what tools have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// This user.
+    User,
+    /// Also the user whom a sandbox has, where that is another one and cannot be shown the files as its own. All others are
+    /// kept out by the state directory that they are in.
+    Sandboxes,
+}
 
 /// What a call knows beside its arguments; cheap to clone.
 #[derive(Clone, Debug)]
@@ -173,15 +188,15 @@ impl Dir {
 
     /// Open a directory in which everything is this user's alone, and make it if there is none.
     pub fn private(path: &Path) -> io::Result<Dir> {
-        state::make(path)?;
+        make_private(path)?;
         Ok(Dir { modes: Modes::PRIVATE, ..Dir::open(path)? })
     }
 
     /// The same for what tools write.
-    pub fn of_outputs(path: &Path, readers: state::Readers) -> io::Result<Dir> {
+    pub fn of_outputs(path: &Path, readers: Readers) -> io::Result<Dir> {
         match readers {
-            state::Readers::User => Dir::private(path),
-            state::Readers::Sandboxes => Dir::create(path),
+            Readers::User => Dir::private(path),
+            Readers::Sandboxes => Dir::create(path),
         }
     }
 
@@ -407,6 +422,20 @@ impl Dir {
             }
         }
     }
+}
+
+/// Make a directory of this user's alone, with those on its way.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(PRIVATE_MODE).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => return Ok(()),
+        Ok(()) => {}
+    }
+    // Whatever the umask has taken away.
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE))
 }
 
 /// Tells whether the same places of a directory are hidden that were there before.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep::{
-    catalogue::{Call, Catalogue, ToolError},
+    catalogue::Catalogue,
+    error::ToolError,
+    tool::Call,
     tools::{Parts, SandboxOnDemand, built_in, code::Policy, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };

@@ -12,7 +12,9 @@ use std::{
 
 use serde_json::{Value, json};
 use skep::{
-    catalogue::{Call, Catalogue, ToolError},
+    catalogue::Catalogue,
+    error::ToolError,
+    tool::Call,
     tools::{Parts, SandboxOnDemand, built_in, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };

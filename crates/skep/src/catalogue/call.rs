@@ -2,53 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Catalogue, Tool, ToolError};
-use crate::workspace::Context;
+use super::Catalogue;
+use crate::{
+    error::ToolError,
+    tool::{Answer, Call, DEADLINE_MAX, Tool},
+    workspace::Context,
+};
 
 /// Bytes that the answers kept for identical calls may take together.
 const CACHE_BYTES_MAX: u64 = 16 << 20;
-/// The longest deadline that a caller may ask for.
-pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(3600);
-/// Time beyond the deadline that a tool gets to stop what it runs and to report what it has, before it is dropped.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// One call of one tool.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Name of the tool.
-    pub tool: String,
-    /// Its arguments, an object.
-    pub arguments: Value,
-    /// How long it may take; `None` for the tool's own deadline.
-    pub deadline: Option<Duration>,
-}
-
-/// What a tool answered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The members of the answer.
-    pub value: Map<String, Value>,
-    /// It was kept from an identical call.
-    pub cached: bool,
-}
-
-impl Answer {
-    /// The answer that a client sees (contract S0): the members, and `status`. Members of these names that the tool gave are
-    /// left out: how a call went is not for the tool to say.
-    pub fn to_json(self) -> Value {
-        let mut answer = Map::new();
-        answer.insert("status".into(), "ok".into());
-        answer.extend(self.value.into_iter().filter(|(name, _)| !matches!(name.as_str(), "status" | "cached")));
-        if self.cached {
-            answer.insert("cached".into(), true.into());
-        }
-        Value::Object(answer)
-    }
-}
 
 /// Answers to identical calls, for the tools that allow it.
 pub(super) type Cache = moka::future::Cache<[u8; 32], Kept>;
@@ -100,32 +65,17 @@ impl Catalogue {
             return Err(ToolError::InvalidArguments(faults));
         }
         let Some(ttl) = (tool.cache_ttl)(&call.arguments) else {
-            let value = run(tool, call, context).await?;
+            let value = tool.run(context, call.arguments).await?;
             return Ok(Answer { value, cached: false });
         };
         let key = key(tool, &call.arguments, &context);
         if let Some(kept) = self.cache.get(&key).await.filter(|kept| kept.until > Instant::now()) {
             return Ok(Answer { value: kept.value, cached: true });
         }
-        let value = run(tool, call, context).await?;
+        let value = tool.run(context, call.arguments).await?;
         let bytes = serde_json::to_string(&value).map_or(u32::MAX, |text| text.len().try_into().unwrap_or(u32::MAX));
         self.cache.insert(key, Kept { value: value.clone(), bytes, until: Instant::now() + ttl }).await;
         Ok(Answer { value, cached: false })
-    }
-}
-
-/// Run the handler until its deadline, the caller's cancellation, or its own end. A panic in it is its failure alone.
-async fn run(tool: &Tool, call: Call, context: Context) -> Result<Map<String, Value>, ToolError> {
-    let after = context.allowed;
-    let cancel = context.cancel.clone();
-    let handler = std::panic::AssertUnwindSafe((tool.handler)(context, call.arguments)).catch_unwind();
-    tokio::select! {
-        biased;
-        result = handler => result.unwrap_or_else(|_| Err(ToolError::failed(format!("{} failed; its log says why", tool.name)))),
-        () = cancel.cancelled() => Err(ToolError::Cancelled),
-        () = tokio::time::sleep(after + GRACE) => {
-            Err(ToolError::TimedOut { tool: tool.name.to_owned(), after, detail: Map::new() })
-        }
     }
 }
 
@@ -148,4 +98,73 @@ fn record(tool: &Tool, result: &Result<Answer, ToolError>, took: Duration) {
     };
     metrics::counter!("skep_tool_calls_total", "tool" => tool.name, "outcome" => outcome).increment(1);
     metrics::histogram!("skep_tool_call_seconds", "tool" => tool.name).record(took.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        tool::{Annotations, BuiltIn},
+        workspace::{Dir, Outputs},
+    };
+
+    /// Counts its calls. What is said to be fresh may be given again.
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    #[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+    #[garde(allow_unvalidated)]
+    struct Arguments {
+        #[expect(dead_code, reason = "the cache looks at it before the arguments are read")]
+        fresh: bool,
+    }
+
+    #[derive(serde::Serialize, schemars::JsonSchema)]
+    struct Counted {
+        calls: u32,
+    }
+
+    impl BuiltIn for Count {
+        const NAME: &'static str = "count";
+        const DESCRIPTION: &'static str = "";
+        const ANNOTATIONS: Annotations = Annotations {
+            read_only_hint: true,
+            destructive_hint: false,
+            idempotent_hint: true,
+            open_world_hint: false,
+        };
+        type Arguments = Arguments;
+        type Answer = Counted;
+
+        fn cache_ttl(arguments: &Value) -> Option<Duration> {
+            (arguments["fresh"] == true).then_some(Duration::from_secs(3600))
+        }
+
+        async fn call(&self, _: &Context, _: Arguments) -> Result<Counted, ToolError> {
+            Ok(Counted { calls: self.0.fetch_add(1, Ordering::Relaxed) + 1 })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_identical_call_is_answered_again_where_the_tool_allows_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let [workspace, outputs] = ["w", "o"].map(|name| Dir::create(&directory.path().join(name)).unwrap());
+        let catalogue = Catalogue::new([Tool::new(Count::default())]);
+        let call = async |outputs: &Dir, arguments: Value| {
+            let context = Context::new(workspace.clone(), Outputs::new(outputs.clone(), ""), Default::default());
+            let call = Call { tool: "count".to_owned(), arguments, deadline: None };
+            catalogue.call(call, context).await.unwrap().to_json()
+        };
+        let fresh = json!({"fresh": true});
+        assert_eq!(call(&outputs, fresh.clone()).await, json!({"status": "ok", "calls": 1}));
+        assert_eq!(call(&outputs, fresh.clone()).await, json!({"status": "ok", "calls": 1, "cached": true}));
+        for calls in 2..4 {
+            assert_eq!(call(&outputs, json!({"fresh": false})).await, json!({"status": "ok", "calls": calls}));
+        }
+        assert_eq!(call(&workspace, fresh).await, json!({"status": "ok", "calls": 4}), "in other directories");
+    }
 }

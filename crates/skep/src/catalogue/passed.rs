@@ -9,7 +9,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value, value::RawValue};
 use skep_mcp::spans;
 
-use super::{Answer, ToolError, upstream::RESERVED};
+use super::upstream::RESERVED;
+use crate::{error::ToolError, tool::Answer};
 
 /// Pieces of so many bytes are copied, as each piece has a cost of its own; longer ones stay where they are.
 const COPIED_BYTES_MAX: usize = 4 << 10;

@@ -15,10 +15,12 @@ use skep_mcp::{
     server::Members,
 };
 
-use super::{Answer, Call, Catalogue, DEADLINE_MAX, PassedOn, Tool, ToolError};
+use super::{Catalogue, PassedOn};
 use crate::{
+    error::ToolError,
     room::{self, Room},
     schema::{shorten, suggest},
+    tool::{Answer, Call, DEADLINE_MAX, Tool},
     upstreams::{Options, UpstreamError, Upstreams},
     workspace::Context,
 };

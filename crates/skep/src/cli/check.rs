@@ -1,16 +1,17 @@
 //! `skep check`.
 
+mod file;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use serde_json::json;
 
+use self::file::{Checked, check_file};
 use super::{Common, FAILED, print, say};
 use crate::{
     config::{BadSettings, Overrides, Settings},
-    hive,
-    plan::{self, check::Checked},
-    terminal,
+    hive, plan, terminal,
 };
 
 /// Check plans, configuration and code without running anything: every fault at once, with line and column
@@ -41,7 +42,7 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
     let mut faults = 0;
     let mut kinds = Vec::new();
     for file in &arguments.files {
-        let Checked { kind, problems: diagnostics } = plan::check::check_file(file, &catalogue);
+        let Checked { kind, problems: diagnostics } = check_file(file, &catalogue);
         if let Some(kind) = kind {
             if !arguments.json {
                 say!("{}: {kind}", terminal::line(&file.display().to_string()));

@@ -7,7 +7,13 @@ use serde_json::json;
 use skep_core::{retention::Kept, run::short_names};
 
 use super::{Common, at_least_one, bytes_for_people, print};
-use crate::{config::Overrides, hive::Hive, run::bytes_in, terminal::line, workspace::OUTPUTS};
+use crate::{
+    config::Overrides,
+    hive::Hive,
+    run::{Archive, bytes_in},
+    terminal::line,
+    workspace::OUTPUTS,
+};
 
 /// Show what the state directory takes: the database, the runs, the outputs of `skep serve`
 #[derive(Debug, Args)]
@@ -25,7 +31,7 @@ pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<E
     let home = hive.home.path();
     let (database, total) = (hive.app.db.size().await?, bytes_in(home));
     let (outputs, runs) = (bytes_in(&home.join(OUTPUTS)), bytes_in(&home.join("runs")));
-    let mut kept = hive.archive().measured().await?;
+    let mut kept = Archive::of(&hive).measured().await?;
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.bytes));
     if arguments.json {
         let run = |kept: &Kept| json!({ "run": kept.run.id.0, "name": kept.run.name, "bytes": kept.bytes });

@@ -13,7 +13,12 @@ use super::{
     progress::{Follow, to_json, to_text},
     say, stop_on_signal,
 };
-use crate::{config::Overrides, hive::Hive, run::step_of, running::RunningHub};
+use crate::{
+    config::Overrides,
+    hive::Hive,
+    run::{Archive, step_of},
+    running::RunningHub,
+};
 
 /// How often it is looked whether the process still lives that works on a run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,7 +74,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         None => true,
     };
     let line = |event: &Event| if arguments.json { to_json(event) } else { to_text(event) };
-    if arguments.follow && hive.archive().state_of(&run.id, run.state).await? == State::Running {
+    if arguments.follow && Archive::of(&hive).state_of(&run.id, run.state).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
@@ -95,7 +100,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
 
 /// Returns when nobody works on the run any more although it has not ended.
 async fn until_cut_off(hive: &Hive, run: &Run) -> anyhow::Result<()> {
-    while hive.archive().state_of(&run.id, run.state).await? != State::Interrupted {
+    while Archive::of(hive).state_of(&run.id, run.state).await? != State::Interrupted {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())

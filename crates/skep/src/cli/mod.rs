@@ -37,6 +37,7 @@ use crate::{
     document::Diagnostic,
     hive::Hive,
     plan::Plan,
+    run::Archive,
     schema::{shorten, suggest},
     terminal::{LogWriter, print, say},
 };
@@ -225,7 +226,7 @@ async fn find_run(hive: &Hive, named: Option<&str>) -> anyhow::Result<Run> {
 
 /// The same for several, in this order.
 async fn find_runs(hive: &Hive, named: &[String]) -> anyhow::Result<Vec<RunId>> {
-    let runs = hive.archive().all().await?;
+    let runs = Archive::of(hive).all().await?;
     named.iter().map(|named| meant(&runs, named)).collect()
 }
 

@@ -10,11 +10,7 @@ use super::{
     Common, FAILED, print,
     tools::{Wait, tell_missing},
 };
-use crate::{
-    catalogue::{Catalogue, ToolError},
-    config::Overrides,
-    hive, terminal,
-};
+use crate::{catalogue::Catalogue, config::Overrides, error::ToolError, hive, terminal};
 
 /// Print the section of a system prompt that tells a model which tools there are and how to ask for one
 ///

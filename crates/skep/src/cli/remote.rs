@@ -11,12 +11,12 @@ use super::{
     tools::{Arguments, CallArguments, described, in_list, members, show},
 };
 use crate::{
-    catalogue::{Annotations, Call},
     config::{Overrides, Settings, read_token},
     executor,
     hub::Hubs,
     running::RunningHub,
     terminal::{line, say},
+    tool::{Annotations, Call},
 };
 
 /// A client of the hub at this address, or else of the one that runs with this state directory.

@@ -26,7 +26,8 @@ use crate::{
     document::Diagnostic,
     hive::{self, Hive},
     plan::{self, Plan, Step},
-    run::{self, Ended, Report, RunDirectory, Swarm, step_of, task_id},
+    run::{self, Archive, Ended, Report, Swarm, step_of, task_id},
+    state::RunDirectory,
     terminal,
     workspace::Dir,
 };
@@ -163,7 +164,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     }
     let id = new_run_id();
     let directory = hive.home.hold(&id)?;
-    let swarm = hive.swarm(&workspace, directory.outputs())?;
+    let swarm = Swarm::of(&hive, &workspace, directory.outputs())?;
     swarm.submit(&id, &plan, &workspace).await?;
     let follow = Follow::new(&hive.app, hive.namespace(), &id);
     Work { hive, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
@@ -264,7 +265,7 @@ impl Work {
         let directory = hive.home.hold(&run.id)?;
         let plan = stored_plan(run)?;
         let workspace = hive::workspace(&hive.settings, run.directory.as_ref())?;
-        let swarm = hive.swarm(&workspace, directory.outputs())?;
+        let swarm = Swarm::of(&hive, &workspace, directory.outputs())?;
         let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again
         Ok(Work { hive, swarm, id: run.id.clone(), plan, workspace, directory, follow })
@@ -300,7 +301,7 @@ impl Work {
         live.look(&mut follow).await?;
         live.show.end();
         if let Ok(Ended::Over(_)) = &ended
-            && let Err(error) = hive.archive().keep_within(&hive.settings.keep).await
+            && let Err(error) = Archive::of(&hive).keep_within(&hive.settings.keep).await
         {
             say!("old runs could not be deleted (run.keep): {:#}", anyhow::Error::from(error));
         }

@@ -17,7 +17,7 @@ use crate::{
     config::Overrides,
     duration::Span,
     hive::Hive,
-    run::{now, rfc3339},
+    run::{Archive, now, rfc3339},
     terminal::{line, say},
 };
 
@@ -141,7 +141,7 @@ struct Listed {
 
 async fn list(common: Common, arguments: ListArguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
-    let all = hive.archive().all().await?;
+    let all = Archive::of(&hive).all().await?;
     let short = short_names(&all.iter().map(|run| &run.id).collect::<Vec<_>>());
     let states: Vec<State> = arguments.state.iter().copied().map(State::from).collect();
     let is_wanted = |(run, _): &(Summary, String)| states.is_empty() || states.contains(&run.state);
@@ -211,7 +211,7 @@ fn local_time(at: Timestamp) -> String {
 async fn remove(common: Common, arguments: RmArguments) -> anyhow::Result<ExitCode> {
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
     let wanted = find_runs(&hive, &arguments.runs).await?;
-    let measured = hive.archive().measured().await?;
+    let measured = Archive::of(&hive).measured().await?;
     let runs: Vec<&Kept> = measured.iter().filter(|kept| wanted.contains(&kept.run.id)).collect();
     delete(&hive, &runs, arguments.yes).await
 }
@@ -220,9 +220,9 @@ async fn prune(common: Common, arguments: PruneArguments) -> anyhow::Result<Exit
     let PruneArguments { keep, older_than, state, dry_run, yes } = arguments;
     let hive = Hive::open(common.settings(Overrides::default())?).await?;
     if !dry_run {
-        hive.archive().finish_deletions().await?;
+        Archive::of(&hive).finish_deletions().await?;
     }
-    let measured = hive.archive().measured().await?;
+    let measured = Archive::of(&hive).measured().await?;
     let runs = match (keep, older_than, state.is_empty()) {
         (None, None, true) => hive.settings.keep.superfluous(&measured, now()),
         _ => {
@@ -257,7 +257,7 @@ async fn delete(hive: &Hive, runs: &[&Kept], is_agreed: bool) -> anyhow::Result<
             return Ok(ExitCode::from(FAILED));
         }
     }
-    let (archive, mut deleted, mut has_failed) = (hive.archive(), Vec::new(), false);
+    let (archive, mut deleted, mut has_failed) = (Archive::of(&hive), Vec::new(), false);
     for kept in runs {
         match archive.delete(&kept.run.id).await {
             Ok(()) => deleted.push(*kept),

@@ -15,12 +15,13 @@ use clap::Args;
 
 use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
-    config::{BadSettings, Overrides, Secret, Serve, Settings},
+    config::{BadSettings, Overrides, Serve, Settings},
     document::Diagnostic,
     doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     hive::{self, Hive},
     run,
     running::{Claim, RunningHub},
+    secret::Secret,
     state,
     workspace::{Dir, is_home},
 };

@@ -11,7 +11,7 @@ use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
     config::Overrides,
     hive::Hive,
-    run::{Report, TaskReport},
+    run::{Archive, Report, TaskReport},
     terminal::{Screen, ignore_gone},
     workspace::OUTPUTS,
 };
@@ -82,6 +82,6 @@ async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>>
 /// The report on a run as it stands now.
 async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
     let plan = stored_plan(run)?;
-    let state = hive.archive().state_of(&run.id, run.state).await?;
+    let state = Archive::of(hive).state_of(&run.id, run.state).await?;
     Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
 }

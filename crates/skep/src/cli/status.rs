@@ -11,7 +11,7 @@ use crate::{
     config::{Overrides, Settings},
     hive::Hive,
     hub::{Hubs, ShowError},
-    run::rfc3339,
+    run::{Archive, rfc3339},
     running::RunningHub,
     terminal::line,
 };
@@ -94,7 +94,7 @@ async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
     let hive = Hive::open(settings).await?;
     let mut found = Vec::new();
     let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
-    for run in hive.archive().all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
+    for run in Archive::of(&hive).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
         let tasks = hive.app.db.count_tasks(hive.namespace(), &run.id).await?;
         found.push(json!({
             "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),

@@ -14,12 +14,14 @@ use skep_mcp::gateway::LIST_TIME_MAX;
 
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
-    catalogue::{Answer, Call, Catalogue, Listed, ToolError},
+    catalogue::{Catalogue, Listed},
     config::{Overrides, is_call_time},
     document,
     duration::Span,
+    error::ToolError,
     hive,
     terminal::{Screen, ignore_gone, line, short_line},
+    tool::{Answer, Call},
     use_mcp_tool::{self, Part, Use},
     workspace::{Context, Outputs},
 };

@@ -7,16 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use skep_core::retention::Keep;
 
-use super::Secret;
+use super::servers::Entry;
 use crate::{
-    catalogue::DEADLINE_MAX,
     duration::Span,
     model, net,
     plan::AGENTS_MAX,
     schema::{Schema, shorten},
+    secret::Secret,
     size::Size,
+    tool::DEADLINE_MAX,
     tools::{SandboxSettings, code::Policy, search},
-    upstreams::config::Entry,
 };
 
 /// Settings of Skep.

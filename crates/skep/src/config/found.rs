@@ -16,9 +16,10 @@ use super::{
     trust::{self, Standing, Trust},
 };
 use crate::{
-    document::{self, Diagnostic, Document, FILE_BYTES_MAX, Format, member},
+    document::{self, Diagnostic, Document, FILE_BYTES_MAX, Format},
     duration::Span,
     schema::shorten,
+    value::member,
 };
 
 /// The longest `tools.timeout` that such a file may set: a command of a model that hangs should not hang for an hour.

@@ -13,7 +13,7 @@ mod file;
 mod flags;
 mod found;
 mod legacy;
-mod secret;
+pub mod servers;
 pub mod trust;
 
 use std::{
@@ -29,19 +29,19 @@ use skep_core::retention::Keep;
 pub(crate) use self::file::is_call_time;
 #[cfg(test)]
 pub(crate) use self::file::schema;
+use self::servers::Upstream;
 pub use self::{
     environment::{VARIABLES, Variable},
     file::{Log, LogFormat, Run, Serve, Tools, json_schema},
     flags::Overrides,
     found::Found,
-    secret::Secret,
 };
 use crate::{
-    document::{self, Diagnostic, Document, dotted},
+    document::{self, Diagnostic, Document},
     model, net,
-    run::Agents,
+    secret::Secret,
     tools::{SandboxSettings, code::Policy, search},
-    upstreams::{self, Upstream},
+    value::{self, dotted},
 };
 
 /// File name of the settings, here and in the configuration directory.
@@ -56,6 +56,15 @@ const DENY: &str = "/tools/deny";
 const TOKEN_BYTES_MAX: u64 = 4096;
 /// Agents of each role, unless somebody says otherwise.
 const AGENTS: Agents = Agents { actors: 4, observers: 2 };
+
+/// Agents of each role, where a plan does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agents {
+    /// Those that call tools.
+    pub actors: u32,
+    /// Those that look at screens, images and files.
+    pub observers: u32,
+}
 
 /// Everything that can be set, with its defaults filled in.
 #[derive(Clone, Debug)]
@@ -158,8 +167,8 @@ impl Settings {
             merge(&mut source.value, layer);
         }
         let more = match &flags.mcp_config {
-            Some(path) => upstreams::config::read(path, &variable),
-            None => upstreams::config::Listed::default(),
+            Some(path) => servers::read(path, &variable),
+            None => servers::Listed::default(),
         };
         problems.extend(more.problems);
         if problems.iter().any(Diagnostic::is_error) {
@@ -168,7 +177,7 @@ impl Settings {
         source.files.extend(flags.mcp_config.clone());
         source.with_secrets.extend(flags.mcp_config.clone());
         let name = source.files.first().map_or("environment".to_owned(), |path| path.display().to_string());
-        let file: file::File = document::read(&source.value).map_err(|(pointer, message)| {
+        let file: file::File = value::read(&source.value).map_err(|(pointer, message)| {
             BadSettings(vec![Diagnostic { key: dotted(&pointer), ..Diagnostic::of_file(name, message) }])
         })?;
         let mut settings = fill_in(file, source, &variable, flags).map_err(|fault| BadSettings(vec![fault]))?;
@@ -262,7 +271,7 @@ impl Source {
         if source.problems.is_empty()
             && let Some(table) = document.value.pointer_mut(SERVERS)
         {
-            let prepared = upstreams::config::prepare(table, &variable);
+            let prepared = servers::prepare(table, &variable);
             source.unusable = prepared.reasons();
             (source.notices, source.problems) =
                 prepared.problems(&document, SERVERS).into_iter().partition(|one| !one.is_error());
@@ -270,8 +279,8 @@ impl Source {
         if source.problems.is_empty()
             && let Some(tokens) = document.value.pointer_mut(TOKENS)
         {
-            let mut unexpanded = upstreams::config::Unexpanded::default();
-            upstreams::config::expand(tokens, TOKENS, &variable, &mut unexpanded);
+            let mut unexpanded = servers::Unexpanded::default();
+            servers::expand(tokens, TOKENS, &variable, &mut unexpanded);
             let place = |(pointer, message): (String, String)| document.problem(&pointer, message);
             source.problems.extend(unexpanded.faults.into_iter().map(place));
             source.bad_tokens.extend(unexpanded.missing.into_iter().map(place));
@@ -392,7 +401,7 @@ fn fill_in(
         sandbox,
         web,
         model,
-        upstreams: upstreams::config::upstreams(mcp_servers, &source.unusable),
+        upstreams: servers::upstreams(mcp_servers, &source.unusable),
         files: source.files,
         files_with_secrets: source.with_secrets,
         token_file,

@@ -1,4 +1,7 @@
+mod limits;
+
 use super::*;
+use crate::plan::rules;
 
 struct Here(tempfile::TempDir);
 
@@ -158,7 +161,7 @@ fn servers_are_read_from_the_file_with_their_variables_and_a_named_file_of_a_cli
     assert_eq!(settings.upstreams.len(), 2);
     assert!(shown.contains("--zone=CET"), "{shown}");
     let url = |one: &Upstream| match &one.transport {
-        upstreams::config::Transport::Http { url, .. } => Some(url.reveal().to_owned()),
+        servers::Transport::Http { url, .. } => Some(url.reveal().to_owned()),
         _ => None,
     };
     assert_eq!(settings.upstreams.iter().find_map(url).as_deref(), Some("http://new"));
@@ -215,7 +218,7 @@ fn a_file_lies_under_the_one_of_the_user() {
     assert_eq!(settings.agents, Agents { actors: 2, observers: 1 });
     assert_eq!(settings.tools.deny, ["c", "a", "b"]);
     let [x, y] = &settings.upstreams[..] else { panic!("{:?}", settings.upstreams) };
-    let upstreams::config::Transport::Stdio(command) = &x.transport else { panic!("{x:?}") };
+    let servers::Transport::Stdio(command) = &x.transport else { panic!("{x:?}") };
     assert_eq!((command.program.as_str(), command.args.len(), &x.unusable), ("above", 0, &None));
     assert_eq!(y.name, "y");
 }
@@ -249,4 +252,25 @@ fn what_a_schema_cannot_tell_is_told_all_the_same() {
     let (_here, path) = Here::with("skep.toml", "");
     let port = self::faults(&path, &[("MCP_TCP_PORT", "99999")]);
     assert!(port[0].starts_with("environment: MCP_TCP_PORT: \"127.0.0.1:99999\" is no ADDRESS:PORT"), "{port:?}");
+}
+
+#[test]
+fn the_help_of_the_planner_names_settings_that_there_are() {
+    let section: String =
+        rules::HELP.lines().filter_map(|line| line.strip_prefix("  ")).map(|line| format!("{line}\n")).collect();
+    let path = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(path.path(), &section).unwrap();
+    assert!(section.contains("[model]") && section.contains("provider"), "{section}");
+    assert_eq!(check(path.path()), []);
+    let help = &rules::HELP[rules::HELP.find("environment").unwrap()..];
+    let named = help.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).filter(|word| word.starts_with("SKEP_"));
+    let names: Vec<&str> = named.collect();
+    assert_eq!(names.len(), 3);
+    for name in names {
+        assert!(VARIABLES.iter().any(|variable| variable.name == name), "{name}");
+    }
+    for provider in ["anthropic", "xai", "ollama", "compatible"] {
+        std::fs::write(path.path(), section.replace("\"openai\"", &format!("{provider:?}"))).unwrap();
+        assert_eq!(check(path.path()), [], "{provider}");
+    }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_core::Timestamp;
 
-use crate::{document, state};
+use crate::{document, state, workspace::Readers};
 
 /// File name of the list in the state directory.
 const FILE: &str = "trust.json";
@@ -71,7 +71,7 @@ impl Trust {
     /// Write the list, as a whole or not at all.
     pub fn write(&self, home: &Path) -> io::Result<()> {
         // Outputs of tools may have to stay open to the sandboxes' user; the directory above them is closed.
-        state::prepare(home, state::Readers::Sandboxes).map_err(io::Error::other)?;
+        state::prepare(home, Readers::Sandboxes).map_err(io::Error::other)?;
         let (path, aside) = (home.join(FILE), home.join(format!("{FILE}.{}", std::process::id())));
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
         let written = file.write_all(&serde_json::to_vec_pretty(self)?).and_then(|()| file.sync_all());

@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +24,7 @@ use tokio_util::{
 use tracing::Instrument as _;
 
 use super::shares::{Shares, part};
+use crate::{error::ToolError, room};
 
 /// Time that cancelled calls get to stop what they started, before the hub ends without them.
 const CANCEL_TIME: Duration = Duration::from_secs(2);
@@ -102,11 +104,8 @@ pub struct Pass<'a> {
 }
 
 /// A call's turn. A call that waits for something which other calls have lays it down, so that they can go on.
-#[derive(Clone, Debug)]
-pub struct Turn(Arc<Inside>);
-
 #[derive(Debug)]
-struct Inside {
+pub struct Turn {
     all: Arc<Semaphore>,
     /// Those of the principal, if it is bound by a share, and how many there are.
     own: Option<(Arc<Semaphore>, usize)>,
@@ -123,7 +122,7 @@ enum TurnState {
 
 impl Turn {
     fn set(&self, state: TurnState) {
-        let mut current = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(*current, TurnState::Over) {
             *current = state;
         }
@@ -136,15 +135,15 @@ impl Turn {
 
     /// Wait for a turn: among the principal's own calls, and then among all. One that waits for its own takes nobody's place.
     pub async fn take_up(&self) -> Result<(), Refused> {
-        let until = Instant::now() + self.0.waiting_time_max;
-        let own = match &self.0.own {
+        let until = Instant::now() + self.waiting_time_max;
+        let own = match &self.own {
             None => None,
             Some((own, turns)) => match timeout_at(until, Arc::clone(own).acquire_owned()).await {
                 Ok(Ok(turn)) => Some(turn),
                 _ => return Err(Refused::OverShare(*turns, "run")),
             },
         };
-        match timeout_at(until, Arc::clone(&self.0.all).acquire_owned()).await {
+        match timeout_at(until, Arc::clone(&self.all).acquire_owned()).await {
             Ok(Ok(turn)) => {
                 self.set(TurnState::Has { _permits: (own, turn) });
                 Ok(())
@@ -154,8 +153,18 @@ impl Turn {
     }
 }
 
+impl room::Turn for Turn {
+    fn lay_down(&self) {
+        self.lay_down();
+    }
+
+    fn take_up(&self) -> Pin<Box<dyn Future<Output = Result<(), ToolError>> + Send + '_>> {
+        Box::pin(async { self.take_up().await.map_err(|refused| ToolError::Busy(refused.to_string())) })
+    }
+}
+
 /// Ends a turn for good when it goes, also if others still know of it.
-struct Ends(Turn);
+struct Ends(Arc<Turn>);
 
 impl Drop for Ends {
     fn drop(&mut self) {
@@ -211,7 +220,7 @@ impl Admission {
     pub async fn run<F>(
         &self,
         principal: &Arc<str>,
-        call: impl FnOnce(CancellationToken, Turn) -> F,
+        call: impl FnOnce(CancellationToken, Arc<Turn>) -> F,
     ) -> Result<F::Output, Refused>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -239,13 +248,13 @@ impl Admission {
     }
 
     /// A turn for a call of this principal, which has not come yet.
-    fn turn(&self, principal: &str) -> Turn {
-        Turn(Arc::new(Inside {
+    fn turn(&self, principal: &str) -> Arc<Turn> {
+        Arc::new(Turn {
             all: Arc::clone(&self.turns),
             own: self.own.turns.of(principal).map(|own| (own, self.own.turns.permits())),
             waiting_time_max: self.limits.waiting_time_max,
             state: Mutex::new(TurnState::LaidDown),
-        }))
+        })
     }
 
     /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,

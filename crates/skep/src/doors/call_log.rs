@@ -33,11 +33,7 @@ use super::{
     http::{Caller, Hub},
     problem::{Problem, json_response},
 };
-use crate::{
-    catalogue::{Answer, Said, ToolError},
-    run::rfc3339,
-    schema::shorten,
-};
+use crate::{catalogue::Said, error::ToolError, run::rfc3339, schema::shorten, tool::Answer};
 
 /// Calls that are kept; of more, the oldest are forgotten.
 const CALLS_MAX: usize = 1000;

@@ -9,13 +9,15 @@ use skep_mcp::framing::Memories;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, Refused, Turn},
+    admission::{Admission, Refused},
     call_log::{self, CallLog},
     outputs,
 };
 use crate::{
-    catalogue::{Call, Catalogue, Said, ToolError},
-    room::Room,
+    catalogue::{Catalogue, Said},
+    error::ToolError,
+    room::{Room, Turn},
+    tool::Call,
     workspace::{Context, Dir, Outputs},
 };
 
@@ -67,7 +69,7 @@ impl Calls {
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
         let recording = self.log.begin(&principal, tool.clone());
         let memory = self.answers.of(&principal);
-        let call = |cancel: CancellationToken, turn: Option<Turn>| async move {
+        let call = |cancel: CancellationToken, turn: Option<Arc<dyn Turn>>| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
             let room = memory.map_or_else(Room::default, |memory| Room::new(memory, turn));
             let result = match outputs::of(&hub_outputs, &by.principal, by.session.as_deref()) {

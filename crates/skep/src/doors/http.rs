@@ -49,7 +49,8 @@ use super::{
     servers,
 };
 use crate::{
-    catalogue::{Listed, Said, ToolError},
+    catalogue::{Listed, Said},
+    error::ToolError,
     room::{self, Room},
 };
 

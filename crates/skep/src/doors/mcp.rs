@@ -45,7 +45,9 @@ use super::{
     tasks::Kept,
 };
 use crate::{
-    catalogue::{Answer, Said, Tool, ToolError},
+    catalogue::Said,
+    error::ToolError,
+    tool::{Answer, Tool},
     upstreams::Upstream,
 };
 

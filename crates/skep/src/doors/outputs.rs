@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use skep_mcp::server::LOCAL;
 
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     workspace::{Dir, OUTPUTS},
 };
 

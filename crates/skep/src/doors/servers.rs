@@ -20,7 +20,10 @@ use super::{
     http::{Caller, Hub, name},
     problem::{Problem, json_response},
 };
-use crate::upstreams::{State as ServerState, Status, Upstream, UpstreamError, config};
+use crate::{
+    config::servers,
+    upstreams::{State as ServerState, Status, Upstream, UpstreamError},
+};
 
 pub(super) fn router() -> Router<Arc<Hub>> {
     Router::new()
@@ -70,7 +73,7 @@ async fn put(
     let name = name(path)?;
     may_change(&hub, &headers)?;
     let entry = hub.bodies.read(&local(), &headers, body).await?.into_arguments()?.parse()?;
-    let config = config::read_one(&name, entry, |name| std::env::var(name).ok())
+    let config = servers::read_one(&name, entry, |name| std::env::var(name).ok())
         .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
     let mut configs = configs(&hub);
     let is_new = configs.insert(name, config).is_none();

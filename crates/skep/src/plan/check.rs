@@ -4,141 +4,24 @@
 //! task with a misspelt field still has its templates checked. What only a run can tell (what a template gives, whether a
 //! file exists) is not checked here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::{
-    ID_CHARS_MAX, Step, TASKS_MAX, file,
+    ID_CHARS_MAX, Step, TASKS_MAX, Tools, file,
     template::{self, Facts, Reference, TemplateError, Unquoted},
 };
 use crate::{
-    catalogue::{Catalogue, DEADLINE_MAX},
-    config,
-    document::{self, Diagnostic, Document, Format, PROBLEMS_MAX, Position, member},
+    document::{Diagnostic, Document, PROBLEMS_MAX},
     duration::Span,
     schema::suggest,
-    tools::{
-        self,
-        code::{Language, SyntaxFault},
-    },
-    upstreams,
+    tool::DEADLINE_MAX,
+    value::member,
 };
 
-/// What a file is that can be checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Tasks for `skep run`.
-    Plan,
-    /// `skep.toml`.
-    Settings,
-    /// `mcp-config.yaml`.
-    OldSettings,
-    /// The MCP servers of a client, for `--mcp-config`.
-    Servers,
-    /// A program.
-    Code(Language),
-}
-
-/// As people read it.
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Plan => f.write_str("a plan"),
-            Kind::Settings => f.write_str("settings of Skep"),
-            Kind::OldSettings => f.write_str("settings in the form of mcp-config.yaml"),
-            Kind::Servers => f.write_str("MCP servers of a client"),
-            Kind::Code(language) => write!(f, "code in {}", language.name()),
-        }
-    }
-}
-
-/// What came of checking a file.
-#[derive(Debug)]
-pub struct Checked {
-    /// What it is, if that can be told.
-    pub kind: Option<Kind>,
-    /// What is wrong with it. One that is no error ([`Diagnostic::is_error`]) is for the author to know.
-    pub problems: Vec<Diagnostic>,
-}
-
-/// Everything that is wrong with a file, whatever it is. Its name says how it is written, its contents say what it is.
-pub fn check_file(path: &Path, catalogue: &Catalogue) -> Checked {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    match extension.as_deref() {
-        Some("toml" | "yaml" | "yml" | "json" | "jsonc") => document(path, catalogue),
-        _ => match Language::from_path(path).or_else(|| shebang(path)) {
-            Some(language) => Checked { kind: Some(Kind::Code(language)), problems: code(path, language) },
-            None if extension.is_none() => document(path, catalogue),
-            None => {
-                let problem = Diagnostic::of_file(path.display().to_string(), "is of no kind that can be checked");
-                let help = "plans, settings and lists of MCP servers end in .yaml, .yml, .json or .toml, code in .py, .js, .sh or .rs";
-                Checked { kind: None, problems: vec![problem.help(help)] }
-            }
-        },
-    }
-}
-
-/// What is wrong with a file that is no code.
-fn document(path: &Path, catalogue: &Catalogue) -> Checked {
-    let document = match Document::read(path) {
-        Ok(document) => document,
-        Err(problems) => return Checked { kind: None, problems },
-    };
-    let kind = kind_of(&document.value, Format::of(path));
-    let problems = match kind {
-        Kind::Servers => upstreams::config::check(path),
-        Kind::Settings | Kind::OldSettings => config::check(path),
-        Kind::Plan | Kind::Code(_) => problems(&document, Some(catalogue)),
-    };
-    Checked { kind: Some(kind), problems }
-}
-
-/// What a document is, by its keys. One that has none that tell is what most files of its format are.
-fn kind_of(value: &Value, format: Format) -> Kind {
-    let has = |key: &str| value.get(key).is_some();
-    let is_setting = |key: &String| config::json_schema()["properties"].get(key).is_some();
-    let keys = value.as_object().into_iter().flat_map(|members| members.keys());
-    let (settings, others): (Vec<&String>, Vec<&String>) =
-        keys.filter(|key| *key != "mcpServers").partition(|key| is_setting(key));
-    match upstreams::config::table_of(value) {
-        _ if has("tasks") => Kind::Plan,
-        _ if has("mcp") => Kind::OldSettings,
-        Some("mcpServers") if format == Format::Toml || !settings.is_empty() => Kind::Settings,
-        Some(_) => Kind::Servers,
-        None if format == Format::Toml => Kind::Settings,
-        None if !settings.is_empty() && others.is_empty() => Kind::Settings,
-        None => Kind::Plan,
-    }
-}
-
-/// The language that a script without an extension names in its first line.
-fn shebang(path: &Path) -> Option<Language> {
-    if path.extension().is_some() {
-        return None;
-    }
-    Language::from_shebang(&document::read_text(path).ok()?)
-}
-
-/// What is not well-formed in a program. What the parser is not sure of is a warning.
-fn code(path: &Path, language: Language) -> Vec<Diagnostic> {
-    let source = match document::read_text(path) {
-        Ok(source) => source,
-        Err(problem) => return vec![problem],
-    };
-    let problem = |SyntaxFault { line, column, message, certain }| {
-        let problem = Diagnostic::at(path.display().to_string(), Position::new(line, column), message);
-        if certain { problem } else { problem.warning() }
-    };
-    tools::code::check(language, &source).into_iter().map(problem).collect()
-}
-
-/// Everything that is wrong with a plan; without a catalogue, tools and their arguments are not looked at.
-pub fn problems(document: &Document, catalogue: Option<&Catalogue>) -> Vec<Diagnostic> {
+/// Everything that is wrong with a plan; without tools, their names and arguments are not looked at.
+pub fn problems(document: &Document, tools: Option<&dyn Tools>) -> Vec<Diagnostic> {
     let empty = Map::new();
     let tasks = document.value.get("tasks").and_then(Value::as_object).unwrap_or(&empty);
     if tasks.len() > TASKS_MAX {
@@ -147,7 +30,7 @@ pub fn problems(document: &Document, catalogue: Option<&Catalogue>) -> Vec<Diagn
     }
     let mut check = Check {
         document,
-        catalogue,
+        tools,
         tasks,
         inputs: document.value.get("inputs").and_then(Value::as_object).unwrap_or(&empty),
         problems: document.validate(file::schema()),
@@ -224,7 +107,7 @@ fn script(task: &Map<String, Value>) -> Option<&'static str> {
 
 struct Check<'a> {
     document: &'a Document,
-    catalogue: Option<&'a Catalogue>,
+    tools: Option<&'a dyn Tools>,
     tasks: &'a Map<String, Value>,
     inputs: &'a Map<String, Value>,
     problems: Vec<Diagnostic>,
@@ -260,12 +143,12 @@ impl<'a> Check<'a> {
     }
 
     fn tool(&mut self, at: &str, name: &'a str, args: &Value) {
-        let Some(catalogue) = self.catalogue else { return };
-        if catalogue.of_upstream(name).is_some() {
+        let Some(tools) = self.tools else { return };
+        if tools.is_of_server(name) {
             return; // what the server has is known once it runs
         }
-        let Some(tool) = catalogue.tools().find(|tool| tool.name == name) else {
-            let help = suggest(name, catalogue.tools().map(|tool| tool.name));
+        let Some(tool) = tools.get(name) else {
+            let help = suggest(name, tools.known().into_iter().map(|tool| tool.name));
             let help = help.unwrap_or_else(|| "`skep tools` lists those that there are".to_owned());
             let name = crate::schema::shorten(name, ID_CHARS_MAX);
             return self.say(&member(at, "tool"), format!("unknown tool {name:?}"), Some(help));
@@ -433,7 +316,7 @@ impl<'a> Check<'a> {
     /// The members that the result of a task may have, if its tool says so.
     fn members(&self, id: &str) -> Option<Vec<String>> {
         let tool = self.tasks.get(id)?.get("tool")?.as_str()?;
-        let schema = self.catalogue?.get(tool).ok()?.output_schema();
+        let schema = self.tools?.get(tool)?.output_schema();
         let is_open = schema.get("additionalProperties").is_some_and(|more| *more != Value::Bool(false));
         let known = schema.get("properties")?.as_object().filter(|_| !is_open)?;
         Some(known.keys().cloned().collect())

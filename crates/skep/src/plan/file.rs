@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{AGENTS_MAX, NAME_CHARS_MAX, Plan, RETRIES_MAX, Step, TASKS_MAX};
-use crate::{document, duration::Span, schema::Schema};
+use crate::{duration::Span, schema::Schema, value};
 
 /// A plan: a graph of tasks for `skep run`.
 #[derive(Deserialize, JsonSchema, garde::Validate)]
@@ -108,13 +108,13 @@ impl Default for Names {
 
 /// Whether these are tasks, which are read one by one, so that a fault of one is told with its name.
 fn are_tasks(tasks: &Map<String, Value>, _: &()) -> garde::Result {
-    let is_task = |task: &Value| document::read::<Task>(task).is_ok_and(|task| task.validate().is_ok());
+    let is_task = |task: &Value| value::read::<Task>(task).is_ok_and(|task| task.validate().is_ok());
     let are = (1..=TASKS_MAX).contains(&tasks.len()) && tasks.values().all(is_task);
     if are { Ok(()) } else { Err(garde::Error::new("not tasks")) } // the schema says what is wrong
 }
 
 /// The schema by which files are checked.
-pub(crate) fn schema() -> &'static Schema {
+pub fn schema() -> &'static Schema {
     static SCHEMA: Schema = Schema::of::<File>();
     &SCHEMA
 }
@@ -140,7 +140,7 @@ impl File {
 }
 
 fn step(id: String, task: Value) -> Result<Step, String> {
-    let task: Task = document::read(&task)
+    let task: Task = value::read(&task)
         .map_err(|(pointer, message)| format!("tasks.{id}{}: {message}", pointer.replace('/', ".")))?;
     let role = match task.role {
         None => super::Role::for_tool(&task.tool),

@@ -13,14 +13,14 @@ pub mod template;
 
 use std::{fmt, path::Path, time::Duration};
 
-pub use file::json_schema;
-#[cfg(test)]
-pub(crate) use file::schema;
+pub use file::{json_schema, schema};
 use serde_json::{Map, Value};
 
 use crate::{
-    catalogue::Catalogue,
-    document::{self, Diagnostic, Document},
+    document::{Diagnostic, Document},
+    schema::suggest,
+    tool::Tool,
+    value::{self, kind_of},
 };
 
 /// Tasks in a plan.
@@ -122,6 +122,33 @@ impl fmt::Display for Role {
     }
 }
 
+/// The tools that tasks may call, as far as a plan can be checked against them.
+pub trait Tools {
+    /// Those whose arguments and answers are known, by name.
+    fn known(&self) -> Vec<&Tool>;
+
+    /// The known tool of this name.
+    fn get(&self, name: &str) -> Option<&Tool>;
+
+    /// Whether this is the name of an MCP server's tool: whether there is such a one, and what it takes, is known once the
+    /// server runs.
+    fn is_of_server(&self, name: &str) -> bool;
+}
+
+impl Tools for Vec<Tool> {
+    fn known(&self) -> Vec<&Tool> {
+        self.iter().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&Tool> {
+        self.iter().find(|tool| tool.name == name)
+    }
+
+    fn is_of_server(&self, _: &str) -> bool {
+        false
+    }
+}
+
 /// The plan in a file, or every error in it that can be told without knowing the tools.
 pub fn load(path: &Path) -> Result<Plan, Vec<Diagnostic>> {
     Plan::from_document(&Document::read(path)?, None)
@@ -129,16 +156,16 @@ pub fn load(path: &Path) -> Result<Plan, Vec<Diagnostic>> {
 
 /// The plan in a file and what its author should know about it; or every error in it, with unknown tools and arguments
 /// that do not fit.
-pub fn load_for(path: &Path, catalogue: &Catalogue) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
+pub fn load_for(path: &Path, tools: &dyn Tools) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
     let document = Document::read(path)?;
-    let plan = Plan::from_document(&document, Some(catalogue))?;
-    Ok((plan, check::problems(&document, Some(catalogue))))
+    let plan = Plan::from_document(&document, Some(tools))?;
+    Ok((plan, check::problems(&document, Some(tools))))
 }
 
 impl Plan {
     /// The plan that a document describes, or every error in it.
-    pub fn from_document(document: &Document, catalogue: Option<&Catalogue>) -> Result<Plan, Vec<Diagnostic>> {
-        let problems = check::problems(document, catalogue);
+    pub fn from_document(document: &Document, tools: Option<&dyn Tools>) -> Result<Plan, Vec<Diagnostic>> {
+        let problems = check::problems(document, tools);
         if problems.iter().any(Diagnostic::is_error) {
             return Err(problems);
         }
@@ -155,7 +182,7 @@ impl Plan {
 
     /// What [`Plan::to_json`] gave. The error says what is wrong with it.
     pub fn from_json(json: &Value) -> Result<Plan, String> {
-        let file: file::File = document::read(json).map_err(|(pointer, message)| format!("{pointer}: {message}"))?;
+        let file: file::File = value::read(json).map_err(|(pointer, message)| format!("{pointer}: {message}"))?;
         file.into_plan("")
     }
 
@@ -170,7 +197,7 @@ impl Plan {
         let (name, value) = assignment.split_once('=').ok_or_else(|| format!("{assignment:?} must be name=value"))?;
         let names = self.inputs.keys().map(String::as_str);
         let Some(known) = self.inputs.get(name) else {
-            let help = match crate::schema::suggest(name, names.clone()) {
+            let help = match suggest(name, names.clone()) {
                 Some(help) => help,
                 None if self.inputs.is_empty() => "it has none".to_owned(),
                 None => format!("it has {}", names.collect::<Vec<_>>().join(", ")),
@@ -181,10 +208,10 @@ impl Plan {
             Value::String(_) => Value::from(value),
             Value::Null => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
             known => {
-                let wanted = crate::schema::kind_of(known);
+                let wanted = kind_of(known);
                 serde_json::from_str(value)
                     .ok()
-                    .filter(|value| crate::schema::kind_of(value) == wanted)
+                    .filter(|value| kind_of(value) == wanted)
                     .ok_or_else(|| format!("the input {name:?} must be {wanted}, as JSON"))?
             }
         };

@@ -9,11 +9,11 @@ use std::{fmt::Write as _, time::Instant};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::Plan;
+use super::{Plan, Tools};
 use crate::{
-    catalogue::{Catalogue, Tool},
     document::{Diagnostic, Document, Format},
     model::{Model, ModelError, Prompt},
+    tool::Tool,
 };
 
 /// How often the model may mend its plan.
@@ -39,18 +39,18 @@ pub enum NoPlan {
 /// The plan that a sentence asks for, by the model.
 pub async fn plan(
     sentence: &str,
-    catalogue: &Catalogue,
+    tools: &dyn Tools,
     model: &Model,
     deadline: Instant,
     cancel: &CancellationToken,
 ) -> Result<Plan, NoPlan> {
-    let system = instructions(catalogue);
+    let system = instructions(tools);
     let task = format!("The task, in the user's words:\n\n{sentence}\n");
     let mut user = task.clone();
     for attempt in 0.. {
         let prompt = Prompt { system: Some(&system), user: &user, max_tokens: Some(TOKENS_MAX) };
         let answer = model.complete(prompt, deadline, cancel).await?;
-        let faults = match read(&answer.text, catalogue) {
+        let faults = match read(&answer.text, tools) {
             Ok(plan) => return Ok(plan),
             Err(faults) if answer.truncated => cut_off(faults),
             Err(faults) => faults,
@@ -67,10 +67,10 @@ pub async fn plan(
 }
 
 /// The plan in an answer, or every fault of it.
-fn read(answer: &str, catalogue: &Catalogue) -> Result<Plan, Vec<Diagnostic>> {
+fn read(answer: &str, tools: &dyn Tools) -> Result<Plan, Vec<Diagnostic>> {
     let text = plan_in(answer);
     let format = if text.trim_start().starts_with('{') { Format::Json } else { Format::Yaml };
-    Plan::from_document(&Document::parse(FILE, format, text.as_bytes())?, Some(catalogue))
+    Plan::from_document(&Document::parse(FILE, format, text.as_bytes())?, Some(tools))
 }
 
 /// The text of the plan: of the fenced blocks the first that has tasks in it, otherwise all that was said.
@@ -112,9 +112,9 @@ fn list(faults: &[Diagnostic]) -> String {
 }
 
 /// What the model must know: the form of a plan, and the tools with their arguments and answers.
-fn instructions(catalogue: &Catalogue) -> String {
+fn instructions(tools: &dyn Tools) -> String {
     let mut text = FORM.to_owned();
-    for tool in catalogue.tools() {
+    for tool in tools.known() {
         let Tool { name, description, .. } = tool;
         let input_schema = tool.input_schema();
         let result = members(tool.output_schema());
@@ -187,8 +187,8 @@ mod tests {
         tools::{Parts, SandboxOnDemand, built_in},
     };
 
-    fn catalogue() -> Catalogue {
-        Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(Default::default()))))
+    fn tools() -> Vec<Tool> {
+        built_in(Parts::new(SandboxOnDemand::new(Default::default())))
     }
 
     /// A model that gives these answers in turn, and what it was asked.
@@ -217,7 +217,7 @@ mod tests {
 
     async fn planned(scripted: &Scripted) -> Result<Plan, NoPlan> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        plan("count the files", &catalogue(), &scripted.model, deadline, &CancellationToken::new()).await
+        plan("count the files", &tools(), &scripted.model, deadline, &CancellationToken::new()).await
     }
 
     const GOOD: &str = "Here it is:\n```yaml\nname: count\ntasks:\n  count:\n    tool: bash\n    args:\n      command: |\n        cat <<'X'\n        ```\n        X\nreport: '{{ tasks.count.result.stdout }}'\n```\nGood luck!";
@@ -234,7 +234,7 @@ mod tests {
             asked[0]["messages"][1]["content"].as_str().unwrap(),
         );
         assert!(user.contains("count the files"), "{user}");
-        for tool in catalogue().tools() {
+        for tool in tools() {
             assert!(
                 system.contains(&format!("\n## {}\n", tool.name)) && system.contains(tool.description),
                 "{}",
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_found_however_it_is_wrapped() {
-        let catalogue = catalogue();
+        let tools = tools();
         let plan = "tasks: {a: {tool: bash, args: {command: ls}}}";
         let json = r#"{"tasks": {"a": {"tool": "bash", "args": {"command": "ls"}}}}"#;
         for answer in [
@@ -257,15 +257,15 @@ mod tests {
             format!("1. Plan:\n   ```yaml\n   {plan}\n   ```\n"),
             format!("```yaml\n{plan}"),
         ] {
-            assert_eq!(read(&answer, &catalogue).unwrap().tasks[0].tool, "bash", "{answer}");
+            assert_eq!(read(&answer, &tools).unwrap().tasks[0].tool, "bash", "{answer}");
         }
-        assert!(read("I cannot do that.", &catalogue).is_err());
-        assert!(read("", &catalogue).is_err());
+        assert!(read("I cannot do that.", &tools).is_err());
+        assert!(read("", &tools).is_err());
     }
 
     #[tokio::test]
     async fn the_example_that_the_model_sees_is_a_plan() {
-        let plan = read(&instructions(&catalogue()), &catalogue()).unwrap();
+        let plan = read(&instructions(&tools()), &tools()).unwrap();
         assert_eq!(plan.tasks.len(), 3);
     }
 
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(scripted.asked.lock().unwrap().len(), CORRECTIONS_MAX + 1);
         let none = Model::new(&Default::default(), |_| None);
         let deadline = Instant::now() + Duration::from_secs(20);
-        let error = plan("x", &catalogue(), &none, deadline, &CancellationToken::new()).await.unwrap_err();
+        let error = plan("x", &tools(), &none, deadline, &CancellationToken::new()).await.unwrap_err();
         assert!(matches!(error, NoPlan::Model(ModelError::NotConfigured(_))));
     }
 }

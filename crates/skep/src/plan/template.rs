@@ -156,7 +156,7 @@ impl Scope {
             Value::Object(members) => {
                 let mut rendered = Map::new();
                 for (name, value) in members {
-                    let below = crate::document::member(pointer, name);
+                    let below = crate::value::member(pointer, name);
                     rendered.insert(name.clone(), self.render_below(value, &below, budget)?);
                 }
                 Ok(Value::Object(rendered))

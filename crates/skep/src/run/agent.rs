@@ -23,7 +23,7 @@ use super::{
     queue, step_of, store, task_id,
 };
 use crate::{
-    catalogue::{Call, ToolError},
+    error::ToolError,
     executor::Place,
     plan::{
         Plan, Role, Step,
@@ -32,6 +32,7 @@ use crate::{
             renderer::{self, Bounds},
         },
     },
+    tool::Call,
     workspace::{Context, Dir, Outputs},
 };
 

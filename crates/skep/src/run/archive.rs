@@ -16,7 +16,11 @@ use skep_core::{
     run::{End, RunId, State, Summary},
 };
 
-use super::{Home, LockError, now};
+use super::now;
+use crate::{
+    hive::Hive,
+    state::{Home, LockError},
+};
 
 /// Runs that are deleted after a run has ended, so that nobody waits long for the end. The others go the next time.
 const DELETED_AT_ONCE_MAX: usize = 100;
@@ -61,9 +65,9 @@ pub enum DeleteError {
 }
 
 impl Archive {
-    /// The runs in `home` and in the store.
-    pub fn new(app: App, permit: Permit, home: Home) -> Archive {
-        Archive { app, permit, home }
+    /// The runs that are kept by this hub.
+    pub fn of(hive: &Hive) -> Archive {
+        Archive { app: hive.app.clone(), permit: hive.permit.clone(), home: hive.home.clone() }
     }
 
     fn namespace(&self) -> &Namespace {

@@ -18,7 +18,6 @@
 
 mod agent;
 mod archive;
-mod directory;
 mod failure;
 mod membership;
 mod printed;
@@ -27,7 +26,6 @@ mod report;
 use std::{sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
-pub use directory::{Home, LockError, RunDirectory};
 use membership::Membership;
 pub use membership::watch_over;
 pub use printed::{Printed, channel as printed};
@@ -45,8 +43,12 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::Agents,
     executor::Executor,
+    hive::{self, Hive},
+    hub::Hubs,
     plan::{Plan, Role, Step},
+    state::RunDirectory,
     workspace::Dir,
 };
 
@@ -55,15 +57,6 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Wait before a failed task is tried again; doubled for each further time.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// Agents of each role, where a plan does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Agents {
-    /// Those that call tools.
-    pub actors: u32,
-    /// Those that look at screens, images and files.
-    pub observers: u32,
-}
 
 /// What it takes to work on runs; cheap to clone.
 #[derive(Clone)]
@@ -108,6 +101,27 @@ pub enum Ended {
 }
 
 impl Swarm {
+    /// A swarm that calls its tools in `workspace`, or on the configured hubs.
+    pub fn of(hive: &Hive, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
+        let settings = &hive.settings;
+        let (catalogue, _) = hive::catalogue(settings, workspace, outputs);
+        let executor = match settings.hubs.as_slice() {
+            [] => Executor::Local(Arc::new(catalogue)),
+            urls => {
+                let token = settings.token()?.map(|token| token.reveal().to_owned());
+                let hubs = Arc::new(Hubs::new(urls, token)?);
+                Executor::Hubs { hubs, fallback: Arc::new(catalogue) }
+            }
+        };
+        Ok(Swarm {
+            app: hive.app.clone(),
+            permit: hive.permit.clone(),
+            executor: Arc::new(executor),
+            agents: settings.agents,
+            watcher: None,
+        })
+    }
+
     /// Put a plan into the store as a run with its tasks.
     pub async fn submit(&self, id: &RunId, plan: &Plan, workspace: &Dir) -> Result<(), RunError> {
         let run = NewRun {

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
     model::{Completion, Model, Prompt},
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

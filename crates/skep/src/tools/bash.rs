@@ -4,7 +4,8 @@ use skep_sandbox::Run;
 
 use super::sandboxed::{CommandAnswer, Job, SandboxOnDemand};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

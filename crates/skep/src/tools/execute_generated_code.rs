@@ -11,7 +11,8 @@ use super::{
     sandboxed::{CommandAnswer, Job, SandboxOnDemand},
 };
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 
 use super::page::{self, Page, Style};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
     net::{self, Client},
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

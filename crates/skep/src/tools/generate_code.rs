@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::code::{Gate, Language, SOURCE_BYTES_MAX};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
     model::{Model, Prompt},
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

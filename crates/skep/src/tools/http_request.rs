@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
     net::{self, Client},
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

@@ -5,27 +5,23 @@ mod bash;
 pub mod code;
 mod compose;
 mod execute_generated_code;
-mod execute_mcp_tool;
 mod fetch_url;
 mod files;
 mod generate_code;
-mod get_available_mcp_tools;
 mod http_request;
 mod observe_screen;
 mod page;
 mod sandboxed;
 pub mod search;
-mod search_tools;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
 
 use crate::{
-    catalogue::Tool,
     model::{self, Model},
     net,
-    upstreams::Upstreams,
+    tool::Tool,
 };
 
 /// What the tools are made from.
@@ -40,10 +36,6 @@ pub struct Parts {
     pub search: search::Settings,
     /// What generated code may use.
     pub code: code::Policy,
-    /// The MCP servers behind this hive.
-    pub upstreams: Upstreams,
-    /// Whether their tools are to be searched.
-    pub searches_tools: bool,
 }
 
 impl Parts {
@@ -55,17 +47,15 @@ impl Parts {
             model: Model::new(&model::Settings::default(), |_| None),
             search: search::Settings::default(),
             code: code::Policy::default(),
-            upstreams: Upstreams::default(),
-            searches_tools: false,
         }
     }
 }
 
 /// All built-in tools.
 pub fn built_in(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox, web, model, search, code, upstreams, searches_tools } = parts;
+    let Parts { sandbox, web, model, search, code } = parts;
     let gate = code::Gate::new(code, sandbox.clone());
-    let mut tools = vec![
+    vec![
         Tool::new(ai::Ai { model: model.clone() }),
         Tool::new(bash::Bash { sandbox: sandbox.clone() }),
         Tool::new(compose::Compose),
@@ -79,13 +69,5 @@ pub fn built_in(parts: Parts) -> Vec<Tool> {
         Tool::new(http_request::HttpRequest { client: web }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
-    ];
-    if searches_tools {
-        tools.push(Tool::new(search_tools::SearchTools { upstreams: upstreams.clone() }));
-    }
-    if !upstreams.is_empty() {
-        tools.push(Tool::new(get_available_mcp_tools::GetAvailableMcpTools { upstreams: upstreams.clone() }));
-        tools.push(Tool::new(execute_mcp_tool::ExecuteMcpTool { upstreams }));
-    }
-    tools
+    ]
 }

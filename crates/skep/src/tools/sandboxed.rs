@@ -12,7 +12,7 @@ use skep_sandbox::{Config, End, Error, Namespaces, Oci, Outcome, Request, Run, S
 use tokio::sync::Mutex;
 
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     room,
     workspace::{Context, Dir, HiddenSign, INPUTS_INSIDE, OUTPUTS, WORKSPACE_INSIDE},
 };

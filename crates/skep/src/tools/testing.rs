@@ -1,10 +1,11 @@
-//! What the tests of tools share: directories, and a call through the catalogue as a door would make it.
+//! What the tests of tools share: directories, and a call whose arguments are checked first.
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalogue::{BuiltIn, Call, Catalogue, Tool, ToolError},
+    error::ToolError,
+    tool::{BuiltIn, Tool},
     workspace::{Context, Dir, Outputs},
 };
 
@@ -30,7 +31,7 @@ impl Fixture {
     }
 }
 
-/// Call a tool with all steps of the catalogue. The answer has no `status`.
+/// Check the arguments, and run the tool. The answer has no `status`.
 pub(crate) async fn call<B: BuiltIn>(tool: B, fixture: &Fixture, arguments: Value) -> Result<Value, ToolError> {
     call_within(tool, fixture, arguments, None).await
 }
@@ -42,7 +43,11 @@ pub(crate) async fn call_within<B: BuiltIn>(
     arguments: Value,
     deadline: Option<std::time::Duration>,
 ) -> Result<Value, ToolError> {
-    let catalogue = Catalogue::new([Tool::new(tool)]);
-    let call = Call { tool: B::NAME.to_owned(), arguments, deadline };
-    catalogue.call(call, fixture.context.clone()).await.map(|answer| Value::Object(answer.value))
+    let tool = Tool::new(tool);
+    let faults = tool.faults(&arguments);
+    if !faults.is_empty() {
+        return Err(ToolError::InvalidArguments(faults));
+    }
+    let context = fixture.context.clone().with_deadline(deadline.unwrap_or(tool.deadline));
+    tool.run(context, arguments).await.map(Value::Object)
 }

@@ -5,10 +5,9 @@
 //! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
 //! know nothing of each other, and neither do their callers.
 //!
-//! [`config`] says which servers there are, [`logins`] what their tokens are got for, `process` starts and ends the process of one, `pool` decides when.
+//! [`servers`] says which servers there are, [`logins`] what their tokens are got for, `process` starts and ends the process of one, `pool` decides when.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
-pub mod config;
 mod counts;
 mod environment;
 mod fair;
@@ -17,7 +16,6 @@ pub mod logins;
 mod pool;
 mod process;
 mod processes;
-mod program;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,9 +42,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-pub use self::{config::Upstream, guard::init};
+pub use self::guard::init;
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
-use crate::schema::suggest;
+pub use crate::config::servers::Upstream;
+use crate::{config::servers, schema::suggest};
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
@@ -488,7 +487,7 @@ impl Server {
         params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        if method == "tools/call" && self.config.tools != config::Filter::default() {
+        if method == "tools/call" && self.config.tools != servers::Filter::default() {
             let tool = params.read::<String>("name");
             if let Some(tool) = tool.filter(|tool| !self.config.tools.allows(tool)) {
                 return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
@@ -502,7 +501,7 @@ impl Server {
 
     /// Whether it is a program that was stopped because nobody needs it. One that is elsewhere may change without us.
     fn is_resting(&self) -> bool {
-        matches!(self.config.transport, config::Transport::Stdio(_))
+        matches!(self.config.transport, servers::Transport::Stdio(_))
             && self.slots().values().all(|slot| slot.is_resting())
     }
 

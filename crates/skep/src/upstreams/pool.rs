@@ -38,10 +38,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Named, Server, State, Status, Upstream, UpstreamError,
-    config::{Transport, header_map},
     fair::{Full, Queue},
     process::{Process, Spawner, Stderr},
 };
+use crate::config::servers::{Transport, header_map};
 
 /// How long running calls may go on when their server is removed or changed.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(30);

@@ -29,11 +29,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::Command,
     environment::inherited,
     guard,
     processes::{self, stat},
 };
+use crate::config::servers::Command;
 
 /// How long a process may take to end after its input has ended, and again after SIGTERM.
 const END_TIME_MAX: Duration = Duration::from_secs(2);

@@ -12,10 +12,11 @@ use futures_util::future::join_all;
 use insta::assert_snapshot;
 use serde_json::{Map, Value, json};
 use skep::{
-    catalogue::{Annotations, Call, Catalogue, Tool},
+    catalogue::Catalogue,
     doors::{Options, Token, admission},
     executor::{Executor, Place},
     hub::{HubError, Hubs, PassedOver, Why},
+    tool::{Annotations, Call, Tool},
     workspace::{Context, Dir, Outputs},
 };
 use tokio::{
@@ -270,7 +271,7 @@ async fn a_caller_who_withdraws_ends_the_call_at_the_hub() {
         hub.told("running").await;
         context.cancel.cancel();
     });
-    assert_eq!(answer, Err(skep::catalogue::ToolError::Cancelled));
+    assert_eq!(answer, Err(skep::error::ToolError::Cancelled));
     hub.told("given up").await;
 }
 

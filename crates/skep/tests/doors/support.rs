@@ -4,8 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
 use skep::{
-    catalogue::{Annotations, BuiltIn, Catalogue, Tool, ToolError},
+    catalogue::Catalogue,
     doors::{Doors, Options, Parts, Probe, Stopped},
+    error::ToolError,
+    tool::{Annotations, BuiltIn, Tool},
     workspace::{Context, Dir},
 };
 use skep_core::{app::App, policy::Permit};

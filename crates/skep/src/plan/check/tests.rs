@@ -2,9 +2,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    catalogue::{Annotations, BuiltIn, Tool, ToolError},
     document::{FILE_BYTES_MAX, Format},
+    error::ToolError,
     plan::Plan,
+    tool::{Annotations, BuiltIn, Tool},
     workspace::Context,
 };
 
@@ -60,14 +61,14 @@ impl BuiltIn for Search {
     }
 }
 
-fn catalogue() -> Catalogue {
-    Catalogue::new([Tool::new(Search)])
+fn tools() -> Vec<Tool> {
+    vec![Tool::new(Search)]
 }
 
 /// Each problem as a line.
 fn check(text: &str) -> Vec<String> {
     let document = Document::parse("p.yaml", Format::Yaml, text.as_bytes()).unwrap_or_else(|error| panic!("{error:?}"));
-    problems(&document, Some(&catalogue())).iter().map(ToString::to_string).collect()
+    problems(&document, Some(&tools())).iter().map(ToString::to_string).collect()
 }
 
 #[track_caller]
@@ -419,58 +420,11 @@ fn what_has_another_shape_altogether_is_one_fault_each() {
 }
 
 #[test]
-fn without_a_catalogue_tools_are_not_looked_at() {
+fn without_tools_their_names_are_not_looked_at() {
     let text = "tasks: {a: {tool: whatever, args: {x: 1}}, b: {tool: y, depends_on: c}}";
     let document = Document::parse("p.yaml", Format::Yaml, text.as_bytes()).unwrap();
     let found: Vec<String> = problems(&document, None).iter().map(ToString::to_string).collect();
     assert_eq!(found, ["p.yaml:1:57: tasks.b.depends_on: there is no task \"c\"; did you mean \"a\"?"]);
-}
-
-/// A file of this name and its problems, without the directory.
-fn file(name: &str, text: &str) -> Vec<String> {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join(name);
-    std::fs::write(&path, text).unwrap();
-    let prefix = format!("{}/", directory.path().display());
-    check_file(&path, &catalogue()).problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
-}
-
-#[test]
-fn a_file_is_checked_as_what_it_is() {
-    assert_eq!(
-        file("p.yaml", "tasks: {a: {tool: serch}}"),
-        ["p.yaml:1:13: tasks.a.tool: unknown tool \"serch\"; did you mean \"search\"?"]
-    );
-    assert_eq!(file("p.json", r#"{"tasks": {"a": {"tool": "search", "args": {"query": "q"}}}}"#), Vec::<String>::new());
-    assert!(file("skep.toml", "[run]\nactros = 3\n")[0].starts_with("skep.toml:2:1: run.actros: is not known here"));
-    assert!(file("other.toml", "hubs = 1\n")[0].starts_with("other.toml:1:1: hubs: must be a list, not a number"));
-    for name in ["mcp-config.yaml", "config.yml"] {
-        let problems = file(name, "mcp:\n  timeout: [1]\n");
-        assert!(problems.len() == 1 && problems[0].starts_with(&format!("{name}:2:3: mcp.timeout: ")), "{problems:?}");
-    }
-    assert_eq!(file("plan", "tasks: {a: {tool: search, args: {query: q}}}"), Vec::<String>::new());
-    assert!(file("notes.txt", "hello")[0].contains("is of no kind that can be checked; plans, settings and lists"));
-    let missing = check_file(Path::new("/no/such/plan.yaml"), &catalogue()).problems;
-    assert!(missing[0].to_string().starts_with("/no/such/plan.yaml: cannot be read: "), "{missing:?}");
-}
-
-#[test]
-fn code_is_checked_in_its_language() {
-    for (name, good, bad, at) in [
-        ("a.py", "def f():\n    return 1\n", "x = 1\ndef f(:\n    return 1\n", "a.py:2:"),
-        ("a.js", "const x = () => 1;\n", "const x = 1;\nfunction f( {\n", "a.js:2:"),
-        ("a.rs", "fn main() {}\n", "fn main() {\n    let = 1;\n}\n", "a.rs:2:"),
-        ("a.sh", "if true; then echo 1; fi\n", "echo 1\nif true; then\n", "a.sh:2:"),
-        ("script", "#!/usr/bin/env python3\nprint(1)\n", "#!/usr/bin/env python3\nprint(1\n", "script:2:"),
-    ] {
-        assert_eq!(file(name, good), Vec::<String>::new(), "{name}");
-        let problems = file(name, bad);
-        assert!(!problems.is_empty() && problems.iter().all(|problem| problem.starts_with(at)), "{name}: {problems:?}");
-    }
-    let problems = file("a.sh", "echo 1\nif true; then\n");
-    assert!(problems[0].contains(" warning: "), "what the parser is not sure of stops nobody: {problems:?}");
-    let missing = check_file(Path::new("/no/such/a.py"), &catalogue()).problems;
-    assert!(missing[0].to_string().starts_with("/no/such/a.py: cannot be read: "), "{missing:?}");
 }
 
 proptest::proptest! {
@@ -484,35 +438,11 @@ proptest::proptest! {
         let text = json!({"tasks": {id.clone(): task, "b": other}}).to_string();
         let document = Document::parse("p", Format::Yaml, text.as_bytes());
         if let Ok(document) = document {
-            let plan = Plan::from_document(&document, Some(&catalogue()));
-            proptest::prop_assert_eq!(plan.is_ok(), problems(&document, Some(&catalogue())).is_empty());
+            let plan = Plan::from_document(&document, Some(&tools()));
+            proptest::prop_assert_eq!(plan.is_ok(), problems(&document, Some(&tools())).is_empty());
             if let Ok(plan) = plan {
                 proptest::prop_assert_eq!(Plan::from_json(&plan.to_json()), Ok(plan));
             }
         }
-    }
-}
-
-#[test]
-fn what_a_file_is_is_told_by_its_contents() {
-    let here = tempfile::tempdir().unwrap();
-    for (name, text, kind, faults) in [
-        ("a.json", r#"{ /* mine */ "mcpServers": { "a": { "command": "x" } }, "theme": "dark", }"#, Kind::Servers, 0),
-        ("b.json", r#"{ "servers": { "a": { "command": "x", "args": "y" } } }"#, Kind::Servers, 1),
-        ("c.toml", "model = 'x'\n[mcp_servers.a]\ncommand = 'x'\n", Kind::Servers, 0),
-        ("d.toml", "[mcpServers.a]\ncommand = 'x'\n", Kind::Settings, 0),
-        ("e.toml", "nonsense = 1\n", Kind::Settings, 1),
-        ("f.json", r#"{ "run": { "actors": 0 } }"#, Kind::Settings, 1),
-        ("g.yaml", "mcp: { endpoint: 'http://x' }\n", Kind::OldSettings, 0),
-        ("h.yaml", "tasks: { a: { tool: nonsense } }\n", Kind::Plan, 1),
-        ("i.yaml", "name: n\n", Kind::Plan, 1),
-        ("j", "#!/bin/sh\ntrue\n", Kind::Code(Language::Bash), 0),
-    ] {
-        let path = here.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        let checked = check_file(&path, &catalogue());
-        assert_eq!(checked.kind, Some(kind), "{name}");
-        let errors = checked.problems.iter().filter(|problem| problem.is_error()).count();
-        assert_eq!(errors, faults, "{name}: {:?}", checked.problems);
     }
 }

@@ -212,37 +212,16 @@ fn the_examples_are_understood() {
     }
 }
 
-#[test]
-fn the_help_names_settings_that_there_are() {
-    let section: String =
-        HELP.lines().filter_map(|line| line.strip_prefix("  ")).map(|line| format!("{line}\n")).collect();
-    let path = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
-    std::fs::write(path.path(), &section).unwrap();
-    assert!(section.contains("[model]") && section.contains("provider"), "{section}");
-    assert_eq!(crate::config::check(path.path()), []);
-    let help = &HELP[HELP.find("environment").unwrap()..];
-    let named = help.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).filter(|word| word.starts_with("SKEP_"));
-    let names: Vec<&str> = named.collect();
-    assert_eq!(names.len(), 3);
-    for name in names {
-        assert!(crate::config::VARIABLES.iter().any(|variable| variable.name == name), "{name}");
-    }
-    for provider in ["anthropic", "xai", "ollama", "compatible"] {
-        std::fs::write(path.path(), section.replace("\"openai\"", &format!("{provider:?}"))).unwrap();
-        assert_eq!(crate::config::check(path.path()), [], "{provider}");
-    }
-}
-
 /// The tools as they are, none of which is called.
-fn catalogue() -> crate::catalogue::Catalogue {
+fn tools() -> Vec<crate::tool::Tool> {
     use crate::tools::{Parts, SandboxOnDemand, built_in};
     let sandbox = SandboxOnDemand::new(skep_sandbox::Config::default());
-    crate::catalogue::Catalogue::new(built_in(Parts::new(sandbox)))
+    built_in(Parts::new(sandbox))
 }
 
 #[test]
 fn what_is_planned_fits_the_tools() {
-    let catalogue = catalogue();
+    let tools = tools();
     let more = [
         "count the files in src by extension",
         "search the web for cats, then save them to cats.json",
@@ -253,7 +232,7 @@ fn what_is_planned_fits_the_tools() {
         assert!(plan.tasks.iter().all(|step| !step.description.is_empty()), "{sentence}");
         let text = plan.to_json().to_string();
         let document = crate::document::Document::parse("p", crate::document::Format::Json, text.as_bytes()).unwrap();
-        let problems = crate::plan::check::problems(&document, Some(&catalogue));
+        let problems = crate::plan::check::problems(&document, Some(&tools));
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(lines, Vec::<String>::new(), "{sentence}");
     }

@@ -67,7 +67,7 @@ pub fn init() {
         std::process::exit(match help() {
             Ok(()) => 0,
             Err(error) => {
-                crate::terminal::print_message(format_args!("{error}"));
+                let _ = writeln!(io::stderr(), "{error}"); // whoever started it reads this, and nobody else
                 1
             }
         });

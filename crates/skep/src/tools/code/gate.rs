@@ -6,7 +6,7 @@ use skep_sandbox::{InFile, Run};
 
 use super::{Language, Policy, PolicyFault, SyntaxFault, check};
 use crate::{
-    catalogue::{Fault, ToolError},
+    error::{Fault, ToolError},
     tools::sandboxed::{Job, SandboxOnDemand},
     workspace::Context,
 };

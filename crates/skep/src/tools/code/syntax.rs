@@ -404,7 +404,6 @@ mod tests {
 """doc"""
 import os
 
-
 class A(B):
     # only
     x: int = 1; y = 2

@@ -9,7 +9,8 @@ use tokio::sync::Mutex;
 
 use super::{WRITE_MAX, keep_if_same, text};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::{Context, OUTPUTS, refused},
 };
 

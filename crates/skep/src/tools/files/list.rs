@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::walk::{Entry, Walk};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

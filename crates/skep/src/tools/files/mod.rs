@@ -15,7 +15,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     workspace::{Context, OUTPUTS, Seen, refused},
 };
 

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sha256;
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::{Context, refused},
 };
 

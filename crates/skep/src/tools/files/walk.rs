@@ -6,7 +6,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
 
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     workspace::{Context, Dir, OUTPUTS, refused},
 };
 

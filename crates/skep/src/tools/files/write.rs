@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{WRITE_MAX, keep, keep_instead_of, read::Encoding};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

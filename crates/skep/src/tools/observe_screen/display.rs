@@ -8,7 +8,7 @@ use x11rb::{
 };
 
 use super::Region;
-use crate::catalogue::{Fault, ToolError};
+use crate::error::{Fault, ToolError};
 
 /// Pixels of a picture; enough for a screen of 8K.
 const PIXELS_MAX: usize = 40_000_000;

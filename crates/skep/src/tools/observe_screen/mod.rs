@@ -20,7 +20,8 @@ use self::{
 };
 use super::{SandboxOnDemand, files};
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     workspace::Context,
 };
 

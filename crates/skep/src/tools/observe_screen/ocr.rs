@@ -8,7 +8,8 @@ use skep_sandbox::{InFile, Run};
 
 use super::Layout;
 use crate::{
-    catalogue::{BuiltIn as _, ToolError},
+    error::ToolError,
+    tool::BuiltIn as _,
     tools::sandboxed::{Job, SandboxOnDemand},
     workspace::Context,
 };

@@ -30,7 +30,7 @@ use super::{
     rank,
 };
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     workspace::{Context, Dir, OUTPUTS, refused},
 };
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
-use crate::{catalogue::ToolError, workspace::Context};
+use crate::{error::ToolError, workspace::Context};
 
 /// Time that connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);

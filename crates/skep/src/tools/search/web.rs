@@ -18,7 +18,7 @@ use super::{
     http::{Engine, Http, Key},
 };
 use crate::{
-    catalogue::ToolError,
+    error::ToolError,
     tools::page::{self, Style},
     workspace::Context,
 };
@@ -349,6 +349,7 @@ mod tests {
     use super::*;
     use crate::{
         net::tests::{Server, serve},
+        tool::Tool,
         tools::{
             search::{Search, Settings},
             testing::{Fixture, call, call_within},
@@ -586,23 +587,12 @@ mod tests {
         assert!(error.is_transient() && !error.to_string().contains("bees"), "{error}");
     }
 
-    #[tokio::test]
-    async fn an_identical_question_is_answered_again_but_files_are_always_searched() {
-        let (server, mut asked) = engine(r#"{"results": []}"#).await;
-        let catalogue =
-            crate::catalogue::Catalogue::new([crate::catalogue::Tool::new(tool("searxng", &server.url("")))]);
-        let fixture = Fixture::new();
-        let call = async |arguments: Value| {
-            let call = crate::catalogue::Call { tool: "search".to_owned(), arguments, deadline: None };
-            catalogue.call(call, fixture.context.clone()).await.unwrap().cached
-        };
-        assert!(!call(json!({"query": "bees", "source": "web"})).await);
-        assert!(call(json!({"query": "bees", "source": "web"})).await);
-        assert!(!call(json!({"query": "wasps", "source": "web"})).await);
-        for _ in 0..2 {
-            assert!(!call(json!({"query": "bees"})).await);
-        }
-        assert!(asked.try_recv().is_ok() && asked.try_recv().is_ok() && asked.try_recv().is_err());
+    #[test]
+    fn an_answer_from_the_web_may_be_given_again_but_files_are_always_searched() {
+        let kept = |arguments: Value| (Tool::new(tool("searxng", "http://localhost")).cache_ttl)(&arguments);
+        assert!(kept(json!({"query": "bees", "source": "web"})).is_some());
+        assert_eq!(kept(json!({"query": "bees", "source": "files"})), None);
+        assert_eq!(kept(json!({"query": "bees"})), None);
     }
 
     #[test]

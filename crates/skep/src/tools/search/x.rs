@@ -10,7 +10,7 @@ use super::{
     http::{Engine, Http, Key},
     web::shortened,
 };
-use crate::{catalogue::ToolError, workspace::Context};
+use crate::{error::ToolError, workspace::Context};
 
 /// Posts that one request may ask for.
 const POSTS_MIN: usize = 10;

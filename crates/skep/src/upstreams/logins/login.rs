@@ -36,15 +36,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{
-        config::{Grant, Transport, Upstream, header_map},
-        pool::{has_proxy, http_client},
-    },
+    super::pool::{has_proxy, http_client},
     Account, Logins, key_for, now_ms,
     store::{Kept, Registered, StoreError, Used},
     union,
     web::Guarded,
 };
+use crate::config::servers::{Grant, Transport, Upstream, header_map};
 
 /// How long a user may take to log in.
 pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(600);

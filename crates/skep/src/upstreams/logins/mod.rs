@@ -32,8 +32,10 @@ use self::{
     store::{Contents, Kept, Registered, Store, StoreError, Used, Wanted},
     web::Guarded,
 };
-use super::config::{Grant, IdentityProvider, OAuth, Transport, Upstream};
-use crate::net;
+use crate::{
+    config::servers::{Grant, IdentityProvider, OAuth, Transport, Upstream},
+    net,
+};
 
 /// A token is renewed so long before its end, or when a quarter of its time is left if that is later.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);

@@ -12,6 +12,8 @@
 //! A server that is listed is a command that will be run: such a table counts only in files that the user named, and in
 //! the user's own.
 
+mod program;
+
 use std::{collections::BTreeMap, path::Path, path::PathBuf, time::Duration};
 
 use reqwest::{
@@ -23,12 +25,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_mcp::gateway::is_server_name;
 
-use super::program;
 use crate::{
-    config::Secret,
-    document::{Diagnostic, Document, member},
+    document::{Diagnostic, Document},
     duration::Span,
     schema::Schema,
+    secret::Secret,
+    value::member,
 };
 
 /// Characters of a server's name: it goes before the names of its tools, which have at most 128.
@@ -454,7 +456,7 @@ fn transport(entry: &Entry) -> Result<Transport, (&'static str, String)> {
 }
 
 /// Headers as they are sent.
-pub(super) fn header_map(headers: &BTreeMap<String, Secret>) -> Result<HeaderMap, String> {
+pub(crate) fn header_map(headers: &BTreeMap<String, Secret>) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let known = HeaderName::try_from(name).map_err(|_| format!("{name:?} is not the name of a header"))?;

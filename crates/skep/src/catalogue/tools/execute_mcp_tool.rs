@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::super::upstream::call_tool;
 use crate::{
-    catalogue::{Annotations, BuiltIn, ToolError, call_tool},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     upstreams::Upstreams,
     workspace::Context,
 };

@@ -14,10 +14,7 @@ use rustix::{
 };
 use skep_core::run::RunId;
 
-use crate::{
-    state::{self, Readers},
-    workspace::Dir,
-};
+use crate::workspace::{Dir, Readers, make_private};
 
 /// How often a run's lock is tried, and how long after the last time: whoever looks whether a run is held
 /// ([`Home::is_held`]) has the lock for a moment.
@@ -70,7 +67,7 @@ impl Home {
         let path = self.run(run);
         let io = |source| LockError::Io { path: path.clone(), source };
         for directory in [&self.0, &self.0.join("runs"), &path] {
-            state::make(directory).map_err(io)?;
+            make_private(directory).map_err(io)?;
         }
         let outputs = Dir::of_outputs(&path.join("outputs"), self.1).map_err(io)?;
         let mut lock = File::options();
@@ -132,7 +129,7 @@ impl RunDirectory {
     }
 
     /// Put a file there.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.directory.write(Path::new(name), bytes)
     }
 }

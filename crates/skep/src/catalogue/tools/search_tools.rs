@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use serde_json::Value;
 use skep_mcp::gateway::{LIST_TIME_MAX, prefixed};
 
+use super::super::upstream::{Listed, listed_tools};
 use crate::{
-    catalogue::{Annotations, BuiltIn, Listed, ToolError, listed_tools},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     upstreams::Upstreams,
     workspace::Context,
 };

@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 use skep_mcp::gateway::LIST_TIME_MAX;
 
+use super::super::upstream::{Listed, listed_tools};
 use crate::{
-    catalogue::{Annotations, BuiltIn, Listed, ToolError, listed_tools},
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
     upstreams::Upstreams,
     workspace::Context,
 };

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{Access, access};
 
-use super::config::Command;
+use super::Command;
 
 /// Where programs are if there is no `PATH` (execvp(3)).
 const PATH: &str = "/bin:/usr/bin";
@@ -70,7 +70,7 @@ mod tests {
     use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
-    use crate::config::Secret;
+    use crate::secret::Secret;
 
     fn command(program: &str, path: &str, cwd: Option<&Path>) -> Command {
         let env = BTreeMap::from([("PATH".to_owned(), Secret::new(path))]);
