@@ -9,9 +9,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use crate::{
-    catalogue::Catalogue,
     error::{Fault, ToolError},
-    hub::{self, Answered, HubError, Hubs, PassedOver, Why},
+    hub::catalogue::Catalogue,
+    remote::{self, Answered, HubError, Hubs, PassedOver, Why},
     tool::{Annotations, Answer, Call},
     workspace::Context,
 };
@@ -55,7 +55,7 @@ impl fmt::Display for Place {
         };
         match others.as_slice() {
             [] => f.write_str(place),
-            others => write!(f, "{place}, because {}", hub::list(others)),
+            others => write!(f, "{place}, because {}", remote::list(others)),
         }
     }
 }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     // First of all: this program may have been started as a helper of its own, for sandboxes or templates, or to become
     // an MCP server.
     skep_sandbox::init();
-    skep::upstreams::init();
+    skep::hub::upstreams::init();
     skep::plan::template::renderer::init();
     skep_sandbox::keep_freed_memory_for(FREED_MEMORY_KEPT);
     let cli = skep::cli::Cli::parse();

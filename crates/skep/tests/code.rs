@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep::{
-    catalogue::Catalogue,
     error::ToolError,
+    hub::catalogue::Catalogue,
     tool::Call,
     tools::{Parts, SandboxOnDemand, built_in, code::Policy, sandbox_config},
     workspace::{Context, Dir, Outputs},

@@ -12,8 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 use skep::{
-    catalogue::Catalogue,
     error::ToolError,
+    hub::catalogue::Catalogue,
     tool::Call,
     tools::{Parts, SandboxOnDemand, built_in, sandbox_config},
     workspace::{Context, Dir, Outputs},

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use skep::{
     config::servers::{Command, Filter, Transport, Upstream},
-    upstreams::{Options, State, UpstreamError, Upstreams},
+    hub::upstreams::{Options, State, UpstreamError, Upstreams},
 };
 use skep_mcp::{client::CallError, server::Members};
 

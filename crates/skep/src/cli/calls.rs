@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{FAILED, print, progress::time_of_day, remote, stop_on_signal};
 use crate::{
     config::Settings,
-    hub::ShowError,
+    remote::ShowError,
     terminal::{line, say},
 };
 

@@ -9,7 +9,7 @@ use skep_core::{
 };
 
 use super::{Common, FAILED, find_run, print};
-use crate::{config::Overrides, hive::Hive, terminal::say};
+use crate::{config::Overrides, hub::Hive, terminal::say};
 
 /// How long the process that works on a run may take to end what it runs.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@ use self::file::{Checked, check_file};
 use super::{Common, FAILED, print, say};
 use crate::{
     config::{BadSettings, Overrides, Settings},
-    hive, plan, terminal,
+    hub, plan, terminal,
 };
 
 /// Check plans, configuration and code without running anything: every fault at once, with line and column
@@ -37,8 +37,8 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(common, &arguments)?;
-    let here = hive::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hive::catalogue(&settings, &here, &here);
+    let here = hub::workspace(&settings, &settings.workspace)?;
+    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
     let mut faults = 0;
     let mut kinds = Vec::new();
     for file in &arguments.files {

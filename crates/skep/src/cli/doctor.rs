@@ -16,10 +16,8 @@ use tokio::time::timeout;
 use super::{Common, FAILED, print};
 use crate::{
     config::Overrides,
-    doors,
-    hive::{self, Hive},
-    terminal,
-    upstreams::Upstream,
+    hub::{self, Hive, upstreams::Upstream},
+    server, terminal,
 };
 
 /// Find out what works on this machine, by trying it
@@ -96,8 +94,8 @@ impl Finding {
 
 /// Run a real sandbox and say what it can enforce.
 async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> {
-    let here = hive::workspace(settings, &settings.workspace)?;
-    let (_, sandbox) = hive::catalogue(settings, &here, &here);
+    let here = hub::workspace(settings, &settings.workspace)?;
+    let (_, sandbox) = hub::catalogue(settings, &here, &here);
     let (works, detail, cure) = match sandbox.get().await {
         Err(skep_sandbox::Error::Unavailable { reason, cure }) => {
             let less = "     → or accept less, without namespaces: accept = \"landlock\" under [sandbox]";
@@ -142,7 +140,7 @@ fn display() -> Finding {
 
 /// Whether a hub without a token can tell its own user from others.
 fn callers() -> Finding {
-    let asked = doors::tells_users();
+    let asked = server::tells_users();
     let detail = match &asked {
         Ok(()) => "the kernel tells whose they are (skep serve without a token)".to_owned(),
         Err(error) => format!("the kernel does not tell whose they are (SOCK_DIAG: {error})"),

@@ -9,7 +9,7 @@ use skep_core::{retention::Kept, run::short_names};
 use super::{Common, at_least_one, bytes_for_people, print};
 use crate::{
     config::Overrides,
-    hive::Hive,
+    hub::Hive,
     run::{Archive, bytes_in},
     terminal::line,
     workspace::OUTPUTS,

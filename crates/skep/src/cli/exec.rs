@@ -19,7 +19,7 @@ use crate::{
     config::Overrides,
     document,
     duration::Span,
-    hive, net,
+    hub, net,
     size::Size,
     terminal::{Screen, line},
     tools::sandbox_config,
@@ -128,7 +128,7 @@ pub(super) async fn exec(common: Common, arguments: Arguments) -> anyhow::Result
     let mut request = request(&arguments)?;
     let mut config = skep_sandbox::Config::default();
     if let Some(path) = &arguments.workspace {
-        let workspace = hive::workspace(&settings, path)?;
+        let workspace = hub::workspace(&settings, path)?;
         config = sandbox_config(&workspace, &workspace);
         config.binds.retain(|bind| bind.target == Path::new(WORKSPACE_INSIDE));
     }

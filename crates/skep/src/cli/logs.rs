@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    hive::Hive,
+    hub::Hive,
     run::{Archive, step_of},
     running::RunningHub,
 };

@@ -7,8 +7,8 @@ use clap::Args;
 use super::{Common, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::Overrides,
-    doors::{Options, Parts, mcp},
-    hive,
+    hub,
+    server::{Options, Parts, mcp},
 };
 
 /// Serve the tools to one MCP client on standard input and output
@@ -33,10 +33,10 @@ pub(super) struct Arguments {
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { workspace, mcp_config, no_prefix } = arguments;
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
-    let workspace = hive::workspace(&settings, &settings.workspace)?;
-    let outputs = hive::outputs(&settings)?;
+    let workspace = hub::workspace(&settings, &settings.workspace)?;
+    let outputs = hub::outputs(&settings)?;
     let searches_tools = settings.tools.search;
-    let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
+    let (catalogue, _) = hub::catalogue(&settings, &workspace, &outputs);
     tell_unusable(&settings.upstreams);
     // It lives as long as its one client, so there is nobody who could ask for a task later.
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store: None, probes: Vec::new() };

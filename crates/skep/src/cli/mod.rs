@@ -35,7 +35,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
     document::Diagnostic,
-    hive::Hive,
+    hub::Hive,
     plan::Plan,
     run::Archive,
     schema::{shorten, suggest},

@@ -10,7 +10,12 @@ use super::{
     Common, FAILED, print,
     tools::{Wait, tell_missing},
 };
-use crate::{catalogue::Catalogue, config::Overrides, error::ToolError, hive, terminal};
+use crate::{
+    config::Overrides,
+    error::ToolError,
+    hub::{self, catalogue::Catalogue},
+    terminal,
+};
 
 /// Print the section of a system prompt that tells a model which tools there are and how to ask for one
 ///
@@ -47,8 +52,8 @@ The arguments are one JSON object that fits the tool's JSON Schema. Use one tool
 pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { servers, mcp_config, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let here = hive::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hive::catalogue(&settings, &here, &here);
+    let here = hub::workspace(&settings, &settings.workspace)?;
+    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
     for server in servers.iter().filter(|server| *server != OWN) {
         catalogue.upstreams().server(server)?; // it exists
     }

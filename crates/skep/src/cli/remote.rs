@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{Overrides, Settings, read_token},
     executor,
-    hub::Hubs,
+    remote::Hubs,
     running::RunningHub,
     terminal::{line, say},
     tool::{Annotations, Call},

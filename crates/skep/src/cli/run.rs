@@ -21,10 +21,9 @@ use super::{
     say, stop_on_signal, stored_plan,
 };
 use crate::{
-    catalogue::Catalogue,
     config::Overrides,
     document::Diagnostic,
-    hive::{self, Hive},
+    hub::{self, Hive, catalogue::Catalogue},
     plan::{self, Plan, Step},
     run::{self, Archive, Ended, Report, Swarm, step_of, task_id},
     state::RunDirectory,
@@ -152,7 +151,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let Arguments { what, inputs, workspace, mcp_config, hubs, actors, observers, dry_run, output } = arguments;
     let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
     let settings = common.settings(overrides)?;
-    let workspace = hive::workspace(&settings, &settings.workspace)?;
+    let workspace = hub::workspace(&settings, &settings.workspace)?;
     let hive = Hive::open(settings).await?;
     let mut plan = understand(&what, &hive, &workspace, output.quiet).await?;
     for input in &inputs {
@@ -203,7 +202,7 @@ pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::
 
 /// The plan that is meant by the words on the command line.
 async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
-    let (catalogue, _) = hive::catalogue(&hive.settings, workspace, workspace);
+    let (catalogue, _) = hub::catalogue(&hive.settings, workspace, workspace);
     match what {
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
             let loaded = plan::load_for(path.as_ref(), &catalogue);
@@ -229,7 +228,7 @@ async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> any
         Ok(plan) => return Ok(plan),
         Err(error) => error,
     };
-    let model = hive::model(&hive.settings);
+    let model = hub::model(&hive.settings);
     let Ok(name) = model.name() else { return Err(not_understood.into()) };
     say!("asking {name} for a plan");
     let mut signals = JoinSet::new();
@@ -264,7 +263,7 @@ impl Work {
     async fn take_up(hive: Hive, run: &Run) -> anyhow::Result<Work> {
         let directory = hive.home.hold(&run.id)?;
         let plan = stored_plan(run)?;
-        let workspace = hive::workspace(&hive.settings, run.directory.as_ref())?;
+        let workspace = hub::workspace(&hive.settings, run.directory.as_ref())?;
         let swarm = Swarm::of(&hive, &workspace, directory.outputs())?;
         let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again

@@ -16,7 +16,7 @@ use super::{Common, FAILED, at_least_one, bytes_for_people, find_runs, print, ti
 use crate::{
     config::Overrides,
     duration::Span,
-    hive::Hive,
+    hub::Hive,
     run::{Archive, now, rfc3339},
     terminal::{line, say},
 };

@@ -17,11 +17,11 @@ use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
     document::Diagnostic,
-    doors::{Controls, Doors, Options, Parts, Probe, Tls, Token},
-    hive::{self, Hive},
+    hub::{self, Hive},
     run,
     running::{Claim, RunningHub},
     secret::Secret,
+    server::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     state,
     workspace::{Dir, is_home},
 };
@@ -92,14 +92,14 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let again = common.again(&overrides);
     let settings = common.settings(overrides)?;
     let watched = Watched::new(&settings);
-    let workspace = hive::workspace(&settings, &settings.workspace)?;
-    state::prepare(&settings.home, hive::readers(&settings))?;
+    let workspace = hub::workspace(&settings, &settings.workspace)?;
+    state::prepare(&settings.home, hub::readers(&settings))?;
     let mut claim = claim(&settings.home);
-    let outputs = hive::outputs(&settings)?;
+    let outputs = hub::outputs(&settings)?;
     let options = Options { unix_if_free: own_socket(&settings, claim.is_some()), ..options(&settings)? };
     let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
-    let (catalogue, sandbox) = hive::catalogue(&settings, &workspace, &outputs);
+    let (catalogue, sandbox) = hub::catalogue(&settings, &workspace, &outputs);
     let mut described = describe(&settings, &workspace);
     tell_unusable(&settings.upstreams);
     let hive = Hive::open(settings).await?;

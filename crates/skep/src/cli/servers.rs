@@ -12,14 +12,16 @@ use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal, too
 use crate::{
     config::{Overrides, Settings},
     duration::Span,
-    hive,
+    hub::{
+        self,
+        upstreams::{
+            State, Status, Upstream, UpstreamError, Upstreams,
+            logins::{LOGIN_TIME_MAX, Logins, Revoked},
+        },
+    },
     schema::suggest,
     state,
     terminal::{line, short_line},
-    upstreams::{
-        State, Status, Upstream, UpstreamError, Upstreams,
-        logins::{LOGIN_TIME_MAX, Logins, Revoked},
-    },
 };
 
 /// Start each configured MCP server, and tell how it does: whether it answers, what it speaks, how many tools it has
@@ -248,7 +250,7 @@ pub(super) fn tell_unusable(servers: &[Upstream]) {
 
 /// The logins in the state directory, which is closed to others before a token is put there.
 fn logins(settings: &Settings) -> anyhow::Result<Logins> {
-    state::prepare(&settings.home, hive::readers(settings))?;
+    state::prepare(&settings.home, hub::readers(settings))?;
     Ok(Logins::new(&settings.home, settings.web.clone()))
 }
 

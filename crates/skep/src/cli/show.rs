@@ -10,7 +10,7 @@ use skep_core::run::Run;
 use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
     config::Overrides,
-    hive::Hive,
+    hub::Hive,
     run::{Archive, Report, TaskReport},
     terminal::{Screen, ignore_gone},
     workspace::OUTPUTS,

@@ -9,8 +9,8 @@ use skep_core::run::{State, Summary};
 use super::{Common, FAILED, print, remote};
 use crate::{
     config::{Overrides, Settings},
-    hive::Hive,
-    hub::{Hubs, ShowError},
+    hub::Hive,
+    remote::{Hubs, ShowError},
     run::{Archive, rfc3339},
     running::RunningHub,
     terminal::line,

@@ -14,12 +14,14 @@ use skep_mcp::gateway::LIST_TIME_MAX;
 
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
-    catalogue::{Catalogue, Listed},
     config::{Overrides, is_call_time},
     document,
     duration::Span,
     error::ToolError,
-    hive,
+    hub::{
+        self,
+        catalogue::{Catalogue, Listed},
+    },
     terminal::{Screen, ignore_gone, line, short_line},
     tool::{Answer, Call},
     use_mcp_tool::{self, Part, Use},
@@ -113,8 +115,8 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     }
     let Arguments { tool, schema, json, mcp_config, hub: _, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
-    let here = hive::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hive::catalogue(&settings, &here, &here);
+    let here = hub::workspace(&settings, &settings.workspace)?;
+    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
     let listed = match &tool {
         Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), true)),
         None => {
@@ -168,9 +170,9 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     }
     let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
-    let workspace = hive::workspace(&settings, &settings.workspace)?;
-    let outputs = hive::outputs(&settings)?;
-    let (catalogue, _) = hive::catalogue(&settings, &workspace, &outputs);
+    let workspace = hub::workspace(&settings, &settings.workspace)?;
+    let outputs = hub::outputs(&settings)?;
+    let (catalogue, _) = hub::catalogue(&settings, &workspace, &outputs);
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);

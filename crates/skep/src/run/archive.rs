@@ -18,7 +18,7 @@ use skep_core::{
 
 use super::now;
 use crate::{
-    hive::Hive,
+    hub::Hive,
     state::{Home, LockError},
 };
 

@@ -45,9 +45,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Agents,
     executor::Executor,
-    hive::{self, Hive},
-    hub::Hubs,
+    hub::{self, Hive},
     plan::{Plan, Role, Step},
+    remote::Hubs,
     state::RunDirectory,
     workspace::Dir,
 };
@@ -104,7 +104,7 @@ impl Swarm {
     /// A swarm that calls its tools in `workspace`, or on the configured hubs.
     pub fn of(hive: &Hive, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
         let settings = &hive.settings;
-        let (catalogue, _) = hive::catalogue(settings, workspace, outputs);
+        let (catalogue, _) = hub::catalogue(settings, workspace, outputs);
         let executor = match settings.hubs.as_slice() {
             [] => Executor::Local(Arc::new(catalogue)),
             urls => {

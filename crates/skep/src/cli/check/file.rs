@@ -5,9 +5,9 @@ use std::{fmt, path::Path};
 use serde_json::Value;
 
 use crate::{
-    catalogue::Catalogue,
     config::{self, servers},
     document::{self, Diagnostic, Document, Format, Position},
+    hub::catalogue::Catalogue,
     plan,
     tools::code::{self, Language, SyntaxFault},
 };

@@ -14,7 +14,6 @@
 //! drain time; then MCP tasks are let go of, for the next start or another hub, and the rest is cancelled, which kills
 //! its sandboxes; then the connections are closed.
 
-pub mod admission;
 mod behind;
 pub mod body;
 mod call_log;
@@ -32,7 +31,6 @@ mod peer;
 mod plain;
 mod problem;
 mod servers;
-mod shares;
 mod tasks;
 mod tcp;
 mod tls;
@@ -84,7 +82,10 @@ use self::{
     http::Hub,
     in_place::in_place,
 };
-use crate::{catalogue::Catalogue, upstreams::Upstream, workspace::Dir};
+use crate::{
+    hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream},
+    workspace::Dir,
+};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
 const REQUESTS_PER_SECOND_MAX: u32 = 100;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::servers,
-    upstreams::{State as ServerState, Status, Upstream, UpstreamError},
+    hub::upstreams::{State as ServerState, Status, Upstream, UpstreamError},
 };
 
 pub(super) fn router() -> Router<Arc<Hub>> {

@@ -12,10 +12,12 @@ use skep_mcp::server::local;
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::shares::NAMED_PRINCIPALS_MAX;
+
 /// A shorter token could be guessed.
 pub const TOKEN_BYTES_MIN: usize = 16;
 /// Tokens beside the operator's. Their names are labels of a metric, and each is compared with what a caller sends.
-pub const NAMED_TOKENS_MAX: usize = 256;
+pub const NAMED_TOKENS_MAX: usize = NAMED_PRINCIPALS_MAX;
 /// Characters of the name of a token.
 const NAME_CHARS_MAX: usize = 64;
 

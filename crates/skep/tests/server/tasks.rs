@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use skep::doors::Options;
+use skep::server::Options;
 use skep_core::{
     Namespace,
     app::App,

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Load;
+use crate::hub::admission::Load;
 
 /// Upper bounds of the histograms' buckets, in seconds: from a cached answer to the longest deadline.
 const BUCKETS_S: [f64; 18] =

@@ -73,7 +73,7 @@ pub enum Refused {
 
 impl Refused {
     /// Stable word for programs.
-    pub(super) fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Refused::Busy | Refused::OverShare(..) => "busy",
             Refused::Draining => "draining",

@@ -16,10 +16,10 @@ pub(crate) use upstream::Said;
 
 use crate::{
     error::ToolError,
+    hub::upstreams::Upstreams,
     plan,
     schema::{nearest_name, shorten},
     tool::Tool,
-    upstreams::Upstreams,
 };
 
 /// Characters of an unknown tool's name that are repeated to the caller.

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
 use skep::{
-    catalogue::Catalogue,
-    doors::{Doors, Options, Parts, Probe, Stopped},
     error::ToolError,
+    hub::catalogue::Catalogue,
+    server::{Doors, Options, Parts, Probe, Stopped},
     tool::{Annotations, BuiltIn, Tool},
     workspace::{Context, Dir},
 };

@@ -9,13 +9,15 @@ use skep_mcp::framing::Memories;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{Admission, Refused},
     call_log::{self, CallLog},
     outputs,
 };
 use crate::{
-    catalogue::{Catalogue, Said},
     error::ToolError,
+    hub::{
+        admission::{Admission, Refused},
+        catalogue::{Catalogue, Said},
+    },
     room::{Room, Turn},
     tool::Call,
     workspace::{Context, Dir, Outputs},

@@ -18,10 +18,10 @@ use skep_mcp::{
 use super::{Catalogue, PassedOn};
 use crate::{
     error::ToolError,
+    hub::upstreams::{Options, UpstreamError, Upstreams},
     room::{self, Room},
     schema::{shorten, suggest},
     tool::{Answer, Call, DEADLINE_MAX, Tool},
-    upstreams::{Options, UpstreamError, Upstreams},
     workspace::Context,
 };
 

@@ -14,11 +14,11 @@ pub use skep_mcp::framing::SMALL_BYTES;
 use skep_mcp::framing::{Held, Memory, Pool};
 use tokio::time::timeout;
 
-use super::{
-    problem::Problem,
-    shares::{Shares, part},
+use super::problem::Problem;
+use crate::{
+    hub::shares::{Shares, part},
+    room::values,
 };
-use crate::room::values;
 
 /// Values (numbers, strings, lists, …) in the arguments of one call. Each takes some 70 bytes of memory and as few as
 /// two of the body, so the size of the body alone does not bound the memory.

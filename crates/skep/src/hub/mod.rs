@@ -1,5 +1,10 @@
 //! Where everything meets: from the settings to a store and a catalogue.
 
+pub mod admission;
+pub mod catalogue;
+pub(crate) mod shares;
+pub mod upstreams;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,14 +20,16 @@ use skep_core::{
 };
 
 use crate::{
-    catalogue::{Catalogue, tools::for_servers},
     config::Settings,
+    hub::{
+        catalogue::{Catalogue, tools::for_servers},
+        upstreams::{Upstreams, logins::Logins},
+    },
     model::Model,
     net,
     state::{self, Home},
     tool::Tool,
     tools::{self, Parts, SandboxOnDemand},
-    upstreams::{Upstreams, logins::Logins},
     workspace::{Dir, OUTPUTS, Readers, Secrets},
 };
 

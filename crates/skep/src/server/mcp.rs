@@ -36,19 +36,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, Parts,
-    admission::Refused,
     behind::Behind,
     body,
     calls::{By, Called, Calls},
     http::Hub,
-    shares::part,
     tasks::Kept,
 };
 use crate::{
-    catalogue::Said,
     error::ToolError,
+    hub::{
+        admission::{Admission, Refused},
+        catalogue::Said,
+        shares::part,
+        upstreams::Upstream,
+    },
     tool::{Answer, Tool},
-    upstreams::Upstream,
 };
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
@@ -184,7 +186,7 @@ pub async fn serve_lines(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let Parts { catalogue, workspace, outputs, store, .. } = parts;
-    let admission = super::admission::Admission::new(options.calls.clone(), options.principal_share);
+    let admission = Admission::new(options.calls.clone(), options.principal_share);
     let (incoming, outgoing) = options.bodies.halves(options.principal_share);
     let answers = Memories::new(move |principal| outgoing.of(principal));
     catalogue.upstreams().count_answers(&answers);

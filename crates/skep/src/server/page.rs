@@ -20,7 +20,7 @@ use super::{
     http::Hub,
     problem::{Told, json_response},
 };
-use crate::upstreams::State as ServerState;
+use crate::hub::upstreams::State as ServerState;
 
 const STYLE: &str = "\
 body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::super::upstream::call_tool;
 use crate::{
     error::ToolError,
+    hub::upstreams::Upstreams,
     tool::{Annotations, BuiltIn},
-    upstreams::Upstreams,
     workspace::Context,
 };
 

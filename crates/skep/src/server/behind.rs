@@ -18,11 +18,13 @@ use skep_mcp::{
 use tokio::sync::broadcast;
 
 use super::{
-    admission::Refused,
     calls::Calls,
     mcp::{caller_of, refused},
 };
-use crate::upstreams::{Called, Options, Server, UpstreamError};
+use crate::hub::{
+    admission::Refused,
+    upstreams::{Called, Options, Server, UpstreamError},
+};
 
 /// One of them.
 pub(super) struct Behind {

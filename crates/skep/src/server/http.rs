@@ -49,8 +49,8 @@ use super::{
     servers,
 };
 use crate::{
-    catalogue::{Listed, Said},
     error::ToolError,
+    hub::catalogue::{Listed, Said},
     room::{self, Room},
 };
 

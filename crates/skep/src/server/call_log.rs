@@ -28,12 +28,17 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::Refused,
     calls::Calls,
     http::{Caller, Hub},
     problem::{Problem, json_response},
 };
-use crate::{catalogue::Said, error::ToolError, run::rfc3339, schema::shorten, tool::Answer};
+use crate::{
+    error::ToolError,
+    hub::{admission::Refused, catalogue::Said},
+    run::rfc3339,
+    schema::shorten,
+    tool::Answer,
+};
 
 /// Calls that are kept; of more, the oldest are forgotten.
 const CALLS_MAX: usize = 1000;

@@ -11,18 +11,18 @@ use std::{
 use skep_mcp::server::LOCAL;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::tokens::NAMED_TOKENS_MAX;
-
+/// Principals with a name.
+pub(crate) const NAMED_PRINCIPALS_MAX: usize = 256;
 /// The part of each limit that a principal with a name may take alone, unless the operator says otherwise.
-pub(super) const SHARE: f64 = 0.25;
+pub(crate) const SHARE: f64 = 0.25;
 
 /// This part of a limit; at least one.
-pub(super) fn part(whole: usize, share: f64) -> usize {
+pub(crate) fn part(whole: usize, share: f64) -> usize {
     ((whole as f64 * share) as usize).clamp(1, whole.max(1))
 }
 
 /// One share for each principal.
-pub(super) struct Shares {
+pub(crate) struct Shares {
     permits: usize,
     /// Of principals that came by; those that have nothing are forgotten when there are many.
     of: RwLock<HashMap<Arc<str>, Arc<Semaphore>>>,
@@ -30,12 +30,12 @@ pub(super) struct Shares {
 
 impl Shares {
     /// Shares of so many permits.
-    pub(super) fn new(permits: usize) -> Shares {
+    pub(crate) fn new(permits: usize) -> Shares {
         Shares { permits: permits.min(Semaphore::MAX_PERMITS), of: RwLock::default() }
     }
 
     /// Permits of each.
-    pub(super) fn permits(&self) -> usize {
+    pub(crate) fn permits(&self) -> usize {
         self.permits
     }
 
@@ -44,12 +44,12 @@ impl Shares {
     /// # Errors
     ///
     /// It has them all: so many.
-    pub(super) fn take(&self, principal: &str) -> Result<Option<OwnedSemaphorePermit>, usize> {
+    pub(crate) fn take(&self, principal: &str) -> Result<Option<OwnedSemaphorePermit>, usize> {
         self.of(principal).map(Semaphore::try_acquire_owned).transpose().map_err(|_| self.permits)
     }
 
     /// What this principal may have, if it is less than the whole.
-    pub(super) fn of(&self, principal: &str) -> Option<Arc<Semaphore>> {
+    pub(crate) fn of(&self, principal: &str) -> Option<Arc<Semaphore>> {
         if principal == LOCAL {
             return None;
         }
@@ -57,7 +57,7 @@ impl Shares {
             return Some(Arc::clone(share));
         }
         let mut of = self.of.write().unwrap_or_else(PoisonError::into_inner);
-        if of.len() >= NAMED_TOKENS_MAX {
+        if of.len() >= NAMED_PRINCIPALS_MAX {
             of.retain(|_, share| Arc::strong_count(share) > 1 || share.available_permits() < self.permits);
         }
         let share = of.entry(principal.into()).or_insert_with(|| Arc::new(Semaphore::new(self.permits)));
@@ -83,8 +83,8 @@ mod tests {
     fn principals_that_have_nothing_are_forgotten_and_the_others_are_not() {
         let shares = Shares::new(2);
         let held = shares.of("ann").unwrap().try_acquire_owned().unwrap();
-        (0..4 * NAMED_TOKENS_MAX).for_each(|n| drop(shares.of(&n.to_string())));
-        assert!(shares.of.read().unwrap().len() <= NAMED_TOKENS_MAX);
+        (0..4 * NAMED_PRINCIPALS_MAX).for_each(|n| drop(shares.of(&n.to_string())));
+        assert!(shares.of.read().unwrap().len() <= NAMED_PRINCIPALS_MAX);
         assert_eq!(shares.of("ann").unwrap().available_permits(), 1);
         drop(held);
     }

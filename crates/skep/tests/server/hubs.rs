@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use insta::assert_snapshot;
 use serde_json::{Map, Value, json};
 use skep::{
-    catalogue::Catalogue,
-    doors::{Options, Token, admission},
     executor::{Executor, Place},
-    hub::{HubError, Hubs, PassedOver, Why},
+    hub::{admission, catalogue::Catalogue},
+    remote::{HubError, Hubs, PassedOver, Why},
+    server::{Options, Token},
     tool::{Annotations, Call, Tool},
     workspace::{Context, Dir, Outputs},
 };

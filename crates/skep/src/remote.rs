@@ -6,7 +6,7 @@
 //! nothing by being called twice is called again. Where none answers, the caller is told and decides
 //! ([`crate::executor`] runs the tool here).
 
-mod remote;
+mod show;
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
-pub use self::remote::ShowError;
+pub use self::show::ShowError;
 use crate::tool::{Annotations, Call};
 
 /// Hubs that one client may be given.

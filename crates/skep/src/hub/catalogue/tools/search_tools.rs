@@ -9,8 +9,8 @@ use skep_mcp::gateway::{LIST_TIME_MAX, prefixed};
 use super::super::upstream::{Listed, listed_tools};
 use crate::{
     error::ToolError,
+    hub::upstreams::Upstreams,
     tool::{Annotations, BuiltIn},
-    upstreams::Upstreams,
     workspace::Context,
 };
 

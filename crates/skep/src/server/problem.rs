@@ -6,7 +6,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::admission::Refused;
+use crate::hub::admission::Refused;
 
 /// Seconds after which a refused caller is told to try again.
 const RETRY_AFTER_S: u16 = 1;

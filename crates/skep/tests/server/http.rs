@@ -11,8 +11,8 @@ use std::{
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use skep::{
-    catalogue::Catalogue,
-    doors::{Doors, Options, Parts, Probe, Stopped, Token, admission, body},
+    hub::{admission, catalogue::Catalogue},
+    server::{Doors, Options, Parts, Probe, Stopped, Token, body},
     workspace::Dir,
 };
 
