@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{Common, FAILED, print};
 use crate::{
     config::Overrides,
-    hub::{self, Hive, upstreams::Upstream},
+    hub::{self, Hub, upstreams::Upstream},
     server, terminal,
 };
 
@@ -167,7 +167,7 @@ async fn database(settings: crate::config::Settings) -> Finding {
         Some(_) => "the configured database".to_owned(), // its address may hold a password
         None => format!("SQLite in {}", settings.home.display()),
     };
-    let audited = async { anyhow::Ok(Hive::open(settings).await?.app.db.audit().await?) };
+    let audited = async { anyhow::Ok(Hub::open(settings).await?.app.db.audit().await?) };
     let audited = timeout(AUDIT_TIME_MAX, audited).await;
     let (works, detail, cure) = match audited {
         Ok(Ok(audit)) if audit.findings.is_empty() => {

@@ -9,7 +9,7 @@ use skep_core::{retention::Kept, run::short_names};
 use super::{Common, at_least_one, bytes_for_people, print};
 use crate::{
     config::Overrides,
-    hub::Hive,
+    hub::Hub,
     run::{Archive, bytes_in},
     terminal::line,
     workspace::OUTPUTS,
@@ -27,11 +27,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hive = Hive::open(common.settings(Overrides::default())?).await?;
-    let home = hive.home.path();
-    let (database, total) = (hive.app.db.size().await?, bytes_in(home));
+    let hub = Hub::open(common.settings(Overrides::default())?).await?;
+    let home = hub.home.path();
+    let (database, total) = (hub.app.db.size().await?, bytes_in(home));
     let (outputs, runs) = (bytes_in(&home.join(OUTPUTS)), bytes_in(&home.join("runs")));
-    let mut kept = Archive::of(&hive).measured().await?;
+    let mut kept = Archive::of(&hub).measured().await?;
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.bytes));
     if arguments.json {
         let run = |kept: &Kept| json!({ "run": kept.run.id.0, "name": kept.run.name, "bytes": kept.bytes });

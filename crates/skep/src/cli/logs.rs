@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    hub::Hive,
+    hub::Hub,
     run::{Archive, step_of},
     running::RunningHub,
 };
@@ -59,22 +59,22 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         let Arguments { hub, follow, json, .. } = arguments;
         return calls::show(&settings, &calls::Wanted { hub, follow, json }).await;
     }
-    let hive = Hive::open(settings).await?;
-    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    let hub = Hub::open(settings).await?;
+    let run = find_run(&hub, arguments.run.as_deref()).await?;
     if let Some(name) = &arguments.task {
-        let tasks = hive.app.db.tasks_of(hive.namespace(), &run.id).await?;
+        let tasks = hub.app.db.tasks_of(hub.namespace(), &run.id).await?;
         let names: Vec<String> = tasks.iter().map(|task| step_of(&task.id).to_owned()).collect();
         if !names.contains(name) {
             return Err(no_such_task(&run.id, name, names.iter()));
         }
     }
-    let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
+    let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);
     let wanted = |event: &Event| match &arguments.task {
         Some(task) => event.task.as_ref().is_some_and(|id| step_of(id) == task),
         None => true,
     };
     let line = |event: &Event| if arguments.json { to_json(event) } else { to_text(event) };
-    if arguments.follow && Archive::of(&hive).state_of(&run.id, run.state).await? == State::Running {
+    if arguments.follow && Archive::of(&hub).state_of(&run.id, run.state).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
@@ -85,7 +85,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         tokio::select! {
             shown = shown => return shown.map(|()| ExitCode::SUCCESS).map_err(Into::into),
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
-            cut_off = until_cut_off(&hive, &run) => cut_off?,
+            cut_off = until_cut_off(&hub, &run) => cut_off?,
         }
         say!("run {} was interrupted; continue with `skep resume {0}`", run.id.0);
     }
@@ -99,8 +99,8 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
 }
 
 /// Returns when nobody works on the run any more although it has not ended.
-async fn until_cut_off(hive: &Hive, run: &Run) -> anyhow::Result<()> {
-    while Archive::of(hive).state_of(&run.id, run.state).await? != State::Interrupted {
+async fn until_cut_off(hub: &Hub, run: &Run) -> anyhow::Result<()> {
+    while Archive::of(hub).state_of(&run.id, run.state).await? != State::Interrupted {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())

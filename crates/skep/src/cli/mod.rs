@@ -35,7 +35,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
     document::Diagnostic,
-    hub::Hive,
+    hub::Hub,
     plan::Plan,
     run::Archive,
     schema::{shorten, suggest},
@@ -71,7 +71,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_usage { USAGE } else { FAILED })
 }
 
-/// A hive for AI agents: shared tools, sandboxes, state and tasks behind one binary.
+/// A hub for AI agents: shared tools, sandboxes, state and tasks behind one binary.
 #[derive(Debug, Parser)]
 #[command(name = "skep", version, long_version = VERSION, propagate_version = true, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -217,16 +217,16 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
 const NEWEST: &str = "newest";
 
 /// The run that a person means: its name, the unambiguous end of it, or none or `newest` for the newest.
-async fn find_run(hive: &Hive, named: Option<&str>) -> anyhow::Result<Run> {
+async fn find_run(hub: &Hub, named: Option<&str>) -> anyhow::Result<Run> {
     let named = [named.unwrap_or(NEWEST).to_owned()];
-    let id = find_runs(hive, &named).await?.remove(0);
-    let run = hive.app.db.run(hive.namespace(), &id).await?;
+    let id = find_runs(hub, &named).await?.remove(0);
+    let run = hub.app.db.run(hub.namespace(), &id).await?;
     run.with_context(|| format!("run {} is gone", id.0))
 }
 
 /// The same for several, in this order.
-async fn find_runs(hive: &Hive, named: &[String]) -> anyhow::Result<Vec<RunId>> {
-    let runs = Archive::of(hive).all().await?;
+async fn find_runs(hub: &Hub, named: &[String]) -> anyhow::Result<Vec<RunId>> {
+    let runs = Archive::of(hub).all().await?;
     named.iter().map(|named| meant(&runs, named)).collect()
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::Overrides,
     document::Diagnostic,
-    hub::{self, Hive, catalogue::Catalogue},
+    hub::{self, Hub, catalogue::Catalogue},
     plan::{self, Plan, Step},
     run::{self, Archive, Ended, Report, Swarm, step_of, task_id},
     state::RunDirectory,
@@ -152,8 +152,8 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
     let settings = common.settings(overrides)?;
     let workspace = hub::workspace(&settings, &settings.workspace)?;
-    let hive = Hive::open(settings).await?;
-    let mut plan = understand(&what, &hive, &workspace, output.quiet).await?;
+    let hub = Hub::open(settings).await?;
+    let mut plan = understand(&what, &hub, &workspace, output.quiet).await?;
     for input in &inputs {
         plan.set(input).map_err(|why| Usage::of(format!("--set: {why}")))?;
     }
@@ -162,47 +162,47 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
         return Ok(ExitCode::SUCCESS);
     }
     let id = new_run_id();
-    let directory = hive.home.hold(&id)?;
-    let swarm = Swarm::of(&hive, &workspace, directory.outputs())?;
+    let directory = hub.home.hold(&id)?;
+    let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
     swarm.submit(&id, &plan, &workspace).await?;
-    let follow = Follow::new(&hive.app, hive.namespace(), &id);
-    Work { hive, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
+    let follow = Follow::new(&hub.app, hub.namespace(), &id);
+    Work { hub, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
 }
 
 pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
-    let hive = Hive::open(common.settings(overrides)?).await?;
-    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    let hub = Hub::open(common.settings(overrides)?).await?;
+    let run = find_run(&hub, arguments.run.as_deref()).await?;
     if !matches!(run.state, State::Running | State::Interrupted) {
         anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());
     }
-    let work = Work::take_up(hive, &run).await?;
-    work.hive.app.resume_run(&work.hive.permit, &run.id).await?;
+    let work = Work::take_up(hub, &run).await?;
+    work.hub.app.resume_run(&work.hub.permit, &run.id).await?;
     work.go_on(&arguments.output).await
 }
 
 pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
-    let hive = Hive::open(common.settings(overrides)?).await?;
-    let run = find_run(&hive, Some(&arguments.run)).await?;
+    let hub = Hub::open(common.settings(overrides)?).await?;
+    let run = find_run(&hub, Some(&arguments.run)).await?;
     if !run.state.is_over() {
         let id = &run.id.0;
         anyhow::bail!("run {id} is not over; `skep resume {id}` continues one that was interrupted");
     }
-    let work = Work::take_up(hive, &run).await?;
+    let work = Work::take_up(hub, &run).await?;
     if let Some(name) = &arguments.task
         && work.plan.step(name).is_none()
     {
         return Err(no_such_task(&run.id, name, work.plan.tasks.iter().map(|step| &step.id)));
     }
     let only = arguments.task.map(|name| task_id(&run.id, &name));
-    work.hive.app.retry_run(&work.hive.permit, &run.id, only.as_ref()).await?;
+    work.hub.app.retry_run(&work.hub.permit, &run.id, only.as_ref()).await?;
     work.go_on(&arguments.output).await
 }
 
 /// The plan that is meant by the words on the command line.
-async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
-    let (catalogue, _) = hub::catalogue(&hive.settings, workspace, workspace);
+async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
+    let (catalogue, _) = hub::catalogue(&hub.settings, workspace, workspace);
     match what {
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
             let loaded = plan::load_for(path.as_ref(), &catalogue);
@@ -213,7 +213,7 @@ async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: boo
             Ok(plan)
         }
         words => {
-            let plan = for_sentence(&words.join(" "), hive, &catalogue).await?;
+            let plan = for_sentence(&words.join(" "), hub, &catalogue).await?;
             if !is_quiet {
                 plan.tasks.iter().for_each(|step| say!("  {}: {}", step.id, meaning(step)));
             }
@@ -223,12 +223,12 @@ async fn understand(what: &[String], hive: &Hive, workspace: &Dir, is_quiet: boo
 }
 
 /// The rules first: they cost nothing and say the same every time. What they do not understand a model may.
-async fn for_sentence(sentence: &str, hive: &Hive, catalogue: &Catalogue) -> anyhow::Result<Plan> {
+async fn for_sentence(sentence: &str, hub: &Hub, catalogue: &Catalogue) -> anyhow::Result<Plan> {
     let not_understood = match plan::rules::plan(sentence) {
         Ok(plan) => return Ok(plan),
         Err(error) => error,
     };
-    let model = hub::model(&hive.settings);
+    let model = hub::model(&hub.settings);
     let Ok(name) = model.name() else { return Err(not_understood.into()) };
     say!("asking {name} for a plan");
     let mut signals = JoinSet::new();
@@ -249,7 +249,7 @@ fn list(faults: &[Diagnostic]) -> String {
 
 /// A run that is in the store, and all that it takes to work on it.
 struct Work {
-    hive: Hive,
+    hub: Hub,
     swarm: Swarm,
     id: RunId,
     plan: Plan,
@@ -260,19 +260,19 @@ struct Work {
 
 impl Work {
     /// A run of which something has been done already. Its state is not changed yet.
-    async fn take_up(hive: Hive, run: &Run) -> anyhow::Result<Work> {
-        let directory = hive.home.hold(&run.id)?;
+    async fn take_up(hub: Hub, run: &Run) -> anyhow::Result<Work> {
+        let directory = hub.home.hold(&run.id)?;
         let plan = stored_plan(run)?;
-        let workspace = hub::workspace(&hive.settings, run.directory.as_ref())?;
-        let swarm = Swarm::of(&hive, &workspace, directory.outputs())?;
-        let mut follow = Follow::new(&hive.app, hive.namespace(), &run.id);
+        let workspace = hub::workspace(&hub.settings, run.directory.as_ref())?;
+        let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
+        let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again
-        Ok(Work { hive, swarm, id: run.id.clone(), plan, workspace, directory, follow })
+        Ok(Work { hub, swarm, id: run.id.clone(), plan, workspace, directory, follow })
     }
 
     /// The same as [`Work::show`], where some tasks are over already.
     async fn go_on(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let tasks = self.hive.app.db.tasks_of(self.hive.namespace(), &self.id).await?;
+        let tasks = self.hub.app.db.tasks_of(self.hub.namespace(), &self.id).await?;
         let finished = tasks.iter().filter(|task| task.state.is_over()).map(|task| step_of(&task.id).to_owned());
         let finished: Vec<String> = finished.collect();
         self.show(output, &finished).await
@@ -280,7 +280,7 @@ impl Work {
 
     /// Work on the run, show how it goes, and print its report.
     async fn show(self, output: &Output, finished: &[String]) -> anyhow::Result<ExitCode> {
-        let Work { hive, mut swarm, id, plan, workspace, directory, mut follow } = self;
+        let Work { hub, mut swarm, id, plan, workspace, directory, mut follow } = self;
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let (watcher, printed) = run::printed();
@@ -300,11 +300,11 @@ impl Work {
         live.look(&mut follow).await?;
         live.show.end();
         if let Ok(Ended::Over(_)) = &ended
-            && let Err(error) = Archive::of(&hive).keep_within(&hive.settings.keep).await
+            && let Err(error) = Archive::of(&hub).keep_within(&hub.settings.keep).await
         {
             say!("old runs could not be deleted (run.keep): {:#}", anyhow::Error::from(error));
         }
-        hive.app.db.close().await;
+        hub.app.db.close().await;
         let Ended::Over(report) = ended? else {
             say!("run {} was interrupted; continue with `skep resume {0}`", id.0);
             return Ok(ExitCode::from(INTERRUPTED));

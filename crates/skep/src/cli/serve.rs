@@ -17,7 +17,7 @@ use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
     document::Diagnostic,
-    hub::{self, Hive},
+    hub::{self, Hub},
     run,
     running::{Claim, RunningHub},
     secret::Secret,
@@ -102,11 +102,11 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let (catalogue, sandbox) = hub::catalogue(&settings, &workspace, &outputs);
     let mut described = describe(&settings, &workspace);
     tell_unusable(&settings.upstreams);
-    let hive = Hive::open(settings).await?;
-    let probes = vec![store(&hive), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
+    let hub = Hub::open(settings).await?;
+    let probes = vec![store(&hub), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let store = Some((hive.app.clone(), hive.permit.clone()));
+    let store = Some((hub.app.clone(), hub.permit.clone()));
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
     let doors = Doors::open(options, parts).await?;
     described.urls = doors.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
@@ -131,14 +131,14 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(doors.controls(), again));
-    signals.spawn(run::watch_over(hive.app.clone(), hive.permit.clone()));
+    signals.spawn(run::watch_over(hub.app.clone(), hub.permit.clone()));
     let stopped = doors.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
     signals.shutdown().await;
     drop(claim); // where the hub was is nobody's business any more
-    hive.app.db.close().await;
+    hub.app.db.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -312,12 +312,12 @@ fn look(file: &PathBuf) -> Look {
 }
 
 /// Reads from the store.
-fn store(hive: &Hive) -> Probe {
-    let hive = hive.clone();
+fn store(hub: &Hub) -> Probe {
+    let hub = hub.clone();
     Probe::new("store", true, move || {
-        let hive = hive.clone();
+        let hub = hub.clone();
         async move {
-            let read = hive.app.db.runs(hive.namespace(), None, 1).await;
+            let read = hub.app.db.runs(hub.namespace(), None, 1).await;
             read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
         }
     })

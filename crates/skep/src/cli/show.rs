@@ -10,7 +10,7 @@ use skep_core::run::Run;
 use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
     config::Overrides,
-    hub::Hive,
+    hub::Hub,
     run::{Archive, Report, TaskReport},
     terminal::{Screen, ignore_gone},
     workspace::OUTPUTS,
@@ -37,15 +37,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn show(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hive = Hive::open(common.settings(Overrides::default())?).await?;
-    let run = find_run(&hive, arguments.run.as_deref()).await?;
+    let hub = Hub::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&hub, arguments.run.as_deref()).await?;
     if let Some(file) = &arguments.file {
-        let bytes = artefact(&hive, &run, file).await?;
+        let bytes = artefact(&hub, &run, file).await?;
         let mut screen = Screen::new(std::io::stdout().lock(), arguments.raw);
         ignore_gone(screen.write_all(&bytes).and_then(|()| screen.finish()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = report(&hive, &run).await?;
+    let report = report(&hub, &run).await?;
     let text = match (&arguments.task, arguments.json) {
         (Some(name), is_json) => {
             let task = report.tasks.iter().find(|task| task.id == *name);
@@ -73,15 +73,15 @@ fn answer(task: &TaskReport) -> Value {
 }
 
 /// The contents of a file that a task of the run has left, by its path in reports.
-async fn artefact(hive: &Hive, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
+async fn artefact(hub: &Hub, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
     let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
-    let bytes = hive.app.db.artefact_of_run(hive.namespace(), &run.id, path).await?;
+    let bytes = hub.app.db.artefact_of_run(hub.namespace(), &run.id, path).await?;
     bytes.with_context(|| format!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0))
 }
 
 /// The report on a run as it stands now.
-async fn report(hive: &Hive, run: &Run) -> anyhow::Result<Report> {
+async fn report(hub: &Hub, run: &Run) -> anyhow::Result<Report> {
     let plan = stored_plan(run)?;
-    let state = Archive::of(hive).state_of(&run.id, run.state).await?;
-    Ok(Report::gather(&hive.app.db, hive.namespace(), run, state, &plan).await?)
+    let state = Archive::of(hub).state_of(&run.id, run.state).await?;
+    Ok(Report::gather(&hub.app.db, hub.namespace(), run, state, &plan).await?)
 }

@@ -9,7 +9,7 @@ use skep_core::run::{State, Summary};
 use super::{Common, FAILED, print, remote};
 use crate::{
     config::{Overrides, Settings},
-    hub::Hive,
+    hub::Hub,
     remote::{Hubs, ShowError},
     run::{Archive, rfc3339},
     running::RunningHub,
@@ -91,11 +91,11 @@ fn silent(mut known: Value, why: &str) -> Value {
 
 /// The runs that somebody works on, or that wait to be continued.
 async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
-    let hive = Hive::open(settings).await?;
+    let hub = Hub::open(settings).await?;
     let mut found = Vec::new();
     let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
-    for run in Archive::of(&hive).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
-        let tasks = hive.app.db.count_tasks(hive.namespace(), &run.id).await?;
+    for run in Archive::of(&hub).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
+        let tasks = hub.app.db.count_tasks(hub.namespace(), &run.id).await?;
         found.push(json!({
             "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),
             "tasks": tasks.all(), "tasks_over": tasks.all() - tasks.pending - tasks.in_progress,

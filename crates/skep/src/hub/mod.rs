@@ -42,7 +42,7 @@ const ID_MAPPED: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x01
 
 /// The open store of this process, and who uses it.
 #[derive(Clone)]
-pub struct Hive {
+pub struct Hub {
     /// What was configured.
     pub settings: Arc<Settings>,
     /// The state directory.
@@ -53,9 +53,9 @@ pub struct Hive {
     pub permit: Permit,
 }
 
-impl Hive {
+impl Hub {
     /// Open the store: the embedded database in the state directory, or the one that is configured.
-    pub async fn open(settings: Settings) -> anyhow::Result<Hive> {
+    pub async fn open(settings: Settings) -> anyhow::Result<Hub> {
         let home = Home::new(settings.home.clone()).with_outputs(readers(&settings));
         state::prepare(home.path(), readers(&settings))?;
         let address = match &settings.database {
@@ -65,7 +65,7 @@ impl Hive {
         let db = Db::open(&address, Limits::default()).await?;
         let actor = Actor { name: "local".to_owned(), namespace: Namespace::team(NAMESPACE), writer: true };
         let permit = actor.may_write()?;
-        Ok(Hive { settings: Arc::new(settings), home, app: App::new(db), permit })
+        Ok(Hub { settings: Arc::new(settings), home, app: App::new(db), permit })
     }
 
     /// The namespace of this machine's runs.

@@ -18,7 +18,7 @@ use skep_core::{
 
 use super::now;
 use crate::{
-    hub::Hive,
+    hub::Hub,
     state::{Home, LockError},
 };
 
@@ -66,8 +66,8 @@ pub enum DeleteError {
 
 impl Archive {
     /// The runs that are kept by this hub.
-    pub fn of(hive: &Hive) -> Archive {
-        Archive { app: hive.app.clone(), permit: hive.permit.clone(), home: hive.home.clone() }
+    pub fn of(hub: &Hub) -> Archive {
+        Archive { app: hub.app.clone(), permit: hub.permit.clone(), home: hub.home.clone() }
     }
 
     fn namespace(&self) -> &Namespace {

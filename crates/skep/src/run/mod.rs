@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Agents,
     executor::Executor,
-    hub::{self, Hive},
+    hub::{self, Hub},
     plan::{Plan, Role, Step},
     remote::Hubs,
     state::RunDirectory,
@@ -102,8 +102,8 @@ pub enum Ended {
 
 impl Swarm {
     /// A swarm that calls its tools in `workspace`, or on the configured hubs.
-    pub fn of(hive: &Hive, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
-        let settings = &hive.settings;
+    pub fn of(hub: &Hub, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
+        let settings = &hub.settings;
         let (catalogue, _) = hub::catalogue(settings, workspace, outputs);
         let executor = match settings.hubs.as_slice() {
             [] => Executor::Local(Arc::new(catalogue)),
@@ -114,8 +114,8 @@ impl Swarm {
             }
         };
         Ok(Swarm {
-            app: hive.app.clone(),
-            permit: hive.permit.clone(),
+            app: hub.app.clone(),
+            permit: hub.permit.clone(),
             executor: Arc::new(executor),
             agents: settings.agents,
             watcher: None,

@@ -188,7 +188,7 @@ fn shortened(text: &str) -> String {
 }
 
 impl Report {
-    /// What the store knows of a run, which stands at `state` (see `Hive::state_of`).
+    /// What the store knows of a run, which stands at `state` (see `Archive::state_of`).
     pub async fn gather(
         db: &Db,
         namespace: &Namespace,

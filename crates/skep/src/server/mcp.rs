@@ -58,7 +58,7 @@ const CHANGES_MAX: usize = 256;
 /// Milliseconds for which the list of tools may be kept: it does not change while the hub runs.
 const LIST_TTL_MS: u32 = 60_000;
 
-const INSTRUCTIONS: &str = "Tools of a hive that agents share. Files are read from the workspace; what is written goes \
+const INSTRUCTIONS: &str = "Tools of a hub that agents share. Files are read from the workspace; what is written goes \
                             under outputs/. Commands and code run in a fresh sandbox each time, without a network.";
 
 /// When a call becomes a task, unless the operator says otherwise.

@@ -1,4 +1,4 @@
-//! `get_available_mcp_tools`: what the MCP servers behind this hive can do.
+//! `get_available_mcp_tools`: what the MCP servers behind this hub can do.
 
 use std::time::Duration;
 
