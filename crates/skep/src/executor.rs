@@ -7,13 +7,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-
-use crate::{
+use skep_tools::{
     error::{Fault, ToolError},
-    hub::catalogue::Catalogue,
-    remote::{self, Answered, HubError, Hubs, PassedOver, Why},
     tool::{Annotations, Answer, Call},
     workspace::Context,
+};
+
+use crate::{
+    hub::catalogue::Catalogue,
+    remote::{self, Answered, HubError, Hubs, PassedOver, Why},
 };
 
 /// Makes calls.

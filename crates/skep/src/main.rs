@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     // an MCP server.
     skep_sandbox::init();
     skep::hub::upstreams::init();
-    skep::plan::template::renderer::init();
+    skep_plan::template::renderer::init();
     skep_sandbox::keep_freed_memory_for(FREED_MEMORY_KEPT);
     let cli = skep::cli::Cli::parse();
     let done = tokio::runtime::Builder::new_multi_thread()

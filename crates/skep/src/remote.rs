@@ -18,9 +18,9 @@ use std::{
 use futures_util::future::join_all;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
+use skep_tools::tool::{Annotations, Call};
 
 pub use self::show::ShowError;
-use crate::tool::{Annotations, Call};
 
 /// Hubs that one client may be given.
 pub const HUBS_MAX: usize = 64;

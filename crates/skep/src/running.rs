@@ -16,8 +16,7 @@ use std::{
 
 use rustix::{fs::OFlags, process::geteuid};
 use serde::{Deserialize, Serialize};
-
-use crate::workspace::make_private;
+use skep_tools::workspace::make_private;
 
 /// The file that says where the hub is.
 const FILE: &str = "hub.json";

@@ -20,9 +20,9 @@ use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, openat, statat},
     process::geteuid,
 };
+use skep_tools::workspace::{OUTPUTS, Readers, make_private};
 
 pub use self::runs::{Home, LockError, RunDirectory};
-use crate::workspace::{OUTPUTS, Readers, make_private};
 
 /// What others have no part in.
 const OF_OTHERS: u32 = 0o077;

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep::{
+use skep::hub::catalogue::Catalogue;
+use skep_tools::{
+    built_in::{self, Parts, SandboxOnDemand, code::Policy, sandbox_config},
     error::ToolError,
-    hub::catalogue::Catalogue,
     tool::Call,
-    tools::{Parts, SandboxOnDemand, built_in, code::Policy, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ impl Skep {
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let code: Policy = serde_json::from_value(policy).unwrap();
         let parts = Parts { code, ..Parts::new(SandboxOnDemand::new(config)) };
-        let catalogue = Catalogue::new(built_in(parts));
+        let catalogue = Catalogue::new(built_in::all(parts));
         let context = Context::new(workspace, Outputs::new(outputs, "task"), CancellationToken::new());
         Skep { directory, catalogue, context }
     }
@@ -108,7 +108,10 @@ async fn bash_itself_decides_where_our_grammar_of_it_is_not_sure() {
     let skep = Skep::new(json!({}));
     // The grammar takes this for an error, Bash does not.
     let odd = "for i do echo \"$i\"; done\n";
-    assert!(!skep::tools::code::check(skep::tools::code::Language::Bash, odd).is_empty(), "the case is still one");
+    assert!(
+        !skep_tools::built_in::code::check(skep_tools::built_in::code::Language::Bash, odd).is_empty(),
+        "the case is still one"
+    );
     let kept = skep.call("generate_code", json!({"language": "bash", "code": odd})).await.unwrap();
     let answer = skep.execute(json!({"path": kept["path"], "args": ["a", "b"]})).await.unwrap();
     assert_eq!(answer["stdout"], "a\nb\n");

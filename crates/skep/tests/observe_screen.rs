@@ -11,11 +11,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use skep::{
+use skep::hub::catalogue::Catalogue;
+use skep_tools::{
+    built_in::{self, Parts, SandboxOnDemand, sandbox_config},
     error::ToolError,
-    hub::catalogue::Catalogue,
     tool::Call,
-    tools::{Parts, SandboxOnDemand, built_in, sandbox_config},
     workspace::{Context, Dir, Outputs},
 };
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,7 @@ impl Skep {
         std::fs::set_permissions(workspace.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
-        let catalogue = Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(config))));
+        let catalogue = Catalogue::new(built_in::all(Parts::new(SandboxOnDemand::new(config))));
         let context = Context::new(workspace, Outputs::new(outputs, ""), CancellationToken::new());
         Skep { directory, catalogue, context }
     }

@@ -11,7 +11,7 @@ use self::file::{Checked, check_file};
 use super::{Common, FAILED, print, say};
 use crate::{
     config::{BadSettings, Overrides, Settings},
-    hub, plan, terminal,
+    hub, terminal,
 };
 
 /// Check plans, configuration and code without running anything: every fault at once, with line and column
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.schema {
-        print(&format!("{:#}\n", plan::json_schema()))?;
+        print(&format!("{:#}\n", skep_plan::json_schema()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(common, &arguments)?;

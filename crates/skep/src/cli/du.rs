@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 use skep_core::{retention::Kept, run::short_names};
+use skep_tools::workspace::OUTPUTS;
 
 use super::{Common, at_least_one, bytes_for_people, print};
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     hub::Hub,
     run::{Archive, bytes_in},
     terminal::line,
-    workspace::OUTPUTS,
 };
 
 /// Show what the state directory takes: the database, the runs, the outputs of `skep serve`

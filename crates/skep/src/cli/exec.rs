@@ -12,18 +12,21 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_sandbox::{End, Error, InFile, Net, Outcome, Piece, Request, Run, Sandbox, Stream};
+use skep_tools::{
+    built_in::sandbox_config,
+    document,
+    duration::Span,
+    net,
+    size::Size,
+    workspace::{Dir, Outputs, WORKSPACE_INSIDE},
+};
 use tokio::sync::mpsc;
 
 use super::{Common, print, say, stop_on_signal};
 use crate::{
     config::Overrides,
-    document,
-    duration::Span,
-    hub, net,
-    size::Size,
+    hub,
     terminal::{Screen, line},
-    tools::sandbox_config,
-    workspace::{Dir, Outputs, WORKSPACE_INSIDE},
 };
 
 /// What a command may be given altogether, in bytes: input, program and files.

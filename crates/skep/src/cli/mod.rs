@@ -29,16 +29,18 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use skep_core::run::{Run, RunId, Summary};
+use skep_plan::Plan;
+use skep_tools::{
+    document::Diagnostic,
+    schema::{shorten, suggest},
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
-    document::Diagnostic,
     hub::Hub,
-    plan::Plan,
     run::Archive,
-    schema::{shorten, suggest},
     terminal::{LogWriter, print, say},
 };
 

@@ -14,11 +14,11 @@ use skep_core::{
     event::{Event, Kind},
     run::RunId,
 };
+use skep_plan::Plan;
 use skep_sandbox::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
-    plan::Plan,
     run::{Printed, now, rfc3339, step_of},
     terminal::{block, can_draw, line, print, say, short_line},
 };

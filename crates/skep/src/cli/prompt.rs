@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::Value;
 use skep_mcp::gateway::SEPARATOR;
+use skep_tools::error::ToolError;
 
 use super::{
     Common, FAILED, print,
@@ -12,7 +13,6 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    error::ToolError,
     hub::{self, catalogue::Catalogue},
     terminal,
 };

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use skep_tools::tool::{Annotations, Call};
 use tokio::task::JoinSet;
 
 use super::{
@@ -16,7 +17,6 @@ use crate::{
     remote::Hubs,
     running::RunningHub,
     terminal::{line, say},
-    tool::{Annotations, Call},
 };
 
 /// A client of the hub at this address, or else of the one that runs with this state directory.

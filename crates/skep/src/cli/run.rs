@@ -13,6 +13,8 @@ use clap::Args;
 use futures_util::future::{Either, select};
 use serde_json::json;
 use skep_core::run::{Run, RunId, State};
+use skep_plan::{Plan, Step};
+use skep_tools::{document::Diagnostic, workspace::Dir};
 use tokio::task::JoinSet;
 
 use super::{
@@ -22,13 +24,10 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    document::Diagnostic,
     hub::{self, Hub, catalogue::Catalogue},
-    plan::{self, Plan, Step},
     run::{self, Archive, Ended, Report, Swarm, step_of, task_id},
     state::RunDirectory,
     terminal,
-    workspace::Dir,
 };
 
 /// How long a model may take to write a plan, corrections included.
@@ -205,7 +204,7 @@ async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool)
     let (catalogue, _) = hub::catalogue(&hub.settings, workspace, workspace);
     match what {
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
-            let loaded = plan::load_for(path.as_ref(), &catalogue);
+            let loaded = skep_plan::load_for(path.as_ref(), &catalogue);
             let (plan, warnings) = loaded.map_err(|faults| anyhow::anyhow!("{}", list(&faults)))?;
             if !is_quiet {
                 warnings.iter().for_each(|warning| say!("{warning}"));
@@ -224,7 +223,7 @@ async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool)
 
 /// The rules first: they cost nothing and say the same every time. What they do not understand a model may.
 async fn for_sentence(sentence: &str, hub: &Hub, catalogue: &Catalogue) -> anyhow::Result<Plan> {
-    let not_understood = match plan::rules::plan(sentence) {
+    let not_understood = match skep_plan::rules::plan(sentence) {
         Ok(plan) => return Ok(plan),
         Err(error) => error,
     };
@@ -233,7 +232,7 @@ async fn for_sentence(sentence: &str, hub: &Hub, catalogue: &Catalogue) -> anyho
     say!("asking {name} for a plan");
     let mut signals = JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    Ok(plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
+    Ok(skep_plan::model::plan(sentence, catalogue, &model, Instant::now() + PLANNING_TIME_MAX, &stop).await?)
 }
 
 /// A step of a plan that nobody has written, in a line: what it is for, and the call that it makes.

@@ -11,11 +11,11 @@ use skep_core::{
     retention::{Kept, Selection},
     run::{State, Summary, short_names},
 };
+use skep_tools::duration::Span;
 
 use super::{Common, FAILED, at_least_one, bytes_for_people, find_runs, print, time_for_people};
 use crate::{
     config::Overrides,
-    duration::Span,
     hub::Hub,
     run::{Archive, now, rfc3339},
     terminal::{line, say},

@@ -12,18 +12,20 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use skep_tools::{
+    document::Diagnostic,
+    workspace::{Dir, is_home},
+};
 
 use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
-    document::Diagnostic,
     hub::{self, Hub},
     run,
     running::{Claim, RunningHub},
     secret::Secret,
     server::{Controls, Doors, Options, Parts, Probe, Tls, Token},
     state,
-    workspace::{Dir, is_home},
 };
 
 /// Serve the tools over HTTP: MCP on /mcp and /sse, POST /process, POST /tools/{tool}, GET /tools, /health, /metrics

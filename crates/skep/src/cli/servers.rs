@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use skep_tools::{duration::Span, schema::suggest};
 use tokio::task::JoinSet;
 
 use super::{Common, FAILED, INTERRUPTED, print, remote, say, stop_on_signal, tools::Wait};
 use crate::{
     config::{Overrides, Settings},
-    duration::Span,
     hub::{
         self,
         upstreams::{
@@ -19,7 +19,6 @@ use crate::{
             logins::{LOGIN_TIME_MAX, Logins, Revoked},
         },
     },
-    schema::suggest,
     state,
     terminal::{line, short_line},
 };

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value};
 use skep_core::run::Run;
+use skep_tools::workspace::OUTPUTS;
 
 use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
     hub::Hub,
     run::{Archive, Report, TaskReport},
     terminal::{Screen, ignore_gone},
-    workspace::OUTPUTS,
 };
 
 /// Show what became of a run: its report, a task's answer, or a file that a task has left

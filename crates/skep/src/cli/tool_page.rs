@@ -1,11 +1,9 @@
 //! A tool as a person reads about it: what it does, a table of its arguments, and a call of it to copy.
 
 use serde_json::{Map, Number, Value};
+use skep_tools::schema::portable;
 
-use crate::{
-    schema::portable,
-    terminal::{block, line, short_line},
-};
+use crate::terminal::{block, line, short_line};
 
 /// Arguments within arguments are shown down to this depth.
 const DEPTH_MAX: usize = 4;

@@ -11,21 +11,23 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use skep_mcp::gateway::LIST_TIME_MAX;
+use skep_tools::{
+    document,
+    duration::Span,
+    error::ToolError,
+    tool::{Answer, Call},
+    workspace::{Context, Outputs},
+};
 
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
     config::{Overrides, is_call_time},
-    document,
-    duration::Span,
-    error::ToolError,
     hub::{
         self,
         catalogue::{Catalogue, Listed},
     },
     terminal::{Screen, ignore_gone, line, short_line},
-    tool::{Answer, Call},
     use_mcp_tool::{self, Part, Use},
-    workspace::{Context, Outputs},
 };
 
 /// List the tools, or describe one

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use skep_core::Timestamp;
+use skep_tools::document::{self, FILE_BYTES_MAX};
 
 use super::{Common, FAILED, print, say};
 use crate::{
@@ -17,7 +18,6 @@ use crate::{
         self, Found,
         trust::{self, Standing, Trust, Trusted},
     },
-    document::{self, FILE_BYTES_MAX},
     run::{now, rfc3339},
     terminal::line,
 };

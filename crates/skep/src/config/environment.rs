@@ -1,9 +1,9 @@
 //! The settings that the environment may hold. Each variable stands for one key of the file.
 
 use serde_json::{Map, Value};
+use skep_tools::document::Diagnostic;
 
 use super::file;
-use crate::document::Diagnostic;
 
 /// A variable, and the key that it stands for.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> (Value, Vec<Dia
 
 /// What is wrong with settings that are not from a file. Each key has a name there that its user knows.
 pub(super) fn faults(settings: &Value, source: &str, names: &[(&str, &str)]) -> Vec<Diagnostic> {
-    let fault = |violation: crate::schema::Violation| {
+    let fault = |violation: skep_tools::schema::Violation| {
         let is_meant = |rest: &str| rest.is_empty() || rest.starts_with('/');
         let named = names.iter().find(|(_, pointer)| violation.pointer.strip_prefix(pointer).is_some_and(is_meant));
         let key = named.map_or(violation.pointer.as_str(), |(name, _)| name).to_owned();

@@ -6,18 +6,18 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use skep_core::retention::Keep;
-
-use super::servers::Entry;
-use crate::{
+use skep_plan::AGENTS_MAX;
+use skep_tools::{
+    built_in::{SandboxSettings, code::Policy, search},
     duration::Span,
     model, net,
-    plan::AGENTS_MAX,
     schema::{Schema, shorten},
-    secret::Secret,
     size::Size,
     tool::DEADLINE_MAX,
-    tools::{SandboxSettings, code::Policy, search},
 };
+
+use super::servers::Entry;
+use crate::secret::Secret;
 
 /// Settings of Skep.
 #[derive(Debug, Default, Deserialize, JsonSchema, garde::Validate)]

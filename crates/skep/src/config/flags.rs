@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
+use skep_tools::document::Diagnostic;
 
 use super::environment::faults;
-use crate::document::Diagnostic;
 
 /// Where a fault is that a flag has.
 pub(super) const SOURCE: &str = "command line";

@@ -10,16 +10,16 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::{Map, Value};
-
-use super::{
-    BadSettings, FILE, Source, file,
-    trust::{self, Standing, Trust},
-};
-use crate::{
+use skep_tools::{
     document::{self, Diagnostic, Document, FILE_BYTES_MAX, Format},
     duration::Span,
     schema::shorten,
     value::member,
+};
+
+use super::{
+    BadSettings, FILE, Source, file,
+    trust::{self, Standing, Trust},
 };
 
 /// The longest `tools.timeout` that such a file may set: a command of a model that hangs should not hang for an hour.

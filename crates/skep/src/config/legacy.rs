@@ -14,8 +14,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::{
+use skep_tools::{
     document::{Diagnostic, Document},
     duration::Span,
     schema::Schema,

@@ -25,6 +25,12 @@ use std::{
 
 use serde_json::Value;
 use skep_core::retention::Keep;
+use skep_tools::{
+    built_in::{SandboxSettings, code::Policy, search},
+    document::{self, Diagnostic, Document},
+    model, net,
+    value::{self, dotted},
+};
 
 pub(crate) use self::file::is_call_time;
 #[cfg(test)]
@@ -36,13 +42,7 @@ pub use self::{
     flags::Overrides,
     found::Found,
 };
-use crate::{
-    document::{self, Diagnostic, Document},
-    model, net,
-    secret::Secret,
-    tools::{SandboxSettings, code::Policy, search},
-    value::{self, dotted},
-};
+use crate::secret::Secret;
 
 /// File name of the settings, here and in the configuration directory.
 pub const FILE: &str = "skep.toml";

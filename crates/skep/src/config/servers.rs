@@ -24,14 +24,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_mcp::gateway::is_server_name;
-
-use crate::{
+use skep_tools::{
     document::{Diagnostic, Document},
     duration::Span,
     schema::Schema,
-    secret::Secret,
     value::member,
 };
+
+use crate::secret::Secret;
 
 /// Characters of a server's name: it goes before the names of its tools, which have at most 128.
 const NAME_MAX: usize = 64;
@@ -712,7 +712,7 @@ pub fn read_one(
     };
     let violations = SCHEMA.violations(&entry);
     if !violations.is_empty() {
-        let sentence = |one: &crate::schema::Violation| {
+        let sentence = |one: &skep_tools::schema::Violation| {
             let help = one.help.as_ref().map_or(String::new(), |help| format!("; {help}"));
             format!("{}{help}", say(&one.pointer, &one.message))
         };

@@ -1,7 +1,7 @@
 mod limits;
 
 use super::*;
-use crate::plan::rules;
+use skep_plan::rules;
 
 struct Here(tempfile::TempDir);
 

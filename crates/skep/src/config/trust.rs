@@ -14,8 +14,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_core::Timestamp;
+use skep_tools::{document, workspace::Readers};
 
-use crate::{document, state, workspace::Readers};
+use crate::state;
 
 /// File name of the list in the state directory.
 const FILE: &str = "trust.json";

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use skep_tools::{error::ToolError, room};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
@@ -24,7 +25,6 @@ use tokio_util::{
 use tracing::Instrument as _;
 
 use super::shares::{Shares, part};
-use crate::{error::ToolError, room};
 
 /// Time that cancelled calls get to stop what they started, before the hub ends without them.
 const CANCEL_TIME: Duration = Duration::from_secs(2);

@@ -18,6 +18,13 @@ use skep_core::{
     db::{Db, Limits},
     policy::{Actor, Permit},
 };
+use skep_tools::{
+    built_in::{self, Parts, SandboxOnDemand},
+    model::Model,
+    net,
+    tool::Tool,
+    workspace::{Dir, OUTPUTS, Readers, Secrets},
+};
 
 use crate::{
     config::Settings,
@@ -25,12 +32,7 @@ use crate::{
         catalogue::{Catalogue, tools::for_servers},
         upstreams::{Upstreams, logins::Logins},
     },
-    model::Model,
-    net,
     state::{self, Home},
-    tool::Tool,
-    tools::{self, Parts, SandboxOnDemand},
-    workspace::{Dir, OUTPUTS, Readers, Secrets},
 };
 
 /// The namespace of a machine's own runs.
@@ -76,7 +78,7 @@ impl Hub {
 
 /// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
 pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
-    let mut config = tools::sandbox_config(workspace, outputs);
+    let mut config = built_in::sandbox_config(workspace, outputs);
     settings.sandbox.apply(&mut config);
     let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
     let logins = Logins::new(&settings.home, settings.web.clone());
@@ -98,7 +100,7 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         tool
     };
     let for_servers = for_servers(&upstreams, settings.tools.search);
-    let tools = tools::built_in(parts).into_iter().chain(for_servers).filter(is_on).map(with_deadline);
+    let tools = built_in::all(parts).into_iter().chain(for_servers).filter(is_on).map(with_deadline);
     (Catalogue::new(tools).with_upstreams(upstreams), sandbox)
 }
 

@@ -12,6 +12,18 @@ use skep_core::{
     run::RunId,
     task::{Failure, State, Task},
 };
+use skep_plan::{
+    Plan, Role, Step,
+    template::{
+        self, Ended, Scope, TemplateError,
+        renderer::{self, Bounds},
+    },
+};
+use skep_tools::{
+    error::ToolError,
+    tool::Call,
+    workspace::{Context, Dir, Outputs},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,19 +34,7 @@ use super::{
     printed::{PIECES_MAX, pass_on},
     queue, step_of, store, task_id,
 };
-use crate::{
-    error::ToolError,
-    executor::Place,
-    plan::{
-        Plan, Role, Step,
-        template::{
-            self, Ended, Scope, TemplateError,
-            renderer::{self, Bounds},
-        },
-    },
-    tool::Call,
-    workspace::{Context, Dir, Outputs},
-};
+use crate::executor::Place;
 
 /// An agent of a run. Cheap: a loop and a name.
 pub(super) struct Agent {

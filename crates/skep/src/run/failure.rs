@@ -3,8 +3,7 @@
 
 use serde_json::Value;
 use skep_core::{Json, task::Failure};
-
-use crate::error::ToolError;
+use skep_tools::error::ToolError;
 
 /// Bytes of each of a failed command's streams that its error repeats. Most programs say at the end what went wrong.
 const TAIL_BYTES_MAX: usize = 4 << 10;

@@ -39,6 +39,8 @@ use skep_core::{
     run::{End, NewRun, Refused, RunId, State},
     task::{NewTask, TaskId, WorkerId},
 };
+use skep_plan::{Plan, Role, Step};
+use skep_tools::workspace::Dir;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -46,10 +48,8 @@ use crate::{
     config::Agents,
     executor::Executor,
     hub::{self, Hub},
-    plan::{Plan, Role, Step},
     remote::Hubs,
     state::RunDirectory,
-    workspace::Dir,
 };
 
 /// How long an agent without work waits before it looks again although nobody called.

@@ -14,9 +14,7 @@ use skep_core::{
     run::{self, Run, RunId},
     task::{State, Task},
 };
-
-use super::{RunError, agent::Answer, step_of, store};
-use crate::plan::{
+use skep_plan::{
     Plan, Step,
     template::{
         self, Ended, Scope,
@@ -24,6 +22,8 @@ use crate::plan::{
         renderer::{self, Bounds},
     },
 };
+
+use super::{RunError, agent::Answer, step_of, store};
 
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;

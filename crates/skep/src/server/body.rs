@@ -12,13 +12,11 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, error::Category, value::RawValue};
 pub use skep_mcp::framing::SMALL_BYTES;
 use skep_mcp::framing::{Held, Memory, Pool};
+use skep_tools::room::values;
 use tokio::time::timeout;
 
 use super::problem::Problem;
-use crate::{
-    hub::shares::{Shares, part},
-    room::values,
-};
+use crate::hub::shares::{Shares, part};
 
 /// Values (numbers, strings, lists, …) in the arguments of one call. Each takes some 70 bytes of memory and as few as
 /// two of the body, so the size of the body alone does not bound the memory.

@@ -24,6 +24,7 @@ use axum::{
 use serde_json::{Value, json};
 use skep_core::Timestamp;
 use skep_mcp::server::local;
+use skep_tools::{error::ToolError, schema::shorten, tool::Answer};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +34,8 @@ use super::{
     problem::{Problem, json_response},
 };
 use crate::{
-    error::ToolError,
     hub::{admission::Refused, catalogue::Said},
     run::rfc3339,
-    schema::shorten,
-    tool::Answer,
 };
 
 /// Calls that are kept; of more, the oldest are forgotten.

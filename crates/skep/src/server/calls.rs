@@ -6,21 +6,21 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use skep_mcp::framing::Memories;
+use skep_tools::{
+    error::ToolError,
+    room::{Room, Turn},
+    tool::Call,
+    workspace::{Context, Dir, Outputs},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     call_log::{self, CallLog},
     outputs,
 };
-use crate::{
-    error::ToolError,
-    hub::{
-        admission::{Admission, Refused},
-        catalogue::{Catalogue, Said},
-    },
-    room::{Room, Turn},
-    tool::Call,
-    workspace::{Context, Dir, Outputs},
+use crate::hub::{
+    admission::{Admission, Refused},
+    catalogue::{Catalogue, Said},
 };
 
 /// The tools, where they work, and how many run at once. One behind all doors.

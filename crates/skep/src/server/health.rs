@@ -7,9 +7,8 @@ use std::{
 
 use futures_util::future::join_all;
 use skep_sandbox::Tier;
+use skep_tools::{built_in::SandboxOnDemand, workspace::Dir};
 use tokio::{sync::Mutex, time::timeout};
-
-use crate::{tools::SandboxOnDemand, workspace::Dir};
 
 /// A check that takes longer has failed.
 pub(super) const CHECK_TIME_MAX: Duration = Duration::from_secs(2);

@@ -34,6 +34,10 @@ use skep_mcp::{
         local,
     },
 };
+use skep_tools::{
+    error::ToolError,
+    room::{self, Room},
+};
 use tracing::Instrument as _;
 
 use super::{
@@ -48,11 +52,7 @@ use super::{
     problem::{Problem, json_body, json_response},
     servers,
 };
-use crate::{
-    error::ToolError,
-    hub::catalogue::{Listed, Said},
-    room::{self, Room},
-};
+use crate::hub::catalogue::{Listed, Said};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: &str = "x-request-id";

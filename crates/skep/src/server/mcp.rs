@@ -28,6 +28,10 @@ use skep_mcp::{
         Watch, code, http, http::Principal, lines, local,
     },
 };
+use skep_tools::{
+    error::ToolError,
+    tool::{Answer, Tool},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::broadcast,
@@ -42,15 +46,11 @@ use super::{
     http::Hub,
     tasks::Kept,
 };
-use crate::{
-    error::ToolError,
-    hub::{
-        admission::{Admission, Refused},
-        catalogue::Said,
-        shares::part,
-        upstreams::Upstream,
-    },
-    tool::{Answer, Tool},
+use crate::hub::{
+    admission::{Admission, Refused},
+    catalogue::Said,
+    shares::part,
+    upstreams::Upstream,
 };
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.

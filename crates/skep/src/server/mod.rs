@@ -66,6 +66,7 @@ pub use peer::check as tells_users;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
 use skep_mcp::{cancel::Cancel, framing::Memories, pace::Paced};
+use skep_tools::workspace::Dir;
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
@@ -82,10 +83,7 @@ use self::{
     http::Hub,
     in_place::in_place,
 };
-use crate::{
-    hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream},
-    workspace::Dir,
-};
+use crate::hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
 const REQUESTS_PER_SECOND_MAX: u32 = 100;

@@ -14,8 +14,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use skep_mcp::server::LOCAL;
-
-use crate::{
+use skep_tools::{
     error::ToolError,
     workspace::{Dir, OUTPUTS},
 };

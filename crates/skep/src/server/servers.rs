@@ -139,7 +139,8 @@ fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn unknown(name: &str) -> Problem {
-    let message = format!("there is no MCP server {:?}; GET /servers lists them", crate::schema::shorten(name, 100));
+    let message =
+        format!("there is no MCP server {:?}; GET /servers lists them", skep_tools::schema::shorten(name, 100));
     Problem::new(StatusCode::NOT_FOUND, "unknown_server", message)
 }
 

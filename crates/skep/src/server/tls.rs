@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use skep_tools::document;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -27,8 +28,6 @@ use tokio_rustls::{
     },
     server::TlsStream,
 };
-
-use crate::document;
 
 /// Bytes of a file with certificates or with a key.
 const PEM_BYTES_MAX: u64 = 1 << 20;

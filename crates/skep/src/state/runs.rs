@@ -13,8 +13,7 @@ use rustix::{
     io::Errno,
 };
 use skep_core::run::RunId;
-
-use crate::workspace::{Dir, Readers, make_private};
+use skep_tools::workspace::{Dir, Readers, make_private};
 
 /// How often a run's lock is tried, and how long after the last time: whoever looks whether a run is held
 /// ([`Home::is_held`]) has the lock for a moment.

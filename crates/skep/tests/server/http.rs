@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use skep::{
     hub::{admission, catalogue::Catalogue},
     server::{Doors, Options, Parts, Probe, Stopped, Token, body},
-    workspace::Dir,
 };
+use skep_tools::workspace::Dir;
 
 use crate::support::{ECHO, ECHOED, Hub, STALL, eventually};
 

@@ -16,6 +16,8 @@ use skep::{
     hub::{admission, catalogue::Catalogue},
     remote::{HubError, Hubs, PassedOver, Why},
     server::{Options, Token},
+};
+use skep_tools::{
     tool::{Annotations, Call, Tool},
     workspace::{Context, Dir, Outputs},
 };
@@ -271,7 +273,7 @@ async fn a_caller_who_withdraws_ends_the_call_at_the_hub() {
         hub.told("running").await;
         context.cancel.cancel();
     });
-    assert_eq!(answer, Err(skep::error::ToolError::Cancelled));
+    assert_eq!(answer, Err(skep_tools::error::ToolError::Cancelled));
     hub.told("given up").await;
 }
 

@@ -4,13 +4,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
 use skep::{
-    error::ToolError,
     hub::catalogue::Catalogue,
     server::{Doors, Options, Parts, Probe, Stopped},
+};
+use skep_core::{app::App, policy::Permit};
+use skep_tools::{
+    error::ToolError,
     tool::{Annotations, BuiltIn, Tool},
     workspace::{Context, Dir},
 };
-use skep_core::{app::App, policy::Permit};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

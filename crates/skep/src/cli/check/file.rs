@@ -3,13 +3,14 @@
 use std::{fmt, path::Path};
 
 use serde_json::Value;
+use skep_tools::{
+    built_in::code::{self, Language, SyntaxFault},
+    document::{self, Diagnostic, Document, Format, Position},
+};
 
 use crate::{
     config::{self, servers},
-    document::{self, Diagnostic, Document, Format, Position},
     hub::catalogue::Catalogue,
-    plan,
-    tools::code::{self, Language, SyntaxFault},
 };
 
 /// What a file is that can be checked.
@@ -76,7 +77,7 @@ fn document(path: &Path, catalogue: &Catalogue) -> Checked {
     let problems = match kind {
         Kind::Servers => servers::check(path),
         Kind::Settings | Kind::OldSettings => config::check(path),
-        Kind::Plan | Kind::Code(_) => plan::check::problems(&document, Some(catalogue)),
+        Kind::Plan | Kind::Code(_) => skep_plan::check::problems(&document, Some(catalogue)),
     };
     Checked { kind: Some(kind), problems }
 }
@@ -123,10 +124,10 @@ fn program(path: &Path, language: Language) -> Vec<Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::{Parts, SandboxOnDemand, built_in};
+    use skep_tools::built_in::{self, Parts, SandboxOnDemand};
 
     fn catalogue() -> Catalogue {
-        Catalogue::new(built_in(Parts::new(SandboxOnDemand::new(Default::default()))))
+        Catalogue::new(built_in::all(Parts::new(SandboxOnDemand::new(Default::default()))))
     }
 
     /// A file of this name and its problems, without the directory.

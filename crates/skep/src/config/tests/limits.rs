@@ -3,11 +3,9 @@
 use grep_matcher::Matcher as _;
 use grep_regex::RegexMatcher;
 use serde_json::{Value, json};
-
-use crate::{
-    plan,
+use skep_tools::{
+    built_in::{self, Parts, SandboxOnDemand},
     schema::shorten,
-    tools::{Parts, SandboxOnDemand, built_in},
 };
 
 /// A value that fits, with as little as possible in it.
@@ -96,9 +94,9 @@ fn at_the_limits_below(schema: &Value, key: &str, wrap: impl Fn(Value) -> Value)
 #[test]
 fn no_type_takes_what_its_schema_forbids() {
     let parts = Parts::new(SandboxOnDemand::new(Default::default()));
-    let tools = built_in(parts);
+    let tools = built_in::all(parts);
     let tools = tools.iter().map(|tool| (tool.name, &tool.arguments));
-    let files = [("skep.toml", super::super::schema()), ("plan", plan::schema())];
+    let files = [("skep.toml", super::super::schema()), ("plan", skep_plan::schema())];
     for (name, schema) in tools.chain(files) {
         let validator = jsonschema::validator_for(schema.json()).unwrap();
         let values = at_the_limits(schema.json());
@@ -116,7 +114,7 @@ fn no_type_takes_what_its_schema_forbids() {
 #[test]
 fn no_tool_takes_what_the_schema_that_is_shown_forbids() {
     let parts = Parts::new(SandboxOnDemand::new(Default::default()));
-    for tool in built_in(parts) {
+    for tool in built_in::all(parts) {
         let validator = jsonschema::validator_for(tool.input_schema()).unwrap();
         assert!(tool.arguments.takes(&example(tool.input_schema())), "{}", tool.name);
         for value in at_the_limits(tool.arguments.json()) {

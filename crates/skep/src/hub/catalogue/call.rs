@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-
-use super::Catalogue;
-use crate::{
+use skep_tools::{
     error::ToolError,
     tool::{Answer, Call, DEADLINE_MAX, Tool},
     workspace::Context,
 };
+
+use super::Catalogue;
 
 /// Bytes that the answers kept for identical calls may take together.
 const CACHE_BYTES_MAX: u64 = 16 << 20;
@@ -105,12 +105,12 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use serde_json::json;
-
-    use super::*;
-    use crate::{
+    use skep_tools::{
         tool::{Annotations, BuiltIn},
         workspace::{Dir, Outputs},
     };
+
+    use super::*;
 
     /// Counts its calls. What is said to be fresh may be given again.
     #[derive(Default)]

@@ -11,16 +11,15 @@ mod upstream;
 use std::{collections::BTreeMap, sync::LazyLock};
 
 pub(crate) use passed::PassedOn;
-pub use upstream::Listed;
-pub(crate) use upstream::Said;
-
-use crate::{
+use skep_tools::{
     error::ToolError,
-    hub::upstreams::Upstreams,
-    plan,
     schema::{nearest_name, shorten},
     tool::Tool,
 };
+pub use upstream::Listed;
+pub(crate) use upstream::Said;
+
+use crate::hub::upstreams::Upstreams;
 
 /// Characters of an unknown tool's name that are repeated to the caller.
 const NAME_CHARS_SHOWN: usize = 100;
@@ -33,7 +32,7 @@ pub struct Catalogue {
     upstreams: Upstreams,
 }
 
-impl plan::Tools for Catalogue {
+impl skep_plan::Tools for Catalogue {
     fn known(&self) -> Vec<&Tool> {
         self.tools.values().collect()
     }

@@ -8,9 +8,9 @@ use std::{mem, ops::Range};
 use bytes::Bytes;
 use serde_json::{Map, Value, value::RawValue};
 use skep_mcp::spans;
+use skep_tools::{error::ToolError, tool::Answer};
 
 use super::upstream::RESERVED;
-use crate::{error::ToolError, tool::Answer};
 
 /// Pieces of so many bytes are copied, as each piece has a cost of its own; longer ones stay where they are.
 const COPIED_BYTES_MAX: usize = 4 << 10;

@@ -14,16 +14,16 @@ use skep_mcp::{
     message::Notification,
     server::Members,
 };
-
-use super::{Catalogue, PassedOn};
-use crate::{
+use skep_tools::{
     error::ToolError,
-    hub::upstreams::{Options, UpstreamError, Upstreams},
     room::{self, Room},
     schema::{shorten, suggest},
     tool::{Answer, Call, DEADLINE_MAX, Tool},
     workspace::Context,
 };
+
+use super::{Catalogue, PassedOn};
+use crate::hub::upstreams::{Options, UpstreamError, Upstreams};
 
 /// Bytes that come to an answer that was taken apart, at most.
 const ANSWER_BYTES_MORE: usize = 4 << 10;
@@ -60,7 +60,7 @@ impl Catalogue {
         let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
         let tools: Vec<Value> = values(&list).filter_map(|tool| named(server, tool)).collect();
         let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
-        let nearest = || suggest(name, names()).and(crate::schema::nearest_name(name, names())).map(str::to_owned);
+        let nearest = || suggest(name, names()).and(skep_tools::schema::nearest_name(name, names())).map(str::to_owned);
         let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
         tools.iter().find(|tool| tool["name"] == name).cloned().ok_or_else(unknown)
     }

@@ -36,6 +36,7 @@ use skep_mcp::{
     message::Notification,
     server::{Change, LOCAL, Members, code},
 };
+use skep_tools::schema::suggest;
 use tokio::{
     sync::{broadcast, oneshot},
     time::timeout,
@@ -44,8 +45,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::guard::init;
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
+use crate::config::servers;
 pub use crate::config::servers::Upstream;
-use crate::{config::servers, schema::suggest};
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;

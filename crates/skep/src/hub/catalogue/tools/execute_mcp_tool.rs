@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-
-use super::super::upstream::call_tool;
-use crate::{
+use skep_tools::{
     error::ToolError,
-    hub::upstreams::Upstreams,
     tool::{Annotations, BuiltIn},
     workspace::Context,
 };
+
+use super::super::upstream::call_tool;
+use crate::hub::upstreams::Upstreams;
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(super) struct ExecuteMcpTool {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use skep_mcp::gateway::LIST_TIME_MAX;
-
-use super::super::upstream::{Listed, listed_tools};
-use crate::{
+use skep_tools::{
     error::ToolError,
-    hub::upstreams::Upstreams,
     tool::{Annotations, BuiltIn},
     workspace::Context,
 };
+
+use super::super::upstream::{Listed, listed_tools};
+use crate::hub::upstreams::Upstreams;
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(super) struct GetAvailableMcpTools {

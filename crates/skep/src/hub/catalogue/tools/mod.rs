@@ -4,7 +4,8 @@ mod execute_mcp_tool;
 mod get_available_mcp_tools;
 mod search_tools;
 
-use crate::{hub::upstreams::Upstreams, tool::Tool};
+use crate::hub::upstreams::Upstreams;
+use skep_tools::tool::Tool;
 
 /// Those that there are for these servers: none if there are no servers, except for the search, if it is wanted.
 pub(crate) fn for_servers(upstreams: &Upstreams, with_search: bool) -> Vec<Tool> {

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use skep_mcp::gateway::{LIST_TIME_MAX, prefixed};
-
-use super::super::upstream::{Listed, listed_tools};
-use crate::{
+use skep_tools::{
     error::ToolError,
-    hub::upstreams::Upstreams,
     tool::{Annotations, BuiltIn},
     workspace::Context,
 };
+
+use super::super::upstream::{Listed, listed_tools};
+use crate::hub::upstreams::Upstreams;
 
 /// Tools in an answer, at most.
 const LIMIT_MAX: u32 = 50;

@@ -25,6 +25,7 @@ use skep_mcp::client::auth::{
     discovery::{self, AuthorizationServer, Resource},
     grant::{self, Client, Granted, Key, Proof, TokenRequest},
 };
+use skep_tools::net;
 use tokio::time::Instant;
 
 pub use self::login::{Begun, LOGIN_TIME_MAX, LoggedIn, LoginError};
@@ -32,10 +33,7 @@ use self::{
     store::{Contents, Kept, Registered, Store, StoreError, Used, Wanted},
     web::Guarded,
 };
-use crate::{
-    config::servers::{Grant, IdentityProvider, OAuth, Transport, Upstream},
-    net,
-};
+use crate::config::servers::{Grant, IdentityProvider, OAuth, Transport, Upstream};
 
 /// A token is renewed so long before its end, or when a quarter of its time is left if that is later.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
@@ -520,7 +518,7 @@ fn union(mut scopes: Vec<String>, more: Vec<String>) -> Vec<String> {
 /// A small file that the user named.
 fn text(path: &Path) -> Result<String, AuthError> {
     let fault = |why: String| AuthError::Unconfigured(format!("{}: {why}", path.display()));
-    let bytes = crate::document::read_bytes(path, KEY_FILE_BYTES_MAX).map_err(fault)?;
+    let bytes = skep_tools::document::read_bytes(path, KEY_FILE_BYTES_MAX).map_err(fault)?;
     let text = String::from_utf8(bytes).map_err(|_| fault("is not text in UTF-8".to_owned()))?;
     Ok(text.trim().to_owned())
 }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use reqwest::Url;
 use skep_mcp::client::auth::{Answer, Request, Web};
-
-use crate::net;
+use skep_tools::net;
 
 #[derive(Debug)]
 pub(super) struct Guarded(net::Client);

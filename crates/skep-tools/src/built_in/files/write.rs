@@ -1,0 +1,135 @@
+//! `file_write`: a file among the outputs.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{WRITE_MAX, keep, keep_instead_of, read::Encoding};
+use crate::{
+    error::ToolError,
+    tool::{Annotations, BuiltIn},
+    workspace::Context,
+};
+
+/// See [`BuiltIn::DESCRIPTION`].
+pub(in crate::built_in) struct FileWrite;
+
+#[derive(Deserialize, JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields)]
+pub(in crate::built_in) struct Arguments {
+    /// Where to write it among the outputs, such as `report.md` or `outputs/report.md`.
+    #[garde(length(chars, min = 1, max = 4096))]
+    path: String,
+    /// What to write.
+    content: String,
+    /// How `content` is given.
+    #[serde(default)]
+    encoding: Encoding,
+    /// The `sha256` that file_read gave of the file which this replaces. If that has changed since, nothing is written.
+    #[garde(length(chars, min = 64, max = 64))]
+    base_sha256: Option<String>,
+}
+
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::built_in) struct Answer {
+    /// Where it is, as other tools must name it.
+    path: String,
+    /// Bytes written.
+    size: usize,
+}
+
+impl BuiltIn for FileWrite {
+    const NAME: &'static str = "file_write";
+    const DESCRIPTION: &'static str = "Write a file among the outputs, whole: what was there before is replaced. Give \
+        back the path by which other tools read it. The user's own files are never written.";
+    const ANNOTATIONS: Annotations =
+        Annotations { read_only_hint: false, destructive_hint: true, idempotent_hint: true, open_world_hint: false };
+    type Arguments = Arguments;
+    type Answer = Answer;
+
+    async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
+        let bytes = match arguments.encoding {
+            Encoding::Text => arguments.content.into_bytes(),
+            Encoding::Base64 => BASE64_STANDARD
+                .decode(arguments.content)
+                .map_err(|error| ToolError::argument("content", format!("it is not base64: {error}")))?,
+        };
+        if bytes.len() > WRITE_MAX {
+            return Err(ToolError::argument("content", format!("a file has at most {WRITE_MAX} bytes")));
+        }
+        let path = match &arguments.base_sha256 {
+            None => keep(context, &arguments.path, &bytes)?,
+            Some(base) => keep_instead_of(context, &arguments.path, base, &bytes)?,
+        };
+        Ok(Answer { path, size: bytes.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::built_in::testing::{Fixture, call};
+
+    async fn write(fixture: &Fixture, arguments: Value) -> Result<Value, ToolError> {
+        call(FileWrite, fixture, arguments).await
+    }
+
+    #[tokio::test]
+    async fn a_file_is_found_under_the_path_that_is_given_back() {
+        let fixture = Fixture::new();
+        for path in ["a/b.txt", "outputs/a/b.txt", "outputs/task/a/b.txt"] {
+            let answer = write(&fixture, json!({"path": path, "content": path})).await.unwrap();
+            assert_eq!(answer, json!({"path": "outputs/task/a/b.txt", "size": path.len()}));
+            assert_eq!(fixture.context.read("outputs/task/a/b.txt", 100).unwrap(), path.as_bytes());
+        }
+        write(&fixture, json!({"path": "c", "content": "AJ8=", "encoding": "base64"})).await.unwrap();
+        assert_eq!(fixture.context.read("outputs/task/c", 100).unwrap(), [0, 159]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_elsewhere() {
+        let fixture = Fixture::new();
+        fixture.file("mine.txt", "mine");
+        write(&fixture, json!({"path": "mine.txt", "content": "theirs"})).await.unwrap();
+        assert_eq!(fixture.context.read("mine.txt", 100).unwrap(), b"mine");
+        for (path, code) in [
+            ("../x", "denied"),
+            ("outputs/../../x", "denied"),
+            ("/tmp/skep-x", "invalid_arguments"),
+            ("a/", "invalid_arguments"),
+            (".", "invalid_arguments"),
+            ("outputs", "invalid_arguments"),
+            ("..", "invalid_arguments"),
+        ] {
+            let error = write(&fixture, json!({"path": path, "content": ""})).await.unwrap_err();
+            assert_eq!(error.code(), code, "{path}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(fixture.directory.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_has_changed_since_it_was_read_is_not_replaced() {
+        let fixture = Fixture::new();
+        write(&fixture, json!({"path": "a", "content": "one"})).await.unwrap();
+        let read = call(super::super::FileRead, &fixture, json!({"path": "outputs/task/a"})).await.unwrap();
+        let based = json!({"path": "a", "content": "two", "base_sha256": read["sha256"]});
+        write(&fixture, based.clone()).await.unwrap();
+        assert_eq!(write(&fixture, based).await.unwrap_err().code(), "conflict");
+        let none = json!({"path": "b", "content": "two", "base_sha256": read["sha256"]});
+        assert_eq!(write(&fixture, none).await.unwrap_err().code(), "conflict", "there is none");
+        assert_eq!(fixture.context.read("outputs/task/a", 100).unwrap(), b"two");
+        let unfit = json!({"path": "a", "content": "", "base_sha256": "7"});
+        assert_eq!(write(&fixture, unfit).await.unwrap_err().code(), "invalid_arguments");
+    }
+
+    #[tokio::test]
+    async fn a_file_has_a_largest_size() {
+        let fixture = Fixture::new();
+        assert!(write(&fixture, json!({"path": "x", "content": "x".repeat(WRITE_MAX)})).await.is_ok());
+        assert!(write(&fixture, json!({"path": "x", "content": "x".repeat(WRITE_MAX + 1)})).await.is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! The built-in tools, one file each: arguments, answer, handler.
+
+mod ai;
+mod bash;
+pub mod code;
+mod compose;
+mod execute_generated_code;
+mod fetch_url;
+mod files;
+mod generate_code;
+mod http_request;
+mod observe_screen;
+mod page;
+mod sandboxed;
+pub mod search;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
+
+use crate::{
+    model::{self, Model},
+    net,
+    tool::Tool,
+};
+
+/// What the tools are made from.
+pub struct Parts {
+    /// Where commands run.
+    pub sandbox: SandboxOnDemand,
+    /// What reaches addresses that callers choose.
+    pub web: net::Client,
+    /// What answers questions and writes code.
+    pub model: Model,
+    /// Where the web and X are searched.
+    pub search: search::Settings,
+    /// What generated code may use.
+    pub code: code::Policy,
+}
+
+impl Parts {
+    /// Commands run in this sandbox, and nothing else is configured: no model, no engines, Skep's own rules.
+    pub fn new(sandbox: SandboxOnDemand) -> Parts {
+        Parts {
+            sandbox,
+            web: net::Client::new(&net::Settings::default()),
+            model: Model::new(&model::Settings::default(), |_| None),
+            search: search::Settings::default(),
+            code: code::Policy::default(),
+        }
+    }
+}
+
+/// All built-in tools.
+pub fn all(parts: Parts) -> Vec<Tool> {
+    let Parts { sandbox, web, model, search, code } = parts;
+    let gate = code::Gate::new(code, sandbox.clone());
+    vec![
+        Tool::new(ai::Ai { model: model.clone() }),
+        Tool::new(bash::Bash { sandbox: sandbox.clone() }),
+        Tool::new(compose::Compose),
+        Tool::new(execute_generated_code::ExecuteGeneratedCode { gate: gate.clone(), sandbox: sandbox.clone() }),
+        Tool::new(fetch_url::FetchUrl { client: web.clone() }),
+        Tool::new(files::FileEdit::default()),
+        Tool::new(files::FileRead),
+        Tool::new(files::FileWrite),
+        Tool::new(files::ListFiles),
+        Tool::new(generate_code::GenerateCode { gate, model }),
+        Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(observe_screen::ObserveScreen::new(sandbox)),
+        Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
+    ]
+}
