@@ -39,9 +39,11 @@ use rustix::{
 };
 
 use crate::{
-    Bind,
+    bind::Bind,
     fault::{At, Fault},
-    landlock, root,
+    landlock,
+    privileges::refuse_privileges,
+    root,
     users::{Users, become_user},
     wire::Job,
 };
@@ -190,7 +192,7 @@ impl Bare {
             make(&own.join(name)).at("make the sandbox's directory")?;
         }
         if let Some(id) = id {
-            crate::command::refuse_privileges()?;
+            refuse_privileges()?;
             become_user(id).at("become the sandbox's user")?;
         }
         enter_domain()

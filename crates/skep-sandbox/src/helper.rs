@@ -6,53 +6,35 @@
 use std::{
     env::args_os,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     process::{Child, Command},
     task::JoinSet,
     time::timeout,
 };
 
 use crate::{
-    Config, Error, Namespaces, Protection, Tier,
+    advice::{Weaker, explain},
+    channel::{listen, pair, receive, send},
+    config::{Config, Namespaces},
     defence::Defences,
+    error::Error,
     offered::Offers,
-    probe,
     supervise::Supervised,
-    wire::{self, Asked, Call, Hello, JOB_SENT_MAX, MESSAGE_MAX, Message as _, Setup},
+    tier::{Protection, Tier},
+    wire::{Asked, Call, Hello, JOB_SENT_MAX, MESSAGE_MAX, Message as _, Setup},
     zygote::NAME,
 };
 
 /// How long the helper may take to get ready; it takes a few milliseconds.
 const READY_WITHIN: Duration = Duration::from_secs(5);
-
-/// Why the isolation is not stronger.
-#[derive(Clone, Debug)]
-pub(crate) struct Weaker {
-    pub(crate) reason: String,
-    pub(crate) cure: String,
-}
-
-impl Weaker {
-    fn because(refused: &Error) -> Weaker {
-        match refused {
-            Error::Unavailable { reason, cure } => Weaker { reason: reason.clone(), cure: cure.clone() },
-            Error::Setup { step, source } => {
-                let cure = "find out what refuses that here".to_owned();
-                Weaker { reason: format!("cannot {step}: {source}"), cure }
-            }
-            other => Weaker { reason: other.to_string(), cure: String::new() },
-        }
-    }
-}
 
 /// A helper that takes orders. It dies with this value.
 #[derive(Debug)]
@@ -153,7 +135,7 @@ impl Helper {
                     hearing.spawn(offers.clone().hear(Arc::clone(&control)));
                     Ok(Helper { control, offers, _hearing: hearing, tier, missing, weaker: None, _process: process })
                 }
-                Hello::Fault(fault) => Err(probe::explain(fault)),
+                Hello::Fault(fault) => Err(explain(fault)),
             },
             _ => Err(Error::NoHelper),
         }
@@ -183,35 +165,3 @@ impl Helper {
 fn hides(config: &Config) -> bool {
     config.binds.iter().any(|bind| !bind.hidden.is_empty())
 }
-
-/// A pair of connected sockets; the first is for this process's event loop.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok((ours, theirs))
-}
-
-/// Gives a socket to the event loop.
-pub(crate) fn listen(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, and nothing exchanges what is in the `AsyncFd`.
-    unsafe { AsyncFd::register(socket) }.map_err(|error| error.into())
-}
-
-/// Sends a message.
-pub(crate) async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), bytes, fds)).await
-}
-
-/// The next message; `None` when the other side is closed.
-pub(crate) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    socket
-        .async_io(Interest::READABLE, |socket| {
-            let mut buffer = [0; REPLY_MAX];
-            let received = wire::receive(socket.as_fd(), &mut buffer)?;
-            Ok(received.map(|(length, fds)| (buffer[..length].to_vec(), fds)))
-        })
-        .await
-}
-
-/// Longest message from the helper or a sandbox, in bytes.
-const REPLY_MAX: usize = 8 << 10;

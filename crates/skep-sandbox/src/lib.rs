@@ -25,23 +25,31 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("sandboxes are made of Linux namespaces");
 
+mod advice;
 mod allocator;
 mod bare;
+mod bind;
 mod cgroup;
+mod channel;
 mod command;
+mod config;
 mod defence;
 mod error;
 mod fault;
 mod helper;
+mod interpreter;
+mod job;
 mod landlock;
 mod limits;
 mod memory;
 mod oci;
 mod offered;
+mod order;
 mod outcome;
 mod output;
 mod outputs;
 mod pool;
+mod privileges;
 mod probe;
 mod proxy;
 mod request;
@@ -54,6 +62,7 @@ mod slot;
 mod sockets;
 mod supervise;
 mod sys;
+mod template;
 mod tier;
 mod users;
 mod warm;
@@ -62,6 +71,8 @@ mod zygote;
 
 pub use self::{
     allocator::keep_freed_memory_for,
+    bind::Bind,
+    config::{Config, Namespaces},
     defence::Defence,
     error::Error,
     oci::{Oci, Source},
@@ -70,7 +81,7 @@ pub use self::{
     probe::Report,
     proxy::{Connection, Destination, Gate},
     request::{InFile, Limits, Net, Request, Run},
-    sandbox::{Bind, Config, Namespaces, Sandbox},
+    sandbox::Sandbox,
     selftest::{Attempt, Verdict},
     tier::{Protection, Tier},
 };

@@ -3,8 +3,8 @@
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::{
-    Limits,
     fault::{At, Fault},
+    request::Limits,
     sys,
 };
 

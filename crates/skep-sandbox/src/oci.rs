@@ -29,9 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::{bundle::Bundle, guard::Guarded};
 use crate::{
-    Bind, End, Error, Net, Outcome, Piece, Protection, Stream, Tier, Usage,
-    output::{self, Output},
+    bind::Bind,
+    error::Error,
+    outcome::{End, Outcome, Usage},
+    output::{self, Output, Piece, Stream},
     outputs,
+    request::Net,
+    tier::{Protection, Tier},
     wire::Job,
 };
 

@@ -13,8 +13,8 @@ use std::{
 use tokio::io::unix::AsyncFd;
 
 use crate::{
-    helper,
-    slot::Sockets,
+    channel,
+    order::Sockets,
     supervise::{Ends, Supervised},
     wire::{Asked, Call, Message as _, Offer},
 };
@@ -59,7 +59,7 @@ impl Offered {
 impl Taken {
     /// Tells the zygote. An error means that it has died, and the sandbox with it.
     pub(crate) async fn tell(self, control: &AsyncFd<OwnedFd>) -> std::io::Result<()> {
-        helper::send(control, &Asked::Taken(self.number).bytes(), &[self.report.as_fd()]).await
+        channel::send(control, &Asked::Taken(self.number).bytes(), &[self.report.as_fd()]).await
     }
 }
 
@@ -80,7 +80,7 @@ impl Offers {
 
     /// Takes in what is offered on `control`, until its other side is closed.
     pub(crate) async fn hear(self, control: Arc<AsyncFd<OwnedFd>>) {
-        while let Ok(Some((bytes, fds))) = helper::receive(&control).await {
+        while let Ok(Some((bytes, fds))) = channel::receive(&control).await {
             let Some(offered) = Offered::new(&bytes, fds) else { continue };
             let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             offers.push_back(offered);

@@ -16,8 +16,8 @@ use libc::pid_t;
 use rustix::event::Timespec;
 
 use crate::{
-    slot::{Order, Sockets},
-    warm::Interpreter,
+    interpreter::Interpreter,
+    order::{Order, Sockets},
     wire::{self, Call, JOB_BESIDE, Message as _},
 };
 

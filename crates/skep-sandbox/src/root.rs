@@ -22,9 +22,10 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Tier,
+    bind::Bind,
     fault::{At, Fault},
     sys,
+    tier::Tier,
 };
 
 /// Directories of the host with its programs. Those that are links there (merged `/usr`) become the same links.

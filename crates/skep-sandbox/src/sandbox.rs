@@ -1,4 +1,4 @@
-//! The door: who may run, on which helper.
+//! Who may run, on which helper.
 
 use std::{
     path::{Component, Path, PathBuf},
@@ -18,118 +18,26 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Attempt, Defence, End, Error, Gate, Limits, Net, Outcome, Piece, Report, Request, Tier, Usage,
-    helper::{Helper, Weaker},
-    oci::{self, Containers, Oci},
-    probe,
+    advice::{self, Weaker},
+    bind::Bind,
+    config::Config,
+    defence::Defence,
+    error::Error,
+    helper::Helper,
+    oci::{self, Containers},
+    outcome::{End, Outcome, Usage},
+    output::Piece,
     proxy::Proxy,
-    root, selftest,
+    request::{Limits, Net, Request},
+    root,
     supervise::Supervised,
+    tier::Tier,
     users::USERS_MAX,
     wire::{self, Message as _},
 };
 
 /// How often a request is tried of which nothing ran: with an interpreter that waits, and without.
 const TRIES: u32 = 2;
-
-/// What a sandbox is made from; the same for all requests that it serves.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The program that calls [`init`](crate::init) first in its `main`. Default: the running program.
-    pub helper: Option<PathBuf>,
-    /// Directories of the host that every request sees, read-only. Named by the operator, never by a request.
-    pub binds: Vec<Bind>,
-    /// Requests that run at once; more of them wait. Each takes five descriptors of the process; those that are
-    /// ready for the next requests take eighteen.
-    pub concurrency_max: usize,
-    /// Requests that may wait; one more is refused with [`Error::Busy`].
-    pub waiting_max: usize,
-    /// Interpreters that may wait, started, for the next request: one for each combination of language and working
-    /// directory (and whether there is input) that was asked for of late. A waiting `python3` holds about 6 MB, `node`
-    /// 36 MB. 0: none.
-    pub warm_max: usize,
-    /// Which addresses requests that were granted hosts ([`Net::Allow`]) may be connected to.
-    /// `None`: no request can be granted any.
-    pub gate: Option<Gate>,
-    /// Whether sandboxes are made with namespaces.
-    pub namespaces: Namespaces,
-    /// Run requests in containers of this runtime instead; they must accept [`Tier::Oci`].
-    pub oci: Option<Oci>,
-    /// Walls that are left out. For tests only: they show that [`Sandbox::selftest`] notices.
-    pub without: Vec<Defence>,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            helper: None,
-            binds: Vec::new(),
-            concurrency_max: 64,
-            waiting_max: 4096,
-            warm_max: 3,
-            gate: None,
-            namespaces: Namespaces::Required,
-            oci: None,
-            without: Vec::new(),
-        }
-    }
-}
-
-/// Whether sandboxes are made with namespaces. Without them there is [`Tier::Landlock`], which requests must accept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Namespaces {
-    /// Without them nothing is run.
-    #[default]
-    Required,
-    /// Without them where this machine refuses them.
-    Preferred,
-    /// Without them in any case, to see what that is like.
-    Unused,
-}
-
-impl Config {
-    /// Binds go where nothing else is, and not into one another: a mount point is never made in a directory of the
-    /// host.
-    fn check(&self) -> Result<(), Error> {
-        let reserved = root::reserved().map(PathBuf::from);
-        let mut taken: Vec<PathBuf> = reserved.collect();
-        for Bind { source, target, hidden } in &self.binds {
-            let invalid = |why: &str| Err(Error::Invalid(format!("the bind at {} {why}", target.display())));
-            let plain = target.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
-            if !target.is_absolute() || !plain || target.components().count() < 2 || target.to_str().is_none() {
-                return invalid("needs a plain absolute path inside, such as /workspace");
-            }
-            if let Some(other) = taken.iter().find(|other| other.starts_with(target) || target.starts_with(other)) {
-                return invalid(&format!("overlaps with {}", other.display()));
-            }
-            if !source.is_dir() {
-                return invalid(&format!("has no directory to show: {} is none", source.display()));
-            }
-            let is_plain = |place: &PathBuf| {
-                place.components().next().is_some()
-                    && place.components().all(|part| matches!(part, Component::Normal(_)))
-            };
-            if !hidden.iter().all(is_plain) {
-                return invalid("hides a place that is not given by a plain path within it");
-            }
-            taken.push(target.clone());
-        }
-        Ok(())
-    }
-}
-
-/// A directory of the host, seen read-only inside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bind {
-    /// Directory on the host.
-    pub source: PathBuf,
-    /// Absolute path inside, such as `/workspace`.
-    pub target: PathBuf,
-    /// Places in it, relative to it and without links, of which nothing is seen: something empty lies over each. They must
-    /// exist when the sandbox is started; one that is exchanged for another afterwards is seen again, so whoever hides
-    /// something that may change starts another sandbox then.
-    pub hidden: Vec<PathBuf>,
-}
 
 /// A source of fresh sandboxes; cheap to clone. When the last clone is dropped, everything that still runs is killed.
 #[derive(Clone, Debug)]
@@ -155,7 +63,7 @@ impl Sandbox {
     /// [`Error::Unavailable`] if this machine cannot isolate, [`Error::Invalid`] if a bind is at fault,
     /// [`Error::NoHelper`] if the program does not call [`init`](crate::init).
     pub async fn start(config: Config) -> Result<Sandbox, Error> {
-        config.check()?;
+        check(&config.binds)?;
         let program = config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
         let (helper, containers) = match &config.oci {
             Some(oci) => (None, Some(Containers::start(oci, &config.binds, program).await?)),
@@ -192,13 +100,13 @@ impl Sandbox {
         let stdin = if stdin.is_empty() { None } else { Some(wire::sealed("stdin", &stdin).map_err(memory)?) };
 
         if let Some(containers) = &self.shared.containers {
-            probe::demand(Tier::Oci, min_tier, None)?;
+            advice::demand(Tier::Oci, min_tier, None)?;
             return containers.run(&self.shared.config.binds, job, stdin, sink, &cancel).await;
         }
         let started = Instant::now();
         let helper = self.helper(None).await?;
         let demand = |helper: &Helper| {
-            probe::demand(helper.tier, min_tier, helper.weaker.as_ref())?;
+            advice::demand(helper.tier, min_tier, helper.weaker.as_ref())?;
             if helper.tier == Tier::Landlock && job.net.loopback() {
                 return Err(Error::Invalid("a network of its own cannot be had without namespaces".into()));
             }
@@ -245,7 +153,7 @@ impl Sandbox {
         helper: &Arc<Helper>,
         started: Instant,
     ) -> Result<Option<Outcome>, Error> {
-        let outcome = supervised.finish(limits, sink, cancel, helper, started).await;
+        let outcome = supervised.finish(limits, sink, cancel, helper.tier, &helper.missing, started).await;
         if matches!(outcome, Err(Error::HelperDied)) {
             // Whatever is wrong with it, the next request gets another.
             let _ = self.helper(Some(helper)).await;
@@ -253,15 +161,9 @@ impl Sandbox {
         outcome
     }
 
-    /// Find out what this machine can do, by running a real sandbox.
-    pub async fn probe(&self) -> Report {
-        probe::probe(self).await
-    }
-
-    /// Attacks this sandbox in every way we know, on this machine. Takes some seconds.
-    pub async fn selftest(&self) -> Vec<Attempt> {
-        let program = self.shared.config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"));
-        selftest::run(self, program).await
+    /// The program that becomes the helper.
+    pub(crate) fn program(&self) -> &Path {
+        self.shared.config.helper.as_deref().unwrap_or(Path::new("/proc/self/exe"))
     }
 
     /// The isolation that there is.
@@ -322,6 +224,33 @@ impl Sandbox {
     }
 }
 
+/// Binds go where nothing else is, and not into one another: a mount point is never made in a directory of the host.
+fn check(binds: &[Bind]) -> Result<(), Error> {
+    let reserved = root::reserved().map(PathBuf::from);
+    let mut taken: Vec<PathBuf> = reserved.collect();
+    for Bind { source, target, hidden } in binds {
+        let invalid = |why: &str| Err(Error::Invalid(format!("the bind at {} {why}", target.display())));
+        let plain = target.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+        if !target.is_absolute() || !plain || target.components().count() < 2 || target.to_str().is_none() {
+            return invalid("needs a plain absolute path inside, such as /workspace");
+        }
+        if let Some(other) = taken.iter().find(|other| other.starts_with(target) || target.starts_with(other)) {
+            return invalid(&format!("overlaps with {}", other.display()));
+        }
+        if !source.is_dir() {
+            return invalid(&format!("has no directory to show: {} is none", source.display()));
+        }
+        let is_plain = |place: &PathBuf| {
+            place.components().next().is_some() && place.components().all(|part| matches!(part, Component::Normal(_)))
+        };
+        if !hidden.iter().all(is_plain) {
+            return invalid("hides a place that is not given by a plain path within it");
+        }
+        taken.push(target.clone());
+    }
+    Ok(())
+}
+
 /// One of those who wait.
 struct Waiting<'a>(&'a AtomicUsize);
 
@@ -340,6 +269,3 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-/// The weakest tier there is, for probing.
-pub(crate) const WEAKEST: Tier = Tier::Oci;

@@ -19,7 +19,14 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Defence, End, Error, InFile, Outcome, Protection, Request, Run, Sandbox, Start, Tier, sandbox::WEAKEST};
+use crate::{
+    defence::Defence,
+    error::Error,
+    outcome::{End, Outcome, Start},
+    request::{InFile, Request, Run},
+    sandbox::Sandbox,
+    tier::{Protection, Tier},
+};
 
 /// One attack and how it went.
 #[derive(Clone, Debug)]
@@ -56,8 +63,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long an answer is waited for beyond any deadline.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(180);
 
+impl Sandbox {
+    /// Attacks this sandbox in every way we know, on this machine. Takes some seconds.
+    pub async fn selftest(&self) -> Vec<Attempt> {
+        run(self, self.program()).await
+    }
+}
+
 /// Tries everything.
-pub(crate) async fn run(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
+async fn run(sandbox: &Sandbox, program: &Path) -> Vec<Attempt> {
     let tier = sandbox.tier().await;
     let mut attempts = from_inside(sandbox, program, tier).await;
     attempts.extend(with_requests(sandbox, tier).await);
@@ -208,7 +222,7 @@ fn from_interpreter(request: &Request) -> Request {
 /// Whether an interpreter waits for the next request. Not where there is none installed, nor where none may wait.
 async fn warms_up(sandbox: &Sandbox) -> bool {
     for _ in 0..WARM_UPS {
-        let request = Request { min_tier: WEAKEST, ..Request::new(Run::Python(String::new())) };
+        let request = Request { min_tier: Tier::WEAKEST, ..Request::new(Run::Python(String::new())) };
         let outcome = sandbox.run(request, CancellationToken::new()).await;
         if outcome.is_err() {
             return false;

@@ -8,7 +8,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
@@ -24,27 +24,30 @@ use rustix::{
 };
 
 use crate::{
-    Limits, Net, Tier,
     bare::{self, Bare},
     command,
     defence::Defence,
     fault::{At, Fault},
+    interpreter::Interpreter,
     limits,
     memory::Watch,
-    proxy, root, sys,
+    order::{Order, place_streams},
+    privileges::{keep_capabilities, refuse_privileges},
+    proxy,
+    request::{CODE_MAX, Limits, Net},
+    root, sys,
     sys::{Cloned, Status},
+    template::Template,
+    tier::Tier,
     users::map_user,
-    warm::{Awaited, Interpreter, Undelivered},
-    wire::{self, CALL_MAX, Call, JOB_BESIDE, JOB_SENT_MAX, Job, Message as _, Report},
-    zygote::Template,
+    warm::{Awaited, Undelivered},
+    wire::{self, CALL_MAX, Call, Job, Message as _, Report},
 };
 
 /// The id that a command has inside, whatever it is outside.
 const USER: u32 = 1000;
 /// Files in `/tmp`.
 const TMP_FILES_MAX: u32 = 16_384;
-/// Size of `/code`, in bytes; the length of a program is limited before (`request.rs`).
-pub(crate) const CODE_MAX: u64 = 8 << 20;
 /// Files in `/code`: itself, a program, and for a moment the pipe in its place.
 const CODE_FILES_MAX: u32 = 3;
 /// Connections to the proxy that wait to be accepted.
@@ -55,80 +58,6 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 /// Where descriptors lie in a new keeper: what it hears the server on, and what its command gets its job from.
 const KEEPER: i32 = 3;
 const COMMAND: i32 = 4;
-
-/// What the server sends for one request.
-pub(crate) struct Order {
-    pub(crate) report: OwnedFd,
-    pub(crate) job: OwnedFd,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-    pub(crate) stdin: Option<OwnedFd>,
-}
-
-impl Order {
-    /// `None`: these are not the descriptors of an order.
-    pub(crate) fn from_fds(fds: Vec<OwnedFd>) -> Option<Order> {
-        let mut fds = fds.into_iter();
-        Some(Order {
-            report: fds.next()?,
-            job: fds.next()?,
-            stdout: fds.next()?,
-            stderr: fds.next()?,
-            stdin: fds.next(),
-        })
-    }
-
-    /// In the order in which [`from_fds`](Self::from_fds) wants them.
-    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let fds = [&self.report, &self.job, &self.stdout, &self.stderr].into_iter().chain(&self.stdin);
-        fds.map(OwnedFd::as_fd).collect()
-    }
-}
-
-/// Where a sandbox that is ready hears of its request.
-pub(crate) struct Sockets {
-    pub(crate) keeper: OwnedFd,
-    pub(crate) command: OwnedFd,
-}
-
-impl Sockets {
-    /// Hands it a request: its work with these descriptors, the report first, as [`Work::receive`] wants them. An error
-    /// means that it has died, and nothing was run.
-    pub(crate) fn hand_over(&self, work: &[u8], fds: &[BorrowedFd<'_>], call: &Call) -> io::Result<()> {
-        // The command first: it is what is waited for, and the one told first gets the processor that is idle. It may
-        // end before its keeper knows of the request; the keeper then waits to be told.
-        wire::send(&self.command, work, fds)?;
-        // A keeper that has died took the command along, which the server is told when it is reaped.
-        let _ = wire::send(&self.keeper, &call.bytes(), &fds[..1]);
-        Ok(())
-    }
-}
-
-/// What the command of a sandbox that is ready is sent.
-pub(crate) struct Work {
-    pub(crate) report: OwnedFd,
-    pub(crate) job: io::Result<Job>,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-    pub(crate) stdin: Option<OwnedFd>,
-}
-
-impl Work {
-    /// Waits for it. `None`: there will be none.
-    pub(crate) fn receive(socket: &OwnedFd) -> Option<Work> {
-        let mut buffer = [0; JOB_SENT_MAX];
-        let (length, fds) = wire::receive(socket, &mut buffer).ok()??;
-        let bytes = &buffer[..length];
-        if bytes == JOB_BESIDE {
-            let Order { report, job, stdout, stderr, stdin } = Order::from_fds(fds)?;
-            let job = wire::read_all(job).and_then(|bytes| Job::parse(&bytes));
-            return Some(Work { report, job, stdout, stderr, stdin });
-        }
-        let mut fds = fds.into_iter();
-        let (report, stdout, stderr, stdin) = (fds.next()?, fds.next()?, fds.next()?, fds.next());
-        Some(Work { report, job: Job::parse(bytes), stdout, stderr, stdin })
-    }
-}
 
 /// What a sandbox is made for.
 pub(crate) enum Purpose<'a> {
@@ -256,15 +185,6 @@ fn place(template: &Template, purpose: &Purpose<'_>, user: u32) -> Result<(), Fa
     sys::close_from(COMMAND + 1).at("close descriptors")
 }
 
-/// Makes these the standard streams.
-pub(crate) fn place_streams(stdout: &OwnedFd, stderr: &OwnedFd, stdin: Option<&OwnedFd>) -> io::Result<()> {
-    if let Some(stdin) = stdin {
-        sys::place(stdin.as_fd(), 0, false)?;
-    }
-    sys::place(stdout.as_fd(), 1, false)?;
-    sys::place(stderr.as_fd(), 2, false)
-}
-
 /// Starts a process that runs `becomes` in a copy of this one's memory.
 fn fork(mut becomes: impl FnMut()) -> io::Result<pid_t> {
     match sys::clone(0, None)? {
@@ -305,7 +225,7 @@ fn furnish(template: &Template, limits: &Limits, net: &Net) -> Result<Furnished,
 
     if defences.has(Defence::Capabilities) {
         // Inherited by the command, so done once for both.
-        command::refuse_privileges()?;
+        refuse_privileges()?;
     }
     Ok(Furnished { watch, outputs, proxy, own: None })
 }
@@ -339,7 +259,7 @@ impl Furnished {
         sys::close(0, 2).at("close descriptors")?;
         // Its processes may hide from one another, but not from the keeper that measures them.
         if self.own.is_none() {
-            command::keep_capabilities(CapabilitySet::SYS_PTRACE)?;
+            keep_capabilities(CapabilitySet::SYS_PTRACE)?;
         }
         let Furnished { watch, outputs, proxy, own } = self;
         Ok(Started { command, signals, watch, outputs, proxy, own })

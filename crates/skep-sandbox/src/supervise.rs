@@ -26,12 +26,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    End, Error, Limits, Outcome, Piece, Start, Stream, Tier, Usage, helper,
-    helper::Helper,
-    output::{self, Output},
-    outputs, probe,
+    advice::explain,
+    channel,
+    error::Error,
+    outcome::{End, Outcome, Start, Usage},
+    output::{self, Output, Piece, Stream},
+    outputs,
     proxy::Proxy,
+    request::Limits,
     sys::{Status, Used},
+    tier::{Protection, Tier},
     wire::{Message as _, Report},
 };
 
@@ -74,10 +78,10 @@ enum Fate {
 impl Supervised {
     /// Both ends of a new request.
     pub(crate) fn new(proxy: Option<Proxy>) -> io::Result<(Supervised, Ends)> {
-        let (report, their_report) = helper::pair()?;
+        let (report, their_report) = channel::pair()?;
         let (stdout, their_stdout) = Reader::new()?;
         let (stderr, their_stderr) = Reader::new()?;
-        let report = helper::listen(report)?;
+        let report = channel::listen(report)?;
         let supervised = Supervised {
             report,
             stdout,
@@ -108,10 +112,11 @@ impl Supervised {
         limits: &Limits,
         sink: Option<Sender<Piece>>,
         cancel: &CancellationToken,
-        helper: &Helper,
+        tier: Tier,
+        missing: &[Protection],
         started: Instant,
     ) -> Result<Option<Outcome>, Error> {
-        self.bare = helper.tier == Tier::Landlock;
+        self.bare = tier == Tier::Landlock;
         self.output = Output::new(limits.output, sink);
         let fate = self.watch(limits, cancel, started).await?;
         self.over = true;
@@ -142,8 +147,8 @@ impl Supervised {
             usage: Usage { wall, cpu: Duration::from_micros(used.cpu_us), memory_peak: used.memory_peak },
             start,
             connections,
-            tier: helper.tier,
-            missing: helper.missing.clone(),
+            tier,
+            missing: missing.to_vec(),
         }))
     }
 
@@ -156,7 +161,7 @@ impl Supervised {
             let killed = forced.is_some();
             let end = select! {
                 biased;
-                message = helper::receive(&self.report) => match self.hear(message)? {
+                message = channel::receive(&self.report) => match self.hear(message)? {
                     Some(fate) => return Ok(match (forced, fate) {
                         (Some(end), Fate::Ended { used, .. }) => Fate::Ended { end, used },
                         (Some(end), Fate::Unbegun) => Fate::Ended { end, used: Used::default() },
@@ -225,7 +230,7 @@ impl Supervised {
                     self.serving = serving.map_err(|source| Error::Setup { step: "serve the proxy".into(), source })?;
                 }
             }
-            Report::Fault(fault) => return Err(probe::explain(fault)),
+            Report::Fault(fault) => return Err(explain(fault)),
             Report::Unfit(why) => return Err(Error::Invalid(why)),
             Report::Unexecuted { why, found } => return Err(Error::Unexecuted { why, found }),
             Report::Ended { status, memory_exceeded, used } => {

@@ -15,6 +15,11 @@ pub enum Tier {
     Strict,
 }
 
+impl Tier {
+    /// The weakest, for finding out what there is.
+    pub(crate) const WEAKEST: Tier = Tier::Oci;
+}
+
 /// One thing that protects, for [`Outcome::missing`](crate::Outcome::missing) and [`Report`](crate::Report).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]

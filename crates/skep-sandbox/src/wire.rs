@@ -34,11 +34,14 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Limits, Net, Protection, Start, Tier,
+    bind::Bind,
     defence::Defences,
     fault::Fault,
+    interpreter::{Interpreter, Language},
+    outcome::Start,
+    request::{Limits, Net},
     sys::{Status, Used},
-    warm::{Interpreter, Language},
+    tier::{Protection, Tier},
 };
 
 /// Longest message, in bytes; jobs go beside it.

@@ -37,22 +37,25 @@ use rustix::{
 };
 
 use crate::{
-    Limits, Protection, Start, Tier,
     bare::{self, Bare},
     cgroup::{Ceiling, Cgroup, Tree},
     defence::{Defence, Defences},
     fault::{At, Fault},
+    interpreter::Interpreter,
     landlock, limits,
     memory::Watch,
+    order::{Order, Sockets},
+    outcome::Start,
     pool::{Booted, Pool, Waiting, Warm},
+    request::Limits,
     root::{self, Parts},
     seat::{Seat, Seats},
     seccomp::{self, Machine},
-    slot::{self, Order, Purpose, Sockets},
+    slot::{self, Purpose},
     sys::{self, Cloned, Ended, Status, Used},
-    tier::Means,
+    template::Template,
+    tier::{Means, Protection, Tier},
     users::{Users, become_user, map_user},
-    warm::Interpreter,
     wire::{self, Asked, Call, Hello, MESSAGE_MAX, Message as _, Offer, Report, Setup},
 };
 
@@ -217,32 +220,6 @@ impl Beginning {
         }
         self.one_user = told[0] & ONE_USER != 0;
         Ok(self)
-    }
-}
-
-/// What every sandbox is made from.
-pub(crate) struct Template {
-    pub(crate) root: root::Root,
-    pub(crate) filter: Vec<libc::sock_filter>,
-    pub(crate) landlock: u32,
-    pub(crate) defences: Defences,
-    /// Paths that may be read inside.
-    pub(crate) readable: Vec<String>,
-    /// Paths below which everything may be done.
-    pub(crate) writable: Vec<String>,
-    /// Processes beside those of a command that count as if they were its.
-    pub(crate) counted: u64,
-    /// Takes the place of namespaces.
-    pub(crate) bare: Option<Bare>,
-}
-
-impl Template {
-    /// Fits it to the calling process, a new keeper.
-    fn fit(&mut self) {
-        if let Some(bare) = &self.bare {
-            self.writable.extend(bare.writable());
-            self.counted = bare.counted();
-        }
     }
 }
 

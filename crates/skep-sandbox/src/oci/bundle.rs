@@ -20,7 +20,7 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::guard::Guarded;
-use crate::{Bind, Limits, bare, seccomp, users::CONTAINER_USER, wire::Job};
+use crate::{bare, bind::Bind, request::Limits, seccomp, users::CONTAINER_USER, wire::Job};
 
 /// Where the files of a request lie before they are copied to `/tmp`.
 const FILES: &str = "/code/files";

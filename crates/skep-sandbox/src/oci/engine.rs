@@ -11,7 +11,7 @@ use super::{
     Kind, LABEL,
     bundle::{self, Bundle},
 };
-use crate::{Bind, users::CONTAINER_USER, wire::Job};
+use crate::{bind::Bind, users::CONTAINER_USER, wire::Job};
 
 /// The exit codes of engines that could not run a container, or not the program in it.
 const NOT_RUN: std::ops::RangeInclusive<i32> = 125..=127;
