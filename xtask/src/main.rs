@@ -5,6 +5,7 @@
 mod conformance;
 mod dist;
 mod interop;
+mod tidy;
 
 use std::{
     env,
@@ -21,6 +22,7 @@ Usage: cargo xtask <CHORE>
   bench [NAME]        build for release and run the measurements (or one: store, followers, door, gateway, run, sandbox)
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
+  tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
   dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
   setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc)
 ";
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
         ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
         ["interop"] => interop::check(),
+        ["tidy"] => tidy::check(),
         ["dist"] => dist::dist(None),
         ["dist", program] => dist::dist(Some(program)),
         ["setup"] => install(&NEEDED).and_then(|()| install_below(SERVERS_DIRECTORY, &SERVERS)),
