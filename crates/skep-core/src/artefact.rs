@@ -6,9 +6,8 @@ use std::{collections::HashSet, fmt::Write as _};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    id::{RunId, TaskId},
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_BYTES_MAX, ARTEFACTS_MAX, Invalid, check_bytes, check_count, check_name},
-    run::RunId,
-    task::TaskId,
 };
 
 /// What is known of a kept artefact; its bytes are read with [`crate::db::Db::artefact`].

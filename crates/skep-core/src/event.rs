@@ -1,7 +1,10 @@
 //! What happened, in the order in which it became true. Written in the same transaction as the change, numbered
 //! without gaps in each namespace: who has read up to a number has missed nothing before it.
 
-use crate::{Json, Timestamp, run::RunId, task::TaskId};
+use crate::{
+    Json, Timestamp,
+    id::{RunId, TaskId},
+};
 
 /// One thing that happened, as it is read back.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Json, task::TaskId};
+use crate::{Json, id::TaskId};
 
 /// Bytes in the name of a task, run, queue, worker or artefact.
 pub const NAME_BYTES_MAX: usize = 512;

@@ -11,6 +11,7 @@
 
 use serde_json::json;
 
+pub use crate::id::RunId;
 use crate::{
     Json, Timestamp,
     event::{Kind, NewEvent},
@@ -50,10 +51,6 @@ pub struct NewRun {
     /// Where its tasks work.
     pub directory: String,
 }
-
-/// Name of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RunId(pub String);
 
 /// A run without its plan and its report, which may be large.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+pub use crate::id::SessionId;
 use crate::{
     artefact::hex,
+    id::WorkerId,
     limits::{Invalid, check_name},
-    task::WorkerId,
 };
 
 /// How often a hub renews its row.
@@ -29,10 +30,6 @@ pub const ATTACH_TIME: Duration = Duration::from_secs(10);
 /// A process that shares the store: a name that no other ever had.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubId(pub String);
-
-/// Name of a session: one worker's, from when it registers until it leaves or is lost. Unique in its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(pub String);
 
 /// The secret with which a session is attached to another hub.
 #[derive(Clone, PartialEq, Eq)]

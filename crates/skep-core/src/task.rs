@@ -27,15 +27,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub(crate) use self::graph::{check_graph, to_reopen};
+pub use crate::id::{TaskId, WorkerId};
 use crate::{
     Json, Timestamp,
     event::{Kind, NewEvent},
+    id::{RunId, SessionId},
     limits::{
         INPUT_BYTES_MAX, Invalid, LATE_ANSWER_BYTES_MAX, LOSSES_MAX, RUN_DEPENDENCIES_MAX, check_count, check_json,
         check_name, cut_error,
     },
-    run::RunId,
-    session::SessionId,
 };
 
 /// Wait before the first retry, if the task does not say otherwise. Each further one takes twice as long.
@@ -95,14 +95,6 @@ pub struct NewTask {
     /// See [`Task::allow_failure`].
     pub allow_failure: bool,
 }
-
-/// Name of a task.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskId(pub String);
-
-/// Name under which a worker registered.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct WorkerId(pub String);
 
 /// The state of a task, with just the data that makes sense in it.
 #[derive(Clone, Debug, PartialEq)]
