@@ -10,9 +10,9 @@
 //! are not shown ([`hidden`]).
 
 mod hidden;
+mod outputs;
 
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     fs::{self, DirBuilder, File, Permissions},
     io::{self, Read as _, Write as _},
@@ -35,8 +35,11 @@ use skep_sandbox::Piece;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::hidden::{BadPlaces, Secrets, is_home};
 use self::hidden::{Hidden, IsHidden};
+pub use self::{
+    hidden::{BadPlaces, Secrets, is_home},
+    outputs::Outputs,
+};
 use crate::{error::ToolError, room::Room};
 
 /// Where the workspace is inside a sandbox.
@@ -111,7 +114,7 @@ impl Context {
 
     /// Tells contexts apart that would give other answers to the same call.
     pub fn identity(&self) -> String {
-        format!("{}\0{}", self.workspace.path().display(), self.outputs.root.path().display())
+        format!("{}\0{}", self.workspace.path().display(), self.outputs.root().path().display())
     }
 
     /// The contents of a file of the workspace, or of the outputs if the path begins with `outputs/`.
@@ -124,7 +127,7 @@ impl Context {
     pub fn locate<'a>(&'a self, path: &'a str) -> (&'a Dir, &'a Path) {
         let path = Path::new(path);
         match path.strip_prefix(OUTPUTS) {
-            Ok(inside) => (&self.outputs.root, inside),
+            Ok(inside) => (self.outputs.root(), inside),
             Err(_) => (&self.workspace, path),
         }
     }
@@ -484,80 +487,6 @@ impl Identity {
 fn unique() -> u64 {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     u64::from(std::process::id()) << 32 | COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-}
-
-/// A path below the root of the outputs, as other calls must name it.
-fn shown(path: &Path) -> String {
-    format!("{OUTPUTS}/{}", path.display())
-}
-
-/// Where the files of a call go. In a run each task has its own directory below the run's, so that tasks side by side
-/// do not overwrite each other.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    root: Dir,
-    prefix: PathBuf,
-    written: Arc<Mutex<BTreeSet<PathBuf>>>,
-}
-
-impl Outputs {
-    /// Outputs in `root`, below `prefix` (empty for the root itself).
-    pub fn new(root: Dir, prefix: impl Into<PathBuf>) -> Outputs {
-        Outputs { root, prefix: prefix.into(), written: Arc::default() }
-    }
-
-    /// Keep a file under the path that a tool was given. Returns its path as other calls must name it: `outputs/…`.
-    pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
-        self.keep_at(self.target(path), bytes)
-    }
-
-    /// Keep a file that a command has left under this path.
-    pub fn keep(&self, path: &Path, bytes: &[u8]) -> Result<String, ToolError> {
-        self.keep_at(self.prefix.join(path), bytes)
-    }
-
-    /// The same as [`write`](Outputs::write), if there is still what was `seen`.
-    ///
-    /// # Errors
-    ///
-    /// [`ToolError::Conflict`] if there is something else by now.
-    pub fn write_if_same(&self, path: &Path, bytes: &[u8], seen: &Seen) -> Result<String, ToolError> {
-        let path = self.target(path);
-        let shown = shown(&path);
-        if !self.root.write_if_same(&path, bytes, seen).map_err(|error| refused(&shown, &error))? {
-            return Err(ToolError::Conflict(format!(
-                "{shown} was changed by another call meanwhile, so it was not written; read it again"
-            )));
-        }
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
-        Ok(shown)
-    }
-
-    fn keep_at(&self, path: PathBuf, bytes: &[u8]) -> Result<String, ToolError> {
-        let shown = shown(&path);
-        self.root.write(&path, bytes).map_err(|error| refused(&shown, &error))?;
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
-        Ok(shown)
-    }
-
-    /// Where a tool writes what it calls so, relative to the root. A path that an earlier write gave back names the same file
-    /// again.
-    pub fn target(&self, path: &Path) -> PathBuf {
-        match path.strip_prefix(OUTPUTS) {
-            Ok(named) => self.prefix.join(named.strip_prefix(&self.prefix).unwrap_or(named)),
-            Err(_) => self.prefix.join(path),
-        }
-    }
-
-    /// The directory that holds the outputs of all calls.
-    pub fn root(&self) -> &Dir {
-        &self.root
-    }
-
-    /// What this call and its clones have written, relative to the root.
-    pub fn written(&self) -> Vec<PathBuf> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
 }
 
 #[cfg(test)]
