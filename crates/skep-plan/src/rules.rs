@@ -89,7 +89,7 @@ impl fmt::Display for NotUnderstood {
 }
 
 /// How to have any sentence understood.
-const HELP: &str =
+pub const HELP: &str =
     "For anything else write a plan file (`skep check --schema` prints its form), or name a model in skep.toml:
   [model]
   provider = \"openai\"               # or anthropic, xai, ollama, compatible (with base_url)
