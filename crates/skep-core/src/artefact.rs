@@ -1,11 +1,12 @@
 //! Artefacts: files that a task leaves behind. They come with the answer, in the same transaction, so an artefact of
 //! an attempt whose answer did not count is never kept. Once kept they do not change.
 
-use std::{collections::HashSet, fmt::Write as _};
+use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
 
 use crate::{
+    hex::hex,
     id::{RunId, TaskId},
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_BYTES_MAX, ARTEFACTS_MAX, Invalid, check_bytes, check_count, check_name},
 };
@@ -54,13 +55,6 @@ pub(crate) fn check(artefacts: &[NewArtefact]) -> Result<(), Invalid> {
     }
     let bytes = artefacts.iter().map(|artefact| artefact.bytes.len()).sum();
     check_bytes("all artefacts of one answer", bytes, ARTEFACTS_BYTES_MAX)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a string cannot fail
-        text
-    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use crate::{artefact::hex, limits::INLINE_BYTES_MAX};
+use crate::hex::hex;
+
+/// Bytes of a value that its row keeps itself, as JSON text; a larger one is a blob, which the row names.
+pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
 /// A JSON value as text; cheap to clone. Two of them are equal if their texts are.
 #[derive(Clone)]

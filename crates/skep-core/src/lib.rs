@@ -11,6 +11,7 @@ pub mod app;
 pub mod artefact;
 pub mod db;
 pub mod event;
+mod hex;
 mod id;
 mod json;
 pub mod limits;

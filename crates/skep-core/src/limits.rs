@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::{Json, id::TaskId};
+pub use crate::json::INLINE_BYTES_MAX;
+use crate::{id::TaskId, json::Json};
 
 /// Bytes in the name of a task, run, queue, worker or artefact.
 pub const NAME_BYTES_MAX: usize = 512;
@@ -22,8 +23,6 @@ pub const LATE_ANSWER_BYTES_MAX: usize = ERROR_BYTES_MAX;
 pub const LOG_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a run's plan and of its report, each as JSON text.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
-/// Bytes of a value that its row keeps itself, as JSON text; a larger one is a blob, which the row names.
-pub const INLINE_BYTES_MAX: usize = 4 << 10;
 /// How deep JSON may be nested: a little less than what `serde_json` reads back.
 pub const JSON_DEPTH_MAX: usize = 100;
 /// Tasks in one run.

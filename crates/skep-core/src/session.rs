@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::id::SessionId;
 use crate::{
-    artefact::hex,
+    hex::hex,
     id::WorkerId,
     limits::{Invalid, check_name},
 };

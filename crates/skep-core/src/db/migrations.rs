@@ -8,7 +8,7 @@ use super::{
     DbError, Doing,
     sql::{Row, Sql, values},
 };
-use crate::artefact::hex;
+use crate::hex::hex;
 
 /// One step of the schema.
 pub(super) struct Migration {
