@@ -23,6 +23,7 @@ Usage: cargo xtask <CHORE>
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
   tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
+  schemas             write the JSON Schemas of plans, settings and tools in docs/schemas anew
   dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
   setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc)
 ";
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
         ["interop"] => interop::check(),
         ["tidy"] => tidy::check(),
+        ["schemas"] => schemas(),
         ["dist"] => dist::dist(None),
         ["dist", program] => dist::dist(Some(program)),
         ["setup"] => install(&NEEDED).and_then(|()| install_below(SERVERS_DIRECTORY, &SERVERS)),
@@ -112,6 +114,12 @@ fn test(arguments: &[&str]) -> Result<(), String> {
     run(&mut command)?;
     // With arguments it is not everything that is asked for.
     if arguments.is_empty() { conformance::check() } else { Ok(()) }
+}
+
+/// The test that compares them writes them, too.
+fn schemas() -> Result<(), String> {
+    let arguments = ["test", "--workspace", "--locked", "--lib", "the_schemas_in_docs"];
+    run(cargo().args(arguments).env("SKEP_WRITE_SCHEMAS", "1"))
 }
 
 fn bench(names: &[&str]) -> Result<(), String> {

@@ -4,7 +4,7 @@
 //! which names what its modules share. What the root takes from a module and passes on counts as that module.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     ops::Range,
 };
 
@@ -237,8 +237,8 @@ fn circle<'a>(edges: &'a Edges, start: &'a str) -> Option<Vec<(&'a str, &'a Use)
                 way.extend(back.into_iter().rev());
                 return Some(way);
             }
-            if !from.contains_key(used.as_str()) {
-                from.insert(used, (module, at));
+            if let Entry::Vacant(free) = from.entry(used) {
+                free.insert((module, at));
                 queue.push_back(used);
             }
         }

@@ -1,4 +1,5 @@
 mod limits;
+mod schemas;
 
 use super::*;
 use skep_plan::rules;
