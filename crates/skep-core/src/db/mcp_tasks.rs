@@ -1,4 +1,7 @@
 //! MCP tasks as rows.
+//!
+//! A task that has expired is not there for anybody, and then it is deleted. A hub whose clock is ahead must not take it
+//! away from the others before, so it has expired when its time has passed for certain ([`Tx::surely_past`]).
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -34,17 +37,19 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("mcp_task", &COLUMNS
 
 impl Tx<'_> {
     /// The task of this name.
-    pub(crate) async fn mcp_task(&mut self, id: &McpTaskId, now: Timestamp) -> Result<Option<McpTask>, DbError> {
+    pub(crate) async fn mcp_task(&mut self, id: &McpTaskId) -> Result<Option<McpTask>, DbError> {
         let sql = TABLE.select("id = $2 and expires > $3");
-        self.first(&sql, values![self.namespace(), &id.0, now.0], from_row).await.doing("load an MCP task")
+        let values = values![self.namespace(), &id.0, self.surely_past().0];
+        self.first(&sql, values, from_row).await.doing("load an MCP task")
     }
 
     /// How many tasks a principal has, and how many bytes they take.
-    pub(crate) async fn count_mcp_tasks(&mut self, principal: &str, now: Timestamp) -> Result<(usize, usize), DbError> {
+    pub(crate) async fn count_mcp_tasks(&mut self, principal: &str) -> Result<(usize, usize), DbError> {
         let sql = "select count(*), cast(coalesce(sum(bytes), 0) as bigint) from mcp_task
              where namespace = $1 and principal = $2 and expires > $3";
         let read = |row: &Row<'_>| Ok((row.next::<i64>()?.try_into()?, row.next::<i64>()?.try_into()?));
-        let count = self.first(sql, values![self.namespace(), principal, now.0], read).await;
+        let values = values![self.namespace(), principal, self.surely_past().0];
+        let count = self.first(sql, values, read).await;
         Ok(count.doing("count MCP tasks")?.unwrap_or_default())
     }
 
@@ -67,7 +72,6 @@ impl Tx<'_> {
         holder: &Holder,
         ids: &[McpTaskId],
         until: Timestamp,
-        now: Timestamp,
     ) -> Result<Vec<(McpTaskId, u32)>, DbError> {
         let any = self.sql.any(4);
         let sql = format!(
@@ -76,7 +80,7 @@ impl Tx<'_> {
              returning id, attempt"
         );
         let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
-        let values = values![until.0, self.namespace(), &holder.0, names, now.0];
+        let values = values![until.0, self.namespace(), &holder.0, names, self.surely_past().0];
         let read = |row: &Row<'_>| Ok((McpTaskId(row.next()?), row.next::<i64>()?.try_into()?));
         self.change(&sql, values, read).await.doing("hold MCP tasks")
     }
@@ -87,16 +91,17 @@ impl Tx<'_> {
         let now = self.scope.now;
         let (passed, latest) = (now.surely(), now.at.after(now.error).after(2 * hold));
         let sql = TABLE.select("(held_until <= $2 or held_until > $3) and expires > $4 order by held_until limit $5");
-        let values = values![self.namespace(), passed.0, latest.0, now.at.0, page(limit)];
+        let values = values![self.namespace(), passed.0, latest.0, passed.0, page(limit)];
         self.all(&sql, values, from_row).await.doing("find abandoned MCP tasks")
     }
 
     /// Delete expired tasks, at most `limit`. Returns how many were deleted.
-    pub(crate) async fn delete_expired_mcp_tasks(&mut self, now: Timestamp, limit: usize) -> Result<usize, DbError> {
+    pub(crate) async fn delete_expired_mcp_tasks(&mut self, limit: usize) -> Result<usize, DbError> {
         let row = self.sql.row_id();
         let expired = format!("select {row} from mcp_task where namespace = $1 and expires <= $2 limit $3");
         let sql = format!("delete from mcp_task where {row} {} returning id", self.sql.among(&expired));
-        let gone = self.change(&sql, values![self.namespace(), now.0, page(limit)], |_| Ok(())).await;
+        let values = values![self.namespace(), self.surely_past().0, page(limit)];
+        let gone = self.change(&sql, values, |_| Ok(())).await;
         Ok(gone.doing("delete expired MCP tasks")?.len())
     }
 }
@@ -109,11 +114,11 @@ impl Db {
         principal: &str,
         id: &McpTaskId,
     ) -> Result<Option<McpTask>, DbError> {
-        let now = self.now().at;
+        let passed = self.now().surely();
         let (principal, id) = (principal.to_owned(), id.0.clone());
         let sql = TABLE.select("id = $2 and principal = $3 and expires > $4");
         let tasks = self.read_in(namespace, async move |db, namespace| {
-            db.all(&sql, values![namespace, &id, &principal, now.0], from_row).await.doing("read an MCP task")
+            db.all(&sql, values![namespace, &id, &principal, passed.0], from_row).await.doing("read an MCP task")
         });
         Ok(tasks.await?.pop())
     }

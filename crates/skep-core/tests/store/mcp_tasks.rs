@@ -168,6 +168,35 @@ async fn however_many_tasks_have_expired_all_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hub_whose_clock_may_be_ahead_takes_no_task_away_before_its_time() {
+    const ERROR: Duration = Duration::from_secs(5);
+    let clock = Clock::manual(NOW).unsure(ERROR);
+    let limits = Limits { clock: clock.clone(), ..Limits::default() };
+    on_every_address(async |address| {
+        let app = open(address, Limits::default()).await;
+        let ahead = Hub { app: App::new(Db::open(address, limits.clone()).await.unwrap()), clock: clock.clone() };
+        create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        let end = NOW.after(MCP_TASK_TIME_MAX);
+        // What the hub thinks that the time is, while it may still be `ERROR` less.
+        let late = Timestamp(end.after(ERROR).0 - 1);
+        assert!(read(&ahead, "ann", "t", late).await.is_some());
+        assert_eq!(ahead.expire_mcp_tasks(&permit()).await.unwrap(), 0);
+        let held = ahead.hold_mcp_tasks(&permit(), &hub("a"), vec![name("t")], HOLD).await.unwrap();
+        assert_eq!(held, [(name("t"), 1)], "its holder may go on");
+        report(&ahead, "t", ("a", 1), State::Completed("{}".into()), late).await.unwrap();
+        let kept = late.after(MCP_TASK_KEPT + ERROR);
+        assert!(read(&ahead, "ann", "t", Timestamp(kept.0 - 1)).await.is_some());
+        assert_eq!(read(&ahead, "ann", "t", kept).await, None);
+        assert_eq!(ahead.expire_mcp_tasks(&permit()).await.unwrap(), 1);
+
+        create(&app, new_call("released", "ann"), NOW).await.unwrap();
+        app.release_mcp_task(&permit(), &name("released"), &hub("a")).await.unwrap();
+        assert_eq!(take_over(&ahead, "b", NOW).await.len(), 1, "what was released is free at once");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_principal_has_so_many_tasks_and_so_many_bytes() {
     on_every_database(async |app| {
         let mut creating = tokio::task::JoinSet::new();
