@@ -78,6 +78,9 @@ impl App {
     ) -> Result<Vec<Task>, SessionError> {
         let (session, token, hub) = (session.clone(), token.clone(), hub.clone());
         let attach = async move |tx: &mut Tx<'_>| {
+            if !tx.has_hub(&hub).await? {
+                return Err(SessionError::HubGone(hub.clone()));
+            }
             if !tx.move_session(&session, &token, &hub).await? {
                 return Err(SessionError::Unknown(session.clone()));
             }

@@ -79,14 +79,15 @@ impl App {
     }
 
     /// Start the task of a queue that has been due the longest, if there is one. The worker holds it until it answers, or
-    /// until its session ends. A session that is not registered gets no task.
+    /// until its session ends. There is no task for a worker whose session is not registered, is another worker's, or
+    /// belongs to a deleted hub; and none of a run that is interrupted.
     pub async fn claim(&self, permit: &Permit, queue: &str, holder: &Holder) -> Result<Option<Task>, TaskError> {
         check_name("queue", queue)?;
         check_name("worker", &holder.worker.0)?;
         let (queue, holder) = (queue.to_owned(), holder.clone());
         let claim = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let Some(mut task) = tx.next_ready_task(&queue, &holder.session, now).await? else { return Ok(None) };
+            let Some(mut task) = tx.next_ready_task(&queue, &holder, now).await? else { return Ok(None) };
             let event = task.apply(Command::Start(holder.clone()), now)?;
             tx.save_task(&task).await?;
             tx.append(event);

@@ -26,6 +26,12 @@ impl Tx<'_> {
         self.has_changed(sql, values![until.0, &hub.0]).await.doing("keep a hub alive")
     }
 
+    /// Whether there is such a hub.
+    pub(crate) async fn has_hub(&mut self, hub: &HubId) -> Result<bool, DbError> {
+        let found = self.first("select 1 from hub where id = $1", values![&hub.0], |_| Ok(())).await;
+        Ok(found.doing("look for a hub")?.is_some())
+    }
+
     /// Delete a hub.
     pub(crate) async fn delete_hub(&mut self, hub: &HubId) -> Result<(), DbError> {
         self.execute("delete from hub where id = $1", values![&hub.0]).await.doing("delete a hub")

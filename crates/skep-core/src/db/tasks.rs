@@ -40,27 +40,33 @@ const COLUMNS: [Column; 18] = [
 ];
 pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &COLUMNS));
 
+/// A condition on a task: its run, if it is in one, goes on. A subquery and not a join, so that the tasks of a queue
+/// are looked at in order, and only as many as it takes.
+const RUN_GOES_ON: &str = "coalesce((select run.state from run
+     where run.namespace = task.namespace and run.id = task.run), 'running') = 'running'";
+
 impl Tx<'_> {
     /// The task of this name.
     pub(crate) async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
         self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The task of a queue that has been due the longest, for a session if it is registered.
+    /// The task of a queue that has been due the longest, for a worker whose session is registered with a known hub.
     pub(crate) async fn next_ready_task(
         &mut self,
         queue: &str,
-        session: &SessionId,
+        Holder { worker, session }: &Holder,
         now: Timestamp,
     ) -> Result<Option<Task>, DbError> {
         static NEXT: LazyLock<String> = LazyLock::new(|| {
-            TABLE.select(
-                "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3
-                    and exists (select 1 from session where session.namespace = $4 and session.id = $5)
-                 order by due, position, id limit 1",
-            )
+            TABLE.select(&format!(
+                "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3 and {RUN_GOES_ON}
+                    and exists (select 1 from session join hub on hub.id = session.hub
+                        where session.namespace = $4 and session.id = $5 and session.worker = $6)
+                 order by due, position, id limit 1"
+            ))
         });
-        let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0];
+        let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0, &worker.0];
         self.first(&NEXT, values, from_row).await.doing("find a ready task")
     }
 
@@ -235,15 +241,18 @@ impl Db {
         Ok(counts)
     }
 
-    /// When the next task of a queue is due that waits for nothing else: in the past if one can be claimed, `None` if
-    /// there is none.
+    /// When the next task of a queue is due that waits for nothing else and whose run goes on: in the past if one can
+    /// be claimed, `None` if there is none.
     pub async fn next_due(&self, namespace: &Namespace, queue: &str) -> Result<Option<Timestamp>, DbError> {
         let queue = queue.to_owned();
-        let sql = "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
-             order by due, position, id limit 1";
+        let sql = format!(
+            "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
+                and {RUN_GOES_ON}
+             order by due, position, id limit 1"
+        );
         let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
         let due = self.read_in(namespace, async move |db, namespace| {
-            db.all(sql, values![namespace, &queue], read).await.doing("read a task")
+            db.all(&sql, values![namespace, &queue], read).await.doing("read a task")
         });
         Ok(due.await?.pop())
     }

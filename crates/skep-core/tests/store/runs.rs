@@ -108,6 +108,10 @@ async fn an_interrupted_run_gives_its_tasks_back_at_once() {
         }
         assert_eq!(state(&app, "c").await.name(), "in_progress", "another run's task");
         assert_eq!(run(&app, "r").await.state, RunState::Interrupted);
+        assert_eq!(claim(&app, LATER).await, None, "it stands still");
+        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), None);
+        app.submit(&permit(), new("outside")).await.unwrap();
+        assert_eq!(claim(&app, LATER).await.unwrap().id, id("outside"), "others of its queue go on");
         let joins = app.submit(&permit(), NewTask { run: Some(run_id("r")), ..new("d") }).await;
         assert!(matches!(joins, Err(TaskError::RunNotRunning(RunState::Interrupted))), "{joins:?}");
         let ends = app.end_run(&permit(), &run_id("r"), End::Completed, None).await;

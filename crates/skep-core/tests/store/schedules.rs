@@ -291,6 +291,9 @@ impl<'a> World<'a> {
         if let Some((task, by)) = self.model.held().first() {
             return Err(format!("{task:?} still is in progress by {by:?}, whose hub has been silent for {wait:?}"));
         }
+        for run in self.model.interrupted() {
+            self.one(Op::Resume(run)).await?;
+        }
         let tasks = self.model.tasks.len();
         for round in 0_usize.. {
             let unfinished = self.model.tasks.values().filter(|task| !task.state.is_over()).count();

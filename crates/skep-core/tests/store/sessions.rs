@@ -88,6 +88,28 @@ async fn a_session_attaches_to_another_hub_with_its_token_and_keeps_what_it_hold
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_claims_for_its_own_worker_alone_and_only_while_its_hub_is_known() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("a")).await.unwrap();
+        let holder = joined(&app, "one").await;
+        joined(&app, "two").await;
+        let of_another = Holder { worker: worker("v"), ..holder.clone() };
+        assert_eq!(claimed(&app, &of_another).await, None);
+        // Its hub is forgotten, and has not noticed yet. Nobody has looked for what its sessions held.
+        app.at(NOW.after(TIME + GRACE)).expire_hubs(GRACE).await.unwrap();
+        assert_eq!(claimed(&app, &holder).await, None);
+        let attached = app.attach(&permit(), &holder.session, &SessionToken("token of one".into()), &hub("two")).await;
+        assert!(matches!(&attached, Err(SessionError::HubGone(gone)) if *gone == hub("two")), "{attached:?}");
+        assert_eq!(task(&app, "a").await.unwrap().attempt, 0);
+        let three = joined(&app, "three").await;
+        app.attach(&permit(), &holder.session, &SessionToken("token of one".into()), &hub("three")).await.unwrap();
+        assert_eq!(claimed(&app, &holder).await.unwrap().id, id("a"), "it has a hub again");
+        assert_eq!(claimed(&app, &three).await, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_leaves_gives_back_what_it_holds_without_a_loss() {
     on_every_database(async |app| {
         app.submit(&permit(), new("a")).await.unwrap();

@@ -1,6 +1,9 @@
 //! One agent: claim a ready task, call its tool, bring the answer, again.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,6 +38,10 @@ use super::{
     queue, step_of, store, task_id,
 };
 use crate::executor::Place;
+
+/// How long an agent that got nothing waits at least. What is due may be another's by now, or this agent may not be
+/// registered for a moment.
+const WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// An agent of a run. Cheap: a loop and a name.
 pub(super) struct Agent {
@@ -74,7 +81,7 @@ impl Agent {
             }
             // A retry becomes due without anybody calling.
             let due = app.db.next_due(permit.namespace(), &queue).await.map_err(store)?;
-            let wait = due.map_or(POLL, |due| app.db.now().until(due).min(POLL));
+            let wait = due.map_or(POLL, |due| app.db.now().until(due).clamp(WAIT_MIN, POLL));
             tokio::select! {
                 () = watch.changed() => {}
                 () = tokio::time::sleep(wait) => {}

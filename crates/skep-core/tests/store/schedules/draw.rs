@@ -239,7 +239,9 @@ impl Draw {
         let own = self.random.one(&own).filter(|_| self.random.percent(80));
         let session = own.unwrap_or_else(|| self.any_session());
         let queue = QUEUES[self.random.below(QUEUES.len())].to_owned();
-        Op::Claim(queue, Holder { worker: session.worker, session: session.id })
+        // Now and then in another's name.
+        let worker = if self.random.percent(5) { WorkerId("eve".into()) } else { session.worker };
+        Op::Claim(queue, Holder { worker, session: session.id })
     }
 
     /// An answer of who holds a task, or of who held one.

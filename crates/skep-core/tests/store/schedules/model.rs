@@ -92,6 +92,9 @@ impl Model {
                 }
                 None => Err(SessionError::HubGone(hub.clone())),
             }),
+            Op::Attach(_, _, hub) if !self.hubs.contains_key(&hub.0) => {
+                told(Err::<(), _>(SessionError::HubGone(hub.clone())))
+            }
             Op::Attach(id, token, hub) => told(match self.sessions.get_mut(&id.0) {
                 Some(session) if session.new.token.as_ref() == Some(token) => {
                     session.hub = hub.0.clone();
@@ -157,6 +160,12 @@ impl Model {
     /// The attempts that are under way.
     pub(super) fn held(&self) -> Vec<(TaskId, Attempt)> {
         self.tasks.values().filter_map(|task| Some((task.id.clone(), task.held()?))).collect()
+    }
+
+    /// The runs that wait to be resumed.
+    pub(super) fn interrupted(&self) -> Vec<RunId> {
+        let runs = self.runs.values().filter(|run| run.state == run::State::Interrupted);
+        runs.map(|run| run.id.clone()).collect()
     }
 
     /// Whether a session is there, and its hub, too.
@@ -311,11 +320,16 @@ impl Model {
     }
 
     fn claim(&mut self, queue: &str, holder: &Holder, now: Timestamp) -> Result<Option<Task>, TaskError> {
-        if !self.sessions.contains_key(&holder.session.0) {
+        let is_its_own = self.sessions.get(&holder.session.0).is_some_and(|known| known.new.worker == holder.worker);
+        if !is_its_own || !self.is_live(&holder.session) {
             return Ok(None);
         }
+        let goes_on = |task: &Task| {
+            let run = task.run.as_ref().and_then(|run| self.runs.get(run));
+            run.is_none_or(|run| run.state == run::State::Running)
+        };
         let key = |task: &Task| match task.state {
-            State::Pending { due, waiting_for: 0 } if due <= now && task.queue == queue => {
+            State::Pending { due, waiting_for: 0 } if due <= now && task.queue == queue && goes_on(task) => {
                 Some((due, task.position, task.id.clone()))
             }
             _ => None,
