@@ -144,7 +144,7 @@ async fn store(address: &str, callers: usize, namespaces: usize, bytes: usize, t
                         break task;
                     }
                 };
-                let by = Attempt { worker: worker.clone(), number: task.attempt };
+                let by = Attempt { worker: worker.clone(), epoch: task.epoch, number: task.attempt };
                 app.finish(&permit, &task.id, by, with(output(), &name, bytes), Vec::new()).await.unwrap();
                 cycles += 1;
             }

@@ -52,6 +52,15 @@ pub struct NewRun {
     pub directory: String,
 }
 
+/// A deletion of a run that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// The run. Its row is deleted.
+    pub run: RunId,
+    /// How many deletions have begun in the namespace, this one included. Deletions of runs of one name differ in it.
+    pub epoch: i64,
+}
+
 /// A run without its plan and its report, which may be large.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {

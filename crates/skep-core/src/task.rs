@@ -48,6 +48,9 @@ pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
 pub struct Task {
     /// Stable name, given at submission, unique in its namespace.
     pub id: TaskId,
+    /// How many deletions of runs had begun in the namespace when the task was added. A former task of the same name,
+    /// which was deleted with its run, had a lower one.
+    pub epoch: i64,
     /// The run it belongs to, if any.
     pub run: Option<RunId>,
     /// Workers claim from a queue by its name.
@@ -183,6 +186,8 @@ pub enum Command {
 pub struct Attempt {
     /// The worker that started it.
     pub worker: WorkerId,
+    /// The task's [epoch](Task::epoch): a former task of the same name had another one.
+    pub epoch: i64,
     /// The number of the start: 1 for the first.
     pub number: u32,
 }
@@ -239,6 +244,7 @@ impl Task {
     pub fn new(new: NewTask, position: u32, waiting_for: u32, now: Timestamp) -> Task {
         Task {
             id: new.id,
+            epoch: 0, // until it is kept
             run: new.run,
             queue: new.queue,
             position,
@@ -257,7 +263,7 @@ impl Task {
     /// Apply one command at one moment. On refusal the task is unchanged.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<NewEvent, Refused> {
         let (next, event) = match (&self.state, command) {
-            (State::Completed(_), Command::Finish(by, _)) if by.number == self.attempt => {
+            (State::Completed(_), Command::Finish(by, _)) if self.is_last(&by) => {
                 return Err(Refused::Repeated);
             }
             (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
@@ -361,13 +367,20 @@ impl Task {
     /// The attempt that is under way, if one is.
     pub fn held(&self) -> Option<Attempt> {
         match &self.state {
-            State::InProgress(holder) => Some(Attempt { worker: holder.worker.clone(), number: self.attempt }),
+            State::InProgress(Holder { worker, .. }) => {
+                Some(Attempt { worker: worker.clone(), epoch: self.epoch, number: self.attempt })
+            }
             _ => None,
         }
     }
 
     fn holds(&self, holder: &Holder, by: &Attempt) -> bool {
-        holder.worker == by.worker && self.attempt == by.number
+        holder.worker == by.worker && self.is_last(by)
+    }
+
+    /// Whether this is the attempt that was started last.
+    fn is_last(&self, by: &Attempt) -> bool {
+        (self.epoch, self.attempt) == (by.epoch, by.number)
     }
 
     fn data_of(&self, holder: &Holder) -> Value {

@@ -14,7 +14,7 @@ use crate::{
     event::{Kind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
     policy::Permit,
-    run::{Command, End, NewRun, Refused, Run, RunId},
+    run::{Command, Deletion, End, NewRun, Refused, Run, RunId},
     task::{self, NewTask, Task, TaskId, check_graph},
 };
 
@@ -72,7 +72,7 @@ impl App {
             if let Some(existing) = tx.run(&run.id).await? {
                 return Ok(existing);
             }
-            if tx.is_being_deleted(&run.id).await? {
+            if tx.deletion(&run.id).await?.is_some() {
                 return Err(RunError::BeingDeleted(run.id.clone()));
             }
             let (run, started) = Run::start(run.clone(), tasks.len(), now);
@@ -83,7 +83,7 @@ impl App {
             for (position, task) in (0..).zip(&tasks) {
                 let waiting_for = u32::try_from(task.depends_on.len()).unwrap_or(u32::MAX);
                 let task = Task::new(task.clone(), position, waiting_for, now);
-                if !tx.add_task(&task).await? {
+                if tx.add_task(&task).await?.is_none() {
                     return Err(RunError::TaskTaken(task.id));
                 }
                 tx.append(task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
@@ -151,18 +151,29 @@ impl App {
     /// The run's row is deleted at once, and the rest in small steps, with other writes in between. If the process is
     /// killed meanwhile, [`App::finish_deletions`] deletes what is left.
     pub async fn delete_run(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
-        let run = id.clone();
+        let deletion = self.begin_deletion(permit, id).await?;
+        self.finish_deletion(permit, &deletion).await
+    }
+
+    /// Do the first step of [`App::delete_run`]: delete the run's row, after which nothing can be added to the run.
+    /// Returns the deletion; that of another caller, if one has begun.
+    pub async fn begin_deletion(&self, permit: &Permit, id: &RunId) -> Result<Deletion, RunError> {
+        let id = id.clone();
         let begin = async move |tx: &mut Tx<'_>| {
-            let run = match tx.run(&run).await? {
-                Some(run) => run,
-                None if tx.is_being_deleted(&run).await? => return Ok(()),
-                None => return Err(RunError::Unknown(run.clone())),
+            let Some(run) = tx.run(&id).await? else {
+                return tx.deletion(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()));
             };
             run.check_deletable()?;
             Ok(tx.begin_deletion(&run.id).await?)
         };
-        self.db.write(permit.namespace(), begin).await?;
-        self.finish_deletion(permit, id).await
+        self.db.write(permit.namespace(), begin).await
+    }
+
+    /// Do the next step of a deletion. Returns whether there is more to do.
+    pub async fn deletion_step(&self, permit: &Permit, deletion: &Deletion) -> Result<bool, RunError> {
+        let deletion = deletion.clone();
+        let step = async move |tx: &mut Tx<'_>| Ok(tx.delete_more(&deletion).await?);
+        self.db.write(permit.namespace(), step).await
     }
 
     /// Delete events that belong to no run and no task and are older than `before`, in small steps.
@@ -175,24 +186,19 @@ impl App {
     /// Finish the deletions that were begun.
     pub async fn finish_deletions(&self, permit: &Permit) -> Result<(), RunError> {
         loop {
-            let runs = self.db.deletions(permit.namespace()).await?;
-            if runs.is_empty() {
+            let deletions = self.db.deletions(permit.namespace()).await?;
+            if deletions.is_empty() {
                 return Ok(());
             }
-            for run in runs {
-                self.finish_deletion(permit, &run).await?;
+            for deletion in deletions {
+                self.finish_deletion(permit, &deletion).await?;
             }
         }
     }
 
-    async fn finish_deletion(&self, permit: &Permit, id: &RunId) -> Result<(), RunError> {
-        loop {
-            let run = id.clone();
-            let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_more(&run).await?);
-            if !self.db.write(permit.namespace(), step).await? {
-                return Ok(());
-            }
-        }
+    async fn finish_deletion(&self, permit: &Permit, deletion: &Deletion) -> Result<(), RunError> {
+        while self.deletion_step(permit, deletion).await? {}
+        Ok(())
     }
 
     /// Release the tasks of a run that are in progress: they are ready again, and no failure is counted. Late answers of

@@ -11,7 +11,7 @@ use crate::{
     event::{Kind, NewEvent},
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
-    run::{self, RunId},
+    run::{self, Deletion, RunId},
     task::{Attempt, Command, Failure, Holder, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
 
@@ -21,9 +21,12 @@ pub enum TaskError {
     /// No task of this name.
     #[error("there is no task {}", .0.0)]
     Unknown(TaskId),
-    /// No run of the name that a new task gives.
+    /// No run of the name that a new task or a log entry gives.
     #[error("there is no run {}", .0.0)]
     UnknownRun(RunId),
+    /// There is a task of this name, which is being deleted with its run.
+    #[error("a task of this name is being deleted with run {}; wait for its end, or choose another name", .0.0)]
+    BeingDeleted(RunId),
     /// The run of a new task is not running.
     #[error("the run cannot take a task: it is {}", .0.name())]
     RunNotRunning(run::State),
@@ -54,7 +57,7 @@ impl App {
             // A repeated call returns the task, even if its run has ended since.
             let needs_others = task.run.is_some() || !task.depends_on.is_empty();
             if needs_others && let Some(existing) = tx.task(&task.id).await? {
-                return Ok(existing);
+                return unless_deleted(tx, existing).await;
             }
             let position = match &task.run {
                 Some(run) => next_position(tx, run).await?,
@@ -68,9 +71,11 @@ impl App {
                 task.state = State::Blocked(by);
                 event
             });
-            if !tx.add_task(&task).await? {
-                return tx.task(&task.id).await?.ok_or_else(|| TaskError::Unknown(task.id.clone()));
-            }
+            let Some(epoch) = tx.add_task(&task).await? else {
+                let existing = load(tx, &task.id).await?;
+                return unless_deleted(tx, existing).await;
+            };
+            task.epoch = epoch;
             tx.append(submitted);
             blocked.into_iter().for_each(|event| tx.append(event));
             Ok(task)
@@ -118,10 +123,7 @@ impl App {
             let mut task = load(tx, &id).await?;
             match task.apply(Command::Finish(by.clone(), output.clone()), now) {
                 Err(Refused::Repeated) => return Ok(Verdict::Done(task)),
-                Err(reason) => {
-                    tx.append(task.late_answer(&by, &reason, LateAnswer::Output(output.clone()), now));
-                    return Ok(Verdict::Refused(reason));
-                }
+                Err(reason) => return refuse_late(tx, &task, &by, reason, LateAnswer::Output(output.clone())).await,
                 Ok(event) => tx.append(event),
             }
             tx.save_task(&task).await?;
@@ -153,8 +155,7 @@ impl App {
             match task.apply(command, now) {
                 Ok(event) => tx.append(event),
                 Err(reason) => {
-                    tx.append(task.late_answer(&by, &reason, LateAnswer::Error(failure.error.clone()), now));
-                    return Ok(Verdict::Refused(reason));
+                    return refuse_late(tx, &task, &by, reason, LateAnswer::Error(failure.error.clone())).await;
                 }
             }
             tx.save_task(&task).await?;
@@ -179,7 +180,7 @@ impl App {
         self.db.write(permit.namespace(), cancel).await
     }
 
-    /// Append an entry to a run's log, for people: a sentence, and data if there is some.
+    /// Append an entry to the log of a run, or of one of its tasks, for people: a sentence, and data if there is some.
     pub async fn log(
         &self,
         permit: &Permit,
@@ -194,6 +195,14 @@ impl App {
         check_json("a log entry", &entry, LOG_BYTES_MAX)?;
         let (run, task) = (run.clone(), task.cloned());
         let log = async move |tx: &mut Tx<'_>| {
+            if tx.run_state(&run).await?.is_none() {
+                return Err(TaskError::UnknownRun(run.clone()));
+            }
+            if let Some(task) = &task
+                && !tx.has_task(&run, task).await?
+            {
+                return Err(TaskError::Unknown(task.clone()));
+            }
             let (at, run, task) = (tx.now(), Some(run.clone()), task.clone());
             tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: entry.clone() });
             Ok(())
@@ -212,6 +221,38 @@ struct LogEntry<'a> {
 
 async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
     tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
+}
+
+/// A task that was there already, for a caller that submits it again.
+async fn unless_deleted(tx: &mut Tx<'_>, task: Task) -> Result<Task, TaskError> {
+    match deletion_of(tx, &task).await? {
+        Some(Deletion { run, .. }) => Err(TaskError::BeingDeleted(run)),
+        None => Ok(task),
+    }
+}
+
+/// Refuse a late answer, and keep it in the log. A task that is being deleted is unknown: nothing may be added to what
+/// is being deleted, or the deletion would leave something behind.
+async fn refuse_late<T>(
+    tx: &mut Tx<'_>,
+    task: &Task,
+    by: &Attempt,
+    reason: Refused,
+    answer: LateAnswer,
+) -> Result<Verdict<T, Refused>, TaskError> {
+    if deletion_of(tx, task).await?.is_some() {
+        return Err(TaskError::Unknown(task.id.clone()));
+    }
+    tx.append(task.late_answer(by, &reason, answer, tx.now()));
+    Ok(Verdict::Refused(reason))
+}
+
+/// The deletion of a task's run, if it has begun.
+async fn deletion_of(tx: &mut Tx<'_>, task: &Task) -> Result<Option<Deletion>, DbError> {
+    match &task.run {
+        Some(run) => tx.deletion(run).await,
+        None => Ok(None),
+    }
 }
 
 /// The position of a new task in its run: behind all others.

@@ -142,10 +142,9 @@ const OTHERS: [&str; 9] = [
      where t.id is null or t.state <> 'completed' or a.run is null and t.run is not null or a.run <> t.run
         or length(a.bytes) <> a.size",
     "select e.namespace, 'event ' || e.number, 'is about task ' || e.task || ', which does not exist' from event e
-     where e.task is not null and e.kind <> 'task.log'
-        and not exists (select 1 from task t where t.id = e.task and t.namespace = e.namespace)",
+     where e.task is not null and not exists (select 1 from task t where t.id = e.task and t.namespace = e.namespace)",
     "select e.namespace, 'event ' || e.number, 'is about run ' || e.run || ', which does not exist' from event e
-     where e.kind like 'run.%' and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)
+     where e.run is not null and not exists (select 1 from run r where r.id = e.run and r.namespace = e.namespace)
         and not exists (select 1 from deletion d where d.run = e.run and d.namespace = e.namespace)",
     "select e.namespace, 'event ' || max(e.number), 'has a number that is still to be given' from event e
      group by e.namespace

@@ -85,6 +85,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 9, // older programs would read an empty text where a row names a blob
         sql: Text::Same(include_str!("../../migrations/0009_blobs.sql")),
     },
+    Migration {
+        number: 10,
+        name: "epochs",
+        oldest: 9,
+        sql: Text::Same(include_str!("../../migrations/0010_epochs.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

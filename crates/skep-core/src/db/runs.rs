@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Namespace, Timestamp,
-    run::{Run, RunId, State, Summary},
+    run::{Deletion, Run, RunId, State, Summary},
 };
 
 /// Rows that one step of a deletion deletes. Other writes of the namespace wait meanwhile.
@@ -60,27 +60,36 @@ impl Tx<'_> {
     }
 
     /// Begin to delete a run: its row is deleted, and its tasks are cancelled. The rest is deleted step by step.
-    pub(crate) async fn begin_deletion(&mut self, id: &RunId) -> Result<(), DbError> {
+    pub(crate) async fn begin_deletion(&mut self, id: &RunId) -> Result<Deletion, DbError> {
         self.cancel_tasks(id).await?;
-        let sql = "insert into deletion (namespace, run) values ($1, $2)";
-        self.execute(sql, values![self.namespace(), &id.0]).await.doing("delete a run")?;
+        let sql = "update namespace set epoch = epoch + 1 where id = $1 returning epoch";
+        let epoch = self.change(sql, values![self.namespace()], |row| row.next::<i64>()).await;
+        let epoch = epoch.and_then(|epochs| Ok(*epochs.first().ok_or("the namespace is missing")?));
+        let epoch = epoch.doing("delete a run")?;
+        let sql = "insert into deletion (namespace, run, epoch) values ($1, $2, $3)";
+        self.execute(sql, values![self.namespace(), &id.0, epoch]).await.doing("delete a run")?;
         let sql = format!("delete from run where namespace = $1 and id = $2 returning {}", TABLE.blobs_listed());
         let read = |row: &Row<'_>| blobs::hashes(&TABLE, row);
         let named = self.change(&sql, values![self.namespace(), &id.0], read).await.doing("delete a run")?;
-        self.delete_unnamed_blobs(named.concat()).await
+        self.delete_unnamed_blobs(named.concat()).await?;
+        Ok(Deletion { run: id.clone(), epoch })
     }
 
-    /// Whether the deletion of a run of this name has begun and is not over.
-    pub(crate) async fn is_being_deleted(&mut self, id: &RunId) -> Result<bool, DbError> {
-        let sql = "select 1 from deletion where namespace = $1 and run = $2";
-        let found = self.first(sql, values![self.namespace(), &id.0], |_| Ok(())).await;
-        Ok(found.doing("look for a deletion")?.is_some())
+    /// The deletion of a run of this name that has begun and is not over. Nothing may be added to such a run any more.
+    pub(crate) async fn deletion(&mut self, id: &RunId) -> Result<Option<Deletion>, DbError> {
+        let sql = "select run, epoch from deletion where namespace = $1 and run = $2";
+        self.first(sql, values![self.namespace(), &id.0], deletion_from_row).await.doing("look for a deletion")
     }
 
-    /// A step of a deletion that has begun: at most [`DELETED_MAX`] rows. Whether there is more to do.
+    /// A step of a deletion that has begun: at most [`DELETED_MAX`] rows. Whether there is more to do; not if others
+    /// have done the rest, after whom there may be a new run of this name.
     ///
     /// Rows that others refer to are deleted last, so that at no moment a row refers to one that is gone.
-    pub(crate) async fn delete_more(&mut self, id: &RunId) -> Result<bool, DbError> {
+    pub(crate) async fn delete_more(&mut self, deletion: &Deletion) -> Result<bool, DbError> {
+        let id = &deletion.run;
+        if self.deletion(id).await?.as_ref() != Some(deletion) {
+            return Ok(false);
+        }
         let of_run = |table: &str| format!("select $row from {table} where namespace = $1 and run = $2 limit $3");
         let dependency = "select dependency.$row from task
              join dependency on dependency.namespace = task.namespace and dependency.depends_on = task.id
@@ -123,11 +132,11 @@ const NEWEST_FIRST: &str = "(created, id) < ($2, $3) order by created desc, id d
 
 impl Db {
     /// Runs whose deletion has begun and is not over, at most so many.
-    pub async fn deletions(&self, namespace: &Namespace) -> Result<Vec<RunId>, DbError> {
-        let sql = "select run from deletion where namespace = $1 limit $2";
+    pub async fn deletions(&self, namespace: &Namespace) -> Result<Vec<Deletion>, DbError> {
+        let sql = "select run, epoch from deletion where namespace = $1 limit $2";
         self.read_in(namespace, async move |db, namespace| {
             let values = values![namespace, page(DELETIONS_MAX)];
-            db.all(sql, values, |row| Ok(RunId(row.next()?))).await.doing("look for deletions")
+            db.all(sql, values, deletion_from_row).await.doing("look for deletions")
         })
         .await
     }
@@ -214,6 +223,10 @@ impl Db {
         })
         .await
     }
+}
+
+fn deletion_from_row(row: &Row<'_>) -> Result<Deletion, Cause> {
+    Ok(Deletion { run: RunId(row.next()?), epoch: row.next()? })
 }
 
 fn values_of(run: &Run) -> [Value<'_>; COLUMNS.len()] {

@@ -18,6 +18,8 @@ pub(super) struct Column {
     name: &'static str,
     /// Whether it is written again when the entity is saved.
     changes: bool,
+    /// What the database makes it of when a row is added, instead of a value; the namespace is `$1`.
+    made_of: Option<&'static str>,
     /// Whether it is JSON that may be large. Then there is a second column, the name of a blob (`blobs.rs`).
     is_json: bool,
 }
@@ -25,12 +27,17 @@ pub(super) struct Column {
 impl Column {
     /// A column that stays as it is.
     pub(super) const fn fixed(name: &'static str) -> Column {
-        Column { name, changes: false, is_json: false }
+        Column { name, changes: false, made_of: None, is_json: false }
+    }
+
+    /// A column that stays as the database has made it of this expression, in which the namespace is `$1`.
+    pub(super) const fn made(name: &'static str, of: &'static str) -> Column {
+        Column { name, changes: false, made_of: Some(of), is_json: false }
     }
 
     /// A column that changes.
     pub(super) const fn changing(name: &'static str) -> Column {
-        Column { name, changes: true, is_json: false }
+        Column { name, changes: true, made_of: None, is_json: false }
     }
 
     /// The same for JSON that may be large.
@@ -75,6 +82,8 @@ pub(super) struct Table {
     plain: String,
     load: String,
     insert: String,
+    /// The same, which returns the columns that the database makes.
+    insert_made: String,
     update: String,
 }
 
@@ -84,13 +93,19 @@ impl Table {
         let small: Vec<String> = columns.iter().map(Column::small).collect();
         let plain: Vec<&str> = columns.iter().filter(|column| !column.is_json).map(|column| column.name).collect();
 
-        let names: Vec<String> = columns.iter().flat_map(Column::names).collect();
-        let places: Vec<String> = (1..=names.len() + 1).map(|n| format!("${n}")).collect();
+        let given = columns.iter().filter(|column| column.made_of.is_none());
+        let mut names: Vec<String> = given.flat_map(Column::names).collect();
+        let mut places: Vec<String> = (1..=names.len() + 1).map(|n| format!("${n}")).collect();
+        let made = columns.iter().filter_map(|column| Some((column.name, column.made_of?)));
+        let made_names: Vec<&str> = made.clone().map(|(name, _)| name).collect();
+        names.extend(made.clone().map(|(name, _)| name.to_owned()));
+        places.extend(made.map(|(_, of)| of.to_owned()));
         let insert = format!(
             "insert into {name} (namespace, {}) values ({}) on conflict do nothing",
             names.join(", "),
             places.join(", ")
         );
+        let insert_made = format!("{insert} returning {}", made_names.join(", "));
 
         let changing: Vec<String> = columns.iter().filter(|column| column.changes).flat_map(Column::names).collect();
         let set: Vec<String> = (1..).zip(&changing).map(|(n, column)| format!("{column} = ${n}")).collect();
@@ -102,7 +117,7 @@ impl Table {
         );
         let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
         let load = format!("select {whole} from {name} where namespace = $1 and id = $2");
-        Table { name, columns, whole, small, plain, load, insert, update }
+        Table { name, columns, whole, small, plain, load, insert, insert_made, update }
     }
 
     /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
@@ -143,14 +158,35 @@ impl Tx<'_> {
         table: &Table,
         values: [Value<'_>; N],
     ) -> Result<bool, Cause> {
-        let mut row = Vec::with_capacity(2 * N + 1);
-        row.push(Value::from(self.namespace()));
-        let large = add_values(&mut row, table.columns.iter().zip(values));
+        let (row, large) = self.new_row(table, values);
         let is_new = self.has_changed(&table.insert, &row).await?;
         for json in large.iter().filter(|_| is_new) {
             self.add_blob(json).await?;
         }
         Ok(is_new)
+    }
+
+    /// The same for a table with a column that the database makes. Returns that; `None` if there is a row of this id.
+    pub(super) async fn insert_made<const N: usize>(
+        &mut self,
+        table: &Table,
+        values: [Value<'_>; N],
+    ) -> Result<Option<i64>, Cause> {
+        let (row, large) = self.new_row(table, values);
+        let made = self.change(&table.insert_made, &row, |row| row.next()).await?.pop();
+        for json in large.iter().filter(|_| made.is_some()) {
+            self.add_blob(json).await?;
+        }
+        Ok(made)
+    }
+
+    /// A new row as its columns have it, and what of it becomes blobs.
+    fn new_row<'a, const N: usize>(&self, table: &Table, values: [Value<'a>; N]) -> (Vec<Value<'a>>, Vec<Json>) {
+        let given = table.columns.iter().zip(values).filter(|(column, _)| column.made_of.is_none());
+        let mut row = Vec::with_capacity(2 * N + 1);
+        row.push(Value::from(self.namespace()));
+        let large = add_values(&mut row, given);
+        (row, large)
     }
 
     /// Write what changes of a row, and what of its JSON is large.
@@ -193,8 +229,9 @@ mod tests {
 
     #[test]
     fn statements_have_the_columns_in_the_order_of_the_list() {
-        const COLUMNS: [Column; 4] = [
+        const COLUMNS: [Column; 5] = [
             Column::fixed("id"),
+            Column::made("born", "(select $1)"),
             Column::changing("state"),
             Column::fixed("input").json(),
             Column::changing("result").json(),
@@ -202,14 +239,18 @@ mod tests {
         let table = Table::new("t", &COLUMNS);
         assert_eq!(
             table.insert,
-            "insert into t (namespace, id, state, input, input_blob, result, result_blob) \
-             values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing"
+            "insert into t (namespace, id, state, input, input_blob, result, result_blob, born) \
+             values ($1, $2, $3, $4, $5, $6, $7, (select $1)) on conflict do nothing"
         );
         assert_eq!(
             table.update,
             "update t set state = $1, result = $2, result_blob = $3 where namespace = $4 and id = $5"
         );
-        assert_eq!(table.select_without_json("id = $2"), "select id, state from t where namespace = $1 and id = $2");
+        assert_eq!(
+            table.select_without_json("id = $2"),
+            "select id, born, state from t where namespace = $1 and id = $2"
+        );
+        assert_eq!(table.insert_made, format!("{} returning born", table.insert));
         assert_eq!(table.blobs_listed(), "input_blob, result_blob");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
-const COLUMNS: [Column; 18] = [
+const COLUMNS: [Column; 19] = [
     Column::fixed("id"),
     Column::fixed("run"),
     Column::fixed("queue"),
@@ -35,6 +35,7 @@ const COLUMNS: [Column; 18] = [
     Column::changing("losses"),
     Column::changing("worker"),
     Column::changing("session"),
+    Column::made("epoch", "(select epoch from namespace where id = $1)"),
     Column::fixed("input").json(),
     Column::changing("result").json(),
 ];
@@ -103,16 +104,23 @@ impl Tx<'_> {
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
     }
 
-    /// Add a task, and what it depends on. `false` if there is one of this name already.
-    pub(crate) async fn add_task(&mut self, task: &Task) -> Result<bool, DbError> {
-        if !self.insert(&TABLE, values_of(task)).await.doing("add a task")? {
-            return Ok(false);
-        }
+    /// Add a task, and what it depends on. Returns its epoch; `None` if there is a task of this name already.
+    pub(crate) async fn add_task(&mut self, task: &Task) -> Result<Option<i64>, DbError> {
+        let Some(epoch) = self.insert_made(&TABLE, values_of(task)).await.doing("add a task")? else {
+            return Ok(None);
+        };
         for on in &task.depends_on {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
             self.execute(sql, values![self.namespace(), &on.0, &task.id.0]).await.doing("add a dependency")?;
         }
-        Ok(true)
+        Ok(Some(epoch))
+    }
+
+    /// Whether a run has a task of this name.
+    pub(crate) async fn has_task(&mut self, run: &RunId, task: &TaskId) -> Result<bool, DbError> {
+        let sql = "select 1 from task where namespace = $1 and id = $2 and run = $3";
+        let found = self.first(sql, values![self.namespace(), &task.0, &run.0], |_| Ok(())).await;
+        Ok(found.doing("look for a task")?.is_some())
     }
 
     /// Save a task.
@@ -170,11 +178,11 @@ impl Tx<'_> {
     /// Cancel all tasks of a run that are not over. Returns them, with the attempts that held them.
     pub(crate) async fn cancel_tasks(&mut self, run: &RunId) -> Result<Vec<(TaskId, Option<Attempt>)>, DbError> {
         const UNFINISHED: &str = "namespace = $1 and run = $2 and state in ('pending', 'in_progress')";
-        let sql = format!("select id, attempt, worker from task where {UNFINISHED} order by position, id");
+        let sql = format!("select id, epoch, attempt, worker from task where {UNFINISHED} order by position, id");
         let read = |row: &Row<'_>| {
-            let (id, number) = (TaskId(row.next()?), row.next::<i64>()?.try_into()?);
+            let (id, epoch, number) = (TaskId(row.next()?), row.next()?, row.next::<i64>()?.try_into()?);
             let worker = row.next::<Option<String>>()?.map(WorkerId);
-            Ok((id, worker.map(|worker| Attempt { worker, number })))
+            Ok((id, worker.map(|worker| Attempt { worker, epoch, number })))
         };
         let found = self.all(&sql, values![self.namespace(), &run.0], read).await.doing("load unfinished tasks")?;
         let sql = format!(
@@ -298,6 +306,7 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
         task.losses.into(),
         of_state.holder.map(|holder| &holder.worker.0).into(),
         of_state.holder.map(|holder| &holder.session.0).into(),
+        task.epoch.into(),
         (&task.input).into(),
         of_state.result.into(),
     ]
@@ -335,7 +344,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let allow_failure = row.next()?;
     let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
     let (attempt, failures, losses) = (number()?, number()?, number()?);
-    let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
+    let (worker, session, epoch) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?, row.next()?);
     let (input, result) = (row.next_value()?.ok_or("a task without an input")?, row.next_value()?);
     let result = || result.ok_or("a task without a result");
     let due = || due.map(Timestamp).ok_or("a task without a time");
@@ -356,6 +365,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let depends_on = depends_on.into_iter().map(TaskId).collect();
     Ok(Task {
         id,
+        epoch,
         run,
         queue,
         position,

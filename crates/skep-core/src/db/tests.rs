@@ -339,15 +339,13 @@ async fn a_deletion_that_was_cut_off_goes_on() {
         let artefact = NewArtefact { path: "f".into(), bytes: vec![7; 5000] };
         app.finish(&permit(), &first.id, attempt(&first), json!(1), vec![artefact]).await.unwrap();
         app.interrupt_run(&permit(), &r).await.unwrap();
-        let begin = async |tx: &mut Tx<'_>| tx.begin_deletion(&RunId("r".into())).await;
-        app.db.write(&namespace, begin).await.unwrap();
+        let deletion = app.begin_deletion(&permit(), &r).await.unwrap();
         assert_eq!(app.db.run(&namespace, &r).await.unwrap(), None, "it is gone at once");
         assert_eq!(claim(&app, NOW).await, None, "nobody works on it");
 
         // The process ends after each step, and another one takes over.
-        let step = async |tx: &mut Tx<'_>| tx.delete_more(&RunId("r".into())).await;
         let mut steps = 0;
-        while app.db.write(&namespace, step).await.unwrap() {
+        while app.deletion_step(&permit(), &deletion).await.unwrap() {
             steps += 1;
             if steps % 5 == 1 {
                 sound(address).await;

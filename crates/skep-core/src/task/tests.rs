@@ -25,7 +25,7 @@ fn start(worker_name: &str) -> Command {
 }
 
 fn by(name: &str, number: u32) -> Attempt {
-    Attempt { worker: worker(name), number }
+    Attempt { worker: worker(name), epoch: 0, number }
 }
 
 fn fail(by: Attempt) -> Command {
@@ -150,7 +150,11 @@ fn only_what_ended_without_success_is_reopened_and_has_all_its_retries_again() {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let by = (prop_oneof!["a", "b"], 0u32..6).prop_map(|(w, number)| Attempt { worker: WorkerId(w), number });
+    let by = (prop_oneof!["a", "b"], 0i64..2, 0u32..6).prop_map(|(w, epoch, number)| Attempt {
+        worker: WorkerId(w),
+        epoch,
+        number,
+    });
     let fail = (by.clone(), any::<bool>()).prop_map(|(by, retry)| Command::Fail { by, failure: "boom".into(), retry });
     prop_oneof![
         4 => prop_oneof!["a", "b"].prop_map(|w| start(&w)),
@@ -173,7 +177,9 @@ proptest! {
             now += gap;
             let before = task.clone();
             let holder = match &before.state {
-                State::InProgress(holder) => Some(Attempt { worker: holder.worker.clone(), number: before.attempt }),
+                State::InProgress(holder) => {
+                    Some(Attempt { worker: holder.worker.clone(), epoch: before.epoch, number: before.attempt })
+                }
                 _ => None,
             };
             let result = task.apply(command.clone(), Timestamp(now));

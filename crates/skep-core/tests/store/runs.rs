@@ -241,6 +241,89 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
     assert!(events_missing.iter().all(|missing| *missing == last_of_gone), "{events_missing:?}");
 }
 
+/// A run is deleted while a task of it is in progress, and started anew. Gives that task, and the deletion.
+async fn gone_and_remade(app: &Hub) -> (Task, run::Deletion) {
+    let start = async || app.start_run(&permit(), new_run("r"), vec![new("a"), needs("b", &["a"])]).await.unwrap();
+    start().await;
+    let former = claim(app, NOW).await.unwrap();
+    app.end_run(&permit(), &run_id("r"), End::Cancelled, None).await.unwrap();
+    let deletion = app.begin_deletion(&permit(), &run_id("r")).await.unwrap();
+    app.delete_run(&permit(), &run_id("r")).await.unwrap();
+    start().await;
+    (former, deletion)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_for_a_deleted_run_does_not_count_for_one_of_the_same_name() {
+    on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
+        let (former, _) = gone_and_remade(&app).await;
+        let task = claim(&app, NOW).await.unwrap();
+        assert_eq!((&task.id, task.attempt, former.attempt), (&id("a"), 1, 1), "attempts are counted anew");
+        for refused in [finish(&app, &former).await, fail(&app, &former, false).await] {
+            assert!(matches!(refused, Err(TaskError::Refused(Refused::NotHeld))), "{refused:?}");
+        }
+        finish(&app, &task).await.unwrap();
+        finish(&app, &task).await.unwrap();
+        let late = finish(&app, &former).await;
+        assert!(matches!(late, Err(TaskError::Refused(Refused::Over("completed")))), "no repetition: {late:?}");
+        assert_eq!(count_with_gaps(&app, Kind::TaskAnswerRefused).await, 3);
+    })
+    .await;
+}
+
+async fn count_with_gaps(app: &Hub, kind: Kind) -> usize {
+    let events = app.db.events_after(permit().namespace(), 0, usize::MAX).await.unwrap();
+    events.iter().filter(|event| event.kind == kind).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_late_with_deleting_a_run_leaves_the_next_one_of_its_name_alone() {
+    on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
+        let (_, deletion) = gone_and_remade(&app).await;
+        assert!(!app.deletion_step(&permit(), &deletion).await.unwrap(), "there is nothing left to do");
+        let events = app.db.events_of(permit().namespace(), &run_id("r"), 0, 10).await.unwrap();
+        assert_eq!(events.len(), 3);
+        finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
+        assert_eq!(claim(&app, NOW).await.unwrap().id, id("b"), "it still waits for the other");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_added_to_a_run_that_is_being_deleted() {
+    on_every_address_with_deletions(async |address| {
+        let app = open(address, Limits::default()).await;
+        app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
+        let held = claim(&app, NOW).await.unwrap();
+        app.interrupt_run(&permit(), &run_id("r")).await.unwrap();
+        let deletion = app.begin_deletion(&permit(), &run_id("r")).await.unwrap();
+        loop {
+            let last = app.db.events_after(permit().namespace(), 0, 10).await.unwrap().last().map(|last| last.number);
+            for late in [finish(&app, &held).await, fail(&app, &held, true).await] {
+                assert!(matches!(late, Err(TaskError::Unknown(_))), "{late:?}");
+            }
+            for task in [None, Some(&id("a"))] {
+                let logged = app.log(&permit(), &run_id("r"), task, "late", None).await;
+                assert!(matches!(logged, Err(TaskError::UnknownRun(_))), "{logged:?}");
+            }
+            if task(&app, "a").await.is_some() {
+                let again = app.submit(&permit(), new("a")).await;
+                assert!(matches!(again, Err(TaskError::BeingDeleted(_))), "{again:?}");
+            }
+            let events = app.db.events_after(permit().namespace(), 0, 10).await.unwrap();
+            assert_eq!(events.last().map(|last| last.number), last, "{events:?}");
+            if !app.deletion_step(&permit(), &deletion).await.unwrap() {
+                break;
+            }
+        }
+        assert_eq!(app.db.events_after(permit().namespace(), 0, 10).await.unwrap(), []);
+        app.submit(&permit(), new("a")).await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
     on_every_database(async |app| {

@@ -137,7 +137,8 @@ const LINES: &str = "
         || case when token is null then 'no' else 'with' end || ' token' from session
     union all select 'run ' || id || ' ' || state || ' ' || created || ' ' || coalesce(ended, 0) || ' '
         || coalesce(report, 'null') from run
-    union all select 'task ' || id || ' ' || coalesce(run, '-') || ' ' || position || ' ' || state || ' due '
+    union all select 'deletion of ' || run || ' ' || epoch from deletion
+    union all select 'task ' || id || ' ' || epoch || ' ' || coalesce(run, '-') || ' ' || position || ' ' || state || ' due '
         || coalesce(due, 0) || ' waits for ' || case when state = 'pending' then waiting_for else 0 end
         || ' attempt ' || attempt || ' failures ' || failures || ' losses ' || losses || ' by ' || coalesce(worker, '-')
         || ' in ' || coalesce(session, '-') || ': ' || coalesce(result, '-') from task
@@ -291,6 +292,7 @@ impl<'a> World<'a> {
         if let Some((task, by)) = self.model.held().first() {
             return Err(format!("{task:?} still is in progress by {by:?}, whose hub has been silent for {wait:?}"));
         }
+        self.one(Op::FinishDeletions).await?;
         for run in self.model.interrupted() {
             self.one(Op::Resume(run)).await?;
         }
@@ -453,7 +455,7 @@ impl Database {
             }
             Database::Postgres(address) => {
                 let sql = "set skep.hub = 'test'; delete from deletion; delete from hub; delete from session; delete from dependency; delete from task;
-                     delete from run; delete from event";
+                     delete from run; delete from event; update namespace set epoch = 0";
                 postgres::execute(address, sql).await;
                 address.clone()
             }

@@ -176,10 +176,7 @@ pub(crate) async fn fail(app: &Hub, task: &Task, retry: bool) -> Result<Task, Ta
 
 /// The attempt that holds a claimed task.
 pub(crate) fn attempt(task: &Task) -> Attempt {
-    match &task.state {
-        State::InProgress(holder) => Attempt { worker: holder.worker.clone(), number: task.attempt },
-        other => panic!("{} is {}", task.id.0, other.name()),
-    }
+    task.held().unwrap_or_else(|| panic!("{} is {}", task.id.0, task.state.name()))
 }
 
 pub(crate) async fn task(app: &Hub, name: &str) -> Option<Task> {

@@ -493,7 +493,7 @@ async fn run_to_its_end(app: &Hub, namespace: &str, fate: &Fate) -> Vec<&'static
     app.register(&permit, "test").await;
     app.start_run(&permit, new_run("r"), tasks).await.unwrap();
     while let Some(task) = app.claim(&permit, "q", &holder("w")).await.unwrap() {
-        let by = Attempt { worker: worker("w"), number: task.attempt };
+        let by = Attempt { worker: worker("w"), epoch: task.epoch, number: task.attempt };
         if fate.tasks[task.id.0.parse::<usize>().unwrap()].2 {
             app.fail(&permit, &task.id, by, "fate".into(), true).await.unwrap();
         } else {

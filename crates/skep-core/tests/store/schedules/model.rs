@@ -17,7 +17,7 @@ use skep_core::{
     db::Now,
     event::{Kind, NewEvent},
     limits::Invalid,
-    run::{self, Run, RunId},
+    run::{self, Deletion, Run, RunId},
     session::{ATTACH_TIME, HUB_TIME, HubId, NewSession, SessionId},
     task::{self, Attempt, Command, Holder, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
@@ -32,9 +32,21 @@ pub(super) struct Model {
     pub(super) sessions: BTreeMap<String, Session>,
     /// Until when each is alive.
     pub(super) hubs: BTreeMap<String, Timestamp>,
+    /// How many deletions have begun.
+    epoch: i64,
+    /// Those that are not over.
+    pub(super) deletions: BTreeMap<RunId, Deleting>,
     events: Vec<Arc<NewEvent>>,
     /// How many events there were when [`Model::mark`] was called.
     marked: usize,
+}
+
+/// How far a deletion is.
+#[derive(Clone)]
+pub(super) struct Deleting {
+    pub(super) epoch: i64,
+    /// Its tasks do not know any more what they need.
+    dependencies_gone: bool,
 }
 
 #[derive(Clone)]
@@ -68,7 +80,13 @@ impl Model {
             Op::Resume(id) => told(self.change_run(id, run::Command::Resume, at)),
             Op::End(id, end) => told(self.change_run(id, run::Command::End(*end, Some(Json::from(json!("over")))), at)),
             Op::Retry(id, only) => told(self.retry_run(id, only.as_ref(), at)),
-            Op::Delete(id) => told(self.delete_run(id)),
+            Op::Delete(id) => told(self.begin_deletion(id).map(|deletion| self.finish_deletion(&deletion))),
+            Op::BeginDeletion(id) => told(self.begin_deletion(id)),
+            Op::DeletionStep(deletion) => told(Ok::<_, RunError>(self.deletion_step(deletion))),
+            Op::FinishDeletions => {
+                self.open_deletions().iter().for_each(|deletion| self.finish_deletion(deletion));
+                told(Ok::<_, RunError>(()))
+            }
             Op::ReleaseRun(id) => {
                 let released = self.release(|task| task.run.as_ref() == Some(id), at);
                 told(Ok::<_, RunError>(sorted(released)))
@@ -133,7 +151,13 @@ impl Model {
         }
         for task in self.tasks.values() {
             lines.push(task_line(task));
-            lines.extend(task.depends_on.iter().map(|on| format!("need of {} for {}", task.id.0, on.0)));
+            let deleting = task.run.as_ref().and_then(|run| self.deletions.get(run));
+            if !deleting.is_some_and(|deleting| deleting.dependencies_gone) {
+                lines.extend(task.depends_on.iter().map(|on| format!("need of {} for {}", task.id.0, on.0)));
+            }
+        }
+        for (run, Deleting { epoch, .. }) in &self.deletions {
+            lines.push(format!("deletion of {} {epoch}", run.0));
         }
         let mut places: BTreeMap<_, usize> = BTreeMap::new();
         for event in self.events.iter().skip(self.marked) {
@@ -182,7 +206,10 @@ impl Model {
             return Err(Invalid::Cycle(vec![new.id.clone()]).into());
         }
         if let Some(existing) = self.tasks.get(&new.id) {
-            return Ok(existing.clone());
+            return match &existing.run {
+                Some(run) if self.deletions.contains_key(run) => Err(TaskError::BeingDeleted(run.clone())),
+                _ => Ok(existing.clone()),
+            };
         }
         let position = match &new.run {
             None => 0,
@@ -197,7 +224,7 @@ impl Model {
                 return Err(Invalid::UnknownDependency { task: new.id.clone(), on: on.clone() }.into());
             }
         }
-        let mut task = Task::new(new.clone(), position, 0, now);
+        let mut task = Task { epoch: self.epoch, ..Task::new(new.clone(), position, 0, now) };
         self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
         let needs: BTreeSet<_> = new.depends_on.iter().collect();
         if let Some(by) = needs.into_iter().find(|on| ended_in_vain(&self.tasks[on])) {
@@ -217,6 +244,9 @@ impl Model {
         if let Some(existing) = self.runs.get(id) {
             return Ok(existing.clone());
         }
+        if self.deletions.contains_key(id) {
+            return Err(RunError::BeingDeleted(id.clone()));
+        }
         if let Some(taken) = tasks.iter().find(|task| self.tasks.contains_key(&task.id)) {
             return Err(RunError::TaskTaken(taken.id.clone()));
         }
@@ -224,7 +254,7 @@ impl Model {
         self.tell(started);
         for (position, new) in (0..).zip(tasks) {
             let new = NewTask { run: Some(id.clone()), ..new.clone() };
-            let task = Task::new(new, position, 0, now);
+            let task = Task { epoch: self.epoch, ..Task::new(new, position, 0, now) };
             self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
             self.tasks.insert(task.id.clone(), task);
         }
@@ -308,15 +338,54 @@ impl Model {
         Ok(reopened.into_iter().map(|(_, id)| id).collect())
     }
 
-    fn delete_run(&mut self, id: &RunId) -> Result<(), RunError> {
-        let run = self.runs.get(id).ok_or_else(|| RunError::Unknown(id.clone()))?;
+    /// The run is gone. Its tasks are cancelled, which nobody is told.
+    fn begin_deletion(&mut self, id: &RunId) -> Result<Deletion, RunError> {
+        let Some(run) = self.runs.get(id) else {
+            let deleting = self.deletions.get(id).ok_or_else(|| RunError::Unknown(id.clone()))?;
+            return Ok(Deletion { run: id.clone(), epoch: deleting.epoch });
+        };
         run.check_deletable()?;
         self.runs.remove(id);
+        for task in self.tasks.values_mut().filter(|task| task.run.as_ref() == Some(id) && !task.state.is_over()) {
+            task.state = State::Cancelled;
+        }
+        self.epoch += 1;
+        self.deletions.insert(id.clone(), Deleting { epoch: self.epoch, dependencies_gone: false });
+        Ok(Deletion { run: id.clone(), epoch: self.epoch })
+    }
+
+    pub(super) fn open_deletions(&self) -> Vec<Deletion> {
+        let open = self.deletions.iter();
+        open.map(|(run, deleting)| Deletion { run: run.clone(), epoch: deleting.epoch }).collect()
+    }
+
+    fn finish_deletion(&mut self, deletion: &Deletion) {
+        while self.deletion_step(deletion) {}
+    }
+
+    /// First all events go, then what tasks know of each other, then the tasks: these runs are smaller than a step.
+    fn deletion_step(&mut self, Deletion { run: id, epoch }: &Deletion) -> bool {
+        let Some(deleting) = self.deletions.get_mut(id).filter(|deleting| deleting.epoch == *epoch) else {
+            return false;
+        };
+        let is_of_run = |event: &Arc<NewEvent>| event.run.as_ref() == Some(id);
+        if self.events.iter().any(is_of_run) {
+            self.marked -= self.events.iter().take(self.marked).filter(|event| is_of_run(event)).count();
+            self.events.retain(|event| !is_of_run(event));
+            return true;
+        }
+        let is_bare = |task: &Task| task.run.as_ref() != Some(id) || task.depends_on.is_empty();
+        if !deleting.dependencies_gone && !self.tasks.values().all(is_bare) {
+            deleting.dependencies_gone = true;
+            return true;
+        }
+        let before = self.tasks.len();
         self.tasks.retain(|_, task| task.run.as_ref() != Some(id));
-        let marked = self.events.iter().take(self.marked).filter(|event| event.run.as_ref() == Some(id)).count();
-        self.marked -= marked;
-        self.events.retain(|event| event.run.as_ref() != Some(id));
-        Ok(())
+        if self.tasks.len() < before {
+            return true;
+        }
+        self.deletions.remove(id);
+        false
     }
 
     fn claim(&mut self, queue: &str, holder: &Holder, now: Timestamp) -> Result<Option<Task>, TaskError> {
@@ -371,6 +440,9 @@ impl Model {
         now: Timestamp,
     ) -> Result<Task, TaskError> {
         if let Err(TaskError::Refused(reason)) = &said {
+            if self.tasks[id].run.as_ref().is_some_and(|run| self.deletions.contains_key(run)) {
+                return Err(TaskError::Unknown(id.clone()));
+            }
             let event = self.tasks[id].late_answer(by, reason, answer, now);
             self.tell(event);
         }
@@ -452,10 +524,10 @@ fn task_line(task: &Task) -> String {
         State::Cancelled => {}
     }
     let run = task.run.as_ref().map_or("-", |run| &run.0);
-    let Task { id, position, attempt, failures, losses, .. } = task;
+    let Task { id, epoch, position, attempt, failures, losses, .. } = task;
     let state = task.state.name();
     format!(
-        "task {} {run} {position} {state} due {due} waits for {waiting} attempt {attempt} failures {failures} \
+        "task {} {epoch} {run} {position} {state} due {due} waits for {waiting} attempt {attempt} failures {failures} \
          losses {losses} by {worker} in {session}: {result}",
         id.0
     )

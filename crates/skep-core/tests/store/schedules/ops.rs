@@ -4,7 +4,7 @@ use serde_json::json;
 use skep_core::{
     Json,
     app::App,
-    run::{End, NewRun, RunId},
+    run::{Deletion, End, NewRun, RunId},
     session::{ATTACH_TIME, HUB_TIME, HubId, NewSession, SessionId, SessionToken},
     task::{Attempt, Holder, NewTask, TaskId},
 };
@@ -24,6 +24,9 @@ pub(super) enum Op {
     End(RunId, End),
     Retry(RunId, Option<TaskId>),
     Delete(RunId),
+    BeginDeletion(RunId),
+    DeletionStep(Deletion),
+    FinishDeletions,
     ReleaseRun(RunId),
     Claim(String, Holder),
     Finish(TaskId, Attempt),
@@ -53,6 +56,9 @@ impl Op {
             Op::End(id, end) => told(app.end_run(&permit, &id, end, Some(Json::from(json!("over")))).await),
             Op::Retry(id, only) => told(app.retry_run(&permit, &id, only.as_ref()).await),
             Op::Delete(id) => told(app.delete_run(&permit, &id).await),
+            Op::BeginDeletion(id) => told(app.begin_deletion(&permit, &id).await),
+            Op::DeletionStep(deletion) => told(app.deletion_step(&permit, &deletion).await),
+            Op::FinishDeletions => told(app.finish_deletions(&permit).await),
             Op::ReleaseRun(id) => told(app.release_run(&permit, &id).await.map(sorted)),
             Op::Claim(queue, holder) => told(app.claim(&permit, &queue, &holder).await),
             Op::Finish(id, by) => {
