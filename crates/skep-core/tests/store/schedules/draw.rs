@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde_json::json;
 use skep_core::{
-    run::{End, RunId},
+    run::{Deletion, End, RunId},
     session::{ATTACH_TIME, HUB_TIME, HubId, NewSession, SessionId, SessionToken},
     task::{Attempt, Holder, NewTask, TaskId, WorkerId},
 };
@@ -57,6 +57,8 @@ pub(super) struct Draw {
     sessions: Vec<NewSession>,
     /// Whoever has ever held a task.
     attempts: Vec<(TaskId, Attempt)>,
+    /// Deletions that have begun, ever.
+    deletions: Vec<Deletion>,
     waiting: VecDeque<Step>,
     /// The run that everything is about for now.
     subject: Option<RunId>,
@@ -71,6 +73,7 @@ impl Draw {
             silent: vec![false; hubs],
             sessions: Vec::new(),
             attempts: Vec::new(),
+            deletions: Vec::new(),
             waiting: VecDeque::new(),
             subject: None,
         };
@@ -89,12 +92,17 @@ impl Draw {
                 self.attempts.push(held);
             }
         }
+        for deletion in model.open_deletions() {
+            if !self.deletions.contains(&deletion) {
+                self.deletions.push(deletion);
+            }
+        }
         if let Some(step) = self.waiting.pop_front() {
             return step;
         }
         match self.random.below(100) {
             0..2 => {
-                // In several transactions, so others may see it half done.
+                // Several steps in one call, so what others see meanwhile is for `BeginDeletion` and `DeletionStep`.
                 let run = self.run();
                 Step::Together(vec![Call { slot: 0, op: Op::Delete(run), lost: None }])
             }
@@ -183,13 +191,22 @@ impl Draw {
                 let only = self.random.percent(40).then(|| self.task_of(&run));
                 Op::Retry(run, only)
             }
-            83..86 => Op::ReleaseRun(self.run()),
+            83..84 => Op::ReleaseRun(self.run()),
+            84..86 => Op::BeginDeletion(self.run()),
             86..90 => self.attach(slot),
             90..92 => Op::Leave(self.hub(slot)),
             92..95 => self.join_again(slot),
-            95..97 => Op::ExpireHubs,
-            _ => Op::ReleaseLost,
+            95..96 => Op::ExpireHubs,
+            96..97 => Op::ReleaseLost,
+            _ => self.deletion_step(model),
         }
+    }
+
+    /// A step of a deletion that is going on; now and then of one that is over, as by somebody who is late.
+    fn deletion_step(&mut self, model: &Model) -> Op {
+        let late = self.random.percent(25);
+        let from = if late { self.deletions.clone() } else { model.open_deletions() };
+        self.random.one(&from).map_or_else(|| Op::BeginDeletion(self.run()), Op::DeletionStep)
     }
 
     fn join_anew(&mut self, slot: usize) -> Op {
