@@ -177,7 +177,7 @@ impl Db {
         self.write_bytes(namespace, 0, work).await
     }
 
-    /// The same, with values of so many bytes.
+    /// The same, with values of so many bytes, which count among those that may wait ([`Limits::writes_bytes_max`]).
     pub(crate) async fn write_bytes<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,

@@ -237,6 +237,11 @@ impl NewTask {
         check_count("dependencies of a task", self.depends_on.len(), RUN_DEPENDENCIES_MAX)?;
         check_json("a task's input", &self.input, INPUT_BYTES_MAX)
     }
+
+    /// How large it is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.input.as_str().len() + self.depends_on.iter().map(|on| on.0.len()).sum::<usize>()
+    }
 }
 
 impl Task {

@@ -78,7 +78,7 @@ impl App {
         state: State,
     ) -> Result<McpTask, McpTaskError> {
         check_state(&state)?;
-        let (id, holder) = (id.clone(), holder.clone());
+        let (id, holder, bytes) = (id.clone(), holder.clone(), state.content().map_or(0, str::len));
         let report = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             let mut task = tx.mcp_task(&id).await?.ok_or(McpTaskError::Unknown)?;
@@ -93,7 +93,7 @@ impl App {
             tx.save_mcp_task(&task).await?;
             Ok(task)
         };
-        self.db.write(permit.namespace(), report).await
+        self.db.write_bytes(permit.namespace(), bytes, report).await
     }
 
     /// Cancel a principal's task. One that is over stays as it is. Returns the task, and whether it was cancelled now.

@@ -67,6 +67,7 @@ impl App {
             task.run = Some(run.id.clone());
             task.depends_on = deduplicated(std::mem::take(&mut task.depends_on));
         }
+        let bytes = run.plan.as_str().len() + tasks.iter().map(NewTask::bytes).sum::<usize>();
         let start = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             if let Some(existing) = tx.run(&run.id).await? {
@@ -90,7 +91,7 @@ impl App {
             }
             Ok(run)
         };
-        self.db.write(permit.namespace(), start).await
+        self.db.write_bytes(permit.namespace(), bytes, start).await
     }
 
     /// Interrupt a run. Its tasks in progress are released, and it can be resumed.
@@ -211,6 +212,10 @@ impl App {
 
     async fn change_run(&self, permit: &Permit, id: &RunId, command: Command) -> Result<Run, RunError> {
         let id = id.clone();
+        let bytes = match &command {
+            Command::End(_, Some(report)) => report.as_str().len(),
+            _ => 0,
+        };
         let change = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             let mut run = tx.run(&id).await?.ok_or_else(|| RunError::Unknown(id.clone()))?;
@@ -224,7 +229,7 @@ impl App {
             tx.append(event);
             Ok(run)
         };
-        self.db.write(permit.namespace(), change).await
+        self.db.write_bytes(permit.namespace(), bytes, change).await
     }
 }
 

@@ -52,6 +52,7 @@ impl App {
         if task.depends_on.contains(&task.id) {
             return Err(Invalid::Cycle(vec![task.id]).into());
         }
+        let bytes = task.bytes();
         let submit = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             // A repeated call returns the task, even if its run has ended since.
@@ -80,7 +81,7 @@ impl App {
             blocked.into_iter().for_each(|event| tx.append(event));
             Ok(task)
         };
-        self.db.write(permit.namespace(), submit).await
+        self.db.write_bytes(permit.namespace(), bytes, submit).await
     }
 
     /// Start the task of a queue that has been due the longest, if there is one. The worker holds it until it answers, or
@@ -116,6 +117,7 @@ impl App {
         let output = output.into();
         check_json("the output", &output, OUTPUT_BYTES_MAX)?;
         artefact::check(&artefacts)?;
+        let bytes = output.as_str().len() + artefacts.iter().map(|artefact| artefact.bytes.len()).sum::<usize>();
         let artefacts: Vec<_> = artefacts.into_iter().map(|artefact| (artefact.sha256(), artefact)).collect();
         let id = id.clone();
         let finish = async move |tx: &mut Tx<'_>| {
@@ -133,7 +135,7 @@ impl App {
             tx.release_dependents(&task.id).await?;
             Ok::<_, TaskError>(Verdict::Done(task))
         };
-        self.db.write(permit.namespace(), finish).await?.into_result()
+        self.db.write_bytes(permit.namespace(), bytes, finish).await?.into_result()
     }
 
     /// Fail an attempt. There is another one if `retry` is set and the task has retries left. Otherwise the task has
@@ -147,7 +149,7 @@ impl App {
         retry: bool,
     ) -> Result<Task, TaskError> {
         check_json("the output of a failed attempt", &failure.output, OUTPUT_BYTES_MAX)?;
-        let id = id.clone();
+        let (id, bytes) = (id.clone(), failure.output.as_str().len() + failure.error.len());
         let fail = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             let mut task = load(tx, &id).await?;
@@ -162,7 +164,7 @@ impl App {
             update_dependents(tx, &task).await?;
             Ok::<_, TaskError>(Verdict::Done(task))
         };
-        self.db.write(permit.namespace(), fail).await?.into_result()
+        self.db.write_bytes(permit.namespace(), bytes, fail).await?.into_result()
     }
 
     /// Cancel a task. What depends on it is blocked.
@@ -193,7 +195,7 @@ impl App {
         task.map_or(Ok(()), |task| check_name("task", &task.0))?;
         let entry = Json::of(&LogEntry { message, data });
         check_json("a log entry", &entry, LOG_BYTES_MAX)?;
-        let (run, task) = (run.clone(), task.cloned());
+        let (run, task, bytes) = (run.clone(), task.cloned(), entry.as_str().len());
         let log = async move |tx: &mut Tx<'_>| {
             if tx.run_state(&run).await?.is_none() {
                 return Err(TaskError::UnknownRun(run.clone()));
@@ -207,7 +209,7 @@ impl App {
             tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: entry.clone() });
             Ok(())
         };
-        self.db.write(permit.namespace(), log).await
+        self.db.write_bytes(permit.namespace(), bytes, log).await
     }
 }
 

@@ -18,9 +18,9 @@ use tokio::{
 
 use self::support::*;
 use super::{DbError, News, Tx};
-use crate::{app::RunError, artefact::NewArtefact, event::NewEvent};
+use crate::{app::RunError, artefact::NewArtefact, event::NewEvent, run::End, task::Failure};
 
-#[expect(dead_code, unused_imports, reason = "tests/store uses all of it")]
+#[expect(dead_code, reason = "tests/store uses all of it")]
 #[path = "../../tests/store/support.rs"]
 mod support;
 
@@ -175,6 +175,60 @@ async fn a_full_queue_says_so_and_one_namespace_cannot_fill_it() {
         waiting.unwrap();
         held_write.join_all().await;
         app.submit(&permit, new("b")).await.expect("there is room again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_namespace_at_its_share_of_bytes_is_told_so_and_loses_nothing() {
+    // A namespace may have half of it, which is room for one large value.
+    on_every_database_with(Limits { writes_bytes_max: 4000, ..Limits::default() }, async |app| {
+        fn large() -> Json {
+            json!("x".repeat(1500)).into()
+        }
+        fn heavy(name: &str) -> NewTask {
+            NewTask { input: large(), ..new(name) }
+        }
+        let (permit, r) = (permit(), RunId("r".into()));
+        app.start_run(&permit, new_run("r"), vec![new("a")]).await.unwrap();
+        let task_a = claim(&app, NOW).await.unwrap();
+        let (held, held_write) = Held::start(&app);
+        let (waiting, refused) = tokio::join!(app.submit(&permit, heavy("b")), async {
+            let (by, failure) = (attempt(&task_a), Failure { error: "boom".into(), output: large() });
+            let file = NewArtefact { path: "f".into(), bytes: vec![7; 1500] };
+            let plan = NewRun { plan: large(), ..new_run("s") };
+            let refused = [
+                app.submit(&permit, heavy("c")).await.err(),
+                app.finish(&permit, &task_a.id, by.clone(), large(), Vec::new()).await.err(),
+                app.finish(&permit, &task_a.id, by.clone(), json!(1), vec![file]).await.err(),
+                app.fail(&permit, &task_a.id, by, failure, true).await.err(),
+                app.log(&permit, &r, None, &"x".repeat(1500), None).await.err(),
+            ];
+            let refused_runs = [
+                app.start_run(&permit, plan, Vec::new()).await.err(),
+                app.start_run(&permit, new_run("s"), vec![heavy("c")]).await.err(),
+                app.end_run(&permit, &r, End::Failed, Some(large())).await.err(),
+            ];
+            let other = app.clone();
+            let mut elsewhere = JoinSet::new();
+            elsewhere.spawn(async move { other.submit(&permit_in("other"), heavy("b")).await });
+            held.proceed();
+            elsewhere.join_next().await.unwrap().unwrap().unwrap();
+            (refused, refused_runs)
+        });
+        waiting.unwrap();
+        held_write.join_all().await;
+        for refused in refused.0 {
+            assert!(matches!(refused, Some(TaskError::Db(DbError::Busy(_)))), "{refused:?}");
+        }
+        for refused in refused.1 {
+            assert!(matches!(refused, Some(RunError::Db(DbError::Busy(_)))), "{refused:?}");
+        }
+        assert_eq!(task(&app, "c").await, None, "what was refused is not done");
+        assert_eq!(state(&app, "a").await.name(), "in_progress");
+        app.submit(&permit, heavy("c")).await.expect("there is room again");
+        app.finish(&permit, &task_a.id, attempt(&task_a), large(), Vec::new()).await.unwrap();
+        app.end_run(&permit, &r, End::Completed, Some(large())).await.unwrap();
     })
     .await;
 }
