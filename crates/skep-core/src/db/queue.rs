@@ -56,7 +56,7 @@ pub(super) struct Waiting<F, T, E> {
     result: Option<thread::Result<Result<T, E>>>,
     reply: oneshot::Sender<thread::Result<Result<T, E>>>,
     start: Start,
-    _place: Place,
+    place: Place,
 }
 
 /// What a caller waits for.
@@ -96,7 +96,7 @@ impl Start {
 impl<F, T, E> Waiting<F, T, E> {
     pub(super) fn new(namespace: Namespace, work: F, place: Place) -> (Waiting<F, T, E>, Answer<T, E>) {
         let ((reply, answer), start) = (oneshot::channel(), Start::default());
-        let waiting = Waiting { namespace, work, result: None, reply, start: start.clone(), _place: place };
+        let waiting = Waiting { namespace, work, result: None, reply, start: start.clone(), place };
         (waiting, Answer { answer, start })
     }
 }
@@ -147,12 +147,15 @@ where
     }
 
     fn answer(self: Box<Self>, committed: Result<(), DbError>) {
-        let result = match (committed, self.result) {
+        let Waiting { work, result, reply, place, .. } = *self;
+        let result = match (committed, result) {
             (Ok(()), Some(result)) => result,
             (Ok(()), None) => return, // nobody needed it
             (Err(error), _) => Ok(Err(error.into())),
         };
-        let _ = self.reply.send(result); // fails if the caller has left
+        // Whoever hears its answer has room for its next write.
+        drop((work, place));
+        let _ = reply.send(result); // fails if the caller has left
     }
 }
 
