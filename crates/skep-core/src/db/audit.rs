@@ -87,6 +87,7 @@ const TASKS: &str = "
         when state = 'in_progress' and unfinished > 0 then 'is in progress, but something that it needs is unfinished'
         when state in ('pending', 'in_progress') and run_state in ('completed', 'failed', 'cancelled')
             then 'is ' || state || ', but its run is ' || run_state
+        when state = 'in_progress' and run_state = 'interrupted' then 'is in progress, but its run is interrupted'
     end as what
     from (select id, max(state) as state, max(attempt) as attempt, max(is_held) as is_held, max(due) as due,
         max(has_result) as has_result, max(needs) as needs, max(waiting_for) as waiting_for,
@@ -123,7 +124,7 @@ const TASKS: &str = "
     where what is not null order by id";
 
 /// Everything else: namespace, subject, and what is wrong with it.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 12] = [
     "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
      where run is not null
         and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)
@@ -153,6 +154,19 @@ const OTHERS: [&str; 9] = [
      from namespace n join event e on e.namespace = n.id and e.number < n.first_event",
     "select d.namespace, 'run ' || d.run, 'is being deleted, but is still there' from deletion d
      where exists (select 1 from run r where r.id = d.run and r.namespace = d.namespace)",
+    "select t.namespace, 'task ' || t.id, 'is ' || t.state || ', but its run ' || d.run || ' is being deleted'
+     from deletion d join task t on t.namespace = d.namespace and t.run = d.run
+     where t.state in ('pending', 'in_progress')",
+    "select t.namespace, 'task ' || t.id, 'is of epoch ' || t.epoch || ', but only ' || n.epoch || ' runs were deleted'
+     from namespace n join task t on t.namespace = n.id where t.epoch > n.epoch",
+    // A task that is in progress in no session is one of an older program, and is given out again.
+    "select t.namespace, 'task ' || t.id, case
+            when t.state <> 'in_progress' then 'is ' || t.state || ', but belongs to session ' || t.session
+            when s.id is null then 'is in progress in session ' || t.session || ', which does not exist'
+            else 'is in progress by ' || t.worker || ' in session ' || t.session || ' of ' || s.worker
+        end
+     from task t left join session s on s.namespace = t.namespace and s.id = t.session
+     where t.session is not null and (t.state <> 'in_progress' or s.id is null or s.worker <> t.worker)",
     "select namespace, 'MCP task ' || id,
         case when held_until is null then 'runs, but nobody holds it' else 'is over, but a hub holds it' end
      from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",

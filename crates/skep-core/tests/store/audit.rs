@@ -34,7 +34,7 @@ async fn every_state(app: &Hub, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damaged_row_is_named_and_no_other() {
     // What is done behind the store's back, and what is said of it.
-    const DAMAGES: [(&str, &[&str]); 22] = [
+    const DAMAGES: [(&str, &[&str]); 26] = [
         (
             "update task set waiting_for = 2 where id = 'a-pending'",
             &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
@@ -87,7 +87,10 @@ async fn every_damaged_row_is_named_and_no_other() {
         ),
         (
             "update run set state = 'interrupted' where id = 'c'",
-            &["run c (in main) is interrupted, but its last event is run.started"],
+            &[
+                "run c (in main) is interrupted, but its last event is run.started",
+                "task c-in_progress (in main) is in progress, but its run is interrupted",
+            ],
         ),
         (
             "update run set state = 'failed' where id = 'over'",
@@ -101,6 +104,7 @@ async fn every_damaged_row_is_named_and_no_other() {
             "update task set state = 'completed', worker = null, result = '1' where id = 'd-in_progress'",
             &[
                 "task d-in_progress (in main) is completed, but its last event says in_progress",
+                "task d-in_progress (in main) is completed, but belongs to session session of w",
                 "task d-pending (in main) waits for 1 others, but 0 are unfinished",
             ],
         ),
@@ -109,8 +113,29 @@ async fn every_damaged_row_is_named_and_no_other() {
             &["task alone (in main) belongs to run none, which does not exist"],
         ),
         ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
-        ("update namespace set last_event = 1", &["event 71 (in main) has a number that is still to be given"]),
+        ("update namespace set last_event = 1", &["event 97 (in main) has a number that is still to be given"]),
         ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
+        (
+            "update task set session = 'none' where id = 'e-in_progress'",
+            &["task e-in_progress (in main) is in progress in session none, which does not exist"],
+        ),
+        (
+            "update task set epoch = 1 where id = 'e-ready'",
+            &["task e-ready (in main) is of epoch 1, but only 0 runs were deleted"],
+        ),
+        (
+            "update task set session = 'session of v' where id = 'f-in_progress'",
+            &["task f-in_progress (in main) is in progress by w in session session of v of v"],
+        ),
+        (
+            "insert into deletion (namespace, run) select id, 'f' from namespace where team = 'main'",
+            &[
+                "run f (in main) is being deleted, but is still there",
+                "task f-in_progress (in main) is in_progress, but its run f is being deleted",
+                "task f-pending (in main) is pending, but its run f is being deleted",
+                "task f-ready (in main) is pending, but its run f is being deleted",
+            ],
+        ),
     ];
     // Not `on_every_address`: what this leaves behind is not sound.
     let directory = tempfile::tempdir().unwrap();
@@ -122,6 +147,9 @@ async fn every_damaged_row_is_named_and_no_other() {
         app.end_run(&permit(), &RunId("over".into()), End::Completed, None).await.unwrap();
         app.start_run(&permit(), new_run("empty"), Vec::new()).await.unwrap();
         app.submit(&permit(), new("alone")).await.unwrap();
+        for name in ["e", "f"] {
+            every_state(&app, name).await;
+        }
         let call =
             NewMcpTask { id: McpTaskId("m".into()), principal: "p".into(), request: "{}".into(), may_repeat: true };
         app.create_mcp_task(&permit(), call, &skep_core::mcp_task::Holder("h".into()), GRACE).await.unwrap();
