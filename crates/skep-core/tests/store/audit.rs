@@ -138,7 +138,7 @@ async fn every_damaged_row_is_named_and_no_other() {
         ),
     ];
     // Not `on_every_address`: what this leaves behind is not sound.
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
         let app = open(address, Limits::default()).await;
         for name in ["a", "b", "c", "d", "over"] {
@@ -168,7 +168,7 @@ async fn every_damaged_row_is_named_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_of_what_is_wrong_has_its_limit() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
         let app = open(address, Limits::default()).await;
         for run in 0..3 {

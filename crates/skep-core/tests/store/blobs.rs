@@ -86,7 +86,7 @@ async fn what_a_retried_run_drops_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_asks_where_tasks_stand_reads_no_values() {
     // Not `on_every_address`: what this leaves behind is not sound.
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
         let app = open(address, Limits::default()).await;
         let namespace = permit().namespace().clone();
@@ -115,7 +115,7 @@ async fn who_only_asks_where_tasks_stand_reads_no_values() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_nobody_names_or_that_is_cut_is_found() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
         let app = open(address, Limits::default()).await;
         app.submit(&permit(), heavy("a")).await.unwrap();

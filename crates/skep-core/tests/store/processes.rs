@@ -19,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_with_one_file_lose_nothing_and_start_nothing_twice() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     let address = sqlite(&directory);
     // They open it together, too, when it does not exist yet.
     let mut children: Vec<Child> = (0..PROCESSES).map(|n| start(&address, n)).collect();

@@ -16,7 +16,7 @@ use std::{
     fmt::Write as _,
     fs,
     panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -434,11 +434,8 @@ enum Database {
 }
 
 impl Database {
-    /// In memory, if there is such a place: what disks do is for other tests.
     async fn sqlite() -> Database {
-        let shared_memory = Path::new("/dev/shm");
-        let directory = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() };
-        let directory = directory.unwrap();
+        let directory = in_memory();
         let empty = directory.path().join("empty.db");
         Db::open(&format!("sqlite:{}", empty.display()), Limits::default()).await.unwrap().close().await;
         Database::Sqlite(directory, empty)

@@ -83,7 +83,7 @@ pub(crate) async fn on_every_address(test: impl AsyncFn(&str)) {
 
 /// The same for tests that delete runs. Gives for each database how many numbers of its logs have no event.
 pub(crate) async fn on_every_address_with_deletions(test: impl AsyncFn(&str)) -> Vec<u64> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = in_memory();
     let addresses = [Some(sqlite(&directory)), postgres::new_schema().await];
     let mut events_missing = Vec::new();
     for address in addresses.iter().flatten() {
@@ -91,6 +91,11 @@ pub(crate) async fn on_every_address_with_deletions(test: impl AsyncFn(&str)) ->
         events_missing.push(sound(address).await.events_missing);
     }
     events_missing
+}
+
+/// A directory in memory, if there is such a place: what disks do is for tests of disks.
+pub(crate) fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// The audit of a database in which nothing must be wrong.
