@@ -13,7 +13,7 @@ use skep_core::{
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
     run::RunId,
-    task::{Failure, State, Task},
+    task::{Attempt, Failure, State, Task, TaskId},
 };
 use skep_plan::{
     Plan, Role, Step,
@@ -34,6 +34,7 @@ use super::{
     POLL, RunError, Swarm,
     failure::failure,
     membership::Seat,
+    patience::PATIENCE,
     printed::{PIECES_MAX, pass_on},
     queue, step_of, store, task_id,
 };
@@ -75,12 +76,13 @@ impl Agent {
         let mut watch = app.db.watch(permit.namespace());
         while !self.stop.is_cancelled() {
             watch.mark_seen();
-            if let Some(task) = app.claim(permit, &queue, &self.seat.holder()).await.map_err(store)? {
+            let holder = self.seat.holder();
+            if let Some(task) = PATIENCE.ask(|| app.claim(permit, &queue, &holder)).await.map_err(store)? {
                 self.perform(task).await?;
                 continue;
             }
             // A retry becomes due without anybody calling.
-            let due = app.db.next_due(permit.namespace(), &queue).await.map_err(store)?;
+            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &queue)).await.map_err(store)?;
             let wait = due.map_or(POLL, |due| app.db.now().until(due).clamp(WAIT_MIN, POLL));
             tokio::select! {
                 () = watch.changed() => {}
@@ -102,20 +104,25 @@ impl Agent {
         let saved = match attempted {
             Attempted::Stopped => return Ok(()),
             Attempted::Answered(output) => {
-                let artefacts = self.artefacts(&outputs);
-                match app.finish(permit, &task.id, attempt.clone(), output, artefacts).await {
+                let output = Json::from(output);
+                // The files are read each time, so that they do not take memory twice.
+                let finish = || {
+                    let artefacts = self.artefacts(&outputs);
+                    app.finish(permit, &task.id, attempt.clone(), output.clone(), artefacts)
+                };
+                match PATIENCE.ask(finish).await {
                     // An answer that the store does not take will not be smaller the next time.
                     Err(TaskError::Invalid(error)) => {
-                        app.fail(permit, &task.id, attempt, error.to_string().into(), false).await
+                        self.fail(&task.id, &attempt, error.to_string().into(), false).await
                     }
                     other => other,
                 }
             }
             Attempted::Failed { failure, retry } => {
                 let error = failure.error.clone();
-                match app.fail(permit, &task.id, attempt.clone(), failure, retry).await {
+                match self.fail(&task.id, &attempt, failure, retry).await {
                     // The error has the end of an output that is too large to be kept.
-                    Err(TaskError::Invalid(_)) => app.fail(permit, &task.id, attempt, error.into(), retry).await,
+                    Err(TaskError::Invalid(_)) => self.fail(&task.id, &attempt, error.into(), retry).await,
                     other => other,
                 }
             }
@@ -126,6 +133,11 @@ impl Agent {
             Err(TaskError::Refused(_)) => Ok(()),
             Err(error) => Err(store(error)),
         }
+    }
+
+    async fn fail(&self, id: &TaskId, by: &Attempt, failure: Failure, retry: bool) -> Result<Task, TaskError> {
+        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+        PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await
     }
 
     async fn attempt(&self, step: &Step, outputs: &Outputs) -> Result<Attempted, RunError> {
@@ -165,7 +177,7 @@ impl Agent {
         let Some(note) = place.note() else { return Ok(()) };
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
         let task = task_id(&self.run, &step.id);
-        app.log(permit, &self.run, Some(&task), &note, None).await.map_err(store)
+        PATIENCE.ask(|| app.log(permit, &self.run, Some(&task), &note, None)).await.map_err(store)
     }
 
     /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
@@ -181,7 +193,8 @@ impl Agent {
         let (db, namespace) = (&self.swarm.app.db, self.swarm.permit.namespace());
         let mut scope = Scope::new(&self.plan, &self.seen());
         for id in &step.depends_on {
-            let task = db.task(namespace, &task_id(&self.run, id)).await.map_err(store)?;
+            let id_of_task = task_id(&self.run, id);
+            let task = PATIENCE.ask(|| db.task(namespace, &id_of_task)).await.map_err(store)?;
             if let Some(ended) = task.and_then(|task| ended(&task.state)) {
                 scope.ended(id, &ended);
             }

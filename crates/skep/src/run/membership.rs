@@ -9,6 +9,8 @@ use skep_core::{
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
+use super::patience::PATIENCE;
+
 /// A hub with a session for each of its agents.
 pub(super) struct Membership {
     app: App,
@@ -37,7 +39,7 @@ impl Membership {
     /// Register, with these agents.
     pub(super) async fn join(app: App, permit: Permit, workers: Vec<WorkerId>) -> Result<Membership, SessionError> {
         let membership = Membership { app, permit, workers, hub: watch::Sender::new(new_id()) };
-        membership.register().await?;
+        PATIENCE.ask(|| membership.register()).await?;
         Ok(membership)
     }
 

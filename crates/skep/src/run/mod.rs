@@ -20,6 +20,7 @@ mod agent;
 mod archive;
 mod failure;
 mod membership;
+mod patience;
 mod printed;
 mod report;
 
@@ -28,12 +29,13 @@ use std::{sync::Arc, time::Duration};
 pub use archive::{Archive, DeleteError, bytes_in};
 use membership::Membership;
 pub use membership::watch_over;
+use patience::PATIENCE;
 pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::json;
 use skep_core::{
-    Timestamp,
+    Json, Timestamp,
     app::{self, App},
     policy::Permit,
     run::{End, NewRun, Refused, RunId, State},
@@ -130,8 +132,9 @@ impl Swarm {
             plan: plan.to_json().into(),
             directory: workspace.path().display().to_string(),
         };
-        let tasks = plan.tasks.iter().map(|step| new_task(id, step)).collect();
-        self.app.start_run(&self.permit, run, tasks).await.map_err(store)?;
+        let tasks: Vec<NewTask> = plan.tasks.iter().map(|step| new_task(id, step)).collect();
+        let start = || self.app.start_run(&self.permit, run.clone(), tasks.clone());
+        PATIENCE.ask(start).await.map_err(store)?;
         Ok(())
     }
 
@@ -170,14 +173,14 @@ impl Swarm {
         };
         done.cancel();
         while agents.join_next().await.is_some() {}
-        if let Err(error) = membership.leave().await {
+        if let Err(error) = PATIENCE.ask(|| membership.leave()).await {
             tracing::warn!(%error, "the store did not hear that this process stops working"); // it will notice
         }
         if over? {
             let report = self.finish(id, &plan, directory).await?;
             return Ok(Ended::Over(Box::new(report)));
         }
-        match self.app.interrupt_run(&self.permit, id).await {
+        match PATIENCE.ask(|| self.app.interrupt_run(&self.permit, id)).await {
             Ok(_) => Ok(Ended::Interrupted),
             // Somebody has called it off meanwhile.
             Err(app::RunError::Refused(Refused::Over(_))) => {
@@ -192,7 +195,7 @@ impl Swarm {
         let mut watch = self.app.db.watch(self.permit.namespace());
         loop {
             watch.mark_seen();
-            let counts = self.app.db.count_tasks(self.permit.namespace(), id).await.map_err(store)?;
+            let counts = PATIENCE.ask(|| self.app.db.count_tasks(self.permit.namespace(), id)).await.map_err(store)?;
             if counts.pending + counts.in_progress == 0 {
                 return Ok(());
             }
@@ -219,8 +222,8 @@ impl Swarm {
             return Ok(report);
         }
         // The answers are in the tasks already; the store keeps of the report what is only there.
-        let kept = json!({ "markdown": report.markdown }).into();
-        match self.app.end_run(&self.permit, id, end, Some(kept)).await {
+        let kept = Json::from(json!({ "markdown": report.markdown }));
+        match PATIENCE.ask(|| self.app.end_run(&self.permit, id, end, Some(kept.clone()))).await {
             Ok(_) => Ok(report),
             // Called off this very moment.
             Err(app::RunError::Refused(Refused::Over(_))) => Box::pin(self.finish(id, plan, directory)).await,

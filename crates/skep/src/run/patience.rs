@@ -1,0 +1,148 @@
+//! Patience with a store that is busy: what found no room there is asked for again, for a while.
+
+use std::time::{Duration, Instant};
+
+use skep_core::{
+    app::{self, SessionError, TaskError},
+    db::DbError,
+};
+
+/// How long to ask again.
+pub(super) struct Patience {
+    /// The first wait; each further one takes twice as long.
+    wait_min: Duration,
+    /// The longest wait.
+    wait_max: Duration,
+    /// How long after the first time it is asked once more.
+    time_max: Duration,
+}
+
+/// What those who work on a run have. Whoever fills the store is soon done, or will not be.
+pub(super) const PATIENCE: Patience = Patience {
+    wait_min: Duration::from_millis(10),
+    wait_max: Duration::from_secs(1),
+    time_max: Duration::from_secs(120),
+};
+
+impl Patience {
+    /// Ask the store, and ask again while it is busy. Such an answer says that nothing has been done.
+    pub(super) async fn ask<T, E: StoreError, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let (began, mut wait) = (Instant::now(), self.wait_min);
+        loop {
+            match ask().await {
+                Err(error) if is_busy(&error) && began.elapsed() < self.time_max => {}
+                answer => return answer,
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(self.wait_max);
+        }
+    }
+}
+
+fn is_busy(error: &impl StoreError) -> bool {
+    matches!(error.of_store(), Some(DbError::Busy(_) | DbError::Locked(_)))
+}
+
+/// An error of an operation, which may be the store's.
+pub(super) trait StoreError {
+    /// The store's error, if it is one.
+    fn of_store(&self) -> Option<&DbError>;
+}
+
+impl StoreError for DbError {
+    fn of_store(&self) -> Option<&DbError> {
+        Some(self)
+    }
+}
+
+impl StoreError for TaskError {
+    fn of_store(&self) -> Option<&DbError> {
+        if let TaskError::Db(error) = self { Some(error) } else { None }
+    }
+}
+
+impl StoreError for app::RunError {
+    fn of_store(&self) -> Option<&DbError> {
+        if let app::RunError::Db(error) = self { Some(error) } else { None }
+    }
+}
+
+impl StoreError for SessionError {
+    fn of_store(&self) -> Option<&DbError> {
+        if let SessionError::Db(error) = self { Some(error) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::ready, sync::Arc};
+
+    use serde_json::{Map, Value, json};
+    use skep_core::{
+        Namespace,
+        app::App,
+        db::{Db, Limits},
+        policy::Actor,
+        run::RunId,
+    };
+    use skep_plan::Plan;
+    use skep_tools::{
+        built_in::{self, Parts, SandboxOnDemand},
+        workspace::Dir,
+    };
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        config::Agents,
+        executor::Executor,
+        hub::catalogue::Catalogue,
+        run::{Ended, Swarm},
+        state::Home,
+    };
+
+    #[tokio::test]
+    async fn who_is_busy_is_asked_again_for_a_while_and_others_are_not() {
+        const SHORT: Duration = Duration::from_millis(1);
+        let patience = Patience { wait_min: SHORT, wait_max: SHORT, time_max: Duration::from_secs(60) };
+        let mut answers = [Err(DbError::Busy("later")), Err(DbError::Busy("later")), Ok(7)].into_iter();
+        assert_eq!(patience.ask(|| ready(answers.next().unwrap())).await.unwrap(), 7);
+        let mut answers = [Err::<(), _>(DbError::Closed)].into_iter();
+        assert!(matches!(patience.ask(|| ready(answers.next().unwrap())).await, Err(DbError::Closed)));
+        let patience = Patience { time_max: SHORT, ..patience };
+        let busy = patience.ask(|| ready(Err::<(), _>(TaskError::Db(DbError::Busy("for ever"))))).await;
+        assert!(matches!(busy, Err(TaskError::Db(DbError::Busy(_)))), "{busy:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_gets_to_its_end_where_the_store_has_room_for_one_of_its_agents_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("skep.db").display());
+        let limits = Limits { writes_max: 2, ..Limits::default() }; // a namespace may have half of them
+        let app = App::new(Db::open(&address, limits).await.unwrap());
+        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
+        let id = RunId("r".into());
+        let run = Home::new(directory.path().join("home")).hold(&id).unwrap();
+        let workspace = Dir::create(&directory.path().join("workspace")).unwrap();
+        let sandbox =
+            SandboxOnDemand::showing(&workspace, run.outputs(), built_in::sandbox_config(&workspace, run.outputs()));
+        let catalogue = Catalogue::new(built_in::all(Parts::new(sandbox)));
+        let swarm = Swarm {
+            app,
+            permit: actor.may_write().unwrap(),
+            executor: Arc::new(Executor::Local(Arc::new(catalogue))),
+            agents: Agents { actors: 8, observers: 1 },
+            watcher: None,
+        };
+        let task = |n: usize| (format!("t{n}"), json!({ "tool": "compose", "args": { "data": { "n": n } } }));
+        let tasks: Map<String, Value> = (0..40).map(task).collect();
+        let plan = Plan::from_json(&json!({ "name": "busy", "tasks": tasks })).unwrap();
+        swarm.submit(&id, &plan, &workspace).await.unwrap();
+        let ended = swarm.work(&id, Arc::new(plan), workspace, &run, CancellationToken::new()).await.unwrap();
+        let Ended::Over(report) = ended else { panic!("interrupted") };
+        assert!(report.succeeded() && report.tasks.len() == 40, "{report:#?}");
+    }
+}
