@@ -51,7 +51,7 @@ pub const MCP_TASK_KEPT: Duration = Duration::from_secs(3600);
 pub const SESSIONS_MAX: usize = 1_000;
 /// How often a task may lose its worker before it has failed: it may be what its workers do not survive.
 pub const LOSSES_MAX: u32 = 3;
-/// Rows in one page of runs or events; a larger limit is cut to this.
+/// Rows in one page of runs, tasks, artefacts or events; a larger limit is cut to this.
 pub const PAGE_MAX: usize = 1_000;
 
 /// An argument that is invalid in any state of the store. Nothing was done.

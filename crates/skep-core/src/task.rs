@@ -99,6 +99,17 @@ pub struct NewTask {
     pub allow_failure: bool,
 }
 
+/// A task without what may be large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// See [`Task::id`].
+    pub id: TaskId,
+    /// See [`Task::position`].
+    pub position: u32,
+    /// See [`State::is_over`].
+    pub is_over: bool,
+}
+
 /// The state of a task, with just the data that makes sense in it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Db, DbError, Doing, Tx,
+    events::page,
     sql::{Cause, JOIN_IN_ORDER, Row, Value, values},
     table::{Column, Table},
 };
@@ -14,7 +15,7 @@ use crate::{
     Json, Namespace, Timestamp,
     run::RunId,
     session::SessionId,
-    task::{Attempt, Failure, Holder, State, Task, TaskId, WorkerId},
+    task::{Attempt, Failure, Holder, State, Summary, Task, TaskId, WorkerId},
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
@@ -212,6 +213,9 @@ pub struct TaskCounts {
     pub cancelled: u64,
 }
 
+/// A page of the tasks of a run, after the one that is named by its position and its id.
+const PAGE_OF_RUN: &str = "run = $2 and (position, id) > ($3, $4) order by position, id limit $5";
+
 impl Db {
     /// The task of this name, as it is now.
     pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
@@ -222,12 +226,49 @@ impl Db {
         Ok(tasks.await?.pop())
     }
 
-    /// All tasks of a run, in the order of their declaration.
-    pub async fn tasks_of(&self, namespace: &Namespace, run: &RunId) -> Result<Vec<Task>, DbError> {
+    /// The tasks of a run in the order of their declaration: at most `limit`, and never more than
+    /// [`crate::limits::PAGE_MAX`]. The next page begins `after` the last task of this one, which is named by its
+    /// position and its id.
+    pub async fn tasks_of(
+        &self,
+        namespace: &Namespace,
+        run: &RunId,
+        after: Option<(u32, TaskId)>,
+        limit: usize,
+    ) -> Result<Vec<Task>, DbError> {
+        self.page_of_tasks(TABLE.select(PAGE_OF_RUN), namespace, run, after, limit, from_row).await
+    }
+
+    /// The same tasks without what may be large.
+    pub async fn task_summaries(
+        &self,
+        namespace: &Namespace,
+        run: &RunId,
+        after: Option<(u32, TaskId)>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, DbError> {
+        let sql = format!(
+            "select id, position, state not in ('pending', 'in_progress') from task where namespace = $1 and {PAGE_OF_RUN}"
+        );
+        let read = |row: &Row<'_>| {
+            Ok(Summary { id: TaskId(row.next()?), position: row.next::<i64>()?.try_into()?, is_over: row.next()? })
+        };
+        self.page_of_tasks(sql, namespace, run, after, limit, read).await
+    }
+
+    async fn page_of_tasks<T: Send + 'static>(
+        &self,
+        sql: String,
+        namespace: &Namespace,
+        run: &RunId,
+        after: Option<(u32, TaskId)>,
+        limit: usize,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause> + Send + 'static,
+    ) -> Result<Vec<T>, DbError> {
         let RunId(run) = run.clone();
-        let sql = TABLE.select("run = $2 order by position, id");
+        let (position, id) = after.map_or((-1, String::new()), |(position, TaskId(id))| (i64::from(position), id));
         self.read_in(namespace, async move |db, namespace| {
-            db.all(&sql, values![namespace, &run], from_row).await.doing("read tasks")
+            db.all(&sql, values![namespace, &run, position, &id, page(limit)], read).await.doing("read tasks")
         })
         .await
     }

@@ -411,7 +411,7 @@ async fn a_deletion_that_was_cut_off_goes_on() {
             }
         }
         assert_eq!(steps, 8, "in small steps");
-        assert!(app.db.tasks_of(&namespace, &r).await.unwrap().is_empty());
+        assert!(tasks_of(&app, &permit(), "r").await.is_empty());
         assert!(app.db.events_after(&namespace, 0, 1).await.unwrap().is_empty());
         app.start_run(&permit(), new_run("r"), vec![new("0")]).await.unwrap();
     })

@@ -43,7 +43,7 @@ async fn large_values_come_back_to_the_byte() {
         let namespace = permit().namespace().clone();
         let run = app.db.run(&namespace, &run_id("r")).await.unwrap().unwrap();
         assert_eq!((run.plan, run.report), (large("plan"), Some(large("report"))));
-        let tasks = app.db.tasks_of(&namespace, &run_id("r")).await.unwrap();
+        let tasks = tasks_of(&app, &permit(), "r").await;
         assert_eq!(tasks[0].input, large("r-a"));
         assert_eq!(tasks[0].state, State::Completed(large("answer")));
         assert_eq!(tasks[1].state, State::Failed(Failure { error: "no".into(), output: large("printed") }));

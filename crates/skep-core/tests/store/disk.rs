@@ -216,7 +216,7 @@ impl Said {
     /// The same for a database that was to be migrated.
     async fn is_migrated(&self, address: &str) -> Result<(), String> {
         let app = open(address, Limits::default()).await;
-        let tasks = app.db.tasks_of(permit().namespace(), &RunId("working".into())).await.unwrap();
+        let tasks = tasks_of(&app, &permit(), "working").await;
         if tasks.len() == 6 { self.is_sound(&app, 0).await } else { self.broken(format!("{} tasks", tasks.len())) }
     }
 

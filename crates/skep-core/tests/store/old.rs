@@ -37,7 +37,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
         let app = open(address, Limits::default()).await;
         let (main, other) = (permit(), permit_in("other"));
         let run = async |name: &str| app.db.run(main.namespace(), &RunId(name.into())).await.unwrap().unwrap();
-        let tasks = async |name: &str| app.db.tasks_of(main.namespace(), &RunId(name.into())).await.unwrap();
+        let tasks = async |name: &str| tasks_of(&app, &main, name).await;
 
         let ended = run("ended").await;
         assert_eq!((ended.state, ended.ended), (RunState::Failed, Some(Timestamp(1_790_000_004_000_000))));

@@ -66,7 +66,7 @@ async fn a_run_of_the_largest_size_starts_and_ends_in_one_go_each() {
         fail(&app, &first, false).await.unwrap();
         let counts = app.db.count_tasks(permit().namespace(), &run_id("r")).await.unwrap();
         assert_eq!((counts.failed, counts.blocked), (1, limits::RUN_TASKS_MAX as u64 - 1));
-        assert_eq!(app.db.tasks_of(permit().namespace(), &run_id("r")).await.unwrap().len(), limits::RUN_TASKS_MAX);
+        assert_eq!(tasks_of(&app, &permit(), "r").await.len(), limits::RUN_TASKS_MAX);
     })
     .await;
 }
@@ -222,7 +222,7 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         let before = log(&app).await;
         app.delete_run(&permit(), &run_id("gone")).await.unwrap();
         assert_eq!(app.db.run(&namespace, &run_id("gone")).await.unwrap(), None);
-        assert!(app.db.tasks_of(&namespace, &run_id("gone")).await.unwrap().is_empty());
+        assert!(tasks_of(&app, &permit(), "gone").await.is_empty());
         assert!(app.db.artefacts(&namespace, &run_id("gone"), None, 10).await.unwrap().is_empty());
         let after = app.db.events_after(&namespace, 0, usize::MAX).await.unwrap();
         let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
@@ -339,6 +339,35 @@ async fn a_task_can_join_a_running_run_and_stands_behind_the_others() {
         app.submit(&permit, new("outside")).await.unwrap();
         let across = app.submit(&permit, join("y", &["outside"])).await;
         assert!(matches!(across, Err(TaskError::Invalid(Invalid::UnknownDependency { .. }))), "{across:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tasks_of_a_run_are_listed_as_declared_page_by_page() {
+    on_every_database(async |app| {
+        // Their names say the opposite of their order.
+        let tasks = ["e", "d", "c", "b", "a"].map(new).to_vec();
+        app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
+        app.start_run(&permit(), new_run("other"), vec![new("f")]).await.unwrap();
+        finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
+        let (namespace, r) = (permit().namespace().clone(), run_id("r"));
+        let (mut last, mut pages) = (None, Vec::new());
+        loop {
+            let page = app.db.tasks_of(&namespace, &r, last.clone(), 2).await.unwrap();
+            let short = app.db.task_summaries(&namespace, &r, last, 2).await.unwrap();
+            let summary = |task: &Task| (task.id.clone(), task.position, task.state.is_over());
+            let summaries: Vec<_> = short.into_iter().map(|task| (task.id, task.position, task.is_over)).collect();
+            assert_eq!(summaries, page.iter().map(summary).collect::<Vec<_>>());
+            let Some(end) = page.last() else { break };
+            last = Some((end.position, end.id.clone()));
+            pages.push(summaries.iter().map(|(id, _, is_over)| (id.0.clone(), *is_over)).collect::<Vec<_>>());
+        }
+        let of = |name: &str, is_over: bool| (name.to_owned(), is_over);
+        assert_eq!(
+            pages,
+            [vec![of("e", true), of("d", false)], vec![of("c", false), of("b", false)], vec![of("a", false)]]
+        );
     })
     .await;
 }

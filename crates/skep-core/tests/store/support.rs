@@ -188,6 +188,19 @@ pub(crate) async fn task(app: &Hub, name: &str) -> Option<Task> {
     app.db.task(permit().namespace(), &id(name)).await.unwrap()
 }
 
+/// All tasks of a run.
+pub(crate) async fn tasks_of(app: &Hub, permit: &Permit, run: &str) -> Vec<Task> {
+    let mut tasks: Vec<Task> = Vec::new();
+    loop {
+        let last = tasks.last().map(|last| (last.position, last.id.clone()));
+        let page = app.db.tasks_of(permit.namespace(), &RunId(run.into()), last, usize::MAX).await.unwrap();
+        if page.is_empty() {
+            return tasks;
+        }
+        tasks.extend(page);
+    }
+}
+
 pub(crate) async fn state(app: &Hub, name: &str) -> State {
     task(app, name).await.unwrap().state
 }

@@ -500,6 +500,6 @@ async fn run_to_its_end(app: &Hub, namespace: &str, fate: &Fate) -> Vec<&'static
             app.finish(&permit, &task.id, by, json!(null), Vec::new()).await.unwrap();
         }
     }
-    let tasks: Vec<Task> = app.db.tasks_of(permit.namespace(), &RunId("r".into())).await.unwrap();
+    let tasks: Vec<Task> = tasks_of(app, &permit, "r").await;
     tasks.iter().map(|task| task.state.name()).collect()
 }

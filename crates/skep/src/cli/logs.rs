@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Overrides,
     hub::Hub,
-    run::{Archive, step_of},
+    run::{Archive, step_of, steps_of},
     running::RunningHub,
 };
 
@@ -62,10 +62,9 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
     let hub = Hub::open(settings).await?;
     let run = find_run(&hub, arguments.run.as_deref()).await?;
     if let Some(name) = &arguments.task {
-        let tasks = hub.app.db.tasks_of(hub.namespace(), &run.id).await?;
-        let names: Vec<String> = tasks.iter().map(|task| step_of(&task.id).to_owned()).collect();
-        if !names.contains(name) {
-            return Err(no_such_task(&run.id, name, names.iter()));
+        let steps = steps_of(&hub.app.db, hub.namespace(), &run.id).await?;
+        if !steps.iter().any(|(known, _)| known == name) {
+            return Err(no_such_task(&run.id, name, steps.iter().map(|(known, _)| known)));
         }
     }
     let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::Overrides,
     hub::{self, Hub, catalogue::Catalogue},
-    run::{self, Archive, Ended, Report, Swarm, step_of, task_id},
+    run::{self, Archive, Ended, Report, Swarm, task_id},
     state::RunDirectory,
     terminal,
 };
@@ -271,9 +271,8 @@ impl Work {
 
     /// The same as [`Work::show`], where some tasks are over already.
     async fn go_on(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let tasks = self.hub.app.db.tasks_of(self.hub.namespace(), &self.id).await?;
-        let finished = tasks.iter().filter(|task| task.state.is_over()).map(|task| step_of(&task.id).to_owned());
-        let finished: Vec<String> = finished.collect();
+        let steps = run::steps_of(&self.hub.app.db, self.hub.namespace(), &self.id).await?;
+        let finished: Vec<String> = steps.into_iter().filter(|(_, is_over)| *is_over).map(|(name, _)| name).collect();
         self.show(output, &finished).await
     }
 

@@ -35,8 +35,10 @@ pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::json;
 use skep_core::{
-    Json, Timestamp,
+    Json, Namespace, Timestamp,
     app::{self, App},
+    db::{Db, DbError},
+    limits::PAGE_MAX,
     policy::Permit,
     run::{End, NewRun, Refused, RunId, State},
     task::{NewTask, TaskId, WorkerId},
@@ -285,6 +287,20 @@ pub fn step_of(task: &TaskId) -> &str {
 
 fn queue(run: &RunId, role: Role) -> String {
     format!("{}/{}", run.0, role.name())
+}
+
+/// The names in the plan of a run's tasks, each with whether it is over.
+pub async fn steps_of(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<(String, bool)>, DbError> {
+    let (mut steps, mut last) = (Vec::new(), None);
+    loop {
+        let page = db.task_summaries(namespace, run, last, PAGE_MAX).await?;
+        last = page.last().map(|task| (task.position, task.id.clone()));
+        let is_last = page.len() < PAGE_MAX;
+        steps.extend(page.into_iter().map(|task| (step_of(&task.id).to_owned(), task.is_over)));
+        if is_last {
+            return Ok(steps);
+        }
+    }
 }
 
 /// The edge reads the clock.

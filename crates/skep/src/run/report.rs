@@ -1,7 +1,10 @@
 //! The report on a run: what each task did, when, by whom, and what came out; as JSON for programs, and as Markdown for
 //! people by the plan's own template or a plain default.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,6 +30,8 @@ use super::{RunError, agent::Answer, step_of, store};
 
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;
+/// Tasks that are read at once. An answer may have some MiB.
+const TASKS_PER_READ: usize = 100;
 /// Characters of one answer in the default report.
 const ANSWER_CHARS_MAX: usize = 2000;
 /// What [`State::InProgress`] is called.
@@ -197,16 +202,8 @@ impl Report {
         plan: &Plan,
     ) -> Result<Report, RunError> {
         let id = &run.id;
-        let tasks = db.tasks_of(namespace, id).await.map_err(store)?;
-        let tasks: BTreeMap<&str, &Task> = tasks.iter().map(|task| (step_of(&task.id), task)).collect();
         let times = Times::read(db, namespace, id).await?;
-        let report = |step: &Step| {
-            let task = task_report(step, tasks.get(step.id.as_str())?, run.created, &times);
-            // Whoever held it is gone.
-            let is_cut_off = state == run::State::Interrupted && task.status == IN_PROGRESS;
-            Some(if is_cut_off { TaskReport { status: state.name().to_owned(), ..task } } else { task })
-        };
-        let tasks = plan.tasks.iter().filter_map(report).collect();
+        let tasks = task_reports(db, namespace, run, state, plan, &times).await.map_err(store)?;
         let artefacts = artefacts(db, namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
             json!({ "task": step_of(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
@@ -228,6 +225,35 @@ impl Report {
             report.write_markdown(plan).await;
         }
         Ok(report)
+    }
+}
+
+/// What became of each task, in the order of the plan.
+async fn task_reports(
+    db: &Db,
+    namespace: &Namespace,
+    run: &Run,
+    state: run::State,
+    plan: &Plan,
+    times: &Times,
+) -> Result<Vec<TaskReport>, DbError> {
+    let steps: HashMap<&str, (usize, &Step)> =
+        plan.tasks.iter().enumerate().map(|(n, step)| (step.id.as_str(), (n, step))).collect();
+    let (mut reports, mut last) = (BTreeMap::new(), None);
+    loop {
+        let page = db.tasks_of(namespace, &run.id, last, TASKS_PER_READ).await?;
+        for task in &page {
+            let Some((n, step)) = steps.get(step_of(&task.id)) else { continue };
+            let report = task_report(step, task, run.created, times);
+            // Whoever held it is gone.
+            let is_cut_off = state == run::State::Interrupted && report.status == IN_PROGRESS;
+            let report = if is_cut_off { TaskReport { status: state.name().to_owned(), ..report } } else { report };
+            reports.insert(*n, report);
+        }
+        last = page.last().map(|task| (task.position, task.id.clone()));
+        if page.len() < TASKS_PER_READ {
+            return Ok(reports.into_values().collect());
+        }
     }
 }
 
