@@ -231,6 +231,25 @@ fn the_log_of_a_run_can_be_followed_from_another_process() {
 }
 
 #[test]
+fn the_log_of_a_run_that_goes_on_is_followed_to_its_end() {
+    let user = User::new();
+    waiting(&user);
+    let mut run = user.start(&["run", "plan.yaml", "--json"]);
+    run.until("task.started", Some("wait"));
+    run.signal("INT");
+    run.end();
+    let mut resumed = user.start(&["resume", "--json"]);
+    resumed.until("task.started", Some("wait"));
+    let mut log = user.start(&["logs", "--follow", "--json"]);
+    log.until("run.interrupted", None);
+    log.until("task.started", Some("wait"));
+    let_go(&user);
+    log.until("run.ended", None);
+    assert_eq!(log.end().0, Some(0));
+    assert_eq!(resumed.end().0, Some(0));
+}
+
+#[test]
 fn what_a_program_reads_is_lines_of_json_and_the_report_last() {
     let user = User::new();
     user.file("plan.yaml", GREETING);

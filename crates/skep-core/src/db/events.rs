@@ -157,6 +157,16 @@ impl Db {
 }
 
 impl Db {
+    /// The number of the last event of a namespace; 0 if there is none.
+    pub async fn last_event(&self, namespace: &Namespace) -> Result<i64, DbError> {
+        self.read_in(namespace, async move |db, namespace| {
+            let sql = "select last_event from namespace where id = $1";
+            let last = db.all(sql, values![namespace], |row| row.next::<i64>()).await.doing("read the last event")?;
+            Ok(last.first().copied().unwrap_or_default())
+        })
+        .await
+    }
+
     /// When the last event of a run happened; `None` if there is none.
     pub async fn last_event_of(&self, namespace: &Namespace, run: &RunId) -> Result<Option<Timestamp>, DbError> {
         let RunId(run) = run.clone();

@@ -1,7 +1,8 @@
 //! What a person or a program sees of a run while it goes on: a reader of the event log, like any other.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use skep_core::{
     Namespace, Timestamp,
     app::App,
-    db::DbError,
+    db::{DbError, Follower, News},
     event::{Event, Kind},
     run::RunId,
 };
@@ -23,8 +24,6 @@ use crate::{
     terminal::{block, can_draw, line, print, say, short_line},
 };
 
-/// How long a reader waits before it looks at the log again although nobody called.
-const POLL: Duration = Duration::from_millis(500);
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;
 /// A plan with more tasks than this is shown as one line, not as a tree.
@@ -52,37 +51,71 @@ pub(super) struct Follow {
     app: App,
     namespace: Namespace,
     run: RunId,
+    /// The number of the last event that was read.
     after: i64,
+    /// Reads on where the log of the namespace ended when everything in it about the run was read.
+    follower: Option<Follower>,
 }
 
 impl Follow {
     /// From the first event on.
     pub(super) fn new(app: &App, namespace: &Namespace, run: &RunId) -> Follow {
-        Follow { app: app.clone(), namespace: namespace.clone(), run: run.clone(), after: 0 }
+        Follow { app: app.clone(), namespace: namespace.clone(), run: run.clone(), after: 0, follower: None }
     }
 
     /// What has happened since the last look; empty if nothing.
-    pub(super) async fn look(&mut self) -> Result<Vec<Event>, DbError> {
+    pub(super) async fn look(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
         let events = self.app.db.events_of(&self.namespace, &self.run, self.after, EVENTS_PER_READ).await?;
-        if let Some(last) = events.last() {
-            self.after = last.number;
-        }
-        Ok(events)
+        Ok(self.have_read(events.into_iter().map(Arc::new).collect()))
     }
 
-    /// Hand each event to `show` until the run is over. Dropping the future stops it.
-    pub(super) async fn until_over(&mut self, mut show: impl FnMut(&Event)) -> Result<(), DbError> {
-        let mut watch = self.app.db.watch(&self.namespace);
+    /// Wait for what happens next. Nothing is lost if the future is dropped.
+    pub(super) async fn next(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
         loop {
-            watch.mark_seen();
-            let events = self.look().await?;
-            events.iter().for_each(&mut show);
-            if events.iter().any(|event| matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted)) {
+            let Some(follower) = &mut self.follower else {
+                let last = self.app.db.last_event(&self.namespace).await?;
+                let events = self.look().await?;
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+                self.follower = Some(self.app.db.follow(&self.namespace, last));
+                continue;
+            };
+            match follower.next().await? {
+                News::Events(events) => {
+                    let is_new =
+                        |event: &Arc<Event>| event.number > self.after && event.run.as_ref() == Some(&self.run);
+                    let events: Vec<_> = events.into_iter().filter(is_new).collect();
+                    if !events.is_empty() {
+                        return Ok(self.have_read(events));
+                    }
+                }
+                // What came next was deleted with its runs. This run may have more.
+                News::Reset { .. } => self.follower = None,
+            }
+        }
+    }
+
+    fn have_read(&mut self, events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
+        self.after = events.last().map_or(self.after, |last| last.number);
+        events
+    }
+
+    /// Hand each event to `show` until the run is over, also if it was before, and went on. Dropping the future stops it.
+    pub(super) async fn until_over(&mut self, mut show: impl FnMut(&Event)) -> Result<(), DbError> {
+        let mut is_over = false;
+        loop {
+            let events = if is_over { self.look().await? } else { self.next().await? };
+            if events.is_empty() {
                 return Ok(());
             }
-            if events.is_empty() {
-                // Where another process works on the run, this may be sooner than the watch.
-                let _ = tokio::time::timeout(POLL, watch.changed()).await;
+            for event in &events {
+                show(event);
+                match event.kind {
+                    Kind::RunEnded | Kind::RunInterrupted => is_over = true,
+                    Kind::RunResumed | Kind::RunRetried => is_over = false,
+                    _ => {}
+                }
             }
         }
     }
@@ -93,62 +126,84 @@ pub(super) struct Live {
     printed: mpsc::Receiver<Printed>,
     /// Lines that are not shown yet.
     lines: VecDeque<Printed>,
+    /// The tasks that are at work, as far as that was shown.
+    at_work: HashSet<String>,
     pub(super) show: Show,
 }
 
 impl Live {
     pub(super) fn new(printed: mpsc::Receiver<Printed>, show: Show) -> Live {
-        Live { printed, lines: VecDeque::new(), show }
+        Live { printed, lines: VecDeque::new(), at_work: HashSet::new(), show }
     }
 
     /// Show what happens until the run is over. Nothing is lost if the future is dropped before.
     pub(super) async fn until_over(&mut self, follow: &mut Follow) -> Result<(), DbError> {
-        let mut watch = follow.app.db.watch(&follow.namespace);
         loop {
-            watch.mark_seen();
-            if self.look(follow).await? {
-                return Ok(());
-            }
             tokio::select! {
-                _ = tokio::time::timeout(POLL, watch.changed()) => {}
+                events = follow.next() => {
+                    if self.take(&events?) {
+                        return Ok(());
+                    }
+                }
                 Some(line) = self.printed.recv() => {
                     self.lines.push_back(line);
                     tokio::time::sleep(LINES_EVERY).await; // for more, which are shown together
+                    self.take_lines();
+                    self.show_lines(|at_work, task| at_work.contains(task));
                 }
             }
         }
     }
 
-    /// Show what has happened since the last look. Whether the run is over.
-    ///
-    /// A task's lines come after its start and before its end: the events are read after the lines, and whatever a task
-    /// printed was there before its end was.
-    pub(super) async fn look(&mut self, follow: &mut Follow) -> Result<bool, DbError> {
-        let mut is_over = false;
-        self.take_lines();
+    /// Show what has happened since the last look, and all lines that are left.
+    pub(super) async fn look(&mut self, follow: &mut Follow) -> Result<(), DbError> {
         loop {
             let events = follow.look().await?;
             if events.is_empty() {
                 break;
             }
-            for event in &events {
-                is_over |= matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted);
-                if matches!(event.kind, Kind::TaskCompleted | Kind::TaskFailed | Kind::TaskRetried) {
-                    self.take_lines();
-                    let task = event.task.as_ref().map(step_of);
-                    let (of_task, others) = self.lines.drain(..).partition(|line| Some(&*line.task) == task);
-                    self.lines = others;
-                    VecDeque::iter(&of_task).for_each(|line| self.show.printed(line));
-                }
-                self.show.event(event);
-            }
+            self.take(&events);
         }
-        self.lines.drain(..).for_each(|line| self.show.printed(&line));
-        Ok(is_over)
+        self.take_lines();
+        self.show_lines(|_, _| true);
+        Ok(())
+    }
+
+    /// Show these events. Whether the run is over.
+    ///
+    /// A task's lines come after its start and before its end: until its start was shown they wait, and whatever it printed
+    /// was there before its end was.
+    fn take(&mut self, events: &[Arc<Event>]) -> bool {
+        let mut is_over = false;
+        for event in events {
+            is_over |= matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted);
+            if let Some(task) = event.task.as_ref().map(step_of) {
+                match event.kind {
+                    Kind::TaskStarted => drop(self.at_work.insert(task.to_owned())),
+                    Kind::TaskLog | Kind::TaskAnswerRefused => {} // the latter is of an earlier attempt
+                    _ if self.at_work.remove(task) => {
+                        self.take_lines();
+                        self.show_lines(|_, of| of == task);
+                    }
+                    _ => {}
+                }
+            }
+            self.show.event(event);
+        }
+        self.show_lines(|at_work, task| at_work.contains(task));
+        is_over
     }
 
     fn take_lines(&mut self) {
         self.lines.extend(std::iter::from_fn(|| self.printed.try_recv().ok()));
+    }
+
+    /// Show the lines of those tasks that `which` chooses.
+    fn show_lines(&mut self, which: impl Fn(&HashSet<String>, &str) -> bool) {
+        let lines = std::mem::take(&mut self.lines);
+        let (shown, others) = lines.into_iter().partition(|line| which(&self.at_work, &line.task));
+        self.lines = others;
+        VecDeque::iter(&shown).for_each(|line| self.show.printed(line));
     }
 }
 
@@ -364,4 +419,50 @@ fn in_order(plan: &Plan) -> Vec<(usize, usize)> {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_core::{
+        db::{Db, Limits},
+        policy::Actor,
+        run::NewRun,
+    };
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_follower_of_a_run_reads_each_of_its_events_once_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("skep.db").display());
+        let app = App::new(Db::open(&address, Limits::default()).await.unwrap());
+        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
+        let (permit, id) = (actor.may_write().unwrap(), |name: &str| RunId(name.into()));
+        let start = async |name: &str| {
+            let run = NewRun { id: id(name), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };
+            app.start_run(&permit, run, Vec::new()).await.unwrap();
+        };
+        let say = async |run: &str, text: &str| app.log(&permit, &id(run), None, text, None).await.unwrap();
+        start("other").await;
+        start("r").await;
+        say("other", "no").await;
+        say("r", "before").await;
+
+        let mut follow = Follow::new(&app, permit.namespace(), &id("r"));
+        let mut seen = Vec::new();
+        let mut read = async |count: usize| {
+            while seen.len() < count {
+                let events = follow.next().await.unwrap();
+                seen.extend(events.iter().map(|event| (event.number, event.kind)));
+            }
+            assert_eq!(seen.len(), count);
+        };
+        read(2).await; // what has been
+        let (_, ()) = tokio::join!(read(3), async { say("r", "meanwhile").await });
+        say("other", "no").await;
+        say("r", "after").await;
+        read(4).await;
+        assert_eq!(seen, [(2, Kind::RunStarted), (4, Kind::TaskLog), (5, Kind::TaskLog), (7, Kind::TaskLog),]);
+        assert!(follow.look().await.unwrap().is_empty(), "all was read");
+    }
 }
