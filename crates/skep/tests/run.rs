@@ -7,6 +7,8 @@ mod failures;
 mod kept;
 #[path = "run/printed.rs"]
 mod printed;
+#[path = "run/stopped.rs"]
+mod stopped;
 mod support;
 
 use std::{fs::File, io::Write as _, process::Command};

@@ -1,0 +1,46 @@
+//! A process that stands still while it works on a run, as on a machine that is suspended, or out of memory.
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::{User, let_go, support::Served, waiting};
+
+#[test]
+fn a_run_goes_on_after_its_process_stood_still_for_so_long_that_its_task_was_taken_back() {
+    let user = User::new();
+    waiting(&user);
+    let mut run = user.start(&["run", "plan.yaml", "--json"]);
+    run.until("task.started", Some("wait"));
+    run.signal("STOP");
+    // As if it had been silent for so long. It may have stopped in the middle of a write.
+    let database = Connection::open(user.home().join("skep.db")).unwrap();
+    while database.execute("update hub set until = 0", []).is_err() {
+        run.signal("CONT");
+        run.signal("STOP");
+    }
+    let _hub = Served::hub(&user, &[], None);
+    let mut log = user.start(&["logs", "newest", "--follow", "--json"]);
+    log.until("task.lost", Some("wait"));
+
+    let_go(&user); // its command ends meanwhile
+    run.signal("CONT");
+    run.until("task.answer_refused", Some("wait"));
+    run.until("task.started", Some("wait"));
+    let_go(&user);
+    let (code, stderr) = run.end();
+    assert_eq!(code, Some(0), "{stderr}");
+
+    let events = log.until("run.ended", None);
+    let count = |kind: &str, task: Option<&str>| {
+        events.iter().filter(|event| event["kind"] == kind && event["task"].as_str() == task).count()
+    };
+    assert_eq!((count("task.completed", Some("wait")), count("task.completed", Some("last"))), (1, 1));
+    assert_eq!((count("run.ended", None), count("task.failed", Some("wait"))), (1, 0));
+    assert_eq!(log.end().0, Some(0));
+    let tasks = user.skep(&["show", "--json"]).ok().json()["tasks"].clone();
+    let attempts: Vec<&Value> = tasks.as_array().unwrap().iter().map(|task| &task["attempts"]).collect();
+    assert_eq!(attempts, [1, 2, 1]);
+    assert_eq!(tasks[2]["result"]["stdout"], "go\n");
+    let said = user.skep(&["doctor"]).stdout();
+    assert!(said.lines().any(|line| line.starts_with("ok ") && line.contains(" database ")), "{said}");
+}
