@@ -16,7 +16,6 @@ use skep_core::{
     run::{End, RunId, State, Summary},
 };
 
-use super::now;
 use crate::{
     hub::Hub,
     state::{Home, LockError},
@@ -163,8 +162,10 @@ impl Archive {
     /// Delete what goes beyond these limits, and say how many runs that were.
     pub async fn keep_within(&self, keep: &Keep) -> Result<usize, DeleteError> {
         self.finish_deletions().await?;
+        // Nobody is asked, so what goes for its age must be that old for certain, and by the clock that wrote its end.
+        let now = self.app.db.now().surely();
         if let Some(age) = keep.age_max {
-            self.app.prune_events(&self.permit, now().before(age)).await?;
+            self.app.prune_events(&self.permit, now.before(age)).await?;
         }
         let runs = match keep.bytes_max {
             Some(_) => self.measured().await,
@@ -172,7 +173,7 @@ impl Archive {
             None => self.all().await.map(|runs| runs.into_iter().map(|run| Kept { run, bytes: 0 }).collect()),
         };
         let runs = runs.map_err(app::RunError::from)?;
-        let superfluous = keep.superfluous(&runs, now());
+        let superfluous = keep.superfluous(&runs, now);
         let mut deleted = 0;
         for kept in superfluous.into_iter().rev().take(DELETED_AT_ONCE_MAX) {
             match self.delete(&kept.run.id).await {
@@ -196,4 +197,42 @@ pub fn bytes_in(directory: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use skep_core::{
+        db::{Clock, Db, Limits},
+        policy::Actor,
+        run::NewRun,
+    };
+
+    use super::*;
+
+    /// As on a PostgreSQL server whose clock this machine's is ahead of.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_is_old_by_the_stores_time_and_not_by_the_clock_on_the_wall() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("skep.db").display());
+        let limits = Limits { clock: Clock::skewed(-7_200_000_000), ..Limits::default() };
+        let app = App::new(Db::open(&address, limits).await.unwrap());
+        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
+        let permit = actor.may_write().unwrap();
+        for name in ["a", "b"] {
+            let run =
+                NewRun { id: RunId(name.into()), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };
+            app.start_run(&permit, run, Vec::new()).await.unwrap();
+            app.end_run(&permit, &RunId(name.into()), End::Completed, None).await.unwrap();
+        }
+        let archive = Archive { app, permit, home: Home::new(directory.path().join("home")) };
+        let keep = Keep { age_max: Some(HOUR), ..Keep::default() };
+        assert_eq!(archive.keep_within(&keep).await.unwrap(), 0);
+        assert_eq!(archive.all().await.unwrap().len(), 2);
+        let keep = Keep { age_max: Some(Duration::ZERO), ..Keep::default() };
+        assert_eq!(archive.keep_within(&keep).await.unwrap(), 1, "the newest stays");
+    }
 }
