@@ -31,112 +31,110 @@ async fn every_state(app: &Hub, name: &str) {
     claim().await;
 }
 
+/// What is done behind the store's back, and what is said of it.
+const DAMAGES: [(&str, &[&str]); 26] = [
+    (
+        "update task set waiting_for = 2 where id = 'a-pending'",
+        &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
+    ),
+    (
+        "update task set waiting_for = 1 where id = 'a-ready'",
+        &["task a-ready (in main) waits for 1 others, but 0 are unfinished"],
+    ),
+    (
+        "update task set worker = null where id = 'a-in_progress'",
+        &["task a-in_progress (in main) is in progress, but nobody holds it"],
+    ),
+    (
+        "update task set worker = 'w' where id = 'a-failed'",
+        &["task a-failed (in main) is failed, but a worker holds it"],
+    ),
+    (
+        "update task set result = null where id = 'a-blocked'",
+        &["task a-blocked (in main) is blocked, but has no result"],
+    ),
+    (
+        "update task set attempt = 2 where id = 'b-in_progress'",
+        &["task b-in_progress (in main) is at attempt 2, but was started 1 times"],
+    ),
+    ("delete from dependency where task = 'b-pending'", &["task b-pending (in main) needs 1 others, but 0 know of it"]),
+    (
+        "update task set allow_failure = true where id = 'b-failed'",
+        &["task b-blocked (in main) is blocked, but nothing that it needs has ended without success"],
+    ),
+    ("delete from event where task = 'b-ready'", &["task b-ready (in main) has no events"]),
+    (
+        "update artefact set size = 11 where task = 'b-completed'",
+        &["artefact f of task b-completed (in main) has 10 bytes, but should have 11"],
+    ),
+    ("update run set ended = 1 where id = 'b'", &["run b (in main) is not over, but has an end"]),
+    (
+        "delete from task where id = 'c-ready'",
+        &[
+            "task c-ready (in main) needs task c-completed, and one of them does not exist",
+            "event 33 (in main) is about task c-ready, which does not exist",
+        ],
+    ),
+    ("update task set due = null where id = 'c-pending'", &["task c-pending (in main) is pending, but never due"]),
+    (
+        "update artefact set task = 'none' where task = 'c-completed'",
+        &["artefact f of task none (in main) is kept, but the task does not exist"],
+    ),
+    (
+        "update run set state = 'interrupted' where id = 'c'",
+        &[
+            "run c (in main) is interrupted, but its last event is run.started",
+            "task c-in_progress (in main) is in progress, but its run is interrupted",
+        ],
+    ),
+    (
+        "update run set state = 'failed' where id = 'over'",
+        &["run over (in main) is failed, but its last event is run.ended"],
+    ),
+    (
+        "update task set state = 'cancelled', due = null where id = 'd-ready'",
+        &["task d-ready (in main) is cancelled, but its last event says pending"],
+    ),
+    (
+        "update task set state = 'completed', worker = null, result = '1' where id = 'd-in_progress'",
+        &[
+            "task d-in_progress (in main) is completed, but its last event says in_progress",
+            "task d-in_progress (in main) is completed, but belongs to session session of w",
+            "task d-pending (in main) waits for 1 others, but 0 are unfinished",
+        ],
+    ),
+    (
+        "update task set run = 'none' where id = 'alone'",
+        &["task alone (in main) belongs to run none, which does not exist"],
+    ),
+    ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
+    ("update namespace set last_event = 1", &["event 97 (in main) has a number that is still to be given"]),
+    ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
+    (
+        "update task set session = 'none' where id = 'e-in_progress'",
+        &["task e-in_progress (in main) is in progress in session none, which does not exist"],
+    ),
+    (
+        "update task set epoch = 1 where id = 'e-ready'",
+        &["task e-ready (in main) is of epoch 1, but only 0 runs were deleted"],
+    ),
+    (
+        "update task set session = 'session of v' where id = 'f-in_progress'",
+        &["task f-in_progress (in main) is in progress by w in session session of v of v"],
+    ),
+    (
+        "insert into deletion (namespace, run) select id, 'f' from namespace where team = 'main'",
+        &[
+            "run f (in main) is being deleted, but is still there",
+            "task f-in_progress (in main) is in_progress, but its run f is being deleted",
+            "task f-pending (in main) is pending, but its run f is being deleted",
+            "task f-ready (in main) is pending, but its run f is being deleted",
+        ],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damaged_row_is_named_and_no_other() {
-    // What is done behind the store's back, and what is said of it.
-    const DAMAGES: [(&str, &[&str]); 26] = [
-        (
-            "update task set waiting_for = 2 where id = 'a-pending'",
-            &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
-        ),
-        (
-            "update task set waiting_for = 1 where id = 'a-ready'",
-            &["task a-ready (in main) waits for 1 others, but 0 are unfinished"],
-        ),
-        (
-            "update task set worker = null where id = 'a-in_progress'",
-            &["task a-in_progress (in main) is in progress, but nobody holds it"],
-        ),
-        (
-            "update task set worker = 'w' where id = 'a-failed'",
-            &["task a-failed (in main) is failed, but a worker holds it"],
-        ),
-        (
-            "update task set result = null where id = 'a-blocked'",
-            &["task a-blocked (in main) is blocked, but has no result"],
-        ),
-        (
-            "update task set attempt = 2 where id = 'b-in_progress'",
-            &["task b-in_progress (in main) is at attempt 2, but was started 1 times"],
-        ),
-        (
-            "delete from dependency where task = 'b-pending'",
-            &["task b-pending (in main) needs 1 others, but 0 know of it"],
-        ),
-        (
-            "update task set allow_failure = true where id = 'b-failed'",
-            &["task b-blocked (in main) is blocked, but nothing that it needs has ended without success"],
-        ),
-        ("delete from event where task = 'b-ready'", &["task b-ready (in main) has no events"]),
-        (
-            "update artefact set size = 11 where task = 'b-completed'",
-            &["artefact f of task b-completed (in main) has 10 bytes, but should have 11"],
-        ),
-        ("update run set ended = 1 where id = 'b'", &["run b (in main) is not over, but has an end"]),
-        (
-            "delete from task where id = 'c-ready'",
-            &[
-                "task c-ready (in main) needs task c-completed, and one of them does not exist",
-                "event 33 (in main) is about task c-ready, which does not exist",
-            ],
-        ),
-        ("update task set due = null where id = 'c-pending'", &["task c-pending (in main) is pending, but never due"]),
-        (
-            "update artefact set task = 'none' where task = 'c-completed'",
-            &["artefact f of task none (in main) is kept, but the task does not exist"],
-        ),
-        (
-            "update run set state = 'interrupted' where id = 'c'",
-            &[
-                "run c (in main) is interrupted, but its last event is run.started",
-                "task c-in_progress (in main) is in progress, but its run is interrupted",
-            ],
-        ),
-        (
-            "update run set state = 'failed' where id = 'over'",
-            &["run over (in main) is failed, but its last event is run.ended"],
-        ),
-        (
-            "update task set state = 'cancelled', due = null where id = 'd-ready'",
-            &["task d-ready (in main) is cancelled, but its last event says pending"],
-        ),
-        (
-            "update task set state = 'completed', worker = null, result = '1' where id = 'd-in_progress'",
-            &[
-                "task d-in_progress (in main) is completed, but its last event says in_progress",
-                "task d-in_progress (in main) is completed, but belongs to session session of w",
-                "task d-pending (in main) waits for 1 others, but 0 are unfinished",
-            ],
-        ),
-        (
-            "update task set run = 'none' where id = 'alone'",
-            &["task alone (in main) belongs to run none, which does not exist"],
-        ),
-        ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
-        ("update namespace set last_event = 1", &["event 97 (in main) has a number that is still to be given"]),
-        ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
-        (
-            "update task set session = 'none' where id = 'e-in_progress'",
-            &["task e-in_progress (in main) is in progress in session none, which does not exist"],
-        ),
-        (
-            "update task set epoch = 1 where id = 'e-ready'",
-            &["task e-ready (in main) is of epoch 1, but only 0 runs were deleted"],
-        ),
-        (
-            "update task set session = 'session of v' where id = 'f-in_progress'",
-            &["task f-in_progress (in main) is in progress by w in session session of v of v"],
-        ),
-        (
-            "insert into deletion (namespace, run) select id, 'f' from namespace where team = 'main'",
-            &[
-                "run f (in main) is being deleted, but is still there",
-                "task f-in_progress (in main) is in_progress, but its run f is being deleted",
-                "task f-pending (in main) is pending, but its run f is being deleted",
-                "task f-ready (in main) is pending, but its run f is being deleted",
-            ],
-        ),
-    ];
     // Not `on_every_address`: what this leaves behind is not sound.
     let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
