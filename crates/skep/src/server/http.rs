@@ -375,7 +375,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     response
 }
 
-/// A `POST /mcp` that was read beside the router ([`super::plain`]), or why its body was not: it passes what the router's layers are
+/// A `POST /mcp` that was read beside the router ([`super::fast`]), or why its body was not: it passes what the router's layers are
 /// for, in their order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
 pub(super) async fn post_mcp(
     hub: &Hub,

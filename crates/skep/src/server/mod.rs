@@ -18,17 +18,16 @@ mod behind;
 pub mod body;
 mod call_log;
 mod calls;
+mod fast;
 mod guard;
 mod half;
 mod health;
 mod http;
-mod in_place;
 pub mod mcp;
 mod metrics;
 mod outputs;
 mod page;
 mod peer;
-mod plain;
 mod problem;
 mod servers;
 mod tasks;
@@ -78,10 +77,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    fast::in_place,
     guard::Admits,
     half::{Half, Work},
     http::Hub,
-    in_place::in_place,
 };
 use crate::hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream};
 
@@ -600,7 +599,7 @@ struct Connections {
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     tls: Option<Tls>,
-    limits: plain::Limits,
+    limits: fast::Limits,
     write_time_max: Duration,
     close: Arc<Cancel>,
 }
@@ -658,7 +657,7 @@ impl Connections {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             tls: options.tls.clone(),
-            limits: plain::Limits {
+            limits: fast::Limits {
                 head_time_max: options.head_time_max,
                 body_time_max: options.bodies.body_time_max,
                 body_bytes_max: options.bodies.body_bytes_max,
@@ -718,8 +717,8 @@ impl Connections {
     async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: Half<S>,
-    ) -> io::Result<Option<plain::Rest<Half<S>>>> {
-        let conversation = pin!(plain::Plain::new(&self.hub, self.admits, self.limits, &self.close, stream).converse());
+    ) -> io::Result<Option<fast::Rest<Half<S>>>> {
+        let conversation = pin!(fast::Plain::new(&self.hub, self.admits, self.limits, &self.close, stream).converse());
         match self.until_close(conversation).await {
             Ok(ended) => ended,
             Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),

@@ -34,7 +34,7 @@ use tokio::{
 };
 use ulid::ULID_LEN;
 
-use super::{
+use super::super::{
     HEAD_BYTES_MAX,
     body::SMALL_BYTES,
     guard::Admits,
@@ -61,17 +61,17 @@ const ANSWER_HEAD_BYTES: usize = 512;
 
 /// What a caller may take.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Time for the whole head of a request, since the connection was opened or its last request answered.
-    pub(super) head_time_max: Duration,
+    pub(crate) head_time_max: Duration,
     /// Time for the body, since the head.
-    pub(super) body_time_max: Duration,
+    pub(crate) body_time_max: Duration,
     /// Bytes of a body; a longer one is not plain, nor is one that counts against the memory of large ones.
-    pub(super) body_bytes_max: usize,
+    pub(crate) body_bytes_max: usize,
 }
 
 /// A connection, as long as its requests are plain.
-pub(super) struct Plain<'a, S> {
+pub(crate) struct Plain<'a, S> {
     hub: &'a Hub,
     /// Whose connections are taken here; this one is.
     admits: Admits,
@@ -93,7 +93,7 @@ enum Came {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
-    pub(super) fn new(
+    pub(crate) fn new(
         hub: &'a Hub,
         admits: Admits,
         limits: Limits,
@@ -109,7 +109,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     /// # Errors
     ///
     /// The connection broke off.
-    pub(super) async fn converse(mut self) -> io::Result<Option<Rest<Half<S>>>> {
+    pub(crate) async fn converse(mut self) -> io::Result<Option<Rest<Half<S>>>> {
         let body_bytes_max = self.limits.body_bytes_max.min(SMALL_BYTES);
         let mut known = Known::default();
         loop {
@@ -387,7 +387,7 @@ fn read_length(value: &[u8]) -> Option<usize> {
 }
 
 /// A connection from the first byte that was not answered.
-pub(super) struct Rest<S> {
+pub(crate) struct Rest<S> {
     first: Bytes,
     stream: S,
 }

@@ -45,7 +45,7 @@ impl Wake for Signal {
 }
 
 /// The same work, but what it wakes in itself is worked on at once.
-pub(super) async fn in_place<F: Future>(work: F) -> F::Output {
+pub(crate) async fn in_place<F: Future>(work: F) -> F::Output {
     let signal = Arc::new(Signal::default());
     let waker = Waker::from(Arc::clone(&signal));
     let mut work = pin!(work);
