@@ -25,11 +25,11 @@ Usage: cargo xtask <CHORE>
   tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
   schemas             write the JSON Schemas of plans, settings and tools in docs/schemas anew
   dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
-  setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc)
+  setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc, Chromium)
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 8] = [
+const NEEDED: [(&str, &[&str], &str); 9] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
     ("pgbouncer", &["/usr/sbin/pgbouncer"], "pgbouncer"),
     ("Xvfb", &[], "xvfb"),
@@ -38,6 +38,7 @@ const NEEDED: [(&str, &[&str], &str); 8] = [
     ("node", &[], "nodejs"),
     ("npm", &[], "npm"),
     ("runc", &["/usr/sbin/runc"], "runc"),
+    ("chromium", &[], "chromium"),
 ];
 
 /// Programs to measure against.

@@ -9,7 +9,7 @@ use serde_json::{Number, Value};
 
 use super::{
     Members, Service, code,
-    http::{Fields, text},
+    http::{Fields, LAST_EVENT_ID, text},
 };
 use crate::message::ErrorObject;
 
@@ -77,6 +77,14 @@ fn marks(schema: &Value) -> usize {
         (_, value) => marks(value),
     };
     schema.as_object().map_or(0, |members| members.iter().map(of_member).sum())
+}
+
+/// Whether clients of some revision send this header: it is to be let through where headers are picked. All of the protocol's own
+/// begin with `Mcp-`, those that a tool's schema names included; `Last-Event-ID` is that of event streams (HTML standard).
+pub fn is_sent_by_clients(name: &str) -> bool {
+    const PREFIX: &str = "mcp-";
+    name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+        || name.eq_ignore_ascii_case(LAST_EVENT_ID)
 }
 
 /// Compare the headers of a request with its body, which names this revision.

@@ -39,7 +39,7 @@ use crate::message::{ErrorObject, parse};
 
 const SESSION_ID: &str = "mcp-session-id";
 const PROTOCOL_VERSION: &str = "mcp-protocol-version";
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// Who the caller is, as whoever stands before this router found out: an extension of the request. Without it all callers are

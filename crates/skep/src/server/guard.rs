@@ -11,9 +11,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
+use axum::http::{HeaderValue, StatusCode, header, uri::Authority};
 use skep_mcp::server::http::{Fields, text};
-use tower_http::cors::CorsLayer;
 
 use super::{
     peer,
@@ -146,7 +145,7 @@ impl Guard {
         let site = headers.get("sec-fetch-site");
         let origin = headers.get("origin");
         let allowed = match origin {
-            Some(origin) if self.origins.iter().any(|known| known == origin) => true,
+            Some(_) if self.named_origin(headers).is_some() => true,
             Some(origin) => is_same_origin(origin, host) && matches!(site, None | Some(b"same-origin")),
             None => matches!(site, None | Some(b"same-origin" | b"none")),
         };
@@ -193,15 +192,15 @@ impl Guard {
         tokens.find(given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
     }
 
-    /// What the browser of an allowed page needs to hear (CORS).
-    pub(super) fn cors(&self) -> Option<CorsLayer> {
-        if self.origins.is_empty() {
-            return None;
-        }
-        let request_id = HeaderName::from_static(super::http::REQUEST_ID);
-        let headers = [header::CONTENT_TYPE, header::AUTHORIZATION, request_id.clone()];
-        let layer = CorsLayer::new().allow_origin(self.origins.clone()).allow_methods([Method::GET, Method::POST]);
-        Some(layer.allow_headers(headers).expose_headers([request_id, header::RETRY_AFTER]))
+    /// The origin of a request, if it is that of a page which the operator named.
+    pub(super) fn named_origin(&self, headers: &Fields<'_>) -> Option<HeaderValue> {
+        let origin = headers.get("origin")?;
+        self.origins.iter().find(|known| *known == origin).cloned()
+    }
+
+    /// Whether the operator named any page: then answers depend on the origin of their request.
+    pub(super) fn names_origins(&self) -> bool {
+        !self.origins.is_empty()
     }
 }
 

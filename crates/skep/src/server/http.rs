@@ -44,6 +44,7 @@ use super::{
     body::{self, Arguments, Bodies},
     call_log,
     calls::{By, Called, Calls},
+    cors,
     guard::{Admits, Guard},
     health::{Health, Status},
     mcp,
@@ -96,11 +97,7 @@ pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .method_not_allowed_fallback(wrong_method);
-    let mut all = inside.merge(for_everybody);
-    if let Some(cors) = hub.guard.cors() {
-        all = all.layer(cors);
-    }
-    all.layer(middleware::from_fn_with_state(Arc::clone(&hub), observe)).with_state(hub)
+    inside.merge(for_everybody).layer(middleware::from_fn_with_state(Arc::clone(&hub), observe)).with_state(hub)
 }
 
 /// One call, as S0's clients make it: whatever the tool says is an answer with status 200.
@@ -351,15 +348,17 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let id = request_id(&headers, &mut made);
     let named = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unnamed"));
     let is_allowed = hub.guard.check_source(request.uri().authority(), &headers);
-    let method = request.method().clone();
+    let (method, origin) = (request.method().clone(), hub.guard.named_origin(&headers));
+    let preflight = origin.as_ref().and_then(|_| cors::preflight(&method, request.uri().path(), &headers));
     let wants_page = page::is_wanted(&method, &headers);
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = span(id, &method, route);
     let work = async {
-        let response = match is_allowed {
-            Ok(()) => next.run(request).await,
-            Err(problem) => problem.into_response(),
+        let response = match (is_allowed, preflight) {
+            (Ok(()), Some(answer)) => answer,
+            (Ok(()), None) => next.run(request).await,
+            (Err(problem), _) => problem.into_response(),
         };
         if wants_page { page::of_problem(response).into() } else { response.into() }
     };
@@ -369,6 +368,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     for (name, value) in ALWAYS {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
+    cors::share(headers, &hub.guard, origin);
     if hub.calls.admission.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -18,6 +18,7 @@ mod behind;
 pub mod body;
 mod call_log;
 mod calls;
+mod cors;
 mod fast;
 mod guard;
 mod half;
@@ -645,8 +646,11 @@ impl Connections {
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
+        let refusing =
+            |router: Router| router.layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), cors::share_refusals));
         let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));
         let unwelcome = Router::new().fallback(async || guard::stranger());
+        let (overfull, unwelcome) = (refusing(overfull), refusing(unwelcome));
         Connections {
             admits,
             router: http::router(Arc::clone(&hub), admits),

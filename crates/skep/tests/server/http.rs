@@ -329,8 +329,104 @@ async fn a_page_that_the_operator_named_may_call_and_read() {
     let hub = Hub::start(Options { allowed_origins: origins, ..Options::default() }).await;
     let origin = ("origin", "https://console.example");
     let preflight = [origin, ("sec-fetch-site", "cross-site"), ("access-control-request-method", "POST")];
-    assert_snapshot!(hub.send("OPTIONS", "/process", &preflight, "").await, @"200 allow=POST access-control-allow-origin=https://console.example");
+    assert_snapshot!(hub.send("OPTIONS", "/process", &preflight, "").await, @"204 allow=POST access-control-allow-origin=https://console.example");
     assert_snapshot!(hub.send("POST", "/process", &[origin], ECHO).await, @r#"200 access-control-allow-origin=https://console.example {"status":"ok","text":"hi"}"#);
+}
+
+const PAGE: &str = "https://console.example";
+
+/// A hub that wants a token, and lets pages of one origin call.
+async fn hub_for_a_page(options: Options) -> Hub {
+    let token = Some(Token::new("correct-horse-battery").unwrap());
+    Hub::start(Options { token, allowed_origins: vec![PAGE.to_owned()], ..options }).await
+}
+
+/// An answer to a request of that page: the status, and what the browser is told besides.
+async fn told(hub: &Hub, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Vec<String>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.request(method.parse().unwrap(), format!("http://{}{path}", hub.address));
+    for (name, value) in [&[("origin", PAGE)], headers].concat() {
+        request = request.header(name, value);
+    }
+    let answer = request.send().await.unwrap();
+    let is_for_browsers = |name: &str| name.starts_with("access-control-") || name == "vary";
+    let fields = answer.headers().iter().filter(|(name, _)| is_for_browsers(name.as_str()));
+    let mut fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    fields.sort();
+    (answer.status().as_u16(), fields)
+}
+
+#[tokio::test]
+async fn a_browser_hears_what_an_allowed_page_may_do_without_a_token() {
+    let hub = hub_for_a_page(Options::default()).await;
+    let asked = [
+        ("access-control-request-method", "DELETE"),
+        ("access-control-request-headers", "authorization,mcp-param-region,mcp-session-id,x-unknown"),
+        ("access-control-request-private-network", "true"),
+    ];
+    let vary =
+        "vary: access-control-request-method, access-control-request-headers, access-control-request-private-network";
+    let expected = [
+        "access-control-allow-headers: authorization, mcp-param-region, mcp-session-id",
+        "access-control-allow-methods: GET, POST, DELETE",
+        "access-control-allow-origin: https://console.example",
+        "access-control-allow-private-network: true",
+        READABLE,
+        "access-control-max-age: 7200",
+        vary,
+        "vary: origin",
+    ];
+    assert_eq!(told(&hub, "OPTIONS", "/mcp", &asked).await, (204, expected.map(str::to_owned).into()));
+    let (status, fields) = told(&hub, "OPTIONS", "/process", &asked[..1]).await;
+    assert_eq!(status, 204);
+    assert!(fields.contains(&"access-control-allow-methods: GET, POST".to_owned()), "{fields:?}");
+    assert!(!fields.iter().any(|field| field.contains("private-network:")), "{fields:?}");
+    assert_eq!(told(&hub, "OPTIONS", "/mcp", &[]).await.0, 401, "it asks for nothing, so it is a request like others");
+
+    let other = [&[("origin", "https://evil.example")], &asked[..]].concat();
+    assert_snapshot!(hub.send("OPTIONS", "/mcp", &other, "").await, @r#"403 allow=POST,GET,HEAD,DELETE {"status":"error","code":"origin_not_allowed","message":"pages from \"https://evil.example\" may not call this hub; allowed_origins can name them"}"#);
+    let rebound = [&[("origin", PAGE), ("host", "evil.example")], &asked[..]].concat();
+    assert!(hub.send("OPTIONS", "/mcp", &rebound, "").await.starts_with("403 "));
+}
+
+const READABLE: &str =
+    "access-control-expose-headers: mcp-session-id, x-request-id, retry-after, www-authenticate, allow";
+
+#[tokio::test]
+async fn an_allowed_page_may_read_every_refusal() {
+    let hub = hub_for_a_page(Options::default()).await;
+    let readable = ["access-control-allow-origin: https://console.example", READABLE, "vary: origin"];
+    let readable: Vec<String> = readable.map(str::to_owned).into();
+    let token = ("authorization", "Bearer correct-horse-battery");
+    for (status, method, path, headers) in [
+        (401, "POST", "/process", &[][..]),
+        (401, "GET", "/mcp", &[("authorization", "Bearer wrong")]),
+        (403, "GET", "/tools", &[token, ("host", "evil.example")]),
+        (404, "GET", "/nothing", &[token]),
+        (405, "GET", "/process", &[token]),
+        (415, "POST", "/mcp", &[token, ("content-encoding", "gzip")]),
+        (400, "POST", "/mcp", &[token]),
+        (406, "POST", "/mcp", &[token, ("accept", "text/html")]),
+    ] {
+        assert_eq!(told(&hub, method, path, headers).await, (status, readable.clone()), "{method} {path} {headers:?}");
+    }
+    assert_eq!(told(&hub, "GET", "/health/live", &[]).await, (200, readable.clone()));
+    assert_eq!(
+        hub.get("/health/live").await,
+        r#"200 {"status":"live"}"#,
+        "who is no page of another origin hears nothing of it"
+    );
+
+    let full = hub_for_a_page(Options { connections_max: 1, ..Options::default() }).await;
+    let _idle = full.connect().await;
+    assert_eq!(told(&full, "GET", "/health/live", &[]).await, (503, readable.clone()));
+    let asked = [("access-control-request-method", "POST")];
+    assert_eq!(told(&full, "OPTIONS", "/mcp", &asked).await.0, 204, "so that the page hears why");
+
+    let broken = Probe::new("store", true, || async { panic!("put in by the test") });
+    let options = Options { allowed_origins: vec![PAGE.to_owned()], ..Options::default() };
+    let hub = Hub::start_with(options, vec![broken]).await;
+    assert_eq!(told(&hub, "GET", "/health", &[]).await, (500, readable));
 }
 
 #[tokio::test]
