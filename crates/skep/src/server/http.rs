@@ -30,7 +30,7 @@ use skep_mcp::{
     framing,
     gateway::LIST_TIME_MAX,
     server::{
-        http::{Fields, Known, Principal, Reply, answer_post},
+        http::{Fields, Principal, Reply},
         local,
     },
 };
@@ -342,7 +342,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// [`observed`] as a layer of the router.
+/// [`observed`] as a layer of the router. The [fast path](super::fast) does the same in its own way.
 async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (headers, mut made) = (Fields::from(request.headers()), [0; ulid::ULID_LEN]);
     let id = request_id(&headers, &mut made);
@@ -375,41 +375,13 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     response
 }
 
-/// A `POST /mcp` that was read beside the router ([`super::fast`]), or why its body was not: it passes what the router's layers are
-/// for, in their order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
-pub(super) async fn post_mcp(
-    hub: &Hub,
-    admits: Admits,
-    id: &str,
-    headers: &Fields<'_>,
-    body: Result<&[u8], Problem>,
-    known: &mut Known,
-) -> Reply {
-    const ROUTE: &str = "/mcp";
-    let work = async {
-        let may_enter = || {
-            hub.guard.check_source(None, headers)?;
-            let principal = match admits.wants_token() {
-                true => Arc::clone(&hub.guard.check_token(headers)?.principal),
-                false => local(),
-            };
-            Ok::<_, Problem>((principal, body?))
-        };
-        match may_enter() {
-            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, body, &principal, None, known).await,
-            Err(problem) => problem.into_response().into(),
-        }
-    };
-    observed(span(id, &Method::POST, ROUTE), &Method::POST, ROUTE, pin!(work)).await
-}
-
-fn span(id: &str, method: &Method, route: &str) -> tracing::Span {
+pub(super) fn span(id: &str, method: &Method, route: &str) -> tracing::Span {
     tracing::info_span!("request", id, %method, route)
 }
 
 /// What every request passes: it is counted, timed and logged (neither body nor headers), and a panic in it is survived. One
 /// layer, since each costs a request some microseconds.
-async fn observed(
+pub(super) async fn observed(
     span: tracing::Span,
     method: &Method,
     route: &str,

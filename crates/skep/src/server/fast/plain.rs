@@ -1,10 +1,4 @@
-//! Plain requests: `POST /mcp` without an HTTP server in between. It is the way that calls of tools take, and reading a head,
-//! finding a route and writing an answer in general costs as much as everything else that the hub does for such a call.
-//!
-//! A request is plain if nothing about it is left to decide: HTTP/1.1, a short body whose length is given once, and no header
-//! that changes how it is to be read or answered. A connection's first request that is not goes to hyper from its first
-//! byte, and all that follow it. So whatever is old, odd, long or wrong is judged in one place, and what is judged here
-//! cannot be read in two ways.
+//! A connection on the fast path.
 
 use std::{
     cell::RefCell,
@@ -12,20 +6,24 @@ use std::{
     io::{self, Write as _},
     mem,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
 use axum::{
     body::HttpBody as _,
-    http::{Version, header::CONNECTION},
+    http::{Method, Version, header::CONNECTION},
+    response::IntoResponse as _,
 };
 use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
-use memchr::memmem;
 use skep_mcp::{
     cancel::Cancel,
-    server::http::{Content, Fields, Known, Reply},
+    server::{
+        http::{Content, Fields, Known, Reply, answer_post},
+        local,
+    },
     timer::Timer,
 };
 use tokio::{
@@ -34,22 +32,18 @@ use tokio::{
 };
 use ulid::ULID_LEN;
 
-use super::super::{
-    HEAD_BYTES_MAX,
-    body::SMALL_BYTES,
-    guard::Admits,
-    half::Half,
-    http::{ALWAYS, Hub, REQUEST_ID, post_mcp, request_id},
+use super::{
+    super::{
+        HEAD_BYTES_MAX,
+        body::SMALL_BYTES,
+        guard::Admits,
+        half::Half,
+        http::{ALWAYS, Hub, REQUEST_ID, observed, request_id, span},
+        problem::Problem,
+    },
+    head::{Found, find_head, read_head},
 };
 
-/// How a plain request begins.
-const REQUEST_LINE: &[u8] = b"POST /mcp HTTP/1.1\r\n";
-/// Headers that change how a request is to be read or answered. One with an origin comes from a web page, which may have to hear
-/// more (CORS).
-const DECISIVE: [&str; 7] =
-    ["content-length", "connection", "transfer-encoding", "upgrade", "expect", "content-encoding", "origin"];
-/// A request with more headers is not plain.
-const HEADERS_MAX: usize = 64;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
 /// Bytes that a caller may send before it has its answer; the rest waits in the kernel.
@@ -66,11 +60,11 @@ pub(crate) struct Limits {
     pub(crate) head_time_max: Duration,
     /// Time for the body, since the head.
     pub(crate) body_time_max: Duration,
-    /// Bytes of a body; a longer one is not plain, nor is one that counts against the memory of large ones.
+    /// Bytes of a body; a longer one is for hyper, and so is one that counts against the memory of large ones.
     pub(crate) body_bytes_max: usize,
 }
 
-/// A connection, as long as its requests are plain.
+/// A connection, as long as its requests are for the fast path.
 pub(crate) struct Plain<'a, S> {
     hub: &'a Hub,
     /// Whose connections are taken here; this one is.
@@ -84,12 +78,15 @@ pub(crate) struct Plain<'a, S> {
     timer: Timer,
 }
 
-/// What comes in of a request.
-enum Came {
+/// What came of waiting for more of a request.
+enum Received {
     More,
+    /// Nothing, within the time.
     TooLate,
-    /// The connection is over.
-    Nothing,
+    /// The caller sends no more.
+    End,
+    /// Nothing; the hub closes its connections.
+    Closing,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
@@ -104,7 +101,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         Plain { hub, admits, limits, close, stream, buffer: Vec::new(), timer }
     }
 
-    /// Answer what is plain. Returns what is left if something else comes; `None` if the connection has ended.
+    /// Answer what is for the fast path. Returns the connection from the first request on that is not; `None` if it has ended.
     ///
     /// # Errors
     ///
@@ -122,8 +119,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                     Found::Part => {}
                 }
                 match self.read_until(deadline).await? {
-                    Came::More => {}
-                    Came::TooLate | Came::Nothing => return Ok(None),
+                    Received::More => {}
+                    // Whether a part of a head is worth an answer is for hyper to say.
+                    Received::End if !self.buffer.is_empty() => return Ok(Some(self.rest())),
+                    Received::TooLate | Received::End | Received::Closing => return Ok(None),
                 }
             };
             let whole = mem::take(&mut self.buffer);
@@ -132,6 +131,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
                 self.buffer = whole;
                 return Ok(Some(self.rest()));
             };
+            self.stream.work().begin(Version::HTTP_11);
             let (begun, next) = rest.split_at(rest.len().min(body_bytes));
             let late;
             let body = if begun.len() == body_bytes {
@@ -140,22 +140,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             } else {
                 self.buffer.extend_from_slice(begun);
                 match self.read_body(body_bytes).await? {
-                    Came::More => {
+                    Received::More => {
                         let next = self.buffer.split_off(body_bytes);
                         late = mem::replace(&mut self.buffer, next);
                         Ok(&late[..])
                     }
-                    Came::TooLate => Err(self.hub.bodies.too_slow()),
-                    Came::Nothing => return Ok(None),
+                    Received::TooLate => Err(self.hub.bodies.too_slow()),
+                    Received::End | Received::Closing => return Ok(None),
                 }
             };
+            // The rest of a body that is not waited for any more must not be taken for a request, whatever the answer is.
+            let is_last = body.is_err();
             let (hub, mut made) = (self.hub, [0; ULID_LEN]);
             let id = request_id(&headers, &mut made);
-            self.stream.work().begin(Version::HTTP_11);
             let work = pin!(post_mcp(hub, self.admits, id, &headers, body, &mut known));
             let Some(reply) = self.unless_gone(work).await else { return Ok(None) };
             self.stream.work().end();
-            if !self.send(id, reply).await? {
+            if !self.send(id, reply, is_last).await? {
                 return Ok(None);
             }
             if self.buffer.is_empty() {
@@ -164,26 +165,26 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         }
     }
 
-    async fn read_body(&mut self, bytes: usize) -> io::Result<Came> {
+    async fn read_body(&mut self, bytes: usize) -> io::Result<Received> {
         let deadline = Instant::now() + self.limits.body_time_max;
         while self.buffer.len() < bytes {
             match self.read_until(deadline).await? {
-                Came::More => {}
+                Received::More => {}
                 other => return Ok(other),
             }
         }
-        Ok(Came::More)
+        Ok(Received::More)
     }
 
-    async fn read_until(&mut self, deadline: Instant) -> io::Result<Came> {
+    async fn read_until(&mut self, deadline: Instant) -> io::Result<Received> {
         poll_fn(|cx| {
             if let Poll::Ready(read) = self.poll_read(cx) {
-                return Poll::Ready(read.map(|bytes| if bytes == 0 { Came::Nothing } else { Came::More }));
+                return Poll::Ready(read.map(|bytes| if bytes == 0 { Received::End } else { Received::More }));
             }
             if self.close.is_cancelled() {
-                return Poll::Ready(Ok(Came::Nothing));
+                return Poll::Ready(Ok(Received::Closing));
             }
-            self.timer.poll_until(cx, deadline).map(|()| Ok(Came::TooLate))
+            self.timer.poll_until(cx, deadline).map(|()| Ok(Received::TooLate))
         })
         .await
     }
@@ -220,21 +221,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
         .await
     }
 
-    /// Send an answer. Returns whether the connection goes on.
-    async fn send(&mut self, id: &str, reply: Reply) -> io::Result<bool> {
+    /// Send an answer, which may be the last one. Returns whether the connection goes on.
+    async fn send(&mut self, id: &str, reply: Reply, is_last: bool) -> io::Result<bool> {
         let Reply { status, content_type, headers, mut body } = reply;
         let length = body.size_hint().exact();
         let mut text = Vec::with_capacity(ANSWER_HEAD_BYTES + length.map_or(0, small));
         for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default(), "\r\n"] {
             text.extend_from_slice(part.as_bytes());
         }
-        let is_draining = self.hub.calls.admission.is_draining();
+        let says_close = headers.get(CONNECTION).is_some_and(|value| value == "close");
+        let is_last = is_last || says_close || self.hub.calls.admission.is_draining();
         let kind = content_type.map(|kind| ("content-type", kind));
-        let end = is_draining.then_some(("connection", "close"));
-        for (name, value) in kind.into_iter().chain([(REQUEST_ID, id)]).chain(ALWAYS).chain(end) {
+        let end = is_last.then_some(("connection", "close"));
+        let vary = self.hub.guard.names_origins().then_some(("vary", "origin"));
+        for (name, value) in kind.into_iter().chain([(REQUEST_ID, id)]).chain(ALWAYS).chain(vary).chain(end) {
             write_field(&mut text, name, value.as_bytes());
         }
-        for (name, value) in headers.iter().filter(|(name, _)| !is_draining || *name != CONNECTION) {
+        for (name, value) in headers.iter().filter(|(name, _)| !is_last || *name != CONNECTION) {
             write_field(&mut text, name.as_str(), value.as_bytes());
         }
         write_date(&mut text);
@@ -276,8 +279,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
             text.extend_from_slice(b"0\r\n\r\n");
         }
         self.write(&mut text, Bytes::new()).await?;
-        let is_last = headers.get(CONNECTION).is_some_and(|value| value == "close");
-        let ends = is_draining || is_last || self.close.is_cancelled();
+        let ends = is_last || self.close.is_cancelled();
         if ends {
             self.stream.shutdown().await?;
         }
@@ -297,6 +299,34 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     fn rest(self) -> Rest<Half<S>> {
         Rest { first: self.buffer.into(), stream: self.stream }
     }
+}
+
+/// Answer a request that was read, or say why its body was not: the same functions as those of the router's layers, in the same
+/// order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
+async fn post_mcp(
+    hub: &Hub,
+    admits: Admits,
+    id: &str,
+    headers: &Fields<'_>,
+    body: Result<&[u8], Problem>,
+    known: &mut Known,
+) -> Reply {
+    const ROUTE: &str = "/mcp";
+    let work = async {
+        let may_enter = || {
+            hub.guard.check_source(None, headers)?;
+            let principal = match admits.wants_token() {
+                true => Arc::clone(&hub.guard.check_token(headers)?.principal),
+                false => local(),
+            };
+            Ok::<_, Problem>((principal, body?))
+        };
+        match may_enter() {
+            Ok((principal, body)) => answer_post(&hub.mcp.server, headers, body, &principal, None, known).await,
+            Err(problem) => problem.into_response().into(),
+        }
+    };
+    observed(span(id, &Method::POST, ROUTE), &Method::POST, ROUTE, pin!(work)).await
 }
 
 async fn next_frame(body: &mut Content) -> Option<Result<hyper::body::Frame<Bytes>, axum::Error>> {
@@ -331,64 +361,9 @@ fn write_date(text: &mut Vec<u8>) {
     });
 }
 
-/// How a connection goes on.
-enum Found {
-    /// With a head that may be plain's, of so many bytes.
-    Head(usize),
-    /// With a part of such a head.
-    Part,
-    SomethingElse,
-}
-
-/// Look for the end of a head. `searched`: how far it was looked for before.
-fn find_head(buffer: &[u8], searched: &mut usize) -> Found {
-    const END: &[u8] = b"\r\n\r\n";
-    let begins = buffer.len().min(REQUEST_LINE.len());
-    if buffer[..begins] != REQUEST_LINE[..begins] {
-        return Found::SomethingElse;
-    }
-    let from = searched.saturating_sub(END.len() - 1);
-    match memmem::find(&buffer[from..], END) {
-        Some(at) => Found::Head(from + at + END.len()),
-        None if buffer.len() > HEAD_BYTES_MAX => Found::SomethingElse,
-        None => {
-            *searched = buffer.len();
-            Found::Part
-        }
-    }
-}
-
-/// The headers of a plain request, and the length of its body; `None` if it is not plain.
-fn read_head(head: &[u8]) -> Option<(Fields<'_>, usize)> {
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let lines = head.get(REQUEST_LINE.len()..)?;
-    let fields = match httparse::parse_headers(lines, &mut fields) {
-        Ok(httparse::Status::Complete((bytes, fields))) if bytes == lines.len() => fields,
-        _ => return None,
-    };
-    let mut length = None;
-    for field in fields.iter() {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        if is("content-length") && length.is_none() {
-            length = Some(read_length(field.value)?);
-            continue;
-        }
-        let stays_open = is("connection") && field.value.eq_ignore_ascii_case(b"keep-alive");
-        if !stays_open && DECISIVE.into_iter().any(is) {
-            return None;
-        }
-    }
-    Some((fields.iter().map(|field| (field.name, field.value)).collect(), length?))
-}
-
-fn read_length(value: &[u8]) -> Option<usize> {
-    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
-}
-
 /// A connection from the first byte that was not answered.
 pub(crate) struct Rest<S> {
-    first: Bytes,
+    pub(super) first: Bytes,
     stream: S,
 }
 
@@ -429,105 +404,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rest<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn head(headers: &str) -> Bytes {
-        Bytes::from([std::str::from_utf8(REQUEST_LINE).unwrap(), headers, "\r\n"].concat())
-    }
-
-    #[test]
-    fn a_head_is_found_whole_wherever_it_is_cut() {
-        let whole = [&head("host: a\r\ncontent-length: 2\r\n")[..], b"{}"].concat();
-        let (mut searched, bytes) = (0, whole.len() - 2);
-        for cut in 0..bytes {
-            assert!(matches!(find_head(&whole[..cut], &mut searched), Found::Part), "{cut}");
-        }
-        for cut in bytes..=whole.len() {
-            assert!(matches!(find_head(&whole[..cut], &mut 0), Found::Head(found) if found == bytes));
-            assert!(matches!(find_head(&whole[..cut], &mut searched.clone()), Found::Head(found) if found == bytes));
-        }
-    }
-
-    #[test]
-    fn what_does_not_begin_as_a_plain_request_is_seen_at_its_first_byte() {
-        for other in
-            ["GET / HTTP/1.1\r\n", "POST /mcp?a HTTP/1.1\r\n", "POST /mcp HTTP/1.0\r\n", "\r\nPOST", "\x16\x03", "post"]
-        {
-            assert!(matches!(find_head(other.as_bytes(), &mut 0), Found::SomethingElse), "{other:?}");
-        }
-        let endless = [REQUEST_LINE, &[b'a'; HEAD_BYTES_MAX]].concat();
-        assert!(matches!(find_head(&endless, &mut 0), Found::SomethingElse));
-    }
-
-    #[test]
-    fn a_plain_request_keeps_its_headers() {
-        let head = head("Host: a\r\nX: 1\r\nx: 2\r\nContent-Length: 17\r\nConnection: Keep-Alive\r\n");
-        let (headers, length) = read_head(&head).unwrap();
-        assert_eq!((headers.text("host"), length), (Some("a"), 17));
-        assert!(headers.all("x").eq([b"1", b"2"]));
-    }
-
-    #[test]
-    fn what_could_be_read_in_two_ways_is_not_plain() {
-        let many = "a: 1\r\n".repeat(HEADERS_MAX);
-        for headers in [
-            "",
-            "content-length: 1\r\ncontent-length: 1\r\n",
-            "content-length: 1\r\nContent-Length: 2\r\n",
-            "content-length: 1, 1\r\n",
-            "content-length: +1\r\n",
-            "content-length: -1\r\n",
-            "content-length: 0x1\r\n",
-            "content-length:\r\n",
-            "content-length: 99999999999999999999999\r\n",
-            "content-length : 1\r\n",
-            "content-length: 1\r\n folded: 1\r\n",
-            "content-length: 1\r\ntransfer-encoding: chunked\r\n",
-            "transfer-encoding: chunked\r\n",
-            "content-length: 1\r\nconnection: close\r\n",
-            "content-length: 1\r\nconnection: keep-alive, upgrade\r\n",
-            "content-length: 1\r\nupgrade: h2c\r\n",
-            "content-length: 1\r\nexpect: 100-continue\r\n",
-            "content-length: 1\r\ncontent-encoding: gzip\r\n",
-            "content-length: 1\r\norigin: http://localhost\r\n",
-            "content-length: 1\r\na b: 1\r\n",
-            "content-length: 1\r\na: \x01\r\n",
-            "content-length: 1\r\na: \x7f\r\n",
-            &format!("content-length: 1\r\n{many}"),
-        ] {
-            assert!(read_head(&head(headers)).is_none(), "{headers:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_length_of_a_body_is_said_once(
-            fields in prop::collection::vec(
-                prop_oneof![
-                    "(?i)content-length: ?[0-9+, ]{0,3}",
-                    "(?i)transfer-encoding: (chunked|identity)",
-                    "[a-z-]{1,8}: [ -~]{0,8}",
-                    "[\\x00-\\x7f]{0,12}",
-                ],
-                0..8,
-            ),
-            newline in "(\r\n|\n|\r)",
-        ) {
-            let text: String = fields.iter().map(|field| format!("{field}{newline}")).collect();
-            if let Some((headers, length)) = read_head(&head(&text)) {
-                let said: Vec<_> = headers.all("content-length").map(|said| std::str::from_utf8(said).unwrap()).collect();
-                prop_assert_eq!(said.len(), 1);
-                prop_assert!(said[0].bytes().all(|byte| byte.is_ascii_digit()), "{said:?}"); // `00` is 0
-                prop_assert_eq!(said[0].parse(), Ok(length));
-                prop_assert!(!headers.has("transfer-encoding"));
-            }
-        }
     }
 }
