@@ -129,7 +129,13 @@ impl Bodies {
         let mut whole = Whole { bytes: Vec::new(), share: None };
         let mut memory = None;
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "cut_off", "the body is cut off"))?;
+            let chunk = chunk.map_err(|_| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "cut_off",
+                    "the body is cut off, or its chunks are not well-formed",
+                )
+            })?;
             let length = whole.bytes.len() + chunk.len();
             if length > self.limits.body_bytes_max {
                 discard(chunks).await;

@@ -30,6 +30,7 @@ mod outputs;
 mod page;
 mod peer;
 mod problem;
+mod refusal;
 mod servers;
 mod tasks;
 mod tcp;
@@ -82,6 +83,7 @@ use self::{
     guard::Admits,
     half::{Half, Work},
     http::Hub,
+    refusal::{REFUSALS_AT_ONCE_MAX, Refusal},
 };
 use crate::hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream};
 
@@ -91,12 +93,6 @@ const REQUESTS_PER_SECOND_MAX: u32 = 100;
 const FILES_RESERVED: u64 = 512;
 /// Bytes of a request's head, and of what a connection reads ahead. A connection that idles has taken none of them.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// Connections above the limit that are told so, instead of being closed without a word.
-const REFUSALS_AT_ONCE_MAX: usize = 64;
-/// Time that a connection gets to hear that there are too many.
-const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
-/// Time that a connection of another user gets to ask and to hear that it is not answered.
-const STRANGER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time that connections get at the end to take their last answer.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// A connection that was silent for so long is asked whether the other side is still there, and then every
@@ -603,40 +599,6 @@ struct Connections {
     limits: fast::Limits,
     write_time_max: Duration,
     close: Arc<Cancel>,
-}
-
-/// Why a connection gets one answer and no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    TooMany,
-    Stranger,
-}
-
-impl Refusal {
-    fn time_max(self) -> Duration {
-        match self {
-            Refusal::TooMany => REFUSAL_TIME_MAX,
-            Refusal::Stranger => STRANGER_TIME_MAX,
-        }
-    }
-
-    /// A place for this connection, if it is one of those that are answered and there is room, or else among the refused, and
-    /// why; `None` if there are far too many of those.
-    fn place(
-        is_admitted: bool,
-        open: &Arc<Semaphore>,
-        refusals: &Arc<Semaphore>,
-    ) -> Option<(OwnedSemaphorePermit, Option<Refusal>)> {
-        let refusal = match is_admitted.then(|| Arc::clone(open).try_acquire_owned()) {
-            Some(Ok(permit)) => return Some((permit, None)),
-            Some(Err(_)) => {
-                metrics::too_many_connections();
-                Refusal::TooMany
-            }
-            None => Refusal::Stranger,
-        };
-        Some((Arc::clone(refusals).try_acquire_owned().ok()?, Some(refusal)))
-    }
 }
 
 impl Connections {

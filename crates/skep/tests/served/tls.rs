@@ -60,20 +60,40 @@ async fn http_is_spoken_over_tls_with_those_who_trust_the_certificate() {
 async fn a_greeting_is_not_waited_for_without_end() {
     let (certificate, key) = certificate();
     let hub = hub_with(&certificate, &key, "head_time_max = '300ms'\n");
-    let mut silent = hub.connect().await;
+    let (mut silent, mut silent_lines) = (hub.connect().await, hub.lines().await);
     assert!(silent.answer().await.is_none());
+    assert_eq!(silent_lines.next().await, None);
+}
+
+#[tokio::test]
+async fn who_speaks_another_protocol_within_tls_than_the_door_is_not_greeted() {
+    let (certificate, key) = certificate();
+    let hub = hub(&certificate, &key);
+    let greet = async |protocol: &[u8]| {
+        let mut config = trusting(&certificate);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(hub.http).await.unwrap();
+        within(TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream)).await
+    };
+    let refused = greet(b"h2").await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("NoApplicationProtocol"), "{refused}");
+    greet(b"http/1.1").await.unwrap();
+}
+
+/// What a client needs that trusts this certificate and no other.
+fn trusting(certificate: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let pem = tokio_rustls::rustls::pki_types::pem::PemObject::from_pem_slice(certificate.as_bytes());
+    roots.add(pem.map(|found: CertificateDer<'static>| found).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth()
 }
 
 #[tokio::test]
 async fn lines_are_spoken_over_tls_too() {
     let (certificate, key) = certificate();
     let hub = hub(&certificate, &key);
-    let mut roots = RootCertStore::empty();
-    let pem = tokio_rustls::rustls::pki_types::pem::PemObject::from_pem_slice(certificate.as_bytes());
-    roots.add(pem.map(|found: CertificateDer<'static>| found).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let connector = TlsConnector::from(Arc::new(trusting(&certificate)));
     let stream = TcpStream::connect(hub.tcp).await.unwrap();
     let mut lines = BufReader::new(connector.connect("localhost".try_into().unwrap(), stream).await.unwrap());
     for message in [request(1, "authenticate", json!({ "token": TOKEN })), request(2, "ping", json!({}))] {

@@ -5,5 +5,6 @@ mod browser;
 mod http;
 mod hubs;
 mod mcp;
+mod refusals;
 mod support;
 mod tasks;

@@ -10,13 +10,13 @@ use tokio::{
 
 use crate::support::{Hub, within};
 
-const TOKEN: &str = "correct-horse-battery";
+pub(crate) const TOKEN: &str = "correct-horse-battery";
 
-fn message(id: i64, method: &str, params: Value) -> Value {
+pub(crate) fn message(id: i64, method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
 
-fn call(id: i64, tool: &str, arguments: Value) -> Value {
+pub(crate) fn call(id: i64, tool: &str, arguments: Value) -> Value {
     message(id, "tools/call", json!({ "name": tool, "arguments": arguments }))
 }
 
@@ -101,18 +101,18 @@ async fn a_stateless_caller_that_leaves_cancels_its_call() {
 
 // ---- lines
 
-struct Lines(BufReader<TcpStream>);
+pub(crate) struct Lines(BufReader<TcpStream>);
 
 impl Lines {
-    async fn connect(hub: &Hub) -> Lines {
+    pub(crate) async fn connect(hub: &Hub) -> Lines {
         Lines(BufReader::new(TcpStream::connect(hub.tcp).await.unwrap()))
     }
 
-    async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
-    async fn ask(&mut self, message: &Value) -> Value {
+    pub(crate) async fn ask(&mut self, message: &Value) -> Value {
         self.send(&format!("{message}\n")).await;
         let mut line = String::new();
         within(self.0.read_line(&mut line)).await.unwrap();
@@ -120,7 +120,7 @@ impl Lines {
     }
 
     /// What is left to read, until the other side closes.
-    async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         let _ = within(self.0.read_to_end(&mut rest)).await; // a reset is an end, too
         String::from_utf8(rest).unwrap()
