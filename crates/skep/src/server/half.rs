@@ -118,6 +118,8 @@ pub(super) struct Half<S> {
     stream: S,
     work: Work,
     ended: Option<Ended>,
+    /// Something is written that the caller's side has no room for now.
+    is_blocked: bool,
 }
 
 /// The caller's side has ended.
@@ -132,7 +134,7 @@ struct Ended {
 
 impl<S> Half<S> {
     pub(super) fn new(stream: S) -> Half<S> {
-        Half { stream, work: Work::default(), ended: None }
+        Half { stream, work: Work::default(), ended: None, is_blocked: false }
     }
 
     pub(super) fn work(&self) -> &Work {
@@ -180,6 +182,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Half<S> {
             half.ended = Some(Ended { timer: Timer::new(next), next, sent: 0, left: b"" });
         }
         match half.work.now() {
+            // Whoever writes has the rest of an answer, and would drop it with the connection; it is woken when there is room.
+            IDLE if half.is_blocked => Poll::Pending,
             IDLE => Poll::Ready(Ok(())), // the end
             _ => half.poll_gone(cx).map(Err),
         }
@@ -189,7 +193,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Half<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Half<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_finish_interim(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.is_blocked = written.is_pending();
+        written
     }
 
     fn poll_write_vectored(
@@ -198,7 +204,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Half<S> {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_finish_interim(cx))?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.is_blocked = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

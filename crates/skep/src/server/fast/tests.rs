@@ -240,7 +240,7 @@ async fn tokens_get_the_same_answer_from_the_fast_path_and_the_router() {
 async fn a_hub_that_stops_gives_the_same_answer_by_the_fast_path_and_the_router() {
     let hub = Hub::start(options()).await;
     hub.connections.hub.calls.admission.start_draining();
-    for shape in shapes::stateless() {
+    for shape in shapes::stateless().into_iter().chain(shapes::of_sessions()) {
         let found = hub.differences(&shape).await;
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
@@ -275,5 +275,25 @@ async fn the_rest_of_a_body_that_came_too_late_is_not_taken_for_a_request() {
         }
         let (said, _) = hub.say(&begun, FastPath).await;
         assert!(answers(&said)[0].fields.contains("connection: close"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_for_its_reader_reaches_a_caller_that_has_ended_its_side() {
+    let hub = Hub::start(options()).await;
+    let shapes = shapes::stateless();
+    let shape = shapes.iter().find(|shape| shape.name == "a long answer").unwrap();
+    let (whole, _) = hub.say(&shape.bytes, FastPath).await;
+    for by in [FastPath, Router] {
+        let (mut caller, stream) = duplex(1000); // far less than the answer
+        let calling = async move {
+            caller.write_all(&shape.bytes).await.unwrap();
+            caller.shutdown().await.unwrap();
+            let mut said = Vec::new();
+            caller.read_to_end(&mut said).await.unwrap();
+            said
+        };
+        let (_, said) = within(async { tokio::join!(hub.serve(stream, by), calling) }).await;
+        assert_eq!(answers(&said), answers(&whole), "{by:?}");
     }
 }
