@@ -5,7 +5,8 @@
 //! started again by the next call: after a while, if it keeps dying, and after a long one, if it never comes up. Servers
 //! know nothing of each other, and neither do their callers.
 //!
-//! [`servers`] says which servers there are, [`logins`] what their tokens are got for, `process` starts and ends the process of one, `pool` decides when.
+//! [`servers`] says which servers there are, [`logins`] what their tokens are got for, `open` connects to one, `process`
+//! starts and ends its process, `pool` decides when.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 mod counts;
@@ -13,6 +14,7 @@ mod environment;
 mod fair;
 mod guard;
 pub mod logins;
+mod open;
 mod pool;
 mod process;
 mod processes;

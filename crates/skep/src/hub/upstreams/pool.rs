@@ -22,11 +22,9 @@ use std::{
 };
 
 use futures_util::future::{FutureExt as _, Shared};
-use reqwest::{Url, redirect};
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use skep_mcp::{
-    client::{CallError, CallOptions, Connection, Limits, Setup, Target, Tcp, auth::Denied},
-    framing::Memories,
+    client::{CallError, CallOptions, Connection, auth::Denied},
     revision::Revision,
     server::Members,
 };
@@ -37,11 +35,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Named, Server, State, Status, Upstream, UpstreamError,
+    Server, State, Status, Upstream, UpstreamError,
     fair::{Full, Queue},
-    process::{Process, Spawner, Stderr},
+    open::{Unopened, open},
+    process::{LAST_WORDS_MAX, Process, Stderr},
 };
-use crate::config::servers::{Transport, header_map};
 
 /// How long running calls may go on when their server is removed or changed.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -58,16 +56,10 @@ const STABLE_TIME: Duration = Duration::from_secs(60);
 /// How long a server may take to answer whether it is alive, if its calls may take so long; and how often it is asked.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
 const CHECKS_MAX: u32 = 3;
-/// How long what a process wrote last may take to be read.
-const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 /// Idle times are not shorter.
 const IDLE_TIME_MIN: Duration = Duration::from_millis(10);
 /// Why a call of a server that is not there any more fails.
 const WAS_REMOVED: &str = "it was removed";
-/// Redirects that are followed; to the same server only, since keys are sent along.
-const REDIRECTS_MAX: usize = 5;
-/// Time that connecting may take.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 type Started = Result<Arc<Running>, UpstreamError>;
 
@@ -137,22 +129,6 @@ pub(super) struct Running {
     is_checked: AtomicBool,
     /// Whether the last call was refused because nobody has logged in, or with too little.
     needs_login: AtomicBool,
-}
-
-/// Why a server was not connected to.
-enum Unopened {
-    /// A user has to log in; how.
-    NeedsLogin(String),
-    /// It, or the way to it, does not work.
-    Failed(String),
-    /// Nobody wants it any more.
-    Removed,
-}
-
-impl From<String> for Unopened {
-    fn from(why: String) -> Unopened {
-        Unopened::Failed(why)
-    }
 }
 
 /// Counts a call while it lives.
@@ -402,7 +378,7 @@ impl Slot {
             inside.starts += 1;
             (inside.stderr.clone(), inside.revision)
         };
-        let opening = self.open(stderr.clone(), revision);
+        let opening = open(&self.config, &self.server, stderr.clone(), revision);
         let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err(Unopened::Removed));
         let mut inside = self.inside();
         match opened {
@@ -456,66 +432,6 @@ impl Slot {
                 inside.phase = Phase::Stopped;
                 tracing::warn!(server = self.config.name, reason, "an MCP server is not available");
                 Err(self.unavailable(reason, wait))
-            }
-        }
-    }
-
-    /// Connect, or say why not.
-    async fn open(
-        &self,
-        stderr: Stderr,
-        revision: Option<Revision>,
-    ) -> Result<(Connection, Option<Process>), Unopened> {
-        let setup = Setup {
-            info: json!({ "name": "skep", "title": "Skep", "version": env!("CARGO_PKG_VERSION") }),
-            // What callers can do differs; it is said with each call, and whoever cannot answer refuses.
-            capabilities: json!({ "roots": {}, "sampling": {}, "elicitation": { "form": {}, "url": {} } }),
-            handler: Arc::new(Named(self.server.clone())),
-            limits: Limits {
-                start_time_max: self.config.start_time_max,
-                memories: self.server.upgrade().map_or_else(Memories::default, |server| server.answers()),
-                ..Limits::default()
-            },
-            revision,
-        };
-        match &self.config.transport {
-            Transport::Stdio(command) => {
-                let mut spawner = Spawner::new(&self.config.name, command.clone(), stderr.clone());
-                match Connection::over_lines(&mut spawner, setup).await {
-                    Ok(connection) => Ok((connection, spawner.process)),
-                    Err(error) => {
-                        let Some(mut process) = spawner.process else { return Err(error.to_string().into()) };
-                        let status = process.last_words(LAST_WORDS_MAX).await;
-                        process.kill().await;
-                        let status = status.map_or(String::new(), |status| format!(" ({status})"));
-                        Err(format!("{error}{status}{}", stderr.shown()).into())
-                    }
-                }
-            }
-            Transport::Tcp(address) => {
-                let connection = Connection::over_lines(&mut Tcp(address.clone()), setup).await;
-                Ok((connection.map_err(|error| format!("{address}: {error}"))?, None))
-            }
-            Transport::Http { url, headers, is_sse, .. } => {
-                let server = self.server.upgrade();
-                let logins = server.as_ref().and_then(|server| server.logins.as_ref());
-                let url = Url::parse(url.reveal()).map_err(|error| error.to_string())?;
-                let target = Target {
-                    url,
-                    headers: header_map(headers)?,
-                    client: http_client()?,
-                    authorization: logins.and_then(|logins| logins.authorization(&self.config)),
-                    is_sse: *is_sse,
-                    is_direct: !has_proxy(),
-                };
-                match Connection::over_http(target, setup).await {
-                    Ok(connection) => Ok((connection, None)),
-                    Err(CallError::Unauthorized(Denied::NeedsLogin(reason))) => Err(Unopened::NeedsLogin(reason)),
-                    Err(error @ CallError::Http { status: 401 | 403, .. }) => {
-                        Err(format!("{error}; put what it wants into its `headers`, such as Authorization").into())
-                    }
-                    Err(error) => Err(error.to_string().into()),
-                }
             }
         }
     }
@@ -702,20 +618,4 @@ fn backoff(failures: u32) -> Duration {
         Some(doubled) => BACKOFF.saturating_mul(1 << doubled.min(10)).min(BACKOFF_MAX),
         None => Duration::ZERO,
     }
-}
-
-/// Whether requests without TLS may have to go by a proxy.
-pub(super) fn has_proxy() -> bool {
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(is_set)
-}
-
-/// What the operator configured may be anywhere; but keys go nowhere else.
-pub(super) fn http_client() -> Result<reqwest::Client, String> {
-    let policy = redirect::Policy::custom(|attempt| {
-        let is_same = attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
-        if is_same && attempt.previous().len() <= REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }
-    });
-    let client = reqwest::Client::builder().redirect(policy).connect_timeout(CONNECT_MAX).tcp_nodelay(true).build();
-    client.map_err(|error| error.to_string())
 }

@@ -37,6 +37,8 @@ use crate::config::servers::Command;
 
 /// How long a process may take to end after its input has ended, and again after SIGTERM.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long what a process wrote last may take to be read.
+pub(super) const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 /// Lines of standard error that are kept.
 const STDERR_LINES_MAX: usize = 50;
 /// Bytes of such a line.

@@ -36,7 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::pool::{has_proxy, http_client},
+    super::open::{has_proxy, http_client},
     Account, Logins, key_for, now_ms,
     store::{Kept, Registered, StoreError, Used},
     union,
