@@ -6,13 +6,15 @@
 //! know nothing of each other, and neither do their callers.
 //!
 //! [`servers`] says which servers there are, [`logins`] what their tokens are got for, `open` connects to one, `process`
-//! starts and ends its process, `pool` decides when.
+//! starts and ends its process, `lifecycle` decides when, and `pool` does it.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
 mod counts;
 mod environment;
+mod exclusive;
 mod fair;
 mod guard;
+mod lifecycle;
 pub mod logins;
 mod open;
 mod pool;
@@ -54,10 +56,6 @@ pub use crate::config::servers::Upstream;
 const CHANGES_MAX: usize = 256;
 /// Calls that wait for one server.
 const WAITING_MAX: usize = 1024;
-/// Processes of one server that each caller has of its own.
-const EXCLUSIVE_MAX: usize = 32;
-/// Of these, those of one principal that has a name.
-const EXCLUSIVE_OF_ONE_MAX: usize = EXCLUSIVE_MAX / 4;
 
 /// How old the list of a server may be that is stopped because nobody needs it: a process that does not run changes nothing,
 /// but its program may be replaced.
@@ -445,23 +443,12 @@ impl Server {
         if let Some(slot) = slots.get(key) {
             return Ok(Arc::clone(slot));
         }
-        let is_own = |slot: &&Arc<Slot>| *slot.principal == *principal;
-        let is_share_taken = |slots: &HashMap<_, Arc<Slot>>| {
-            principal != LOCAL && slots.values().filter(is_own).count() >= EXCLUSIVE_OF_ONE_MAX
-        };
-        if slots.len() >= EXCLUSIVE_MAX || is_share_taken(&slots) {
-            slots.retain(|_, slot| !slot.is_stopped());
+        let check =
+            |slots: &HashMap<_, Arc<Slot>>| exclusive::check(slots.values().map(|slot| &*slot.principal), principal);
+        if check(&slots).is_err() {
+            slots.retain(|_, slot| !slot.is_unused());
         }
-        if slots.len() >= EXCLUSIVE_MAX {
-            return Err(self.busy(format!("{EXCLUSIVE_MAX} callers have a process of their own")));
-        }
-        if is_share_taken(&slots) {
-            let reason = format!(
-                "{principal} has {EXCLUSIVE_OF_ONE_MAX} processes of it, as many as one principal may have; call it in one of \
-                 the sessions that have one, or wait until one was idle for its time (idle_timeout)"
-            );
-            return Err(self.busy(reason));
-        }
+        check(&slots).map_err(|full| self.busy(full.reason(principal)))?;
         let queue = Queue::new(self.config.calls_at_once, WAITING_MAX);
         // What another process of it spoke need not be found out again.
         let revision = slots.values().find_map(|slot| slot.revision());

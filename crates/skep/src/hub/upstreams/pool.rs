@@ -1,16 +1,8 @@
-//! When a server runs: a slot is the place of one process (or connection), and knows whether there is one.
+//! The slot of a server's process (or connection): it carries out what [`Lifecycle`] decides.
 //!
-//! ```text
-//!            first call                initialised
-//! Stopped ──────────────▶ Starting ──────────────────▶ Running
-//!    ▲                       │ fails: wait, longer        │ idle: ended
-//!    │                       │ each time; after five      │ dies: calls fail,
-//!    └───────────────────────┘ quarantine                 │ wait if it keeps dying
-//!    └────────────────────────────────────────────────────┘
-//! ```
-//!
-//! A start belongs to no caller: whoever leaves does not stop it for the others. Who supervises a process owns it, and
-//! the next one is started when it has ended.
+//! Here are the lock, the clock and the tasks: calls are counted and find the process that runs, a start is a task that
+//! belongs to no caller (whoever leaves does not stop it for the others), and a process has a task that watches over it,
+//! ends it, and then says that it has exited.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +21,7 @@ use skep_mcp::{
     server::Members,
 };
 use tokio::{
-    sync::{Notify, OwnedMutexGuard, oneshot},
+    sync::oneshot,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,27 +29,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Server, State, Status, Upstream, UpstreamError,
     fair::{Full, Queue},
+    lifecycle::{Action, Cause, Event, Incarnation, Lifecycle, Refusal},
     open::{Unopened, open},
     process::{LAST_WORDS_MAX, Process, Stderr},
 };
 
 /// How long running calls may go on when their server is removed or changed.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// Before the second start in a row; doubled for each one after. The first one may be made at once.
-const BACKOFF: Duration = Duration::from_secs(1);
-/// Longest such time.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// A server that never came up so often is left alone.
-const QUARANTINE_AFTER: u32 = 5;
-/// For so long.
-const QUARANTINE_TIME: Duration = Duration::from_secs(300);
-/// A process that lived so long did not die of its start.
-const STABLE_TIME: Duration = Duration::from_secs(60);
-/// How long a server may take to answer whether it is alive, if its calls may take so long; and how often it is asked.
-const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
-const CHECKS_MAX: u32 = 3;
-/// Idle times are not shorter.
-const IDLE_TIME_MIN: Duration = Duration::from_millis(10);
+/// How long a server may take to answer whether it is alive, if its calls may take so long.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Why a call of a server that is not there any more fails.
 const WAS_REMOVED: &str = "it was removed";
 
@@ -70,78 +50,71 @@ pub(super) struct Slot {
     /// Whose it is, where it is not shared.
     pub(super) principal: Box<str>,
     inside: Mutex<Inside>,
-    /// Held while there is a process.
-    alive: Arc<tokio::sync::Mutex<()>>,
-    /// Rung when the last call has ended.
-    quiet: Notify,
+    /// Cancelled when nothing of the slot is needed any more.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 struct Inside {
-    phase: Phase,
-    /// Calls, with those that wait.
-    in_flight: usize,
-    last_used: Instant,
-    starts: u64,
-    /// Starts and early deaths in a row.
-    failures: u32,
-    /// Starts in a row that came to nothing.
-    unstarted: u32,
-    retry_at: Option<Instant>,
+    life: Lifecycle,
+    /// What calls wait for, from when a start is wanted until it has an outcome.
+    start: Option<Start>,
+    /// The process that runs, or ran last; the lifecycle knows whether it takes calls.
+    running: Option<Arc<Running>>,
     last_error: Option<String>,
-    /// Whether it did not start because nobody has logged in to it.
-    needs_login: bool,
     stderr: Stderr,
-    /// Resources that somebody watches: while there are any it is not idle, and each new process is told of them.
+    /// Resources that somebody watches: each new process is told of them.
     watched: BTreeSet<String>,
     /// What it spoke the last time.
     revision: Option<Revision>,
-    is_closed: bool,
 }
 
-enum Phase {
-    Stopped,
-    Starting(Shared<oneshot::Receiver<Started>>),
-    Running(Arc<Running>),
-}
+impl Inside {
+    /// The process that takes calls, if there is one. Its connection may have been lost a moment ago.
+    fn process(&self) -> Option<&Arc<Running>> {
+        self.running.as_ref().filter(|running| self.life.is_running(running.incarnation))
+    }
 
-impl Phase {
-    /// The server, if it takes calls.
+    /// The same, if its connection is there.
     fn running(&self) -> Option<&Arc<Running>> {
-        match self {
-            Phase::Running(running) if !running.connection.closed().is_cancelled() => Some(running),
-            _ => None,
-        }
+        self.process().filter(|running| !running.connection.closed().is_cancelled())
+    }
+
+    /// The outcome of the start that is under way, or comes next.
+    fn outcome(&mut self) -> Outcome {
+        let start = self.start.get_or_insert_with(|| {
+            let (sender, receiver) = oneshot::channel();
+            Start { sender, outcome: receiver.shared() }
+        });
+        start.outcome.clone()
     }
 }
 
+struct Start {
+    sender: oneshot::Sender<Started>,
+    outcome: Outcome,
+}
+
+type Outcome = Shared<oneshot::Receiver<Started>>;
+
 /// A server that runs.
 pub(super) struct Running {
+    incarnation: Incarnation,
     connection: Connection,
     pid: Option<u32>,
-    since: Instant,
-    /// Rung to end it.
-    stop: CancellationToken,
-    /// Rung when it has died, and `last_words` says how.
+    /// Cancelled when it has died, and `last_words` says how.
     died: CancellationToken,
     last_words: Mutex<Option<String>>,
-    is_checked: AtomicBool,
     /// Whether the last call was refused because nobody has logged in, or with too little.
     needs_login: AtomicBool,
 }
 
 /// Counts a call while it lives.
-struct Used<'a>(&'a Slot);
+struct Used<'a>(&'a Arc<Slot>);
 
 impl Drop for Used<'_> {
     fn drop(&mut self) {
-        let mut inside = self.0.inside();
-        inside.in_flight -= 1;
-        if inside.in_flight == 0 {
-            inside.last_used = Instant::now();
-            self.0.quiet.notify_waiters();
-        }
+        self.0.tell(Event::CallEnded);
     }
 }
 
@@ -153,19 +126,13 @@ impl Slot {
         revision: Option<Revision>,
     ) -> Arc<Slot> {
         let inside = Inside {
-            phase: Phase::Stopped,
-            in_flight: 0,
-            last_used: Instant::now(),
-            starts: 0,
-            failures: 0,
-            unstarted: 0,
-            retry_at: None,
+            life: Lifecycle::new(server.config.idle_time_max, Instant::now()),
+            start: None,
+            running: None,
             last_error: None,
-            needs_login: false,
             stderr: Stderr::default(),
             watched: BTreeSet::new(),
             revision,
-            is_closed: false,
         };
         Arc::new(Slot {
             config: server.config.clone(),
@@ -173,8 +140,6 @@ impl Slot {
             queue,
             principal: principal.into(),
             inside: Mutex::new(inside),
-            alive: Arc::default(),
-            quiet: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -184,21 +149,34 @@ impl Slot {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tell the lifecycle what happened, and do what it decides.
+    fn tell(self: &Arc<Self>, event: Event) {
+        let action = self.inside().life.on(event, Instant::now);
+        self.act(action);
+    }
+
+    /// Do what was decided, apart from what is for one call, one process or one start: who has that does it.
+    fn act(self: &Arc<Self>, action: Option<Action>) {
+        match action {
+            Some(Action::Start(incarnation)) => drop(self.tasks.spawn(Arc::clone(self).start(incarnation))),
+            Some(Action::End) => self.stop.cancel(),
+            _ => {}
+        }
+    }
+
     /// Whether nobody needs it, and it did not fail.
     pub(super) fn is_resting(&self) -> bool {
-        let inside = self.inside();
-        inside.in_flight == 0 && inside.failures == 0 && matches!(inside.phase, Phase::Stopped)
+        self.inside().life.is_resting()
+    }
+
+    /// Whether nobody needs it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.inside().life.is_unused()
     }
 
     /// What its process spoke, if there was one.
     pub(super) fn revision(&self) -> Option<Revision> {
         self.inside().revision
-    }
-
-    /// Whether nobody needs it.
-    pub(super) fn is_stopped(&self) -> bool {
-        let inside = self.inside();
-        inside.in_flight == 0 && matches!(inside.phase, Phase::Stopped)
     }
 
     pub(super) async fn call(
@@ -243,17 +221,22 @@ impl Slot {
     /// Hear of changes of a resource, until `unwatch`.
     pub(super) async fn watch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
         self.with(async |connection| connection.watch(uri).await).await?;
-        self.inside().watched.insert(uri.to_owned());
+        let mut inside = self.inside();
+        inside.watched.insert(uri.to_owned());
+        let _ = inside.life.on(Event::Watched(true), Instant::now); // nothing is to be done
         Ok(())
     }
 
     /// Hear of them no more. A server that does not run need not be told.
     pub(super) async fn unwatch(self: &Arc<Self>, uri: &str) -> Result<(), UpstreamError> {
-        let is_running = {
+        let is_told = {
             let mut inside = self.inside();
-            inside.watched.remove(uri) && matches!(inside.phase, Phase::Running(_))
+            let was_watched = inside.watched.remove(uri);
+            let is_watched = !inside.watched.is_empty();
+            let _ = inside.life.on(Event::Watched(is_watched), Instant::now); // the timer looks again
+            was_watched && inside.process().is_some()
         };
-        if is_running { self.with(async |connection| connection.unwatch(uri).await).await } else { Ok(()) }
+        if is_told { self.with(async |connection| connection.unwatch(uri).await).await } else { Ok(()) }
     }
 
     /// Tell a new process what is watched.
@@ -271,13 +254,12 @@ impl Slot {
     }
 
     /// Begin to use it; the server, if it runs.
-    fn enter(&self) -> Result<(Used<'_>, Option<Arc<Running>>), UpstreamError> {
+    fn enter(self: &Arc<Self>) -> Result<(Used<'_>, Option<Arc<Running>>), UpstreamError> {
         let mut inside = self.inside();
-        if inside.is_closed {
-            return Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
+        match inside.life.on(Event::CallBegan, Instant::now) {
+            Some(Action::Refuse(refusal)) => Err(self.refused(refusal, inside.last_error.as_deref())),
+            _ => Ok((Used(self), inside.running().cloned())),
         }
-        inside.in_flight += 1;
-        Ok((Used(self), inside.phase.running().cloned()))
     }
 
     /// What a result means for the server, and how it is told.
@@ -301,7 +283,12 @@ impl Slot {
             Err(error) => error,
         };
         match &error {
-            CallError::TimedOut(_) => self.check(running),
+            CallError::TimedOut(_) => {
+                let action = self.inside().life.on(Event::CallTimedOut(running.incarnation), Instant::now);
+                if let Some(Action::Ask(_)) = action {
+                    self.tasks.spawn(Arc::clone(self).ask(Arc::clone(running)));
+                }
+            }
             CallError::Unauthorized(Denied::NeedsLogin(reason)) => {
                 running.needs_login.store(true, Ordering::Relaxed);
                 self.inside().last_error = Some(reason.clone());
@@ -315,135 +302,138 @@ impl Slot {
         UpstreamError::Unavailable { server: self.config.name.clone(), reason, retry_after }
     }
 
+    /// Why there is no process for a call, for its caller.
+    fn refused(&self, refusal: Refusal, last_error: Option<&str>) -> UpstreamError {
+        let Refusal::NotYet { wait, left_alone_after } = refusal else {
+            return self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO);
+        };
+        let (seconds, last) = (wait.as_secs_f32().ceil(), last_error.unwrap_or_default());
+        let reason = match left_alone_after {
+            Some(times) => {
+                format!("it failed to start {times} times in a row and is left alone for another {seconds} s; {last}")
+            }
+            None => format!("it is started again in {seconds} s; {last}"),
+        };
+        self.unavailable(reason, wait)
+    }
+
     /// The server; started if need be, by whoever comes first.
     async fn running(self: &Arc<Self>) -> Started {
         loop {
-            let dead = {
+            let lost = {
                 let mut inside = self.inside();
-                if let Some(running) = inside.phase.running() {
+                if let Some(running) = inside.running() {
                     return Ok(Arc::clone(running));
                 }
-                match &inside.phase {
-                    Phase::Running(dead) => Ok(Arc::clone(dead)),
-                    Phase::Starting(starting) => Err(starting.clone()),
-                    Phase::Stopped => Err(self.begin(&mut inside)?),
+                match inside.process() {
+                    Some(lost) => Ok(Arc::clone(lost)),
+                    None => Err(self.want(&mut inside)?),
                 }
             };
-            match dead {
-                Ok(dead) => dead.died.cancelled().await,
-                Err(starting) => {
-                    let gone = || Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
-                    return starting.await.unwrap_or_else(|_| gone());
+            match lost {
+                Ok(lost) => lost.died.cancelled().await, // it is about to be said how
+                Err(outcome) => {
+                    let outcome = self.stop.run_until_cancelled(outcome).await;
+                    let removed = || Err(self.refused(Refusal::Removed, None));
+                    return outcome.and_then(Result::ok).unwrap_or_else(removed);
                 }
             }
         }
     }
 
-    /// Begin to start it, unless it is too early for that.
-    fn begin(self: &Arc<Self>, inside: &mut Inside) -> Result<Shared<oneshot::Receiver<Started>>, UpstreamError> {
-        if inside.is_closed {
-            return Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO));
-        }
-        if let Some(reason) = self.config.why_unusable() {
+    /// Have it started, if that may be; what came of it.
+    fn want(self: &Arc<Self>, inside: &mut Inside) -> Result<Outcome, UpstreamError> {
+        if inside.life.is_down()
+            && let Some(reason) = self.config.why_unusable()
+        {
             return Err(self.unavailable(reason, Duration::ZERO));
         }
-        let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-        if !wait.is_zero() {
-            let what = if inside.unstarted >= QUARANTINE_AFTER {
-                format!("it failed to start {} times in a row and is left alone", inside.unstarted)
-            } else {
-                "it is started again".to_owned()
-            };
-            let when = if inside.unstarted >= QUARANTINE_AFTER { "for another" } else { "in" };
-            let last = inside.last_error.clone().unwrap_or_default();
-            let reason = format!("{what} {when} {} s; {last}", wait.as_secs_f32().ceil());
-            return Err(self.unavailable(reason, wait));
+        let action = inside.life.on(Event::Wanted, Instant::now);
+        if let Some(Action::Refuse(refusal)) = action {
+            return Err(self.refused(refusal, inside.last_error.as_deref()));
         }
-        let (sender, started) = oneshot::channel();
-        let started = started.shared();
-        inside.phase = Phase::Starting(started.clone());
-        let slot = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let result = slot.start().await;
-            let _ = sender.send(result); // everybody may have left
-        });
-        Ok(started)
+        let outcome = inside.outcome();
+        self.act(action);
+        Ok(outcome)
     }
 
-    async fn start(self: &Arc<Self>) -> Started {
-        let alive = Arc::clone(&self.alive).lock_owned().await;
+    /// Start a process, and tell those who wait for it.
+    async fn start(self: Arc<Self>, incarnation: Incarnation) {
         let (stderr, revision) = {
             let mut inside = self.inside();
             inside.stderr = Stderr::default();
-            inside.starts += 1;
             (inside.stderr.clone(), inside.revision)
         };
         let opening = open(&self.config, &self.server, stderr.clone(), revision);
         let opened = self.stop.run_until_cancelled(opening).await.unwrap_or(Err(Unopened::Removed));
-        let mut inside = self.inside();
-        match opened {
-            Ok((connection, process)) => {
-                let running = Arc::new(Running {
-                    pid: process.as_ref().and_then(Process::server),
-                    since: Instant::now(),
-                    stop: self.stop.child_token(),
-                    died: CancellationToken::new(),
-                    last_words: Mutex::default(),
-                    is_checked: AtomicBool::new(false),
-                    needs_login: AtomicBool::new(false),
-                    connection,
-                });
-                inside.revision = Some(running.connection.info().revision);
-                inside.unstarted = 0;
-                inside.needs_login = false;
-                inside.retry_at = None;
-                inside.last_used = Instant::now();
-                inside.phase = Phase::Running(Arc::clone(&running));
-                let watched = inside.watched.clone();
-                drop(inside);
-                self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
-                if let Some(server) = self.server.upgrade() {
-                    server.lists.forget_all(); // it may be another version
-                }
-                self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr, alive));
-                Ok(running)
-            }
-            // Nothing is wrong with it: the next call looks whether somebody has logged in.
-            Err(Unopened::NeedsLogin(reason)) => {
-                inside.needs_login = true;
-                inside.last_error = Some(reason.clone());
-                inside.phase = Phase::Stopped;
-                Err(self.unavailable(reason, Duration::ZERO))
-            }
-            Err(Unopened::Removed) => {
-                inside.phase = Phase::Stopped;
-                Err(self.unavailable(WAS_REMOVED.to_owned(), Duration::ZERO))
-            }
-            Err(Unopened::Failed(error)) => {
-                let reason = format!("it failed to start: {error}");
-                inside.needs_login = false;
-                inside.revision = None; // ask it again
-                inside.unstarted += 1;
-                inside.failures += 1;
-                let wait =
-                    if inside.unstarted >= QUARANTINE_AFTER { QUARANTINE_TIME } else { backoff(inside.failures) };
-                inside.retry_at = Some(Instant::now() + wait);
-                inside.last_error = Some(reason.clone());
-                inside.phase = Phase::Stopped;
-                tracing::warn!(server = self.config.name, reason, "an MCP server is not available");
-                Err(self.unavailable(reason, wait))
-            }
+        let (start, started) = match opened {
+            Ok((connection, process)) => self.started(incarnation, connection, process, stderr),
+            Err(why) => self.unstarted(incarnation, why),
+        };
+        if let Some(start) = start {
+            let _ = start.sender.send(started); // everybody may have left
         }
     }
 
-    /// Watch over a server until it has ended.
-    async fn supervise(
-        self: Arc<Self>,
-        running: Arc<Running>,
-        mut process: Option<Process>,
+    fn started(
+        self: &Arc<Self>,
+        incarnation: Incarnation,
+        connection: Connection,
+        process: Option<Process>,
         stderr: Stderr,
-        _alive: OwnedMutexGuard<()>,
-    ) {
+    ) -> (Option<Start>, Started) {
+        let running = Arc::new(Running {
+            incarnation,
+            connection,
+            pid: process.as_ref().and_then(Process::server),
+            died: CancellationToken::new(),
+            last_words: Mutex::default(),
+            needs_login: AtomicBool::new(false),
+        });
+        let (start, action, watched) = {
+            let mut inside = self.inside();
+            let action = inside.life.on(Event::Started(incarnation), Instant::now);
+            inside.revision = Some(running.connection.info().revision);
+            inside.running = Some(Arc::clone(&running));
+            (inside.start.take(), action, inside.watched.clone())
+        };
+        let is_wanted = !matches!(action, Some(Action::Stop(_)));
+        if is_wanted {
+            self.tasks.spawn(Arc::clone(self).watch_again(Arc::clone(&running), watched));
+            if let Some(server) = self.server.upgrade() {
+                server.lists.forget_all(); // it may be another version
+            }
+        }
+        // What is not wanted any more is ended there, too.
+        self.tasks.spawn(Arc::clone(self).supervise(Arc::clone(&running), process, stderr));
+        let started = if is_wanted { Ok(running) } else { Err(self.refused(Refusal::Removed, None)) };
+        (start, started)
+    }
+
+    fn unstarted(&self, incarnation: Incarnation, why: Unopened) -> (Option<Start>, Started) {
+        let mut inside = self.inside();
+        let (cause, reason) = match why {
+            // Nothing is wrong with it: the next call looks whether somebody has logged in.
+            Unopened::NeedsLogin(reason) => (Cause::NeedsLogin, reason),
+            Unopened::Removed => (Cause::Withdrawn, WAS_REMOVED.to_owned()),
+            Unopened::Failed(error) => (Cause::Failed, format!("it failed to start: {error}")),
+        };
+        let wait = match inside.life.on(Event::Unstarted(incarnation, cause), Instant::now) {
+            Some(Action::Refuse(Refusal::NotYet { wait, .. })) => wait,
+            _ => Duration::ZERO,
+        };
+        if cause != Cause::Withdrawn {
+            inside.last_error = Some(reason.clone());
+        }
+        if cause == Cause::Failed {
+            inside.revision = None; // ask it again
+            tracing::warn!(server = self.config.name, reason, "an MCP server is not available");
+        }
+        (inside.start.take(), Err(self.unavailable(reason, wait)))
+    }
+
+    /// Watch over a process until it has exited.
+    async fn supervise(self: Arc<Self>, running: Arc<Running>, mut process: Option<Process>, stderr: Stderr) {
         let closed = running.connection.closed();
         let has_died = loop {
             let ended = async {
@@ -452,17 +442,20 @@ impl Slot {
                     None => std::future::pending().await,
                 }
             };
+            let idle_in = self.inside().life.idle_in(Instant::now());
             tokio::select! {
                 biased;
-                () = running.stop.cancelled() => break false,
+                () = self.stop.cancelled() => break false,
                 () = closed.cancelled() => break true,
                 () = ended => {
                     // It may have answered before it ended.
                     let _ = timeout(LAST_WORDS_MAX, closed.cancelled()).await;
                     break true;
                 }
-                () = sleep(self.idle_for()) => if self.retire() {
-                    break false;
+                () = sleep(idle_in) => {
+                    if let Some(Action::Stop(_)) = self.inside().life.on(Event::IdleTimer, Instant::now) {
+                        break false;
+                    }
                 }
             }
         };
@@ -470,7 +463,6 @@ impl Slot {
             let words = self.died(&running, process.as_mut(), &stderr).await;
             running.connection.close(&words).await;
         } else {
-            self.forget(&running);
             running.connection.close("it was stopped").await;
         }
         running.died.cancel();
@@ -479,6 +471,7 @@ impl Slot {
             Some(process) => drop(process.end().await),
             None => {}
         }
+        self.exited(running.incarnation);
     }
 
     /// Note that it has died, and how.
@@ -496,126 +489,80 @@ impl Slot {
         let words = format!("{how}{}", stderr.shown());
         *running.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.clone());
         let mut inside = self.inside();
-        inside.failures = if running.since.elapsed() < STABLE_TIME { inside.failures + 1 } else { 1 };
-        inside.retry_at = Some(Instant::now() + backoff(inside.failures));
+        // The next one is started when this one has exited.
+        let _ = inside.life.on(Event::Died(running.incarnation), Instant::now);
         inside.last_error = Some(words.clone());
-        inside.phase = Phase::Stopped;
         tracing::warn!(server = self.config.name, words, "an MCP server died");
         running.died.cancel();
         words
     }
 
-    /// It takes no calls any more.
-    fn forget(&self, running: &Arc<Running>) {
-        let mut inside = self.inside();
-        if matches!(&inside.phase, Phase::Running(current) if Arc::ptr_eq(current, running)) {
-            inside.phase = Phase::Stopped;
-        }
+    /// Nothing is left of a process.
+    fn exited(self: &Arc<Self>, incarnation: Incarnation) {
+        let (action, gone) = {
+            let mut inside = self.inside();
+            let action = inside.life.on(Event::Exited(incarnation), Instant::now);
+            (action, inside.running.take_if(|running| running.incarnation == incarnation))
+        };
+        drop(gone);
+        self.act(action);
     }
 
-    /// How long until it may be idle for long enough.
-    fn idle_for(&self) -> Duration {
-        let inside = self.inside();
-        let idle = self.config.idle_time_max.max(IDLE_TIME_MIN);
-        let is_needed = inside.in_flight > 0 || !inside.watched.is_empty();
-        if is_needed { idle } else { idle.saturating_sub(inside.last_used.elapsed()) }
-    }
-
-    /// Whether it is idle for long enough; then it is nobody's any more.
-    fn retire(&self) -> bool {
-        let mut inside = self.inside();
-        let is_needed = inside.in_flight > 0 || !inside.watched.is_empty();
-        let is_idle = !is_needed && inside.last_used.elapsed() >= self.config.idle_time_max;
-        if is_idle {
-            inside.phase = Phase::Stopped;
-            inside.failures = 0;
-        }
-        is_idle
-    }
-
-    /// A call was not answered in time: is the server alive? One that does not say so is ended, at once if nobody else
-    /// waits for it.
-    fn check(self: &Arc<Self>, running: &Arc<Running>) {
-        if running.is_checked.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (slot, running) = (Arc::clone(self), Arc::clone(running));
-        self.tasks.spawn(async move {
-            let connection = &running.connection;
-            let question = if connection.info().revision.is_modern() { "server/discover" } else { "ping" };
-            let time_max = slot.config.timeout.min(CHECK_TIME_MAX);
-            for _ in 0..CHECKS_MAX {
-                let options = CallOptions { timeout: time_max, deadline: time_max, ..CallOptions::default() };
-                let asked = connection.call(question, Members::default(), options);
-                let answer = tokio::select! {
-                    answer = asked => answer,
-                    () = running.stop.cancelled() => return,
-                };
-                if !matches!(answer, Err(CallError::TimedOut(_))) {
-                    running.is_checked.store(false, Ordering::Release);
-                    return; // it lives, or is gone already
+    /// Ask whether it is alive, as often as that is to be asked. One that does not say so is ended.
+    async fn ask(self: Arc<Self>, running: Arc<Running>) {
+        let connection = &running.connection;
+        let question = if connection.info().revision.is_modern() { "server/discover" } else { "ping" };
+        let time_max = self.config.timeout.min(ANSWER_TIME_MAX);
+        loop {
+            let options = CallOptions { timeout: time_max, deadline: time_max, ..CallOptions::default() };
+            let asking = connection.call(question, Members::default(), options);
+            let Some(answer) = self.stop.run_until_cancelled(asking).await else { return };
+            let event = match answer {
+                Err(CallError::TimedOut(_)) => Event::Unanswered(running.incarnation),
+                _ => Event::Answered(running.incarnation), // or it is gone, which is noticed elsewhere
+            };
+            let action = self.inside().life.on(event, Instant::now);
+            match action {
+                Some(Action::Ask(_)) => {}
+                Some(Action::HangUp(_)) => {
+                    return connection.close("it hangs: it does not even answer whether it is alive").await;
                 }
-                if slot.inside().in_flight == 0 {
-                    break;
-                }
+                _ => return,
             }
-            connection.close("it hangs: it does not even answer whether it is alive").await;
-        });
+        }
     }
 
     /// End it when its calls have ended, but no later than after `drain`.
-    pub(super) async fn close(&self, drain: Duration) {
-        self.inside().is_closed = true;
-        let quiet = async {
-            loop {
-                let quiet = self.quiet.notified();
-                tokio::pin!(quiet);
-                quiet.as_mut().enable();
-                if self.inside().in_flight == 0 {
-                    return;
-                }
-                quiet.await;
-            }
-        };
-        let _ = timeout(drain, quiet).await;
-        self.stop.cancel();
+    pub(super) async fn close(self: &Arc<Self>, drain: Duration) {
+        self.tell(Event::Close);
+        if timeout(drain, self.stop.cancelled()).await.is_err() {
+            self.tell(Event::DrainOver);
+        }
         self.tasks.close();
         self.tasks.wait().await;
-        self.inside().phase = Phase::Stopped;
     }
 
     /// Add what there is to say.
     pub(super) fn add_to(&self, status: &mut Status) {
         let inside = self.inside();
-        let waiting = self.queue.waiting();
-        let wait = inside.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-        status.state = match (&inside.phase, &status.state) {
-            (Phase::Running(running), _) if running.needs_login.load(Ordering::Relaxed) => State::NeedsLogin,
-            (Phase::Running(_), _) | (_, State::Running) => State::Running,
-            (Phase::Starting(_), _) | (_, State::Starting) => State::Starting,
-            (Phase::Stopped, _) if inside.needs_login => State::NeedsLogin,
-            (Phase::Stopped, _) if wait.is_zero() => State::Stopped,
-            (Phase::Stopped, _) if inside.unstarted >= QUARANTINE_AFTER => State::Quarantined(wait),
-            (Phase::Stopped, _) => State::Waiting(wait),
+        let (running, waiting) = (inside.process(), self.queue.waiting());
+        let needs_login = running.is_some_and(|running| running.needs_login.load(Ordering::Relaxed));
+        status.state = match (inside.life.state(Instant::now()), &status.state) {
+            (State::Running, _) if needs_login => State::NeedsLogin,
+            (State::Running, _) | (_, State::Running) => State::Running,
+            (State::Starting, _) | (_, State::Starting) => State::Starting,
+            (state, _) => state,
         };
-        if let Phase::Running(running) = &inside.phase {
+        if let Some(running) = running {
             status.pids.extend(running.pid);
             status.info.get_or_insert_with(|| running.connection.info().clone());
         }
-        status.in_flight += inside.in_flight.saturating_sub(waiting);
+        status.in_flight += inside.life.calls().saturating_sub(waiting);
         status.waiting += waiting;
-        status.starts += inside.starts;
+        status.starts += inside.life.starts();
         if inside.last_error.is_some() {
             status.last_error.clone_from(&inside.last_error);
         }
         status.stderr.extend(inside.stderr.lines());
-    }
-}
-
-/// How long to wait after so many failures in a row.
-fn backoff(failures: u32) -> Duration {
-    match failures.checked_sub(2) {
-        Some(doubled) => BACKOFF.saturating_mul(1 << doubled.min(10)).min(BACKOFF_MAX),
-        None => Duration::ZERO,
     }
 }
