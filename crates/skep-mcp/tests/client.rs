@@ -66,7 +66,7 @@ async fn play(mut script: Script, stream: DuplexStream) {
     while let Ok(Some(line)) = lines.next_line().await {
         let Some(replies) = script(serde_json::from_str(&line).unwrap()) else { return };
         for reply in replies {
-            // A text is sent as it is: rubbish.
+            // A text is sent as it is: malformed.
             let text = reply.as_str().map_or_else(|| reply.to_string(), str::to_owned);
             if output.write_all(format!("{text}\n").as_bytes()).await.is_err() {
                 return;

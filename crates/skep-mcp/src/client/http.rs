@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::sse::link as sse_link;
 use self::{direct::Direct, events::Parser};
 use super::{
-    CallError, Handler, Rubbish, Setup,
+    CallError, Handler, MalformedOutput, Setup,
     asking::Asking,
     auth::{Access, Authorization, Challenge},
     flight::{Flight, Flights, Question},
@@ -107,7 +107,7 @@ pub(super) struct Http {
     /// Held while a session is opened again.
     reopening: tokio::sync::Mutex<()>,
     closed: Arc<Cancel>,
-    rubbish: Rubbish,
+    malformed: MalformedOutput,
     tasks: TaskTracker,
 }
 
@@ -279,7 +279,7 @@ impl Http {
             flights: Flights::default(),
             reopening: tokio::sync::Mutex::default(),
             closed: Arc::default(),
-            rubbish: Rubbish::new(),
+            malformed: MalformedOutput::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -622,7 +622,7 @@ impl Http {
             }
             Ok(Message::Notification(notification)) => self.notified(notification, asked),
             Ok(Message::Request(request)) => self.asked(request, asked),
-            Err(Malformed { error, .. }) => self.rubbish.log(text, &error.message),
+            Err(Malformed { error, .. }) => self.malformed.log(text, &error.message),
         };
         match parse(text) {
             Ok(Incoming::Single(message)) => take(Ok(message)),

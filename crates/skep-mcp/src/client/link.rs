@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    CallError, Handler, Limits, Rubbish,
+    CallError, Handler, Limits, MalformedOutput,
     asking::Asking,
     flight::{Askers, Flight, Question},
     flow::Flow,
@@ -75,7 +75,7 @@ pub(super) struct Link {
     calls: Semaphore,
     asked_max: usize,
     closed: Arc<Cancel>,
-    rubbish: Rubbish,
+    malformed: MalformedOutput,
     /// Readers, writers, and answers to the server.
     pub(super) tasks: TaskTracker,
 }
@@ -122,7 +122,7 @@ impl Link {
             calls: Semaphore::new(limits.calls_at_once_max),
             asked_max: limits.asked_at_once_max,
             closed: Arc::default(),
-            rubbish: Rubbish::new(),
+            malformed: MalformedOutput::new(),
             tasks: TaskTracker::new(),
         };
         (Arc::new(link), queue)
@@ -218,7 +218,7 @@ impl Link {
             }
             Skipped::NoMemory(none) => ("there is no memory for the message", CallError::NoRoom(none)),
         };
-        self.rubbish.log(b"", why);
+        self.malformed.log(b"", why);
         let answered = {
             let state = self.state();
             let mut named = ids(ends).filter(|id| state.pending.contains_key(id));
@@ -233,7 +233,7 @@ impl Link {
 
     /// What is no message harms nobody, but for the call that it names.
     fn skip(&self, text: &[u8], malformed: Malformed) {
-        self.rubbish.log(text, &malformed.error.message);
+        self.malformed.log(text, &malformed.error.message);
         if let Some(Id::Number(id)) = malformed.id {
             self.fail(id, CallError::Protocol(malformed.error.message));
         }
@@ -271,7 +271,7 @@ impl Link {
             (None, Err(error)) if id.is_none() => {
                 tracing::warn!(code = error.code, message = error.message, "the server refused a message");
             }
-            (None, Ok(_)) if id.is_none() => self.rubbish.log(b"", "an answer without an id"),
+            (None, Ok(_)) if id.is_none() => self.malformed.log(b"", "an answer without an id"),
             // Whatever else it says may be meant for somebody else as well.
             (None, _) => {
                 tracing::warn!(?id, "the server answered a request that was not made, or one twice; it is given up");

@@ -517,19 +517,19 @@ impl Inner {
 }
 
 /// Logs what a server sent that is no message; of many the first few.
-struct Rubbish {
+struct MalformedOutput {
     seen: std::sync::atomic::AtomicU32,
     is_over: AtomicBool,
 }
 
-impl Rubbish {
+impl MalformedOutput {
     /// Lines that are logged for one connection.
     const LOGGED_MAX: u32 = 10;
     /// Bytes of them that are logged.
     const BYTES_MAX: usize = 200;
 
-    fn new() -> Rubbish {
-        Rubbish { seen: 0.into(), is_over: false.into() }
+    fn new() -> MalformedOutput {
+        MalformedOutput { seen: 0.into(), is_over: false.into() }
     }
 
     fn log(&self, text: &[u8], why: &str) {

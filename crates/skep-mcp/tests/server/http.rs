@@ -316,7 +316,7 @@ async fn the_oldest_transport_names_an_address_and_answers_on_its_stream() {
     assert_eq!(answer["result"]["protocolVersion"], "2024-11-05");
     assert_eq!(send(&router, "POST", &address, &[], call(2, "test_simple_text", json!({}))).await.status, 202);
     assert!(stream.event().await.unwrap().1.contains("simple text response"));
-    assert_eq!(send(&router, "POST", &address, &[], "rubbish").await.status, 400);
+    assert_eq!(send(&router, "POST", &address, &[], "malformed").await.status, 400);
     assert_eq!(send_as("other", &router, "POST", &address, &[], request(3, "ping", json!({}))).await.status, 404);
     drop(stream);
     assert_eq!(send(&router, "POST", &address, &[], request(4, "ping", json!({}))).await.status, 404);
