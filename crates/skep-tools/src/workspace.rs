@@ -68,7 +68,7 @@ pub struct Context {
     pub workspace: Dir,
     /// Where files are written.
     pub outputs: Outputs,
-    /// Rung when the caller withdraws.
+    /// Cancelled when the caller withdraws.
     pub cancel: CancellationToken,
     /// Time that the call was given in all.
     pub allowed: Duration,

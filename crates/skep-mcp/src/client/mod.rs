@@ -341,7 +341,7 @@ impl Connection {
         }
     }
 
-    /// Rung when the connection is gone.
+    /// Cancelled when the connection is gone.
     pub fn closed(&self) -> &Arc<Cancel> {
         self.inner.closed()
     }

@@ -314,7 +314,7 @@ struct Inner {
     durable: Option<Arc<tasks::Tasks>>,
     /// Requests of sessions, which go on when their HTTP request has gone away.
     tasks: TaskTracker,
-    /// Rung when the server stops.
+    /// Cancelled when the server stops.
     stop: CancellationToken,
     timers: Timers,
 }

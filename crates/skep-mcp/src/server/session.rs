@@ -73,7 +73,7 @@ pub(super) struct Session {
     used: Mutex<Instant>,
     /// Its requests.
     tasks: TaskTracker,
-    /// Rung when nothing more is read, and so nobody listens.
+    /// Cancelled when nothing more is read, and so nobody listens.
     unheard: CancellationToken,
     /// What its caller says about itself with requests of 2026-07-28.
     known: Mutex<Known>,
@@ -165,7 +165,7 @@ impl Session {
         self.negotiated.get().map(|caller| caller.revision)
     }
 
-    /// Rung when the session ends.
+    /// Cancelled when the session ends.
     pub(super) fn closed(&self) -> &CancellationToken {
         &self.closed
     }

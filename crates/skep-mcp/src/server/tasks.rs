@@ -225,7 +225,7 @@ pub(super) struct Tasks {
     changes: broadcast::Sender<Arc<str>>,
     again: Arc<Semaphore>,
     runs: TaskTracker,
-    /// Rung when what runs is to be let go.
+    /// Cancelled when what runs is to be let go.
     aside: CancellationToken,
 }
 

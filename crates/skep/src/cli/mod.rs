@@ -301,20 +301,20 @@ fn no_such_task<'a>(run: &RunId, name: &str, known: impl Iterator<Item = &'a Str
     anyhow::anyhow!("run {} has no task {:?}; {help}", run.0, shorten(name, NAME_CHARS_SHOWN))
 }
 
-/// A token that is rung by Ctrl-C or by a request to terminate. A second one ends the process at once.
+/// A token that is cancelled by Ctrl-C or by a request to terminate. A second one ends the process at once.
 fn stop_on_signal(tasks: &mut tokio::task::JoinSet<()>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let rung = stop.clone();
+    let stopping = stop.clone();
     tasks.spawn(async move {
         loop {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            if rung.is_cancelled() {
+            if stopping.is_cancelled() {
                 std::process::exit(i32::from(INTERRUPTED)); // whatever runs in a sandbox dies with this process
             }
             say!("stopping; once more to stop at once");
-            rung.cancel();
+            stopping.cancel();
         }
     });
     Ok(stop)

@@ -1,7 +1,7 @@
 //! How many calls run at once, how many wait for their turn, and what happens to them when the hub stops.
 //!
 //! One [`Admission`] stands behind all doors of a hub. A call runs in a task of its own, so that it ends in order even
-//! if the one who asked has gone away: its [`CancellationToken`] is rung, and the tool stops what it started.
+//! if the one who asked has gone away: its [`CancellationToken`] is cancelled, and the tool stops what it started.
 
 use std::{
     future::Future,
@@ -97,7 +97,7 @@ pub struct Load {
 
 /// The right of a call to go on to an MCP server, while it lives.
 pub struct Pass<'a> {
-    /// Rung when the hub stops for good.
+    /// Cancelled when the hub stops for good.
     pub cancel: &'a CancellationToken,
     _counted: TaskTrackerToken,
     _own: Option<OwnedSemaphorePermit>,
@@ -215,7 +215,7 @@ impl Admission {
         }
     }
 
-    /// Wait for a turn and run `call`, for this principal. Its token is rung when the returned future is dropped or the hub
+    /// Wait for a turn and run `call`, for this principal. Its token is cancelled when the returned future is dropped or the hub
     /// stops for good; its turn ends with it.
     pub async fn run<F>(
         &self,

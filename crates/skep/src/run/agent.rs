@@ -53,7 +53,7 @@ pub(super) struct Agent {
     pub(super) seat: Seat,
     pub(super) workspace: Dir,
     pub(super) outputs: Dir,
-    /// Rung when the run is over or is to stop.
+    /// Cancelled when the run is over or is to stop.
     pub(super) stop: CancellationToken,
 }
 

@@ -140,7 +140,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Work on a run until every task is over or `stop` is rung.
+    /// Work on a run until every task is over or `stop` is cancelled.
     pub async fn work(
         &self,
         id: &RunId,

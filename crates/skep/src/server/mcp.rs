@@ -177,7 +177,7 @@ impl Mcp {
     }
 }
 
-/// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is rung.
+/// Serve the tools to one client, on standard input and output for instance, until its input ends or `stop` is cancelled.
 pub async fn serve_lines(
     options: Options,
     parts: Parts,

@@ -42,7 +42,7 @@ impl Metrics {
         handle.clone().map(|handle| Metrics { handle })
     }
 
-    /// Put what was recorded into its buckets now and then, until `stop` is rung.
+    /// Put what was recorded into its buckets now and then, until `stop` is cancelled.
     pub(super) async fn keep_up(self, stop: CancellationToken) {
         let mut every = tokio::time::interval(UPKEEP_EVERY);
         while stop.run_until_cancelled(every.tick()).await.is_some() {

@@ -331,7 +331,7 @@ pub enum NotTaken {
     NeedsRestart(#[from] NeedsRestart),
 }
 
-/// Open the doors and serve until `shutdown` is rung.
+/// Open the doors and serve until `shutdown` is cancelled.
 pub async fn serve(options: Options, parts: Parts, shutdown: CancellationToken) -> Result<Stopped, OpenError> {
     Ok(Doors::open(options, parts).await?.serve(shutdown).await)
 }
@@ -409,7 +409,7 @@ impl Doors {
         Controls { hub: Arc::clone(&self.hub), tls: self.options.tls.clone() }
     }
 
-    /// Answer requests until `shutdown` is rung, then stop as the module's documentation says.
+    /// Answer requests until `shutdown` is cancelled, then stop as the module's documentation says.
     pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
         let Doors { listeners, tcp_listeners, unix, hub, options, .. } = self;
         let (upkeep, close, tasks) = (CancellationToken::new(), Arc::new(Cancel::default()), TaskTracker::new());
@@ -558,7 +558,7 @@ impl Stream for UnixStream {
     }
 }
 
-/// Take connections until `stop` is rung.
+/// Take connections until `stop` is cancelled.
 async fn accept<L: Listen, F>(
     listener: L,
     admit: impl Fn(L::Stream) -> Option<F>,

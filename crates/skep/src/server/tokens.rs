@@ -75,7 +75,7 @@ pub(super) struct Known {
     pub(super) principal: Arc<str>,
     /// Whether it is the hub's own.
     pub(super) is_operator: bool,
-    /// Rung when it opens no more.
+    /// Cancelled when it opens no more.
     pub(super) revoked: CancellationToken,
     /// Requests and connections that brought it.
     seen: Counter,

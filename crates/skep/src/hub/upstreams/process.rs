@@ -118,7 +118,7 @@ pub(super) struct Process {
     mark: String,
     /// The reader of its standard error.
     reading: JoinSet<()>,
-    /// Rung when that is flooded.
+    /// Cancelled when that is flooded.
     flooded: CancellationToken,
     is_ended: bool,
 }

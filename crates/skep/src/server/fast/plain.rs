@@ -70,7 +70,7 @@ pub(crate) struct Plain<'a, S> {
     /// Whose connections are taken here; this one is.
     admits: Admits,
     limits: Limits,
-    /// Rung when the hub wants to be rid of the connection.
+    /// Cancelled when the hub wants to be rid of the connection.
     close: &'a Cancel,
     stream: Half<S>,
     /// What has come in and was not taken yet. A connection that idles has no memory for it.
