@@ -152,7 +152,7 @@ fn hear(calls: &OwnedFd) -> Option<Heard> {
     Some(Heard { report: fds.next()?, memory_max: call.memory, job: fds.next(), stdin: fds.next() })
 }
 
-/// Becomes the sandbox's user and lets go of everything of the zygote's but what the purpose needs.
+/// Becomes the sandbox's user and gives up everything of the zygote's but what the purpose needs.
 fn place(template: &Template, purpose: &Purpose<'_>, user: u32) -> Result<(), Fault> {
     match &template.bare {
         None => {

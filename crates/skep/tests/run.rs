@@ -150,7 +150,7 @@ tasks:
 }
 
 /// Let the waiting task go on.
-fn let_go(user: &User) {
+fn release(user: &User) {
     let mut fifo = File::options().write(true).open(user.workspace().join("fifo")).unwrap();
     fifo.write_all(b"go\n").unwrap();
 }
@@ -166,7 +166,7 @@ fn a_killed_run_is_continued_without_repeating_finished_tasks() {
     assert!(user.skep(&["runs"]).ok().stdout().contains("interrupted"));
 
     let resumed = user.start(&["resume", "--json"]);
-    let_go(&user);
+    release(&user);
     let (code, stderr) = resumed.end();
     assert_eq!(code, Some(0), "{stderr}");
     let tasks = user.skep(&["show", "--json"]).ok().json()["tasks"].clone();
@@ -186,7 +186,7 @@ fn ctrl_c_stops_in_good_order_and_the_run_can_go_on() {
     assert_eq!(code, Some(130), "{stderr}");
     assert!(stderr.contains("skep resume"), "{stderr}");
     let resumed = user.start(&["resume", "--json"]);
-    let_go(&user);
+    release(&user);
     assert_eq!(resumed.end().0, Some(0));
 }
 
@@ -199,7 +199,7 @@ fn a_run_is_worked_on_by_one_process_at_a_time() {
     let second = user.skep(&["resume"]);
     assert_ne!(second.code(), 0);
     assert!(second.stderr().contains(&format!("process {}", run.child.id())), "{}", second.stderr());
-    let_go(&user);
+    release(&user);
     assert_eq!(run.end().0, Some(0));
     let over = user.skep(&["resume"]);
     assert!(over.stderr().contains("is over (completed)"), "{}", over.stderr());
@@ -225,7 +225,7 @@ fn the_log_of_a_run_can_be_followed_from_another_process() {
     run.until("task.started", Some("wait"));
     let mut log = user.start(&["logs", "--follow", "--json"]);
     log.until("task.started", Some("wait"));
-    let_go(&user);
+    release(&user);
     let events = log.until("run.ended", None);
     assert!(events.iter().any(|event| event["kind"] == "task.completed" && event["task"] == "last"));
     assert_eq!(log.end().0, Some(0));
@@ -245,7 +245,7 @@ fn the_log_of_a_run_that_goes_on_is_followed_to_its_end() {
     let mut log = user.start(&["logs", "--follow", "--json"]);
     log.until("run.interrupted", None);
     log.until("task.started", Some("wait"));
-    let_go(&user);
+    release(&user);
     log.until("run.ended", None);
     assert_eq!(log.end().0, Some(0));
     assert_eq!(resumed.end().0, Some(0));

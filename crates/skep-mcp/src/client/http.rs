@@ -248,10 +248,10 @@ impl Response {
     }
 
     /// Nothing more of it is wanted.
-    fn let_go(self) {
+    fn release(self) {
         match self {
             Response::Client(_) => {} // closes what it cannot use again
-            Response::Direct(response) => response.let_go(),
+            Response::Direct(response) => response.release(),
         }
     }
 }
@@ -600,7 +600,7 @@ impl Http {
                     Some(Err(error @ CallError::Protocol(_))) => return Ok(Some(Err(error))), // and closes the connection
                     outcome => {
                         asked.iter().for_each(|asked| asked.flight.keep(held.take()));
-                        response.let_go();
+                        response.release();
                         return Ok(outcome);
                     }
                 }

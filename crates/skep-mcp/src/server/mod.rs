@@ -359,7 +359,7 @@ impl Server {
         Server { inner: Arc::new(inner) }
     }
 
-    /// Let go of the tasks that run: their calls are given up here, and whoever comes next takes them over. To be called
+    /// Release the tasks that run: their calls are given up here, and whoever comes next takes them over. To be called
     /// before their calls are cancelled one by one, which would look like their end.
     pub async fn put_tasks_aside(&self) {
         if let Some(tasks) = &self.inner.durable {

@@ -73,7 +73,7 @@ impl Text {
     }
 
     /// The same, and nothing is counted for it any more.
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         self.held = None;
     }
 
@@ -448,7 +448,7 @@ impl EventStream {
             return Err(text);
         }
         if !state.is_attached {
-            text.let_go();
+            text.release();
         }
         let number = state.next;
         state.next += 1;
@@ -617,7 +617,7 @@ impl Reader {
         let next = state.events.iter_mut().find(|event| event.number > self.after);
         let next = next.map(|kept| {
             let event = kept.clone();
-            kept.text.let_go(); // it counts as long as it is sent
+            kept.text.release(); // it counts as long as it is sent
             event
         });
         if let Some(event) = next {
@@ -641,7 +641,7 @@ impl Drop for Reader {
         let mut state = self.stream.state();
         if state.reader == self.number {
             state.is_attached = false;
-            state.events.iter_mut().for_each(|event| event.text.let_go());
+            state.events.iter_mut().for_each(|event| event.text.release());
         }
         drop(state);
         self.stream.changed.notify_waiters();

@@ -74,7 +74,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Hold these for another [`HOLD`]. Gives those that are still this server's, with their attempts. What is over, was
     /// deleted, or belongs to another is left out.
     fn hold(&self, ids: Vec<String>) -> BoxFuture<Result<Vec<(String, u32)>, ErrorObject>>;
-    /// Let go of a task, so that it can be taken over at once.
+    /// Release a task, so that it can be taken over at once.
     fn release(&self, id: &str) -> BoxFuture<Result<(), ErrorObject>>;
     /// Delete what has expired, and take over some of what nobody holds: it is this server's, working, under the next
     /// attempt.
@@ -225,7 +225,7 @@ pub(super) struct Tasks {
     changes: broadcast::Sender<Arc<str>>,
     again: Arc<Semaphore>,
     runs: TaskTracker,
-    /// Cancelled when what runs is to be let go.
+    /// Cancelled when what runs is to be released.
     aside: CancellationToken,
 }
 
@@ -278,7 +278,7 @@ impl Tasks {
         }
     }
 
-    /// Let go of all that runs, so that another server, or the next start, takes it over at once.
+    /// Release all that runs, so that another server, or the next start, takes it over at once.
     pub(super) async fn put_aside(&self) {
         self.aside.cancel();
         self.runs.close();
@@ -458,7 +458,7 @@ impl Tasks {
             let turn = Arc::clone(&tasks.again);
             let turn = tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tasks.aside.cancelled() => return driver.let_go().await,
+                () = tasks.aside.cancelled() => return driver.release().await,
                 turn = turn.acquire() => turn,
             };
             let exchange = Exchange::begin(&server.service, origin.call(), terms, server.limits.rounds_max);
@@ -547,7 +547,7 @@ impl Driver {
             }
         }
         drop(exchange); // the call ends before another attempt may begin
-        self.let_go().await;
+        self.release().await;
     }
 
     fn ask(&mut self, mut asked: Asked) {
@@ -583,9 +583,9 @@ impl Driver {
     }
 
     /// Let another attempt have it.
-    async fn let_go(self) {
+    async fn release(self) {
         if let Err(error) = self.tasks.store.release(&self.id).await {
-            tracing::warn!(task = self.id, error = error.message, "a task is let go of only when its hold runs out");
+            tracing::warn!(task = self.id, error = error.message, "a task is released only when its hold runs out");
         }
     }
 }

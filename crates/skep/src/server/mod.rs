@@ -11,7 +11,7 @@
 //! there is a Unix socket for that user (`unix`).
 //!
 //! **Stopping.** No new connections and no new calls (503, so that callers go elsewhere); what runs may end within the
-//! drain time; then MCP tasks are let go of, for the next start or another hub, and the rest is cancelled, which kills
+//! drain time; then MCP tasks are released, for the next start or another hub, and the rest is cancelled, which kills
 //! its sandboxes; then the connections are closed.
 
 mod behind;

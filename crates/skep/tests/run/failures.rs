@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{User, let_go, waiting};
+use super::{User, release, waiting};
 
 const FAILING: &str = r#"
 name: failing
@@ -104,7 +104,7 @@ fn a_killed_run_is_shown_as_interrupted_wherever_it_is_shown() {
     user.skep(&["logs", "--follow"]).ok();
 
     let resumed = user.start(&["resume", "--json"]);
-    let_go(&user);
+    release(&user);
     assert_eq!(resumed.end().0, Some(0));
     assert_eq!(user.skep(&["show", "--json"]).ok().json()["status"], "completed");
 }

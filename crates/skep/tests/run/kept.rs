@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{User, let_go, waiting};
+use super::{User, release, waiting};
 
 const QUICK: &str = "name: quick\ntasks:\n  a: { tool: bash, args: { command: 'echo hi; echo kept > /outputs/f' } }\n";
 /// Fails until the workspace has a file `mended`.
@@ -118,7 +118,7 @@ fn a_cancelled_run_can_be_taken_up_again() {
     let over = user.skep(&["resume"]);
     assert!(over.stderr().contains("is over (cancelled)"), "{}", over.stderr());
     let retried = user.start(&["retry", "newest", "--json"]);
-    let_go(&user);
+    release(&user);
     assert_eq!(retried.end().0, Some(0));
     assert_eq!(attempts(&user), [("completed".into(), 1), ("completed".into(), 2), ("completed".into(), 1)]);
     let done = user.skep(&["cancel", "newest"]);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{User, let_go, waiting};
+use super::{User, release, waiting};
 
 /// The lines of one task among the events.
 fn lines(events: &[Value], task: &str) -> Vec<String> {
@@ -23,7 +23,7 @@ fn a_line_is_shown_while_its_command_still_runs() {
     let place = |kind: &str, task: &str| events.iter().position(|event| event["kind"] == kind && event["task"] == task);
     assert!(place("task.started", "first") < place("task.output", "first"));
     assert!(place("task.output", "first") < place("task.completed", "first"));
-    let_go(&user);
+    release(&user);
     assert_eq!(run.end().0, Some(0));
 }
 

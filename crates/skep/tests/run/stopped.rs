@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::{User, let_go, support::Served, waiting};
+use super::{User, release, support::Served, waiting};
 
 #[test]
 fn a_run_goes_on_after_its_process_stood_still_for_so_long_that_its_task_was_taken_back() {
@@ -22,11 +22,11 @@ fn a_run_goes_on_after_its_process_stood_still_for_so_long_that_its_task_was_tak
     let mut log = user.start(&["logs", "newest", "--follow", "--json"]);
     log.until("task.lost", Some("wait"));
 
-    let_go(&user); // its command ends meanwhile
+    release(&user); // its command ends meanwhile
     run.signal("CONT");
     run.until("task.answer_refused", Some("wait"));
     run.until("task.started", Some("wait"));
-    let_go(&user);
+    release(&user);
     let (code, stderr) = run.end();
     assert_eq!(code, Some(0), "{stderr}");
 

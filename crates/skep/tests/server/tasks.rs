@@ -64,7 +64,7 @@ async fn a_hub_that_stops_leaves_its_tasks_to_whoever_comes_next() {
 
     let mut next = Hub::start_stored(Options::default(), Vec::new(), Some((app.clone(), permit.clone()))).await;
     for _ in 0..TASKS {
-        next.told("running").await; // at once: they were let go of
+        next.told("running").await; // at once: they were released
     }
     next.release.add_permits(TASKS);
     eventually(async || {

@@ -402,7 +402,7 @@ impl Response {
 
     /// Nothing more of it is wanted. Many servers end a stream right behind the answer: a connection on which that comes soon is
     /// used again, any other is closed.
-    pub(super) fn let_go(mut self) {
+    pub(super) fn release(mut self) {
         let has_ended = self.rest().now_or_never().is_some();
         if !has_ended && !self.head.is_last && self.home.ending.len() < IDLE_MAX {
             let ending = self.home.ending.clone();

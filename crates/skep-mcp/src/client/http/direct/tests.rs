@@ -467,7 +467,7 @@ async fn a_connection_whose_answer_ends_soon_though_nobody_waits_for_it_is_used_
         let (response, ()) = tokio::join!(server.send(&QUESTION), answer(stream, &text));
         let mut response = response.unwrap();
         assert_eq!(response.chunk().await.unwrap().unwrap(), "hello");
-        response.let_go();
+        response.release();
     };
     let (asked, mut stream) = tokio::join!(server.ask(), async {
         let mut stream = server.accept().await;

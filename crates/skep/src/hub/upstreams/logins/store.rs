@@ -45,7 +45,7 @@ pub enum StoreError {
     /// It is not what it should be. What is wrong is not said: it holds tokens.
     #[error("{} is damaged; remove it, and log in again", .0.display())]
     Damaged(PathBuf),
-    /// Another process does not let go of it.
+    /// Another process holds it.
     #[error("{} is held by another process", .0.display())]
     Held(PathBuf),
 }
