@@ -1,4 +1,4 @@
-//! What the HTTP door adds to a sandbox, and how many requests it takes.
+//! What the HTTP listener adds to a sandbox, and how many requests it takes.
 //!
 //! `cargo xtask bench door`, or `bench-door [PATH OF skep]`. A real `skep serve` is started on a free port. Each request
 //! of `bash true` stands beside the same command in a bare sandbox of this process, one after the other in turn, so that

@@ -1,4 +1,4 @@
-//! Code that is generated, checked and run in a real sandbox, through the catalogue as a door calls it.
+//! Code that is generated, checked and run in a real sandbox, through the catalogue as a listener calls it.
 //!
 //! Needs python3, node and bash below /usr, as the continuous integration has them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]

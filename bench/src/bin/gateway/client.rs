@@ -38,7 +38,7 @@ impl Tool {
     }
 }
 
-/// How a door is called.
+/// How a endpoint is called.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Way {
     /// Streamable HTTP of the older revisions: a session for each client.
@@ -51,7 +51,7 @@ pub(crate) enum Way {
 
 /// Where calls go.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct Endpoint {
     /// Address and port.
     pub(crate) address: String,
     pub(crate) path: &'static str,
@@ -60,20 +60,21 @@ pub(crate) struct Door {
     pub(crate) way: Way,
 }
 
-/// One client of a door.
+/// One client of a endpoint.
 pub(crate) struct Client {
     stream: TcpStream,
-    door: Door,
+    endpoint: Endpoint,
     session: Option<String>,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    pub(crate) async fn connect(door: &Door) -> io::Result<Client> {
-        let stream = TcpStream::connect(&door.address).await?;
+    pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<Client> {
+        let stream = TcpStream::connect(&endpoint.address).await?;
         stream.set_nodelay(true)?;
-        let mut client = Client { stream, door: door.clone(), session: None, buffer: Vec::with_capacity(1 << 16) };
-        if door.way == Way::Session {
+        let mut client =
+            Client { stream, endpoint: endpoint.clone(), session: None, buffer: Vec::with_capacity(1 << 16) };
+        if endpoint.way == Way::Session {
             let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
                 "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "bench", "version": "1" },
             } });
@@ -90,16 +91,16 @@ impl Client {
 
     /// Call a tool, and tell how long it took.
     pub(crate) async fn call(&mut self, tool: Tool) -> io::Result<Duration> {
-        let name = format!("{}{}", self.door.prefix, tool.name());
+        let name = format!("{}{}", self.endpoint.prefix, tool.name());
         let mut params = json!({ "name": name, "arguments": {} });
-        if self.door.way == Way::Stateless {
+        if self.endpoint.way == Way::Stateless {
             params["_meta"] = json!({
                 "io.modelcontextprotocol/protocolVersion": "2026-07-28",
                 "io.modelcontextprotocol/clientInfo": { "name": "bench", "version": "1" },
                 "io.modelcontextprotocol/clientCapabilities": {},
             });
         }
-        let body = match self.door.way {
+        let body = match self.endpoint.way {
             Way::McpHub => json!({ "server_name": "upstream", "tool": tool.name(), "arguments": {} }),
             Way::Session | Way::Stateless => {
                 json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params })
@@ -114,12 +115,12 @@ impl Client {
             Ok(took)
         } else {
             let answer = String::from_utf8_lossy(&answer[..whole.min(2000)]).into_owned();
-            Err(io::Error::other(format!("{} answered: {answer}", self.door.address)))
+            Err(io::Error::other(format!("{} answered: {answer}", self.endpoint.address)))
         }
     }
 
     fn request(&self, method: &str, name: &str, body: &Value) -> Vec<u8> {
-        let Door { address, path, way, .. } = &self.door;
+        let Endpoint { address, path, way, .. } = &self.endpoint;
         let body = body.to_string();
         let mut request = format!(
             "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\

@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a measurement's output")]
 
 mod client;
-mod doors;
+mod endpoints;
 mod upstream;
 
 use std::{
@@ -19,8 +19,8 @@ use skep_bench as _; // its allocator
 use tokio::task::JoinSet;
 
 use self::{
-    client::{Client, Door, Pipe, Tool, Way},
-    doors::{HTTP_PEERS, Peer, Running, STDIO_PEERS, Upstream},
+    client::{Client, Endpoint, Pipe, Tool, Way},
+    endpoints::{HTTP_PEERS, Peer, Running, STDIO_PEERS, Upstream},
 };
 
 /// Pairs of a call by a gateway and one without, one by one.
@@ -61,37 +61,43 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
 
 async fn measure(peers: PathBuf) -> io::Result<()> {
     let peers = peers.canonicalize().unwrap_or(peers);
-    let upstream = doors::http_upstream().await?;
-    let direct = &upstream.door;
+    let upstream = endpoints::http_upstream().await?;
+    let direct = &upstream.endpoint;
     println!("an HTTP server, one call at a time        added p50    added p99    (direct p50, p99)");
-    let hub = doors::skep(Upstream::Http(&direct.address), 1).await?;
-    let stateless = |door: &Door| Door { way: Way::Stateless, ..door.clone() };
-    one_by_one("Skep, 2026-07-28", &stateless(direct), &stateless(&hub.door), Tool::Small, PAIRS).await?;
-    one_by_one("Skep, 2025-06-18", direct, &hub.door, Tool::Small, PAIRS).await?;
-    one_by_one("Skep, 2026-07-28, results of 1 MB", &stateless(direct), &stateless(&hub.door), Tool::Large, PAIRS_FEW)
-        .await?;
+    let hub = endpoints::skep(Upstream::Http(&direct.address), 1).await?;
+    let stateless = |endpoint: &Endpoint| Endpoint { way: Way::Stateless, ..endpoint.clone() };
+    one_by_one("Skep, 2026-07-28", &stateless(direct), &stateless(&hub.endpoint), Tool::Small, PAIRS).await?;
+    one_by_one("Skep, 2025-06-18", direct, &hub.endpoint, Tool::Small, PAIRS).await?;
+    one_by_one(
+        "Skep, 2026-07-28, results of 1 MB",
+        &stateless(direct),
+        &stateless(&hub.endpoint),
+        Tool::Large,
+        PAIRS_FEW,
+    )
+    .await?;
     for peer in &HTTP_PEERS {
         let Some(peer_hub) = start(peer, &peers, Upstream::Http(&direct.address)).await? else { continue };
-        one_by_one(peer.name, direct, &peer_hub.door, Tool::Small, PAIRS_FEW).await?;
+        one_by_one(peer.name, direct, &peer_hub.endpoint, Tool::Small, PAIRS_FEW).await?;
     }
 
     println!("\nan HTTP server, {CLIENTS} clients                throughput of direct    processor time a call");
-    many("Skep, 2026-07-28", &stateless(direct), &stateless(&hub.door), &hub).await?;
-    many("Skep, 2025-06-18", direct, &hub.door, &hub).await?;
+    many("Skep, 2026-07-28", &stateless(direct), &stateless(&hub.endpoint), &hub).await?;
+    many("Skep, 2025-06-18", direct, &hub.endpoint, &hub).await?;
     for peer in &HTTP_PEERS {
         let Some(peer_hub) = start(peer, &peers, Upstream::Http(&direct.address)).await? else { continue };
-        many(peer.name, direct, &peer_hub.door, &peer_hub).await?;
+        many(peer.name, direct, &peer_hub.endpoint, &peer_hub).await?;
     }
     drop(hub);
 
     println!("\na server by standard input and output     added p50    added p99    (direct p50, p99)");
-    let (_process, mut pipe) = doors::stdio_upstream().await?;
-    let hub = doors::skep(Upstream::Stdio, 1).await?;
-    beside_pipe("Skep, 2026-07-28", &mut pipe, &stateless(&hub.door), PAIRS).await?;
+    let (_process, mut pipe) = endpoints::stdio_upstream().await?;
+    let hub = endpoints::skep(Upstream::Stdio, 1).await?;
+    beside_pipe("Skep, 2026-07-28", &mut pipe, &stateless(&hub.endpoint), PAIRS).await?;
     drop(hub);
     for peer in &STDIO_PEERS {
         let Some(peer_hub) = start(peer, &peers, Upstream::Stdio).await? else { continue };
-        beside_pipe(peer.name, &mut pipe, &peer_hub.door, PAIRS_FEW).await?;
+        beside_pipe(peer.name, &mut pipe, &peer_hub.endpoint, PAIRS_FEW).await?;
     }
     fleet().await
 }
@@ -111,7 +117,7 @@ async fn start(peer: &Peer, peers: &std::path::Path, upstream: Upstream<'_>) -> 
 }
 
 /// Calls by the gateway beside calls without.
-async fn one_by_one(name: &str, direct: &Door, by: &Door, tool: Tool, pairs: usize) -> io::Result<()> {
+async fn one_by_one(name: &str, direct: &Endpoint, by: &Endpoint, tool: Tool, pairs: usize) -> io::Result<()> {
     let (mut direct, mut by) = (Client::connect(direct).await?, Client::connect(by).await?);
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for pair in 0..WARM_UP + pairs {
@@ -132,7 +138,7 @@ async fn one_by_one(name: &str, direct: &Door, by: &Door, tool: Tool, pairs: usi
     Ok(())
 }
 
-async fn beside_pipe(name: &str, pipe: &mut Pipe, by: &Door, pairs: usize) -> io::Result<()> {
+async fn beside_pipe(name: &str, pipe: &mut Pipe, by: &Endpoint, pairs: usize) -> io::Result<()> {
     let mut by = Client::connect(by).await?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for pair in 0..WARM_UP + pairs {
@@ -164,7 +170,7 @@ fn report(name: &str, mut without: Vec<Duration>, mut with: Vec<Duration>, tool:
 }
 
 /// Many clients at once, with and without the gateway.
-async fn many(name: &str, direct: &Door, by: &Door, hub: &Running) -> io::Result<()> {
+async fn many(name: &str, direct: &Endpoint, by: &Endpoint, hub: &Running) -> io::Result<()> {
     let (mut without, mut with, mut spent, mut calls) = (Vec::new(), Vec::new(), 0.0, 0.0);
     round(direct).await?;
     round(by).await?;
@@ -183,10 +189,10 @@ async fn many(name: &str, direct: &Door, by: &Door, hub: &Running) -> io::Result
 }
 
 /// Calls a second.
-async fn round(door: &Door) -> io::Result<f64> {
+async fn round(endpoint: &Endpoint) -> io::Result<f64> {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(Client::connect(door).await?);
+        clients.push(Client::connect(endpoint).await?);
     }
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -210,15 +216,15 @@ async fn round(door: &Door) -> io::Result<f64> {
 /// Forty clients that all call twenty servers.
 async fn fleet() -> io::Result<()> {
     let (clients, servers) = FLEET;
-    let hub = doors::skep(Upstream::Stdio, servers).await?;
+    let hub = endpoints::skep(Upstream::Stdio, servers).await?;
     let idle = memory(&hub)?;
     let mut tasks = JoinSet::new();
     for _ in 0..clients {
-        let door = hub.door.clone();
+        let endpoint = hub.endpoint.clone();
         tasks.spawn(async move {
             for server in 0..servers {
                 let prefix = format!("upstream{server}__");
-                Client::connect(&Door { prefix, ..door.clone() }).await?.call(Tool::Small).await?;
+                Client::connect(&Endpoint { prefix, ..endpoint.clone() }).await?.call(Tool::Small).await?;
             }
             io::Result::Ok(())
         });

@@ -24,7 +24,7 @@ use crate::{
     run,
     running::{Claim, RunningHub},
     secret::Secret,
-    server::{Controls, Doors, Options, Parts, Probe, Tls, Token},
+    server::{Controls, Listeners, Options, Parts, Probe, Tls, Token},
     state,
 };
 
@@ -110,31 +110,31 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let stop = stop_on_signal(&mut signals)?;
     let store = Some((hub.app.clone(), hub.permit.clone()));
     let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
-    let doors = Doors::open(options, parts).await?;
-    described.urls = doors.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
-    described.unix = doors.unix().and_then(|path| std::path::absolute(path).ok());
-    described.tcp = doors.tcp_addresses().into_iter().map(|address| from_here(address).to_string()).collect();
+    let listeners = Listeners::open(options, parts).await?;
+    described.urls = listeners.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
+    described.unix = listeners.unix().and_then(|path| std::path::absolute(path).ok());
+    described.tcp = listeners.tcp_addresses().into_iter().map(|address| from_here(address).to_string()).collect();
     if let Some(claim) = &mut claim
         && let Err(error) = claim.announce(&described)
     {
         say!("skep: other commands will not find this hub, as hub.json cannot be written: {error}");
     }
-    for address in doors.addresses() {
+    for address in listeners.addresses() {
         say!("listening on {http}://{address}");
     }
-    for address in doors.tcp_addresses() {
+    for address in listeners.tcp_addresses() {
         say!("listening on {lines}://{address}");
     }
-    if let Some(path) = doors.unix() {
+    if let Some(path) = listeners.unix() {
         say!("listening on unix:{}", path.display());
     }
     tell_workspace(&described.workspace);
-    if wants_tcp && doors.tcp_addresses().is_empty() {
+    if wants_tcp && listeners.tcp_addresses().is_empty() {
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
-    signals.spawn(watched.follow(doors.controls(), again));
+    signals.spawn(watched.follow(listeners.controls(), again));
     signals.spawn(run::watch_over(hub.app.clone(), hub.permit.clone()));
-    let stopped = doors.serve(stop).await;
+    let stopped = listeners.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }

@@ -40,7 +40,7 @@ pub(super) struct File {
     pub(super) token: Option<Secret>,
     /// File with the token.
     pub(super) token_file: Option<PathBuf>,
-    /// The HTTP door.
+    /// The HTTP listener.
     #[garde(dive)]
     pub(super) serve: Serve,
     /// Swarms.
@@ -68,7 +68,7 @@ pub(super) struct File {
     pub(super) log: Log,
 }
 
-/// The HTTP door (`skep serve`).
+/// The HTTP listener (`skep serve`).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, garde::Validate)]
 #[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields, default)]
@@ -90,7 +90,7 @@ pub struct Serve {
     /// Tokens of callers that are to be told apart, by their names: `ann = "${ANN_TOKEN}"`. Each has sessions and tasks of its
     /// own. Only who knows the hub's own token, beside these, may change its MCP servers.
     pub tokens: BTreeMap<String, Secret>,
-    /// File with the certificate that callers are shown, and those above it, in PEM form: TLS at every door. Needs `tls_key`.
+    /// File with the certificate that callers are shown, and those above it, in PEM form: TLS at every listener. Needs `tls_key`.
     pub tls_cert: Option<PathBuf>,
     /// File with the certificate's private key, in PEM form.
     pub tls_key: Option<PathBuf>,
@@ -111,7 +111,7 @@ pub struct Serve {
     /// wait for input) that one of `tokens` may take alone. Default: 0.25.
     #[garde(range(min = 0.0001, max = 1.0))]
     pub principal_share: Option<f64>,
-    /// Connections that are open at once, at all doors together. Default: 8192.
+    /// Connections that are open at once, at all listeners together. Default: 8192.
     #[garde(range(min = 1))]
     pub connections_max: Option<usize>,
     /// A connection that has not sent the whole head of a request so long after it was opened or last answered is closed.

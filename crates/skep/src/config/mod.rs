@@ -84,7 +84,7 @@ pub struct Settings {
     token: Result<Option<Secret>, Diagnostic>,
     /// Why callers cannot be told apart by [`Serve::tokens`], if so.
     bad_tokens: Vec<Diagnostic>,
-    /// The HTTP door; what is not set is left to it.
+    /// The HTTP listener; what is not set is left to it.
     pub serve: Serve,
     /// Agents of each role, where a plan does not say.
     pub agents: Agents,

@@ -1,6 +1,6 @@
 //! How many calls run at once, how many wait for their turn, and what happens to them when the hub stops.
 //!
-//! One [`Admission`] stands behind all doors of a hub. A call runs in a task of its own, so that it ends in order even
+//! One [`Admission`] serves all listeners of a hub. A call runs in a task of its own, so that it ends in order even
 //! if the one who asked has gone away: its [`CancellationToken`] is cancelled, and the tool stops what it started.
 
 use std::{

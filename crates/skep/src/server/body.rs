@@ -34,7 +34,7 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Bytes of one body.
     pub body_bytes_max: usize,
-    /// Bytes of all large messages ([`SMALL_BYTES`]) at every door. One half is for what comes in, until it was worked on, the
+    /// Bytes of all large messages ([`SMALL_BYTES`]) at every listener. One half is for what comes in, until it was worked on, the
     /// other for what goes out, from when it is made until it was sent: so that calls which wait until others have sent their
     /// answers never wait for one another.
     pub bodies_bytes_max: usize,

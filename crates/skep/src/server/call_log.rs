@@ -155,7 +155,7 @@ pub(super) fn outcome(result: &Result<Said, ToolError>) -> &'static str {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+#[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

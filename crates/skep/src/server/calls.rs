@@ -1,4 +1,4 @@
-//! A call, as every door makes it: through the admission, into the catalogue.
+//! A call, as every listener makes it: through the admission, into the catalogue.
 //!
 //! Tools of MCP servers run elsewhere, so their calls take no turn from ours: a server that hangs holds up its own callers.
 
@@ -23,7 +23,7 @@ use crate::hub::{
     catalogue::{Catalogue, Said},
 };
 
-/// The tools, where they work, and how many run at once. One behind all doors.
+/// The tools, where they work, and how many run at once. One for all listeners.
 pub(super) struct Calls {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) workspace: Dir,

@@ -1,7 +1,7 @@
 //! The tools as a server of the Model Context Protocol.
 //!
 //! The protocol itself is `skep-mcp`'s; here is what it serves, and what the hub adds around its HTTP routes: bodies are
-//! read within the limits of all doors.
+//! read within the limits of all listeners.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -206,7 +206,7 @@ pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
     http::router(hub.mcp.server.clone()).layer(reading).with_state(())
 }
 
-/// Read the body as every door does; a large one counts as held until it is answered.
+/// Read the body as every listener does; a large one counts as held until it is answered.
 async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let principal = parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0));
@@ -222,7 +222,7 @@ async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) ->
     }
 }
 
-/// How callers of the door for lines see results: `ping` tells the time, and the members of a tool's answer stand beside
+/// How callers of the listener for NDJSON see results: `ping` tells the time, and the members of a tool's answer stand beside
 /// `content` and `structuredContent` (contract S2).
 pub(super) fn finish(method: &str, result: Box<RawValue>) -> Box<RawValue> {
     let finished = match method {
@@ -233,7 +233,7 @@ pub(super) fn finish(method: &str, result: Box<RawValue>) -> Box<RawValue> {
     finished.unwrap_or(result)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+#[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     since.as_millis().try_into().unwrap_or(u64::MAX)

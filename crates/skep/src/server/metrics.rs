@@ -1,7 +1,7 @@
 //! Figures for Prometheus: `GET /metrics`.
 //!
 //! Whoever does a thing counts it (`metrics::counter!`); here is only how it is collected and shown. Nothing is
-//! collected in a process that has no door.
+//! collected in a process that has no listener.
 
 use std::{cell::RefCell, sync::OnceLock, time::Duration};
 

@@ -1,8 +1,8 @@
-//! How others reach the catalogue. A door parses a request, asks who it is, calls the catalogue and writes the answer;
+//! How others reach the catalogue. A listener parses a request, finds out who the caller is, calls the catalogue and writes the answer;
 //! the rules of a call are the catalogue's ([`Catalogue::call`]), how many run at once is the [`admission`]'s.
 //!
 //! This module owns what is true of every connection: where the hub listens, how many connections it keeps, how long it
-//! waits for them, and how it stops. `http` is the first door; its router is a table of contents. `tcp` is for
+//! waits for them, and how it stops. `http` is the first; its router is a table of contents. `tcp` is for
 //! programs that speak JSON-RPC in lines. [`mcp`] is what the Model Context Protocol reaches on both, and on standard
 //! input and output.
 //!
@@ -103,7 +103,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after the system refused a new connection, most often for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How the doors are set up. The defaults are safe.
+/// How the listeners are set up. The defaults are safe.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses to listen on, `host:port`; port 0 takes a free one.
@@ -128,7 +128,7 @@ pub struct Options {
     pub token: Option<Token>,
     /// What other callers know, by their names: each is a principal of its own.
     pub tokens: BTreeMap<String, Token>,
-    /// The certificate that callers are shown, at every door but standard input and output. Without it nothing is encrypted.
+    /// The certificate that callers are shown, at every listener but standard input and output. Without it nothing is encrypted.
     pub tls: Option<Tls>,
     /// Names that callers may use for this hub besides `localhost` and those it listens on. Ports do not matter.
     pub allowed_hosts: Vec<String>,
@@ -141,7 +141,7 @@ pub struct Options {
     pub calls: admission::Limits,
     /// Limits of bodies.
     pub bodies: body::Limits,
-    /// Connections that are open at once, at all doors together.
+    /// Connections that are open at once, at all listeners together.
     pub connections_max: usize,
     /// MCP sessions that are kept. At the limit the one that idles longest makes room; if none idles, a new one is refused.
     pub sessions_max: usize,
@@ -193,7 +193,7 @@ impl Default for Options {
     }
 }
 
-/// What is behind the doors.
+/// What the listeners serve.
 pub struct Parts {
     /// The tools.
     pub catalogue: Arc<Catalogue>,
@@ -266,8 +266,8 @@ pub struct Stopped {
     pub calls_cancelled: usize,
 }
 
-/// Doors that are open but not yet served: connections wait.
-pub struct Doors {
+/// Listeners that are open but not yet served: connections wait.
+pub struct Listeners {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     tcp_listeners: Vec<TcpListener>,
@@ -331,14 +331,14 @@ pub enum NotTaken {
     NeedsRestart(#[from] NeedsRestart),
 }
 
-/// Open the doors and serve until `shutdown` is cancelled.
+/// Open the listeners and serve until `shutdown` is cancelled.
 pub async fn serve(options: Options, parts: Parts, shutdown: CancellationToken) -> Result<Stopped, OpenError> {
-    Ok(Doors::open(options, parts).await?.serve(shutdown).await)
+    Ok(Listeners::open(options, parts).await?.serve(shutdown).await)
 }
 
-impl Doors {
+impl Listeners {
     /// Check the options and listen.
-    pub async fn open(mut options: Options, parts: Parts) -> Result<Doors, OpenError> {
+    pub async fn open(mut options: Options, parts: Parts) -> Result<Listeners, OpenError> {
         options.connections_max = options.connections_max.min(connections_possible());
         let metrics = metrics::Metrics::install(); // first, for whoever counts
         let tokens = tokens::Tokens::new(options.token.clone(), options.tokens.clone())?;
@@ -386,7 +386,7 @@ impl Doors {
             is_tls: options.tls.is_some(),
             connections: AtomicUsize::new(0),
         };
-        Ok(Doors { listeners, addresses, tcp_listeners, unix, hub: Arc::new(hub), options })
+        Ok(Listeners { listeners, addresses, tcp_listeners, unix, hub: Arc::new(hub), options })
     }
 
     /// Where the Unix socket is, if there is one.
@@ -411,7 +411,7 @@ impl Doors {
 
     /// Answer requests until `shutdown` is cancelled, then stop as the module's documentation says.
     pub async fn serve(self, shutdown: CancellationToken) -> Stopped {
-        let Doors { listeners, tcp_listeners, unix, hub, options, .. } = self;
+        let Listeners { listeners, tcp_listeners, unix, hub, options, .. } = self;
         let (upkeep, close, tasks) = (CancellationToken::new(), Arc::new(Cancel::default()), TaskTracker::new());
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));

@@ -1,4 +1,4 @@
-//! What a door says when it cannot pass a request on: the same shape as a tool's error, so that clients read one.
+//! What a listener says when it cannot pass a request on: the same shape as a tool's error, so that clients read one.
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -11,7 +11,7 @@ use crate::hub::admission::Refused;
 /// Seconds after which a refused caller is told to try again.
 const RETRY_AFTER_S: u16 = 1;
 
-/// A refusal of the door itself.
+/// A refusal of the listener itself.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,

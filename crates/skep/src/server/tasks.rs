@@ -34,7 +34,7 @@ pub(super) struct Kept {
 impl Kept {
     /// The tasks of a namespace, and this process as who runs some of them.
     pub(super) fn new(app: App, permit: Permit) -> Kept {
-        #[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+        #[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
         let holder = Holder(ulid::Ulid::generate().to_string());
         Kept { app, permit, holder }
     }

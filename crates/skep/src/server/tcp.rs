@@ -34,7 +34,7 @@ const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
 /// What all connections share.
 pub(super) struct Lines {
     hub: Arc<Hub>,
-    /// One for each connection that may be open, at all doors together.
+    /// One for each connection that may be open, at all listeners together.
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     connections_max: usize,

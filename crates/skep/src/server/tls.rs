@@ -1,4 +1,4 @@
-//! TLS at the doors, for callers on other machines (contract S2).
+//! TLS at the listeners, for callers on other machines (contract S2).
 //!
 //! One certificate for HTTP and for lines, which may be replaced by its successor while the hub runs. Who may call is told by tokens, not by certificates of
 //! callers.

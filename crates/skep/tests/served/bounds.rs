@@ -14,7 +14,7 @@ use crate::{
     wire::{Hub, Lines, call, initialize, request, stateless, within},
 };
 
-/// Bytes of a message, at every door.
+/// Bytes of a message, at every listener.
 const MESSAGE_BYTES_MAX: usize = 10 << 20;
 
 /// Times that can be waited for in a test.
@@ -31,7 +31,7 @@ fn large(bytes: usize) -> String {
     empty.replace(r#""padding":"""#, &format!(r#""padding":"{padding}""#))
 }
 
-/// What no door takes: nested too deep to be taken apart, or not even JSON.
+/// What no listener takes: nested too deep to be taken apart, or not even JSON.
 fn bombs() -> Vec<String> {
     let nested = |depth| format!("{}{}", r#"{"a":"#.repeat(depth) + "1", "}".repeat(depth));
     let inside = |value: String| format!(r#"{{"jsonrpc":"2.0","id":7,"method":"ping","params":{value}}}"#);
@@ -355,7 +355,7 @@ async fn three_thousand_idle_connections_do_not_keep_others_from_being_served() 
     let session = [("mcp-session-id", session.as_str())];
     let answers = join_all((0..50).map(|id| hub.post("/mcp", &session, ping(id)))).await;
     assert!(answers.iter().all(|answer| answer.json()["result"] == json!({})));
-    // Both doors share the limit, and each says so in its own way.
+    // Both listeners share the limit, and each says so in its own way.
     while idle.len() < 3100 {
         let mut lines = hub.lines().await;
         match lines.ask(ping(1)).await {

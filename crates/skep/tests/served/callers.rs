@@ -1,4 +1,4 @@
-//! No answer ever reaches another caller: everybody at once, at every door, in both eras, with the same ids.
+//! No answer ever reaches another caller: everybody at once, at every listener, in both eras, with the same ids.
 
 use std::collections::HashMap;
 

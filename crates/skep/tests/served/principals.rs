@@ -278,7 +278,7 @@ async fn a_principal_has_a_share_of_the_processes_of_a_server_and_of_the_calls_u
         "1 of your calls of MCP servers are under way already, as many as one principal may have; wait until";
     assert!(refused.to_string().contains(expected), "{refused}");
     let refused = ann.post("/tools/shared__pid", &[], &json!({})).await;
-    assert!(refused.status == 503 && refused.body.contains(expected), "at every door: {refused:?}");
+    assert!(refused.status == 503 && refused.body.contains(expected), "at every listener: {refused:?}");
     for person in [&bob, &hub.person(OPERATOR)] {
         let answer = person.ask(call(1, "shared__pid", json!({}))).await;
         assert!(has_process(&answer), "{answer}");

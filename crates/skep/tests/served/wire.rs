@@ -18,7 +18,7 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("nothing happened")
 }
 
-/// `skep serve` at every door.
+/// `skep serve` at every listener.
 pub(crate) struct Hub {
     pub(crate) served: Served,
     pub(crate) user: User,

@@ -12,7 +12,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use skep::{
     hub::{admission, catalogue::Catalogue},
-    server::{Doors, Options, Parts, Probe, Stopped, Token, body},
+    server::{Listeners, Options, Parts, Probe, Stopped, Token, body},
 };
 use skep_tools::workspace::Dir;
 
@@ -543,7 +543,7 @@ async fn refusal(options: Options) -> String {
     let dir = Dir::open(directory.path()).unwrap();
     let catalogue = Arc::new(Catalogue::new([]));
     let parts = Parts { catalogue, workspace: dir.clone(), outputs: dir, store: None, probes: Vec::new() };
-    match Doors::open(options, parts).await {
+    match Listeners::open(options, parts).await {
         Ok(_) => "started".to_owned(),
         Err(error) => error.to_string(),
     }

@@ -1,4 +1,4 @@
-//! The doors as clients see them.
+//! The listeners as clients see them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod browser;

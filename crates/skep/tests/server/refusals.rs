@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 use serde_json::json;
 use skep::{
     hub::catalogue::Catalogue,
-    server::{Controls, Doors, Options, Parts, Tls, Token},
+    server::{Controls, Listeners, Options, Parts, Tls, Token},
 };
 use skep_tools::workspace::Dir;
 
@@ -136,7 +136,7 @@ async fn a_hub_that_stops_refuses_calls_on_connections_that_are_open() {
 // ---- what a hub does not become
 
 /// A hub that is open, and not served.
-async fn open(options: Options, directory: &Path) -> Result<(Controls, Doors), String> {
+async fn open(options: Options, directory: &Path) -> Result<(Controls, Listeners), String> {
     let dir = Dir::open(directory).unwrap();
     let parts = Parts {
         catalogue: Arc::new(Catalogue::new([])),
@@ -146,8 +146,8 @@ async fn open(options: Options, directory: &Path) -> Result<(Controls, Doors), S
         probes: Vec::new(),
     };
     let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..options };
-    let doors = Doors::open(options, parts).await.map_err(|error| error.to_string())?;
-    Ok((doors.controls(), doors))
+    let listeners = Listeners::open(options, parts).await.map_err(|error| error.to_string())?;
+    Ok((listeners.controls(), listeners))
 }
 
 fn certificate(directory: &Path) -> Tls {
@@ -189,6 +189,6 @@ async fn a_unix_socket_that_cannot_be_had_is_explained() {
     assert!(unix(&at("missing/hub.sock")).await.contains("No such file or directory"));
     assert!(unix(&at(&"x".repeat(200))).await.starts_with("cannot listen on /run/xxx"), "longer than addresses are");
     let optional = Options { unix_if_free: Some(at("file")), ..Options::default() };
-    let (_, doors) = open(optional, directory.path()).await.unwrap();
-    assert_eq!(doors.unix(), None, "it is done without");
+    let (_, listeners) = open(optional, directory.path()).await.unwrap();
+    assert_eq!(listeners.unix(), None, "it is done without");
 }

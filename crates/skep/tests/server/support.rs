@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use serde_json::json;
 use skep::{
     hub::catalogue::Catalogue,
-    server::{Doors, Options, Parts, Probe, Stopped},
+    server::{Listeners, Options, Parts, Probe, Stopped},
 };
 use skep_core::{app::App, policy::Permit};
 use skep_tools::{
@@ -74,10 +74,11 @@ impl Hub {
         let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), store, probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
-        let doors = Doors::open(options, parts).await.unwrap();
-        let (address, tcp, shutdown) = (doors.addresses()[0], doors.tcp_addresses()[0], CancellationToken::new());
+        let listeners = Listeners::open(options, parts).await.unwrap();
+        let (address, tcp, shutdown) =
+            (listeners.addresses()[0], listeners.tcp_addresses()[0], CancellationToken::new());
         #[expect(clippy::disallowed_methods, reason = "the test awaits it where that matters")]
-        let stopped = tokio::spawn(doors.serve(shutdown.clone()));
+        let stopped = tokio::spawn(listeners.serve(shutdown.clone()));
         Hub { address, tcp, shutdown, stopped, told, release, _directory: directory }
     }
 

@@ -33,13 +33,13 @@ const POSTS_MAX: usize = 64;
 pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc<Link>, CallError> {
     let (link, queue) = Link::new(Arc::clone(&setup.handler), &setup.limits);
     let access = target.authorization.clone().map(Access::new);
-    let door = Door { target, access, tasks: link.tasks.clone() };
-    if let Some(access) = &door.access {
-        access.begin(&door.tasks).await?;
+    let sender = Sender { target, access, tasks: link.tasks.clone() };
+    if let Some(access) = &sender.access {
+        access.begin(&sender.tasks).await?;
     }
-    let target = &door.target;
+    let target = &sender.target;
     let accept = (ACCEPT, HeaderValue::from_static(EVENT_STREAM));
-    let response = door.send(Method::GET, &target.url, accept, Bytes::new()).await?;
+    let response = sender.send(Method::GET, &target.url, accept, Bytes::new()).await?;
     if !response.status().is_success() || !response.is_event_stream() {
         let status = response.status().as_u16();
         let text = super::body(response, super::REFUSAL_BYTES_MAX, None, &mut None).await.unwrap_or_default();
@@ -62,18 +62,18 @@ pub(in crate::client) async fn link(target: Target, setup: &Setup) -> Result<Arc
         return Err(CallError::Protocol(format!("the stream names an address elsewhere: {}", shown(&endpoint))));
     };
     link.tasks.spawn(read(Arc::clone(&link), events));
-    link.tasks.spawn(write(Arc::clone(&link), door, address, queue, setup.limits.write_time_max));
+    link.tasks.spawn(write(Arc::clone(&link), sender, address, queue, setup.limits.write_time_max));
     Ok(link)
 }
 
 /// The way to the server, with the token that it wants.
-struct Door {
+struct Sender {
     target: Target,
     access: Option<Access>,
     tasks: TaskTracker,
 }
 
-impl Door {
+impl Sender {
     /// Send a request with this header besides those that each has; again if the server wants another token and there is one.
     async fn send(
         &self,
@@ -149,14 +149,14 @@ async fn read(link: Arc<Link>, mut events: Events) {
 
 async fn write(
     link: Arc<Link>,
-    door: Door,
+    sender: Sender,
     address: Url,
     mut queue: mpsc::Receiver<Outgoing>,
     time_max: std::time::Duration,
 ) {
     let post = async |Outgoing { text, call }: Outgoing| {
         let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let sending = door.send(Method::POST, &address, json, text.into());
+        let sending = sender.send(Method::POST, &address, json, text.into());
         let error = match timeout(time_max, sending).await {
             Ok(Ok(response)) if response.status().is_success() => return,
             Ok(Ok(response)) => {

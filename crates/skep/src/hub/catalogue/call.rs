@@ -1,4 +1,4 @@
-//! The steps of a call, in order. Every door ends here, and no door adds a rule of its own.
+//! The steps of a call, in order. Every listener ends here, and none adds a rule of its own.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! The tool catalogue: everything that an agent can do, under one roof, whatever door the request came through.
+//! The tool catalogue: everything that an agent can do, under one roof, whatever listener the request came through.
 //!
-//! Doors never run a tool themselves: they go through [`Catalogue::call`], which is the list of steps that every call takes
+//! Listeners never run a tool themselves: they go through [`Catalogue::call`], which is the list of steps that every call takes
 //! (`call.rs`).
 
 mod call;

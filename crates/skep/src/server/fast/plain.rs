@@ -346,7 +346,7 @@ fn small(length: u64) -> usize {
 }
 
 /// The time of the answer (RFC 9110, 6.6.1), which is written once a second.
-#[expect(clippy::disallowed_methods, reason = "a door is an edge")]
+#[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
 fn write_date(text: &mut Vec<u8>) {
     thread_local! {
         static WRITTEN: RefCell<(u64, String)> = RefCell::default();

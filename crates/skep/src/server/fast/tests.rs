@@ -16,7 +16,7 @@ use self::shapes::{
     By::{FastPath, Router},
     Shape, TOKEN,
 };
-use super::super::{Connections, Doors, Half, Options, Parts, Token, body};
+use super::super::{Connections, Half, Listeners, Options, Parts, Token, body};
 use crate::hub::catalogue::Catalogue;
 
 /// Nothing here takes so long unless it is broken.
@@ -46,7 +46,7 @@ impl Hub {
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
         let parts = Parts { catalogue, workspace, outputs, store: None, probes: Vec::new() };
         let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..options };
-        let Doors { hub, options, .. } = Doors::open(options, parts).await.unwrap();
+        let Listeners { hub, options, .. } = Listeners::open(options, parts).await.unwrap();
         let admits = hub.guard.admits();
         let connections = Connections::new(admits, hub, &options, Arc::new(Semaphore::new(1)), Arc::default());
         Hub { connections, _directory: directory }

@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::client::{Client, Door, Pipe, Tool, Way};
+use crate::client::{Client, Endpoint, Pipe, Tool, Way};
 
 /// How long a program may take until it answers its first call.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running program, which ends with this value.
 pub(crate) struct Running {
-    pub(crate) door: Door,
+    pub(crate) endpoint: Endpoint,
     pub(crate) child: Child,
     _files: Option<tempfile::TempDir>,
 }
@@ -44,7 +44,11 @@ pub(crate) async fn http_upstream() -> io::Result<Running> {
     let mut command = Command::new(this_program()?);
     command.args(["upstream", "127.0.0.1:0"]);
     let (child, address) = listening(command).await?;
-    Ok(Running { door: Door { address, path: "/mcp", prefix: String::new(), way: Way::Session }, child, _files: None })
+    Ok(Running {
+        endpoint: Endpoint { address, path: "/mcp", prefix: String::new(), way: Way::Session },
+        child,
+        _files: None,
+    })
 }
 
 /// The upstream as a process, by itself.
@@ -81,8 +85,8 @@ pub(crate) async fn skep(upstream: Upstream<'_>, count: usize) -> io::Result<Run
         .arg(files.path())
         .env("SKEP_HOME", files.path().join("state"));
     let (child, address) = listening(command).await?;
-    let door = Door { address, path: "/mcp", prefix: "upstream__".to_owned(), way: Way::Session };
-    Ok(Running { door, child, _files: Some(files) })
+    let endpoint = Endpoint { address, path: "/mcp", prefix: "upstream__".to_owned(), way: Way::Session };
+    Ok(Running { endpoint, child, _files: Some(files) })
 }
 
 /// A program of others that is installed below `peers`, before an upstream.
@@ -196,7 +200,7 @@ impl Peer {
             .stderr(Stdio::null())
             .kill_on_drop(true);
         let child = command.spawn()?;
-        let door = Door {
+        let endpoint = Endpoint {
             address: format!("127.0.0.1:{port}"),
             path: self.path,
             prefix: self.prefix.to_owned(),
@@ -204,9 +208,9 @@ impl Peer {
         };
         let began = Instant::now();
         loop {
-            let answered = async { Client::connect(&door).await?.call(Tool::Small).await };
+            let answered = async { Client::connect(&endpoint).await?.call(Tool::Small).await };
             match tokio::time::timeout(START_TIME_MAX, answered).await? {
-                Ok(_) => return Ok(Some(Running { door, child, _files: Some(files) })),
+                Ok(_) => return Ok(Some(Running { endpoint, child, _files: Some(files) })),
                 Err(error) if began.elapsed() > START_TIME_MAX => return Err(error),
                 Err(_) => tokio::time::sleep(LOOK_PAUSE).await,
             }
