@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// Why a call gave no answer: each variant says what the caller, often a model, should do.
@@ -67,7 +69,7 @@ pub enum ToolError {
 }
 
 /// One fault of the arguments.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fault {
     /// JSON Pointer (RFC 6901) of the value at fault; empty for the whole.
     pub pointer: String,

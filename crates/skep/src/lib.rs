@@ -8,11 +8,13 @@
 // Untrusted text must not reach a terminal as it is: print with `terminal::print` and `say!` instead.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod api;
 pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod executor;
 pub mod hub;
+pub mod problem;
 pub mod remote;
 pub mod run;
 pub mod running;

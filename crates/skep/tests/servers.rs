@@ -210,7 +210,7 @@ async fn servers_are_changed_over_http_only_where_callers_need_a_token() {
     assert_ne!(hub.get("/servers/inner").await["pids"], before["pids"]);
     let (status, refusal) = hub.ask(Method::PUT, "/servers/bad", &json!({ "comand": "x" })).await;
     assert_eq!(status, 422);
-    assert!(refusal["message"].as_str().unwrap().contains("did you mean \"command\"?"), "{refusal}");
+    assert!(refusal["detail"].as_str().unwrap().contains("did you mean \"command\"?"), "{refusal}");
     assert_eq!(hub.ask(Method::DELETE, "/servers/inner", &Value::Null).await.0, 200);
     assert_eq!(hub.ask(Method::DELETE, "/servers/inner", &Value::Null).await.0, 404);
     assert_eq!(hub.names().await, [] as [Value; 0]);

@@ -274,7 +274,7 @@ fn open_browser(url: &str) {
 const NAME_CHARS_MAX: usize = 100;
 
 fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
-    let mut json = status.to_json();
+    let mut json = json!(status.shown());
     match tools {
         Ok(count) => json["tools"] = json!(count),
         Err(UpstreamError::Unlisted { .. }) => {} // its state says so

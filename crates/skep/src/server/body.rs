@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, HttpBody as _},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, header},
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, error::Category, value::RawValue};
@@ -15,7 +15,7 @@ use skep_mcp::framing::{Held, Memory, Pool};
 use skep_tools::room::values;
 use tokio::time::timeout;
 
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use crate::hub::shares::{Shares, part};
 
 /// Values (numbers, strings, lists, …) in the arguments of one call. Each takes some 70 bytes of memory and as few as
@@ -103,7 +103,7 @@ impl Bodies {
     pub(super) async fn read(&self, by: &Arc<str>, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
         if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "send the body as it is: compressed bodies are not read";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed", message));
+            return Err(Problem::new(Kind::Compressed, message));
         }
         let waits_for_word = headers.contains_key(header::EXPECT);
         let read = timeout(self.limits.body_time_max, self.read_all(by, body, waits_for_word)).await;
@@ -113,8 +113,7 @@ impl Bodies {
     /// The body did not arrive in time.
     pub(super) fn too_slow(&self) -> Problem {
         let message = format!("the body did not arrive within {}s", self.limits.body_time_max.as_secs_f64());
-        let close = HeaderValue::from_static("close");
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", message).with(header::CONNECTION, close)
+        Problem::new(Kind::Slow, message)
     }
 
     async fn read_all(&self, by: &Arc<str>, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
@@ -129,13 +128,8 @@ impl Bodies {
         let mut whole = Whole { bytes: Vec::new(), share: None };
         let mut memory = None;
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| {
-                Problem::new(
-                    StatusCode::BAD_REQUEST,
-                    "cut_off",
-                    "the body is cut off, or its chunks are not well-formed",
-                )
-            })?;
+            let chunk = chunk
+                .map_err(|_| Problem::new(Kind::CutOff, "the body is cut off, or its chunks are not well-formed"))?;
             let length = whole.bytes.len() + chunk.len();
             if length > self.limits.body_bytes_max {
                 discard(chunks).await;
@@ -143,7 +137,7 @@ impl Bodies {
             }
             if length > SMALL_BYTES {
                 let memory = memory.get_or_insert_with(|| self.memory(by));
-                memory.hold(&mut whole.share, length).map_err(|none| Problem::busy("busy", none.to_string()))?;
+                memory.hold(&mut whole.share, length).map_err(|none| Problem::busy(Kind::Busy, none.to_string()))?;
             }
             whole.bytes.extend_from_slice(&chunk);
         }
@@ -152,7 +146,7 @@ impl Bodies {
 
     fn too_large(&self) -> Problem {
         let message = format!("the body is larger than {} bytes", self.limits.body_bytes_max);
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        Problem::new(Kind::TooLarge, message)
     }
 }
 
@@ -244,20 +238,20 @@ pub(super) fn parse(json: Option<&RawValue>) -> Result<Value, Problem> {
     let Some(json) = json else { return Ok(Value::Object(serde_json::Map::new())) };
     if values(json.get()) > VALUES_MAX {
         let message = format!("the arguments hold more than {VALUES_MAX} values; put large data into one text");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message));
+        return Err(Problem::new(Kind::TooManyValues, message));
     }
     serde_json::from_str(json.get()).map_err(|error| not_json(&error))
 }
 
 fn bad_request(what: &str, expected: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "bad_request", format!("{what}; expected {expected}"))
+    Problem::new(Kind::BadRequest, format!("{what}; expected {expected}"))
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
     let message = error.to_string();
     match message.strip_prefix("recursion limit exceeded") {
-        Some(place) => Problem::new(StatusCode::BAD_REQUEST, "too_deep", format!("the JSON is nested too deep{place}")),
-        None => Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is not JSON: {message}")),
+        Some(place) => Problem::new(Kind::TooDeep, format!("the JSON is nested too deep{place}")),
+        None => Problem::new(Kind::BadJson, format!("the body is not JSON: {message}")),
     }
 }
 
@@ -272,7 +266,7 @@ mod tests {
     }
 
     fn code<T>(result: Result<T, Problem>) -> &'static str {
-        result.err().map_or("ok", |problem| problem.code)
+        result.err().map_or("ok", |problem| problem.kind.code())
     }
 
     #[test]

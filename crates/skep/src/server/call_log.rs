@@ -21,7 +21,6 @@ use axum::{
     response::Response,
     routing::get,
 };
-use serde_json::{Value, json};
 use skep_core::Timestamp;
 use skep_mcp::server::local;
 use skep_tools::{error::ToolError, schema::shorten, tool::Answer};
@@ -31,9 +30,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     calls::Calls,
     http::{Caller, Hub},
-    problem::{Problem, json_response},
+    problem::{Kind, Problem, json_response},
 };
 use crate::{
+    api,
     hub::{admission::Refused, catalogue::Said},
     run::rfc3339,
 };
@@ -184,7 +184,7 @@ async fn show(
 ) -> Result<Response, Problem> {
     let bad_query = |rejection: QueryRejection| {
         let message = format!("{}; expected ?after=NUMBER&wait=SECONDS", rejection.body_text());
-        Problem::new(StatusCode::BAD_REQUEST, "bad_request", message)
+        Problem::new(Kind::BadRequest, message)
     };
     let Query(ShowQuery { after, wait }) = query.map_err(bad_query)?;
     let log = &hub.calls.log;
@@ -197,19 +197,19 @@ async fn show(
     if records.is_empty() && !wait.is_zero() && log.is_closed.load(Ordering::Relaxed) {
         return Err(Refused::Draining.into()); // whoever waits for more waits in vain
     }
-    let calls: Vec<Value> = records.iter().map(to_json).collect();
-    Ok(json_response(StatusCode::OK, &json!({ "calls": calls, "last": last })))
+    let calls = records.into_iter().map(shown).collect();
+    Ok(json_response(StatusCode::OK, &api::Calls { calls, last }))
 }
 
-fn to_json(record: &Record) -> Value {
-    json!({
-        "number": record.number,
-        "at": rfc3339(record.at),
-        "principal": &*record.principal,
-        "tool": record.tool,
-        "outcome": record.outcome,
-        "duration_ms": record.took.as_secs_f64() * 1e3,
-    })
+fn shown(record: Record) -> api::Call {
+    api::Call {
+        number: record.number,
+        at: rfc3339(record.at),
+        principal: record.principal.as_ref().to_owned(),
+        tool: record.tool,
+        outcome: record.outcome,
+        duration_ms: record.took.as_secs_f64() * 1e3,
+    }
 }
 
 /// Write a line to the log for each call until `stop` is cancelled, if anybody wants them.

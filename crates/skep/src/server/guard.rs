@@ -11,12 +11,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use axum::http::{HeaderValue, StatusCode, header, uri::Authority};
+use axum::http::{HeaderValue, uri::Authority};
 use skep_mcp::server::http::{Fields, text};
 
 use super::{
     peer,
-    problem::Problem,
+    problem::{Kind, Problem},
     tokens::{Exchanged, Known, Tokens},
 };
 
@@ -106,7 +106,7 @@ impl Guard {
         let mut hosts = headers.all("host");
         let host = match (hosts.next().and_then(text), hosts.next()) {
             (Some(host), None) => host,
-            _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "one Host header is needed")),
+            _ => return Err(Problem::new(Kind::BadHost, "one Host header is needed")),
         };
         let named = named.map(Authority::as_str);
         if let Some(name) = named.into_iter().chain([host]).find(|name| !self.is_own_name(name)) {
@@ -114,7 +114,7 @@ impl Guard {
                 "this hub is not known as {name:?}; call it by a name or address it listens on, or add the name to \
                  allowed_hosts"
             );
-            return Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
+            return Err(Problem::new(Kind::HostNotAllowed, message));
         }
         Ok(host)
     }
@@ -156,7 +156,7 @@ impl Guard {
             Some(origin) => format!("pages from {origin:?} may not call this hub; allowed_origins can name them"),
             None => "web pages from elsewhere may not call this hub".to_owned(),
         };
-        Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
+        Err(Problem::new(Kind::OriginNotAllowed, message))
     }
 
     /// Whose connections over TCP are answered.
@@ -206,7 +206,7 @@ impl Guard {
 
 /// What a caller hears whose connection is not this hub's own user's.
 pub(super) fn stranger() -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, "other_user", STRANGER)
+    Problem::new(Kind::OtherUser, STRANGER)
 }
 
 /// The same in words. What the connection is has been told by the kernel, so it does not matter what the caller says.
@@ -215,8 +215,7 @@ pub(super) const STRANGER: &str = "this hub answers only the user who runs it, a
     --allow-local-users";
 
 fn unauthorized(message: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
-        .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"skep\""))
+    Problem::new(Kind::Unauthorized, message)
 }
 
 /// What comes after `Bearer` (RFC 6750; the scheme's case does not matter).
@@ -262,7 +261,7 @@ mod tests {
         guard
             .check_source(uri.parse::<Uri>().unwrap().authority(), &headers(pairs))
             .err()
-            .map_or("ok", |problem| problem.code)
+            .map_or("ok", |problem| problem.kind.code())
     }
 
     #[test]
@@ -321,7 +320,7 @@ mod tests {
         let tokens = Tokens::new(Token::new("correct-horse-battery").ok(), Default::default()).unwrap();
         let guard = Guard { tokens: RwLock::new(tokens.into()), ..guard("0.0.0.0:1", &[], &[]) };
         let ask = |pairs: &[(&'static str, &str)]| {
-            guard.check_token(&headers(pairs)).err().map_or("ok", |problem| problem.code)
+            guard.check_token(&headers(pairs)).err().map_or("ok", |problem| problem.kind.code())
         };
         assert_eq!(ask(&[("authorization", "Bearer correct-horse-battery")]), "ok");
         assert_eq!(ask(&[("authorization", "bearer  correct-horse-battery ")]), "ok");

@@ -10,6 +10,8 @@ use skep_sandbox::Tier;
 use skep_tools::{built_in::SandboxOnDemand, workspace::Dir};
 use tokio::{sync::Mutex, time::timeout};
 
+pub(super) use crate::api::HealthStatus as Status;
+
 /// A check that takes longer has failed.
 pub(super) const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
 /// Findings are given again for so long, so that asking often costs nothing.
@@ -62,26 +64,6 @@ impl Probe {
                 Ok("writable".to_owned())
             }
         })
-    }
-}
-
-/// How well the hub is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Status {
-    Healthy,
-    /// Some tools will not work.
-    Degraded,
-    /// Nothing can be relied on.
-    Unhealthy,
-}
-
-impl Status {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Status::Healthy => "healthy",
-            Status::Degraded => "degraded",
-            Status::Unhealthy => "unhealthy",
-        }
     }
 }
 

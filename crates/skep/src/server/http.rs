@@ -25,7 +25,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Frame, SizeHint};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use skep_mcp::{
     framing,
     gateway::LIST_TIME_MAX,
@@ -46,14 +46,18 @@ use super::{
     calls::{By, Called, Calls},
     cors,
     guard::{Admits, Guard},
-    health::{Health, Status},
+    health::Health,
     mcp,
     metrics::{self, Metrics},
     page,
-    problem::{Problem, json_body, json_response},
+    problem::{Form, Kind, Problem, accepts_problems, in_form, json_body, json_response, retry_after, status, typed},
     servers,
 };
-use crate::hub::catalogue::{Listed, Said};
+use crate::{
+    api::{self, HealthStatus},
+    hub::catalogue::{Listed, Said},
+    problem::MEDIA_TYPE,
+};
 
 /// Names a request in the log and in its answer. A caller's own name is kept if it is a plain one.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -111,8 +115,7 @@ async fn process(
     let Called { result, room } = hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await?;
     match result {
         Ok(said) => said_response(said, &room),
-        Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
-        Err(error) => counted_response(StatusCode::OK, error.to_json(), &room),
+        Err(error) => failed(error, Some(StatusCode::OK), &headers, &room),
     }
 }
 
@@ -122,7 +125,7 @@ fn said_response(said: Said, room: &Room) -> Result<Response, Problem> {
         Said::Values(answer) => return counted_response(StatusCode::OK, answer.to_json(), room),
         Said::Text(text) => text,
     };
-    room.fit(text.bytes_kept).map_err(|none| Problem::busy("busy", none.to_string()))?;
+    room.fit(text.bytes_kept).map_err(|none| Problem::busy(Kind::Busy, none.to_string()))?;
     let held = room.take().map(Arc::new);
     let counted = |piece| match &held {
         Some(held) => framing::counted(piece, Arc::clone(held)),
@@ -154,14 +157,19 @@ impl HttpBody for Pieces {
 
 /// A JSON answer that takes its share of the memory until it is sent.
 fn counted_response(status: StatusCode, answer: Value, room: &Room) -> Result<Response, Problem> {
+    counted(status, "application/json", answer, room)
+}
+
+/// The same with a media type of its own.
+fn counted(status: StatusCode, media_type: &'static str, answer: Value, room: &Room) -> Result<Response, Problem> {
     let text = Bytes::from(room::text_of(&answer));
     drop(answer);
-    room.fit(text.len()).map_err(|none| Problem::busy("busy", none.to_string()))?;
+    room.fit(text.len()).map_err(|none| Problem::busy(Kind::Busy, none.to_string()))?;
     let body = match room.take() {
         Some(held) => framing::counted(text, Arc::new(held)),
         None => text,
     };
-    Ok(json_body(status, body))
+    Ok(typed(status, media_type, body))
 }
 
 #[derive(serde::Deserialize)]
@@ -182,46 +190,37 @@ async fn call_tool(
 ) -> Result<Response, Problem> {
     let tool = name(path)?;
     let bad_query = |rejection: QueryRejection| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            format!("{}; expected ?timeout=SECONDS", rejection.body_text()),
-        )
+        Problem::new(Kind::BadRequest, format!("{}; expected ?timeout=SECONDS", rejection.body_text()))
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
     let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
     let Called { result, room } = hub.call(caller, tool, arguments, timeout).await?;
     match result {
         Ok(said) => said_response(said, &room),
-        Err(ToolError::Busy(message)) => Err(Problem::busy("busy", message)),
-        Err(error) => failed(&error, &room),
+        Err(error) => failed(error, None, &headers, &room),
     }
 }
 
-/// A tool's error as an answer whose status tells what it is.
-fn failed(error: &ToolError, room: &Room) -> Result<Response, Problem> {
-    let mut response = counted_response(status(error), error.to_json(), room)?;
-    if let ToolError::NoServer { retry_after, .. } = error
-        && !retry_after.is_zero()
-    {
-        let seconds = retry_after.as_millis().div_ceil(1000);
-        response.headers_mut().insert(header::RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+/// A tool's error as an answer: a problem for a caller that asks for problems, or else what contracts S0 and S1 have. `fixed` is
+/// the status that it has there, if that does not tell how the call went.
+fn failed(error: ToolError, fixed: Option<StatusCode>, headers: &HeaderMap, room: &Room) -> Result<Response, Problem> {
+    if matches!(error, ToolError::Busy(_)) {
+        return Err(error.into()); // nothing was run
+    }
+    let is_problem = accepts_problems(&Fields::from(headers));
+    let in_s0 = (!is_problem).then(|| error.to_json());
+    let problem = Problem::from(error);
+    let (told, retry_after) = (status(problem.kind), retry_after(&problem));
+    let fixed = fixed.filter(|_| !is_problem);
+    let (media_type, body) = match in_s0 {
+        Some(body) => ("application/json", body),
+        None => (MEDIA_TYPE, problem.into_json()),
+    };
+    let mut response = counted(fixed.unwrap_or(told), media_type, body, room)?;
+    if fixed.is_none() {
+        response.headers_mut().extend(retry_after.map(|seconds| (header::RETRY_AFTER, seconds)));
     }
     Ok(response)
-}
-
-/// What a tool's error is in the terms of HTTP (RFC 9110): 4xx where the caller can mend it.
-fn status(error: &ToolError) -> StatusCode {
-    match error {
-        ToolError::Unknown { .. } => StatusCode::NOT_FOUND,
-        ToolError::InvalidArguments(_) | ToolError::Failed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        ToolError::Denied(_) => StatusCode::FORBIDDEN,
-        ToolError::Conflict(_) => StatusCode::CONFLICT,
-        ToolError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-        ToolError::Unavailable { .. } => StatusCode::NOT_IMPLEMENTED,
-        ToolError::Busy(_) | ToolError::NoServer { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        ToolError::Cancelled => StatusCode::INTERNAL_SERVER_ERROR,
-    }
 }
 
 impl Hub {
@@ -240,12 +239,8 @@ impl Hub {
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
     let Listed { tools, unavailable, starting } = hub.calls.catalogue.all(LIST_TIME_MAX).await;
-    let mut answer = json!({ "tools": tools });
-    for (member, servers) in [("unavailable", unavailable), ("starting", starting)] {
-        if !servers.is_empty() {
-            answer[member] = servers.into();
-        }
-    }
+    let answer = serde_json::to_value(api::Tools { tools, unavailable, starting });
+    let answer = answer.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
     counted_response(StatusCode::OK, answer, &hub.calls.room(&caller.0))
 }
 
@@ -254,43 +249,42 @@ async fn show_tool(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let room = hub.calls.room(&caller.0);
     match hub.calls.catalogue.describe(&name(path)?).await {
         Ok(tool) => counted_response(StatusCode::OK, tool, &room),
-        Err(error) => failed(&error, &room),
+        Err(error) => failed(error, None, &headers, &room),
     }
 }
 
 /// What is named in the path.
 pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let bad_path =
-        |rejection: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text());
+    let bad_path = |rejection: PathRejection| Problem::new(Kind::BadRequest, rejection.body_text());
     Ok(path.map_err(bad_path)?.0)
 }
 
 /// Everything about how the hub is. 503 if nothing can be relied on.
 async fn health(State(hub): State<Arc<Hub>>) -> Response {
     let (findings, load) = (hub.health.check().await, hub.calls.admission.load());
-    let draining = hub.calls.admission.is_draining();
-    let mut answer = Map::new();
-    let status = if draining { "draining" } else { findings.status.as_str() };
-    answer.insert("status".into(), status.into());
-    answer.insert("version".into(), env!("CARGO_PKG_VERSION").into());
-    answer.insert("uptime_s".into(), hub.started.elapsed().as_secs().into());
-    answer.insert("calls_running".into(), load.running.into());
-    answer.insert("calls_waiting".into(), load.waiting.into());
-    answer.insert("calls_at_once".into(), load.at_once.into());
-    answer.insert("calls_forwarded".into(), load.forwarded.into());
-    answer.extend(findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())));
-    let well = !draining && findings.status != Status::Unhealthy;
-    let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_response(code, &answer.into())
+    let status = if hub.calls.admission.is_draining() { HealthStatus::Draining } else { findings.status };
+    let answer = api::Health {
+        status,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: hub.started.elapsed().as_secs(),
+        calls_running: load.running,
+        calls_waiting: load.waiting,
+        calls_at_once: load.at_once,
+        calls_forwarded: load.forwarded,
+        checks: findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())).collect(),
+    };
+    let is_well = matches!(status, HealthStatus::Healthy | HealthStatus::Degraded);
+    json_response(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &answer)
 }
 
 /// The process runs: do not restart it.
 async fn live() -> Response {
-    json_response(StatusCode::OK, &json!({"status": "live"}))
+    json_response(StatusCode::OK, &api::Liveness { status: "live" })
 }
 
 /// New calls are taken: send some.
@@ -299,11 +293,11 @@ async fn ready(State(hub): State<Arc<Hub>>) -> Response {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         false => (StatusCode::OK, "ready"),
     };
-    json_response(code, &json!({"status": status}))
+    json_response(code, &api::Readiness { status })
 }
 
 async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> {
-    let elsewhere = |&reason: &&str| Problem::new(StatusCode::NOT_IMPLEMENTED, "unavailable", reason);
+    let elsewhere = |&reason: &&str| Problem::new(Kind::Unavailable, reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
     let text = metrics.render(hub.calls.admission.load(), connections, &hub.mcp.server, hub.started.elapsed());
@@ -313,12 +307,12 @@ async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> 
 
 async fn no_such_path() -> Problem {
     let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics";
-    Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing here; this hub answers {paths}"))
+    Problem::new(Kind::NotFound, format!("there is nothing here; this hub answers {paths}"))
 }
 
 async fn wrong_method() -> Problem {
     let message = "this path does not take that method; the Allow header names those it takes";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+    Problem::new(Kind::WrongMethod, message)
 }
 
 async fn want_token(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
@@ -350,7 +344,7 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
     let is_allowed = hub.guard.check_source(request.uri().authority(), &headers);
     let (method, origin) = (request.method().clone(), hub.guard.named_origin(&headers));
     let preflight = origin.as_ref().and_then(|_| cors::preflight(&method, request.uri().path(), &headers));
-    let wants_page = page::is_wanted(&method, &headers);
+    let form = Form::wanted(&method, request.uri().path(), &headers);
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = span(id, &method, route);
@@ -360,9 +354,9 @@ async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> R
             (Ok(()), None) => next.run(request).await,
             (Err(problem), _) => problem.into_response(),
         };
-        if wants_page { page::of_problem(response).into() } else { response.into() }
+        in_form(response, form).into()
     };
-    let mut response = observed(span, &method, route, pin!(work)).await.into_response();
+    let mut response = observed(span, &method, route, form, pin!(work)).await.into_response();
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static(REQUEST_ID), named);
     for (name, value) in ALWAYS {
@@ -385,13 +379,14 @@ pub(super) async fn observed(
     span: tracing::Span,
     method: &Method,
     route: &str,
+    form: Form,
     work: Pin<&mut (impl Future<Output = Reply> + Send)>,
 ) -> Reply {
     let began = Instant::now();
     let answer = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
     let reply = answer.unwrap_or_else(|_| {
         let message = "the hub failed at this request; its log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response().into()
+        in_form(Problem::new(Kind::Internal, message).into_response(), form).into()
     });
     let (status, took) = (reply.status, began.elapsed());
     metrics::request(method, route, status, took);

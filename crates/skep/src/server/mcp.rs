@@ -326,7 +326,7 @@ impl Tools {
             return Err(invalid("params.arguments must be an object"));
         }
         let parse = |arguments: &Option<Box<RawValue>>| {
-            body::parse(arguments.as_deref()).map_err(|problem| invalid(problem.message()))
+            body::parse(arguments.as_deref()).map_err(|problem| invalid(&problem.detail))
         };
         let Caller { principal, session, .. } = &*call.caller;
         let by = By { principal: Arc::clone(principal), session: session.clone() };

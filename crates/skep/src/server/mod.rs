@@ -51,7 +51,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Router, extract::Request};
 pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
 use hyper::{
@@ -608,11 +608,12 @@ impl Connections {
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
         let message =
             format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
-        let refusing =
-            |router: Router| router.layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), cors::share_refusals));
-        let overfull = Router::new().fallback(async move || problem::Problem::busy("too_many_connections", message));
-        let unwelcome = Router::new().fallback(async || guard::stranger());
-        let (overfull, unwelcome) = (refusing(overfull), refusing(unwelcome));
+        let overfull = problem::Problem::busy(problem::Kind::TooManyConnections, message);
+        let refusing = |problem: problem::Problem| {
+            let router = Router::new().fallback(async move |request: Request| problem::refuse(&request, problem));
+            router.layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), cors::share_refusals))
+        };
+        let (overfull, unwelcome) = (refusing(overfull), refusing(guard::stranger()));
         Connections {
             admits,
             router: http::router(Arc::clone(&hub), admits),

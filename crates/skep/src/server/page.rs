@@ -12,15 +12,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use skep_mcp::server::http::Fields;
 
-use super::{
-    http::Hub,
-    problem::{Told, json_response},
-};
-use crate::hub::upstreams::State as ServerState;
+use super::{http::Hub, problem::json_response};
+use crate::{api, hub::upstreams::State as ServerState};
 
 const STYLE: &str = "\
 body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
@@ -61,16 +57,16 @@ pub(super) async fn index(State(hub): State<Arc<Hub>>, method: Method, headers: 
     let address = format!("{scheme}://{host}");
     let (own, servers) = (hub.calls.catalogue.tools().count(), hub.calls.catalogue.upstreams().servers());
     if !is_wanted(&method, &fields) {
-        let paths: Vec<&str> = LINKS.iter().chain(&ENDPOINTS).map(|(path, _)| *path).collect();
-        return with_vary(json_response(
-            StatusCode::OK,
-            &json!({
-                "name": "skep", "version": env!("CARGO_PKG_VERSION"), "url": address,
-                "mcp": format!("{address}/mcp"), "own_tools": own,
-                "servers": servers.iter().map(|server| &server.name).collect::<Vec<_>>(),
-                "paths": paths,
-            }),
-        ));
+        let index = api::Index {
+            name: "skep",
+            version: env!("CARGO_PKG_VERSION"),
+            url: &address,
+            mcp: format!("{address}/mcp"),
+            own_tools: own,
+            servers: servers.iter().map(|server| server.name.as_str()).collect(),
+            paths: LINKS.iter().chain(&ENDPOINTS).map(|(path, _)| *path).collect(),
+        };
+        return with_vary(json_response(StatusCode::OK, &index));
     }
     let mut body = format!(
         "<h1>Skep</h1>\n<p>This is a hub for AI agents: one place for their tools. It has {own} tools of its own and those of \
@@ -101,12 +97,11 @@ pub(super) async fn index(State(hub): State<Arc<Hub>>, method: Method, headers: 
     page(StatusCode::OK, "Skep", &body)
 }
 
-/// A refusal as a page, if the answer is one. Any other answer stays as it is.
-pub(super) fn of_problem(mut response: Response) -> Response {
-    let Some(Told(message)) = response.extensions_mut().remove::<Told>() else { return response };
+/// A response that tells of a problem, as a page.
+pub(super) fn of_problem(detail: &str, response: &Response) -> Response {
     let status = response.status();
     let title = status.canonical_reason().unwrap_or("Refused");
-    let body = format!("<h1>{title}</h1>\n<p>{}</p>\n<p><a href=\"/\">About this hub</a></p>\n", escaped(&message));
+    let body = format!("<h1>{title}</h1>\n<p>{}</p>\n<p><a href=\"/\">About this hub</a></p>\n", escaped(detail));
     let mut shown = page(status, title, &body);
     for (name, value) in response.headers() {
         if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {

@@ -13,14 +13,14 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use serde_json::{Map, Value, json};
 use skep_mcp::server::{LOCAL, http::Fields, local};
 
 use super::{
     http::{Caller, Hub, name},
-    problem::{Problem, json_response},
+    problem::{Kind, Problem, json_response},
 };
 use crate::{
+    api,
     config::servers,
     hub::upstreams::{State as ServerState, Status, Upstream, UpstreamError},
 };
@@ -34,8 +34,8 @@ pub(super) fn router() -> Router<Arc<Hub>> {
 
 async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Response {
     let servers = hub.calls.catalogue.upstreams().servers();
-    let servers: Vec<Value> = servers.iter().map(|server| shown_to(&caller, server)).collect();
-    json_response(StatusCode::OK, &json!({ "servers": servers }))
+    let servers = servers.iter().map(|server| shown_to(&caller, server)).collect();
+    json_response(StatusCode::OK, &api::Servers { servers })
 }
 
 async fn show(
@@ -51,16 +51,13 @@ async fn show(
 
 /// What a caller may see of a server. Its processes may be other principals', and what they print (which errors quote) may
 /// hold what those have told them, so that is the operator's alone.
-fn shown_to(caller: &Caller, server: &Status) -> Value {
-    let mut shown = server.to_json();
-    if *caller.0 != *LOCAL
-        && let Some(members) = shown.as_object_mut()
-    {
-        let of_processes = |name: &str| matches!(name, "pids" | "stderr" | "last_error");
-        members
-            .retain(|name, _| !of_processes(name) || (name == "last_error" && server.state == ServerState::Disabled));
+fn shown_to(caller: &Caller, server: &Status) -> api::Server {
+    let shown = server.shown();
+    if *caller.0 == *LOCAL {
+        return shown;
     }
-    shown
+    let last_error = shown.last_error.filter(|_| server.state == ServerState::Disabled);
+    api::Server { pids: None, stderr: Vec::new(), last_error, ..shown }
 }
 
 /// Add a server or change the one of this name. The body is its entry, as in a file: `{"command": …}`.
@@ -74,12 +71,12 @@ async fn put(
     may_change(&hub, &headers)?;
     let entry = hub.bodies.read(&local(), &headers, body).await?.into_arguments()?.parse()?;
     let config = servers::read_one(&name, entry, |name| std::env::var(name).ok())
-        .map_err(|faults| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_server", faults.join("; ")))?;
+        .map_err(|faults| Problem::new(Kind::InvalidServer, faults.join("; ")))?;
     let mut configs = configs(&hub);
     let is_new = configs.insert(name, config).is_none();
     set(&hub, configs).await?;
     let code = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(json_response(code, &json!({ "status": "ok" })))
+    Ok(json_response(code, &api::DONE))
 }
 
 async fn delete(
@@ -92,7 +89,7 @@ async fn delete(
     let mut configs = configs(&hub);
     configs.remove(&name).ok_or_else(|| unknown(&name))?;
     set(&hub, configs).await?;
-    Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
+    Ok(json_response(StatusCode::OK, &api::DONE))
 }
 
 /// End a server when its calls have ended; the next call starts it anew, also one that is left alone for its failures. Who has
@@ -105,12 +102,10 @@ async fn restart(
     let name = name(path)?;
     let by = Some(&*caller.0).filter(|principal| *principal != LOCAL);
     match hub.calls.catalogue.upstreams().restart(&name, by).await {
-        Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "status": "ok" }))),
+        Ok(()) => Ok(json_response(StatusCode::OK, &api::DONE)),
         Err(UpstreamError::Unknown { .. }) => Err(unknown(&name)),
-        Err(error @ UpstreamError::Shared { .. }) => {
-            Err(Problem::new(StatusCode::FORBIDDEN, "not_the_operator", error.to_string()))
-        }
-        Err(error) => Err(Problem::busy("busy", error.to_string())),
+        Err(error @ UpstreamError::Shared { .. }) => Err(Problem::new(Kind::NotTheOperator, error.to_string())),
+        Err(error) => Err(Problem::busy(Kind::Busy, error.to_string())),
     }
 }
 
@@ -121,7 +116,7 @@ fn configs(hub: &Hub) -> BTreeMap<String, Upstream> {
 
 async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Problem> {
     let set = hub.mcp.set(configs.into_values().collect()).await;
-    set.map_err(|error| Problem::new(StatusCode::CONFLICT, "one_server", error.to_string()))
+    set.map_err(|error| Problem::new(Kind::OneServer, error.to_string()))
 }
 
 fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
@@ -131,43 +126,35 @@ fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
         }
         let message = "a server is a command that is run here, so only who knows the hub's own token (SKEP_TOKEN) may add \
                        and change servers";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "not_the_operator", message));
+        return Err(Problem::new(Kind::NotTheOperator, message));
     }
     let message = "a server is a command that is run here, so adding and changing servers needs a token: set SKEP_TOKEN, \
                    or write them into the file that --mcp-config names";
-    Err(Problem::new(StatusCode::FORBIDDEN, "token_needed", message))
+    Err(Problem::new(Kind::TokenNeeded, message))
 }
 
 fn unknown(name: &str) -> Problem {
     let message =
         format!("there is no MCP server {:?}; GET /servers lists them", skep_tools::schema::shorten(name, 100));
-    Problem::new(StatusCode::NOT_FOUND, "unknown_server", message)
+    Problem::new(Kind::UnknownServer, message)
 }
 
 /// What people and programs see of a server.
 impl Status {
-    /// As `GET /servers` shows it.
-    pub fn to_json(&self) -> Value {
-        let mut json = Map::new();
-        json.insert("name".into(), self.name.as_str().into());
-        json.insert("state".into(), self.state.name().into());
-        if let Some(wait) = self.state.wait() {
-            json.insert("retry_after_s".into(), wait.as_secs_f64().ceil().into());
+    /// As `GET /servers` shows it to the operator.
+    pub fn shown(&self) -> api::Server {
+        api::Server {
+            name: self.name.clone(),
+            state: self.state.name(),
+            retry_after_s: self.state.wait().map(|wait| wait.as_secs_f64().ceil()),
+            pids: Some(self.pids.clone()),
+            calls_running: self.in_flight,
+            calls_waiting: self.waiting,
+            starts: self.starts,
+            revision: self.info.as_ref().map(|info| info.revision.as_str()),
+            server: self.info.as_ref().map(|info| info.server.clone().unwrap_or_default()),
+            last_error: self.last_error.clone(),
+            stderr: self.stderr.clone(),
         }
-        json.insert("pids".into(), self.pids.clone().into());
-        json.insert("calls_running".into(), self.in_flight.into());
-        json.insert("calls_waiting".into(), self.waiting.into());
-        json.insert("starts".into(), self.starts.into());
-        if let Some(info) = &self.info {
-            json.insert("revision".into(), info.revision.as_str().into());
-            json.insert("server".into(), info.server.clone().unwrap_or_default());
-        }
-        if let Some(error) = &self.last_error {
-            json.insert("last_error".into(), error.as_str().into());
-        }
-        if !self.stderr.is_empty() {
-            json.insert("stderr".into(), self.stderr.clone().into());
-        }
-        json.into()
     }
 }

@@ -481,7 +481,7 @@ async fn a_principal_restarts_its_own_processes_and_nobody_elses() {
     assert_eq!(refused.status, 403);
     let refused = refused.json();
     assert_eq!(refused["code"], "not_the_operator");
-    assert!(refused["message"].as_str().unwrap().contains("shared by all callers"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("shared by all callers"), "{refused}");
     assert_eq!(pid(&bob, "shared").await, shared, "what all share goes on");
 
     assert_eq!(restart(&operator, "shared").await.status, 200);

@@ -101,6 +101,13 @@ impl Hub {
         request.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned()
     }
 
+    /// The media type of what is at a path.
+    pub(crate) async fn media_type(&self, path: &str) -> String {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(format!("http://{}{path}", self.address)).send().await.unwrap();
+        answer.headers()["content-type"].to_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn process(&self, body: &str) -> String {
         self.send("POST", "/process", &[], body).await
     }

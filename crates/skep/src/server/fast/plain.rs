@@ -39,7 +39,7 @@ use super::{
         guard::Admits,
         half::Half,
         http::{ALWAYS, Hub, REQUEST_ID, observed, request_id, span},
-        problem::Problem,
+        problem::{Form, Problem},
     },
     head::{Found, find_head, read_head},
 };
@@ -326,7 +326,7 @@ async fn post_mcp(
             Err(problem) => problem.into_response().into(),
         }
     };
-    observed(span(id, &Method::POST, ROUTE), &Method::POST, ROUTE, pin!(work)).await
+    observed(span(id, &Method::POST, ROUTE), &Method::POST, ROUTE, Form::Problem, pin!(work)).await
 }
 
 async fn next_frame(body: &mut Content) -> Option<Result<hyper::body::Frame<Bytes>, axum::Error>> {

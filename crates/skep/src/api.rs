@@ -1,0 +1,177 @@
+//! What the HTTP API outside MCP answers, as types: the server writes them, and the client reads what it needs of them.
+//!
+//! Answers of tools are not here, since each tool has a type of its own ([`skep_tools::tool::BuiltIn::Answer`]); nor are
+//! refusals, which are problems ([`crate::problem`]).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// `GET /`, for a program.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Index<'a> {
+    /// `skep`.
+    pub name: &'a str,
+    /// The program's version.
+    pub version: &'a str,
+    /// The address at which the hub was called.
+    pub url: &'a str,
+    /// Where MCP clients connect.
+    pub mcp: String,
+    /// How many tools of its own it has.
+    pub own_tools: usize,
+    /// The names of the MCP servers behind it.
+    pub servers: Vec<&'a str>,
+    /// The paths that it answers.
+    pub paths: Vec<&'a str>,
+}
+
+/// `GET /tools`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Tools {
+    /// Each as `tools/list` of MCP shows it.
+    pub tools: Vec<Value>,
+    /// Why the tools of some servers are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<String>,
+    /// The servers that have not listed their tools yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub starting: Vec<String>,
+}
+
+/// `GET /servers`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Servers {
+    /// The MCP servers behind the hub.
+    pub servers: Vec<Server>,
+}
+
+/// `GET /servers/{name}`. What tells of its processes is left out for callers that are not the operator.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// How it is doing: `running`, `stopped`, `starting`, `needs_login`, `waiting`, `quarantined` or `disabled`.
+    pub state: &'static str,
+    /// Seconds until it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<f64>,
+    /// Its processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<Vec<u32>>,
+    /// Calls that it is working on.
+    pub calls_running: usize,
+    /// Calls that wait for their turn.
+    pub calls_waiting: usize,
+    /// How often it was started.
+    pub starts: u64,
+    /// The revision of MCP that it speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<&'static str>,
+    /// What it calls itself (`serverInfo` of MCP).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Value>,
+    /// What went wrong last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// The last lines of its standard error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<String>,
+}
+
+/// A change that was made: `{"status": "ok"}`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Done {
+    status: Ok,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Ok {
+    Ok,
+}
+
+/// It was made.
+pub const DONE: Done = Done { status: Ok::Ok };
+
+/// `GET /calls`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Calls {
+    /// The oldest first.
+    pub calls: Vec<Call>,
+    /// The number of the hub's last call.
+    pub last: u64,
+}
+
+/// A call that has ended.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Call {
+    /// Calls are counted from 1 at each start of the hub.
+    pub number: u64,
+    /// When it ended (RFC 3339).
+    pub at: String,
+    /// Who called.
+    pub principal: String,
+    /// Which tool.
+    pub tool: String,
+    /// `ok`, `cached`, or the code of an error.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub duration_ms: f64,
+}
+
+/// `GET /health`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Health {
+    /// The worst of what was found.
+    pub status: HealthStatus,
+    /// The program's version.
+    #[serde(default)]
+    pub version: String,
+    /// Seconds since it was started.
+    #[serde(default)]
+    pub uptime_s: u64,
+    /// Calls that run.
+    #[serde(default)]
+    pub calls_running: usize,
+    /// Calls that wait for their turn.
+    #[serde(default)]
+    pub calls_waiting: usize,
+    /// Calls that may run at once.
+    #[serde(default)]
+    pub calls_at_once: usize,
+    /// Calls of MCP servers that are under way.
+    #[serde(default)]
+    pub calls_forwarded: usize,
+    /// What was found of each thing that the hub needs.
+    #[serde(flatten)]
+    pub checks: Map<String, Value>,
+}
+
+/// How well a hub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// All is well.
+    Healthy,
+    /// Some tools will not work.
+    Degraded,
+    /// Nothing can be relied on.
+    Unhealthy,
+    /// It is stopping and takes no new calls.
+    Draining,
+}
+
+/// `GET /health/live`: the process runs, so there is no need to restart it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Liveness {
+    /// Always `live`.
+    pub status: &'static str,
+}
+
+/// `GET /health/ready`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Readiness {
+    /// `ready`, or `draining` with status 503.
+    pub status: &'static str,
+}
