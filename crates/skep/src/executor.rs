@@ -4,11 +4,11 @@
 //! every answer where the call ran and why there. A hub has a workspace and outputs of its own: what it reads and
 //! writes is not here.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 use skep_tools::{
-    error::{Fault, ToolError},
+    error::ToolError,
     tool::{Annotations, Answer, Call},
     workspace::Context,
 };
@@ -108,7 +108,7 @@ async fn remote(
         return (Err(ToolError::Cancelled), Place::Here { instead_of: Vec::new() });
     };
     let instead_of = match result {
-        Ok(Answered { answer, hub, mut passed_over }) => match answer_of(&call.tool, answer) {
+        Ok(Answered { result, hub, mut passed_over }) => match result {
             Err(ToolError::Unknown { .. }) if known.is_some() => {
                 passed_over.push(PassedOver { hub, why: Why::NoSuchTool });
                 passed_over
@@ -130,82 +130,4 @@ fn unsettled(error: HubError) -> (Result<Answer, ToolError>, Place) {
     };
     let detail = Map::from_iter([("may_have_run".to_owned(), true.into())]);
     (Err(ToolError::Failed { message, detail }), Place::Hub { hub, passed_over })
-}
-
-/// What a hub answered, as if the tool had been called here: the reverse of `to_json`.
-pub(crate) fn answer_of(tool: &str, mut answer: Map<String, Value>) -> Result<Answer, ToolError> {
-    let mut text = |name: &str| match answer.remove(name) {
-        Some(Value::String(text)) => text,
-        _ => String::new(),
-    };
-    if text("status") == "ok" {
-        let cached = answer.remove("cached") == Some(Value::Bool(true));
-        return Ok(Answer { value: answer, cached });
-    }
-    let (code, message) = (text("code"), text("message"));
-    Err(match code.as_str() {
-        "unknown_tool" => ToolError::Unknown { name: tool.to_owned(), nearest: None },
-        "invalid_arguments" => ToolError::InvalidArguments(faults(&answer, message)),
-        "timed_out" => ToolError::TimedOut { tool: tool.to_owned(), after: after(&message), detail: answer },
-        "unavailable" => {
-            let (message, cure) = message.rsplit_once("; ").unwrap_or((&message, "ask who runs the hub"));
-            ToolError::Unavailable { message: message.to_owned(), cure: cure.to_owned() }
-        }
-        "denied" => ToolError::Denied(message),
-        "conflict" => ToolError::Conflict(message),
-        "busy" => ToolError::Busy(message),
-        _ => ToolError::Failed { message, detail: answer },
-    })
-}
-
-fn faults(answer: &Map<String, Value>, message: String) -> Vec<Fault> {
-    let text = |fault: &Value, name: &str| fault.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    match answer.get("faults").and_then(Value::as_array).map(Vec::as_slice) {
-        None | Some([]) => vec![Fault { pointer: String::new(), message }],
-        Some(faults) => {
-            let fault = |fault| Fault { pointer: text(fault, "pointer"), message: text(fault, "message") };
-            faults.iter().map(fault).collect()
-        }
-    }
-}
-
-/// The time at the end of "… timed out after 10s".
-fn after(message: &str) -> Duration {
-    let seconds = message.rsplit(' ').next().and_then(|word| word.strip_suffix('s')).and_then(|word| word.parse().ok());
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn an_error_comes_back_as_it_was() {
-        let detail = Map::from_iter([("exit_code".to_owned(), json!(1))]);
-        let fault = |pointer: &str, message: &str| Fault { pointer: pointer.to_owned(), message: message.to_owned() };
-        for error in [
-            ToolError::Unknown { name: "bash".to_owned(), nearest: None },
-            ToolError::InvalidArguments(vec![fault("/a/b", "one"), fault("", "two")]),
-            ToolError::Failed { message: "it failed; badly".to_owned(), detail: detail.clone() },
-            ToolError::TimedOut { tool: "bash".to_owned(), after: Duration::from_millis(1250), detail },
-            ToolError::Unavailable { message: "no tesseract".to_owned(), cure: "apt install it".to_owned() },
-            ToolError::Denied("no".to_owned()),
-            ToolError::Conflict("it changed".to_owned()),
-            ToolError::Busy("later".to_owned()),
-        ] {
-            let Value::Object(answer) = error.to_json() else { panic!("an object") };
-            assert_eq!(answer_of("bash", answer), Err(error));
-        }
-    }
-
-    #[test]
-    fn an_answer_comes_back_as_it_was() {
-        for cached in [false, true] {
-            let answer = Answer { value: Map::from_iter([("stdout".to_owned(), json!("hi"))]), cached };
-            let Value::Object(sent) = answer.clone().to_json() else { panic!("an object") };
-            assert_eq!(answer_of("bash", sent), Ok(answer));
-        }
-    }
 }

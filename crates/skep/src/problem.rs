@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use skep_tools::error::{Fault, ToolError};
 
-
 /// The media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 /// What the type of a problem begins with, before its code.

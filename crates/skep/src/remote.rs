@@ -6,6 +6,7 @@
 //! nothing by being called twice is called again. Where none answers, the caller is told and decides
 //! ([`crate::executor`] runs the tool here).
 
+mod judge;
 mod show;
 
 use std::{
@@ -16,11 +17,19 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, Url, header, redirect};
 use serde_json::{Map, Value, json};
-use skep_tools::tool::{Annotations, Call};
+use skep_tools::{
+    error::ToolError,
+    tool::{Annotations, Answer, Call},
+};
 
+use self::judge::{judge, message, said};
 pub use self::show::ShowError;
+use crate::{
+    api::{Health, HealthStatus},
+    problem,
+};
 
 /// Hubs that one client may be given.
 pub const HUBS_MAX: usize = 64;
@@ -158,8 +167,8 @@ impl fmt::Display for PassedOver {
 /// An answer of a hub.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// The whole answer of `POST /process`, with its `status`: `ok` or `error`.
-    pub answer: Map<String, Value>,
+    /// What came of the call, as if the tool had been called here.
+    pub result: Result<Answer, ToolError>,
     /// Who gave it.
     pub hub: String,
     /// Who was not used before.
@@ -251,9 +260,9 @@ impl Hubs {
             };
             let name = hub.name.clone();
             let (why, not_run) = match self.ask(hub, call).await {
-                Ok(answer) => {
+                Ok(result) => {
                     visit.was_well();
-                    return Ok(Answered { answer, hub: name, passed_over });
+                    return Ok(Answered { result, hub: name, passed_over });
                 }
                 Err(Failure::NotRun(why)) => (why, true),
                 Err(Failure::MayHaveRun(why)) => (why, false),
@@ -325,26 +334,27 @@ impl Hubs {
             false => Why::NotAHub(innermost(&error)),
         })?;
         let Some(answer) = answer else { return Err(Why::NotAHub(status.to_string())) };
-        let number = |name: &str| answer.get(name).and_then(Value::as_u64).map(|number| number as usize);
-        match answer.get("status").and_then(Value::as_str) {
-            Some("draining") => Err(Why::Draining),
-            Some("unhealthy") => Err(Why::Unhealthy),
-            Some(word @ ("healthy" | "degraded")) => Ok(Seen {
+        let said = message(&answer);
+        match serde_json::from_value::<Health>(answer.into()) {
+            Ok(Health { status: HealthStatus::Draining, .. }) => Err(Why::Draining),
+            Ok(Health { status: HealthStatus::Unhealthy, .. }) => Err(Why::Unhealthy),
+            Ok(health) => Ok(Seen {
                 at: Instant::now(),
-                degraded: word == "degraded",
-                calls: number("calls_running").unwrap_or(0) + number("calls_waiting").unwrap_or(0),
+                degraded: health.status == HealthStatus::Degraded,
+                calls: health.calls_running.saturating_add(health.calls_waiting),
                 own: 0,
-                at_once: number("calls_at_once").unwrap_or(1).max(1),
+                at_once: health.calls_at_once.max(1),
             }),
-            _ if status.is_client_error() => Err(Why::Refused(status.as_u16(), message(&answer))),
-            _ => Err(Why::NotAHub(status.to_string())),
+            Err(_) if status.is_client_error() => Err(Why::Refused(status.as_u16(), said)),
+            Err(_) => Err(Why::NotAHub(status.to_string())),
         }
     }
 
-    async fn ask(&self, hub: &Hub, call: &Call) -> Result<Map<String, Value>, Failure> {
+    async fn ask(&self, hub: &Hub, call: &Call) -> Result<Result<Answer, ToolError>, Failure> {
         let deadline = call.deadline.unwrap_or(DEADLINE);
         let body = json!({"tool": call.tool, "args": call.arguments, "timeout": deadline.as_secs_f64()});
-        let request = self.with_token(hub.client.post(hub.process.clone())).timeout(deadline + self.margin).json(&body);
+        let request = self.with_token(hub.client.post(hub.process.clone())).timeout(deadline + self.margin);
+        let request = request.header(header::ACCEPT, format!("application/json, {}", problem::MEDIA_TYPE)).json(&body);
         let lost = |error: reqwest::Error| match error {
             error if error.is_connect() => Failure::NotRun(Why::Unreachable(innermost(&error))),
             error if error.is_timeout() => Failure::MayHaveRun(Why::Silent(deadline + self.margin)),
@@ -353,7 +363,7 @@ impl Hubs {
         let response = request.send().await.map_err(lost)?;
         let status = response.status();
         let answer = object(response).await.map_err(lost)?;
-        judge(status, answer)
+        judge(call, status, answer)
     }
 
     fn with_token(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -368,23 +378,6 @@ impl Hubs {
     }
 }
 
-/// What an answer of `POST /process` means. A hub says 4xx and 503 before it runs anything, each in its own words; what
-/// stands between it and us may say 5xx at any time.
-fn judge(status: StatusCode, answer: Option<Map<String, Value>>) -> Result<Map<String, Value>, Failure> {
-    let word = |name: &str| answer.as_ref().and_then(|answer| answer.get(name)).and_then(Value::as_str);
-    let said = || answer.as_ref().map_or_else(|| status.to_string(), message);
-    match (status, word("status"), word("code")) {
-        (StatusCode::OK, Some("error"), Some("cancelled")) => Err(Failure::MayHaveRun(Why::Stopped)),
-        (StatusCode::OK, Some("ok" | "error"), _) => answer.ok_or(Failure::MayHaveRun(Why::Stopped)),
-        (StatusCode::SERVICE_UNAVAILABLE, _, Some("draining")) => Err(Failure::NotRun(Why::Draining)),
-        (StatusCode::SERVICE_UNAVAILABLE, _, Some("busy" | "too_many_connections")) => Err(Failure::NotRun(Why::Busy)),
-        _ if status.is_client_error() => Err(Failure::NotRun(Why::Refused(status.as_u16(), said()))),
-        _ if status.is_redirection() => Err(Failure::NotRun(Why::NotAHub(status.to_string()))),
-        _ if status.is_server_error() => Err(Failure::MayHaveRun(Why::Refused(status.as_u16(), said()))),
-        _ => Err(Failure::MayHaveRun(Why::NotAHub(status.to_string()))),
-    }
-}
-
 /// The JSON object that a response holds, if it holds one and not more than allowed.
 async fn object(mut response: Response) -> Result<Option<Map<String, Value>>, reqwest::Error> {
     let mut bytes = Vec::new();
@@ -395,10 +388,6 @@ async fn object(mut response: Response) -> Result<Option<Map<String, Value>>, re
         bytes.extend_from_slice(&chunk);
     }
     Ok(serde_json::from_slice(&bytes).ok())
-}
-
-fn message(answer: &Map<String, Value>) -> String {
-    answer.get("message").and_then(Value::as_str).unwrap_or("no message").to_owned()
 }
 
 /// The cause at the bottom: "connection refused" says more than "error sending request".

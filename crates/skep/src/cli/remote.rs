@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     config::{Overrides, Settings, read_token},
-    executor,
     remote::Hubs,
     running::RunningHub,
     terminal::{line, say},
@@ -83,7 +82,7 @@ pub(super) async fn call(common: Common, url: &str, arguments: &CallArguments) -
     let Some(called) = stop.run_until_cancelled(hub.call(&call, Annotations::default())).await else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    match executor::answer_of(&name, called?.answer) {
+    match called?.result {
         Ok(answer) => show(&answer.to_json(), true, arguments.json),
         Err(error) => show(&error.to_json(), false, arguments.json),
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Hubs, innermost, message, object};
+use super::{Hubs, innermost, message, object, said};
 
 /// Time for a hub to answer. It may first wait a moment for MCP servers that are starting.
 const SHOW_TIME_MAX: Duration = Duration::from_secs(30);
@@ -100,7 +100,7 @@ impl Hubs {
             Some(answer) if answer.get("code").is_some_and(|code| code == "draining") => {
                 Err(ShowError::Stopping { hub: name })
             }
-            Some(answer) if answer.contains_key("message") => {
+            Some(answer) if said(&answer).is_some() => {
                 Err(ShowError::Refused { hub: name, status: status.as_u16(), why: message(&answer) })
             }
             _ => Err(ShowError::NotAHub { hub: name, status: status.to_string() }),
