@@ -84,18 +84,20 @@ impl Changes {
     }
 }
 
-/// Begin a transaction and run closures, those of `group` and whatever `more` brings, up to the one that spoils it.
-/// `more` is asked after each closure, with how many there have been.
+/// Begin a transaction and run closures, those of `group` and whatever `fill` adds to it, up to the one that spoils it.
+/// `fill` is called before each closure, with how many are done.
 pub(super) async fn run(
     sql: &mut Sql<'_>,
     namespaces: &Namespaces,
     time: &Time,
     group: &mut Vec<Box<dyn Write>>,
-    mut more: impl FnMut(usize) -> Option<Box<dyn Write>>,
+    mut fill: impl FnMut(&mut Vec<Box<dyn Write>>, usize),
 ) -> Result<Changes, Trouble> {
     sql.begin().await.doing("begin a write")?;
     let (mut changes, mut done) = (Changes::default(), 0);
-    while let Some(write) = group.get_mut(done) {
+    loop {
+        fill(group, done);
+        let Some(write) = group.get_mut(done) else { return Ok(changes) };
         if write.begin() {
             let namespace = match changes.opened.get(write.namespace()) {
                 Some(namespace) => *namespace,
@@ -113,9 +115,7 @@ pub(super) async fn run(
             }
         }
         done += 1;
-        group.extend(more(done));
     }
-    Ok(changes)
 }
 
 /// Number the events of a group and write them down: the last thing before the commit.

@@ -2,6 +2,10 @@
 //!
 //! The writer thread runs one group after the other (`group.rs`); writes of several namespaces may share one.
 //!
+//! A commit takes longer than all that happens in it, so a group that is divided in two takes nearly twice as long.
+//! Callers who have just had their answers ask for the next thing within moments; a group waits a little until it is as
+//! large as the last one ([`Pace`]).
+//!
 //! Other processes may have the same file open: each group is a transaction of its own, and waits its turn for so
 //! long as [`super::Limits`] says.
 //!
@@ -20,6 +24,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,6 +46,10 @@ use super::{
 const GROUP_MAX: usize = 256;
 /// How long a group takes in more, so that the first does not wait long, nor another process for the file.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
+/// A group waits for others at most this part of the time that a commit takes: a quarter.
+const PATIENCE: u32 = 4;
+/// How long it sleeps before it looks again who has come.
+const PATIENCE_STEP: Duration = Duration::from_micros(20);
 /// Threads that read, at most.
 const READERS_MAX: usize = 4;
 /// Prepared statements that a connection keeps.
@@ -69,7 +78,7 @@ impl Sqlite {
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
         let (writer, writes) = unbounded_channel();
-        let writer_thread = Writer { connection, queue: writes, queues: Queues::default(), shared, state: State::Open };
+        let writer_thread = Writer { connection, intake: Intake::new(writes), shared };
         start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
         let readers = Readers::start(path.to_owned(), lock_time_max, &alive)?;
         Ok(Sqlite { writer, readers, threads: tokio::sync::Mutex::new(threads) })
@@ -107,23 +116,13 @@ impl Sqlite {
 /// The writer thread. Ends when it is told to, or when the last [`super::Db`] is gone.
 struct Writer {
     connection: Connection,
-    queue: UnboundedReceiver<Job<Box<dyn Write>>>,
-    queues: Queues,
+    intake: Intake,
     shared: Arc<Shared>,
-    state: State,
-}
-
-enum State {
-    Open,
-    /// Nothing more comes in; what waits is still done.
-    Closing,
-    /// A commit failed in a way that leaves open whether it counts. Nothing more is done.
-    Stopped(DbError),
 }
 
 impl Writer {
     fn run(mut self) {
-        while self.wait() {
+        while self.intake.wait() {
             let mut group = Vec::new();
             match self.together(&mut group, true) {
                 Ok(()) => answer(group, &Ok(())),
@@ -143,41 +142,21 @@ impl Writer {
         }
     }
 
-    /// Wait until there is something to write; `false` if there never will be.
-    fn wait(&mut self) -> bool {
-        while self.is_open() && self.queues.is_empty() {
-            let job = self.queue.blocking_recv();
-            self.take_in(job);
-        }
-        !self.queues.is_empty()
-    }
-
-    /// Whether more may come in.
-    fn is_open(&self) -> bool {
-        !matches!(self.state, State::Closing)
-    }
-
-    fn take_in(&mut self, job: Option<Job<Box<dyn Write>>>) {
-        match (job, &self.state) {
-            (Some(Job::Do(write)), State::Stopped(error)) => write.answer(Err(error.clone())),
-            (Some(Job::Do(write)), _) => self.queues.push(write),
-            (Some(Job::Stop) | None, _) => self.state = State::Closing,
-        }
-    }
-
     /// One transaction: who is in `group`, and if it `grows` also who waits, and whoever comes while it runs.
     fn together(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<(), Trouble> {
         if grows {
-            group.extend(self.queues.pop());
+            group.extend(self.intake.queues.pop());
         }
-        if let State::Stopped(error) = &self.state {
+        if let State::Stopped(error) = &self.intake.state {
             return Err(Trouble::Failed(error.clone()));
         }
         let changes = self.run_closures(group, grows);
         let committed = changes.and_then(|mut changes| {
             let mut sql = Sql::Sqlite(&mut self.connection);
             ready(group::write_events(&mut sql, &mut changes))?;
+            let begun = Instant::now();
             execute(&self.connection, "commit").doing("commit").map_err(|error| self.commit_failed(error))?;
+            self.intake.pace.learn(group.len(), begun.elapsed());
             Ok(changes)
         });
         if committed.is_err() && !self.connection.is_autocommit() {
@@ -200,7 +179,7 @@ impl Writer {
         match error {
             DbError::Disk(source) => {
                 tracing::error!(error = %source, "the disk failed while a change was committed; the store stops");
-                self.state = State::Stopped(DbError::Stopped(Arc::clone(&source)));
+                self.intake.state = State::Stopped(DbError::Stopped(Arc::clone(&source)));
                 DbError::Unsure(source)
             }
             other => other,
@@ -209,18 +188,95 @@ impl Writer {
 
     fn run_closures(&mut self, group: &mut Vec<Box<dyn Write>>, grows: bool) -> Result<group::Changes, Trouble> {
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
-        let Writer { connection, queue, queues, state, .. } = self;
-        let more = |done| {
-            while grows && let Ok(job) = queue.try_recv() {
-                match job {
-                    Job::Do(write) => queues.push(write),
-                    Job::Stop => *state = State::Closing,
-                }
+        let Writer { connection, intake, .. } = self;
+        let mut patience = intake.pace.commit_time / PATIENCE;
+        let fill = |group: &mut Vec<Box<dyn Write>>, done| {
+            if grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX {
+                intake.fill(group, done, &mut patience);
             }
-            (grows && done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX).then(|| queues.pop()).flatten()
         };
         let mut sql = Sql::Sqlite(connection);
-        ready(group::run(&mut sql, &shared.namespaces, &shared.time, group, more))
+        ready(group::run(&mut sql, &shared.namespaces, &shared.time, group, fill))
+    }
+}
+
+/// The writes that wait, and those to come.
+struct Intake {
+    jobs: UnboundedReceiver<Job<Box<dyn Write>>>,
+    queues: Queues,
+    state: State,
+    pace: Pace,
+}
+
+enum State {
+    Open,
+    /// Nothing more comes in; what waits is still done.
+    Closing,
+    /// A commit failed in a way that leaves open whether it counts. Nothing more is done.
+    Stopped(DbError),
+}
+
+/// What is known of the groups so far.
+#[derive(Default)]
+struct Pace {
+    /// How many writes the last one had.
+    size: usize,
+    /// How long commits have taken lately.
+    commit_time: Duration,
+}
+
+impl Pace {
+    fn learn(&mut self, size: usize, commit_time: Duration) {
+        self.size = size;
+        self.commit_time = (self.commit_time * 7 + commit_time) / 8;
+    }
+}
+
+impl Intake {
+    fn new(jobs: UnboundedReceiver<Job<Box<dyn Write>>>) -> Intake {
+        Intake { jobs, queues: Queues::default(), state: State::Open, pace: Pace::default() }
+    }
+
+    /// Wait until there is something to write; `false` if there never will be.
+    fn wait(&mut self) -> bool {
+        while self.is_open() && self.queues.is_empty() {
+            let job = self.jobs.blocking_recv();
+            self.take_in(job);
+        }
+        !self.queues.is_empty()
+    }
+
+    /// Whether more may come in.
+    fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closing)
+    }
+
+    fn take_in(&mut self, job: Option<Job<Box<dyn Write>>>) {
+        match (job, &self.state) {
+            (Some(Job::Do(write)), State::Stopped(error)) => write.answer(Err(error.clone())),
+            (Some(Job::Do(write)), _) => self.queues.push(write),
+            (Some(Job::Stop) | None, _) => self.state = State::Closing,
+        }
+    }
+
+    /// Add the next write to a group of which so many are done. A group that has nothing to do waits for others until it
+    /// is as large as the last one was, or its patience ends.
+    fn fill(&mut self, group: &mut Vec<Box<dyn Write>>, done: usize, patience: &mut Duration) {
+        loop {
+            while let Ok(job) = self.jobs.try_recv() {
+                self.take_in(Some(job));
+            }
+            if done == group.len() {
+                group.extend(self.queues.pop());
+            }
+            let has_enough = done < group.len() || group.len() >= self.pace.size;
+            if has_enough || patience.is_zero() || !self.is_open() {
+                return;
+            }
+            let asleep = Instant::now();
+            thread::sleep(PATIENCE_STEP);
+            *patience = patience.saturating_sub(asleep.elapsed());
+        }
     }
 }
 

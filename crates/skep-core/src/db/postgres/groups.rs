@@ -232,12 +232,14 @@ impl Writer {
         };
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
         let mut pipeline = Pipeline::new(Arc::new(client));
-        let more = |done| {
-            let is_room = done < GROUP_MAX && begun.elapsed() < GROUP_TIME_MAX;
-            turn.as_mut().filter(|_| is_room).and_then(|turn| turn.next_write())
+        let fill = |group: &mut Vec<Box<dyn Write>>, done| {
+            let Some(turn) = turn.as_mut().filter(|_| begun.elapsed() < GROUP_TIME_MAX) else { return };
+            if done == group.len() && done < GROUP_MAX {
+                group.extend(turn.next_write());
+            }
         };
         let mut sql = Sql::Postgres(&mut pipeline);
-        let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, more);
+        let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, fill);
         let ran = timeout(STEP_TIME_MAX, work).await.unwrap_or_else(|_| Err(silent().into()));
         let mut changes = match ran {
             Ok(changes) => changes,
