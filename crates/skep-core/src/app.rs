@@ -1,15 +1,17 @@
 //! The operations on runs, tasks, sessions and MCP tasks. Each is one transaction: load, decide, save, append the event,
 //! commit, wake followers.
 //!
-//! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/runs.rs`, `app/sessions.rs` and
-//! `app/mcp_tasks.rs`. What only reads asks [`Db`] itself.
+//! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/exchange.rs`, `app/runs.rs`,
+//! `app/sessions.rs` and `app/mcp_tasks.rs`. What only reads asks [`Db`] itself.
 
+mod exchange;
 mod mcp_tasks;
 mod runs;
 mod sessions;
 mod tasks;
 
 pub use self::{
+    exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     runs::RunError,
     sessions::{LOST_MAX, SessionError},

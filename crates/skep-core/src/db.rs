@@ -3,7 +3,7 @@
 //! A **write** is a closure given to `Db::write`; what it can do is the methods of `Tx`. A closure and not a transaction
 //! object, because that leaves the store free to run many of them in one commit, or the same one twice. Both are
 //! private to this crate: whoever wants to change something calls an operation of [`crate::app::App`], which has the
-//! rules.
+//! rules. What is done often is an `Operation` instead: several of one type are done together, with fewer statements.
 //!
 //! A **read** is a method of [`Db`]: one statement, which sees what is committed and waits for no writer. All of it
 //! is SQL written once (`sql.rs`).
@@ -39,6 +39,7 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 
+pub(crate) use self::queue::Operation;
 use self::{
     admission::Admission,
     clock::Time,
@@ -46,8 +47,8 @@ use self::{
     follow::Streams,
     namespaces::Namespaces,
     postgres::Postgres,
-    queue::{Job, Waiting, Write},
-    sql::{Cause, Row, Sql, Value},
+    queue::{Call, Job, Waiting, Write},
+    sql::{Cause, Row, Select, Sql, Value},
     sqlite::Sqlite,
 };
 pub use self::{
@@ -184,8 +185,19 @@ impl Db {
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
+        self.perform(namespace, bytes, Call::new(work)).await
+    }
+
+    /// Do an operation with values of so many bytes in a namespace, perhaps together with others of its type. The answer
+    /// comes when it is durable.
+    pub(crate) async fn perform<O: Operation>(
+        &self,
+        namespace: &Namespace,
+        bytes: usize,
+        operation: O,
+    ) -> Result<O::Output, O::Error> {
         let place = self.admission.enter(namespace, bytes)?;
-        let (waiting, answer) = Waiting::new(namespace.clone(), work, place);
+        let (waiting, answer) = Waiting::new(namespace.clone(), operation, place);
         let job: Job<Box<dyn Write>> = Job::Do(Box::new(waiting));
         let sent = match &*self.store {
             Store::Sqlite(sqlite) => sqlite.writer().send(job),
@@ -307,6 +319,18 @@ impl<'a> Tx<'a> {
         read: impl Fn(&Row<'_>) -> Result<T, Cause>,
     ) -> Result<Option<T>, Cause> {
         Ok(self.all(sql, values, read).await?.into_iter().next())
+    }
+
+    /// The rows of two `select`s, at the price of one.
+    async fn both<T, U>(
+        &mut self,
+        first: Select<'_, impl Fn(&Row<'_>) -> Result<T, Cause>>,
+        second: Select<'_, impl Fn(&Row<'_>) -> Result<U, Cause>>,
+    ) -> Result<(Vec<T>, Vec<U>), Cause> {
+        self.check()?;
+        let result = self.sql.both(first, second).await;
+        self.failed |= result.is_err();
+        result
     }
 
     /// Change something, and see the rows that the change gives.

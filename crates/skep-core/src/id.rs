@@ -13,5 +13,5 @@ pub struct TaskId(pub String);
 pub struct WorkerId(pub String);
 
 /// Name of a session: one worker's, from when it registers until it leaves or is lost. Unique in its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub String);

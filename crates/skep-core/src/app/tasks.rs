@@ -6,13 +6,12 @@ use serde_json::json;
 use super::{App, Verdict};
 use crate::{
     Json,
-    artefact::{self, NewArtefact},
     db::{DbError, Tx},
     event::{Kind, NewEvent},
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
     run::{self, Deletion, RunId},
-    task::{Attempt, Command, Failure, Holder, LateAnswer, NewTask, Refused, State, Task, TaskId},
+    task::{Attempt, Command, Failure, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
 
 /// Why an operation on tasks failed. Nothing was changed.
@@ -82,60 +81,6 @@ impl App {
             Ok(task)
         };
         self.db.write_bytes(permit.namespace(), bytes, submit).await
-    }
-
-    /// Start the task of a queue that has been due the longest, if there is one. The worker holds it until it answers, or
-    /// until its session ends. There is no task for a worker whose session is not registered, is another worker's, or
-    /// belongs to a deleted hub; and none of a run that is interrupted.
-    pub async fn claim(&self, permit: &Permit, queue: &str, holder: &Holder) -> Result<Option<Task>, TaskError> {
-        check_name("queue", queue)?;
-        check_name("worker", &holder.worker.0)?;
-        let (queue, holder) = (queue.to_owned(), holder.clone());
-        let claim = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            let Some(mut task) = tx.next_ready_task(&queue, &holder, now).await? else { return Ok(None) };
-            let event = task.apply(Command::Start(holder.clone()), now)?;
-            tx.save_task(&task).await?;
-            tx.append(event);
-            Ok(Some(task))
-        };
-        self.db.write(permit.namespace(), claim).await
-    }
-
-    /// Complete a task with its output and its artefacts. Tasks that waited for this one become ready.
-    ///
-    /// Finishing the same attempt again changes nothing and is no error, so a worker that did not get the reply may call
-    /// again. A late answer is refused, and kept in the log.
-    pub async fn finish(
-        &self,
-        permit: &Permit,
-        id: &TaskId,
-        by: Attempt,
-        output: impl Into<Json>,
-        artefacts: Vec<NewArtefact>,
-    ) -> Result<Task, TaskError> {
-        let output = output.into();
-        check_json("the output", &output, OUTPUT_BYTES_MAX)?;
-        artefact::check(&artefacts)?;
-        let bytes = output.as_str().len() + artefacts.iter().map(|artefact| artefact.bytes.len()).sum::<usize>();
-        let artefacts: Vec<_> = artefacts.into_iter().map(|artefact| (artefact.sha256(), artefact)).collect();
-        let id = id.clone();
-        let finish = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            let mut task = load(tx, &id).await?;
-            match task.apply(Command::Finish(by.clone(), output.clone()), now) {
-                Err(Refused::Repeated) => return Ok(Verdict::Done(task)),
-                Err(reason) => return refuse_late(tx, &task, &by, reason, LateAnswer::Output(output.clone())).await,
-                Ok(event) => tx.append(event),
-            }
-            tx.save_task(&task).await?;
-            for (sha256, artefact) in &artefacts {
-                tx.add_artefact(&task, artefact, sha256).await?;
-            }
-            tx.release_dependents(&task.id).await?;
-            Ok::<_, TaskError>(Verdict::Done(task))
-        };
-        self.db.write_bytes(permit.namespace(), bytes, finish).await?.into_result()
     }
 
     /// Fail an attempt. There is another one if `retry` is set and the task has retries left. Otherwise the task has
@@ -235,7 +180,7 @@ async fn unless_deleted(tx: &mut Tx<'_>, task: Task) -> Result<Task, TaskError> 
 
 /// Refuse a late answer, and keep it in the log. A task that is being deleted is unknown: nothing may be added to what
 /// is being deleted, or the deletion would leave something behind.
-async fn refuse_late<T>(
+pub(super) async fn refuse_late<T>(
     tx: &mut Tx<'_>,
     task: &Task,
     by: &Attempt,
@@ -307,7 +252,7 @@ pub(super) async fn update_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<()
         return Ok(());
     }
     if task.allow_failure {
-        return tx.release_dependents(&task.id).await;
+        return tx.release_dependents(&[&task.id]).await;
     }
     for (blocked, run) in tx.block_dependents(&task.id).await? {
         let data = json!({ "by": task.id.0 }).into();

@@ -82,11 +82,10 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
                     with ordinality as new ({COLUMNS}, n)"
             );
             let at: Vec<i64> = events.iter().map(|event| event.at.0).collect();
-            let texts = |text: fn(&NewEvent) -> Option<String>| events.iter().map(text).collect::<Vec<_>>();
-            let kind = texts(|event| Some(event.kind.name().to_owned()));
-            let run = texts(|event| event.run.as_ref().map(|run| run.0.clone()));
-            let task = texts(|event| event.task.as_ref().map(|task| task.0.clone()));
-            let data = texts(|event| Some(event.data.to_string()));
+            let kind: Vec<&str> = events.iter().map(|event| event.kind.name()).collect();
+            let run: Vec<Option<&str>> = events.iter().map(|event| event.run.as_ref().map(|run| &*run.0)).collect();
+            let task: Vec<Option<&str>> = events.iter().map(|event| event.task.as_ref().map(|task| &*task.0)).collect();
+            let data: Vec<&str> = events.iter().map(|event| event.data.as_str()).collect();
             let values = values![last, namespace, locked.last_event, at, kind, run, task, data];
             pipeline.later(&insert, values).await?;
             Ok(locked.last_event)

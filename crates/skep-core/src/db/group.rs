@@ -10,6 +10,9 @@
 //! The namespace is locked first, before anything is read. So the writes of a namespace see each other's results however
 //! many hubs there are, no two of them deadlock, and the numbers of its events follow one another.
 //!
+//! Operations of one type that are next to each other in a queue are done together (`queue.rs`): 64 claims are one
+//! `select` and one `update`.
+//!
 //! When a closure that has changed something returns an error or panics, when a statement fails, or when the database
 //! itself rolls back, the group is *spoiled*: all of it is rolled back, and each of its closures is called again in a
 //! transaction of its own, where its failure concerns no other. There are no savepoints, because they would cost every
@@ -26,6 +29,9 @@ use super::{
     queue::{Ran, Write, waits_for_something_else},
 };
 use crate::{Namespace, event::NewEvent};
+
+/// Operations that are done together, at most: enough to spread the cost of a statement.
+pub(super) const TOGETHER_MAX: usize = 64;
 
 /// Why a group was rolled back.
 #[derive(Debug)]
@@ -84,8 +90,8 @@ impl Changes {
     }
 }
 
-/// Begin a transaction and run closures, those of `group` and whatever `fill` adds to it, up to the one that spoils it.
-/// `fill` is called before each closure, with how many are done.
+/// Begin a transaction and run operations, those of `group` and whatever `fill` adds to it, up to the one that spoils
+/// it. `fill` is called before each operation, with how many are done.
 pub(super) async fn run(
     sql: &mut Sql<'_>,
     namespaces: &Namespaces,
@@ -97,8 +103,11 @@ pub(super) async fn run(
     let (mut changes, mut done) = (Changes::default(), 0);
     loop {
         fill(group, done);
-        let Some(write) = group.get_mut(done) else { return Ok(changes) };
+        let Some((write, others)) = group.get_mut(done..).and_then(<[_]>::split_first_mut) else { return Ok(changes) };
+        done += 1;
         if write.begin() {
+            let others = together_with(&**write, others);
+            done += others.len();
             let namespace = match changes.opened.get(write.namespace()) {
                 Some(namespace) => *namespace,
                 None => {
@@ -107,14 +116,13 @@ pub(super) async fn run(
                     namespace
                 }
             };
-            match call(&mut **write, sql, Scope { namespace, now: time.now() }).await {
+            match call(&mut **write, others, sql, Scope { namespace, now: time.now() }).await {
                 _ if sql.has_failed() => return Err(Trouble::Spoiled),
                 Ran::Keep(new) => changes.add(namespace, new),
                 Ran::Undo { changed: false } => {}
                 Ran::Undo { changed: true } => return Err(Trouble::Spoiled),
             }
         }
-        done += 1;
     }
 }
 
@@ -126,11 +134,19 @@ pub(super) async fn write_events(sql: &mut Sql<'_>, changes: &mut Changes) -> Re
     Ok(())
 }
 
-/// Call a closure. One that is not ready although the database owes it no answer waits for something that it should
+/// Of those behind a write, the next ones that can be done together with it.
+fn together_with<'a>(write: &dyn Write, behind: &'a mut [Box<dyn Write>]) -> &'a mut [Box<dyn Write>] {
+    let Some(kind) = write.kind() else { return &mut [] };
+    let near = behind.iter().take(TOGETHER_MAX - 1);
+    let count = near.take_while(|other| other.kind() == Some(kind) && other.namespace() == write.namespace()).count();
+    &mut behind[..count]
+}
+
+/// Run an operation. One that is not ready although the database owes it no answer waits for something that it should
 /// not.
-async fn call(write: &mut dyn Write, sql: &mut Sql<'_>, scope: Scope) -> Ran {
+async fn call(write: &mut dyn Write, others: &mut [Box<dyn Write>], sql: &mut Sql<'_>, scope: Scope) -> Ran {
     let is_waiting = sql.is_waiting();
-    let mut closure = write.run(sql.reborrow(), scope);
+    let mut closure = write.run(others, sql.reborrow(), scope);
     let ran = poll_fn(|context| match closure.as_mut().poll(context) {
         Poll::Ready(ran) => Poll::Ready(Some(ran)),
         Poll::Pending if is_waiting() => Poll::Pending,

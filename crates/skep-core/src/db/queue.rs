@@ -4,7 +4,10 @@
 //! The queues need no bound of their own: each entry holds a [`Place`], and there are only so many.
 
 use std::{
+    any::{Any, TypeId},
     collections::{HashMap, VecDeque},
+    iter::once,
+    marker::PhantomData,
     panic::{AssertUnwindSafe, resume_unwind},
     pin::Pin,
     sync::{
@@ -27,21 +30,76 @@ pub(super) enum Job<T> {
     Stop,
 }
 
-/// A write that waits. A trait, because each has another closure and another answer.
-pub(super) trait Write: Send {
+/// What a write does.
+///
+/// Operations of one type that are next to each other in a queue are done together, if the type allows it, with fewer
+/// statements than one after the other. Nobody can tell: as long as none of them is committed, they are concurrent.
+pub(crate) trait Operation: Send + 'static {
+    /// What its caller is told once it is durable.
+    type Output: Send + 'static;
+    /// Why nothing was done.
+    type Error: From<DbError> + Send + 'static;
+    /// Whether several can be done together.
+    const TOGETHER: bool;
+
+    /// Do all of these. Gives an output for each, in their order. An error undoes all of them; then each is done by
+    /// itself, so that it fails for its own reasons alone.
+    async fn run(tx: &mut Tx<'_>, all: &[&Self]) -> Result<Vec<Self::Output>, Self::Error>;
+}
+
+/// The operation that calls a closure.
+pub(super) struct Call<F, T, E> {
+    work: F,
+    gives: PhantomData<fn() -> Result<T, E>>,
+}
+
+impl<F, T, E> Call<F, T, E> {
+    pub(super) fn new(work: F) -> Call<F, T, E> {
+        Call { work, gives: PhantomData }
+    }
+}
+
+impl<F, T, E> Operation for Call<F, T, E>
+where
+    F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<DbError> + Send + 'static,
+{
+    type Output = T;
+    type Error = E;
+    const TOGETHER: bool = false;
+
+    async fn run(tx: &mut Tx<'_>, all: &[&Self]) -> Result<Vec<T>, E> {
+        let mut outputs = Vec::with_capacity(all.len());
+        for one in all {
+            outputs.push((one.work)(tx).await?);
+        }
+        Ok(outputs)
+    }
+}
+
+/// A write that waits. A trait, because each has another operation and another answer.
+pub(super) trait Write: Any + Send {
     /// Whose rows and events it is about.
     fn namespace(&self) -> &Namespace;
+    /// The type of its operation, if it can be done together with others of this type.
+    fn kind(&self) -> Option<TypeId>;
     /// Begin it. `false` if it is not to be done: its caller has left, or has waited too long.
     fn begin(&self) -> bool;
-    /// Call the closure.
-    fn run<'a>(&'a mut self, sql: Sql<'a>, scope: Scope) -> Pin<Box<dyn Future<Output = Ran> + 'a>>;
-    /// Instead of what the closure said, if it said anything: this.
+    /// Do it, together with those of the `others` that somebody needs done. They are of the same kind and namespace.
+    fn run<'a>(
+        &'a mut self,
+        others: &'a mut [Box<dyn Write>],
+        sql: Sql<'a>,
+        scope: Scope,
+    ) -> Pin<Box<dyn Future<Output = Ran> + 'a>>;
+    /// Instead of what the operation said, if it said anything: this.
     fn refuse(&mut self, error: DbError);
     /// Tell the caller, now that it is known whether it was committed.
     fn answer(self: Box<Self>, committed: Result<(), DbError>);
 }
 
-/// What became of a closure.
+/// What became of one operation, or of several that were done together.
 pub(super) enum Ran {
     /// It shall count, with these events.
     Keep(Vec<NewEvent>),
@@ -49,19 +107,22 @@ pub(super) enum Ran {
     Undo { changed: bool },
 }
 
-/// A closure, and what its caller will be told.
-pub(super) struct Waiting<F, T, E> {
+/// An operation, and what its caller will be told.
+pub(super) struct Waiting<O: Operation> {
     namespace: Namespace,
-    work: F,
-    result: Option<thread::Result<Result<T, E>>>,
-    reply: oneshot::Sender<thread::Result<Result<T, E>>>,
+    operation: O,
+    result: Option<Said<O::Output, O::Error>>,
+    reply: oneshot::Sender<Said<O::Output, O::Error>>,
     start: Start,
     place: Place,
 }
 
+/// What an operation said, or its panic.
+type Said<T, E> = thread::Result<Result<T, E>>;
+
 /// What a caller waits for.
 pub(super) struct Answer<T, E> {
-    answer: oneshot::Receiver<thread::Result<Result<T, E>>>,
+    answer: oneshot::Receiver<Said<T, E>>,
     start: Start,
 }
 
@@ -93,10 +154,10 @@ impl Start {
     }
 }
 
-impl<F, T, E> Waiting<F, T, E> {
-    pub(super) fn new(namespace: Namespace, work: F, place: Place) -> (Waiting<F, T, E>, Answer<T, E>) {
+impl<O: Operation> Waiting<O> {
+    pub(super) fn new(namespace: Namespace, operation: O, place: Place) -> (Waiting<O>, Answer<O::Output, O::Error>) {
         let ((reply, answer), start) = (oneshot::channel(), Start::default());
-        let waiting = Waiting { namespace, work, result: None, reply, start: start.clone(), place };
+        let waiting = Waiting { namespace, operation, result: None, reply, start: start.clone(), place };
         (waiting, Answer { answer, start })
     }
 }
@@ -116,29 +177,50 @@ impl<T, E: From<DbError>> Answer<T, E> {
     }
 }
 
-impl<F, T, E> Write for Waiting<F, T, E>
-where
-    F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send,
-    T: Send,
-    E: From<DbError> + Send,
-{
+impl<O: Operation> Write for Waiting<O> {
     fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    fn kind(&self) -> Option<TypeId> {
+        O::TOGETHER.then(TypeId::of::<O>)
     }
 
     fn begin(&self) -> bool {
         (self.start.has_begun() || !self.reply.is_closed()) && self.start.begin()
     }
 
-    fn run<'a>(&'a mut self, sql: Sql<'a>, scope: Scope) -> Pin<Box<dyn Future<Output = Ran> + 'a>> {
+    fn run<'a>(
+        &'a mut self,
+        others: &'a mut [Box<dyn Write>],
+        sql: Sql<'a>,
+        scope: Scope,
+    ) -> Pin<Box<dyn Future<Output = Ran> + 'a>> {
         Box::pin(async move {
+            let others = others.iter_mut().filter_map(|other| (&mut **other as &mut dyn Any).downcast_mut());
+            let mut all: Vec<&mut Waiting<O>> =
+                once(self).chain(others.filter(|other: &&mut Self| other.begin())).collect();
             let mut tx = Tx::new(scope, sql);
-            let said = AssertUnwindSafe((self.work)(&mut tx)).catch_unwind().await;
-            let result = said.map(|said| tx.finish(said));
-            let ran =
-                if matches!(result, Ok(Ok(_))) { Ran::Keep(tx.events) } else { Ran::Undo { changed: tx.changed } };
-            self.result = Some(result);
-            ran
+            let operations: Vec<&O> = all.iter().map(|waiting| &waiting.operation).collect();
+            let said = AssertUnwindSafe(O::run(&mut tx, &operations)).catch_unwind().await;
+            match (said.map(|said| tx.finish(said)), &mut *all) {
+                (Ok(Ok(outputs)), all) => {
+                    for (waiting, output) in all.iter_mut().zip(outputs) {
+                        waiting.result = Some(Ok(Ok(output)));
+                    }
+                    Ran::Keep(tx.events)
+                }
+                (Ok(Err(error)), [alone]) => {
+                    alone.result = Some(Ok(Err(error)));
+                    Ran::Undo { changed: tx.changed }
+                }
+                (Err(panic), [alone]) => {
+                    alone.result = Some(Err(panic));
+                    Ran::Undo { changed: tx.changed }
+                }
+                // Whose failure it was shows when each is done by itself.
+                (_, _) => Ran::Undo { changed: true },
+            }
         })
     }
 
@@ -147,14 +229,14 @@ where
     }
 
     fn answer(self: Box<Self>, committed: Result<(), DbError>) {
-        let Waiting { work, result, reply, place, .. } = *self;
+        let Waiting { operation, result, reply, place, .. } = *self;
         let result = match (committed, result) {
             (Ok(()), Some(result)) => result,
             (Ok(()), None) => return, // nobody needed it
             (Err(error), _) => Ok(Err(error.into())),
         };
         // Whoever hears its answer has room for its next write.
-        drop((work, place));
+        drop((operation, place));
         let _ = reply.send(result); // fails if the caller has left
     }
 }
@@ -208,6 +290,13 @@ impl Queues {
         Some(namespace)
     }
 
+    /// The first of the same namespace's queue, if it can be done together with this one.
+    pub(super) fn pop_like(&mut self, write: &dyn Write) -> Option<Box<dyn Write>> {
+        let (kind, namespace) = (write.kind()?, write.namespace());
+        let next = self.queues.get(namespace)?.front()?;
+        (next.kind() == Some(kind)).then(|| self.pop_of(namespace)).flatten()
+    }
+
     /// The first of a namespace's queue.
     pub(super) fn pop_of(&mut self, namespace: &Namespace) -> Option<Box<dyn Write>> {
         let queue = self.queues.get_mut(namespace)?;
@@ -217,5 +306,69 @@ impl Queues {
             self.turns.retain(|turn| turn != namespace);
         }
         write
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier, atomic::AtomicBool};
+
+    use tokio::task::block_in_place;
+
+    use super::*;
+    use crate::db::{Db, Limits};
+
+    /// Says with how many it was done; some cannot be.
+    struct Count {
+        fails: bool,
+    }
+
+    impl Operation for Count {
+        type Output = usize;
+        type Error = DbError;
+        const TOGETHER: bool = true;
+
+        async fn run(_: &mut Tx<'_>, all: &[&Count]) -> Result<Vec<usize>, DbError> {
+            if all.iter().any(|one| one.fails) {
+                return Err(DbError::Busy("on purpose"));
+            }
+            Ok(vec![all.len(); all.len()])
+        }
+    }
+
+    /// Stand in line behind a write that stays until all of these do.
+    async fn together(db: &Db, operations: [Count; 3]) -> Vec<Result<usize, DbError>> {
+        let (team, barrier) = (Namespace::team("n"), Arc::new(Barrier::new(2)));
+        let (stays, is_first) = (Arc::clone(&barrier), AtomicBool::new(true));
+        let held = async move |_: &mut Tx<'_>| {
+            if is_first.swap(false, Ordering::SeqCst) {
+                stays.wait(); // it has begun
+                stays.wait(); // it may go on
+            }
+            Ok::<_, DbError>(())
+        };
+        let held = db.write(&team, held);
+        let others = async {
+            block_in_place(|| barrier.wait());
+            let all = operations.map(|operation| db.perform(&team, 0, operation));
+            tokio::join!(futures_util::future::join_all(all), async {
+                block_in_place(|| barrier.wait());
+            })
+            .0
+        };
+        let (held, said) = tokio::join!(held, others);
+        held.unwrap();
+        said
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn neighbours_of_one_kind_are_done_together_and_alone_if_one_of_them_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("hub.db").display());
+        let db = Db::open(&address, Limits::default()).await.unwrap();
+        let said = together(&db, [false; 3].map(|fails| Count { fails })).await;
+        assert!(said.iter().all(|said| matches!(said, Ok(3))), "{said:?}");
+        let said = together(&db, [false, true, false].map(|fails| Count { fails })).await;
+        assert!(matches!(&*said, [Ok(1), Err(DbError::Busy("on purpose")), Ok(1)]), "{said:?}");
     }
 }

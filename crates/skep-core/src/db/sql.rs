@@ -35,9 +35,9 @@ pub(super) enum Value<'a> {
     /// Text, of which a copy costs nothing.
     Json(Json),
     /// Several texts at once, for [`Sql::any`] and `unnest`.
-    Texts(Vec<Option<String>>),
+    Texts(Vec<Option<Cow<'a, str>>>),
     /// Several numbers at once, for `unnest`; PostgreSQL alone has it.
-    Integers(Vec<i64>),
+    Integers(Vec<Option<i64>>),
 }
 
 /// Values of a statement, each converted by `From`.
@@ -45,6 +45,13 @@ macro_rules! values {
     ($($value:expr),* $(,)?) => { &[$($crate::db::sql::Value::from($value)),*] };
 }
 pub(super) use values;
+
+/// A `select`, its values, and how to read a row.
+pub(super) struct Select<'a, F> {
+    pub(super) sql: &'a str,
+    pub(super) values: &'a [Value<'a>],
+    pub(super) read: F,
+}
 
 /// What a column of both databases is read as.
 pub(super) trait Readable: rusqlite::types::FromSql + for<'a> tokio_postgres::types::FromSql<'a> {}
@@ -191,6 +198,26 @@ impl Sql<'_> {
         }
     }
 
+    /// The rows of two `select`s. On PostgreSQL they share a round trip.
+    pub(super) async fn both<T, U>(
+        &mut self,
+        first: Select<'_, impl Fn(&Row<'_>) -> Result<T, Cause>>,
+        second: Select<'_, impl Fn(&Row<'_>) -> Result<U, Cause>>,
+    ) -> Result<(Vec<T>, Vec<U>), Cause> {
+        match self {
+            Sql::Sqlite(_) => {
+                let found = self.all(first.sql, first.values, first.read).await?;
+                Ok((found, self.all(second.sql, second.values, second.read).await?))
+            }
+            Sql::Postgres(pipeline) => {
+                let (found, others) = pipeline.both((first.sql, first.values), (second.sql, second.values)).await?;
+                let found = found.iter().map(|row| (first.read)(&Row::new(AnyRow::Postgres(row))));
+                let others = others.iter().map(|row| (second.read)(&Row::new(AnyRow::Postgres(row))));
+                Ok((found.collect::<Result<_, _>>()?, others.collect::<Result<_, _>>()?))
+            }
+        }
+    }
+
     /// Run a statement that changes rows, and say how many. Cheaper than `returning` where that is enough.
     pub(super) async fn count(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Cause> {
         match self {
@@ -220,7 +247,8 @@ impl Sql<'_> {
         }
     }
 
-    /// Whether a statement costs no round trip to a server, so that a `select` that may spare an update is worth it.
+    /// Whether a statement costs no round trip to a server, so that a `select` that may spare an update is worth it, and
+    /// several statements are as good as one about several rows.
     pub(super) fn answers_at_once(&self) -> bool {
         self.is_sqlite()
     }
@@ -308,7 +336,7 @@ impl rusqlite::ToSql for Value<'_> {
             Value::Text(value) => Ok(ToSqlOutput::from(&**value)),
             Value::Bytes(value) => Ok(ToSqlOutput::from(&**value)),
             Value::Json(value) => Ok(ToSqlOutput::from(value.as_str())),
-            Value::Texts(values) => Ok(ToSqlOutput::from(json(values.iter().cloned()))),
+            Value::Texts(values) => Ok(ToSqlOutput::from(json(values.iter().map(Option::as_deref)))),
             Value::Integers(values) => Ok(ToSqlOutput::from(json(values.iter().copied()))),
         }
     }
@@ -340,7 +368,23 @@ impl tokio_postgres::types::ToSql for Value<'_> {
     to_sql_checked!();
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
+    /// Several integers as one value.
+    pub(super) fn integers(values: Vec<Value<'a>>) -> Value<'a> {
+        let integer = |value| if let Value::Integer(value) = value { Some(value) } else { None };
+        Value::Integers(values.into_iter().map(integer).collect())
+    }
+
+    /// Several texts as one value.
+    pub(super) fn texts(values: Vec<Value<'a>>) -> Value<'a> {
+        let text = |value| match value {
+            Value::Text(text) => Some(text),
+            Value::Json(json) => Some(Cow::Owned(json.as_str().to_owned())),
+            _ => None,
+        };
+        Value::Texts(values.into_iter().map(text).collect())
+    }
+
     pub(super) fn to_owned(&self) -> Value<'static> {
         match self {
             Value::Null => Value::Null,
@@ -349,7 +393,10 @@ impl Value<'_> {
             Value::Text(value) => Value::Text(Cow::Owned(value.clone().into_owned())),
             Value::Bytes(value) => Value::Bytes(Cow::Owned(value.clone().into_owned())),
             Value::Json(value) => Value::Json(value.clone()),
-            Value::Texts(values) => Value::Texts(values.clone()),
+            Value::Texts(values) => {
+                let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(|text| Cow::Owned(text.to_owned()));
+                Value::Texts(values.iter().map(owned).collect())
+            }
             Value::Integers(values) => Value::Integers(values.clone()),
         }
     }
@@ -393,19 +440,25 @@ impl From<Json> for Value<'_> {
 
 impl From<Vec<String>> for Value<'_> {
     fn from(values: Vec<String>) -> Self {
-        Value::Texts(values.into_iter().map(Some).collect())
+        Value::Texts(values.into_iter().map(|text| Some(Cow::Owned(text))).collect())
     }
 }
 
-impl From<Vec<Option<String>>> for Value<'_> {
-    fn from(values: Vec<Option<String>>) -> Self {
-        Value::Texts(values)
+impl<'a> From<Vec<&'a str>> for Value<'a> {
+    fn from(values: Vec<&'a str>) -> Value<'a> {
+        Value::Texts(values.into_iter().map(|text| Some(Cow::Borrowed(text))).collect())
+    }
+}
+
+impl<'a> From<Vec<Option<&'a str>>> for Value<'a> {
+    fn from(values: Vec<Option<&'a str>>) -> Value<'a> {
+        Value::Texts(values.into_iter().map(|text| text.map(Cow::Borrowed)).collect())
     }
 }
 
 impl From<Vec<i64>> for Value<'_> {
     fn from(values: Vec<i64>) -> Self {
-        Value::Integers(values)
+        Value::Integers(values.into_iter().map(Some).collect())
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::sync::{
 
 use super::{
     DbError, Doing, ReadPlace, Shared, Sql,
-    group::{self, Trouble},
+    group::{self, TOGETHER_MAX, Trouble},
     migrations::migrate,
     queue::{Job, Queues, Write, answer, waits_for_something_else},
     start_thread,
@@ -259,8 +259,8 @@ impl Intake {
         }
     }
 
-    /// Add the next write to a group of which so many are done. A group that has nothing to do waits for others until it
-    /// is as large as the last one was, or its patience ends.
+    /// Add to a group of which so many writes are done: the next write, and those that can be done together with it. A
+    /// group that has nothing to do waits for others until it is as large as the last one was, or its patience ends.
     fn fill(&mut self, group: &mut Vec<Box<dyn Write>>, done: usize, patience: &mut Duration) {
         loop {
             while let Ok(job) = self.jobs.try_recv() {
@@ -268,6 +268,11 @@ impl Intake {
             }
             if done == group.len() {
                 group.extend(self.queues.pop());
+            }
+            while group.len() < GROUP_MAX.min(done + TOGETHER_MAX)
+                && let Some(next) = group.last().and_then(|last| self.queues.pop_like(&**last))
+            {
+                group.push(next);
             }
             let has_enough = done < group.len() || group.len() >= self.pace.size;
             if has_enough || patience.is_zero() || !self.is_open() {

@@ -20,6 +20,8 @@ pub(super) struct Column {
     changes: bool,
     /// What the database makes it of when a row is added, instead of a value; the namespace is `$1`.
     made_of: Option<&'static str>,
+    /// Whether it is an integer, and not text. Said of columns that change.
+    is_integer: bool,
     /// Whether it is JSON that may be large. Then there is a second column, the name of a blob (`blobs.rs`).
     is_json: bool,
 }
@@ -27,17 +29,22 @@ pub(super) struct Column {
 impl Column {
     /// A column that stays as it is.
     pub(super) const fn fixed(name: &'static str) -> Column {
-        Column { name, changes: false, made_of: None, is_json: false }
+        Column { name, changes: false, made_of: None, is_integer: false, is_json: false }
     }
 
     /// A column that stays as the database has made it of this expression, in which the namespace is `$1`.
     pub(super) const fn made(name: &'static str, of: &'static str) -> Column {
-        Column { name, changes: false, made_of: Some(of), is_json: false }
+        Column { name, changes: false, made_of: Some(of), is_integer: false, is_json: false }
     }
 
     /// A column that changes.
     pub(super) const fn changing(name: &'static str) -> Column {
-        Column { name, changes: true, made_of: None, is_json: false }
+        Column { name, changes: true, made_of: None, is_integer: false, is_json: false }
+    }
+
+    /// The same for integers.
+    pub(super) const fn integer(self) -> Column {
+        Column { is_integer: true, ..self }
     }
 
     /// The same for JSON that may be large.
@@ -85,6 +92,8 @@ pub(super) struct Table {
     /// The same, which returns the columns that the database makes.
     insert_made: String,
     update: String,
+    /// The same for several rows, on PostgreSQL.
+    update_several: String,
 }
 
 impl Table {
@@ -115,9 +124,22 @@ impl Table {
             changing.len() + 1,
             changing.len() + 2
         );
+        let arrays = columns.iter().filter(|column| column.changes).flat_map(|column| {
+            let array = if column.is_integer { "bigint[]" } else { "text[]" };
+            vec![array; column.names().len()]
+        });
+        let arrays: Vec<String> = (3..).zip(arrays).map(|(n, array)| format!("${n}::{array}")).collect();
+        let set: Vec<String> = changing.iter().map(|column| format!("{column} = new.{column}")).collect();
+        let update_several = format!(
+            "update {name} set {} from unnest($2::text[], {}) as new (id, {}) \
+             where {name}.namespace = $1 and {name}.id = new.id",
+            set.join(", "),
+            arrays.join(", "),
+            changing.join(", ")
+        );
         let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
         let load = format!("select {whole} from {name} where namespace = $1 and id = $2");
-        Table { name, columns, whole, small, plain, load, insert, insert_made, update }
+        Table { name, columns, whole, small, plain, load, insert, insert_made, update, update_several }
     }
 
     /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
@@ -205,6 +227,37 @@ impl Tx<'_> {
         row.extend([Value::from(self.namespace()), Value::from(id)]);
         self.execute(&table.update, &row).await
     }
+
+    /// The same for several rows, each with its id.
+    pub(super) async fn update_several<const N: usize>(
+        &mut self,
+        table: &Table,
+        rows: Vec<(&str, [Value<'_>; N])>,
+    ) -> Result<(), Cause> {
+        if rows.len() < 2 || self.sql.answers_at_once() {
+            for (id, values) in rows {
+                self.update(table, id, values).await?;
+            }
+            return Ok(());
+        }
+        let ids: Vec<&str> = rows.iter().map(|(id, _)| *id).collect();
+        let changing: Vec<&Column> = table.columns.iter().filter(|column| column.changes).collect();
+        let mut arrays: Vec<Vec<Value<'_>>> =
+            changing.iter().flat_map(|column| column.names()).map(|_| Vec::new()).collect();
+        for (_, values) in rows {
+            let mut row = Vec::with_capacity(2 * N);
+            let of_row = table.columns.iter().zip(values).filter(|(column, _)| column.changes);
+            for json in &add_values(&mut row, of_row) {
+                self.add_blob(json).await?;
+            }
+            arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
+        }
+        let are_integers = changing.iter().flat_map(|column| vec![column.is_integer; column.names().len()]);
+        let of_column = |(array, are_integers)| if are_integers { Value::integers(array) } else { Value::texts(array) };
+        let mut values = vec![Value::from(self.namespace()), Value::from(ids)];
+        values.extend(arrays.into_iter().zip(are_integers).map(of_column));
+        self.execute(&table.update_several, &values).await
+    }
 }
 
 /// Add values to a row as its columns have them. Returns those that become blobs.
@@ -245,6 +298,12 @@ mod tests {
         assert_eq!(
             table.update,
             "update t set state = $1, result = $2, result_blob = $3 where namespace = $4 and id = $5"
+        );
+        assert_eq!(
+            table.update_several,
+            "update t set state = new.state, result = new.result, result_blob = new.result_blob \
+             from unnest($2::text[], $3::text[], $4::text[], $5::text[]) as new (id, state, result, result_blob) \
+             where t.namespace = $1 and t.id = new.id"
         );
         assert_eq!(
             table.select_without_json("id = $2"),

@@ -1,6 +1,10 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -8,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Db, DbError, Doing, Tx,
     events::page,
-    sql::{Cause, JOIN_IN_ORDER, Row, Value, values},
+    sql::{Cause, JOIN_IN_ORDER, Row, Select, Value, values},
     table::{Column, Table},
 };
 use crate::{
@@ -29,11 +33,11 @@ const COLUMNS: [Column; 19] = [
     Column::fixed("retry_delay_us"),
     Column::fixed("allow_failure"),
     Column::changing("state"),
-    Column::changing("due"),
-    Column::changing("waiting_for"),
-    Column::changing("attempt"),
-    Column::changing("failures"),
-    Column::changing("losses"),
+    Column::changing("due").integer(),
+    Column::changing("waiting_for").integer(),
+    Column::changing("attempt").integer(),
+    Column::changing("failures").integer(),
+    Column::changing("losses").integer(),
     Column::changing("worker"),
     Column::changing("session"),
     Column::made("epoch", "(select epoch from namespace where id = $1)"),
@@ -53,23 +57,49 @@ impl Tx<'_> {
         self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The task of a queue that has been due the longest, for a worker whose session is registered with a known hub.
-    pub(crate) async fn next_ready_task(
+    /// The tasks of these names, each once and in any order.
+    pub(crate) async fn tasks(&mut self, ids: &BTreeSet<&TaskId>) -> Result<Vec<Task>, DbError> {
+        if ids.len() < 2 || self.sql.answers_at_once() {
+            let mut tasks = Vec::with_capacity(ids.len());
+            for id in ids {
+                tasks.extend(self.task(id).await?);
+            }
+            return Ok(tasks);
+        }
+        let sql = TABLE.select(&format!("id {}", self.sql.any(2)));
+        let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
+        self.all(&sql, values![self.namespace(), names], from_row).await.doing("load tasks")
+    }
+
+    /// The tasks of a queue that have been due the longest, at most so many; and of these sessions, those that are
+    /// registered with a known hub, with their workers.
+    pub(crate) async fn ready_tasks(
         &mut self,
         queue: &str,
-        Holder { worker, session }: &Holder,
-        now: Timestamp,
-    ) -> Result<Option<Task>, DbError> {
-        static NEXT: LazyLock<String> = LazyLock::new(|| {
+        count: usize,
+        sessions: &BTreeSet<&SessionId>,
+    ) -> Result<(Vec<Task>, HashMap<SessionId, WorkerId>), DbError> {
+        static READY: LazyLock<String> = LazyLock::new(|| {
             TABLE.select(&format!(
                 "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3 and {RUN_GOES_ON}
-                    and exists (select 1 from session join hub on hub.id = session.hub
-                        where session.namespace = $4 and session.id = $5 and session.worker = $6)
-                 order by due, position, id limit 1"
+                 order by due, position, id limit $4"
             ))
         });
-        let values = values![self.namespace(), queue, now.0, self.namespace(), &session.0, &worker.0];
-        self.first(&NEXT, values, from_row).await.doing("find a ready task")
+        let (namespace, now, count) = (self.namespace(), self.now().0, i64::try_from(count).unwrap_or(i64::MAX));
+        let ready = Select { sql: &READY, values: values![namespace, queue, now, count], read: from_row };
+        let names: Vec<&str> = sessions.iter().map(|session| session.0.as_str()).collect();
+        let (equals, names) = match *names {
+            [name] => ("= $2".to_owned(), Value::from(name)),
+            _ => (self.sql.any(2), names.into()),
+        };
+        let sql = format!(
+            "select session.id, session.worker from session join hub on hub.id = session.hub
+             where session.namespace = $1 and session.id {equals}"
+        );
+        let read = |row: &Row<'_>| Ok((SessionId(row.next()?), WorkerId(row.next()?)));
+        let registered = Select { sql: &sql, values: &[namespace.into(), names], read };
+        let (ready, registered) = self.both(ready, registered).await.doing("find ready tasks")?;
+        Ok((ready, registered.into_iter().collect()))
     }
 
     /// Tasks by a condition on their namespace, which is `$1`, and others.
@@ -129,8 +159,32 @@ impl Tx<'_> {
         self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save a task")
     }
 
-    /// Let the dependents of a task that is over wait for one less. To be called once for each task.
-    pub(crate) async fn release_dependents(&mut self, id: &TaskId) -> Result<(), DbError> {
+    /// Save several tasks, no two of which are the same.
+    pub(crate) async fn save_tasks(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
+        let rows = tasks.iter().map(|task| (task.id.0.as_str(), values_of(task))).collect();
+        self.update_several(&TABLE, rows).await.doing("save tasks")
+    }
+
+    /// Let the dependents of tasks that are over wait for so many less. To be called once for each task.
+    pub(crate) async fn release_dependents(&mut self, ids: &[&TaskId]) -> Result<(), DbError> {
+        if ids.len() < 2 || self.sql.answers_at_once() {
+            for id in ids {
+                self.release_dependents_of(id).await?;
+            }
+            return Ok(());
+        }
+        let any = self.sql.any(2);
+        let sql = format!(
+            "update task set waiting_for = waiting_for - ended.count
+             from (select task as id, count(*) as count from dependency
+                where namespace = $1 and depends_on {any} group by task) as ended
+             where task.namespace = $1 and task.state = 'pending' and task.id = ended.id"
+        );
+        let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
+        self.execute(&sql, values![self.namespace(), names]).await.doing("release dependents")
+    }
+
+    async fn release_dependents_of(&mut self, id: &TaskId) -> Result<(), DbError> {
         const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
         if self.sql.answers_at_once() {
             let values = values![self.namespace(), &id.0];
@@ -171,7 +225,7 @@ impl Tx<'_> {
             self.change(&sql, values![self.namespace(), &id.0, by.as_str()], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
-            self.release_dependents(id).await?;
+            self.release_dependents_of(id).await?;
         }
         Ok(blocked.into_iter().map(|(_, id, run, _)| (id, run)).collect())
     }

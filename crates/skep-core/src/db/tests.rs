@@ -20,6 +20,7 @@ use self::support::*;
 use super::{DbError, News, Tx};
 use crate::{app::RunError, artefact::NewArtefact, event::NewEvent, run::End, task::Failure};
 
+mod batches;
 #[expect(dead_code, reason = "tests/store uses all of it")]
 #[path = "../../tests/store/support.rs"]
 mod support;

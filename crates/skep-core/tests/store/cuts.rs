@@ -50,6 +50,8 @@ const OUTAGE_TIME: Duration = Duration::from_secs(1);
 const STALL_TIME: Duration = Duration::from_millis(200);
 /// Nobody waits for longer, on however slow a machine.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(25);
+/// Tasks that are there before, each in a queue of its own.
+const CLAIMED: [&str; 2] = ["x", "y"];
 /// Moments that are tried side by side.
 const AT_ONCE: usize = 6;
 
@@ -114,7 +116,8 @@ impl Schema {
         Schema { config: address.parse().unwrap(), app: open(address, Limits::default()).await }
     }
 
-    /// Three writes in a group and one alone, while a connection is cut. Says how many messages there were.
+    /// Three writes in a group, two of them claims, and one alone, while a connection is cut. Says how many messages
+    /// there were.
     async fn work(&self, name: &str, cut: Option<(usize, Cut)>) -> (usize, Answers) {
         let proxy = Proxy::start(&self.config, cut);
         let application = name.replace(' ', "_");
@@ -122,14 +125,23 @@ impl Schema {
         let limits = Limits { clock: self.app.clock.clone(), ..Limits::default() };
         let db = Db::open(&self.address(proxy.directory.path(), &application), limits).await.unwrap();
         let app = App::new(db);
-        proxy.shared.armed.store(true, Ordering::SeqCst);
         let permit = permit_in(name);
+        self.app.register(&permit, "test").await;
+        for name in CLAIMED {
+            self.app.submit(&permit, NewTask { queue: name.into(), ..new(name) }).await.unwrap();
+        }
+        proxy.shared.armed.store(true, Ordering::SeqCst);
         let submit = |task: NewTask| async {
             let answer = timeout(ANSWER_TIME_MAX, app.submit(&permit, task)).await;
             answer.unwrap_or_else(|_| panic!("{name}: nobody answers"))
         };
-        let group = tokio::join!(submit(new("a")), submit(new("b")), submit(needs("c", &[])));
-        let alone = submit(needs("d", &["a"])).await;
+        let holder = holder("w");
+        let claim = async |queue: &str| {
+            let answer = timeout(ANSWER_TIME_MAX, app.claim(&permit, queue, &holder)).await;
+            answer.unwrap_or_else(|_| panic!("{name}: nobody answers")).map(|task| task.unwrap())
+        };
+        let group = tokio::join!(submit(new("a")), claim(CLAIMED[0]), claim(CLAIMED[1]));
+        let alone = submit(needs("b", &["a"])).await;
         proxy.shared.armed.store(false, Ordering::SeqCst);
         proxy.shared.is_down.store(false, Ordering::SeqCst);
         let messages = proxy.shared.count.load(Ordering::SeqCst);
@@ -138,8 +150,9 @@ impl Schema {
         self.all_connections_have_ended(&application).await;
 
         let mut answers = Answers { met: usize::from(cut.is_some_and(|(n, _)| n <= messages)), ..Answers::default() };
-        for (task, answer) in ["a", "b", "c", "d"].iter().zip([group.0, group.1, group.2, alone]) {
-            let is_there = self.app.db.task(permit.namespace(), &id(task)).await.unwrap().is_some();
+        for (task, answer) in ["a", CLAIMED[0], CLAIMED[1], "b"].iter().zip([group.0, group.1, group.2, alone]) {
+            let found = self.app.db.task(permit.namespace(), &id(task)).await.unwrap();
+            let is_there = found.is_some_and(|found| !CLAIMED.contains(task) || found.held().is_some());
             match answer {
                 Ok(_) => {
                     assert!(is_there, "{name}: {task} was acknowledged and is lost");

@@ -13,6 +13,7 @@ mod model;
 mod ops;
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     panic::AssertUnwindSafe,
@@ -232,7 +233,7 @@ impl<'a> World<'a> {
     }
 
     /// Make calls at once. Gives the answers of those that waited for one.
-    async fn call(&self, calls: &[Call]) -> Vec<Option<String>> {
+    async fn call(&self, calls: &[Call]) -> Vec<Option<Vec<String>>> {
         let heard = join_all(calls.iter().map(|call| self.slots[call.slot].call(call))).await;
         for call in calls.iter().filter(|call| call.lost.is_some()) {
             self.slots[call.slot].wait_for_what_is_queued().await;
@@ -242,16 +243,17 @@ impl<'a> World<'a> {
 
     /// Find an order in which these calls, of which those without an answer may not have been done, give these answers
     /// and lead to these lines.
-    fn explain(&mut self, calls: &[Call], heard: &[Option<String>], lines: &[String]) -> Result<(), String> {
+    fn explain(&mut self, calls: &[Call], heard: &[Option<Vec<String>>], lines: &[String]) -> Result<(), String> {
+        let parts: Vec<Vec<Op>> = calls.iter().map(|call| call.op.parts()).collect();
         let mut nearest = None;
-        for order in orders(heard) {
-            let (mut model, mut told) = (self.model.clone(), Vec::new());
+        for order in orders(calls, heard) {
+            let (mut model, mut told) = (self.model.clone(), vec![Vec::new(); calls.len()]);
             for &n in &order {
-                let now = self.seen_by(calls[n].slot);
-                self.check_expiry(&calls[n].op, calls[n].slot, &model)?;
-                told.push((n, model.apply(&calls[n].op, now)));
+                let (part, now) = (&parts[n][told[n].len()], self.seen_by(calls[n].slot));
+                self.check_expiry(part, calls[n].slot, &model)?;
+                told[n].push(model.apply(part, now));
             }
-            let other = told.iter().find(|(n, told)| heard[*n].as_ref().is_some_and(|heard| heard != told));
+            let other = (0..calls.len()).find(|n| heard[*n].as_ref().is_some_and(|heard| *heard != told[*n]));
             let expected = model.lines();
             if other.is_none() && expected == lines {
                 self.model = model;
@@ -259,7 +261,7 @@ impl<'a> World<'a> {
             }
             let why = other.map_or_else(
                 || difference(&expected, lines),
-                |(n, told)| format!("call {n} was told\n  {:?}\nand should have been told\n  {told}", heard[*n]),
+                |n| format!("call {n} was told\n  {:?}\nand should have been told\n  {:?}", heard[n], told[n]),
             );
             nearest.get_or_insert(why);
         }
@@ -333,7 +335,7 @@ impl Slot {
     }
 
     /// The answer, if the caller waits for it.
-    async fn call(&self, call: &Call) -> Option<String> {
+    async fn call(&self, call: &Call) -> Option<Vec<String>> {
         let answer = call.op.call(&self.app);
         let Some(turns) = call.lost else { return Some(answer.await) };
         let leaves = async {
@@ -357,14 +359,17 @@ impl Slot {
 }
 
 /// Every order of every set of calls that may have been done: all of those that were answered, and some of the others.
-fn orders(heard: &[Option<String>]) -> Vec<Vec<usize>> {
+/// A call with several parts is named once for each.
+fn orders(calls: &[Call], heard: &[Option<Vec<String>>]) -> Vec<Vec<usize>> {
     let lost: Vec<usize> = (0..heard.len()).filter(|n| heard[*n].is_none()).collect();
     let mut orders = Vec::new();
     for undone in 0..1_usize << lost.len() {
         let is_done = |n: &usize| lost.iter().position(|lost| lost == n).is_none_or(|bit| undone >> bit & 1 == 0);
-        let done: Vec<usize> = (0..heard.len()).filter(is_done).collect();
-        permute(&mut Vec::new(), &done, &mut orders);
+        let done = (0..heard.len()).filter(is_done);
+        let parts: Vec<usize> = done.flat_map(|n| vec![n; calls[n].op.parts().len()]).collect();
+        permute(&mut Vec::new(), &parts, &mut orders);
     }
+    orders.retain(|order| may_be(order, calls));
     orders
 }
 
@@ -372,13 +377,23 @@ fn permute(begun: &mut Vec<usize>, of: &[usize], orders: &mut Vec<Vec<usize>>) {
     if begun.len() == of.len() {
         orders.push(begun.clone());
     }
-    for n in of {
-        if !begun.contains(n) {
-            begun.push(*n);
+    let count = |all: &[usize], n: usize| all.iter().filter(|other| **other == n).count();
+    for n in of.iter().copied().collect::<BTreeSet<usize>>() {
+        if count(begun, n) < count(of, n) {
+            begun.push(n);
             permute(begun, of, orders);
             begun.pop();
         }
     }
+}
+
+/// Between the parts of a call comes only what is done together with it: exchanges at the same hub.
+fn may_be(order: &[usize], calls: &[Call]) -> bool {
+    let is_together = |one: &Call, other: &Call| one.slot == other.slot && other.op.is_exchange();
+    order.iter().enumerate().all(|(at, n)| {
+        let next = order[at + 1..].iter().position(|other| other == n).unwrap_or(0);
+        order[at + 1..][..next].iter().all(|other| is_together(&calls[*n], &calls[*other]))
+    })
 }
 
 fn difference(expected: &[String], lines: &[String]) -> String {

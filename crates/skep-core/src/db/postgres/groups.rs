@@ -237,6 +237,11 @@ impl Writer {
             if done == group.len() && done < GROUP_MAX {
                 group.extend(turn.next_write());
             }
+            while group.len() < GROUP_MAX
+                && let Some(next) = group.last().and_then(|last| turn.next_like(&**last))
+            {
+                group.push(next);
+            }
         };
         let mut sql = Sql::Postgres(&mut pipeline);
         let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, fill);
@@ -391,6 +396,11 @@ struct Turn {
 impl Turn {
     fn next_write(&mut self) -> Option<Box<dyn Write>> {
         self.writer.queues.borrow_mut().pop_of(&self.namespace)
+    }
+
+    /// The next one, if it can be done together with this one.
+    fn next_like(&mut self, write: &dyn Write) -> Option<Box<dyn Write>> {
+        self.writer.queues.borrow_mut().pop_like(write)
     }
 
     /// Let the next group begin.

@@ -126,6 +126,19 @@ impl Pipeline {
         self.send(Some((&statement, values))).await.map(|(rows, _)| rows)
     }
 
+    /// Send what was kept back, then two statements, and wait for their rows.
+    pub(in crate::db) async fn both(
+        &mut self,
+        first: (&str, &[Value<'_>]),
+        second: (&str, &[Value<'_>]),
+    ) -> Result<(Vec<Row>, Vec<Row>), Error> {
+        let (one, other) = (self.prepare(first.0).await?, self.prepare(second.0).await?);
+        self.unsent.push((one, first.1.iter().map(Value::to_owned).collect()));
+        let mut answers = self.send_all(Some((&other, second.1))).await?;
+        let (other, one) = (answers.pop().unwrap_or_default(), answers.pop().unwrap_or_default());
+        Ok((one.0, other.0))
+    }
+
     /// The same, to know how many rows have changed.
     pub(in crate::db) async fn count(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
         let statement = self.prepare(sql).await?;
@@ -150,6 +163,10 @@ impl Pipeline {
     }
 
     async fn send(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Answer, Error> {
+        Ok(self.send_all(last).await?.pop().unwrap_or_default())
+    }
+
+    async fn send_all(&mut self, last: Option<(&Statement, &[Value<'_>])>) -> Result<Vec<Answer>, Error> {
         let unsent = std::mem::take(&mut self.unsent);
         let lock = match std::mem::take(&mut self.locked) {
             Locked::Unsent(place) => Some(place),
@@ -168,7 +185,7 @@ impl Pipeline {
         let answers = all.map(|one| Box::pin(maybe_done(query(one)))).collect();
         let asked = Instant::now();
         let answers = self.waiting(in_order(answers)).await;
-        let mut answers = self.note(answers)?;
+        let answers = self.note(answers)?;
         if let Some(row) = lock.and_then(|place| answers.get(place)?.0.first()) {
             let (last_event, transaction, server_time): (i64, i64, i64) =
                 (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -176,7 +193,7 @@ impl Pipeline {
             let asked = (asked, Instant::now());
             self.locked = Locked::Yes(Namespace { last_event, transaction, server_time, asked });
         }
-        Ok(answers.pop().unwrap_or_default())
+        Ok(answers)
     }
 
     async fn waiting<T>(&self, answer: impl Future<Output = T>) -> T {

@@ -179,8 +179,9 @@ impl Draw {
         match self.random.below(100) {
             0..14 => self.submit(),
             14..19 => self.start_run(),
-            19..45 => self.claim(slot),
-            45..61 => self.answer(model, true),
+            19..41 => self.claim(slot),
+            41..52 => self.exchange(slot, model),
+            52..61 => self.answer(model, true),
             61..71 => self.answer(model, false),
             71..74 => Op::Cancel(self.any_task()),
             74..76 => Op::Interrupt(self.run()),
@@ -258,7 +259,31 @@ impl Draw {
         let queue = QUEUES[self.random.below(QUEUES.len())].to_owned();
         // Now and then in another's name.
         let worker = if self.random.percent(5) { WorkerId("eve".into()) } else { session.worker };
-        Op::Claim(queue, Holder { worker, session: session.id })
+        let holder = Holder { worker, session: session.id };
+        if self.random.percent(20) {
+            Op::ClaimMany(queue, holder, 1 + self.random.below(3))
+        } else {
+            Op::Claim(queue, holder)
+        }
+    }
+
+    /// Several answers at once, or one and a claim.
+    fn exchange(&mut self, slot: usize, model: &Model) -> Op {
+        let Op::Finish(task, by) = self.answer(model, true) else { return self.submit() };
+        if self.random.percent(70) {
+            let (queue, holder) = match self.claim(slot) {
+                Op::Claim(queue, holder) | Op::ClaimMany(queue, holder, _) => (queue, holder),
+                other => return other,
+            };
+            return Op::FinishAndClaim(task, by, queue, holder);
+        }
+        let mut all = vec![(task, by)];
+        for _ in 0..self.random.below(3) {
+            if let Op::Finish(task, by) = self.answer(model, true) {
+                all.push((task, by));
+            }
+        }
+        Op::FinishMany(all)
     }
 
     /// An answer of who holds a task, or of who held one.

@@ -22,7 +22,7 @@ use skep_core::{
     task::{self, Attempt, Command, Holder, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
 
-use super::ops::{Op, new_run};
+use super::ops::{Op, new_run, output};
 
 /// The whole database, as it must be.
 #[derive(Clone, Default)]
@@ -63,6 +63,11 @@ pub(super) fn told<T: Debug, E: std::fmt::Display>(result: Result<T, E>) -> Stri
     }
 }
 
+/// The same of several.
+pub(super) fn each(results: Vec<Result<Task, TaskError>>) -> Vec<String> {
+    results.into_iter().map(told).collect()
+}
+
 /// Tasks whose order nothing promises.
 pub(super) fn sorted(mut tasks: Vec<Task>) -> Vec<Task> {
     tasks.sort_by(|one, other| one.id.cmp(&other.id));
@@ -70,7 +75,7 @@ pub(super) fn sorted(mut tasks: Vec<Task>) -> Vec<Task> {
 }
 
 impl Model {
-    /// Do an operation at a moment. Gives what its caller is told.
+    /// Do a part of an operation at a moment. Gives what its caller is told.
     pub(super) fn apply(&mut self, op: &Op, now: Now) -> String {
         let at = now.at;
         match op {
@@ -92,7 +97,21 @@ impl Model {
                 told(Ok::<_, RunError>(sorted(released)))
             }
             Op::Claim(queue, holder) => told(self.claim(queue, holder, at)),
+            Op::ClaimMany(queue, holder, count) => {
+                let mut claimed = Vec::new();
+                while claimed.len() < *count
+                    && let Ok(Some(task)) = self.claim(queue, holder, at)
+                {
+                    claimed.push(task);
+                }
+                told(Ok::<_, TaskError>(claimed))
+            }
             Op::Finish(id, by) => told(self.finish(id, by, at)),
+            Op::FinishMany(all) => {
+                let finished = all.iter().map(|(id, by)| self.finish(id, by, at)).collect();
+                told(Ok::<_, TaskError>(each(finished)))
+            }
+            Op::FinishAndClaim(..) => unreachable!("its parts are done by themselves"),
             Op::Fail(id, by, retry) => told(self.fail(id, by, *retry, at)),
             Op::Cancel(id) => told(self.cancel(id, at)),
             Op::Join(hub, sessions) => {
@@ -419,7 +438,7 @@ impl Model {
     }
 
     fn finish(&mut self, id: &TaskId, by: &Attempt, now: Timestamp) -> Result<Task, TaskError> {
-        let output = Json::from(json!({ "by": by.worker.0 }));
+        let output = output(by);
         match self.command(id, Command::Finish(by.clone(), output.clone()), now) {
             Err(TaskError::Refused(Refused::Repeated)) => Ok(self.tasks[id].clone()),
             said => self.note_late(id, by, said, LateAnswer::Output(output), now),
