@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_core::{
     Json,
-    app::TaskError,
+    app::{self, Answered, TaskError},
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
     run::RunId,
@@ -74,11 +74,15 @@ impl Agent {
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
         let queue = queue(&self.run, self.role);
         let mut watch = app.db.watch(permit.namespace());
+        let mut next = None;
         while !self.stop.is_cancelled() {
             watch.mark_seen();
-            let holder = self.seat.holder();
-            if let Some(task) = PATIENCE.ask(|| app.claim(permit, &queue, &holder)).await.map_err(store)? {
-                self.perform(task).await?;
+            if next.is_none() {
+                let holder = self.seat.holder();
+                next = PATIENCE.ask(|| app.claim(permit, &queue, &holder)).await.map_err(store)?;
+            }
+            if let Some(task) = next.take() {
+                next = self.perform(task, &queue).await?;
                 continue;
             }
             // A retry becomes due without anybody calling.
@@ -93,46 +97,56 @@ impl Agent {
         Ok(())
     }
 
-    async fn perform(&self, task: Task) -> Result<(), RunError> {
-        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
-        let Some(attempt) = task.held() else { return Ok(()) };
+    /// Do a task and bring its answer. Gives the next task, if one was claimed with it.
+    async fn perform(&self, task: Task, queue: &str) -> Result<Option<Task>, RunError> {
+        let Some(attempt) = task.held() else { return Ok(None) };
         let outputs = Outputs::new(self.outputs.clone(), step_of(&task.id));
         let attempted = match self.plan.step(step_of(&task.id)) {
             Some(step) => self.attempt(step, &outputs).await?,
             None => Attempted::Failed { failure: format!("the plan has no task {}", task.id.0).into(), retry: false },
         };
-        let saved = match attempted {
-            Attempted::Stopped => return Ok(()),
+        let Answered { task, next } = match attempted {
+            Attempted::Stopped => return Ok(None),
             Attempted::Answered(output) => {
-                let output = Json::from(output);
-                // The files are read each time, so that they do not take memory twice.
-                let finish = || {
-                    let artefacts = self.artefacts(&outputs);
-                    app.finish(permit, &task.id, attempt.clone(), output.clone(), artefacts)
-                };
-                match PATIENCE.ask(finish).await {
-                    // An answer that the store does not take will not be smaller the next time.
-                    Err(TaskError::Invalid(error)) => {
-                        self.fail(&task.id, &attempt, error.to_string().into(), false).await
-                    }
-                    other => other,
+                let mut answered = self.answer(&task.id, &attempt, output.into(), &outputs, queue).await;
+                // An answer that the store does not take will not be smaller the next time.
+                if let Err(TaskError::Invalid(error)) = &answered.task {
+                    answered.task = self.fail(&task.id, &attempt, error.to_string().into(), false).await;
                 }
+                answered
             }
             Attempted::Failed { failure, retry } => {
                 let error = failure.error.clone();
-                match self.fail(&task.id, &attempt, failure, retry).await {
+                let failed = match self.fail(&task.id, &attempt, failure, retry).await {
                     // The error has the end of an output that is too large to be kept.
                     Err(TaskError::Invalid(_)) => self.fail(&task.id, &attempt, error.into(), retry).await,
                     other => other,
-                }
+                };
+                Answered { task: failed, next: None }
             }
         };
-        match saved {
-            Ok(_) => Ok(()),
+        match task {
+            Ok(_) => Ok(next),
             // Somebody took the run over meanwhile. The store has kept what we said.
-            Err(TaskError::Refused(_)) => Ok(()),
+            Err(TaskError::Refused(_)) => Ok(next),
             Err(error) => Err(store(error)),
         }
+    }
+
+    /// Bring an answer, and claim the next task with it unless the run is to stop.
+    async fn answer(&self, id: &TaskId, by: &Attempt, output: Json, outputs: &Outputs, queue: &str) -> Answered {
+        let (app, permit, holder) = (&self.swarm.app, &self.swarm.permit, self.seat.holder());
+        // The files are read each time, so that they do not take memory twice.
+        let artefacts = || self.artefacts(outputs);
+        if self.stop.is_cancelled() {
+            let finish = || app.finish(permit, id, by.clone(), output.clone(), artefacts());
+            return Answered { task: PATIENCE.ask(finish).await, next: None };
+        }
+        let both = || {
+            let (id, by, output) = (id.clone(), by.clone(), output.clone());
+            app.finish_and_claim(permit, app::Answer { id, by, output, artefacts: artefacts() }, queue, &holder)
+        };
+        PATIENCE.ask(both).await.unwrap_or_else(|error| Answered { task: Err(error), next: None })
     }
 
     async fn fail(&self, id: &TaskId, by: &Attempt, failure: Failure, retry: bool) -> Result<Task, TaskError> {
