@@ -233,6 +233,7 @@ for _ in range(8):
 x = bytearray(b'x' * (20 << 20)); time.sleep(1000)";
     let mut request = accepting(Request::new(Run::Python(many.into())));
     request.limits.memory = 100 << 20;
+    request.limits.processes = 1000; // those of the same user count, too, and other tests have some
     assert_eq!(run(&sandbox, request).await.end, End::MemoryLimit);
     let mut request = accepting(Request::new(Run::Python(FORKS.into())));
     request.limits.processes = 30;
