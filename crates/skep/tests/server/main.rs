@@ -5,6 +5,7 @@ mod browser;
 mod http;
 mod hubs;
 mod mcp;
+mod problems;
 mod refusals;
 mod support;
 mod tasks;

@@ -98,13 +98,8 @@ impl Model {
             }
             Op::Claim(queue, holder) => told(self.claim(queue, holder, at)),
             Op::ClaimMany(queue, holder, count) => {
-                let mut claimed = Vec::new();
-                while claimed.len() < *count
-                    && let Ok(Some(task)) = self.claim(queue, holder, at)
-                {
-                    claimed.push(task);
-                }
-                told(Ok::<_, TaskError>(claimed))
+                let claim = || self.claim(queue, holder, at).ok().flatten();
+                told(Ok::<_, TaskError>(std::iter::from_fn(claim).take(*count).collect::<Vec<_>>()))
             }
             Op::Finish(id, by) => told(self.finish(id, by, at)),
             Op::FinishMany(all) => {
@@ -115,11 +110,7 @@ impl Model {
             Op::Fail(id, by, retry) => told(self.fail(id, by, *retry, at)),
             Op::Cancel(id) => told(self.cancel(id, at)),
             Op::Join(hub, sessions) => {
-                self.hubs.insert(hub.0.clone(), at.after(HUB_TIME));
-                for new in sessions {
-                    let session = || Session { new: new.clone(), hub: hub.0.clone() };
-                    self.sessions.entry(new.id.0.clone()).or_insert_with(session);
-                }
+                self.join(hub, sessions, at);
                 told(Ok::<_, SessionError>(()))
             }
             Op::Beat(hub) => told(match self.hubs.get_mut(&hub.0) {
@@ -405,6 +396,14 @@ impl Model {
         }
         self.deletions.remove(id);
         false
+    }
+
+    fn join(&mut self, hub: &HubId, sessions: &[NewSession], now: Timestamp) {
+        self.hubs.insert(hub.0.clone(), now.after(HUB_TIME));
+        for new in sessions {
+            let session = || Session { new: new.clone(), hub: hub.0.clone() };
+            self.sessions.entry(new.id.0.clone()).or_insert_with(session);
+        }
     }
 
     fn claim(&mut self, queue: &str, holder: &Holder, now: Timestamp) -> Result<Option<Task>, TaskError> {
