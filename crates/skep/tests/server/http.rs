@@ -384,7 +384,7 @@ async fn a_browser_hears_what_an_allowed_page_may_do_without_a_token() {
     assert_eq!(told(&hub, "OPTIONS", "/mcp", &[]).await.0, 401, "it asks for nothing, so it is a request like others");
 
     let other = [&[("origin", "https://evil.example")], &asked[..]].concat();
-    assert_snapshot!(hub.send("OPTIONS", "/mcp", &other, "").await, @r#"403 allow=POST,GET,HEAD,DELETE {"status":"error","code":"origin_not_allowed","message":"pages from \"https://evil.example\" may not call this hub; allowed_origins can name them"}"#);
+    assert_snapshot!(hub.send("OPTIONS", "/mcp", &other, "").await, @r#"403 allow=POST,GET,HEAD,DELETE {"type":"/problems/origin_not_allowed","title":"Pages from this origin may not call the hub","status":403,"detail":"pages from \"https://evil.example\" may not call this hub; allowed_origins can name them","code":"origin_not_allowed"}"#);
     let rebound = [&[("origin", PAGE), ("host", "evil.example")], &asked[..]].concat();
     assert!(hub.send("OPTIONS", "/mcp", &rebound, "").await.starts_with("403 "));
 }
