@@ -82,17 +82,17 @@ pub struct Server {
 /// A change that was made: `{"status": "ok"}`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Done {
-    status: Ok,
+    status: DoneStatus,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Ok {
+enum DoneStatus {
     Ok,
 }
 
-/// It was made.
-pub const DONE: Done = Done { status: Ok::Ok };
+/// The answer to every change that was made.
+pub const DONE: Done = Done { status: DoneStatus::Ok };
 
 /// `GET /calls`.
 #[derive(Debug, Serialize, JsonSchema)]
