@@ -91,6 +91,6 @@ fn task(n: usize) -> NewTask {
 }
 
 fn permit() -> Permit {
-    let actor = Actor { name: "bench".into(), namespace: Namespace::team("n"), writer: true };
-    actor.may_write().unwrap()
+    let actor = Actor::operator("bench", Namespace::team("n"));
+    actor.permit().unwrap()
 }

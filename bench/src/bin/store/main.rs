@@ -311,6 +311,6 @@ fn with(mut value: serde_json::Value, name: &str, bytes: usize) -> serde_json::V
 }
 
 fn permit(namespace: usize) -> Permit {
-    let actor = Actor { name: "bench".into(), namespace: Namespace::team(&format!("n{namespace}")), writer: true };
-    actor.may_write().unwrap()
+    let actor = Actor::operator("bench", Namespace::team(&format!("n{namespace}")));
+    actor.permit().unwrap()
 }

@@ -131,8 +131,8 @@ pub(crate) fn permit() -> Permit {
 }
 
 pub(crate) fn permit_in(namespace: &str) -> Permit {
-    let actor = Actor { name: "test".into(), namespace: Namespace::team(namespace), writer: true };
-    actor.may_write().unwrap()
+    let actor = Actor::operator("test", Namespace::team(namespace));
+    actor.permit().unwrap()
 }
 
 pub(crate) fn id(name: &str) -> TaskId {

@@ -436,8 +436,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let address = format!("sqlite:{}", directory.path().join("skep.db").display());
         let app = App::new(Db::open(&address, Limits::default()).await.unwrap());
-        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
-        let (permit, id) = (actor.may_write().unwrap(), |name: &str| RunId(name.into()));
+        let actor = Actor::operator("test", Namespace::team("main"));
+        let (permit, id) = (actor.permit().unwrap(), |name: &str| RunId(name.into()));
         let start = async |name: &str| {
             let run = NewRun { id: id(name), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };
             app.start_run(&permit, run, Vec::new()).await.unwrap();

@@ -65,8 +65,7 @@ impl Hub {
             None => format!("sqlite:{}", home.path().join(DATABASE).display()),
         };
         let db = Db::open(&address, Limits::default()).await?;
-        let actor = Actor { name: "local".to_owned(), namespace: Namespace::team(NAMESPACE), writer: true };
-        let permit = actor.may_write()?;
+        let permit = Actor::operator("local", Namespace::team(NAMESPACE)).permit()?;
         Ok(Hub { settings: Arc::new(settings), home, app: App::new(db), permit })
     }
 

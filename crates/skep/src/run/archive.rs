@@ -220,8 +220,8 @@ mod tests {
         let address = format!("sqlite:{}", directory.path().join("skep.db").display());
         let limits = Limits { clock: Clock::skewed(-7_200_000_000), ..Limits::default() };
         let app = App::new(Db::open(&address, limits).await.unwrap());
-        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
-        let permit = actor.may_write().unwrap();
+        let actor = Actor::operator("test", Namespace::team("main"));
+        let permit = actor.permit().unwrap();
         for name in ["a", "b"] {
             let run =
                 NewRun { id: RunId(name.into()), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };

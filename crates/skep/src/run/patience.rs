@@ -123,7 +123,7 @@ mod tests {
         let address = format!("sqlite:{}", directory.path().join("skep.db").display());
         let limits = Limits { writes_max: 2, ..Limits::default() }; // a namespace may have half of them
         let app = App::new(Db::open(&address, limits).await.unwrap());
-        let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
+        let actor = Actor::operator("test", Namespace::team("main"));
         let id = RunId("r".into());
         let run = Home::new(directory.path().join("home")).hold(&id).unwrap();
         let workspace = Dir::create(&directory.path().join("workspace")).unwrap();
@@ -132,7 +132,7 @@ mod tests {
         let catalogue = Catalogue::new(built_in::all(Parts::new(sandbox)));
         let swarm = Swarm {
             app,
-            permit: actor.may_write().unwrap(),
+            permit: actor.permit().unwrap(),
             executor: Arc::new(Executor::Local(Arc::new(catalogue))),
             agents: Agents { actors: 8, observers: 1 },
             watcher: None,

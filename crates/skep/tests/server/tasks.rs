@@ -20,8 +20,8 @@ const TASKS: usize = 12;
 
 async fn store(directory: &tempfile::TempDir) -> (App, Permit) {
     let address = format!("sqlite:{}", directory.path().join("hub.db").display());
-    let actor = Actor { name: "test".into(), namespace: Namespace::team("main"), writer: true };
-    (App::new(Db::open(&address, Limits::default()).await.unwrap()), actor.may_write().unwrap())
+    let actor = Actor::operator("test", Namespace::team("main"));
+    (App::new(Db::open(&address, Limits::default()).await.unwrap()), actor.permit().unwrap())
 }
 
 /// Call `stall`, and give the name of the task that the call becomes.
