@@ -1,9 +1,13 @@
-//! What happened, in the order in which it became true. Written in the same transaction as the change, numbered
+//! What happened, in the order in which it became true. Written in the same transaction as the change, and numbered
 //! without gaps in each namespace: who has read up to a number has missed nothing before it.
+//!
+//! A new kind of event is a variant of [`EventKind`], a line in [`EventKind::name`] and one in the test below.
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Json, Timestamp,
-    id::{RunId, TaskId},
+    id::{RunId, TaskId, WorkerId},
 };
 
 /// One thing that happened, as it is read back.
@@ -13,142 +17,330 @@ pub struct Event {
     pub number: i64,
     /// When it happened, by the store's time.
     pub at: Timestamp,
-    /// What happened.
-    pub kind: Kind,
     /// In which run, if any.
     pub run: Option<RunId>,
     /// To which task, if any.
     pub task: Option<TaskId>,
-    /// The rest: an object whose fields [`Kind`] names.
-    pub data: Json,
+    /// What happened.
+    pub kind: EventKind,
 }
 
-/// One thing that happens now, and has no number yet.
+/// One thing that happens now. It has no number yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {
     /// When it happened, by the store's time.
     pub at: Timestamp,
-    /// What happened.
-    pub kind: Kind,
     /// In which run, if any.
     pub run: Option<RunId>,
     /// To which task, if any.
     pub task: Option<TaskId>,
-    /// The rest: an object whose fields [`Kind`] names.
-    pub data: Json,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// Everything that can happen. In the database and for programs, an event has the name below, which never changes, and an
+/// object with the variant's fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A run began.
+    #[serde(rename = "run.started")]
+    RunStarted {
+        /// The plan's name.
+        name: String,
+        /// How many tasks it has.
+        tasks: u64,
+    },
+    /// A run is over.
+    #[serde(rename = "run.ended")]
+    RunEnded {
+        /// `completed`, `failed` or `cancelled`.
+        end: String,
+    },
+    /// A run stopped before its end and can be resumed.
+    #[serde(rename = "run.interrupted")]
+    RunInterrupted {},
+    /// A run was resumed.
+    #[serde(rename = "run.resumed")]
+    RunResumed {},
+    /// A run that was over is running again, with the tasks that are reopened.
+    #[serde(rename = "run.retried")]
+    RunRetried {},
+    /// A task was declared.
+    #[serde(rename = "task.submitted")]
+    TaskSubmitted {
+        /// The queue in which it waits.
+        queue: String,
+    },
+    /// A worker took a task.
+    #[serde(rename = "task.started")]
+    TaskStarted(WorkerAttempt),
+    /// A task was answered.
+    #[serde(rename = "task.completed")]
+    TaskCompleted(WorkerAttempt),
+    /// An attempt failed and another follows.
+    #[serde(rename = "task.retried")]
+    TaskRetried {
+        /// The one that failed.
+        #[serde(flatten)]
+        attempt: WorkerAttempt,
+        /// Why.
+        error: String,
+        /// When the next attempt may start.
+        due: Timestamp,
+    },
+    /// A task failed for good.
+    #[serde(rename = "task.failed")]
+    TaskFailed {
+        /// The last attempt.
+        #[serde(flatten)]
+        attempt: WorkerAttempt,
+        /// Why.
+        error: String,
+    },
+    /// A task cannot start any more.
+    #[serde(rename = "task.blocked")]
+    TaskBlocked {
+        /// The task that it depends on and that ended without success.
+        by: TaskId,
+    },
+    /// A task was released unfinished; no failure is counted.
+    #[serde(rename = "task.released")]
+    TaskReleased(WorkerAttempt),
+    /// The worker of a task was lost and the task is given out again.
+    #[serde(rename = "task.lost")]
+    TaskLost {
+        /// The one that was lost.
+        #[serde(flatten)]
+        attempt: WorkerAttempt,
+        /// How often the task has lost its worker so far.
+        losses: u32,
+    },
+    /// A task was cancelled.
+    #[serde(rename = "task.cancelled")]
+    TaskCancelled {
+        /// The one that was in progress, if any was.
+        #[serde(flatten)]
+        attempt: Option<WorkerAttempt>,
+    },
+    /// A task that had ended without success is to be done again.
+    #[serde(rename = "task.reopened")]
+    TaskReopened {},
+    /// An answer came too late and changed nothing.
+    #[serde(rename = "task.answer_refused")]
+    TaskAnswerRefused {
+        // Not a flattened attempt: what is flattened cannot hold `Json`.
+        /// Who answered.
+        worker: WorkerId,
+        /// For which attempt.
+        attempt: u32,
+        /// Why it was refused.
+        reason: String,
+        /// The output, if the answer was one and it is not too large.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+        output: Option<Json>,
+        /// The beginning of the text of a large output.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output_cut: Option<String>,
+        /// The error, if the answer was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// An entry in the run's log, for people.
+    #[serde(rename = "task.log")]
+    TaskLog {
+        /// A sentence.
+        message: String,
+        /// More, for programs.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+        data: Option<Json>,
+    },
+    /// Another program than Skep has changed, added or deleted a row in the database.
+    #[serde(rename = "foreign.changed")]
+    ForeignChanged {
+        /// In which table.
+        table: String,
+        /// The row's key.
+        key: String,
+    },
+    /// An event that a newer program has written, and that this one does not know or cannot read.
+    #[serde(skip)]
+    Unknown {
+        /// Its name.
+        name: String,
+        /// Its fields.
+        data: Json,
+    },
+}
+
+/// A worker, and one of its attempts at a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerAttempt {
+    /// Who has or had the task.
+    pub worker: WorkerId,
+    /// Which start of the task: 1, 2, …
+    pub attempt: u32,
 }
 
 impl NewEvent {
     pub(crate) fn numbered(self, number: i64) -> Event {
-        let NewEvent { at, kind, run, task, data } = self;
-        Event { number, at, kind, run, task, data }
+        let NewEvent { at, run, task, kind } = self;
+        Event { number, at, run, task, kind }
     }
 }
 
-/// What kind of thing happened. In brackets: the fields of the event's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A run began (`name`, `tasks`: how many).
-    RunStarted,
-    /// A run is over (`end`: completed, failed or cancelled).
-    RunEnded,
-    /// A run stopped before its end and can be resumed.
-    RunInterrupted,
-    /// A run was resumed.
-    RunResumed,
-    /// A run that was over is running again, with the tasks that are reopened.
-    RunRetried,
-    /// A task was declared (`queue`).
-    TaskSubmitted,
-    /// A worker took a task (`worker`, `attempt`).
-    TaskStarted,
-    /// A task was answered (`worker`, `attempt`).
-    TaskCompleted,
-    /// An attempt failed and another follows (`worker`, `attempt`, `error`, `due`).
-    TaskRetried,
-    /// A task failed for good (`worker`, `attempt`, `error`).
-    TaskFailed,
-    /// A task cannot start any more (`by`: the task that it depends on and that ended without success).
-    TaskBlocked,
-    /// A task was released unfinished; no failure is counted (`worker`, `attempt`).
-    TaskReleased,
-    /// The worker of a task was lost and the task is given out again (`worker`, `attempt`, `losses`: how often so far).
-    TaskLost,
-    /// A task was cancelled (`worker` and `attempt`, if it was in progress).
-    TaskCancelled,
-    /// A task that had ended without success is to be done again.
-    TaskReopened,
-    /// An answer came too late and changed nothing (`worker`, `attempt`, `reason`, and `output` or `error`; of a large
-    /// output the beginning of its text, as `output_cut`).
-    TaskAnswerRefused,
-    /// An entry in the run's log, for people (`message`, `data`).
-    TaskLog,
-    /// Another program than Skep has changed, added or deleted rows in the database (`table`, `key`).
-    ForeignChanged,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 18] = [
-        Kind::RunStarted,
-        Kind::RunEnded,
-        Kind::RunInterrupted,
-        Kind::RunResumed,
-        Kind::RunRetried,
-        Kind::TaskSubmitted,
-        Kind::TaskStarted,
-        Kind::TaskCompleted,
-        Kind::TaskRetried,
-        Kind::TaskFailed,
-        Kind::TaskBlocked,
-        Kind::TaskReleased,
-        Kind::TaskLost,
-        Kind::TaskCancelled,
-        Kind::TaskReopened,
-        Kind::TaskAnswerRefused,
-        Kind::TaskLog,
-        Kind::ForeignChanged,
-    ];
-
-    /// Name in the database and the API. Names are never changed, only added.
-    pub fn name(self) -> &'static str {
+impl EventKind {
+    /// Its name, in the database and for programs. Names are never changed, only added.
+    pub fn name(&self) -> &str {
         match self {
-            Kind::RunStarted => "run.started",
-            Kind::RunEnded => "run.ended",
-            Kind::RunInterrupted => "run.interrupted",
-            Kind::RunResumed => "run.resumed",
-            Kind::RunRetried => "run.retried",
-            Kind::TaskSubmitted => "task.submitted",
-            Kind::TaskStarted => "task.started",
-            Kind::TaskCompleted => "task.completed",
-            Kind::TaskRetried => "task.retried",
-            Kind::TaskFailed => "task.failed",
-            Kind::TaskBlocked => "task.blocked",
-            Kind::TaskReleased => "task.released",
-            Kind::TaskLost => "task.lost",
-            Kind::TaskCancelled => "task.cancelled",
-            Kind::TaskReopened => "task.reopened",
-            Kind::TaskAnswerRefused => "task.answer_refused",
-            Kind::TaskLog => "task.log",
-            Kind::ForeignChanged => "foreign.changed",
+            EventKind::RunStarted { .. } => "run.started",
+            EventKind::RunEnded { .. } => "run.ended",
+            EventKind::RunInterrupted { .. } => "run.interrupted",
+            EventKind::RunResumed { .. } => "run.resumed",
+            EventKind::RunRetried { .. } => "run.retried",
+            EventKind::TaskSubmitted { .. } => "task.submitted",
+            EventKind::TaskStarted(_) => "task.started",
+            EventKind::TaskCompleted(_) => "task.completed",
+            EventKind::TaskRetried { .. } => "task.retried",
+            EventKind::TaskFailed { .. } => "task.failed",
+            EventKind::TaskBlocked { .. } => "task.blocked",
+            EventKind::TaskReleased(_) => "task.released",
+            EventKind::TaskLost { .. } => "task.lost",
+            EventKind::TaskCancelled { .. } => "task.cancelled",
+            EventKind::TaskReopened { .. } => "task.reopened",
+            EventKind::TaskAnswerRefused { .. } => "task.answer_refused",
+            EventKind::TaskLog { .. } => "task.log",
+            EventKind::ForeignChanged { .. } => "foreign.changed",
+            EventKind::Unknown { name, .. } => name,
         }
     }
 
-    /// The kind of this name.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    /// Its fields, as an object.
+    pub fn data(&self) -> Json {
+        if let EventKind::Unknown { data, .. } = self {
+            return data.clone();
+        }
+        // `{"task.started":{…}}`: what stands behind the name.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let data = text.split_once(':').and_then(|(_, data)| data.strip_suffix('}'));
+        Json::from_database(data.unwrap_or("{}"))
     }
+
+    /// What the database has. An event that this program does not know or cannot read is kept as it is.
+    pub(crate) fn from_database(name: &str, data: Json) -> EventKind {
+        match serde_json::from_str(&format!("{{{}:{data}}}", serde_json::Value::from(name))) {
+            Ok(known) => known,
+            Err(_) => EventKind::Unknown { name: name.to_owned(), data },
+        }
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let json = |json: &Option<Json>| json.as_ref().map_or(0, |json| json.as_str().len());
+        size_of::<EventKind>()
+            + match self {
+                EventKind::TaskLog { message, data } => message.len() + json(data),
+                EventKind::TaskAnswerRefused { output, output_cut, error, .. } => {
+                    json(output) + optional(output_cut) + optional(error)
+                }
+                EventKind::TaskRetried { error, .. } | EventKind::TaskFailed { error, .. } => error.len(),
+                EventKind::Unknown { data, .. } => data.as_str().len(),
+                _ => 0, // names, which have limits
+            }
+    }
+}
+
+/// A value that is there, even if it is `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    /// One of each, with what the database has of it.
+    fn each() -> Vec<(EventKind, &'static str, serde_json::Value)> {
+        let held = || WorkerAttempt { worker: WorkerId("w".into()), attempt: 2 };
+        let held_json = || json!({ "worker": "w", "attempt": 2 });
+        vec![
+            (EventKind::RunStarted { name: "n".into(), tasks: 3 }, "run.started", json!({ "name": "n", "tasks": 3 })),
+            (EventKind::RunEnded { end: "failed".into() }, "run.ended", json!({ "end": "failed" })),
+            (EventKind::RunInterrupted {}, "run.interrupted", json!({})),
+            (EventKind::RunResumed {}, "run.resumed", json!({})),
+            (EventKind::RunRetried {}, "run.retried", json!({})),
+            (EventKind::TaskSubmitted { queue: "q".into() }, "task.submitted", json!({ "queue": "q" })),
+            (EventKind::TaskStarted(held()), "task.started", held_json()),
+            (EventKind::TaskCompleted(held()), "task.completed", held_json()),
+            (
+                EventKind::TaskRetried { attempt: held(), error: "e: {}".into(), due: Timestamp(7) },
+                "task.retried",
+                json!({ "worker": "w", "attempt": 2, "error": "e: {}", "due": 7 }),
+            ),
+            (
+                EventKind::TaskFailed { attempt: held(), error: "e".into() },
+                "task.failed",
+                json!({ "worker": "w", "attempt": 2, "error": "e" }),
+            ),
+            (EventKind::TaskBlocked { by: TaskId("t".into()) }, "task.blocked", json!({ "by": "t" })),
+            (EventKind::TaskReleased(held()), "task.released", held_json()),
+            (
+                EventKind::TaskLost { attempt: held(), losses: 1 },
+                "task.lost",
+                json!({ "worker": "w", "attempt": 2, "losses": 1 }),
+            ),
+            (EventKind::TaskCancelled { attempt: Some(held()) }, "task.cancelled", held_json()),
+            (EventKind::TaskCancelled { attempt: None }, "task.cancelled", json!({})),
+            (EventKind::TaskReopened {}, "task.reopened", json!({})),
+            (
+                EventKind::TaskAnswerRefused {
+                    worker: held().worker,
+                    attempt: 2,
+                    reason: "late".into(),
+                    output: Some(json!([1, 2]).into()),
+                    output_cut: None,
+                    error: None,
+                },
+                "task.answer_refused",
+                json!({ "worker": "w", "attempt": 2, "reason": "late", "output": [1, 2] }),
+            ),
+            (
+                EventKind::TaskLog { message: "m".into(), data: Some(json!({ "n": 1.50 }).into()) },
+                "task.log",
+                json!({ "message": "m", "data": { "n": 1.5 } }),
+            ),
+            (
+                EventKind::TaskLog { message: "m".into(), data: Some(Json::null()) },
+                "task.log",
+                json!({ "message": "m", "data": null }),
+            ),
+            (EventKind::TaskLog { message: "m".into(), data: None }, "task.log", json!({ "message": "m" })),
+            (
+                EventKind::ForeignChanged { table: "t".into(), key: "k".into() },
+                "foreign.changed",
+                json!({ "table": "t", "key": "k" }),
+            ),
+        ]
+    }
+
     #[test]
-    fn every_kind_is_found_by_its_name() {
-        for kind in Kind::ALL {
-            assert_eq!(Kind::from_name(kind.name()), Some(kind));
+    fn every_kind_of_event_is_read_as_it_was_written() {
+        for (kind, name, data) in each() {
+            assert_eq!(kind.name(), name);
+            assert_eq!(kind.data().parse::<serde_json::Value>().unwrap(), data, "{name}");
+            assert_eq!(EventKind::from_database(name, kind.data()), kind, "{name}");
         }
-        assert_eq!(Kind::from_name("task.eaten"), None);
+    }
+
+    #[test]
+    fn what_a_newer_program_has_written_is_kept_as_it_is() {
+        for (name, data) in [("task.eaten", "{\"by\": 1}"), ("task.blocked", "{\"because\":2}"), ("a\"b:", "{}")] {
+            let data = Json::from_text(data).unwrap();
+            let kind = EventKind::from_database(name, data.clone());
+            assert_eq!(kind, EventKind::Unknown { name: name.to_owned(), data: data.clone() });
+            assert_eq!((kind.name(), kind.data()), (name, data));
+        }
     }
 }

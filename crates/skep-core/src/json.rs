@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{
-    Serialize, Serializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, IgnoredAny},
     ser::Error as _,
 };
@@ -108,6 +108,12 @@ impl PartialEq for Json {
 }
 
 impl Eq for Json {}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(Json::from)
+    }
+}
 
 impl Default for Json {
     fn default() -> Json {

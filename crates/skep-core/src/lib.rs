@@ -25,9 +25,11 @@ pub mod task;
 use std::{sync::Arc, time::Duration};
 
 pub use json::Json;
+use serde::{Deserialize, Serialize};
 
 /// Microseconds since the Unix epoch: one integer that SQLite and PostgreSQL store alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

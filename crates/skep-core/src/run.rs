@@ -9,12 +9,10 @@
 //! A run is one execution of a plan: its tasks, its log, its report. The process that runs it decides when it ends, and
 //! how. A run whose process was killed stays `Running`; resuming it releases its tasks.
 
-use serde_json::json;
-
 pub use crate::id::RunId;
 use crate::{
     Json, Timestamp,
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent},
     limits::{Invalid, PLAN_BYTES_MAX, check_json, check_name},
 };
 
@@ -166,22 +164,22 @@ impl Run {
     pub fn start(new: NewRun, tasks: usize, now: Timestamp) -> (Run, NewEvent) {
         let NewRun { id, name, plan, directory } = new;
         let run = Run { id, name, plan, directory, state: State::Running, created: now, ended: None, report: None };
-        let event = run.event(Kind::RunStarted, json!({ "name": run.name, "tasks": tasks }).into(), now);
+        let event = run.event(EventKind::RunStarted { name: run.name.clone(), tasks: tasks as u64 }, now);
         (run, event)
     }
 
     /// Apply one command at one moment. On refusal the run is unchanged.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<NewEvent, Refused> {
-        let (kind, data) = match (self.state, command) {
+        let kind = match (self.state, command) {
             (State::Completed | State::Failed | State::Cancelled, Command::Retry) => {
                 (self.state, self.ended, self.report) = (State::Running, None, None);
-                (Kind::RunRetried, json!({}).into())
+                EventKind::RunRetried {}
             }
             (State::Completed | State::Failed | State::Cancelled, _) => return Err(Refused::Over(self.state.name())),
             (_, Command::Retry) => return Err(Refused::NotOver),
             (State::Running | State::Interrupted, Command::Resume) => {
                 self.state = State::Running;
-                (Kind::RunResumed, json!({}).into())
+                EventKind::RunResumed {}
             }
             (State::Running | State::Interrupted, Command::End(End::Cancelled, report)) => {
                 self.end(End::Cancelled, report, now)
@@ -189,11 +187,11 @@ impl Run {
             (State::Interrupted, _) => return Err(Refused::Interrupted),
             (State::Running, Command::Interrupt) => {
                 self.state = State::Interrupted;
-                (Kind::RunInterrupted, json!({}).into())
+                EventKind::RunInterrupted {}
             }
             (State::Running, Command::End(end, report)) => self.end(end, report, now),
         };
-        Ok(self.event(kind, data, now))
+        Ok(self.event(kind, now))
     }
 
     /// Refuse to delete it while it is running.
@@ -201,13 +199,13 @@ impl Run {
         if self.state == State::Running { Err(Refused::NotOver) } else { Ok(()) }
     }
 
-    fn end(&mut self, end: End, report: Option<Json>, now: Timestamp) -> (Kind, Json) {
+    fn end(&mut self, end: End, report: Option<Json>, now: Timestamp) -> EventKind {
         (self.state, self.ended, self.report) = (end.into(), Some(now), report);
-        (Kind::RunEnded, json!({ "end": self.state.name() }).into())
+        EventKind::RunEnded { end: self.state.name().to_owned() }
     }
 
-    fn event(&self, kind: Kind, data: Json, at: Timestamp) -> NewEvent {
-        NewEvent { at, kind, run: Some(self.id.clone()), task: None, data }
+    fn event(&self, kind: EventKind, at: Timestamp) -> NewEvent {
+        NewEvent { at, run: Some(self.id.clone()), task: None, kind }
     }
 }
 
@@ -244,6 +242,8 @@ impl From<End> for State {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         run.apply(Command::Interrupt, Timestamp(2)).unwrap();
         assert_eq!(run.apply(Command::Interrupt, Timestamp(3)), Err(Refused::Interrupted));
         assert_eq!(run.apply(Command::End(End::Completed, None), Timestamp(3)), Err(Refused::Interrupted));
-        assert_eq!(run.apply(Command::Resume, Timestamp(4)).unwrap().kind, Kind::RunResumed);
+        assert_eq!(run.apply(Command::Resume, Timestamp(4)).unwrap().kind, EventKind::RunResumed {});
         assert_eq!(run.state, State::Running);
     }
 
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(run.check_deletable(), Err(Refused::NotOver));
         run.apply(Command::End(End::Failed, Some(json!("report").into())), Timestamp(3)).unwrap();
         assert_eq!(run.check_deletable(), Ok(()));
-        assert_eq!(run.apply(Command::Retry, Timestamp(4)).unwrap().kind, Kind::RunRetried);
+        assert_eq!(run.apply(Command::Retry, Timestamp(4)).unwrap().kind, EventKind::RunRetried {});
         assert_eq!((run.state, run.ended, &run.report), (State::Running, None, &None));
     }
 
@@ -293,7 +293,7 @@ mod tests {
         for end in [End::Completed, End::Failed, End::Cancelled] {
             let mut run = run();
             let event = run.apply(Command::End(end, Some(json!("report").into())), Timestamp(9)).unwrap();
-            assert_eq!(event.data, json!({ "end": run.state.name() }).into());
+            assert_eq!(event.kind, EventKind::RunEnded { end: run.state.name().into() });
             assert_eq!((run.state, run.ended), (State::from(end), Some(Timestamp(9))));
             let after = run.clone();
             for command in [Command::Interrupt, Command::Resume, Command::End(End::Failed, None)] {

@@ -23,14 +23,11 @@ mod graph;
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::{Value, json};
-
 pub(crate) use self::graph::{check_graph, to_reopen};
 pub use crate::id::{TaskId, WorkerId};
 use crate::{
     Json, Timestamp,
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent, WorkerAttempt},
     id::{RunId, SessionId},
     limits::{
         INPUT_BYTES_MAX, Invalid, LATE_ANSWER_BYTES_MAX, LOSSES_MAX, RUN_DEPENDENCIES_MAX, check_count, check_json,
@@ -284,7 +281,7 @@ impl Task {
             }
             (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
                 (self.failures, self.losses) = (0, 0);
-                let event = self.event(Kind::TaskReopened, json!({}), now);
+                let event = self.event(EventKind::TaskReopened {}, now);
                 (State::Pending { due: now, waiting_for }, event)
             }
             (state, _) if state.is_over() => return Err(Refused::Over(state.name())),
@@ -292,13 +289,13 @@ impl Task {
 
             (State::Pending { due, waiting_for: 0 }, Command::Start(holder)) if *due <= now => {
                 self.attempt += 1;
-                let event = self.event(Kind::TaskStarted, self.data_of(&holder), now);
+                let event = self.event(EventKind::TaskStarted(self.attempt_of(&holder)), now);
                 (State::InProgress(holder), event)
             }
             (_, Command::Start(..)) => return Err(Refused::NotReady),
 
             (State::InProgress(holder), Command::Finish(by, output)) if self.holds(holder, &by) => {
-                (State::Completed(output), self.event(Kind::TaskCompleted, self.data_of(holder), now))
+                (State::Completed(output), self.event(EventKind::TaskCompleted(self.attempt_of(holder)), now))
             }
             (State::InProgress(holder), Command::Fail { by, failure, retry }) if self.holds(holder, &by) => {
                 let retry = retry && self.failures < self.retries_max;
@@ -311,28 +308,28 @@ impl Task {
 
             (State::InProgress(holder), Command::Lose) => {
                 self.losses += 1;
-                let mut data = self.data_of(holder);
+                let attempt = self.attempt_of(holder);
                 if self.losses > LOSSES_MAX {
                     let error = format!("its worker was lost {} times", self.losses);
-                    data["error"] = error.as_str().into();
-                    (State::Failed(error.into()), self.event(Kind::TaskFailed, data, now))
+                    (State::Failed(error.clone().into()), self.event(EventKind::TaskFailed { attempt, error }, now))
                 } else {
-                    data["losses"] = self.losses.into();
-                    (State::Pending { due: now, waiting_for: 0 }, self.event(Kind::TaskLost, data, now))
+                    let event = self.event(EventKind::TaskLost { attempt, losses: self.losses }, now);
+                    (State::Pending { due: now, waiting_for: 0 }, event)
                 }
             }
             (_, Command::Lose) => return Err(Refused::NotInProgress),
 
             (State::InProgress(holder), Command::Release) => {
-                let event = self.event(Kind::TaskReleased, self.data_of(holder), now);
+                let event = self.event(EventKind::TaskReleased(self.attempt_of(holder)), now);
                 (State::Pending { due: now, waiting_for: 0 }, event)
             }
             (_, Command::Release) => return Err(Refused::NotInProgress),
 
             (State::InProgress(holder), Command::Cancel) => {
-                (State::Cancelled, self.event(Kind::TaskCancelled, self.data_of(holder), now))
+                let attempt = Some(self.attempt_of(holder));
+                (State::Cancelled, self.event(EventKind::TaskCancelled { attempt }, now))
             }
-            (_, Command::Cancel) => (State::Cancelled, self.event(Kind::TaskCancelled, json!({}), now)),
+            (_, Command::Cancel) => (State::Cancelled, self.event(EventKind::TaskCancelled { attempt: None }, now)),
         };
         self.state = next;
         Ok(event)
@@ -340,43 +337,34 @@ impl Task {
 
     /// What is written down about an answer that came too late, so that people can see it and what it said.
     pub fn late_answer(&self, by: &Attempt, reason: &Refused, answer: LateAnswer, now: Timestamp) -> NewEvent {
-        /// The event's data, with the answer as it was given.
-        #[derive(Serialize)]
-        struct Data<'a> {
-            worker: &'a str,
-            attempt: u32,
-            reason: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            output: Option<Json>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            output_cut: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<String>,
-        }
-        let reason = reason.to_string();
-        let data =
-            Data { worker: &by.worker.0, attempt: by.number, reason, output: None, output_cut: None, error: None };
-        let data = match answer {
+        let (mut whole, mut cut, mut failure) = (None, None, None);
+        match answer {
             LateAnswer::Output(output) if output.as_str().len() > LATE_ANSWER_BYTES_MAX => {
-                Data { output_cut: Some(cut_error(output.to_string())), ..data }
+                cut = Some(cut_error(output.to_string()));
             }
-            LateAnswer::Output(output) => Data { output: Some(output), ..data },
-            LateAnswer::Error(error) => Data { error: Some(cut_error(error)), ..data },
+            LateAnswer::Output(output) => whole = Some(output),
+            LateAnswer::Error(error) => failure = Some(cut_error(error)),
+        }
+        let kind = EventKind::TaskAnswerRefused {
+            worker: by.worker.clone(),
+            attempt: by.number,
+            reason: reason.to_string(),
+            output: whole,
+            output_cut: cut,
+            error: failure,
         };
-        self.event(Kind::TaskAnswerRefused, Json::of(&data), now)
+        self.event(kind, now)
     }
 
     /// Where a failed attempt leads. `self.failures` does not count it yet.
     fn after_failure(&self, holder: &Holder, failure: Failure, retry: bool, now: Timestamp) -> (State, NewEvent) {
-        let mut data = self.data_of(holder);
-        data["error"] = failure.error.clone().into();
+        let (attempt, error) = (self.attempt_of(holder), failure.error.clone());
         if retry {
             let delay = self.retry_delay.saturating_mul(1 << self.failures.min(30)).min(RETRY_DELAY_MAX);
             let due = now.after(delay);
-            data["due"] = due.0.into();
-            (State::Pending { due, waiting_for: 0 }, self.event(Kind::TaskRetried, data, now))
+            (State::Pending { due, waiting_for: 0 }, self.event(EventKind::TaskRetried { attempt, error, due }, now))
         } else {
-            (State::Failed(failure), self.event(Kind::TaskFailed, data, now))
+            (State::Failed(failure), self.event(EventKind::TaskFailed { attempt, error }, now))
         }
     }
 
@@ -399,12 +387,12 @@ impl Task {
         (self.epoch, self.attempt) == (by.epoch, by.number)
     }
 
-    fn data_of(&self, holder: &Holder) -> Value {
-        json!({ "worker": holder.worker.0, "attempt": self.attempt })
+    fn attempt_of(&self, holder: &Holder) -> WorkerAttempt {
+        WorkerAttempt { worker: holder.worker.clone(), attempt: self.attempt }
     }
 
-    pub(crate) fn event(&self, kind: Kind, data: impl Into<Json>, at: Timestamp) -> NewEvent {
-        NewEvent { at, kind, run: self.run.clone(), task: Some(self.id.clone()), data: data.into() }
+    pub(crate) fn event(&self, kind: EventKind, at: Timestamp) -> NewEvent {
+        NewEvent { at, run: self.run.clone(), task: Some(self.id.clone()), kind }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
-
 use super::{
     App,
     tasks::{deduplicated, release_tasks},
@@ -11,7 +9,7 @@ use super::{
 use crate::{
     Json, Timestamp,
     db::{DbError, Tx},
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent, WorkerAttempt},
     limits::{Invalid, PLAN_BYTES_MAX, check_json},
     policy::Permit,
     run::{Command, Deletion, End, NewRun, Refused, Run, RunId},
@@ -87,7 +85,7 @@ impl App {
                 if tx.add_task(&task).await?.is_none() {
                     return Err(RunError::TaskTaken(task.id));
                 }
-                tx.append(task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
+                tx.append(task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
             }
             Ok(run)
         };
@@ -242,8 +240,9 @@ async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, DbError> {
 async fn cancel_tasks(tx: &mut Tx<'_>, id: &RunId) -> Result<(), DbError> {
     let now = tx.now();
     for (task, holder) in tx.cancel_tasks(id).await? {
-        let data = holder.map_or(json!({}), |by| json!({ "worker": by.worker.0, "attempt": by.number })).into();
-        tx.append(NewEvent { at: now, kind: Kind::TaskCancelled, run: Some(id.clone()), task: Some(task), data });
+        let attempt = holder.map(|by| WorkerAttempt { worker: by.worker, attempt: by.number });
+        let kind = EventKind::TaskCancelled { attempt };
+        tx.append(NewEvent { at: now, run: Some(id.clone()), task: Some(task), kind });
     }
     Ok(())
 }

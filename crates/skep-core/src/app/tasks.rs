@@ -1,13 +1,10 @@
 //! Operations on tasks.
 
-use serde::Serialize;
-use serde_json::json;
-
 use super::{App, Verdict};
 use crate::{
     Json,
     db::{DbError, Tx},
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent},
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
     run::{self, Deletion, RunId},
@@ -65,9 +62,9 @@ impl App {
             };
             let (waiting_for, blocked_by) = check_dependencies(tx, &task).await?;
             let mut task = Task::new(task.clone(), position, waiting_for, now);
-            let submitted = task.event(Kind::TaskSubmitted, json!({ "queue": task.queue }), now);
+            let submitted = task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now);
             let blocked = blocked_by.map(|by| {
-                let event = task.event(Kind::TaskBlocked, json!({ "by": by.0 }), now);
+                let event = task.event(EventKind::TaskBlocked { by: by.clone() }, now);
                 task.state = State::Blocked(by);
                 event
             });
@@ -138,7 +135,8 @@ impl App {
     ) -> Result<(), TaskError> {
         check_name("run", &run.0)?;
         task.map_or(Ok(()), |task| check_name("task", &task.0))?;
-        let entry = Json::of(&LogEntry { message, data });
+        let kind = EventKind::TaskLog { message: message.to_owned(), data };
+        let entry = kind.data();
         check_json("a log entry", &entry, LOG_BYTES_MAX)?;
         let (run, task, bytes) = (run.clone(), task.cloned(), entry.as_str().len());
         let log = async move |tx: &mut Tx<'_>| {
@@ -151,19 +149,11 @@ impl App {
                 return Err(TaskError::Unknown(task.clone()));
             }
             let (at, run, task) = (tx.now(), Some(run.clone()), task.clone());
-            tx.append(NewEvent { at, kind: Kind::TaskLog, run, task, data: entry.clone() });
+            tx.append(NewEvent { at, run, task, kind: kind.clone() });
             Ok(())
         };
         self.db.write_bytes(permit.namespace(), bytes, log).await
     }
-}
-
-/// The data of a [`Kind::TaskLog`].
-#[derive(Serialize)]
-struct LogEntry<'a> {
-    message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Json>,
 }
 
 async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
@@ -255,8 +245,8 @@ pub(super) async fn update_dependents(tx: &mut Tx<'_>, task: &Task) -> Result<()
         return tx.release_dependents(&[&task.id]).await;
     }
     for (blocked, run) in tx.block_dependents(&task.id).await? {
-        let data = json!({ "by": task.id.0 }).into();
-        tx.append(NewEvent { at: now, kind: Kind::TaskBlocked, run, task: Some(blocked), data });
+        let kind = EventKind::TaskBlocked { by: task.id.clone() };
+        tx.append(NewEvent { at: now, run, task: Some(blocked), kind });
     }
     Ok(())
 }

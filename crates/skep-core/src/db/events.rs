@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Namespace, Timestamp,
-    event::{Event, Kind, NewEvent},
+    event::{Event, EventKind, NewEvent},
     limits::PAGE_MAX,
     run::RunId,
     task::TaskId,
@@ -66,7 +66,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
                 format!("insert into event (namespace, number, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
             for (number, event) in (before + 1..).zip(events) {
                 let (run, task) = (event.run.as_ref().map(|run| &run.0), event.task.as_ref().map(|task| &task.0));
-                let values = values![namespace, number, event.at.0, event.kind.name(), run, task, &event.data];
+                let values = values![namespace, number, event.at.0, event.kind.name(), run, task, &event.kind.data()];
                 sql.execute(&insert, values).await?;
             }
             Ok(before)
@@ -85,7 +85,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
             let kind: Vec<&str> = events.iter().map(|event| event.kind.name()).collect();
             let run: Vec<Option<&str>> = events.iter().map(|event| event.run.as_ref().map(|run| &*run.0)).collect();
             let task: Vec<Option<&str>> = events.iter().map(|event| event.task.as_ref().map(|task| &*task.0)).collect();
-            let data: Vec<&str> = events.iter().map(|event| event.data.as_str()).collect();
+            let data: Vec<String> = events.iter().map(|event| event.kind.data().as_str().to_owned()).collect();
             let values = values![last, namespace, locked.last_event, at, kind, run, task, data];
             pipeline.later(&insert, values).await?;
             Ok(locked.last_event)
@@ -190,9 +190,9 @@ fn from_row(row: &Row<'_>) -> Result<Event, Cause> {
 /// The rest of a row whose number was read.
 fn from_row_after(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
     let at = Timestamp(row.next()?);
-    let kind = row.next_text()?.unwrap_or_default();
-    let kind = Kind::from_name(kind).ok_or_else(|| format!("unknown event kind {kind:?}"))?;
+    let name = row.next_text()?.unwrap_or_default().to_owned();
     let run = row.next::<Option<String>>()?.map(RunId);
     let task = row.next::<Option<String>>()?.map(TaskId);
-    Ok(Event { number, at, kind, run, task, data: row.next_as_json()?.ok_or("an event without data")? })
+    let kind = EventKind::from_database(&name, row.next_as_json()?.ok_or("an event without data")?);
+    Ok(Event { number, at, run, task, kind })
 }

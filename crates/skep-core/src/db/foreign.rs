@@ -3,12 +3,10 @@
 //! On PostgreSQL, triggers note the rows (migration 7). While anybody follows, a hub makes events of the notes within a
 //! second, so that followers of the events know that rows have changed without one. SQLite does not tell who writes.
 
-use serde_json::json;
-
 use super::{Db, DbError, Doing, Row, Store, Tx, events::page, sql::values};
 use crate::{
     Namespace,
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent},
 };
 
 /// Notes that become events in one transaction.
@@ -47,8 +45,8 @@ impl Tx<'_> {
         let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next::<String>()?));
         let notes = self.change(&sql, values![self.namespace(), page(NOTES_MAX)], read).await;
         for (table, key) in notes.doing("take the notes of foreign changes")? {
-            let data = json!({ "table": table, "key": key }).into();
-            self.append(NewEvent { at: self.now(), kind: Kind::ForeignChanged, run: None, task: None, data });
+            let kind = EventKind::ForeignChanged { table, key };
+            self.append(NewEvent { at: self.now(), run: None, task: None, kind });
         }
         Ok(())
     }

@@ -18,7 +18,13 @@ use tokio::{
 
 use self::support::*;
 use super::{DbError, News, Tx};
-use crate::{app::RunError, artefact::NewArtefact, event::NewEvent, run::End, task::Failure};
+use crate::{
+    app::RunError,
+    artefact::NewArtefact,
+    event::{EventKind, NewEvent},
+    run::End,
+    task::Failure,
+};
 
 mod batches;
 #[expect(dead_code, reason = "tests/store uses all of it")]
@@ -66,7 +72,7 @@ fn fresh(name: &str) -> Task {
 }
 
 fn submitted(name: &str) -> NewEvent {
-    NewEvent { at: NOW, kind: Kind::TaskSubmitted, run: None, task: Some(id(name)), data: json!({}).into() }
+    NewEvent { at: NOW, run: None, task: Some(id(name)), kind: EventKind::TaskSubmitted { queue: "q".into() } }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -427,8 +433,8 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
         let add = async |at: Timestamp, count: usize| {
             let add = async move |tx: &mut Tx<'_>| {
                 for n in 0..count {
-                    let data = json!({ "table": "task", "key": n }).into();
-                    tx.append(NewEvent { at, kind: Kind::ForeignChanged, run: None, task: None, data });
+                    let kind = EventKind::ForeignChanged { table: "task".into(), key: n.to_string() };
+                    tx.append(NewEvent { at, run: None, task: None, kind });
                 }
                 Ok::<_, DbError>(())
             };

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 
@@ -12,7 +13,7 @@ fn json(value: i32) -> Json {
 }
 
 fn data(event: &NewEvent) -> Value {
-    event.data.parse().unwrap()
+    event.kind.data().parse().unwrap()
 }
 
 fn worker(name: &str) -> WorkerId {
@@ -41,7 +42,7 @@ fn the_late_answer_of_a_lost_attempt_is_refused() {
     let answer = task.apply(Command::Finish(by("a", 1), json(42)), Timestamp(9_000_001));
     assert_eq!(answer, Err(Refused::NotHeld), "even from the worker that holds it again");
     let event = task.late_answer(&by("a", 1), &Refused::NotHeld, LateAnswer::Output(json(42)), Timestamp(1));
-    assert_eq!((event.kind, &data(&event)["output"]), (Kind::TaskAnswerRefused, &Value::from(42)));
+    assert_eq!((event.kind.name(), &data(&event)["output"]), ("task.answer_refused", &Value::from(42)));
 }
 
 #[test]
@@ -75,13 +76,13 @@ fn a_lost_worker_is_no_failure_but_a_task_that_loses_too_many_has_failed() {
     for loss in 1..=LOSSES_MAX {
         task.apply(start("a"), Timestamp(1)).unwrap();
         let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
-        assert_eq!((event.kind, &data(&event)["losses"]), (Kind::TaskLost, &loss.into()));
+        assert_eq!((event.kind.name(), &data(&event)["losses"]), ("task.lost", &loss.into()));
         assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(1), waiting_for: 0 }, 0));
         assert_eq!(task.apply(Command::Lose, Timestamp(1)), Err(Refused::NotInProgress));
     }
     task.apply(start("a"), Timestamp(1)).unwrap();
     let event = task.apply(Command::Lose, Timestamp(1)).unwrap();
-    assert_eq!(event.kind, Kind::TaskFailed);
+    assert_eq!(event.kind.name(), "task.failed");
     assert_eq!(task.state, State::Failed(format!("its worker was lost {} times", LOSSES_MAX + 1).into()));
 }
 
@@ -142,7 +143,7 @@ fn only_what_ended_without_success_is_reopened_and_has_all_its_retries_again() {
         task.apply(fail(by("a", attempt)), Timestamp(i64::from(attempt) * 9_000_000)).unwrap();
     }
     let event = task.apply(reopen.clone(), Timestamp(50_000_000)).unwrap();
-    assert_eq!(event.kind, Kind::TaskReopened);
+    assert_eq!(event.kind.name(), "task.reopened");
     assert_eq!((&task.state, task.failures), (&State::Pending { due: Timestamp(50_000_000), waiting_for: 2 }, 0));
     assert_eq!(task.attempt, 2, "tokens go on");
     let mut done = Task { state: State::Completed(Json::null()), ..task };

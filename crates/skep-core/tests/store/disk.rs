@@ -162,7 +162,7 @@ struct Said {
 
 struct Answer {
     status: String,
-    kind: Kind,
+    kind: String,
     task: String,
     /// Writes of one batch were waiting side by side.
     batch: usize,
@@ -179,8 +179,8 @@ impl Said {
         let answer = |line: &str| {
             let words: Vec<&str> = line.split_once("answer ")?.1.splitn(5, ' ').collect();
             let [batch, status, kind, task, _] = words.try_into().unwrap_or_else(|_| panic!("{line}"));
-            let (status, task) = (status.to_owned(), task.to_owned());
-            Some(Answer { status, kind: Kind::from_name(kind).unwrap(), task, batch: batch.parse().unwrap() })
+            let [status, kind, task] = [status, kind, task].map(str::to_owned);
+            Some(Answer { status, kind, task, batch: batch.parse().unwrap() })
         };
         // The last line may be cut off by the loss of power.
         let complete = out.rsplit_once('\n').map_or("", |(lines, _)| lines);
@@ -190,25 +190,25 @@ impl Said {
     /// Look at what is left, with a disk that works. Says which promise was broken.
     async fn holds_in(&self, address: &str) -> Result<(), String> {
         let app = open(address, Limits::default()).await;
-        let mut happened: HashMap<(Kind, String), usize> = HashMap::new();
+        let mut happened: HashMap<(String, String), usize> = HashMap::new();
         for event in log(&app).await {
-            *happened.entry((event.kind, event.task.unwrap().0)).or_default() += 1;
+            *happened.entry((event.kind.name().to_owned(), event.task.unwrap().0)).or_default() += 1;
         }
         for Answer { status, kind, task, .. } in &self.answers {
-            let times = happened.get(&(*kind, task.clone())).copied().unwrap_or(0);
+            let times = happened.get(&(kind.clone(), task.clone())).copied().unwrap_or(0);
             let expected = match status.as_str() {
                 "ok" => 1..=1,
                 "unsure" => 0..=1,
                 _ => 0..=0,
             };
             if !expected.contains(&times) {
-                return self.broken(format!("{status} {} {task}, but {times} times in the log", kind.name()));
+                return self.broken(format!("{status} {kind} {task}, but {times} times in the log"));
             }
         }
         if let Some(unsure) = self.answers.iter().find(|answer| answer.status == "unsure")
             && let Some(after) = self.answers.iter().find(|answer| answer.status == "ok" && answer.batch > unsure.batch)
         {
-            return self.broken(format!("took {} {} although it was unsure before", after.kind.name(), after.task));
+            return self.broken(format!("took {} {} although it was unsure before", after.kind, after.task));
         }
         self.is_sound(&app, 0).await
     }
@@ -279,9 +279,8 @@ impl Child {
         };
         let pairs = join_all(new.iter().zip(&old).map(|(new, old)| both(new, old))).await;
         let (submitted, claimed): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let submissions =
-            new.iter().zip(&submitted).map(|(task, answer)| (status(answer), Kind::TaskSubmitted, &task.id));
-        let claims = old.iter().zip(&claimed).map(|(name, answer)| (status(answer), Kind::TaskStarted, name));
+        let submissions = new.iter().zip(&submitted).map(|(task, answer)| (status(answer), "task.submitted", &task.id));
+        let claims = old.iter().zip(&claimed).map(|(name, answer)| (status(answer), "task.started", name));
         self.tell(submissions.chain(claims));
         let held = claimed.into_iter().filter_map(|answer| answer.ok()?);
         self.end(held.take(3).collect(), Vec::new()).await;
@@ -290,7 +289,7 @@ impl Child {
     async fn submit(&mut self, tasks: impl IntoIterator<Item = NewTask>) {
         let tasks: Vec<NewTask> = tasks.into_iter().collect();
         let all = join_all(tasks.iter().map(|task| submit(&self.app, task.clone()))).await;
-        let answers = tasks.iter().zip(&all).map(|(task, answer)| (status(answer), Kind::TaskSubmitted, &task.id));
+        let answers = tasks.iter().zip(&all).map(|(task, answer)| (status(answer), "task.submitted", &task.id));
         self.tell(answers);
     }
 
@@ -300,7 +299,7 @@ impl Child {
         let all = join_all(names.iter().map(|name| claim_from(&self.app, &name.0))).await;
         // Where there is nothing to claim, nothing was asked for.
         let some = names.iter().zip(&all).filter(|(_, answer)| !matches!(answer, Ok(None)));
-        let answers = some.map(|(name, answer)| (status(answer), Kind::TaskStarted, name));
+        let answers = some.map(|(name, answer)| (status(answer), "task.started", name));
         self.tell(answers);
         all.into_iter().filter_map(|answer| answer.ok()?).collect()
     }
@@ -309,16 +308,15 @@ impl Child {
         let finish = join_all(finished.iter().map(|task| finish(&self.app, task)));
         let fail = join_all(failed.iter().map(|task| fail(&self.app, task, false)));
         let (finish, fail) = tokio::join!(finish, fail);
-        let finished =
-            finished.iter().zip(&finish).map(|(task, answer)| (status(answer), Kind::TaskCompleted, &task.id));
-        let failed = failed.iter().zip(&fail).map(|(task, answer)| (status(answer), Kind::TaskFailed, &task.id));
+        let finished = finished.iter().zip(&finish).map(|(task, answer)| (status(answer), "task.completed", &task.id));
+        let failed = failed.iter().zip(&fail).map(|(task, answer)| (status(answer), "task.failed", &task.id));
         self.tell(finished.chain(failed));
     }
 
     /// One line for each, and all at once, so that nothing comes in between.
-    fn tell<'a>(&mut self, answers: impl Iterator<Item = ((&'static str, String), Kind, &'a TaskId)>) {
-        let line = |((status, error), kind, task): ((&str, String), Kind, &TaskId)| {
-            format!("answer {} {status} {} {} {error}\n", self.batch, kind.name(), task.0)
+    fn tell<'a>(&mut self, answers: impl Iterator<Item = ((&'static str, String), &'static str, &'a TaskId)>) {
+        let line = |((status, error), kind, task): ((&str, String), &str, &TaskId)| {
+            format!("answer {} {status} {kind} {} {error}\n", self.batch, task.0)
         };
         let lines: String = answers.map(line).collect();
         self.batch += 1;

@@ -71,8 +71,8 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         let expected = ["run.started", "task.submitted", "task.log", "task.log", "task.cancelled", "run.ended"];
         assert_eq!(kinds, expected, "only its own");
         assert_eq!((&events[2].task, events[2].at), (&Some(a), LATER));
-        assert_eq!(events[2].data, json!({ "message": "line\n\0", "data": { "n": 1 } }).into());
-        assert_eq!(events[3].data, json!({ "message": "no data" }).into());
+        assert_eq!(data(&events[2]), json!({ "message": "line\n\0", "data": { "n": 1 } }));
+        assert_eq!(data(&events[3]), json!({ "message": "no data" }));
         let rest = app.db.events_of(permit().namespace(), &r, events[2].number, 2).await.unwrap();
         assert_eq!(rest, events[3..5]);
     })

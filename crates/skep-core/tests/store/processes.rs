@@ -86,7 +86,7 @@ async fn a_child_that_shares_a_file() {
                 work(&app).await;
             }
             let mut watch = app.db.watch(permit().namespace());
-            while count(&app, Kind::TaskCompleted).await < PROCESSES * TASKS {
+            while count(&app, "task.completed").await < PROCESSES * TASKS {
                 if !work(&app).await {
                     let _ = timeout(LOOK_AGAIN, watch.changed()).await; // the other process may be heard later
                 }

@@ -53,7 +53,7 @@ async fn a_task_stays_with_its_worker_while_its_hub_is_alive_and_is_given_out_ag
         assert_eq!(look(app.at(silent.after(GRACE))).await, 1);
         let lost = task(&app, "a").await.unwrap();
         assert_eq!((lost.losses, lost.failures, lost.state.name()), (1, 0, "pending"));
-        assert_eq!(count(&app, Kind::TaskLost).await, 1);
+        assert_eq!(count(&app, "task.lost").await, 1);
 
         let late = finish(&app, &held).await;
         assert!(matches!(late, Err(TaskError::Refused(Refused::NotHeld))), "{late:?}");
@@ -119,7 +119,7 @@ async fn a_hub_that_leaves_gives_back_what_it_holds_without_a_loss() {
         let given_back = task(&app, "a").await.unwrap();
         assert_eq!((given_back.losses, given_back.state.name()), (0, "pending"));
         assert_eq!(claimed(&app, &holder).await, None);
-        assert_eq!(count(&app, Kind::TaskReleased).await, 1);
+        assert_eq!(count(&app, "task.released").await, 1);
     })
     .await;
 }

@@ -12,7 +12,7 @@ pub(crate) use skep_core::{
     Json, Namespace, Timestamp,
     app::{App, TaskError},
     db::{Clock, Db, Limits},
-    event::{Event, Kind},
+    event::Event,
     policy::{Actor, Permit},
     run::{NewRun, RunId},
     session::{HubId, NewSession, SessionId, SessionToken},
@@ -229,10 +229,10 @@ pub(crate) async fn story(app: &Hub) -> Vec<String> {
     log(app).await.into_iter().map(tell).collect()
 }
 
-pub(crate) async fn count(app: &Hub, kind: Kind) -> usize {
-    log(app).await.into_iter().filter(|event| event.kind == kind).count()
+pub(crate) async fn count(app: &Hub, kind: &str) -> usize {
+    log(app).await.into_iter().filter(|event| event.kind.name() == kind).count()
 }
 
 pub(crate) fn data(event: &Event) -> Value {
-    event.data.parse().unwrap()
+    event.kind.data().parse().unwrap()
 }

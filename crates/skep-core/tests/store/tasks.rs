@@ -12,7 +12,6 @@ use skep_core::{
     Timestamp,
     app::TaskError,
     artefact::NewArtefact,
-    event::Kind,
     limits::{self, Invalid},
     run::RunId,
     task::{Attempt, Failure, NewTask, Refused, State, Task},
@@ -136,7 +135,7 @@ async fn a_failed_task_keeps_what_its_last_attempt_produced() {
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooLarge { .. }))), "{refused:?}");
         app.at(LATER).fail(&permit(), &second.id, attempt(&second), printed("second"), true).await.unwrap();
         assert_eq!(state(&app, "a").await, State::Failed(printed("second")));
-        let failed = log(&app).await.into_iter().find(|event| event.kind == Kind::TaskFailed).unwrap();
+        let failed = log(&app).await.into_iter().find(|event| event.kind.name() == "task.failed").unwrap();
         assert_eq!(data(&failed)["error"], "exited with code 1");
         assert_eq!(data(&failed).get("output"), None, "an event carries no output");
     })
@@ -158,7 +157,7 @@ async fn a_late_answer_is_refused_and_kept_for_people_to_see() {
 
         assert_eq!(state(&app, "a").await, State::Completed(json!({ "by": 2 }).into()));
         let log = log(&app).await;
-        let refused: Vec<_> = log.iter().filter(|event| event.kind == Kind::TaskAnswerRefused).collect();
+        let refused: Vec<_> = log.iter().filter(|event| event.kind.name() == "task.answer_refused").collect();
         assert_eq!(refused.len(), 2);
         assert_eq!(data(refused[0])["output"], "precious");
         assert_eq!(data(refused[1])["error"], "boom");
@@ -177,7 +176,7 @@ async fn an_answer_brought_again_counts_once_and_is_no_error() {
         let first = finish(&app, &held).await.unwrap();
         assert_eq!(finish(&app, &held).await.unwrap(), first);
         assert_eq!(state(&app, "c").await, State::Pending { due: NOW, waiting_for: 1 });
-        assert_eq!(count(&app, Kind::TaskCompleted).await, 1);
+        assert_eq!(count(&app, "task.completed").await, 1);
     })
     .await;
 }
@@ -201,7 +200,7 @@ async fn a_failure_blocks_what_needs_it_directly_or_through_others() {
         assert_eq!(state(&app, "untouched").await, State::Pending { due: NOW, waiting_for: 1 });
         let story = story(&app).await;
         assert_eq!(story[story.len() - 2..], ["task.blocked child", "task.blocked grandchild"]);
-        assert_eq!(log(&app).await.pop().unwrap().data, json!({ "by": "root" }).into());
+        assert_eq!(data(&log(&app).await.pop().unwrap()), json!({ "by": "root" }));
 
         let free = claim(&app, NOW).await.unwrap();
         finish(&app, &free).await.unwrap();
@@ -323,8 +322,8 @@ async fn a_dependency_is_released_exactly_once_among_many_workers() {
             });
         }
         workers.join_all().await;
-        assert_eq!(count(&app, Kind::TaskStarted).await, WIDTH * DEPTH);
-        assert_eq!(count(&app, Kind::TaskCompleted).await, WIDTH * DEPTH);
+        assert_eq!(count(&app, "task.started").await, WIDTH * DEPTH);
+        assert_eq!(count(&app, "task.completed").await, WIDTH * DEPTH);
     })
     .await;
 }
@@ -424,7 +423,7 @@ async fn what_workers_say_comes_back_to_the_byte() {
         assert_eq!(state(&app, "b").await, State::Failed(failure));
         app.finish(&permit(), &b.id, attempt(&b), json("late"), Vec::new()).await.unwrap_err();
         let told = log(&app).await.pop().unwrap();
-        assert!(told.data.as_str().contains(json("late").as_str()), "{told:?}");
+        assert!(told.kind.data().as_str().contains(json("late").as_str()), "{told:?}");
     })
     .await;
 }

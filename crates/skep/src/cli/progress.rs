@@ -7,12 +7,12 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 use skep_core::{
     Namespace, Timestamp,
     app::App,
     db::{DbError, Follower, News},
-    event::{Event, Kind},
+    event::{Event, EventKind},
     run::RunId,
 };
 use skep_plan::Plan;
@@ -111,9 +111,9 @@ impl Follow {
             }
             for event in &events {
                 show(event);
-                match event.kind {
-                    Kind::RunEnded | Kind::RunInterrupted => is_over = true,
-                    Kind::RunResumed | Kind::RunRetried => is_over = false,
+                match &event.kind {
+                    EventKind::RunEnded { .. } | EventKind::RunInterrupted {} => is_over = true,
+                    EventKind::RunResumed {} | EventKind::RunRetried {} => is_over = false,
                     _ => {}
                 }
             }
@@ -176,11 +176,12 @@ impl Live {
     fn take(&mut self, events: &[Arc<Event>]) -> bool {
         let mut is_over = false;
         for event in events {
-            is_over |= matches!(event.kind, Kind::RunEnded | Kind::RunInterrupted);
+            is_over |= matches!(&event.kind, EventKind::RunEnded { .. } | EventKind::RunInterrupted {});
             if let Some(task) = event.task.as_ref().map(step_of) {
-                match event.kind {
-                    Kind::TaskStarted => drop(self.at_work.insert(task.to_owned())),
-                    Kind::TaskLog | Kind::TaskAnswerRefused => {} // the latter is of an earlier attempt
+                match &event.kind {
+                    EventKind::TaskStarted(_) => drop(self.at_work.insert(task.to_owned())),
+                    // The latter is of an earlier attempt.
+                    EventKind::TaskLog { .. } | EventKind::TaskAnswerRefused { .. } => {}
                     _ if self.at_work.remove(task) => {
                         self.take_lines();
                         self.show_lines(|_, of| of == task);
@@ -215,7 +216,7 @@ pub(super) fn to_json(event: &Event) -> String {
         "kind": event.kind.name(),
         "run": event.run.as_ref().map(|run| &run.0),
         "task": event.task.as_ref().map(step_of),
-        "data": event.data,
+        "data": event.kind.data(),
     })
     .to_string()
 }
@@ -223,17 +224,15 @@ pub(super) fn to_json(event: &Event) -> String {
 /// An event as a line for people.
 pub(super) fn to_text(event: &Event) -> String {
     let task = event.task.as_ref().map(step_of).unwrap_or_default();
-    let fields: Value = event.data.parse().unwrap_or_default();
-    let data = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-    let what = match event.kind {
-        Kind::TaskSubmitted => format!("{task}: waits"),
-        Kind::TaskStarted => format!("{task}: started by {}", data("worker")),
-        Kind::TaskCompleted => format!("{task}: completed"),
-        Kind::TaskRetried => format!("{task}: failed, will be tried again: {}", data("error")),
-        Kind::TaskFailed => format!("{task}: failed: {}", data("error")),
-        Kind::TaskBlocked => format!("{task}: blocked, because a task before it failed"),
-        Kind::TaskReleased => format!("{task}: given back"),
-        Kind::TaskLog => format!("{task}: {}", data("message")),
+    let what = match &event.kind {
+        EventKind::TaskSubmitted { .. } => format!("{task}: waits"),
+        EventKind::TaskStarted(attempt) => format!("{task}: started by {}", attempt.worker.0),
+        EventKind::TaskCompleted(_) => format!("{task}: completed"),
+        EventKind::TaskRetried { error, .. } => format!("{task}: failed, will be tried again: {error}"),
+        EventKind::TaskFailed { error, .. } => format!("{task}: failed: {error}"),
+        EventKind::TaskBlocked { .. } => format!("{task}: blocked, because a task before it failed"),
+        EventKind::TaskReleased(_) => format!("{task}: given back"),
+        EventKind::TaskLog { message, .. } => format!("{task}: {message}"),
         kind if task.is_empty() => kind.name().replace('.', " "),
         kind => format!("{task}: {}", kind.name().rsplit('.').next().unwrap_or_default().replace('_', " ")),
     };
@@ -295,7 +294,7 @@ impl Show {
     pub(super) fn event(&mut self, event: &Event) {
         match self {
             Show::Tree(tree) => tree.event(event),
-            Show::Lines if event.kind == Kind::TaskSubmitted => {}
+            Show::Lines if matches!(event.kind, EventKind::TaskSubmitted { .. }) => {}
             // What a failed command printed is in the report, which comes at the end.
             Show::Lines => say!("{}", first_line(&to_text(event))),
             // A reader that has gone away shall not end the run.
@@ -355,25 +354,22 @@ impl Tree {
 
     fn event(&mut self, event: &Event) {
         let Some(task) = event.task.as_ref().map(step_of) else { return };
-        let fields: Value = event.data.parse().unwrap_or_default();
-        let data = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-        match event.kind {
-            Kind::TaskStarted => {
+        match &event.kind {
+            EventKind::TaskStarted(attempt) => {
                 if let Some(line) = self.lines.get(task) {
                     line.set_style(style("{prefix}{spinner} {msg}  {elapsed}"));
                     line.reset_elapsed();
-                    line.set_message(format!("{task}  ({})", data("worker")));
+                    line.set_message(format!("{task}  ({})", attempt.worker.0));
                     line.enable_steady_tick(TICK);
                 }
             }
-            Kind::TaskCompleted => self.over(task, "✔", ""),
-            Kind::TaskFailed => self.over(task, "✘", &data("error")),
-            Kind::TaskBlocked => self.over(task, "⊘", "blocked"),
-            Kind::TaskCancelled => self.mark(task, "⊘", "cancelled", true),
-            Kind::TaskReopened => self.mark(task, "·", "", false),
-            Kind::TaskRetried => self.mark(task, "↻", &data("error"), false),
-            Kind::TaskReleased => self.mark(task, "·", "", false),
-            Kind::TaskLog => drop(self.bars.println(format!("{task}: {}", line(&data("message"))))),
+            EventKind::TaskCompleted(_) => self.over(task, "✔", ""),
+            EventKind::TaskFailed { error, .. } => self.over(task, "✘", error),
+            EventKind::TaskBlocked { .. } => self.over(task, "⊘", "blocked"),
+            EventKind::TaskCancelled { .. } => self.mark(task, "⊘", "cancelled", true),
+            EventKind::TaskReopened {} | EventKind::TaskReleased(_) => self.mark(task, "·", "", false),
+            EventKind::TaskRetried { error, .. } => self.mark(task, "↻", error, false),
+            EventKind::TaskLog { message, .. } => drop(self.bars.println(format!("{task}: {}", line(message)))),
             _ => {}
         }
     }
@@ -453,7 +449,7 @@ mod tests {
         let mut read = async |count: usize| {
             while seen.len() < count {
                 let events = follow.next().await.unwrap();
-                seen.extend(events.iter().map(|event| (event.number, event.kind)));
+                seen.extend(events.iter().map(|event| (event.number, event.kind.name().to_owned())));
             }
             assert_eq!(seen.len(), count);
         };
@@ -462,7 +458,8 @@ mod tests {
         say("other", "no").await;
         say("r", "after").await;
         read(4).await;
-        assert_eq!(seen, [(2, Kind::RunStarted), (4, Kind::TaskLog), (5, Kind::TaskLog), (7, Kind::TaskLog),]);
+        let expected = [(2, "run.started"), (4, "task.log"), (5, "task.log"), (7, "task.log")];
+        assert_eq!(seen, expected.map(|(number, kind)| (number, kind.to_owned())));
         assert!(follow.look().await.unwrap().is_empty(), "all was read");
     }
 }

@@ -12,7 +12,7 @@ use skep_core::{
     Namespace, Timestamp,
     artefact::Artefact,
     db::{Db, DbError},
-    event::{Event, Kind},
+    event::{Event, EventKind},
     limits::PAGE_MAX,
     run::{self, Run, RunId},
     task::{State, Task},
@@ -321,14 +321,13 @@ impl Times {
     fn add(&mut self, event: &Event) {
         let Some(task) = event.task.as_ref().map(|task| step_of(task).to_owned()) else { return };
         self.last = Some(event.at);
-        match event.kind {
-            Kind::TaskStarted => {
-                let data: Value = event.data.parse().unwrap_or_default();
-                let agent = data["worker"].as_str().unwrap_or_default().to_owned();
+        match &event.kind {
+            EventKind::TaskStarted(attempt) => {
+                let agent = attempt.worker.0.clone();
                 self.agents.entry(agent.clone()).or_default().push(task.clone());
                 self.of.insert(task, Time { agent, started: event.at, ended: None });
             }
-            Kind::TaskCompleted | Kind::TaskFailed | Kind::TaskRetried => {
+            EventKind::TaskCompleted(_) | EventKind::TaskFailed { .. } | EventKind::TaskRetried { .. } => {
                 if let Some(time) = self.of.get_mut(&task) {
                     time.ended = Some(event.at);
                 }

@@ -123,14 +123,14 @@ impl Recent {
 
     fn extend(&mut self, to: i64, events: impl Iterator<Item = Arc<Event>>) {
         for event in events {
-            self.bytes += event.data.as_str().len();
+            self.bytes += event.kind.bytes();
             self.events.push_back(event);
         }
         self.to = to;
         while self.events.len() > RECENT_MAX || self.bytes > RECENT_BYTES_MAX {
             let Some(gone) = self.events.pop_front() else { break };
             self.after = gone.number;
-            self.bytes -= gone.data.as_str().len();
+            self.bytes -= gone.kind.bytes();
         }
     }
 
@@ -151,7 +151,7 @@ impl Page {
     pub(in crate::db) fn new(after: i64, to: i64, mut events: Vec<Arc<Event>>) -> Page {
         let mut bytes = 0;
         let mut fits = |event: &Arc<Event>| {
-            bytes += event.data.as_str().len();
+            bytes += event.kind.bytes();
             bytes <= PAGE_BYTES_MAX
         };
         let count = events.iter().take_while(|event| fits(event)).count().max(1);
@@ -172,14 +172,13 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
-    use crate::{Timestamp, event::Kind};
+    use crate::{Timestamp, event::EventKind};
 
     fn new(bytes: usize) -> NewEvent {
-        let data = json!("x".repeat(bytes)).into();
-        NewEvent { at: Timestamp(1), kind: Kind::TaskLog, run: None, task: None, data }
+        let kind = EventKind::TaskLog { message: "x".repeat(bytes), data: None };
+        NewEvent { at: Timestamp(1), run: None, task: None, kind }
     }
 
     /// A page of the log in which all numbers up to `last` have small events.

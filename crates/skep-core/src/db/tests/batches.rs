@@ -186,7 +186,7 @@ async fn an_answer_can_claim_the_next_task_and_what_it_made_ready() {
         let answered = app.finish_and_claim(&permit, late, "q", &w).await.unwrap();
         assert!(matches!(answered.task, Err(TaskError::Refused(_))), "{answered:?}");
         assert_eq!(answered.next.map(|task| task.id), Some(id("d")));
-        assert_eq!(count(&app, Kind::TaskAnswerRefused).await, 1);
+        assert_eq!(count(&app, "task.answer_refused").await, 1);
         // One that cannot be kept is not brought, and nothing is claimed.
         app.submit(&permit, new("e")).await.unwrap();
         let too_large = Answer { output: json!("x".repeat(OUTPUT_BYTES_MAX)).into(), ..answer(&next[0]) };

@@ -15,7 +15,7 @@ use skep_core::{
     Json, Timestamp,
     app::{RunError, SessionError, TaskError},
     db::Now,
-    event::{Kind, NewEvent},
+    event::{EventKind, NewEvent},
     limits::Invalid,
     run::{self, Deletion, Run, RunId},
     session::{ATTACH_TIME, HUB_TIME, HubId, NewSession, SessionId},
@@ -175,7 +175,12 @@ impl Model {
             let task = task.map_or("-", |task| &task.0);
             let place = places.entry((run, task)).or_default();
             *place += 1;
-            lines.push(format!("event {run} {task} {place}: {} {} {}", event.kind.name(), event.at.0, event.data));
+            lines.push(format!(
+                "event {run} {task} {place}: {} {} {}",
+                event.kind.name(),
+                event.at.0,
+                event.kind.data()
+            ));
         }
         lines.sort();
         lines
@@ -235,11 +240,11 @@ impl Model {
             }
         }
         let mut task = Task { epoch: self.epoch, ..Task::new(new.clone(), position, 0, now) };
-        self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
+        self.tell(event_of(&task, EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
         let needs: BTreeSet<_> = new.depends_on.iter().collect();
         if let Some(by) = needs.into_iter().find(|on| ended_in_vain(&self.tasks[on])) {
             task.state = State::Blocked(by.clone());
-            self.tell(event_of(&task, Kind::TaskBlocked, json!({ "by": by.0 }), now));
+            self.tell(event_of(&task, EventKind::TaskBlocked { by: by.clone() }, now));
         }
         self.tasks.insert(new.id.clone(), task);
         self.count_unfinished();
@@ -265,7 +270,7 @@ impl Model {
         for (position, new) in (0..).zip(tasks) {
             let new = NewTask { run: Some(id.clone()), ..new.clone() };
             let task = Task { epoch: self.epoch, ..Task::new(new, position, 0, now) };
-            self.tell(event_of(&task, Kind::TaskSubmitted, json!({ "queue": task.queue }), now));
+            self.tell(event_of(&task, EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
             self.tasks.insert(task.id.clone(), task);
         }
         self.count_unfinished();
@@ -497,7 +502,7 @@ impl Model {
                     continue;
                 }
                 dependent.state = State::Blocked(task.id.clone());
-                let event = event_of(dependent, Kind::TaskBlocked, json!({ "by": task.id.0 }), now);
+                let event = event_of(dependent, EventKind::TaskBlocked { by: task.id.clone() }, now);
                 self.events.push(Arc::new(event));
                 if !dependent.allow_failure {
                     in_vain.push(dependent.id.clone());
@@ -523,8 +528,8 @@ fn ended_in_vain(task: &Task) -> bool {
     task.state.is_over() && !task.allow_failure && !matches!(task.state, State::Completed(_))
 }
 
-fn event_of(task: &Task, kind: Kind, data: serde_json::Value, at: Timestamp) -> NewEvent {
-    NewEvent { at, kind, run: task.run.clone(), task: Some(task.id.clone()), data: data.into() }
+fn event_of(task: &Task, kind: EventKind, at: Timestamp) -> NewEvent {
+    NewEvent { at, run: task.run.clone(), task: Some(task.id.clone()), kind }
 }
 
 fn micros(duration: std::time::Duration) -> i64 {
