@@ -50,6 +50,8 @@ pub struct Task {
     pub epoch: i64,
     /// The run it belongs to, if any.
     pub run: Option<RunId>,
+    /// What it is called in its run; see [`Task::name`].
+    pub step: Option<String>,
     /// Workers claim from a queue by its name.
     pub queue: String,
     /// Position in its run, by order of declaration. Of two tasks that are due at the same time, the one with the lower
@@ -82,6 +84,9 @@ pub struct NewTask {
     pub id: TaskId,
     /// The run it belongs to. Tasks that are declared with their run need not name it.
     pub run: Option<RunId>,
+    /// What it is called in its run, where the name need be unique only there. Ids of tasks are unique in the namespace,
+    /// and mean nothing to anybody.
+    pub step: Option<String>,
     /// The queue that workers claim it from. A run whose tasks only its own workers may claim has queues of its own.
     pub queue: String,
     /// What the worker gets.
@@ -101,6 +106,8 @@ pub struct NewTask {
 pub struct Summary {
     /// See [`Task::id`].
     pub id: TaskId,
+    /// See [`Task::step`].
+    pub step: Option<String>,
     /// See [`Task::position`].
     pub position: u32,
     /// See [`State::is_over`].
@@ -229,6 +236,7 @@ impl NewTask {
         NewTask {
             id,
             run: None,
+            step: None,
             queue: queue.into(),
             input: input.into(),
             depends_on: Vec::new(),
@@ -241,6 +249,7 @@ impl NewTask {
     /// Whether it can be kept at all.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         check_name("task", &self.id.0)?;
+        self.step.as_deref().map_or(Ok(()), |step| check_name("step", step))?;
         check_name("queue", &self.queue)?;
         check_count("dependencies of a task", self.depends_on.len(), RUN_DEPENDENCIES_MAX)?;
         check_json("a task's input", &self.input, INPUT_BYTES_MAX)
@@ -259,6 +268,7 @@ impl Task {
             id: new.id,
             epoch: 0, // until it is kept
             run: new.run,
+            step: new.step,
             queue: new.queue,
             position,
             input: new.input,
@@ -271,6 +281,11 @@ impl Task {
             retry_delay: new.retry_delay,
             allow_failure: new.allow_failure,
         }
+    }
+
+    /// What people call it: its name in its run, or its id.
+    pub fn name(&self) -> &str {
+        self.step.as_deref().unwrap_or(&self.id.0)
     }
 
     /// Apply one command at one moment. On refusal the task is unchanged.
@@ -393,6 +408,13 @@ impl Task {
 
     pub(crate) fn event(&self, kind: EventKind, at: Timestamp) -> NewEvent {
         NewEvent { at, run: self.run.clone(), task: Some(self.id.clone()), kind }
+    }
+}
+
+impl Summary {
+    /// See [`Task::name`].
+    pub fn name(&self) -> &str {
+        self.step.as_deref().unwrap_or(&self.id.0)
     }
 }
 

@@ -5,6 +5,8 @@
 mod failures;
 #[path = "run/kept.rs"]
 mod kept;
+#[path = "run/older.rs"]
+mod older;
 #[path = "run/printed.rs"]
 mod printed;
 #[path = "run/stopped.rs"]

@@ -91,6 +91,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 9,
         sql: Text::Same(include_str!("../../migrations/0010_epochs.sql")),
     },
+    Migration {
+        number: 11,
+        name: "steps",
+        oldest: 11, // older programs do not say what a task is called in its run
+        sql: Text::Same(include_str!("../../migrations/0011_steps.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

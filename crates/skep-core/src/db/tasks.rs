@@ -23,9 +23,10 @@ use crate::{
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
-const COLUMNS: [Column; 19] = [
+const COLUMNS: [Column; 20] = [
     Column::fixed("id"),
     Column::fixed("run"),
+    Column::fixed("step"),
     Column::fixed("queue"),
     Column::fixed("position"),
     Column::fixed("depends_on"),
@@ -302,10 +303,11 @@ impl Db {
         limit: usize,
     ) -> Result<Vec<Summary>, DbError> {
         let sql = format!(
-            "select id, position, state not in ('pending', 'in_progress') from task where namespace = $1 and {PAGE_OF_RUN}"
+            "select id, step, position, state not in ('pending', 'in_progress') from task where namespace = $1 and {PAGE_OF_RUN}"
         );
         let read = |row: &Row<'_>| {
-            Ok(Summary { id: TaskId(row.next()?), position: row.next::<i64>()?.try_into()?, is_over: row.next()? })
+            let (id, step, position) = (TaskId(row.next()?), row.next()?, row.next::<i64>()?.try_into()?);
+            Ok(Summary { id, step, position, is_over: row.next()? })
         };
         self.page_of_tasks(sql, namespace, run, after, limit, read).await
     }
@@ -387,6 +389,7 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
     [
         (&task.id.0).into(),
         task.run.as_ref().map(|run| &run.0).into(),
+        task.step.as_ref().into(),
         (&task.queue).into(),
         task.position.into(),
         names_to_json(&task.depends_on).into(),
@@ -434,6 +437,7 @@ impl OfState<'_> {
 pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
+    let step = row.next()?;
     let (queue, position, depends_on) = (row.next()?, number()?, row.next_json::<Vec<String>>()?);
     let (retries_max, retry_delay) = (number()?, Duration::from_micros(row.next::<i64>()?.try_into()?));
     let allow_failure = row.next()?;
@@ -462,6 +466,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         id,
         epoch,
         run,
+        step,
         queue,
         position,
         input,

@@ -95,3 +95,22 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
     .await;
     assert!(events_missing.iter().all(|missing| *missing == 0), "the log begins at 7: {events_missing:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_an_older_version_is_called_by_what_follows_the_name_of_its_run_in_its_id() {
+    on_every_address_with_deletions(async |address| {
+        written_at_0002(address).await;
+        tamper(
+            address,
+            "update task set id = 'paused/a/b' where id = 'paused-ready';
+             update dependency set task = 'paused/a/b' where task = 'paused-ready';
+             update event set task = 'paused/a/b' where task = 'paused-ready'",
+        )
+        .await;
+        let app = open(address, Limits::default()).await;
+        let names: Vec<Option<String>> =
+            tasks_of(&app, &permit(), "paused").await.into_iter().map(|task| task.step).collect();
+        assert_eq!(names, [None, None, None, None, None, Some("a/b".to_owned())]);
+    })
+    .await;
+}

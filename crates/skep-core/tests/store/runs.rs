@@ -398,3 +398,19 @@ async fn runs_are_listed_newest_first_page_by_page() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_called_by_its_name_in_its_run_and_otherwise_by_its_id() {
+    on_every_database(async |app| {
+        let named = |run: &str| NewTask { step: Some("read".into()), ..new(&format!("{run}-1")) };
+        for run in ["r", "s"] {
+            app.start_run(&permit(), new_run(run), vec![named(run), new(&format!("{run}-2"))]).await.unwrap();
+            let names: Vec<String> = tasks_of(&app, &permit(), run).await.iter().map(|t| t.name().to_owned()).collect();
+            assert_eq!(names, ["read".to_owned(), format!("{run}-2")]);
+            let summaries = app.db.task_summaries(permit().namespace(), &run_id(run), None, 10).await.unwrap();
+            assert_eq!(summaries.iter().map(|task| task.name().to_owned()).collect::<Vec<_>>(), names);
+        }
+        assert_eq!(claim(&app, NOW).await.unwrap().step.as_deref(), Some("read"), "its worker knows the name, too");
+    })
+    .await;
+}

@@ -366,6 +366,7 @@ async fn what_is_too_large_or_cannot_be_named_is_refused_and_changes_nothing() {
         for task in [
             input(large(limits::INPUT_BYTES_MAX + 1)),
             NewTask { queue: "a\0b".into(), ..new("a") },
+            NewTask { step: Some(String::new()), ..new("a") },
             new(""),
             new(&"x".repeat(limits::NAME_BYTES_MAX + 1)),
         ] {

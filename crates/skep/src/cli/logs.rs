@@ -9,14 +9,14 @@ use skep_core::{
 };
 
 use super::{
-    Common, calls, find_run, no_such_task, print,
+    Common, calls, find_run, print,
     progress::{Follow, to_json, to_text},
-    say, stop_on_signal,
+    say, stop_on_signal, task_named,
 };
 use crate::{
     config::Overrides,
     hub::Hub,
-    run::{Archive, step_of, steps_of},
+    run::{self, Archive, Names},
     running::RunningHub,
 };
 
@@ -61,18 +61,12 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
     }
     let hub = Hub::open(settings).await?;
     let run = find_run(&hub, arguments.run.as_deref()).await?;
-    if let Some(name) = &arguments.task {
-        let steps = steps_of(&hub.app.db, hub.namespace(), &run.id).await?;
-        if !steps.iter().any(|(known, _)| known == name) {
-            return Err(no_such_task(&run.id, name, steps.iter().map(|(known, _)| known)));
-        }
-    }
+    let tasks = run::tasks_of(&hub.app.db, hub.namespace(), &run.id).await?;
+    let only = arguments.task.as_deref().map(|name| task_named(&run.id, name, &tasks)).transpose()?;
+    let names = Names::of(&tasks);
     let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);
-    let wanted = |event: &Event| match &arguments.task {
-        Some(task) => event.task.as_ref().is_some_and(|id| step_of(id) == task),
-        None => true,
-    };
-    let line = |event: &Event| if arguments.json { to_json(event) } else { to_text(event) };
+    let wanted = |event: &Event| only.is_none() || event.task.as_ref() == only;
+    let line = |event: &Event| if arguments.json { to_json(event, &names) } else { to_text(event, &names) };
     if arguments.follow && Archive::of(&hub).state_of(&run.id, run.state).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;

@@ -28,7 +28,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use skep_core::run::{Run, RunId, Summary};
+use skep_core::{
+    run::{Run, RunId, Summary},
+    task::{Summary as TaskSummary, TaskId},
+};
 use skep_plan::Plan;
 use skep_tools::{
     document::Diagnostic,
@@ -291,14 +294,20 @@ fn bytes_for_people(bytes: u64) -> String {
 }
 
 /// There is no task of this name in the run, and which one may have been meant.
-fn no_such_task<'a>(run: &RunId, name: &str, known: impl Iterator<Item = &'a String> + Clone) -> anyhow::Error {
+fn no_such_task<'a>(run: &RunId, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> anyhow::Error {
     const SHOWN_MAX: usize = 12;
-    let help = suggest(name, known.clone().map(String::as_str)).unwrap_or_else(|| {
-        let names: Vec<&str> = known.clone().take(SHOWN_MAX).map(String::as_str).collect();
+    let help = suggest(name, known.clone()).unwrap_or_else(|| {
+        let names: Vec<&str> = known.clone().take(SHOWN_MAX).collect();
         let more = if known.count() > SHOWN_MAX { ", …" } else { "" };
         format!("its tasks are {}{more}", names.join(", "))
     });
     anyhow::anyhow!("run {} has no task {:?}; {help}", run.0, shorten(name, NAME_CHARS_SHOWN))
+}
+
+/// The task of a run that is called so.
+fn task_named<'a>(run: &RunId, name: &str, tasks: &'a [TaskSummary]) -> anyhow::Result<&'a TaskId> {
+    let task = tasks.iter().find(|task| task.name() == name);
+    task.map(|task| &task.id).ok_or_else(|| no_such_task(run, name, tasks.iter().map(TaskSummary::name)))
 }
 
 /// A token that is cancelled by Ctrl-C or by a request to terminate. A second one ends the process at once.

@@ -20,7 +20,7 @@ use skep_sandbox::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
-    run::{Printed, now, rfc3339, step_of},
+    run::{Names, Printed, now, rfc3339},
     terminal::{block, can_draw, line, print, say, short_line},
 };
 
@@ -129,11 +129,12 @@ pub(super) struct Live {
     /// The tasks that are at work, as far as that was shown.
     at_work: HashSet<String>,
     pub(super) show: Show,
+    names: Names,
 }
 
 impl Live {
-    pub(super) fn new(printed: mpsc::Receiver<Printed>, show: Show) -> Live {
-        Live { printed, lines: VecDeque::new(), at_work: HashSet::new(), show }
+    pub(super) fn new(printed: mpsc::Receiver<Printed>, show: Show, names: Names) -> Live {
+        Live { printed, lines: VecDeque::new(), at_work: HashSet::new(), show, names }
     }
 
     /// Show what happens until the run is over. Nothing is lost if the future is dropped before.
@@ -177,19 +178,19 @@ impl Live {
         let mut is_over = false;
         for event in events {
             is_over |= matches!(&event.kind, EventKind::RunEnded { .. } | EventKind::RunInterrupted {});
-            if let Some(task) = event.task.as_ref().map(step_of) {
+            if let Some(task) = event.task.as_ref().map(|task| self.names.get(task).to_owned()) {
                 match &event.kind {
-                    EventKind::TaskStarted(_) => drop(self.at_work.insert(task.to_owned())),
+                    EventKind::TaskStarted(_) => drop(self.at_work.insert(task)),
                     // The latter is of an earlier attempt.
                     EventKind::TaskLog { .. } | EventKind::TaskAnswerRefused { .. } => {}
-                    _ if self.at_work.remove(task) => {
+                    _ if self.at_work.remove(&task) => {
                         self.take_lines();
                         self.show_lines(|_, of| of == task);
                     }
                     _ => {}
                 }
             }
-            self.show.event(event);
+            self.show.event(event, &self.names);
         }
         self.show_lines(|at_work, task| at_work.contains(task));
         is_over
@@ -209,21 +210,21 @@ impl Live {
 }
 
 /// An event as a line for programs.
-pub(super) fn to_json(event: &Event) -> String {
+pub(super) fn to_json(event: &Event, names: &Names) -> String {
     json!({
         "number": event.number,
         "at": rfc3339(event.at),
         "kind": event.kind.name(),
         "run": event.run.as_ref().map(|run| &run.0),
-        "task": event.task.as_ref().map(step_of),
+        "task": event.task.as_ref().map(|task| names.get(task)),
         "data": event.kind.data(),
     })
     .to_string()
 }
 
 /// An event as a line for people.
-pub(super) fn to_text(event: &Event) -> String {
-    let task = event.task.as_ref().map(step_of).unwrap_or_default();
+pub(super) fn to_text(event: &Event, names: &Names) -> String {
+    let task = event.task.as_ref().map(|task| names.get(task)).unwrap_or_default();
     let what = match &event.kind {
         EventKind::TaskSubmitted { .. } => format!("{task}: waits"),
         EventKind::TaskStarted(attempt) => format!("{task}: started by {}", attempt.worker.0),
@@ -282,7 +283,7 @@ pub(super) enum Show {
 }
 
 impl Show {
-    pub(super) fn new(style: Style, plan: &Plan, finished: &[String]) -> Show {
+    pub(super) fn new(style: Style, plan: &Plan, finished: &[&str]) -> Show {
         match style {
             Style::Quiet => Show::Nothing,
             Style::Json => Show::Json,
@@ -291,14 +292,14 @@ impl Show {
         }
     }
 
-    pub(super) fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event, names: &Names) {
         match self {
-            Show::Tree(tree) => tree.event(event),
+            Show::Tree(tree) => tree.event(event, names),
             Show::Lines if matches!(event.kind, EventKind::TaskSubmitted { .. }) => {}
             // What a failed command printed is in the report, which comes at the end.
-            Show::Lines => say!("{}", first_line(&to_text(event))),
+            Show::Lines => say!("{}", first_line(&to_text(event, names))),
             // A reader that has gone away shall not end the run.
-            Show::Json => drop(print(&format!("{}\n", to_json(event)))),
+            Show::Json => drop(print(&format!("{}\n", to_json(event, names)))),
             Show::Nothing => {}
         }
     }
@@ -328,7 +329,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    fn new(plan: &Plan, finished: &[String]) -> Tree {
+    fn new(plan: &Plan, finished: &[&str]) -> Tree {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let all = bars.add(ProgressBar::new(plan.tasks.len() as u64));
         all.set_style(style("{spinner} {msg}  {pos}/{len} tasks  {elapsed}"));
@@ -352,8 +353,8 @@ impl Tree {
         tree
     }
 
-    fn event(&mut self, event: &Event) {
-        let Some(task) = event.task.as_ref().map(step_of) else { return };
+    fn event(&mut self, event: &Event, names: &Names) {
+        let Some(task) = event.task.as_ref().map(|task| names.get(task)) else { return };
         match &event.kind {
             EventKind::TaskStarted(attempt) => {
                 if let Some(line) = self.lines.get(task) {

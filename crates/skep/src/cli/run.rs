@@ -18,14 +18,14 @@ use skep_tools::{document::Diagnostic, workspace::Dir};
 use tokio::task::JoinSet;
 
 use super::{
-    Common, FAILED, INTERRUPTED, Usage, find_run, no_such_task, print,
+    Common, FAILED, INTERRUPTED, Usage, find_run, print,
     progress::{Follow, Live, Show, Style},
-    say, stop_on_signal, stored_plan,
+    say, stop_on_signal, stored_plan, task_named,
 };
 use crate::{
     config::Overrides,
     hub::{self, Hub, catalogue::Catalogue},
-    run::{self, Archive, Ended, Report, Swarm, task_id},
+    run::{self, Archive, Ended, Names, Report, Swarm},
     state::RunDirectory,
     terminal,
 };
@@ -165,7 +165,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
     swarm.submit(&id, &plan, &workspace).await?;
     let follow = Follow::new(&hub.app, hub.namespace(), &id);
-    Work { hub, swarm, id, plan, workspace, directory, follow }.show(&output, &[]).await
+    Work { hub, swarm, id, plan, workspace, directory, follow }.show(&output).await
 }
 
 pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow::Result<ExitCode> {
@@ -177,7 +177,7 @@ pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow
     }
     let work = Work::take_up(hub, &run).await?;
     work.hub.app.resume_run(&work.hub.permit, &run.id).await?;
-    work.go_on(&arguments.output).await
+    work.show(&arguments.output).await
 }
 
 pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::Result<ExitCode> {
@@ -189,14 +189,10 @@ pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::
         anyhow::bail!("run {id} is not over; `skep resume {id}` continues one that was interrupted");
     }
     let work = Work::take_up(hub, &run).await?;
-    if let Some(name) = &arguments.task
-        && work.plan.step(name).is_none()
-    {
-        return Err(no_such_task(&run.id, name, work.plan.tasks.iter().map(|step| &step.id)));
-    }
-    let only = arguments.task.map(|name| task_id(&run.id, &name));
-    work.hub.app.retry_run(&work.hub.permit, &run.id, only.as_ref()).await?;
-    work.go_on(&arguments.output).await
+    let tasks = run::tasks_of(&work.hub.app.db, work.hub.namespace(), &run.id).await?;
+    let only = arguments.task.map(|name| task_named(&run.id, &name, &tasks)).transpose()?;
+    work.hub.app.retry_run(&work.hub.permit, &run.id, only).await?;
+    work.show(&arguments.output).await
 }
 
 /// The plan that is meant by the words on the command line.
@@ -269,21 +265,16 @@ impl Work {
         Ok(Work { hub, swarm, id: run.id.clone(), plan, workspace, directory, follow })
     }
 
-    /// The same as [`Work::show`], where some tasks are over already.
-    async fn go_on(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let steps = run::steps_of(&self.hub.app.db, self.hub.namespace(), &self.id).await?;
-        let finished: Vec<String> = steps.into_iter().filter(|(_, is_over)| *is_over).map(|(name, _)| name).collect();
-        self.show(output, &finished).await
-    }
-
     /// Work on the run, show how it goes, and print its report.
-    async fn show(self, output: &Output, finished: &[String]) -> anyhow::Result<ExitCode> {
+    async fn show(self, output: &Output) -> anyhow::Result<ExitCode> {
         let Work { hub, mut swarm, id, plan, workspace, directory, mut follow } = self;
+        let tasks = run::tasks_of(&hub.app.db, hub.namespace(), &id).await?;
+        let finished: Vec<&str> = tasks.iter().filter(|task| task.is_over).map(|task| task.name()).collect();
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let (watcher, printed) = run::printed();
         swarm.watcher = (output.style() != Style::Quiet).then_some(watcher);
-        let mut live = Live::new(printed, Show::new(output.style(), &plan, finished));
+        let mut live = Live::new(printed, Show::new(output.style(), &plan, &finished), Names::of(&tasks));
         let ended = {
             let work = pin!(swarm.work(&id, Arc::new(plan), workspace, &directory, stop));
             let shown = pin!(live.until_over(&mut follow));

@@ -49,7 +49,7 @@ pub(super) async fn show(common: Common, arguments: Arguments) -> anyhow::Result
     let text = match (&arguments.task, arguments.json) {
         (Some(name), is_json) => {
             let task = report.tasks.iter().find(|task| task.id == *name);
-            let task = task.ok_or_else(|| no_such_task(&run.id, name, report.tasks.iter().map(|task| &task.id)))?;
+            let task = task.ok_or_else(|| no_such_task(&run.id, name, report.tasks.iter().map(|task| &*task.id)))?;
             format!("{:#}\n", if is_json { serde_json::to_value(task)? } else { answer(task) })
         }
         (None, true) => format!("{:#}\n", serde_json::to_value(&report)?),

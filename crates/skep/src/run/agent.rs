@@ -36,7 +36,7 @@ use super::{
     membership::Seat,
     patience::PATIENCE,
     printed::{PIECES_MAX, pass_on},
-    queue, step_of, store, task_id,
+    queue, store, task_id,
 };
 use crate::executor::Place;
 
@@ -100,10 +100,10 @@ impl Agent {
     /// Do a task and bring its answer. Gives the next task, if one was claimed with it.
     async fn perform(&self, task: Task, queue: &str) -> Result<Option<Task>, RunError> {
         let Some(attempt) = task.held() else { return Ok(None) };
-        let outputs = Outputs::new(self.outputs.clone(), step_of(&task.id));
-        let attempted = match self.plan.step(step_of(&task.id)) {
+        let outputs = Outputs::new(self.outputs.clone(), task.name());
+        let attempted = match self.plan.step(task.name()) {
             Some(step) => self.attempt(step, &outputs).await?,
-            None => Attempted::Failed { failure: format!("the plan has no task {}", task.id.0).into(), retry: false },
+            None => Attempted::Failed { failure: format!("the plan has no task {}", task.name()).into(), retry: false },
         };
         let Answered { task, next } = match attempted {
             Attempted::Stopped => return Ok(None),

@@ -24,7 +24,7 @@ mod patience;
 mod printed;
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
 use membership::Membership;
@@ -41,7 +41,7 @@ use skep_core::{
     limits::PAGE_MAX,
     policy::Permit,
     run::{End, NewRun, Refused, RunId, State},
-    task::{NewTask, TaskId, WorkerId},
+    task::{NewTask, Summary, TaskId, WorkerId},
 };
 use skep_plan::{Plan, Role, Step};
 use skep_tools::workspace::Dir;
@@ -266,6 +266,7 @@ fn new_task(run: &RunId, step: &Step) -> NewTask {
     NewTask {
         id: task_id(run, &step.id),
         run: Some(run.clone()),
+        step: Some(step.id.clone()),
         queue: queue(run, step.role),
         input: json!({ "step": step.id, "tool": step.tool }).into(),
         depends_on: step.depends_on.iter().map(|id| task_id(run, id)).collect(),
@@ -275,31 +276,43 @@ fn new_task(run: &RunId, step: &Step) -> NewTask {
     }
 }
 
-/// The name in the store of a plan's task.
-pub fn task_id(run: &RunId, step: &str) -> TaskId {
+/// An id for a step of a run that no task of another run has. Submitting the run again gives the same one.
+fn task_id(run: &RunId, step: &str) -> TaskId {
     TaskId(format!("{}/{step}", run.0))
 }
 
-/// The name in the plan of a task in the store.
-pub fn step_of(task: &TaskId) -> &str {
-    task.0.split_once('/').map_or(task.0.as_str(), |(_, step)| step)
-}
-
+/// A queue for a role that no other run has, so that only the run's own workers claim from it.
 fn queue(run: &RunId, role: Role) -> String {
     format!("{}/{}", run.0, role.name())
 }
 
-/// The names in the plan of a run's tasks, each with whether it is over.
-pub async fn steps_of(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<(String, bool)>, DbError> {
-    let (mut steps, mut last) = (Vec::new(), None);
+/// All tasks of a run, in the order of its plan.
+pub async fn tasks_of(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<Summary>, DbError> {
+    let mut tasks: Vec<Summary> = Vec::new();
     loop {
+        let last = tasks.last().map(|task| (task.position, task.id.clone()));
         let page = db.task_summaries(namespace, run, last, PAGE_MAX).await?;
-        last = page.last().map(|task| (task.position, task.id.clone()));
         let is_last = page.len() < PAGE_MAX;
-        steps.extend(page.into_iter().map(|task| (step_of(&task.id).to_owned(), task.is_over)));
+        tasks.extend(page);
         if is_last {
-            return Ok(steps);
+            return Ok(tasks);
         }
+    }
+}
+
+/// What the tasks of a run are called.
+#[derive(Clone, Debug, Default)]
+pub struct Names(HashMap<TaskId, String>);
+
+impl Names {
+    /// The names of these tasks.
+    pub fn of(tasks: &[Summary]) -> Names {
+        Names(tasks.iter().map(|task| (task.id.clone(), task.name().to_owned())).collect())
+    }
+
+    /// What this task is called; its id, if it is none of them.
+    pub fn get<'a>(&'a self, task: &'a TaskId) -> &'a str {
+        self.0.get(task).unwrap_or(&task.0)
     }
 }
 

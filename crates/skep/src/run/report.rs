@@ -15,7 +15,7 @@ use skep_core::{
     event::{Event, EventKind},
     limits::PAGE_MAX,
     run::{self, Run, RunId},
-    task::{State, Task},
+    task::{State, Task, TaskId},
 };
 use skep_plan::{
     Plan, Step,
@@ -26,7 +26,7 @@ use skep_plan::{
     },
 };
 
-use super::{RunError, agent::Answer, step_of, store};
+use super::{Names, RunError, agent::Answer, store, tasks_of};
 
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;
@@ -202,11 +202,12 @@ impl Report {
         plan: &Plan,
     ) -> Result<Report, RunError> {
         let id = &run.id;
+        let names = Names::of(&tasks_of(db, namespace, id).await.map_err(store)?);
         let times = Times::read(db, namespace, id).await?;
-        let tasks = task_reports(db, namespace, run, state, plan, &times).await.map_err(store)?;
+        let tasks = task_reports(db, namespace, run, state, plan, &names, &times).await.map_err(store)?;
         let artefacts = artefacts(db, namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
-            json!({ "task": step_of(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
+            json!({ "task": names.get(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
         });
         let kept: Value = run.report.as_ref().and_then(|report| report.parse().ok()).unwrap_or_default();
         let mut report = Report {
@@ -217,7 +218,7 @@ impl Report {
             started: rfc3339(run.created),
             duration_ms: ms(run.created, times.last.unwrap_or(run.created)),
             tasks,
-            agents: times.agents,
+            agents: times.agents(&names),
             artefacts: artefacts.collect(),
             markdown: kept["markdown"].as_str().unwrap_or_default().to_owned(),
         };
@@ -235,6 +236,7 @@ async fn task_reports(
     run: &Run,
     state: run::State,
     plan: &Plan,
+    names: &Names,
     times: &Times,
 ) -> Result<Vec<TaskReport>, DbError> {
     let steps: HashMap<&str, (usize, &Step)> =
@@ -243,8 +245,8 @@ async fn task_reports(
     loop {
         let page = db.tasks_of(namespace, &run.id, last, TASKS_PER_READ).await?;
         for task in &page {
-            let Some((n, step)) = steps.get(step_of(&task.id)) else { continue };
-            let report = task_report(step, task, run.created, times);
+            let Some((n, step)) = steps.get(task.name()) else { continue };
+            let report = task_report(step, task, run.created, names, times);
             // Whoever held it is gone.
             let is_cut_off = state == run::State::Interrupted && report.status == IN_PROGRESS;
             let report = if is_cut_off { TaskReport { status: state.name().to_owned(), ..report } } else { report };
@@ -257,7 +259,7 @@ async fn task_reports(
     }
 }
 
-fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> TaskReport {
+fn task_report(step: &Step, task: &Task, began: Timestamp, names: &Names, times: &Times) -> TaskReport {
     let (mut place, mut output) = (None, Value::Null);
     let (status, result, error) = match &task.state {
         State::Completed(answer) => {
@@ -272,10 +274,10 @@ fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> Tas
             output = failure.output.parse().unwrap_or_default();
             ("failed", Value::Null, Some(failure.error.clone()))
         }
-        State::Blocked(by) => ("blocked", Value::Null, Some(format!("{} did not succeed", step_of(by)))),
+        State::Blocked(by) => ("blocked", Value::Null, Some(format!("{} did not succeed", names.get(by)))),
         state => (state.name(), Value::Null, None),
     };
-    let time = times.of.get(&step.id);
+    let time = times.of.get(&task.id);
     TaskReport {
         id: step.id.clone(),
         role: step.role.name().to_owned(),
@@ -296,8 +298,9 @@ fn task_report(step: &Step, task: &Task, began: Timestamp, times: &Times) -> Tas
 /// When what happened, out of the event log.
 #[derive(Default)]
 struct Times {
-    of: BTreeMap<String, Time>,
-    agents: BTreeMap<String, Vec<String>>,
+    of: BTreeMap<TaskId, Time>,
+    /// What each agent has started, one after the other.
+    started: Vec<(String, TaskId)>,
     last: Option<Timestamp>,
 }
 
@@ -319,12 +322,12 @@ impl Times {
     }
 
     fn add(&mut self, event: &Event) {
-        let Some(task) = event.task.as_ref().map(|task| step_of(task).to_owned()) else { return };
+        let Some(task) = event.task.clone() else { return };
         self.last = Some(event.at);
         match &event.kind {
             EventKind::TaskStarted(attempt) => {
                 let agent = attempt.worker.0.clone();
-                self.agents.entry(agent.clone()).or_default().push(task.clone());
+                self.started.push((agent.clone(), task.clone()));
                 self.of.insert(task, Time { agent, started: event.at, ended: None });
             }
             EventKind::TaskCompleted(_) | EventKind::TaskFailed { .. } | EventKind::TaskRetried { .. } => {
@@ -334,6 +337,15 @@ impl Times {
             }
             _ => {}
         }
+    }
+
+    /// Each agent with the names of the tasks that it has started.
+    fn agents(&self, names: &Names) -> BTreeMap<String, Vec<String>> {
+        let mut agents: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (agent, task) in &self.started {
+            agents.entry(agent.clone()).or_default().push(names.get(task).to_owned());
+        }
+        agents
     }
 }
 
