@@ -10,8 +10,8 @@ use crate::{id::TaskId, json::Json};
 
 /// Bytes in the name of a task, run, queue, worker or artefact.
 pub const NAME_BYTES_MAX: usize = 512;
-/// Bytes of a task's input, as JSON text.
-pub const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a task's input, as JSON text: as of a plan, which may have all its text in one task.
+pub const INPUT_BYTES_MAX: usize = PLAN_BYTES_MAX;
 /// Bytes of a task's answer, as JSON text. Larger results are artefacts.
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a task's error. A longer one is cut, because refusing it would hide the failure that it tells of.
@@ -21,7 +21,7 @@ pub const ERROR_BYTES_MAX: usize = 64 << 10;
 pub const LATE_ANSWER_BYTES_MAX: usize = ERROR_BYTES_MAX;
 /// Bytes of one entry in a run's log, as JSON text.
 pub const LOG_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a run's plan and of its report, each as JSON text.
+/// Bytes of a run's plan, of its inputs and of its report, each as JSON text.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
 /// How deep JSON may be nested: a little less than what `serde_json` reads back.
 pub const JSON_DEPTH_MAX: usize = 100;

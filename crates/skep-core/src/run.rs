@@ -25,6 +25,8 @@ pub struct Run {
     pub name: String,
     /// The plan, as it was given.
     pub plan: Json,
+    /// What all its tasks may use, as it was given. `None` if a program before migration 0012 has started the run.
+    pub inputs: Option<Json>,
     /// Where its tasks work.
     pub directory: String,
     /// Its state.
@@ -46,6 +48,8 @@ pub struct NewRun {
     pub name: String,
     /// The plan, kept as it is.
     pub plan: Json,
+    /// What all its tasks may use, kept as it is: once, and not with each task.
+    pub inputs: Json,
     /// Where its tasks work.
     pub directory: String,
 }
@@ -155,15 +159,22 @@ impl NewRun {
         check_name("run", &self.id.0)?;
         check_name("name of the run", &self.name)?;
         check_name("directory", &self.directory)?;
-        check_json("the plan", &self.plan, PLAN_BYTES_MAX)
+        check_json("the plan", &self.plan, PLAN_BYTES_MAX)?;
+        check_json("the inputs of the plan", &self.inputs, PLAN_BYTES_MAX)
+    }
+
+    /// How large it is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.plan.as_str().len() + self.inputs.as_str().len()
     }
 }
 
 impl Run {
     /// A run at its beginning, and what is written down about it.
     pub fn start(new: NewRun, tasks: usize, now: Timestamp) -> (Run, NewEvent) {
-        let NewRun { id, name, plan, directory } = new;
-        let run = Run { id, name, plan, directory, state: State::Running, created: now, ended: None, report: None };
+        let NewRun { id, name, plan, inputs, directory } = new;
+        let (state, inputs) = (State::Running, Some(inputs));
+        let run = Run { id, name, plan, inputs, directory, state, created: now, ended: None, report: None };
         let event = run.event(EventKind::RunStarted { name: run.name.clone(), tasks: tasks as u64 }, now);
         (run, event)
     }
@@ -255,7 +266,13 @@ mod tests {
     }
 
     fn run() -> Run {
-        let new = NewRun { id: RunId("r".into()), name: "audit".into(), plan: json!({}).into(), directory: "/".into() };
+        let new = NewRun {
+            id: RunId("r".into()),
+            name: "audit".into(),
+            plan: json!({}).into(),
+            inputs: json!({}).into(),
+            directory: "/".into(),
+        };
         Run::start(new, 3, Timestamp(1)).0
     }
 

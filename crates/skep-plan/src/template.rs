@@ -29,7 +29,6 @@ use serde_json::{Map, Value, json};
 
 pub use self::syntax::{BLOCKS_DEPTH_MAX, OPERATORS_MAX, TOKENS_MAX, Unquoted};
 use self::syntax::{Syntax, Use, UseKind};
-use super::Plan;
 
 /// Steps of the template engine in one text: far more than a report over [`super::TASKS_MAX`] tasks takes.
 pub const FUEL_MAX: u64 = 5_000_000;
@@ -71,10 +70,10 @@ pub enum Ended {
     Skipped,
 }
 
-/// The tasks that have ended, in the order of the plan.
+/// The tasks that have ended, in the order in which they were added.
 #[derive(Clone, Debug, Default)]
 struct Tasks {
-    order: Arc<[String]>,
+    order: Vec<String>,
     ended: BTreeMap<String, minijinja::Value>,
 }
 
@@ -115,18 +114,13 @@ impl fmt::Display for TemplateError {
 impl std::error::Error for TemplateError {}
 
 impl Scope {
-    /// What the templates of this plan see before any task has ended.
-    pub fn new(plan: &Plan, run: &Run) -> Scope {
+    /// What the templates of a run with these inputs see before any task has ended.
+    pub fn new(inputs: &Map<String, Value>, run: &Run) -> Scope {
         let run = json!({"id": run.id, "name": run.name, "directory": run.directory});
-        let order = plan.tasks.iter().map(|step| step.id.clone()).collect();
-        Scope {
-            inputs: Serde(&plan.inputs).into(),
-            run: Serde(run).into(),
-            tasks: Arc::new(Tasks { order, ended: BTreeMap::new() }),
-        }
+        Scope { inputs: Serde(inputs).into(), run: Serde(run).into(), tasks: Arc::default() }
     }
 
-    /// A task has ended.
+    /// A task has ended. Templates that list the tasks see them in the order of these calls.
     pub fn ended(&mut self, id: &str, how: &Ended) {
         let (status, result, error) = match how {
             Ended::Completed(result) => ("completed", result.clone(), Value::Null),
@@ -134,7 +128,10 @@ impl Scope {
             Ended::Skipped => ("skipped", Value::Null, Value::Null),
         };
         let task = Serde(json!({"status": status, "result": result, "error": error})).into();
-        Arc::make_mut(&mut self.tasks).ended.insert(id.to_owned(), task);
+        let tasks = Arc::make_mut(&mut self.tasks);
+        if tasks.ended.insert(id.to_owned(), task).is_none() {
+            tasks.order.push(id.to_owned());
+        }
     }
 
     /// The value with every template in it replaced by what it gives. Keys are not templates. This may take a good part

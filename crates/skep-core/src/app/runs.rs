@@ -65,7 +65,7 @@ impl App {
             task.run = Some(run.id.clone());
             task.depends_on = deduplicated(std::mem::take(&mut task.depends_on));
         }
-        let bytes = run.plan.as_str().len() + tasks.iter().map(NewTask::bytes).sum::<usize>();
+        let bytes = run.bytes() + tasks.iter().map(NewTask::bytes).sum::<usize>();
         let start = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
             if let Some(existing) = tx.run(&run.id).await? {

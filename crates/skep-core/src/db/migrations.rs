@@ -97,6 +97,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 11, // older programs do not say what a task is called in its run
         sql: Text::Same(include_str!("../../migrations/0011_steps.sql")),
     },
+    Migration {
+        number: 12,
+        name: "inputs",
+        oldest: 11,
+        sql: Text::Same(include_str!("../../migrations/0012_inputs.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -24,7 +24,7 @@ const TASKS_DELETED_MAX: usize = 100;
 const DELETIONS_MAX: usize = 100;
 
 /// The columns of a run, in the order of [`values_of`] and of [`from_row`].
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     Column::fixed("id"),
     Column::fixed("name"),
     Column::fixed("directory"),
@@ -32,6 +32,7 @@ const COLUMNS: [Column; 8] = [
     Column::changing("state"),
     Column::changing("ended"),
     Column::fixed("plan").json(),
+    Column::fixed("inputs").json(),
     Column::changing("report").json(),
 ];
 pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("run", &COLUMNS));
@@ -192,9 +193,9 @@ impl Db {
         after: Option<RunId>,
         limit: usize,
     ) -> Result<Vec<(RunId, u64)>, DbError> {
-        const SELECT: &str = "select id, cast(length(plan) + coalesce(length(report), 0)
+        const SELECT: &str = "select id, cast(length(plan) + coalesce(length(inputs), 0) + coalesce(length(report), 0)
                 + coalesce((select sum(size) from blob
-                    where blob.namespace = run.namespace and sha256 in (plan_blob, report_blob)), 0)
+                    where blob.namespace = run.namespace and sha256 in (plan_blob, inputs_blob, report_blob)), 0)
                 + coalesce((select sum(length(input) + coalesce(length(result), 0)) from task
                     where task.namespace = run.namespace and task.run = run.id), 0)
                 + coalesce((select sum(blob.size) from task
@@ -238,6 +239,7 @@ fn values_of(run: &Run) -> [Value<'_>; COLUMNS.len()] {
         run.state.name().into(),
         run.ended.map(|at| at.0).into(),
         (&run.plan).into(),
+        run.inputs.as_ref().into(),
         run.report.as_ref().into(),
     ]
 }
@@ -255,6 +257,7 @@ fn summary_from_row(row: &Row<'_>) -> Result<Summary, Cause> {
 
 fn from_row(row: &Row<'_>) -> Result<Run, Cause> {
     let Summary { id, name, directory, state, created, ended } = summary_from_row(row)?;
-    let (plan, report) = (row.next_value()?.ok_or("a run without a plan")?, row.next_value()?);
-    Ok(Run { id, name, plan, directory, state, created, ended, report })
+    let plan = row.next_value()?.ok_or("a run without a plan")?;
+    let (inputs, report) = (row.next_value()?, row.next_value()?);
+    Ok(Run { id, name, plan, inputs, directory, state, created, ended, report })
 }

@@ -17,7 +17,7 @@ fn heavy(name: &str) -> NewTask {
 }
 
 fn heavy_run(name: &str) -> NewRun {
-    NewRun { plan: large("plan"), ..new_run(name) }
+    NewRun { plan: large("plan"), inputs: large("inputs"), ..new_run(name) }
 }
 
 fn run_id(name: &str) -> RunId {
@@ -42,7 +42,8 @@ async fn large_values_come_back_to_the_byte() {
         full_run(&app, "r").await;
         let namespace = permit().namespace().clone();
         let run = app.db.run(&namespace, &run_id("r")).await.unwrap().unwrap();
-        assert_eq!((run.plan, run.report), (large("plan"), Some(large("report"))));
+        assert_eq!((run.plan, run.inputs), (large("plan"), Some(large("inputs"))));
+        assert_eq!(run.report, Some(large("report")));
         let tasks = tasks_of(&app, &permit(), "r").await;
         assert_eq!(tasks[0].input, large("r-a"));
         assert_eq!(tasks[0].state, State::Completed(large("answer")));
@@ -109,7 +110,7 @@ async fn who_only_asks_where_tasks_stand_reads_no_values() {
         let refused = app.end_run(&permit(), &run_id("r"), End::Completed, None).await;
         assert!(matches!(refused, Err(RunError::Db(_))), "{refused:?}");
         let said: Vec<String> = app.db.audit().await.unwrap().findings.iter().map(ToString::to_string).collect();
-        assert!(said.iter().all(|said| said.contains("has a value whose blob")) && said.len() == 3, "{said:?}");
+        assert!(said.iter().all(|said| said.contains("has a value whose blob")) && said.len() == 4, "{said:?}");
     }
 }
 

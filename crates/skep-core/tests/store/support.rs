@@ -163,8 +163,8 @@ pub(crate) fn optional(name: &str, depends_on: &[&str]) -> NewTask {
 }
 
 pub(crate) fn new_run(name: &str) -> NewRun {
-    let plan = json!({ "tasks": [name] }).into();
-    NewRun { id: RunId(name.into()), name: format!("the run {name}"), plan, directory: "/tmp".into() }
+    let (plan, inputs) = (json!({ "tasks": [name] }).into(), json!({ "of": name }).into());
+    NewRun { id: RunId(name.into()), name: format!("the run {name}"), plan, inputs, directory: "/tmp".into() }
 }
 
 pub(crate) async fn claim(app: &Hub, at: Timestamp) -> Option<Task> {

@@ -71,7 +71,7 @@ fn clauses_joined_by_and_run_side_by_side_and_then_waits() {
 /// What a step of a plan gives, when the others gave this.
 fn rendered(sentence: &str, results: &[(&str, Value)]) -> (Value, String) {
     let plan = plan(sentence).unwrap_or_else(|error| panic!("{error}"));
-    let mut scope = Scope::new(&plan, &Run::default());
+    let mut scope = Scope::new(&plan.inputs, &Run::default());
     for (id, result) in results {
         scope.ended(id, &Ended::Completed(result.clone()));
     }

@@ -171,11 +171,11 @@ impl Job {
         let is_named = |wanted: &str| names().any(|name| matches!(name, Reference::Task { id, .. } if id == wanted));
         let ended = scope.tasks.ended.iter().filter(|(id, _)| sees_all || is_named(id));
         let ended = ended.map(|(id, task)| (id.clone(), task.clone())).collect();
-        Job { inputs: scope.inputs, run: scope.run, order: scope.tasks.order.to_vec(), ended, work }
+        Job { inputs: scope.inputs, run: scope.run, order: scope.tasks.order.clone(), ended, work }
     }
 
     fn render(self) -> Result<Option<Value>, TemplateError> {
-        let tasks = Arc::new(Tasks { order: self.order.into(), ended: self.ended });
+        let tasks = Arc::new(Tasks { order: self.order, ended: self.ended });
         self.work.render(&Scope { inputs: self.inputs, run: self.run, tasks })
     }
 }

@@ -2,28 +2,15 @@ use serde_json::json;
 
 use super::filters::code_block;
 use super::*;
-use crate::{Role, Step};
 
-fn plan(ids: &[&str], inputs: Value) -> Plan {
-    let step = |id: &&str| Step {
-        id: (*id).to_owned(),
-        description: String::new(),
-        role: Role::Actor,
-        tool: "bash".to_owned(),
-        args: json!({}),
-        depends_on: Vec::new(),
-        when: None,
-        timeout: None,
-        retries: 0,
-        allow_failure: false,
-    };
-    Plan { tasks: ids.iter().map(step).collect(), inputs: inputs.as_object().unwrap().clone(), ..Plan::default() }
+fn inputs(values: Value) -> Map<String, Value> {
+    values.as_object().unwrap().clone()
 }
 
 fn scope() -> Scope {
-    let plan = plan(&["z", "a-b", "c", "later"], json!({"n": 3, "dir": "src", "list": [1, "x"]}));
+    let inputs = inputs(json!({"n": 3, "dir": "src", "list": [1, "x"]}));
     let run = Run { id: "r1".into(), name: "audit".into(), directory: "/here".into() };
-    let mut scope = Scope::new(&plan, &run);
+    let mut scope = Scope::new(&inputs, &run);
     let result =
         json!({"total": 2, "by_file": [{"path": "a|b.rs", "count": 2}, {"path": "c.md", "count": 1}], "none": null});
     scope.ended("z", &Ended::Completed(result));
@@ -70,7 +57,7 @@ fn a_template_sees_inputs_the_run_and_the_tasks_that_have_ended() {
     assert_eq!(text("{{ run.id }} {{ run.name }} {{ run.directory }}"), "r1 audit /here");
     assert_eq!(text("{{ tasks.z.status }} {{ tasks['a-b'].status }} {{ tasks.c.status }}"), "completed failed skipped");
     assert_eq!(text("{{ tasks['a-b'].error }}"), "no *such* file");
-    assert_eq!(text("{% for id in tasks %}{{ id }} {% endfor %}"), "z a-b c ", "in the order of the plan");
+    assert_eq!(text("{% for id in tasks %}{{ id }} {% endfor %}"), "z a-b c ", "in the order in which they were added");
     assert_eq!(text("{{ tasks | length }}"), "3");
     assert_eq!(text("a\n"), "a\n", "the last newline is kept");
     assert_eq!(text("<{{ '<&>' }}>"), "<<&>>", "nothing is escaped");
@@ -302,7 +289,7 @@ fn a_quoted_value_is_one_word_of_a_shell() {
         (json!(["a b", 1, "", "x"]), "'a b' 1 '' x"),
         (json!([]), ""),
     ] {
-        let scope = Scope::new(&plan(&[], json!({"value": value})), &Run::default());
+        let scope = Scope::new(&inputs(json!({"value": value})), &Run::default());
         assert_eq!(scope.text("{{ inputs.value | quote }}").as_deref(), Ok(word), "{value}");
     }
     for (value, message) in [
@@ -311,7 +298,7 @@ fn a_quoted_value_is_one_word_of_a_shell() {
         (json!([["a"]]), "not sequence"),
         (json!("a\u{0}b"), "NUL"),
     ] {
-        let scope = Scope::new(&plan(&[], json!({"value": value})), &Run::default());
+        let scope = Scope::new(&inputs(json!({"value": value})), &Run::default());
         let error = scope.text("{{ inputs.value | quote }}").unwrap_err();
         assert!(error.message.contains(message), "{value}: {error}");
     }
@@ -388,7 +375,7 @@ proptest::proptest! {
 
     #[test]
     fn a_shell_reads_a_quoted_value_as_it_was(words in proptest::collection::vec("[^\\x00]{0,12}", 1..4)) {
-        let scope = Scope::new(&plan(&[], json!({"words": words})), &Run::default());
+        let scope = Scope::new(&inputs(json!({"words": words})), &Run::default());
         let script = scope.text("printf '%s\\0' {{ inputs.words | quote }}").unwrap();
         let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
         let expected: String = words.iter().map(|word| format!("{word}\0")).collect();

@@ -436,7 +436,13 @@ mod tests {
         let actor = Actor::operator("test", Namespace::team("main"));
         let (permit, id) = (actor.permit().unwrap(), |name: &str| RunId(name.into()));
         let start = async |name: &str| {
-            let run = NewRun { id: id(name), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };
+            let run = NewRun {
+                id: id(name),
+                name: name.into(),
+                plan: json!({}).into(),
+                inputs: json!({}).into(),
+                directory: "/tmp".into(),
+            };
             app.start_run(&permit, run, Vec::new()).await.unwrap();
         };
         let say = async |run: &str, text: &str| app.log(&permit, &id(run), None, text, None).await.unwrap();

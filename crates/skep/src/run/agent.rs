@@ -12,15 +12,11 @@ use skep_core::{
     app::{self, Answered, TaskError},
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
-    run::RunId,
     task::{Attempt, Failure, State, Task, TaskId},
 };
-use skep_plan::{
-    Plan, Role, Step,
-    template::{
-        self, Ended, Scope, TemplateError,
-        renderer::{self, Bounds},
-    },
+use skep_plan::template::{
+    Ended, Scope,
+    renderer::{self, Bounds},
 };
 use skep_tools::{
     error::ToolError,
@@ -33,10 +29,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     POLL, RunError, Swarm,
     failure::failure,
+    job::{Job, JobError, Work},
     membership::Seat,
     patience::PATIENCE,
     printed::{PIECES_MAX, pass_on},
-    queue, store, task_id,
+    runs::Runs,
+    store,
 };
 use crate::executor::Place;
 
@@ -47,10 +45,10 @@ const WAIT_MIN: Duration = Duration::from_millis(10);
 /// An agent of a run. Cheap: a loop and a name.
 pub(super) struct Agent {
     pub(super) swarm: Swarm,
-    pub(super) run: RunId,
-    pub(super) plan: Arc<Plan>,
-    pub(super) role: Role,
+    /// Where it claims tasks from.
+    pub(super) queue: String,
     pub(super) seat: Seat,
+    pub(super) runs: Arc<Runs>,
     pub(super) workspace: Dir,
     pub(super) outputs: Dir,
     /// Cancelled when the run is over or is to stop.
@@ -72,21 +70,20 @@ impl Agent {
     /// Work until the run is over.
     pub(super) async fn work(self) -> Result<(), RunError> {
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
-        let queue = queue(&self.run, self.role);
         let mut watch = app.db.watch(permit.namespace());
         let mut next = None;
         while !self.stop.is_cancelled() {
             watch.mark_seen();
             if next.is_none() {
                 let holder = self.seat.holder();
-                next = PATIENCE.ask(|| app.claim(permit, &queue, &holder)).await.map_err(store)?;
+                next = PATIENCE.ask(|| app.claim(permit, &self.queue, &holder)).await.map_err(store)?;
             }
             if let Some(task) = next.take() {
-                next = self.perform(task, &queue).await?;
+                next = self.perform(task).await?;
                 continue;
             }
             // A retry becomes due without anybody calling.
-            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &queue)).await.map_err(store)?;
+            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &self.queue)).await.map_err(store)?;
             let wait = due.map_or(POLL, |due| app.db.now().until(due).clamp(WAIT_MIN, POLL));
             tokio::select! {
                 () = watch.changed() => {}
@@ -98,17 +95,13 @@ impl Agent {
     }
 
     /// Do a task and bring its answer. Gives the next task, if one was claimed with it.
-    async fn perform(&self, task: Task, queue: &str) -> Result<Option<Task>, RunError> {
+    async fn perform(&self, task: Task) -> Result<Option<Task>, RunError> {
         let Some(attempt) = task.held() else { return Ok(None) };
         let outputs = Outputs::new(self.outputs.clone(), task.name());
-        let attempted = match self.plan.step(task.name()) {
-            Some(step) => self.attempt(step, &outputs).await?,
-            None => Attempted::Failed { failure: format!("the plan has no task {}", task.name()).into(), retry: false },
-        };
-        let Answered { task, next } = match attempted {
+        let Answered { task, next } = match self.attempt(&task, &outputs).await? {
             Attempted::Stopped => return Ok(None),
             Attempted::Answered(output) => {
-                let mut answered = self.answer(&task.id, &attempt, output.into(), &outputs, queue).await;
+                let mut answered = self.answer(&task.id, &attempt, output.into(), &outputs).await;
                 // An answer that the store does not take will not be smaller the next time.
                 if let Err(TaskError::Invalid(error)) = &answered.task {
                     answered.task = self.fail(&task.id, &attempt, error.to_string().into(), false).await;
@@ -127,14 +120,14 @@ impl Agent {
         };
         match task {
             Ok(_) => Ok(next),
-            // Somebody took the run over meanwhile. The store has kept what we said.
-            Err(TaskError::Refused(_)) => Ok(next),
+            // Somebody took the run over meanwhile, and the store has kept what we said; or the run was deleted.
+            Err(TaskError::Refused(_) | TaskError::Unknown(_)) => Ok(next),
             Err(error) => Err(store(error)),
         }
     }
 
     /// Bring an answer, and claim the next task with it unless the run is to stop.
-    async fn answer(&self, id: &TaskId, by: &Attempt, output: Json, outputs: &Outputs, queue: &str) -> Answered {
+    async fn answer(&self, id: &TaskId, by: &Attempt, output: Json, outputs: &Outputs) -> Answered {
         let (app, permit, holder) = (&self.swarm.app, &self.swarm.permit, self.seat.holder());
         // The files are read each time, so that they do not take memory twice.
         let artefacts = || self.artefacts(outputs);
@@ -144,7 +137,7 @@ impl Agent {
         }
         let both = || {
             let (id, by, output) = (id.clone(), by.clone(), output.clone());
-            app.finish_and_claim(permit, app::Answer { id, by, output, artefacts: artefacts() }, queue, &holder)
+            app.finish_and_claim(permit, app::Answer { id, by, output, artefacts: artefacts() }, &self.queue, &holder)
         };
         PATIENCE.ask(both).await.unwrap_or_else(|error| Answered { task: Err(error), next: None })
     }
@@ -154,9 +147,16 @@ impl Agent {
         PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await
     }
 
-    async fn attempt(&self, step: &Step, outputs: &Outputs) -> Result<Attempted, RunError> {
+    async fn attempt(&self, task: &Task, outputs: &Outputs) -> Result<Attempted, RunError> {
         let started = Instant::now();
-        let arguments = match self.arguments(step).await? {
+        let (job, scope) = match self.prepare(task).await? {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
+        };
+        let (timeout, Work::ToolCall { tool, args }) = (job.timeout(), job.work);
+        let bounds = Bounds { stop: self.stop.clone(), ..Bounds::default() };
+        let bounds = Bounds { time: timeout.unwrap_or(bounds.time), ..bounds };
+        let arguments = match renderer::arguments(scope, job.when, args, &bounds).await {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(Attempted::Answered(json!({ "skipped": true }))),
             Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
@@ -164,8 +164,8 @@ impl Agent {
         };
         let mut context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
         // Rendering the templates is a part of the attempt.
-        let deadline = step.timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
-        let call = Call { tool: step.tool.clone(), arguments, deadline };
+        let deadline = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+        let call = Call { tool, arguments, deadline };
         let (result, place) = match &self.swarm.watcher {
             None => self.swarm.executor.call(call, context).await,
             Some(watcher) => {
@@ -173,11 +173,11 @@ impl Agent {
                 context.sink = Some(sink);
                 let call = self.swarm.executor.call(call, context);
                 // All that was printed is passed on before anybody hears that the task is over.
-                tokio::join!(call, pass_on(&step.id, pieces, watcher)).0
+                tokio::join!(call, pass_on(task.name(), pieces, watcher)).0
             }
         };
-        self.tell(step, &place).await?;
-        Ok(match result.map_err(|error| of_whole_attempt(error, step)) {
+        self.tell(task, &place).await?;
+        Ok(match result.map_err(|error| of_whole_attempt(error, timeout)) {
             Ok(answer) => Attempted::Answered(json!({
                 "result": answer.value, "cached": answer.cached, "place": place.name(),
             })),
@@ -187,38 +187,33 @@ impl Agent {
     }
 
     /// Say so in the run's log when a hub was asked for and did not answer.
-    async fn tell(&self, step: &Step, place: &Place) -> Result<(), RunError> {
-        let Some(note) = place.note() else { return Ok(()) };
+    async fn tell(&self, task: &Task, place: &Place) -> Result<(), RunError> {
+        let (Some(run), Some(note)) = (&task.run, place.note()) else { return Ok(()) };
         let (app, permit) = (&self.swarm.app, &self.swarm.permit);
-        let task = task_id(&self.run, &step.id);
-        PATIENCE.ask(|| app.log(permit, &self.run, Some(&task), &note, None)).await.map_err(store)
+        PATIENCE.ask(|| app.log(permit, run, Some(&task.id), &note, None)).await.map_err(store)
     }
 
-    /// The arguments of a step with its templates filled in; `None` if its condition does not hold.
-    async fn arguments(&self, step: &Step) -> Result<Result<Option<Value>, TemplateError>, RunError> {
-        let scope = self.scope(step).await?;
-        let bounds = Bounds { stop: self.stop.clone(), ..Bounds::default() };
-        let bounds = Bounds { time: step.timeout.unwrap_or(bounds.time), ..bounds };
-        Ok(renderer::arguments(scope, step.when.clone(), step.args.clone(), &bounds).await)
-    }
-
-    /// What the templates of a step see: the inputs, and the tasks that it depends on.
-    async fn scope(&self, step: &Step) -> Result<Scope, RunError> {
+    /// What a task is to do, and what its templates see: its run, and the tasks that it depends on.
+    async fn prepare(&self, task: &Task) -> Result<Result<(Job, Scope), JobError>, RunError> {
         let (db, namespace) = (&self.swarm.app.db, self.swarm.permit.namespace());
-        let mut scope = Scope::new(&self.plan, &self.seen());
-        for id in &step.depends_on {
-            let id_of_task = task_id(&self.run, id);
-            let task = PATIENCE.ask(|| db.task(namespace, &id_of_task)).await.map_err(store)?;
-            if let Some(ended) = task.and_then(|task| ended(&task.state)) {
-                scope.ended(id, &ended);
+        let (job, mut scope) = match self.runs.of(task).await.map_err(store)? {
+            Err(error) => return Ok(Err(error)),
+            Ok(run) => match run.job(task) {
+                Err(error) => return Ok(Err(error)),
+                Ok(job) => (job, run.scope()),
+            },
+        };
+        let mut needed = Vec::with_capacity(task.depends_on.len());
+        for id in &task.depends_on {
+            needed.extend(PATIENCE.ask(|| db.task(namespace, id)).await.map_err(store)?);
+        }
+        needed.sort_by_key(|needed| needed.position); // templates that list tasks see them as they were declared
+        for needed in &needed {
+            if let Some(ended) = ended(&needed.state) {
+                scope.ended(needed.name(), &ended);
             }
         }
-        Ok(scope)
-    }
-
-    fn seen(&self) -> template::Run {
-        let directory = self.workspace.path().display().to_string();
-        template::Run { id: self.run.0.clone(), name: self.plan.name.clone(), directory }
+        Ok(Ok((job, scope)))
     }
 
     /// The files that the task has left, as far as they are small enough for the database; all stay in the directory.
@@ -232,10 +227,10 @@ impl Agent {
 }
 
 /// The same error, where a call that ran out of time names the time that its task has, of which rendering took a part.
-fn of_whole_attempt(error: ToolError, step: &Step) -> ToolError {
+fn of_whole_attempt(error: ToolError, timeout: Option<Duration>) -> ToolError {
     match error {
         ToolError::TimedOut { tool, after, detail } => {
-            ToolError::TimedOut { tool, after: step.timeout.unwrap_or(after), detail }
+            ToolError::TimedOut { tool, after: timeout.unwrap_or(after), detail }
         }
         other => other,
     }

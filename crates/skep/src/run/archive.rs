@@ -223,8 +223,13 @@ mod tests {
         let actor = Actor::operator("test", Namespace::team("main"));
         let permit = actor.permit().unwrap();
         for name in ["a", "b"] {
-            let run =
-                NewRun { id: RunId(name.into()), name: name.into(), plan: json!({}).into(), directory: "/tmp".into() };
+            let run = NewRun {
+                id: RunId(name.into()),
+                name: name.into(),
+                plan: json!({}).into(),
+                inputs: json!({}).into(),
+                directory: "/tmp".into(),
+            };
             app.start_run(&permit, run, Vec::new()).await.unwrap();
             app.end_run(&permit, &RunId(name.into()), End::Completed, None).await.unwrap();
         }

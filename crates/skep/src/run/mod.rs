@@ -19,21 +19,25 @@
 mod agent;
 mod archive;
 mod failure;
+mod job;
 mod membership;
 mod patience;
 mod printed;
 mod report;
+mod runs;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
+use job::Job;
 use membership::Membership;
 pub use membership::watch_over;
 use patience::PATIENCE;
 pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
-use serde_json::json;
+use runs::Runs;
+use serde_json::{Value, json};
 use skep_core::{
     Json, Namespace, Timestamp,
     app::{self, App},
@@ -132,6 +136,7 @@ impl Swarm {
             id: id.clone(),
             name: plan.name.clone(),
             plan: plan.to_json().into(),
+            inputs: Value::Object(plan.inputs.clone()).into(),
             directory: workspace.path().display().to_string(),
         };
         let tasks: Vec<NewTask> = plan.tasks.iter().map(|step| new_task(id, step)).collect();
@@ -154,13 +159,13 @@ impl Swarm {
         let workers = self.workers(&plan);
         let names = workers.iter().map(|(worker, _)| worker.clone()).collect();
         let membership = Membership::join(self.app.clone(), self.permit.clone(), names).await.map_err(store)?;
+        let runs = Arc::new(Runs::new(self.app.clone(), self.permit.clone()));
         for (worker, role) in workers {
             let agent = agent::Agent {
                 swarm: self.clone(),
-                run: id.clone(),
-                plan: Arc::clone(&plan),
-                role,
+                queue: queue(id, role),
                 seat: membership.seat(worker),
+                runs: Arc::clone(&runs),
                 workspace: workspace.clone(),
                 outputs: directory.outputs().clone(),
                 stop: done.clone(),
@@ -268,7 +273,7 @@ fn new_task(run: &RunId, step: &Step) -> NewTask {
         run: Some(run.clone()),
         step: Some(step.id.clone()),
         queue: queue(run, step.role),
-        input: json!({ "step": step.id, "tool": step.tool }).into(),
+        input: Job::of(step).into(),
         depends_on: step.depends_on.iter().map(|id| task_id(run, id)).collect(),
         retries_max: step.retries,
         retry_delay: RETRY_DELAY,

@@ -121,7 +121,7 @@ impl Report {
 
     fn scope(&self, plan: &Plan) -> Scope {
         let (id, name, directory) = (self.run.clone(), self.name.clone(), self.directory.clone());
-        let mut scope = Scope::new(plan, &template::Run { id, name, directory });
+        let mut scope = Scope::new(&plan.inputs, &template::Run { id, name, directory });
         for task in &self.tasks {
             scope.ended(
                 &task.id,

@@ -45,7 +45,13 @@ pub(super) enum Op {
 }
 
 pub(super) fn new_run(id: &RunId) -> NewRun {
-    NewRun { id: id.clone(), name: id.0.clone(), plan: Json::from(json!({})), directory: "/tmp".into() }
+    NewRun {
+        id: id.clone(),
+        name: id.0.clone(),
+        plan: Json::from(json!({})),
+        inputs: Json::null(),
+        directory: "/tmp".into(),
+    }
 }
 
 /// What a worker answers.
