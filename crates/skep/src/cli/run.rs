@@ -4,7 +4,6 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -276,7 +275,7 @@ impl Work {
         swarm.watcher = (output.style() != Style::Quiet).then_some(watcher);
         let mut live = Live::new(printed, Show::new(output.style(), &plan, &finished), Names::of(&tasks));
         let ended = {
-            let work = pin!(swarm.work(&id, Arc::new(plan), workspace, &directory, stop));
+            let work = pin!(swarm.work(&id, &plan, workspace, &directory, stop));
             let shown = pin!(live.until_over(&mut follow));
             match select(work, shown).await {
                 Either::Left((ended, _)) => ended,

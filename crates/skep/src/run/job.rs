@@ -1,11 +1,11 @@
-//! What a task is to do, as its input in the store says it.
+//! What a task is to do, as its input in the store says it, and its answer.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skep_core::Json;
-use skep_plan::Step;
+use skep_core::{Json, task::State};
+use skep_plan::{Step, template::Ended};
 
 /// The version that this program writes, and the only one that it can do. What an older program would get wrong, such
 /// as another member, takes the next number.
@@ -98,6 +98,40 @@ impl Job {
 impl From<Job> for Json {
     fn from(job: Job) -> Json {
         json!(job).into()
+    }
+}
+
+/// The answer of a task that was completed, as its result in the store says it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// Its condition did not hold, so nothing was done.
+    skipped: bool,
+    /// What the tool has answered.
+    result: Value,
+    /// Where the tool ran: `local`, or the address of a hub.
+    pub place: Option<String>,
+}
+
+impl Answer {
+    /// Nothing, if the output was made by somebody else and cannot be read.
+    pub fn read(output: &Json) -> Answer {
+        output.parse().unwrap_or_default()
+    }
+
+    /// How its task ended.
+    pub fn ended(self) -> Ended {
+        if self.skipped { Ended::Skipped } else { Ended::Completed(self.result) }
+    }
+}
+
+/// How a task ended, as templates and reports see it; `None` while it has not.
+pub fn ended(state: &State) -> Option<Ended> {
+    match state {
+        State::Completed(output) => Some(Answer::read(output).ended()),
+        State::Failed(failure) => Some(Ended::Failed(failure.error.clone())),
+        State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
+        State::Pending { .. } | State::InProgress(_) => None,
     }
 }
 

@@ -16,12 +16,13 @@
 //! that process dies, however it dies. So a run that was killed can be taken over at once (`resume`): tasks that were
 //! finished stay finished, those that were under way are given back and start again.
 
-mod agent;
 mod archive;
+mod claim_loop;
 mod failure;
 mod job;
 mod membership;
 mod patience;
+mod pool;
 mod printed;
 mod report;
 mod runs;
@@ -30,13 +31,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
 use job::Job;
-use membership::Membership;
 pub use membership::watch_over;
 use patience::PATIENCE;
+use pool::{POLL, Pool, WorkError, Worker};
 pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
-use runs::Runs;
 use serde_json::{Value, json};
 use skep_core::{
     Json, Namespace, Timestamp,
@@ -49,7 +49,7 @@ use skep_core::{
 };
 use skep_plan::{Plan, Role, Step};
 use skep_tools::workspace::Dir;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -59,9 +59,6 @@ use crate::{
     remote::Hubs,
     state::RunDirectory,
 };
-
-/// How long an agent without work waits before it looks again although nobody called.
-const POLL: Duration = Duration::from_secs(1);
 
 /// Wait before a failed task is tried again; doubled for each further time.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -93,6 +90,12 @@ pub enum RunError {
     /// The stored plan does not fit this program.
     #[error("the stored plan cannot be read: {0}")]
     Plan(String),
+}
+
+impl From<WorkError> for RunError {
+    fn from(WorkError(error): WorkError) -> RunError {
+        RunError::Store(error)
+    }
 }
 
 fn store<E: std::error::Error + Send + Sync + 'static>(error: E) -> RunError {
@@ -149,49 +152,44 @@ impl Swarm {
     pub async fn work(
         &self,
         id: &RunId,
-        plan: Arc<Plan>,
+        plan: &Plan,
         workspace: Dir,
         directory: &RunDirectory,
         stop: CancellationToken,
     ) -> Result<Ended, RunError> {
         let done = stop.child_token();
-        let mut agents = JoinSet::new();
-        let workers = self.workers(&plan);
-        let names = workers.iter().map(|(worker, _)| worker.clone()).collect();
-        let membership = Membership::join(self.app.clone(), self.permit.clone(), names).await.map_err(store)?;
-        let runs = Arc::new(Runs::new(self.app.clone(), self.permit.clone()));
-        for (worker, role) in workers {
-            let agent = agent::Agent {
-                swarm: self.clone(),
-                queue: queue(id, role),
-                seat: membership.seat(worker),
-                runs: Arc::clone(&runs),
-                workspace: workspace.clone(),
-                outputs: directory.outputs().clone(),
-                stop: done.clone(),
-            };
-            agents.spawn(agent.work());
-        }
-        let over = tokio::select! {
-            over = self.until_over(id) => over.map(|()| true),
-            failed = first_failure(&mut agents) => Err(failed),
-            () = stop.cancelled() => Ok(false),
-            () = membership.keep() => Ok(false), // it never ends
+        let pool = Pool {
+            app: self.app.clone(),
+            permit: self.permit.clone(),
+            executor: Arc::clone(&self.executor),
+            workspace,
+            outputs: directory.outputs().clone(),
+            watcher: self.watcher.clone(),
         };
-        done.cancel();
-        while agents.join_next().await.is_some() {}
-        if let Err(error) = PATIENCE.ask(|| membership.leave()).await {
-            tracing::warn!(%error, "the store did not hear that this process stops working"); // it will notice
-        }
+        let work = async {
+            let worked = pool.work(self.workers(id, plan), done.clone()).await;
+            done.cancel();
+            worked
+        };
+        let coordinate = async {
+            let over = tokio::select! {
+                over = self.until_over(id) => over.map(|()| true),
+                () = done.cancelled() => Ok(false),
+            };
+            done.cancel();
+            over
+        };
+        let (worked, over) = tokio::join!(work, coordinate);
+        worked?;
         if over? {
-            let report = self.finish(id, &plan, directory).await?;
+            let report = self.finish(id, plan, directory).await?;
             return Ok(Ended::Over(Box::new(report)));
         }
         match PATIENCE.ask(|| self.app.interrupt_run(&self.permit, id)).await {
             Ok(_) => Ok(Ended::Interrupted),
             // Somebody has called it off meanwhile.
             Err(app::RunError::Refused(Refused::Over(_))) => {
-                Ok(Ended::Over(Box::new(self.finish(id, &plan, directory).await?)))
+                Ok(Ended::Over(Box::new(self.finish(id, plan, directory).await?)))
             }
             Err(error) => Err(store(error)),
         }
@@ -239,7 +237,7 @@ impl Swarm {
     }
 
     /// Who works on a plan: no more agents of a role than there are tasks for it, and always a coordinator.
-    fn workers(&self, plan: &Plan) -> Vec<(WorkerId, Role)> {
+    fn workers(&self, run: &RunId, plan: &Plan) -> Vec<Worker> {
         let tasks =
             |role| u32::try_from(plan.tasks.iter().filter(|step| step.role == role).count()).unwrap_or(u32::MAX);
         let mut workers = Vec::new();
@@ -249,21 +247,10 @@ impl Swarm {
                 Role::Observer => tasks(role).min(plan.agents.observers.unwrap_or(self.agents.observers)),
                 Role::Actor => tasks(role).min(plan.agents.actors.unwrap_or(self.agents.actors)),
             };
-            workers.extend((1..=count).map(|n| (WorkerId(format!("{role}-{n}")), role)));
+            workers
+                .extend((1..=count).map(|n| Worker { id: WorkerId(format!("{role}-{n}")), queue: queue(run, role) }));
         }
         workers
-    }
-}
-
-/// The first agent that fails; pending while all are well.
-async fn first_failure(agents: &mut JoinSet<Result<(), RunError>>) -> RunError {
-    loop {
-        match agents.join_next().await {
-            Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => return error,
-            Some(Err(panic)) => return store(panic),
-            None => std::future::pending().await,
-        }
     }
 }
 
@@ -327,3 +314,6 @@ pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Timestamp(since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,31 +78,9 @@ impl StoreError for SessionError {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::ready, sync::Arc};
-
-    use serde_json::{Map, Value, json};
-    use skep_core::{
-        Namespace,
-        app::App,
-        db::{Db, Limits},
-        policy::Actor,
-        run::RunId,
-    };
-    use skep_plan::Plan;
-    use skep_tools::{
-        built_in::{self, Parts, SandboxOnDemand},
-        workspace::Dir,
-    };
-    use tokio_util::sync::CancellationToken;
+    use std::future::ready;
 
     use super::*;
-    use crate::{
-        config::Agents,
-        executor::Executor,
-        hub::catalogue::Catalogue,
-        run::{Ended, Swarm},
-        state::Home,
-    };
 
     #[tokio::test]
     async fn who_is_busy_is_asked_again_for_a_while_and_others_are_not() {
@@ -115,34 +93,5 @@ mod tests {
         let patience = Patience { time_max: SHORT, ..patience };
         let busy = patience.ask(|| ready(Err::<(), _>(TaskError::Db(DbError::Busy("for ever"))))).await;
         assert!(matches!(busy, Err(TaskError::Db(DbError::Busy(_)))), "{busy:?}");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_run_gets_to_its_end_where_the_store_has_room_for_one_of_its_agents_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let address = format!("sqlite:{}", directory.path().join("skep.db").display());
-        let limits = Limits { writes_max: 2, ..Limits::default() }; // a namespace may have half of them
-        let app = App::new(Db::open(&address, limits).await.unwrap());
-        let actor = Actor::operator("test", Namespace::team("main"));
-        let id = RunId("r".into());
-        let run = Home::new(directory.path().join("home")).hold(&id).unwrap();
-        let workspace = Dir::create(&directory.path().join("workspace")).unwrap();
-        let sandbox =
-            SandboxOnDemand::showing(&workspace, run.outputs(), built_in::sandbox_config(&workspace, run.outputs()));
-        let catalogue = Catalogue::new(built_in::all(Parts::new(sandbox)));
-        let swarm = Swarm {
-            app,
-            permit: actor.permit().unwrap(),
-            executor: Arc::new(Executor::Local(Arc::new(catalogue))),
-            agents: Agents { actors: 8, observers: 1 },
-            watcher: None,
-        };
-        let task = |n: usize| (format!("t{n}"), json!({ "tool": "compose", "args": { "data": { "n": n } } }));
-        let tasks: Map<String, Value> = (0..40).map(task).collect();
-        let plan = Plan::from_json(&json!({ "name": "busy", "tasks": tasks })).unwrap();
-        swarm.submit(&id, &plan, &workspace).await.unwrap();
-        let ended = swarm.work(&id, Arc::new(plan), workspace, &run, CancellationToken::new()).await.unwrap();
-        let Ended::Over(report) = ended else { panic!("interrupted") };
-        assert!(report.succeeded() && report.tasks.len() == 40, "{report:#?}");
     }
 }

@@ -26,7 +26,7 @@ use skep_plan::{
     },
 };
 
-use super::{Names, RunError, agent::Answer, store, tasks_of};
+use super::{Names, RunError, job::Answer, store, tasks_of};
 
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;

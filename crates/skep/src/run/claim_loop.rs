@@ -1,57 +1,53 @@
-//! One agent: claim a ready task, call its tool, bring the answer, again.
+//! One worker: claim a ready task, call its tool, bring the answer, again.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_core::{
     Json,
     app::{self, Answered, TaskError},
     artefact::NewArtefact,
     limits::{ARTEFACT_BYTES_MAX, ARTEFACTS_MAX},
-    task::{Attempt, Failure, State, Task, TaskId},
+    task::{Attempt, Failure, Task, TaskId},
 };
 use skep_plan::template::{
-    Ended, Scope,
+    Scope,
     renderer::{self, Bounds},
 };
 use skep_tools::{
     error::ToolError,
     tool::Call,
-    workspace::{Context, Dir, Outputs},
+    workspace::{Context, Outputs},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    POLL, RunError, Swarm,
+    POLL, Pool, WorkError,
     failure::failure,
-    job::{Job, JobError, Work},
+    job::{Job, JobError, Work, ended},
     membership::Seat,
     patience::PATIENCE,
     printed::{PIECES_MAX, pass_on},
     runs::Runs,
-    store,
 };
 use crate::executor::Place;
 
-/// How long an agent that got nothing waits at least. What is due may be another's by now, or this agent may not be
+/// How long a worker that got nothing waits at least. What is due may be another's by now, or this worker may not be
 /// registered for a moment.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 
-/// An agent of a run. Cheap: a loop and a name.
-pub(super) struct Agent {
-    pub(super) swarm: Swarm,
+/// A worker at work. Cheap: a loop and a name.
+pub(super) struct ClaimLoop {
+    pub(super) pool: Arc<Pool>,
     /// Where it claims tasks from.
     pub(super) queue: String,
     pub(super) seat: Seat,
     pub(super) runs: Arc<Runs>,
-    pub(super) workspace: Dir,
-    pub(super) outputs: Dir,
-    /// Cancelled when the run is over or is to stop.
+    /// Cancelled when the pool is to stop.
     pub(super) stop: CancellationToken,
 }
 
@@ -62,28 +58,28 @@ enum Attempted {
         failure: Failure,
         retry: bool,
     },
-    /// The run stops; the task is given back by whoever stops it.
+    /// The pool stops, and then gives back the task.
     Stopped,
 }
 
-impl Agent {
-    /// Work until the run is over.
-    pub(super) async fn work(self) -> Result<(), RunError> {
-        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+impl ClaimLoop {
+    /// Do tasks until `stop` is cancelled.
+    pub(super) async fn run(self) -> Result<(), WorkError> {
+        let (app, permit) = (&self.pool.app, &self.pool.permit);
         let mut watch = app.db.watch(permit.namespace());
         let mut next = None;
         while !self.stop.is_cancelled() {
             watch.mark_seen();
             if next.is_none() {
                 let holder = self.seat.holder();
-                next = PATIENCE.ask(|| app.claim(permit, &self.queue, &holder)).await.map_err(store)?;
+                next = PATIENCE.ask(|| app.claim(permit, &self.queue, &holder)).await.map_err(WorkError::of)?;
             }
             if let Some(task) = next.take() {
                 next = self.perform(task).await?;
                 continue;
             }
             // A retry becomes due without anybody calling.
-            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &self.queue)).await.map_err(store)?;
+            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &self.queue)).await.map_err(WorkError::of)?;
             let wait = due.map_or(POLL, |due| app.db.now().until(due).clamp(WAIT_MIN, POLL));
             tokio::select! {
                 () = watch.changed() => {}
@@ -95,9 +91,9 @@ impl Agent {
     }
 
     /// Do a task and bring its answer. Gives the next task, if one was claimed with it.
-    async fn perform(&self, task: Task) -> Result<Option<Task>, RunError> {
+    async fn perform(&self, task: Task) -> Result<Option<Task>, WorkError> {
         let Some(attempt) = task.held() else { return Ok(None) };
-        let outputs = Outputs::new(self.outputs.clone(), task.name());
+        let outputs = Outputs::new(self.pool.outputs.clone(), task.name());
         let Answered { task, next } = match self.attempt(&task, &outputs).await? {
             Attempted::Stopped => return Ok(None),
             Attempted::Answered(output) => {
@@ -122,13 +118,13 @@ impl Agent {
             Ok(_) => Ok(next),
             // Somebody took the run over meanwhile, and the store has kept what we said; or the run was deleted.
             Err(TaskError::Refused(_) | TaskError::Unknown(_)) => Ok(next),
-            Err(error) => Err(store(error)),
+            Err(error) => Err(WorkError::of(error)),
         }
     }
 
-    /// Bring an answer, and claim the next task with it unless the run is to stop.
+    /// Bring an answer, and claim the next task with it unless the pool is to stop.
     async fn answer(&self, id: &TaskId, by: &Attempt, output: Json, outputs: &Outputs) -> Answered {
-        let (app, permit, holder) = (&self.swarm.app, &self.swarm.permit, self.seat.holder());
+        let (app, permit, holder) = (&self.pool.app, &self.pool.permit, self.seat.holder());
         // The files are read each time, so that they do not take memory twice.
         let artefacts = || self.artefacts(outputs);
         if self.stop.is_cancelled() {
@@ -143,11 +139,11 @@ impl Agent {
     }
 
     async fn fail(&self, id: &TaskId, by: &Attempt, failure: Failure, retry: bool) -> Result<Task, TaskError> {
-        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
+        let (app, permit) = (&self.pool.app, &self.pool.permit);
         PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await
     }
 
-    async fn attempt(&self, task: &Task, outputs: &Outputs) -> Result<Attempted, RunError> {
+    async fn attempt(&self, task: &Task, outputs: &Outputs) -> Result<Attempted, WorkError> {
         let started = Instant::now();
         let (job, scope) = match self.prepare(task).await? {
             Ok(prepared) => prepared,
@@ -162,16 +158,16 @@ impl Agent {
             Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
-        let mut context = Context::new(self.workspace.clone(), outputs.clone(), self.stop.clone());
+        let mut context = Context::new(self.pool.workspace.clone(), outputs.clone(), self.stop.clone());
         // Rendering the templates is a part of the attempt.
         let deadline = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
         let call = Call { tool, arguments, deadline };
-        let (result, place) = match &self.swarm.watcher {
-            None => self.swarm.executor.call(call, context).await,
+        let (result, place) = match &self.pool.watcher {
+            None => self.pool.executor.call(call, context).await,
             Some(watcher) => {
                 let (sink, pieces) = mpsc::channel(PIECES_MAX);
                 context.sink = Some(sink);
-                let call = self.swarm.executor.call(call, context);
+                let call = self.pool.executor.call(call, context);
                 // All that was printed is passed on before anybody hears that the task is over.
                 tokio::join!(call, pass_on(task.name(), pieces, watcher)).0
             }
@@ -187,16 +183,16 @@ impl Agent {
     }
 
     /// Say so in the run's log when a hub was asked for and did not answer.
-    async fn tell(&self, task: &Task, place: &Place) -> Result<(), RunError> {
+    async fn tell(&self, task: &Task, place: &Place) -> Result<(), WorkError> {
         let (Some(run), Some(note)) = (&task.run, place.note()) else { return Ok(()) };
-        let (app, permit) = (&self.swarm.app, &self.swarm.permit);
-        PATIENCE.ask(|| app.log(permit, run, Some(&task.id), &note, None)).await.map_err(store)
+        let (app, permit) = (&self.pool.app, &self.pool.permit);
+        PATIENCE.ask(|| app.log(permit, run, Some(&task.id), &note, None)).await.map_err(WorkError::of)
     }
 
     /// What a task is to do, and what its templates see: its run, and the tasks that it depends on.
-    async fn prepare(&self, task: &Task) -> Result<Result<(Job, Scope), JobError>, RunError> {
-        let (db, namespace) = (&self.swarm.app.db, self.swarm.permit.namespace());
-        let (job, mut scope) = match self.runs.of(task).await.map_err(store)? {
+    async fn prepare(&self, task: &Task) -> Result<Result<(Job, Scope), JobError>, WorkError> {
+        let (db, namespace) = (&self.pool.app.db, self.pool.permit.namespace());
+        let (job, mut scope) = match self.runs.of(task).await.map_err(WorkError::of)? {
             Err(error) => return Ok(Err(error)),
             Ok(run) => match run.job(task) {
                 Err(error) => return Ok(Err(error)),
@@ -205,7 +201,7 @@ impl Agent {
         };
         let mut needed = Vec::with_capacity(task.depends_on.len());
         for id in &task.depends_on {
-            needed.extend(PATIENCE.ask(|| db.task(namespace, id)).await.map_err(store)?);
+            needed.extend(PATIENCE.ask(|| db.task(namespace, id)).await.map_err(WorkError::of)?);
         }
         needed.sort_by_key(|needed| needed.position); // templates that list tasks see them as they were declared
         for needed in &needed {
@@ -219,7 +215,7 @@ impl Agent {
     /// The files that the task has left, as far as they are small enough for the database; all stay in the directory.
     fn artefacts(&self, outputs: &Outputs) -> Vec<NewArtefact> {
         let read = |path: std::path::PathBuf| {
-            let bytes = self.outputs.read(&path, ARTEFACT_BYTES_MAX as u64).ok()?;
+            let bytes = self.pool.outputs.read(&path, ARTEFACT_BYTES_MAX as u64).ok()?;
             Some(NewArtefact { path: path.display().to_string(), bytes })
         };
         outputs.written().into_iter().filter_map(read).take(ARTEFACTS_MAX).collect()
@@ -233,36 +229,5 @@ fn of_whole_attempt(error: ToolError, timeout: Option<Duration>) -> ToolError {
             ToolError::TimedOut { tool, after: timeout.unwrap_or(after), detail }
         }
         other => other,
-    }
-}
-
-/// The output of a completed task, as [`Agent::attempt`] has made it.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Answer {
-    skipped: bool,
-    result: Value,
-    /// Where the tool ran.
-    pub(super) place: Option<String>,
-}
-
-impl Answer {
-    /// Nothing, if the output was made by somebody else and cannot be read.
-    pub(super) fn read(output: &Json) -> Answer {
-        output.parse().unwrap_or_default()
-    }
-
-    pub(super) fn ended(self) -> Ended {
-        if self.skipped { Ended::Skipped } else { Ended::Completed(self.result) }
-    }
-}
-
-/// How a task ended, as templates and reports see it; `None` while it has not.
-pub(super) fn ended(state: &State) -> Option<Ended> {
-    match state {
-        State::Completed(output) => Some(Answer::read(output).ended()),
-        State::Failed(failure) => Some(Ended::Failed(failure.error.clone())),
-        State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
-        State::Pending { .. } | State::InProgress(_) => None,
     }
 }
