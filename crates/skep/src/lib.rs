@@ -1,7 +1,8 @@
 //! Skep: a hub for AI agents. This crate is the binary; it is the only place where everything meets.
 //!
 //! Read in this order: [`hub`] (what can be called, and the steps of a call), [`skep_tools`] (the built-in tools),
-//! [`skep_plan`] (what a run is to do), [`run`] (a swarm that does it), [`server`] (how others reach the hub).
+//! [`skep_plan`] (what a run is to do), [`run`] (a swarm that does it), [`worker`] (claims its tasks and does them),
+//! [`server`] (how others reach the hub).
 
 // Futures of commands contain those of whatever they call, down to the database.
 #![recursion_limit = "256"]
@@ -23,3 +24,4 @@ pub mod server;
 pub mod state;
 pub mod terminal;
 pub mod use_mcp_tool;
+pub mod worker;

@@ -20,8 +20,9 @@ use skep_sandbox::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
-    run::{Names, Printed, now, rfc3339},
+    run::{Names, now, rfc3339},
     terminal::{block, can_draw, line, print, say, short_line},
+    worker::Printed,
 };
 
 /// Events that one look at the log brings.

@@ -26,7 +26,7 @@ use crate::{
     hub::{self, Hub, catalogue::Catalogue},
     run::{self, Archive, Ended, Names, Report, Swarm},
     state::RunDirectory,
-    terminal,
+    terminal, worker,
 };
 
 /// How long a model may take to write a plan, corrections included.
@@ -271,7 +271,7 @@ impl Work {
         let finished: Vec<&str> = tasks.iter().filter(|task| task.is_over).map(|task| task.name()).collect();
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
-        let (watcher, printed) = run::printed();
+        let (watcher, printed) = worker::printed();
         swarm.watcher = (output.style() != Style::Quiet).then_some(watcher);
         let mut live = Live::new(printed, Show::new(output.style(), &plan, &finished), Names::of(&tasks));
         let ended = {

@@ -21,11 +21,10 @@ use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
     hub::{self, Hub},
-    run,
     running::{Claim, RunningHub},
     secret::Secret,
     server::{Controls, Listeners, Options, Parts, Probe, Tls, Token},
-    state,
+    state, worker,
 };
 
 /// Serve the tools over HTTP: MCP on /mcp and /sse, POST /process, POST /tools/{tool}, GET /tools, /health, /metrics
@@ -133,7 +132,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(listeners.controls(), again));
-    signals.spawn(run::watch_over(hub.app.clone(), hub.permit.clone()));
+    signals.spawn(worker::watch_over(hub.app.clone(), hub.permit.clone()));
     let stopped = listeners.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);

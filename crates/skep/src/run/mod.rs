@@ -17,24 +17,11 @@
 //! finished stay finished, those that were under way are given back and start again.
 
 mod archive;
-mod claim_loop;
-mod failure;
-mod job;
-mod membership;
-mod patience;
-mod pool;
-mod printed;
 mod report;
-mod runs;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
-use job::Job;
-pub use membership::watch_over;
-use patience::PATIENCE;
-use pool::{POLL, Pool, WorkError, Worker};
-pub use printed::{Printed, channel as printed};
 pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::{Value, json};
@@ -58,6 +45,7 @@ use crate::{
     hub::{self, Hub},
     remote::Hubs,
     state::RunDirectory,
+    worker::{Job, PATIENCE, POLL, Pool, Printed, WorkError, Worker},
 };
 
 /// Wait before a failed task is tried again; doubled for each further time.

@@ -26,7 +26,8 @@ use skep_plan::{
     },
 };
 
-use super::{Names, RunError, job::Answer, store, tasks_of};
+use super::{Names, RunError, store, tasks_of};
+use crate::worker::Answer;
 
 /// Events that one look at the log brings.
 const EVENTS_PER_READ: usize = 1000;

@@ -10,14 +10,28 @@
 //! results of what it depends on. So whichever process claims a task can do it. While workers are at work, their process
 //! says that it is alive; what they had is given out again once it does not (`membership.rs`).
 
+mod claim_loop;
+mod failure;
+mod job;
+mod membership;
+mod patience;
+mod printed;
+mod runs;
+
 use std::{sync::Arc, time::Duration};
 
+use claim_loop::ClaimLoop;
+pub use job::{Answer, Job, JobError, Work, ended};
+use membership::Membership;
+pub use membership::watch_over;
+pub(crate) use patience::PATIENCE;
+pub use printed::{Printed, channel as printed};
+use runs::Runs;
 use skep_core::{app::App, policy::Permit, task::WorkerId};
 use skep_tools::workspace::Dir;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{claim_loop::ClaimLoop, membership::Membership, patience::PATIENCE, printed::Printed, runs::Runs};
 use crate::executor::Executor;
 
 /// How long a worker without work waits before it looks again although nobody called.
@@ -53,7 +67,7 @@ pub struct Worker {
 pub struct WorkError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 impl WorkError {
-    pub(super) fn of(error: impl std::error::Error + Send + Sync + 'static) -> WorkError {
+    fn of(error: impl std::error::Error + Send + Sync + 'static) -> WorkError {
         WorkError(Box::new(error))
     }
 }

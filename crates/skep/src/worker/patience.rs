@@ -8,7 +8,7 @@ use skep_core::{
 };
 
 /// How long to ask again.
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// The first wait; each further one takes twice as long.
     wait_min: Duration,
     /// The longest wait.
@@ -17,8 +17,8 @@ pub(super) struct Patience {
     time_max: Duration,
 }
 
-/// What those who work on a run have. Whoever fills the store is soon done, or will not be.
-pub(super) const PATIENCE: Patience = Patience {
+/// What workers have, and whoever coordinates them. Whoever fills the store is soon done, or will not be.
+pub(crate) const PATIENCE: Patience = Patience {
     wait_min: Duration::from_millis(10),
     wait_max: Duration::from_secs(1),
     time_max: Duration::from_secs(120),
@@ -26,7 +26,7 @@ pub(super) const PATIENCE: Patience = Patience {
 
 impl Patience {
     /// Ask the store, and ask again while it is busy. Such an answer says that nothing has been done.
-    pub(super) async fn ask<T, E: StoreError, F: Future<Output = Result<T, E>>>(
+    pub(crate) async fn ask<T, E: StoreError, F: Future<Output = Result<T, E>>>(
         &self,
         mut ask: impl FnMut() -> F,
     ) -> Result<T, E> {
@@ -47,7 +47,7 @@ fn is_busy(error: &impl StoreError) -> bool {
 }
 
 /// An error of an operation, which may be the store's.
-pub(super) trait StoreError {
+pub(crate) trait StoreError {
     /// The store's error, if it is one.
     fn of_store(&self) -> Option<&DbError>;
 }
