@@ -1,4 +1,4 @@
-//! This process as a hub among those that share the store: it says that it is alive while its agents work, and looks
+//! This process as a hub among those that share the store: it says that it is alive while its workers work, and looks
 //! for hubs that do not say so any more.
 
 use skep_core::{
@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::patience::PATIENCE;
 
-/// A hub with a session for each of its agents.
+/// A hub with a session for each of its workers.
 pub(super) struct Membership {
     app: App,
     permit: Permit,
@@ -20,7 +20,7 @@ pub(super) struct Membership {
     hub: watch::Sender<HubId>,
 }
 
-/// What an agent needs to claim tasks.
+/// What a worker needs to claim tasks.
 #[derive(Clone)]
 pub(super) struct Seat {
     worker: WorkerId,
@@ -28,7 +28,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The agent as it is registered now.
+    /// The worker as it is registered now.
     pub(super) fn holder(&self) -> Holder {
         let session = session_of(&self.hub.borrow(), &self.worker);
         Holder { worker: self.worker.clone(), session }
@@ -36,14 +36,14 @@ impl Seat {
 }
 
 impl Membership {
-    /// Register, with these agents.
+    /// Register, with these workers.
     pub(super) async fn join(app: App, permit: Permit, workers: Vec<WorkerId>) -> Result<Membership, SessionError> {
         let membership = Membership { app, permit, workers, hub: watch::Sender::new(new_id()) };
         PATIENCE.ask(|| membership.register()).await?;
         Ok(membership)
     }
 
-    /// The place of an agent.
+    /// The place of a worker.
     pub(super) fn seat(&self, worker: WorkerId) -> Seat {
         Seat { worker, hub: self.hub.subscribe() }
     }
@@ -71,7 +71,7 @@ impl Membership {
         }
     }
 
-    /// Leave in good order; what the agents still have is given back.
+    /// Leave in good order; what the workers still have is given back.
     pub(super) async fn leave(&self) -> Result<(), SessionError> {
         let hub = self.hub.borrow().clone();
         self.app.leave(&self.permit, &hub).await

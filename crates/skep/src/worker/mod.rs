@@ -110,3 +110,6 @@ async fn first_failure(loops: &mut JoinSet<Result<(), WorkError>>) -> WorkError 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
