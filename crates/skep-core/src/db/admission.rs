@@ -1,9 +1,8 @@
 //! How much may wait to be written: so many writes and so many bytes, of which one namespace has a share.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashMap;
 
 use super::DbError;
 use crate::Namespace;

@@ -5,7 +5,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     iter::once,
     marker::PhantomData,
     panic::{AssertUnwindSafe, resume_unwind},
@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::HashMap;
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::timeout};
 
