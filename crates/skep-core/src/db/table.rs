@@ -9,7 +9,7 @@
 
 use super::{
     Tx,
-    sql::{Cause, Value},
+    sql::{Cause, Value, values},
 };
 use crate::Json;
 
@@ -91,6 +91,8 @@ pub(super) struct Table {
     insert: String,
     /// The same, which returns the columns that the database makes.
     insert_made: String,
+    /// A `select` of those columns as they are made, by the namespace.
+    made: String,
     update: String,
     /// The same for several rows, on PostgreSQL.
     update_several: String,
@@ -108,7 +110,8 @@ impl Table {
         let made = columns.iter().filter_map(|column| Some((column.name, column.made_of?)));
         let made_names: Vec<&str> = made.clone().map(|(name, _)| name).collect();
         names.extend(made.clone().map(|(name, _)| name.to_owned()));
-        places.extend(made.map(|(_, of)| of.to_owned()));
+        places.extend(made.clone().map(|(_, of)| of.to_owned()));
+        let made = format!("select {}", made.map(|(_, of)| of).collect::<Vec<_>>().join(", "));
         let insert = format!(
             "insert into {name} (namespace, {}) values ({}) on conflict do nothing",
             names.join(", "),
@@ -139,7 +142,7 @@ impl Table {
         );
         let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
         let load = format!("select {whole} from {name} where namespace = $1 and id = $2");
-        Table { name, columns, whole, small, plain, load, insert, insert_made, update, update_several }
+        Table { name, columns, whole, small, plain, load, insert, insert_made, made, update, update_several }
     }
 
     /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
@@ -195,7 +198,15 @@ impl Tx<'_> {
         values: [Value<'_>; N],
     ) -> Result<Option<i64>, Cause> {
         let (row, large) = self.new_row(table, values);
-        let made = self.change(&table.insert_made, &row, |row| row.next()).await?.pop();
+        let made = if !self.sql.answers_at_once() {
+            self.change(&table.insert_made, &row, |row| row.next()).await?.pop()
+        } else if self.has_changed(&table.insert, &row).await? {
+            // SQLite keeps what it returns in a table of its own until the statement ends, and to make that one takes
+            // longer than a second statement.
+            self.first(&table.made, values![self.namespace()], |row| row.next()).await?
+        } else {
+            None
+        };
         for json in large.iter().filter(|_| made.is_some()) {
             self.add_blob(json).await?;
         }
@@ -310,6 +321,7 @@ mod tests {
             "select id, born, state from t where namespace = $1 and id = $2"
         );
         assert_eq!(table.insert_made, format!("{} returning born", table.insert));
+        assert_eq!(table.made, "select (select $1)");
         assert_eq!(table.blobs_listed(), "input_blob, result_blob");
     }
 }
