@@ -18,7 +18,7 @@
 //! transaction of its own, where its failure concerns no other. There are no savepoints, because they would cost every
 //! write something, and spoiled groups are rare.
 
-use std::{collections::HashMap, future::poll_fn, task::Poll};
+use std::{future::poll_fn, task::Poll};
 
 use super::{
     DbError, Scope, Sql,
@@ -51,8 +51,8 @@ impl From<DbError> for Trouble {
 /// What a group has to commit.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// The namespaces that it has locked, by name, with their numbers.
-    opened: HashMap<Namespace, i64>,
+    /// The namespaces that it has locked, with their numbers; the last one is used again most often.
+    opened: Vec<(Namespace, i64)>,
     /// Events by namespace, in the order in which they happened there.
     events: Vec<Appended>,
 }
@@ -75,8 +75,13 @@ impl Changes {
     }
 
     /// The namespaces that the group has used, with their numbers.
-    pub(super) fn namespaces(&mut self) -> HashMap<Namespace, i64> {
+    pub(super) fn namespaces(&mut self) -> Vec<(Namespace, i64)> {
         std::mem::take(&mut self.opened)
+    }
+
+    /// The number of a namespace that the group has locked.
+    fn number_of(&self, namespace: &Namespace) -> Option<i64> {
+        self.opened.iter().rev().find_map(|(name, number)| (name == namespace).then_some(*number))
     }
 
     fn add(&mut self, namespace: i64, new: Vec<NewEvent>) {
@@ -108,11 +113,11 @@ pub(super) async fn run(
         if write.begin() {
             let others = together_with(&**write, others);
             done += others.len();
-            let namespace = match changes.opened.get(write.namespace()) {
-                Some(namespace) => *namespace,
+            let namespace = match changes.number_of(write.namespace()) {
+                Some(namespace) => namespace,
                 None => {
                     let namespace = namespaces.lock(sql, write.namespace()).await.doing("lock the namespace")?;
-                    changes.opened.insert(write.namespace().clone(), namespace);
+                    changes.opened.push((write.namespace().clone(), namespace));
                     namespace
                 }
             };
