@@ -198,12 +198,11 @@ impl Db {
     ) -> Result<O::Output, O::Error> {
         let place = self.admission.enter(namespace, bytes)?;
         let (waiting, answer) = Waiting::new(namespace.clone(), operation, place);
-        let job: Job<Box<dyn Write>> = Job::Do(Box::new(waiting));
-        let sent = match &*self.store {
-            Store::Sqlite(sqlite) => sqlite.writer().send(job),
-            Store::Postgres(postgres) => postgres.writer().send(job),
-        };
-        sent.map_err(|_| DbError::Closed)?;
+        let write: Box<dyn Write> = Box::new(waiting);
+        match &*self.store {
+            Store::Sqlite(sqlite) => sqlite.writer().send(write)?,
+            Store::Postgres(postgres) => postgres.writer().send(Job::Do(write)).map_err(|_| DbError::Closed)?,
+        }
         answer.wait(self.write_time_max).await
     }
 

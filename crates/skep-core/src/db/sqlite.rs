@@ -13,6 +13,8 @@
 //! wait are told so ([`DbError::Unsure`]), and the store takes nothing more ([`DbError::Stopped`]): what it would say
 //! might rest on a change that is not there.
 
+mod inbox;
+
 use std::{
     fs::{OpenOptions, Permissions},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -24,7 +26,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +35,7 @@ use tokio::sync::{
     oneshot,
 };
 
+use self::inbox::{Inbox, Sender, inbox};
 use super::{
     DbError, Doing, ReadPlace, Shared, Sql,
     group::{self, TOGETHER_MAX, Trouble},
@@ -48,7 +50,7 @@ const GROUP_MAX: usize = 256;
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 /// A group waits for others at most this part of the time that a commit takes: a quarter.
 const PATIENCE: u32 = 4;
-/// How long it sleeps before it looks again who has come.
+/// How long it sleeps, unless all that it waits for have come, before it begins with those who have.
 const PATIENCE_STEP: Duration = Duration::from_micros(20);
 /// Threads that read, at most.
 const READERS_MAX: usize = 4;
@@ -56,7 +58,7 @@ const READERS_MAX: usize = 4;
 const STATEMENTS_MAX: usize = 128;
 
 pub(super) struct Sqlite {
-    writer: UnboundedSender<Job<Box<dyn Write>>>,
+    writer: Sender<Box<dyn Write>>,
     readers: Readers,
     /// Ends when the last thread has.
     threads: tokio::sync::Mutex<mpsc::Receiver<()>>,
@@ -77,14 +79,14 @@ impl Sqlite {
         connection.execute_batch(settings).doing("set up a connection").map_err(|error| error.of_file(path))?;
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
-        let (writer, writes) = unbounded_channel();
-        let writer_thread = Writer { connection, intake: Intake::new(writes), shared };
+        let (writer, inbox) = inbox();
+        let writer_thread = Writer { connection, intake: Intake::new(inbox), shared };
         start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
         let readers = Readers::start(path.to_owned(), lock_time_max, &alive)?;
         Ok(Sqlite { writer, readers, threads: tokio::sync::Mutex::new(threads) })
     }
 
-    pub(super) fn writer(&self) -> &UnboundedSender<Job<Box<dyn Write>>> {
+    pub(super) fn writer(&self) -> &Sender<Box<dyn Write>> {
         &self.writer
     }
 
@@ -105,7 +107,7 @@ impl Sqlite {
 
     /// Finish what waits, then end the threads.
     pub(super) async fn close(&self) {
-        let _ = self.writer.send(Job::Stop); // fails if it has ended
+        self.writer.close();
         for _ in 0..READERS_MAX {
             let _ = self.readers.queue.send(Job::Stop);
         }
@@ -147,7 +149,7 @@ impl Writer {
         if grows {
             group.extend(self.intake.queues.pop());
         }
-        if let State::Stopped(error) = &self.intake.state {
+        if let Some(error) = &self.intake.stopped {
             return Err(Trouble::Failed(error.clone()));
         }
         let changes = self.run_closures(group, grows);
@@ -179,7 +181,7 @@ impl Writer {
         match error {
             DbError::Disk(source) => {
                 tracing::error!(error = %source, "the disk failed while a change was committed; the store stops");
-                self.intake.state = State::Stopped(DbError::Stopped(Arc::clone(&source)));
+                self.intake.stopped = Some(DbError::Stopped(Arc::clone(&source)));
                 DbError::Unsure(source)
             }
             other => other,
@@ -202,18 +204,11 @@ impl Writer {
 
 /// The writes that wait, and those to come.
 struct Intake {
-    jobs: UnboundedReceiver<Job<Box<dyn Write>>>,
+    inbox: Inbox<Box<dyn Write>>,
     queues: Queues,
-    state: State,
+    /// Set when a commit failed in a way that leaves open whether it counts. Nothing more is done then.
+    stopped: Option<DbError>,
     pace: Pace,
-}
-
-enum State {
-    Open,
-    /// Nothing more comes in; what waits is still done.
-    Closing,
-    /// A commit failed in a way that leaves open whether it counts. Nothing more is done.
-    Stopped(DbError),
 }
 
 /// What is known of the groups so far.
@@ -233,29 +228,31 @@ impl Pace {
 }
 
 impl Intake {
-    fn new(jobs: UnboundedReceiver<Job<Box<dyn Write>>>) -> Intake {
-        Intake { jobs, queues: Queues::default(), state: State::Open, pace: Pace::default() }
+    fn new(inbox: Inbox<Box<dyn Write>>) -> Intake {
+        Intake { inbox, queues: Queues::default(), stopped: None, pace: Pace::default() }
     }
 
     /// Wait until there is something to write; `false` if there never will be.
     fn wait(&mut self) -> bool {
-        while self.is_open() && self.queues.is_empty() {
-            let job = self.jobs.blocking_recv();
-            self.take_in(job);
+        while self.queues.is_empty() {
+            let is_last = self.inbox.is_closed();
+            self.take_in();
+            if is_last {
+                break;
+            }
+            if self.queues.is_empty() {
+                self.inbox.wait(1, None);
+            }
         }
         !self.queues.is_empty()
     }
 
-    /// Whether more may come in.
-    fn is_open(&self) -> bool {
-        !matches!(self.state, State::Closing)
-    }
-
-    fn take_in(&mut self, job: Option<Job<Box<dyn Write>>>) {
-        match (job, &self.state) {
-            (Some(Job::Do(write)), State::Stopped(error)) => write.answer(Err(error.clone())),
-            (Some(Job::Do(write)), _) => self.queues.push(write),
-            (Some(Job::Stop) | None, _) => self.state = State::Closing,
+    fn take_in(&mut self) {
+        for write in self.inbox.take() {
+            match &self.stopped {
+                Some(error) => write.answer(Err(error.clone())),
+                None => self.queues.push(write),
+            }
         }
     }
 
@@ -263,9 +260,7 @@ impl Intake {
     /// group that has nothing to do waits for others until it is as large as the last one was, or its patience ends.
     fn fill(&mut self, group: &mut Vec<Box<dyn Write>>, done: usize, patience: &mut Duration) {
         loop {
-            while let Ok(job) = self.jobs.try_recv() {
-                self.take_in(Some(job));
-            }
+            self.take_in();
             if done == group.len() {
                 group.extend(self.queues.pop());
             }
@@ -275,11 +270,11 @@ impl Intake {
                 group.push(next);
             }
             let has_enough = done < group.len() || group.len() >= self.pace.size;
-            if has_enough || patience.is_zero() || !self.is_open() {
+            if has_enough || patience.is_zero() || self.inbox.is_closed() {
                 return;
             }
             let asleep = Instant::now();
-            thread::sleep(PATIENCE_STEP);
+            self.inbox.wait(self.pace.size - group.len(), Some(PATIENCE_STEP.min(*patience)));
             *patience = patience.saturating_sub(asleep.elapsed());
         }
     }
