@@ -1,7 +1,7 @@
 //! A run: a swarm of agents that works through a plan.
 //!
 //! ```text
-//!   plan ──coordinator──▶ tasks in the store ◀──claim── actors, observers, coordinator
+//!   plan ──coordinator──▶ tasks in the store ◀──claim── workers: actors, observers, coordinator
 //!                              │ ▲                           │
 //!                              │ └──finish / fail────────────┘ one call of the catalogue, here or on a hub
 //!                              ▼
@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The **coordinator** decomposes (one task for each step, with its dependencies, in one transaction), waits until
-//! nothing is left to do, and aggregates the report. **Actors** and **observers** know nothing of each other: they
-//! claim what is ready from their role's queue. The store is the message bus; a wake-up says only "look again".
+//! nothing is left to do, and aggregates the report. The tasks are done by workers ([`crate::worker`]), so many for each
+//! role. They know nothing of each other or of the plan: they claim what is ready from their role's queue. The store is
+//! the message bus; a wake-up says only "look again".
 //!
 //! A run is worked on by one process at a time, which holds a lock on the run's directory; the kernel frees it when
 //! that process dies, however it dies. So a run that was killed can be taken over at once (`resume`): tasks that were

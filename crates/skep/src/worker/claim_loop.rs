@@ -186,7 +186,11 @@ impl ClaimLoop {
     async fn tell(&self, task: &Task, place: &Place) -> Result<(), WorkError> {
         let (Some(run), Some(note)) = (&task.run, place.note()) else { return Ok(()) };
         let (app, permit) = (&self.pool.app, &self.pool.permit);
-        PATIENCE.ask(|| app.log(permit, run, Some(&task.id), &note, None)).await.map_err(WorkError::of)
+        match PATIENCE.ask(|| app.log(permit, run, Some(&task.id), &note, None)).await {
+            // The run was deleted meanwhile.
+            Ok(()) | Err(TaskError::UnknownRun(_) | TaskError::Unknown(_)) => Ok(()),
+            Err(error) => Err(WorkError::of(error)),
+        }
     }
 
     /// What a task is to do, and what its templates see: its run, and the tasks that it depends on.

@@ -3,12 +3,18 @@ use skep_core::{
     Json, Namespace,
     db::{Db, Limits},
     policy::Actor,
-    run::{NewRun, RunId},
+    run::{End, NewRun, RunId},
     task::{NewTask, State, Task, TaskId},
 };
 use skep_plan::Plan;
-use skep_tools::built_in::{self, SandboxOnDemand};
+use skep_tools::{
+    built_in::{self, Parts, SandboxOnDemand},
+    error::ToolError,
+    tool::{Annotations, BuiltIn, Tool},
+    workspace::Context,
+};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::hub::catalogue::Catalogue;
@@ -30,33 +36,63 @@ impl Place {
         App::new(Db::open(&address, Limits::default()).await.unwrap())
     }
 
-    /// A pool of another process, which calls tools itself.
-    async fn pool(&self) -> Pool {
+    /// A pool of another process, which calls these tools itself.
+    async fn pool(&self, tools: impl IntoIterator<Item = Tool>) -> Pool {
         let [workspace, outputs] = ["workspace", "outputs"].map(|name| Dir::create(&self.0.path().join(name)).unwrap());
-        let sandbox = SandboxOnDemand::showing(&workspace, &outputs, built_in::sandbox_config(&workspace, &outputs));
-        let catalogue = Catalogue::new(built_in::all(built_in::Parts::new(sandbox)));
-        let executor = Arc::new(Executor::Local(Arc::new(catalogue)));
+        let executor = Arc::new(Executor::Local(Arc::new(Catalogue::new(tools))));
         Pool { app: self.open().await, permit: permit(), executor, workspace, outputs, watcher: None }
     }
+}
 
-    /// Have a worker of another process do the tasks of queue `q` until `until` of them are over. Gives those.
-    async fn work_until_over(&self, until: &[&str]) -> Vec<Task> {
-        let (app, stop) = (self.open().await, CancellationToken::new());
+impl Pool {
+    /// Have a worker do the tasks of queue `q` until these are over. Gives them.
+    async fn work_until_over(self, tasks: &[&str]) -> Vec<Task> {
+        let (app, stop) = (self.app.clone(), CancellationToken::new());
         let worker = Worker { id: WorkerId("w".into()), queue: "q".into() };
-        let work = self.pool().await.work(vec![worker], stop.clone());
-        let wait = async {
-            let mut over = Vec::new();
-            for name in until {
-                over.push(over_at_last(&app, name).await);
+        let mut work = Box::pin(self.work(vec![worker], stop.clone()));
+        let mut over = Vec::new();
+        for name in tasks {
+            tokio::select! {
+                worked = &mut work => panic!("the worker stopped: {worked:?}"),
+                task = tokio::time::timeout(TIME_MAX, over_at_last(&app, name)) => over.push(task.unwrap()),
             }
-            stop.cancel();
-            over
-        };
-        let both = async { tokio::join!(work, wait) };
-        let (worked, over) = tokio::time::timeout(TIME_MAX, both).await.expect("the tasks are over in time");
-        worked.unwrap();
+        }
+        stop.cancel();
+        work.await.unwrap();
         over
     }
+}
+
+/// Says that it was called, and answers when it is told to.
+#[derive(Clone)]
+struct Hold {
+    called: Arc<Semaphore>,
+    told: Arc<Semaphore>,
+}
+
+#[derive(serde::Deserialize, serde::Serialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+struct Nothing {}
+
+impl BuiltIn for Hold {
+    const NAME: &'static str = "hold";
+    const DESCRIPTION: &'static str = "";
+    const ANNOTATIONS: Annotations =
+        Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
+    type Arguments = Nothing;
+    type Answer = Nothing;
+
+    async fn call(&self, _: &Context, nothing: Nothing) -> Result<Nothing, ToolError> {
+        self.called.add_permits(1);
+        self.told.acquire().await.unwrap().forget();
+        Ok(nothing)
+    }
+}
+
+/// The tools of every hub, of which no test here needs the sandbox.
+fn built_in(place: &Place) -> Vec<Tool> {
+    let dir = Dir::create(&place.0.path().join("workspace")).unwrap();
+    built_in::all(Parts::new(SandboxOnDemand::showing(&dir, &dir, built_in::sandbox_config(&dir, &dir))))
 }
 
 async fn over_at_last(app: &App, name: &str) -> Task {
@@ -111,7 +147,7 @@ async fn a_worker_of_another_process_does_tasks_without_their_plan() {
         ..task("last", &json!({ "tool": "compose", "args": { "data": { "text": text } } }))
     };
     place.open().await.start_run(&permit(), run, vec![first, skipped, last]).await.unwrap();
-    let over = place.work_until_over(&["id-first", "id-skipped", "id-last"]).await;
+    let over = place.pool(built_in(&place)).await.work_until_over(&["id-first", "id-skipped", "id-last"]).await;
     assert_eq!(result(&over[0])["data"]["hello"], "world");
     assert_eq!(over[1].state, State::Completed(json!({ "skipped": true }).into()));
     assert_eq!(result(&over[2])["data"]["text"], "first skipped world greeting r");
@@ -132,12 +168,37 @@ async fn a_task_that_cannot_be_read_fails_with_the_reason_and_its_worker_goes_on
             .unwrap();
     }
     app.submit(&permit(), task("fine", &json!({ "tool": "compose", "args": { "data": 1 } }))).await.unwrap();
-    let over = place.work_until_over(&["a", "b", "c", "id-fine"]).await;
+    let over = place.pool(built_in(&place)).await.work_until_over(&["a", "b", "c", "id-fine"]).await;
     assert!(error(&over[0]).contains("version 2") && error(&over[0]).contains("only version 1"), "{}", error(&over[0]));
     assert_eq!(error(&over[1]), "the task does not say what it is to do");
     assert!(error(&over[2]).contains("unknown variant `dance`"), "{}", error(&over[2]));
     assert!(over[..3].iter().all(|task| task.attempt == 1), "another attempt would not help");
     assert_eq!(result(&over[3])["data"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_deleted_while_its_task_is_done_stops_no_worker() {
+    let place = Place::new();
+    let (app, permit, id) = (place.open().await, permit(), RunId("r".into()));
+    let run = NewRun {
+        id: id.clone(),
+        name: "n".into(),
+        plan: Json::null(),
+        inputs: json!({}).into(),
+        directory: "/tmp".into(),
+    };
+    app.start_run(&permit, run, vec![task("t", &json!({ "tool": "hold" }))]).await.unwrap();
+    let hold = Hold { called: Arc::new(Semaphore::new(0)), told: Arc::new(Semaphore::new(0)) };
+    let delete = async {
+        hold.called.acquire().await.unwrap().forget();
+        app.end_run(&permit, &id, End::Cancelled, None).await.unwrap();
+        app.delete_run(&permit, &id).await.unwrap();
+        hold.told.add_permits(2);
+    };
+    app.submit(&permit, task("next", &json!({ "tool": "hold" }))).await.unwrap();
+    let pool = place.pool([Tool::new(hold.clone())]).await;
+    let (over, ()) = tokio::join!(pool.work_until_over(&["id-next"]), delete);
+    assert!(matches!(over[0].state, State::Completed(_)), "{:?}", over[0].state);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +216,7 @@ async fn a_run_of_the_name_of_a_deleted_one_has_its_own_inputs() {
         let task = app.db.task(permit.namespace(), &TaskId("id-t".into())).await.unwrap().unwrap();
         let seen = runs.of(&task).await.unwrap().unwrap();
         assert_eq!(seen.scope().text("{{ inputs.who }}").unwrap(), who);
-        app.end_run(&permit, &id, skep_core::run::End::Cancelled, None).await.unwrap();
+        app.end_run(&permit, &id, End::Cancelled, None).await.unwrap();
         app.delete_run(&permit, &id).await.unwrap();
         let gone = Task { epoch: task.epoch + 7, ..task };
         assert!(matches!(runs.of(&gone).await.unwrap(), Err(JobError::Deleted)));
