@@ -53,6 +53,16 @@ fn a_plan_runs_to_its_report() {
 }
 
 #[test]
+fn one_task_may_have_most_of_the_text_of_the_largest_plan() {
+    let user = User::new();
+    let text = "x".repeat(3 << 20);
+    user.file("plan.yaml", &format!("tasks: {{ long: {{ tool: compose, args: {{ text: \"{text}\" }} }} }}\n"));
+    user.skep(&["run", "plan.yaml", "--quiet"]).ok();
+    let shown = user.skep(&["show", "--json"]).ok().json();
+    assert_eq!(shown["tasks"][0]["result"]["text"].as_str().map(str::len), Some(text.len()));
+}
+
+#[test]
 fn a_sentence_is_a_plan_too() {
     let user = User::new();
     user.file("a.rs", "// TODO: one\n// TODO: two\n");
