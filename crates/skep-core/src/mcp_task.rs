@@ -29,8 +29,6 @@ pub struct Holder(pub String);
 pub struct NewMcpTask {
     /// Its name, unique in the namespace.
     pub id: McpTaskId,
-    /// The principal that made the call.
-    pub principal: String,
     /// The parameters of the call, JSON.
     pub request: String,
     /// Whether the call may be repeated after its hub was lost in the middle of it.
@@ -117,9 +115,9 @@ pub enum Refused {
 }
 
 impl McpTask {
-    /// A task that `holder` begins to run now, and holds for `hold`.
-    pub fn new(new: NewMcpTask, holder: Holder, hold: Duration, now: Timestamp) -> McpTask {
-        let NewMcpTask { id, principal, request, may_repeat } = new;
+    /// A principal's task that `holder` begins to run now, and holds for `hold`.
+    pub fn new(principal: String, new: NewMcpTask, holder: Holder, hold: Duration, now: Timestamp) -> McpTask {
+        let NewMcpTask { id, request, may_repeat } = new;
         McpTask {
             id,
             principal,
@@ -180,9 +178,9 @@ impl McpTask {
 }
 
 /// Whether a task may be made of this.
-pub(crate) fn check_new(new: &NewMcpTask) -> Result<(), Invalid> {
+pub(crate) fn check_new(principal: &str, new: &NewMcpTask) -> Result<(), Invalid> {
     limits::check_name("the task", &new.id.0)?;
-    limits::check_bytes("the principal", new.principal.len(), limits::NAME_BYTES_MAX)?;
+    limits::check_bytes("the principal", principal.len(), limits::NAME_BYTES_MAX)?;
     limits::check_bytes("the request", new.request.len(), MCP_TASK_REQUEST_BYTES_MAX)
 }
 

@@ -30,7 +30,7 @@ use std::{
 
 use ignore::DirEntry;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, flock};
-use skep_mcp::server::local;
+use skep_core::policy::{self, Permit};
 use skep_sandbox::Piece;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -74,10 +74,11 @@ pub struct Context {
     pub allowed: Duration,
     /// When the call must have ended.
     pub deadline: Instant,
-    /// Who calls: whose turn it is in the queue of an MCP server, and whose process it is where one is not shared.
-    pub caller: Arc<str>,
-    /// On whose behalf: what belongs to one principal is shown to no other.
-    pub principal: Arc<str>,
+    /// Who calls, and the proof that they may: what belongs to one principal is shown to no other.
+    pub permit: Permit<policy::Call>,
+    /// The session that the call belongs to, if it does: whose turn it is in the queue of an MCP server, and whose process it
+    /// is where one is not shared.
+    pub session: Option<Arc<str>>,
     /// Hears what a command prints while it runs.
     pub sink: Option<mpsc::Sender<Piece>>,
     /// Where a large answer has its memory from.
@@ -86,15 +87,19 @@ pub struct Context {
 
 impl Context {
     /// The context of one call. The deadline is set when the call is made.
-    pub fn new(workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
-        let (allowed, deadline) = (Duration::ZERO, Instant::now());
-        let (caller, principal, room) = (local(), local(), Room::default());
-        Context { workspace, outputs, cancel, allowed, deadline, caller, principal, sink: None, room }
+    pub fn new(permit: Permit<policy::Call>, workspace: Dir, outputs: Outputs, cancel: CancellationToken) -> Context {
+        let (allowed, deadline, room) = (Duration::ZERO, Instant::now(), Room::default());
+        Context { workspace, outputs, cancel, allowed, deadline, permit, session: None, sink: None, room }
     }
 
-    /// The same for this caller.
-    pub fn of(self, caller: Arc<str>, principal: Arc<str>) -> Context {
-        Context { caller, principal, ..self }
+    /// Who calls.
+    pub fn principal(&self) -> &Arc<str> {
+        &self.permit.actor().principal
+    }
+
+    /// Whose turn it is in the queue of an MCP server, and whose process it is where one is not shared.
+    pub fn queue(&self) -> &Arc<str> {
+        self.session.as_ref().unwrap_or_else(|| self.principal())
     }
 
     /// The same, with so much time from now.

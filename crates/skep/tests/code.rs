@@ -32,7 +32,12 @@ impl Skep {
         let code: Policy = serde_json::from_value(policy).unwrap();
         let parts = Parts { code, ..Parts::new(SandboxOnDemand::new(config)) };
         let catalogue = Catalogue::new(built_in::all(parts));
-        let context = Context::new(workspace, Outputs::new(outputs, "task"), CancellationToken::new());
+        let context = Context::new(
+            skep::hub::principals::local().permit().unwrap(),
+            workspace,
+            Outputs::new(outputs, "task"),
+            CancellationToken::new(),
+        );
         Skep { directory, catalogue, context }
     }
 

@@ -141,7 +141,12 @@ impl Skep {
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let catalogue = Catalogue::new(built_in::all(Parts::new(SandboxOnDemand::new(config))));
-        let context = Context::new(workspace, Outputs::new(outputs, ""), CancellationToken::new());
+        let context = Context::new(
+            skep::hub::principals::local().permit().unwrap(),
+            workspace,
+            Outputs::new(outputs, ""),
+            CancellationToken::new(),
+        );
         Skep { directory, catalogue, context }
     }
 

@@ -12,7 +12,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use skep::{
     config::servers::{Command, Filter, Transport, Upstream},
-    hub::upstreams::{Options, State, UpstreamError, Upstreams},
+    hub::{
+        principals,
+        upstreams::{Options, Restarts, State, UpstreamError, Upstreams},
+    },
 };
 use skep_mcp::{client::CallError, server::Members};
 
@@ -323,7 +326,7 @@ async fn a_server_that_fails_to_start_again_and_again_is_left_alone_until_somebo
     };
     assert!(error.contains("it failed to start 5 times in a row") && error.contains("cannot find my key"), "{error}");
     assert_eq!(fixture.upstreams.servers()[0].starts, 5);
-    fixture.upstreams.restart("bad", None).await.unwrap();
+    fixture.upstreams.restart("bad", &Restarts::All(principals::local().permit().unwrap())).await.unwrap();
     assert!(fixture.call("pid").await.unwrap_err().to_string().contains("it failed to start: "));
     fixture.upstreams.close().await;
 }
@@ -546,7 +549,7 @@ async fn no_server_is_started_for_a_list_that_is_known_and_one_that_was_started_
     fixture.pid().await;
     assert_eq!(tools().await, 3);
     assert!(listed.exists(), "it was started, and may be another version");
-    fixture.upstreams.restart("bad", None).await.unwrap();
+    fixture.upstreams.restart("bad", &Restarts::All(principals::local().permit().unwrap())).await.unwrap();
     let starts = fixture.starts();
     assert_eq!(tools().await, 3);
     assert_eq!(fixture.starts(), starts + 1, "the operator wants to see what it is now");

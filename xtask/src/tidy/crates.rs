@@ -7,7 +7,7 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("skep-core", &[]),
     ("skep-sandbox", &[]),
     ("skep-mcp", &[]),
-    ("skep-tools", &["skep-mcp", "skep-sandbox"]),
+    ("skep-tools", &["skep-core", "skep-mcp", "skep-sandbox"]),
     ("skep-plan", &["skep-tools"]),
     ("skep", &["skep-core", "skep-mcp", "skep-plan", "skep-sandbox", "skep-tools"]),
 ];
@@ -57,8 +57,9 @@ mod tests {
             ),
             (
                 "crates/skep-tools/Cargo.toml",
-                "[dependencies]\nskep-mcp.workspace = true\n\nskep-core.workspace = true\n",
+                "[dependencies]\nskep-mcp.workspace = true\n\nskep-plan.workspace = true\n",
             ),
+            ("crates/skep-plan/Cargo.toml", "[dependencies]\nskep-tools.workspace = true\n"),
             ("crates/skep-mcp/Cargo.toml", "[dev-dependencies]\nskep-core = { path = \"../skep-core\" }\n"),
             ("crates/skep/Cargo.toml", "[dependencies]\nskep-core.workspace = true\nskep-tools.workspace = true\n"),
         ]);

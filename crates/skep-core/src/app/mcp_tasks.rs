@@ -1,6 +1,6 @@
 //! Operations on MCP tasks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::App;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     db::{DbError, Tx},
     limits::{Invalid, MCP_TASKS_BYTES_MAX, MCP_TASKS_MAX},
     mcp_task::{Holder, McpTask, McpTaskId, NewMcpTask, Refused, State, check_new, check_state},
-    policy::Permit,
+    policy::{Call, Permit},
 };
 
 /// Tasks that are taken over at once; the others come with the next look.
@@ -42,20 +42,21 @@ pub enum McpTaskError {
 }
 
 impl App {
-    /// Add a task for a call that `holder` runs, and holds for `hold` from now. A principal may have
+    /// Add a task for a call of the actor's that `holder` runs, and holds for `hold` from now. A principal may have
     /// [`MCP_TASKS_MAX`] tasks and [`MCP_TASKS_BYTES_MAX`] bytes of them.
     pub async fn create_mcp_task(
         &self,
-        permit: &Permit,
+        permit: &Permit<Call>,
         new: NewMcpTask,
         holder: &Holder,
         hold: Duration,
     ) -> Result<McpTask, McpTaskError> {
-        check_new(&new)?;
+        let principal = permit.actor().principal.to_string();
+        check_new(&principal, &new)?;
         let (bytes, holder) = (new.request.len(), holder.clone());
         let create = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let task = McpTask::new(new.clone(), holder.clone(), hold, now);
+            let task = McpTask::new(principal.clone(), new.clone(), holder.clone(), hold, now);
             let (count, bytes) = tx.count_mcp_tasks(&task.principal).await?;
             if count >= MCP_TASKS_MAX {
                 return Err(McpTaskError::TooMany);
@@ -96,17 +97,16 @@ impl App {
         self.db.write_bytes(permit.namespace(), bytes, report).await
     }
 
-    /// Cancel a principal's task. One that is over stays as it is. Returns the task, and whether it was cancelled now.
+    /// Cancel a task of the actor's. One that is over stays as it is. Returns the task, and whether it was cancelled now.
     pub async fn cancel_mcp_task(
         &self,
-        permit: &Permit,
-        principal: &str,
+        permit: &Permit<Call>,
         id: &McpTaskId,
     ) -> Result<(McpTask, bool), McpTaskError> {
-        let (id, principal) = (id.clone(), principal.to_owned());
+        let (id, principal) = (id.clone(), Arc::clone(&permit.actor().principal));
         let cancel = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let task = tx.mcp_task(&id).await?.filter(|task| task.principal == principal);
+            let task = tx.mcp_task(&id).await?.filter(|task| *task.principal == *principal);
             let mut task = task.ok_or(McpTaskError::Unknown)?;
             let cancelled = task.cancel(now).is_ok();
             if cancelled {

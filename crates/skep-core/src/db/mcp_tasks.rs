@@ -3,7 +3,10 @@
 //! A task that has expired is not there for anybody, and then it is deleted. A hub whose clock is ahead must not take it
 //! away from the others before, so it has expired when its time has passed for certain ([`Tx::surely_past`]).
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use super::{
     Db, DbError, Doing, Tx,
@@ -13,8 +16,9 @@ use super::{
     table::{Column, Table},
 };
 use crate::{
-    Namespace, Timestamp,
+    Timestamp,
     mcp_task::{Holder, McpTask, McpTaskId, State},
+    policy::{Call, Permit},
 };
 
 /// The columns of an MCP task, in the order of [`values_of`] and of [`from_row`].
@@ -107,18 +111,13 @@ impl Tx<'_> {
 }
 
 impl Db {
-    /// A principal's task, as it is now; `None` also for one that has expired.
-    pub async fn mcp_task(
-        &self,
-        namespace: &Namespace,
-        principal: &str,
-        id: &McpTaskId,
-    ) -> Result<Option<McpTask>, DbError> {
+    /// A task of the actor's, as it is now; `None` also for one that has expired.
+    pub async fn mcp_task(&self, permit: &Permit<Call>, id: &McpTaskId) -> Result<Option<McpTask>, DbError> {
         let passed = self.now().surely();
-        let (principal, id) = (principal.to_owned(), id.0.clone());
+        let (principal, id) = (Arc::clone(&permit.actor().principal), id.0.clone());
         let sql = TABLE.select("id = $2 and principal = $3 and expires > $4");
-        let tasks = self.read_in(namespace, async move |db, namespace| {
-            db.all(&sql, values![namespace, &id, &principal, passed.0], from_row).await.doing("read an MCP task")
+        let tasks = self.read_in(permit.namespace(), async move |db, namespace| {
+            db.all(&sql, values![namespace, &id, &*principal, passed.0], from_row).await.doing("read an MCP task")
         });
         Ok(tasks.await?.pop())
     }

@@ -148,9 +148,10 @@ async fn every_damaged_row_is_named_and_no_other() {
         for name in ["e", "f"] {
             every_state(&app, name).await;
         }
-        let call =
-            NewMcpTask { id: McpTaskId("m".into()), principal: "p".into(), request: "{}".into(), may_repeat: true };
-        app.create_mcp_task(&permit(), call, &skep_core::mcp_task::Holder("h".into()), GRACE).await.unwrap();
+        let call = NewMcpTask { id: McpTaskId("m".into()), request: "{}".into(), may_repeat: true };
+        app.create_mcp_task(&permit().actor().permit().unwrap(), call, &skep_core::mcp_task::Holder("h".into()), GRACE)
+            .await
+            .unwrap();
         assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
 
         for (sql, _) in DAMAGES {

@@ -4,6 +4,7 @@ use skep_core::{
     app::{McpTaskError, TAKEN_OVER_MAX},
     limits::{self, Invalid, MCP_TASK_KEPT, MCP_TASK_TIME_MAX},
     mcp_task::{Holder, McpTask, McpTaskId, NewMcpTask, Refused, State},
+    policy::Call,
 };
 
 use super::*;
@@ -18,13 +19,21 @@ fn name(id: &str) -> McpTaskId {
     McpTaskId(id.into())
 }
 
-fn new_call(id: &str, principal: &str) -> NewMcpTask {
+fn new_call(id: &str) -> NewMcpTask {
     let request = r#"{"name":"sleep","arguments":{"s": 1.50}}"#.to_owned();
-    NewMcpTask { id: name(id), principal: principal.to_owned(), request, may_repeat: true }
+    NewMcpTask { id: name(id), request, may_repeat: true }
 }
 
-async fn create(app: &Hub, new: NewMcpTask, at: Timestamp) -> Result<McpTask, McpTaskError> {
-    app.at(at).create_mcp_task(&permit(), new, &hub("a"), HOLD).await
+fn caller(principal: &str) -> Permit<Call> {
+    caller_in("main", principal)
+}
+
+fn caller_in(namespace: &str, principal: &str) -> Permit<Call> {
+    Actor::member(principal, Namespace::team(namespace)).permit().unwrap()
+}
+
+async fn create(app: &Hub, principal: &str, new: NewMcpTask, at: Timestamp) -> Result<McpTask, McpTaskError> {
+    app.at(at).create_mcp_task(&caller(principal), new, &hub("a"), HOLD).await
 }
 
 async fn report(app: &Hub, id: &str, by: (&str, u32), state: State, at: Timestamp) -> Result<McpTask, McpTaskError> {
@@ -32,7 +41,7 @@ async fn report(app: &Hub, id: &str, by: (&str, u32), state: State, at: Timestam
 }
 
 async fn read(app: &Hub, principal: &str, id: &str, at: Timestamp) -> Option<McpTask> {
-    app.at(at).db.mcp_task(permit().namespace(), principal, &name(id)).await.unwrap()
+    app.at(at).db.mcp_task(&caller(principal), &name(id)).await.unwrap()
 }
 
 async fn take_over(app: &Hub, by: &str, at: Timestamp) -> Vec<McpTask> {
@@ -42,7 +51,7 @@ async fn take_over(app: &Hub, by: &str, at: Timestamp) -> Vec<McpTask> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_comes_back_byte_for_byte_and_an_end_is_final() {
     on_every_database(async |app| {
-        let made = create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        let made = create(&app, "ann", new_call("t"), NOW).await.unwrap();
         assert_eq!(
             (made.attempt, &made.state, made.created, made.expires),
             (1, &State::Working, NOW, NOW.after(MCP_TASK_TIME_MAX))
@@ -57,7 +66,7 @@ async fn a_result_comes_back_byte_for_byte_and_an_end_is_final() {
 
         let again = report(&app, "t", ("a", 1), State::Working, LATER).await;
         assert!(matches!(again, Err(McpTaskError::Refused(Refused::Over))), "{again:?}");
-        let (cancelled, changed) = app.at(LATER).cancel_mcp_task(&permit(), "ann", &name("t")).await.unwrap();
+        let (cancelled, changed) = app.at(LATER).cancel_mcp_task(&caller("ann"), &name("t")).await.unwrap();
         assert_eq!((cancelled.state, changed), (result, false), "it was over");
     })
     .await;
@@ -66,11 +75,11 @@ async fn a_result_comes_back_byte_for_byte_and_an_end_is_final() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_its_principals_alone() {
     on_every_database(async |app| {
-        create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        create(&app, "ann", new_call("t"), NOW).await.unwrap();
         assert_eq!(read(&app, "bob", "t", NOW).await, None);
-        let cancelled = app.cancel_mcp_task(&permit(), "bob", &name("t")).await;
+        let cancelled = app.cancel_mcp_task(&caller("bob"), &name("t")).await;
         assert!(matches!(cancelled, Err(McpTaskError::Unknown)), "{cancelled:?}");
-        let elsewhere = app.cancel_mcp_task(&permit_in("other"), "ann", &name("t")).await;
+        let elsewhere = app.cancel_mcp_task(&caller_in("other", "ann"), &name("t")).await;
         assert!(matches!(elsewhere, Err(McpTaskError::Unknown)), "{elsewhere:?}");
         assert_eq!(read(&app, "ann", "t", NOW).await.unwrap().state, State::Working);
     })
@@ -81,7 +90,7 @@ async fn a_task_is_its_principals_alone() {
 async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
     on_every_database(async |app| {
         for id in ["kept", "lost", "done"] {
-            create(&app, new_call(id, "ann"), NOW).await.unwrap();
+            create(&app, "ann", new_call(id), NOW).await.unwrap();
         }
         report(&app, "done", ("a", 1), State::Completed("{}".into()), NOW).await.unwrap();
         let half = NOW.after(HOLD / 2);
@@ -109,8 +118,8 @@ async fn what_nobody_holds_is_taken_over_and_its_former_holder_is_not_heard() {
 async fn a_hold_from_before_a_clock_was_put_back_does_not_keep_a_task() {
     on_every_database(async |app| {
         let ahead = NOW.after(Duration::from_secs(3600));
-        create(&app, new_call("t", "ann"), ahead).await.unwrap();
-        create(&app, new_call("ahead", "ann"), NOW.after(HOLD / 2)).await.unwrap();
+        create(&app, "ann", new_call("t"), ahead).await.unwrap();
+        create(&app, "ann", new_call("ahead"), NOW.after(HOLD / 2)).await.unwrap();
         let taken = take_over(&app, "b", NOW).await;
         assert_eq!(
             taken.iter().map(|task| task.id.0.as_str()).collect::<Vec<_>>(),
@@ -124,8 +133,8 @@ async fn a_hold_from_before_a_clock_was_put_back_does_not_keep_a_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_is_held_by_nobody() {
     on_every_database(async |app| {
-        create(&app, new_call("t", "ann"), NOW).await.unwrap();
-        let (cancelled, changed) = app.cancel_mcp_task(&permit(), "ann", &name("t")).await.unwrap();
+        create(&app, "ann", new_call("t"), NOW).await.unwrap();
+        let (cancelled, changed) = app.cancel_mcp_task(&caller("ann"), &name("t")).await.unwrap();
         assert_eq!((cancelled.state, changed), (State::Cancelled, true));
         assert_eq!(app.hold_mcp_tasks(&permit(), &hub("a"), vec![name("t")], HOLD).await.unwrap(), []);
         assert_eq!(take_over(&app, "b", LATER).await, []);
@@ -139,7 +148,7 @@ async fn a_cancelled_task_is_held_by_nobody() {
 async fn an_expired_task_cannot_be_seen_and_is_then_gone() {
     on_every_database(async |app| {
         for id in ["runs", "ended"] {
-            create(&app, new_call(id, "ann"), NOW).await.unwrap();
+            create(&app, "ann", new_call(id), NOW).await.unwrap();
         }
         report(&app, "ended", ("a", 1), State::Completed("{}".into()), NOW).await.unwrap();
         let end = NOW.after(MCP_TASK_KEPT);
@@ -159,7 +168,7 @@ async fn an_expired_task_cannot_be_seen_and_is_then_gone() {
 async fn however_many_tasks_have_expired_all_go() {
     on_every_database(async |app| {
         for n in 0..250 {
-            create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap();
+            create(&app, "ann", new_call(&n.to_string()), NOW).await.unwrap();
         }
         assert_eq!(app.at(NOW.after(MCP_TASK_TIME_MAX)).expire_mcp_tasks(&permit()).await.unwrap(), 250);
         assert_eq!(read(&app, "ann", "7", NOW).await, None);
@@ -175,7 +184,7 @@ async fn a_hub_whose_clock_may_be_ahead_takes_no_task_away_before_its_time() {
     on_every_address(async |address| {
         let app = open(address, Limits::default()).await;
         let ahead = Hub { app: App::new(Db::open(address, limits.clone()).await.unwrap()), clock: clock.clone() };
-        create(&app, new_call("t", "ann"), NOW).await.unwrap();
+        create(&app, "ann", new_call("t"), NOW).await.unwrap();
         let end = NOW.after(MCP_TASK_TIME_MAX);
         // What the hub thinks that the time is, while it may still be `ERROR` less.
         let late = Timestamp(end.after(ERROR).0 - 1);
@@ -189,7 +198,7 @@ async fn a_hub_whose_clock_may_be_ahead_takes_no_task_away_before_its_time() {
         assert_eq!(read(&ahead, "ann", "t", kept).await, None);
         assert_eq!(ahead.expire_mcp_tasks(&permit()).await.unwrap(), 1);
 
-        create(&app, new_call("released", "ann"), NOW).await.unwrap();
+        create(&app, "ann", new_call("released"), NOW).await.unwrap();
         app.release_mcp_task(&permit(), &name("released"), &hub("a")).await.unwrap();
         assert_eq!(take_over(&ahead, "b", NOW).await.len(), 1, "what was released is free at once");
     })
@@ -202,17 +211,17 @@ async fn a_principal_has_so_many_tasks_and_so_many_bytes() {
         let mut creating = tokio::task::JoinSet::new();
         for n in 0..limits::MCP_TASKS_MAX {
             let app = app.clone();
-            creating.spawn(async move { create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap() });
+            creating.spawn(async move { create(&app, "ann", new_call(&n.to_string()), NOW).await.unwrap() });
         }
         creating.join_all().await;
-        let more = create(&app, new_call("more", "ann"), NOW).await;
+        let more = create(&app, "ann", new_call("more"), NOW).await;
         assert!(matches!(more, Err(McpTaskError::TooMany)), "{more:?}");
-        create(&app, new_call("bobs", "bob"), NOW).await.unwrap();
-        create(&app, new_call("more", "ann"), NOW.after(MCP_TASK_TIME_MAX)).await.unwrap();
+        create(&app, "bob", new_call("bobs"), NOW).await.unwrap();
+        create(&app, "ann", new_call("more"), NOW.after(MCP_TASK_TIME_MAX)).await.unwrap();
         assert_eq!(take_over(&app, "b", LATER).await.len(), TAKEN_OVER_MAX);
 
         let request = "x".repeat(limits::MCP_TASK_REQUEST_BYTES_MAX + 1);
-        let large = create(&app, NewMcpTask { request, ..new_call("large", "bob") }, NOW).await;
+        let large = create(&app, "bob", NewMcpTask { request, ..new_call("large") }, NOW).await;
         assert!(matches!(large, Err(McpTaskError::Invalid(Invalid::TooLarge { .. }))), "{large:?}");
         let result = |bytes| State::Completed("x".repeat(bytes));
         let large = report(&app, "bobs", ("a", 1), result(limits::MCP_TASK_CONTENT_BYTES_MAX + 1), NOW).await;
@@ -227,7 +236,7 @@ async fn results_that_no_longer_fit_are_refused_but_a_failure_is_always_kept() {
         let content = || State::Completed("x".repeat(limits::MCP_TASK_CONTENT_BYTES_MAX));
         let fitting = limits::MCP_TASKS_BYTES_MAX / limits::MCP_TASK_CONTENT_BYTES_MAX;
         for n in 0..fitting {
-            create(&app, new_call(&n.to_string(), "ann"), NOW).await.unwrap();
+            create(&app, "ann", new_call(&n.to_string()), NOW).await.unwrap();
         }
         let last = (fitting - 1).to_string();
         for n in 0..fitting - 1 {

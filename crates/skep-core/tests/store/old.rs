@@ -59,7 +59,8 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
             let bytes = app.db.artefact(main.namespace(), &id(&format!("{name}-completed")), "out/f").await.unwrap();
             assert_eq!(bytes.as_deref(), Some(name.as_bytes()));
         }
-        let done = app.db.mcp_task(main.namespace(), "ann", &McpTaskId("done".into())).await.unwrap().unwrap();
+        let ann = Actor::member("ann", main.namespace().clone()).permit().unwrap();
+        let done = app.db.mcp_task(&ann, &McpTaskId("done".into())).await.unwrap().unwrap();
         assert_eq!(done.state, McpState::Completed("{\"x\": 1.50}".into()));
 
         let numbers = async |permit: &Permit| {

@@ -88,7 +88,7 @@ impl Handler for Relay {
     }
 
     fn principal(&self) -> &str {
-        &self.0.caller().principal
+        self.0.caller().principal.name()
     }
 
     fn keep(&self, held: Held) {

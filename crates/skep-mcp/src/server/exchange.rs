@@ -97,7 +97,7 @@ impl Exchange {
                 None if size(&outcome) <= SMALL_BYTES => Poll::Ready(Step::Done(outcome, None)),
                 None => {
                     let held = self.peer.take_held();
-                    let (outcome, held) = count(outcome, held, &self.peer.caller().principal, memories);
+                    let (outcome, held) = count(outcome, held, self.peer.caller().principal.name(), memories);
                     Poll::Ready(Step::Done(outcome, held))
                 }
             },

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 pub use self::fields::{Fields, text};
 pub use super::modern::Known;
 use super::{
-    Server, Share, code, local,
+    Principal, Server, Share, code, local,
     sink::{self, Text},
 };
 use crate::message::{ErrorObject, parse};
@@ -45,7 +45,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Who the caller is, as whoever stands before this router found out: an extension of the request. Without it all callers are
 /// one ([`local`]).
 #[derive(Clone, Debug)]
-pub struct Principal(pub Arc<str>);
+pub struct Identified(pub Arc<dyn Principal>);
 
 /// `/mcp` for Streamable HTTP of every revision; `/sse` and `/messages` for HTTP+SSE (2024-11-05).
 pub fn router(server: Server) -> Router {
@@ -75,7 +75,7 @@ pub async fn answer_post(
     server: &Server,
     headers: &Fields<'_>,
     body: &[u8],
-    principal: &Arc<str>,
+    principal: &Arc<dyn Principal>,
     share: Option<Share>,
     known: &mut Known,
 ) -> Reply {
@@ -92,8 +92,8 @@ pub async fn answer_post(
     }
 }
 
-fn principal(request: &HttpRequest) -> Arc<str> {
-    request.extensions().get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0))
+fn principal(request: &HttpRequest) -> Arc<dyn Principal> {
+    request.extensions().get::<Identified>().map_or_else(local, |principal| Arc::clone(&principal.0))
 }
 
 async fn read_body(server: &Server, body: Body) -> Result<Bytes, Refusal> {

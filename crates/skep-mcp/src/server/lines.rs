@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Server, Share, code, local,
+    Principal, Server, Share, code, local,
     rate::Rate,
     session::{Customs, Session},
     sink::{self, Outbox, Sink, Text, Unwritten},
@@ -39,7 +39,7 @@ pub type Finish = fn(&str, Box<RawValue>) -> Box<RawValue>;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Who the transport says the caller is.
-    pub principal: Arc<str>,
+    pub principal: Arc<dyn Principal>,
     /// Requests of a caller that never sends `initialize` are taken as this revision's; `None` refuses them.
     pub unannounced: Option<Revision>,
     /// Whether there is a method `batch`, and lists of messages are taken in every revision.
@@ -74,7 +74,7 @@ pub async fn serve(
     options: Options,
 ) -> io::Result<()> {
     let Options { principal, unannounced, has_batch_method, finish, requests_per_second_max, memory } = options;
-    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(&principal));
+    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(principal.name()));
     let customs = Customs { unannounced, has_batch_method, finish, is_dual: true };
     let session = Session::new(&server.inner, principal, to.clone(), customs);
     let _closed_at_the_end = session.closed().clone().drop_guard();

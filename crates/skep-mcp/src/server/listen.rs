@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Change, Inner, Members, Watch, code,
+    Caller, Change, Inner, Members, Principal, Watch, code,
     modern::{Answer, Frame},
     sink::{self, Text},
     tasks::{self, Task, Tasks},
@@ -38,7 +38,7 @@ pub(super) struct Listener {
     ended: bool,
     server: Arc<Inner>,
     stop: CancellationToken,
-    principal: Arc<str>,
+    principal: Arc<dyn Principal>,
     gone: broadcast::Receiver<Arc<str>>,
     _counted: OwnedSemaphorePermit,
 }
@@ -159,7 +159,7 @@ impl Listener {
                 biased;
                 () = self.stop.cancelled() => self.end(),
                 gone = self.gone.recv() => match gone {
-                    Ok(principal) if principal != self.principal => {}
+                    Ok(principal) if *principal != *self.principal.name() => {}
                     Ok(_) | Err(_) => self.end(),
                 },
                 changed = WatchedTasks::next(&mut self.tasks) => self.changed(changed),
@@ -184,7 +184,7 @@ impl Listener {
         let _reading = self.server.reading.acquire().await;
         let Some(task) = self.task(id).await else { return Ok(None) };
         let text = self.text("notifications/tasks", task.detailed());
-        let Some(memory) = self.server.limits.memories.of(&self.principal) else { return Ok(Some(text.into())) };
+        let Some(memory) = self.server.limits.memories.of(self.principal.name()) else { return Ok(Some(text.into())) };
         let mut held = None;
         memory.hold(&mut held, text.len())?;
         Ok(Some(Text::from(text).holding(held)))

@@ -23,17 +23,13 @@ mod members;
 mod modern;
 mod park;
 mod peer;
+mod principal;
 mod rate;
 mod session;
 pub(crate) mod sink;
 pub mod tasks;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::{
     Value,
@@ -45,6 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     members::Members,
     peer::{Level, Peer},
+    principal::{LOCAL, Named, Principal, local},
 };
 use crate::{
     framing::Memories,
@@ -163,7 +160,7 @@ pub struct Caller {
     /// `ClientCapabilities`, as declared.
     pub capabilities: Arc<Value>,
     /// Who the transport says it is.
-    pub principal: Arc<str>,
+    pub principal: Arc<dyn Principal>,
     /// Its session or connection; `None` for a stateless request.
     pub session: Option<Arc<str>>,
 }
@@ -383,7 +380,7 @@ impl Server {
     }
 
     /// Let this principal in no more: what it has opened over HTTP ends, sessions with all that runs in them, and listeners.
-    pub fn turn_out(&self, principal: &Arc<str>) {
+    pub fn revoke(&self, principal: &Arc<str>) {
         self.inner.sessions.close_of(principal);
         let _ = self.inner.gone.send(Arc::clone(principal)); // nobody may listen
     }
@@ -416,15 +413,6 @@ fn check_uri(uri: &str) -> Result<(), ErrorObject> {
         return Err(ErrorObject::new(code::INVALID_PARAMS, message));
     }
     Ok(())
-}
-
-/// The principal of callers whom nobody tells apart.
-pub const LOCAL: &str = "local";
-
-/// [`LOCAL`], to be kept.
-pub fn local() -> Arc<str> {
-    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| LOCAL.into());
-    Arc::clone(&NAME)
 }
 
 /// An unguessable name: 128 bits in hexadecimal digits, which are fit for a header (Streamable HTTP, 2025-11-25).

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Call, Caller, Inner, Members, Outcome, code,
+    Call, Caller, Inner, Members, Outcome, Principal, code,
     convert::{self, Of},
     exchange::{Exchange, Step, count},
     listen::Listener,
@@ -63,7 +63,7 @@ pub(super) struct Opened<'a> {
 
 impl<'a> Opened<'a> {
     /// `known`: what is known of whoever sent it.
-    pub(super) fn new(request: &'a Arc<Request>, principal: &Arc<str>, known: &mut Known) -> Opened<'a> {
+    pub(super) fn new(request: &'a Arc<Request>, principal: &Arc<dyn Principal>, known: &mut Known) -> Opened<'a> {
         let params = params_of(request);
         let introduced = known.introduce(params.get("_meta"), principal);
         Opened { request, params, introduced }
@@ -99,10 +99,11 @@ impl Known {
     fn introduce(
         &mut self,
         meta: Option<&RawValue>,
-        principal: &Arc<str>,
+        principal: &Arc<dyn Principal>,
     ) -> Result<(Arc<Caller>, Terms), ErrorObject> {
+        // Of two callers with one name, one may have other rights.
         let is_same = |known: &&Introduction| {
-            meta.is_some_and(|meta| meta.get() == known.text.get()) && known.caller.principal == *principal
+            meta.is_some_and(|meta| meta.get() == known.text.get()) && Arc::ptr_eq(&known.caller.principal, principal)
         };
         if let Some(Introduction { caller, level, .. }) = self.0.as_ref().filter(is_same) {
             return Ok((Arc::clone(caller), Terms { progress: None, level: *level }));
@@ -225,11 +226,11 @@ async fn try_begin(server: &Arc<Inner>, opened: Opened<'_>) -> Result<Begun, Err
                 // As many as are read at once are in memory before they are counted.
                 let _reading = server.reading.acquire().await;
                 let outcome = tasks.answer(method, &params, &caller).await;
-                let (outcome, held) = count(outcome, None, &caller.principal, &server.limits.memories);
+                let (outcome, held) = count(outcome, None, caller.principal.name(), &server.limits.memories);
                 return Ok(Begun::Answered(answered(server, request, (outcome, held), Of::Server)));
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
-            let identity = || Identity::new(&caller.principal, method, &params);
+            let identity = || Identity::new(caller.principal.name(), method, &params);
             let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
@@ -296,7 +297,7 @@ fn answered(server: &Inner, request: &Request, (outcome, held): (Outcome, Option
 }
 
 /// Who asks, and on what terms (2026-07-28, request metadata).
-pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<str>) -> Result<(Caller, Terms), ErrorObject> {
+pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<dyn Principal>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");
         ErrorObject::new(code::INVALID_PARAMS, message)
@@ -444,7 +445,8 @@ impl Running {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
         let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
-        let identity = Identity::new(&exchange.caller().principal, &self.request.method, &params_of(&self.request));
+        let identity =
+            Identity::new(exchange.caller().principal.name(), &self.request.method, &params_of(&self.request));
         let bytes = self.request.params.as_deref().map_or(0, |params| params.get().len());
         let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
         let outcome = parked.and_then(|state| {
@@ -472,7 +474,7 @@ mod tests {
     #[test]
     fn only_the_same_words_of_the_same_principal_are_not_read_again() {
         let mut known = Known::default();
-        let [ann, bob]: [Arc<str>; 2] = ["ann".into(), "bob".into()];
+        let [ann, bob] = ["ann", "bob"].map(|name| Arc::new(super::super::Named(name.into())) as Arc<dyn Principal>);
         let mut introduce = |meta: &RawValue, principal| known.introduce(Some(meta), principal);
         let (plain, progress) = (meta(&json!({})), meta(&json!({ "progressToken": 7 })));
         let (first, terms) = introduce(&plain, &ann).unwrap();
@@ -480,10 +482,10 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &again));
         assert_eq!((terms.level, terms_again.level), (Some(Level::Error), Some(Level::Error)));
         let (caller, terms) = introduce(&progress, &ann).unwrap();
-        assert_eq!((terms.progress.unwrap().get(), &*caller.principal), ("7", "ann"));
+        assert_eq!((terms.progress.unwrap().get(), caller.principal.name()), ("7", "ann"));
         let (again, terms) = introduce(&plain, &ann).unwrap();
         assert!(Arc::ptr_eq(&first, &again) && terms.progress.is_none(), "progress was wanted by that request alone");
-        assert_eq!(&*introduce(&plain, &bob).unwrap().0.principal, "bob");
+        assert_eq!(introduce(&plain, &bob).unwrap().0.principal.name(), "bob");
         let other = meta(&json!({ CLIENT_CAPABILITIES: {} }));
         assert_eq!(*introduce(&other, &bob).unwrap().0.capabilities, json!({}));
         assert!(introduce(&meta(&json!({ PROTOCOL_VERSION: "2025-11-25" })), &bob).is_err());

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BoxFuture, Call, Caller, Change, Inner, Level, Members, Outcome, Watch, code, convert,
+    BoxFuture, Call, Caller, Change, Inner, Level, Members, Outcome, Principal, Watch, code, convert,
     edited::Edited,
     exchange::{Exchange, Step},
     input,
@@ -59,7 +59,7 @@ pub(super) struct Customs {
 pub(super) struct Session {
     server: Arc<Inner>,
     pub(super) id: Arc<str>,
-    pub(super) principal: Arc<str>,
+    pub(super) principal: Arc<dyn Principal>,
     customs: Customs,
     negotiated: OnceLock<Arc<Caller>>,
     level: Mutex<Level>,
@@ -134,7 +134,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    pub(super) fn new(server: &Arc<Inner>, principal: Arc<str>, unsolicited: Sink, customs: Customs) -> Arc<Session> {
+    pub(super) fn new(
+        server: &Arc<Inner>,
+        principal: Arc<dyn Principal>,
+        unsolicited: Sink,
+        customs: Customs,
+    ) -> Arc<Session> {
         let streams = match &unsolicited {
             Sink::Stream(stream) => VecDeque::from([Arc::clone(stream)]),
             _ => VecDeque::new(),
@@ -266,7 +271,7 @@ impl Session {
         let outcome = self.finished(method, outcome);
         let bytes = outcome.as_ref().map_or(0, |result| result.get().len());
         if let (Some(_), SMALL_BYTES..) = (self.customs.finish, bytes)
-            && let Some(memory) = self.server.limits.memories.of(&self.principal)
+            && let Some(memory) = self.server.limits.memories.of(self.principal.name())
             && let Err(none) = memory.hold(&mut held, bytes)
         {
             return (Err(ErrorObject::new(code::BUSY, none.to_string())), None);
@@ -656,11 +661,11 @@ impl Sessions {
         let expired = by_id.extract_if(|_, session| session.is_expired(now, self.idle_max));
         let mut gone: Vec<Arc<Session>> = expired.map(|(_, gone)| gone).collect();
         if by_id.len() >= self.sessions_max {
-            let mut counts = HashMap::from([(&*session.principal, 1_usize)]);
-            by_id.values().for_each(|session| *counts.entry(&session.principal).or_default() += 1);
+            let mut counts = HashMap::from([(session.principal.name(), 1_usize)]);
+            by_id.values().for_each(|session| *counts.entry(session.principal.name()).or_default() += 1);
             let idle = by_id.values().filter_map(|session| Some((session.idle_since()?, session)));
             let longest =
-                idle.max_by_key(|(since, session)| (counts.get(&*session.principal), std::cmp::Reverse(*since)));
+                idle.max_by_key(|(since, session)| (counts.get(session.principal.name()), std::cmp::Reverse(*since)));
             let longest = longest.map(|(_, session)| Arc::clone(&session.id));
             gone.extend(longest.and_then(|id| by_id.remove(&id)));
         }
@@ -678,7 +683,7 @@ impl Sessions {
 
     /// The session of this id, for the principal that opened it and for nobody else.
     pub(super) fn get(&self, id: &str, principal: &str) -> Option<Arc<Session>> {
-        let session = lock(&self.by_id).get(id).cloned().filter(|session| &*session.principal == principal)?;
+        let session = lock(&self.by_id).get(id).cloned().filter(|session| session.principal.name() == principal)?;
         let is_expired = session.is_expired(Instant::now(), self.idle_max);
         if is_expired {
             self.remove(id);
@@ -696,7 +701,7 @@ impl Sessions {
 
     /// Forget the sessions of a principal and cancel what runs in them.
     pub(super) fn close_of(&self, principal: &str) {
-        let gone: Vec<_> = lock(&self.by_id).extract_if(|_, session| *session.principal == *principal).collect();
+        let gone: Vec<_> = lock(&self.by_id).extract_if(|_, session| session.principal.name() == principal).collect();
         gone.iter().for_each(|(_, session)| session.close());
     }
 

@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BoxFuture, Call, Caller, Inner, Members, Outcome, code, convert,
+    BoxFuture, Call, Caller, Inner, Members, Outcome, Principal, code, convert,
     exchange::{Exchange, Step},
     input, modern,
     peer::{Asked, Event, Ids, Terms, missing_capability},
@@ -63,19 +63,21 @@ const REPORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where tasks are kept. Every operation is durable when it answers, and sees no task that has expired.
 pub trait TaskStore: Send + Sync + 'static {
-    /// Keep a call that this server runs, and hold it. An error says why it is not kept.
-    fn create(&self, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>>;
+    /// Keep a call of this principal that this server runs, and hold it. An error says why it is not kept.
+    fn create(&self, principal: &Arc<dyn Principal>, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>>;
     /// A principal's task.
-    fn get(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>>;
+    fn get(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>>;
     /// Say how far a task of this server is, in this attempt. The end is final.
     fn report(&self, id: &str, attempt: u32, state: State) -> BoxFuture<Result<Task, NotKept>>;
     /// Withdraw a principal's task, unless it is over. Gives it as it is then.
-    fn cancel(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>>;
+    fn cancel(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>>;
     /// Hold these for another [`HOLD`]. Gives those that are still this server's, with their attempts. What is over, was
     /// deleted, or belongs to another is left out.
     fn hold(&self, ids: Vec<String>) -> BoxFuture<Result<Vec<(String, u32)>, ErrorObject>>;
     /// Release a task, so that it can be taken over at once.
     fn release(&self, id: &str) -> BoxFuture<Result<(), ErrorObject>>;
+    /// The principal of this name: a task of it that another process began goes on here.
+    fn principal(&self, name: &Arc<str>) -> Arc<dyn Principal>;
     /// Delete what has expired, and take over some of what nobody holds: it is this server's, working, under the next
     /// attempt.
     fn take_over(&self) -> BoxFuture<Result<Vec<Task>, ErrorObject>>;
@@ -86,8 +88,6 @@ pub trait TaskStore: Send + Sync + 'static {
 pub struct NewTask {
     /// Its name, which nobody can guess.
     pub id: String,
-    /// Whose it is.
-    pub principal: Arc<str>,
     /// The parameters of `tools/call`, `_meta` included.
     pub params: Box<RawValue>,
     /// Whether the call may be made again when nobody knows how far it came.
@@ -307,7 +307,7 @@ impl Tasks {
         }
     }
 
-    pub(super) async fn get(&self, principal: &str, id: &str) -> Result<Task, ErrorObject> {
+    pub(super) async fn get(&self, principal: &Arc<dyn Principal>, id: &str) -> Result<Task, ErrorObject> {
         self.store.get(principal, id).await?.ok_or_else(unknown)
     }
 
@@ -316,7 +316,7 @@ impl Tasks {
         self.changes.subscribe()
     }
 
-    async fn update(&self, principal: &str, id: &str, params: &Members<'_>) -> Outcome {
+    async fn update(&self, principal: &Arc<dyn Principal>, id: &str, params: &Members<'_>) -> Outcome {
         let Some(responses) = params.get("inputResponses").and_then(Members::parse).map(Members::into_owned) else {
             let message = "params.inputResponses is missing: an object of the keys that were asked and their answers";
             return Err(ErrorObject::new(code::INVALID_PARAMS, message));
@@ -338,7 +338,7 @@ impl Tasks {
         }
     }
 
-    async fn cancel(&self, principal: &str, id: &str) -> Outcome {
+    async fn cancel(&self, principal: &Arc<dyn Principal>, id: &str) -> Outcome {
         let task = self.store.cancel(principal, id).await?.ok_or_else(unknown)?;
         if matches!(task.state, State::Cancelled) {
             let run = self.running().remove(id);
@@ -373,11 +373,10 @@ impl Tasks {
             let tool = origin.params.read::<String>("name");
             let new = NewTask {
                 id: unguessable(),
-                principal: Arc::clone(&origin.caller.principal),
                 params: origin.params.clone().into_raw(),
                 may_repeat: tool.is_some_and(|tool| server.service.may_repeat(&tool)),
             };
-            let task = match tasks.store.create(new).await {
+            let task = match tasks.store.create(&origin.caller.principal, new).await {
                 Ok(task) => task,
                 Err(error) => {
                     tracing::debug!(error = error.message, "a call does not become a task");
@@ -388,7 +387,7 @@ impl Tasks {
             let driver = Driver::new(&tasks, &server, &task);
             if became.send(Became::Task(task.handle())).is_err() {
                 // Nobody will ever ask for it.
-                if let Err(error) = tasks.store.cancel(&task.principal, &task.id).await {
+                if let Err(error) = tasks.store.cancel(&origin.caller.principal, &task.id).await {
                     tracing::warn!(error = error.message, "a task whose caller has gone is left to be taken over");
                 }
                 return;
@@ -446,7 +445,8 @@ impl Tasks {
             let mut driver = Driver::new(&tasks, &server, &task);
             tasks.tell(&task.id);
             let is_safe = task.may_repeat && task.attempt <= ATTEMPTS_MAX;
-            let again = if is_safe { read_origin(&task) } else { Err(cut_off(&task)) };
+            let again =
+                if is_safe { read_origin(&task, &tasks.store.principal(&task.principal)) } else { Err(cut_off(&task)) };
             let (origin, terms) = match again {
                 Ok(again) => again,
                 Err(error) => {
@@ -614,12 +614,12 @@ fn ended(outcome: Outcome, params: &Members<'_>) -> State {
 }
 
 /// The call of a task, as it was made: without what belonged to one round of questions.
-fn read_origin(task: &Task) -> Result<(Origin, Terms), ErrorObject> {
+fn read_origin(task: &Task, principal: &Arc<dyn Principal>) -> Result<(Origin, Terms), ErrorObject> {
     let mut params = Members::parse(&task.params).unwrap_or_default();
     params.remove("requestState");
     params.remove("inputResponses");
     let meta = params.get("_meta").and_then(Members::parse).unwrap_or_default();
-    let (caller, terms) = modern::read_meta(&meta, &task.principal)?;
+    let (caller, terms) = modern::read_meta(&meta, principal)?;
     Ok((Origin { params: params.into_owned(), caller: Arc::new(caller) }, terms))
 }
 

@@ -286,7 +286,10 @@ async fn a_question_that_may_belong_to_either_of_two_principals_goes_to_none() {
     let params = json!({ "name": "one__test_elicitation", "arguments": { "message": "?" } });
     let asked = waiting.ask("tools/call", params.clone()).await;
     assert_eq!(asked["result"]["resultType"], "input_required");
-    let options = lines::Options { principal: "somebody else".into(), ..lines::Options::default() };
+    let options = lines::Options {
+        principal: std::sync::Arc::new(skep_mcp::server::Named("somebody else".into())),
+        ..lines::Options::default()
+    };
     let mut agent = Agent { client: hub.connect_with(options, 1 << 20), is_stateless: true, last: 0 };
     let refused = agent.ask("tools/call", params).await;
     assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains("elicitation")), "{refused}");

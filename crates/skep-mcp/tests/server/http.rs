@@ -10,8 +10,8 @@ use axum::{
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use skep_mcp::server::{
-    Limits,
-    http::{Principal, router},
+    Limits, Named,
+    http::{Identified, router},
 };
 use tower::ServiceExt as _;
 
@@ -38,7 +38,8 @@ async fn send_as(
     headers: &[(&str, &str)],
     body: impl ToString,
 ) -> Answer {
-    let mut request = Request::builder().method(method).uri(path).extension(Principal(principal.into()));
+    let mut request =
+        Request::builder().method(method).uri(path).extension(Identified(std::sync::Arc::new(Named(principal.into()))));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

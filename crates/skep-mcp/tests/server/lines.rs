@@ -196,7 +196,13 @@ async fn a_stateless_caller_is_asked_in_the_result_and_the_call_goes_on_when_it_
     assert!(again["result"]["inputRequests"].get(&key).is_some());
     let tampered = client.ask(repeated(3, "Who else?", &state, json!({ &key: { "action": "accept" } }))).await;
     assert_eq!(tampered["error"]["code"], -32602, "other arguments");
-    let mut other = hub.connect_with(lines::Options { principal: "other".into(), ..Default::default() }, 1 << 20);
+    let mut other = hub.connect_with(
+        lines::Options {
+            principal: std::sync::Arc::new(skep_mcp::server::Named("other".into())),
+            ..Default::default()
+        },
+        1 << 20,
+    );
     let stolen = other.ask(repeated(4, "Who?", &state, json!({ &key: { "action": "accept" } }))).await;
     assert_eq!(stolen["error"]["code"], -32602, "another principal");
     // Another connection of the same principal: stateless requests may come on any.

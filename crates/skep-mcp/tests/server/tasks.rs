@@ -16,7 +16,8 @@ use serde_json::{
 use skep_mcp::{
     message::ErrorObject,
     server::{
-        BoxFuture, Call, Caller, Change, Description, Limits, Outcome, Peer, Server, Service, Watch, lines,
+        BoxFuture, Call, Caller, Change, Description, Limits, Named, Outcome, Peer, Principal, Server, Service, Watch,
+        lines,
         tasks::{ATTEMPTS_MAX, NewTask, NotKept, State, Task, TaskStore},
     },
 };
@@ -140,9 +141,13 @@ impl Store {
         Some(task.clone())
     }
 
-    fn owned(&self, principal: &str, id: &str) -> Option<Task> {
-        self.rows.lock().unwrap().get(id).map(|row| row.0.clone()).filter(|task| &*task.principal == principal)
+    fn owned(&self, principal: &Arc<dyn Principal>, id: &str) -> Option<Task> {
+        self.rows.lock().unwrap().get(id).map(|row| row.0.clone()).filter(|task| *task.principal == *principal.name())
     }
+}
+
+fn named(name: &str) -> Arc<dyn Principal> {
+    Arc::new(Named(name.into()))
 }
 
 fn ready<T: Send + 'static>(value: T) -> BoxFuture<T> {
@@ -150,13 +155,14 @@ fn ready<T: Send + 'static>(value: T) -> BoxFuture<T> {
 }
 
 impl TaskStore for Store {
-    fn create(&self, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
+    fn create(&self, principal: &Arc<dyn Principal>, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
         let mut rows = self.rows.lock().unwrap();
         if rows.len() >= self.tasks_max {
             self.refused.add_permits(1);
             return ready(Err(ErrorObject::new(-31000, "too many")));
         }
-        let NewTask { id, principal, params, may_repeat } = new;
+        let NewTask { id, params, may_repeat } = new;
+        let principal = principal.name().into();
         let (created, expires) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::from_second(60).unwrap());
         let state = State::Working;
         let task = Task { id, principal, params, may_repeat, attempt: 1, state, created, updated: created, expires };
@@ -171,7 +177,7 @@ impl TaskStore for Store {
         })
     }
 
-    fn get(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
+    fn get(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
         ready(Ok(self.owned(principal, id)))
     }
 
@@ -186,7 +192,7 @@ impl TaskStore for Store {
         ready(self.change(id, |task| task.state = state).ok_or(NotKept::Lost))
     }
 
-    fn cancel(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
+    fn cancel(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
         let owned = self.owned(principal, id).is_some();
         let cancel = |task: &mut Task| {
             if !task.state.is_over() {
@@ -210,6 +216,10 @@ impl TaskStore for Store {
             row.1 = 0;
         }
         ready(Ok(()))
+    }
+
+    fn principal(&self, name: &Arc<str>) -> Arc<dyn Principal> {
+        named(name)
     }
 
     fn take_over(&self) -> BoxFuture<Result<Vec<Task>, ErrorObject>> {
@@ -247,7 +257,7 @@ impl Hub {
     }
 
     fn connect(&self, principal: &str) -> Client {
-        let options = lines::Options { principal: principal.into(), ..lines::Options::default() };
+        let options = lines::Options { principal: named(principal), ..lines::Options::default() };
         support::connect(&self.server, options, 1 << 20)
     }
 
@@ -419,7 +429,7 @@ async fn cancelling_a_task_ends_its_call() {
     // Another server of the same store may be asked, too: the one that runs it finds out.
     let id = begin(&mut client, "slow").await;
     hub.told("running").await;
-    assert!(hub.store.cancel("ann", &id).await.unwrap().is_some());
+    assert!(hub.store.cancel(&named("ann"), &id).await.unwrap().is_some());
     hub.told("ended").await;
 }
 

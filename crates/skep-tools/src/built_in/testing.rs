@@ -1,6 +1,10 @@
 //! What the tests of tools share: directories, and a call whose arguments are checked first.
 
 use serde_json::Value;
+use skep_core::{
+    Namespace,
+    policy::{self, Actor, Permit},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +24,7 @@ impl Fixture {
         let directory = tempfile::tempdir().unwrap();
         let workspace = Dir::create(&directory.path().join("workspace")).unwrap();
         let outputs = Dir::create(&directory.path().join("outputs")).unwrap();
-        let context = Context::new(workspace, Outputs::new(outputs, "task"), CancellationToken::new());
+        let context = Context::new(permit(), workspace, Outputs::new(outputs, "task"), CancellationToken::new());
         Fixture { directory, context }
     }
 
@@ -29,6 +33,11 @@ impl Fixture {
         let (dir, inside) = self.context.locate(path);
         dir.write(inside, bytes.as_ref()).unwrap();
     }
+}
+
+/// The right to call tools.
+pub(crate) fn permit() -> Permit<policy::Call> {
+    Actor::operator("test", Namespace::team("test")).permit().unwrap()
 }
 
 /// Check the arguments, and run the tool. The answer has no `status`.

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use skep_core::policy::{Operate, Permit};
 use skep_tools::{duration::Span, schema::suggest};
 use tokio::task::JoinSet;
 
@@ -14,6 +15,7 @@ use crate::{
     config::{Overrides, Settings},
     hub::{
         self,
+        principals::local,
         upstreams::{
             State, Status, Upstream, UpstreamError, Upstreams,
             logins::{LOGIN_TIME_MAX, Logins, Revoked},
@@ -151,8 +153,11 @@ async fn list(
     upstreams.close().await;
     let status = |name: &String| statuses.iter().find(|status| status.name == *name);
     let found: Vec<_> = names.iter().zip(&tools).filter_map(|(name, tools)| Some((status(name)?, tools))).collect();
+    let operator = local().permit()?;
     let text = match json {
-        true => format!("{:#}\n", found.iter().map(|(status, tools)| as_json(status, tools)).collect::<Value>()),
+        true => {
+            format!("{:#}\n", found.iter().map(|(status, tools)| as_json(status, tools, &operator)).collect::<Value>())
+        }
         false => found.iter().map(|(status, tools)| as_text(status, tools)).collect(),
     };
     print(&text)?;
@@ -273,8 +278,8 @@ fn open_browser(url: &str) {
 /// Characters of a name or a version that are shown.
 const NAME_CHARS_MAX: usize = 100;
 
-fn as_json(status: &Status, tools: &Result<usize, UpstreamError>) -> Value {
-    let mut json = json!(status.shown());
+fn as_json(status: &Status, tools: &Result<usize, UpstreamError>, operator: &Permit<Operate>) -> Value {
+    let mut json = json!(status.shown_to_operator(operator));
     match tools {
         Ok(count) => json["tools"] = json!(count),
         Err(UpstreamError::Unlisted { .. }) => {} // its state says so

@@ -25,6 +25,7 @@ use crate::{
     hub::{
         self,
         catalogue::{Catalogue, Listed},
+        principals::local,
     },
     terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
@@ -177,7 +178,7 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     let (catalogue, _) = hub::catalogue(&settings, &workspace, &outputs);
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();
-    let context = Context::new(workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
+    let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
     let called = match &arguments.use_mcp_tool {
         Some(path) => call_all(&catalogue, path, deadline, context).await,
         None => call_one(&catalogue, &arguments, deadline, context).await,

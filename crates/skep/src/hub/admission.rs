@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use skep_core::policy::{self, Denied, Permit};
 use skep_tools::{error::ToolError, room};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -66,6 +67,9 @@ pub enum Refused {
     /// Nothing was run: this principal is to wait for others of its calls. How many, and what they do.
     #[error("{0} of your calls {1} already, as many as one principal may have; wait until one has ended")]
     OverShare(usize, &'static str),
+    /// The caller may not call tools.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// A fault in the program; the log says more.
     #[error("the call failed inside the hub; its log says why")]
     Panicked,
@@ -77,6 +81,7 @@ impl Refused {
         match self {
             Refused::Busy | Refused::OverShare(..) => "busy",
             Refused::Draining => "draining",
+            Refused::Denied(_) => "denied",
             Refused::Panicked => "internal",
         }
     }
@@ -215,16 +220,17 @@ impl Admission {
         }
     }
 
-    /// Wait for a turn and run `call`, for this principal. Its token is cancelled when the returned future is dropped or the hub
+    /// Wait for a turn and run a call of this actor's. Its token is cancelled when the returned future is dropped or the hub
     /// stops for good; its turn ends with it.
     pub async fn run<F>(
         &self,
-        principal: &Arc<str>,
+        permit: &Permit<policy::Call>,
         call: impl FnOnce(CancellationToken, Arc<Turn>) -> F,
     ) -> Result<F::Output, Refused>
     where
         F: Future<Output: Send> + Send + 'static,
     {
+        let principal = &*permit.actor().principal;
         let counted = self.enter(&self.calls)?;
         let own_seat = self.own.seats.take(principal).map_err(|taken| Refused::OverShare(taken, "run or wait"))?;
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refused::Busy)?;
@@ -257,15 +263,15 @@ impl Admission {
         })
     }
 
-    /// Go on to an MCP server, for this principal. Such a call takes no turn and no task of its own: nothing of it runs here,
-    /// and dropping it withdraws it.
-    pub fn pass(&self, principal: &Arc<str>) -> Result<Pass<'_>, Refused> {
+    /// Go on to an MCP server, to call a tool or to read. Such a call takes no turn and no task of its own: nothing of it runs
+    /// here, and dropping it withdraws it.
+    pub fn pass<R>(&self, permit: &Permit<R>) -> Result<Pass<'_>, Refused> {
         let counted = self.enter(&self.forwarded)?;
         if self.forwarded.len() > self.limits.forwarded_max {
             return Err(Refused::Busy);
         }
         let over = |taken| Refused::OverShare(taken, "of MCP servers are under way");
-        let own = self.own.passes.take(principal).map_err(over)?;
+        let own = self.own.passes.take(&permit.actor().principal).map_err(over)?;
         Ok(Pass { cancel: &self.cancel, _counted: counted, _own: own })
     }
 
@@ -329,10 +335,14 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use skep_mcp::server::local;
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::hub::principals;
+
+    fn permit() -> Permit<policy::Call> {
+        principals::local().permit().unwrap()
+    }
 
     fn admission(calls_at_once: usize, waiting_max: usize) -> Arc<Admission> {
         Arc::new(Admission::new(Limits { calls_at_once, waiting_max, ..Limits::default() }, 1.0))
@@ -358,7 +368,7 @@ mod tests {
                     () = cancel.cancelled() => "cancelled",
                 }
             };
-            admission.run(&local(), call).await
+            admission.run(&permit(), call).await
         });
         Held { running, end, result }
     }
@@ -373,7 +383,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1, forwarded: 0 });
-        assert_eq!(admission.run(&local(), |_, _| async {}).await, Err(Refused::Busy));
+        assert_eq!(admission.run(&permit(), |_, _| async {}).await, Err(Refused::Busy));
         assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
         first.end.send(()).unwrap();
         assert_eq!(first.result.await.unwrap(), Ok("ended"));
@@ -404,8 +414,8 @@ mod tests {
         let (started, running) = oneshot::channel();
         let (gone, end) = oneshot::channel();
         {
-            let local = local();
-            let call = admission.run(&local, |cancel, _| async move {
+            let permit = permit();
+            let call = admission.run(&permit, |cancel, _| async move {
                 let _ = started.send(());
                 cancel.cancelled().await;
                 let _ = gone.send(());
@@ -417,7 +427,7 @@ mod tests {
             }
         }
         end.await.unwrap();
-        assert_eq!(admission.run(&local(), |_, _| async { 1 }).await, Ok(1), "its turn is free again");
+        assert_eq!(admission.run(&permit(), |_, _| async { 1 }).await, Ok(1), "its turn is free again");
     }
 
     #[tokio::test]
@@ -426,7 +436,7 @@ mod tests {
         let call = held(&admission);
         call.running.await.unwrap();
         admission.start_draining();
-        assert_eq!(admission.run(&local(), |_, _| async {}).await, Err(Refused::Draining));
+        assert_eq!(admission.run(&permit(), |_, _| async {}).await, Err(Refused::Draining));
         call.end.send(()).unwrap();
         assert_eq!(admission.drain(Duration::from_secs(60)).await, 0);
         assert_eq!(call.result.await.unwrap(), Ok("ended"));
@@ -449,20 +459,20 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_call_and_frees_its_turn() {
         let admission = admission(1, 0);
-        let broken = admission.run(&local(), |_, _| async { panic!("put in by the test") }).await;
+        let broken = admission.run(&permit(), |_, _| async { panic!("put in by the test") }).await;
         assert_eq!(broken, Err::<(), _>(Refused::Panicked));
-        assert_eq!(admission.run(&local(), |_, _| async { 1 }).await, Ok(1));
+        assert_eq!(admission.run(&permit(), |_, _| async { 1 }).await, Ok(1));
     }
 
     #[tokio::test]
     async fn a_turn_that_is_laid_down_is_anothers_until_it_is_taken_up() {
-        let (admission, principal) = (admission(1, 9), local());
-        let waits = admission.run(&principal, |_, turn| async move {
+        let (admission, permit) = (admission(1, 9), permit());
+        let waits = admission.run(&permit, |_, turn| async move {
             turn.lay_down();
             tokio::task::yield_now().await;
             turn.take_up().await.map(|()| turn)
         });
-        let (first, second) = tokio::join!(waits, admission.run(&principal, |_, _| async { "ran meanwhile" }));
+        let (first, second) = tokio::join!(waits, admission.run(&permit, |_, _| async { "ran meanwhile" }));
         assert_eq!(second, Ok("ran meanwhile"));
         let turn = first.unwrap().unwrap();
         assert_eq!(admission.load().running, 0, "it ended with its call, though somebody knows of it");

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod catalogue;
+pub mod principals;
 pub(crate) mod shares;
 pub mod upstreams;
 
@@ -16,7 +17,7 @@ use skep_core::{
     Namespace,
     app::App,
     db::{Db, Limits},
-    policy::{Actor, Permit},
+    policy::Permit,
 };
 use skep_tools::{
     built_in::{self, Parts, SandboxOnDemand},
@@ -35,8 +36,6 @@ use crate::{
     state::{self, Home},
 };
 
-/// The namespace of a machine's own runs.
-const NAMESPACE: &str = "main";
 /// File name of the embedded database in the state directory.
 const DATABASE: &str = "skep.db";
 /// File systems (by linux/magic.h) that can be shown to a sandbox as another user's: ext4, XFS, Btrfs, F2FS, tmpfs.
@@ -65,7 +64,7 @@ impl Hub {
             None => format!("sqlite:{}", home.path().join(DATABASE).display()),
         };
         let db = Db::open(&address, Limits::default()).await?;
-        let permit = Actor::operator("local", Namespace::team(NAMESPACE)).permit()?;
+        let permit = principals::local().permit()?;
         Ok(Hub { settings: Arc::new(settings), home, app: App::new(db), permit })
     }
 

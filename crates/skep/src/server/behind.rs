@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::json;
+use skep_core::policy::{self, Actor, Right};
 use skep_mcp::{
     client::CallError,
     gateway::{Backend, Kind, List, Request, SEPARATOR},
@@ -19,10 +20,11 @@ use tokio::sync::broadcast;
 
 use super::{
     calls::Calls,
-    mcp::{caller_of, refused},
+    mcp::{may_read, queue_of, refused},
 };
 use crate::hub::{
-    admission::Refused,
+    admission::{Pass, Refused},
+    principals::actor_of,
     upstreams::{Called, Options, Server, UpstreamError},
 };
 
@@ -38,6 +40,11 @@ impl Behind {
     pub(super) fn new(calls: &Arc<Calls>, server: Arc<Server>) -> Behind {
         Behind { calls: Arc::clone(calls), server, watched: RwLock::default() }
     }
+
+    /// Let something of this actor's go on to the server, if it has the right.
+    fn admit<R: Right>(&self, actor: &Arc<Actor>) -> Result<Pass<'_>, Refused> {
+        self.calls.admission.pass(&actor.permit::<R>()?)
+    }
 }
 
 impl Service for Behind {
@@ -47,20 +54,26 @@ impl Service for Behind {
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
         Box::pin(async move {
-            let recording = (*call.method == *"tools/call").then(|| {
+            let actor = actor_of(&call.caller.principal);
+            let is_call = *call.method == *"tools/call";
+            let recording = is_call.then(|| {
                 let tool = call.params.text("name").unwrap_or_default();
                 let name = [self.server.name(), SEPARATOR, &tool].concat();
-                self.calls.log.begin(&call.caller.principal, name)
+                self.calls.log.begin(&actor, name)
             });
             let ended = |outcome| recording.into_iter().for_each(|recording| recording.ended(outcome));
-            let pass = match self.calls.admission.pass(&call.caller.principal) {
+            let admitted = match is_call {
+                true => self.admit::<policy::Call>(&actor),
+                false => self.admit::<policy::Read>(&actor),
+            };
+            let pass = match admitted {
                 Ok(pass) => pass,
                 Err(error) => {
                     ended(error.code());
                     return Err(refused(error));
                 }
             };
-            let caller = caller_of(&call.caller);
+            let caller = queue_of(&call.caller, &actor);
             let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
             let options = Options { caller, call: Some(options) };
             let calling = pin!(self.server.call(&method, params, options));
@@ -78,8 +91,9 @@ impl Service for Behind {
         })
     }
 
-    fn watch(self: Arc<Self>, uri: String, _: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
+    fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
         Box::pin(async move {
+            may_read(&caller)?;
             let known = self.watched.read().unwrap_or_else(PoisonError::into_inner).get(&uri).and_then(Weak::upgrade);
             if let Some(shared) = known {
                 return Ok(Box::new(shared) as Watch);
@@ -109,9 +123,10 @@ impl Service for Behind {
 impl Backend for Behind {
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
-            let pass = self.calls.admission.pass(&caller.principal).map_err(refused)?;
-            let key = caller_of(&caller);
-            let listing = self.server.list(kind, &key, &caller.principal);
+            let actor = actor_of(&caller.principal);
+            let pass = self.admit::<policy::Read>(&actor).map_err(refused)?;
+            let key = queue_of(&caller, &actor);
+            let listing = self.server.list(kind, &key, &actor.principal);
             let listed = pass.cancel.run_until_cancelled(listing).await;
             listed.ok_or_else(|| refused(Refused::Draining))?.map_err(failed)
         })

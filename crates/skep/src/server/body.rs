@@ -2,7 +2,7 @@
 //!
 //! The arguments of a call stay text until the call has its turn: as values they take many times the memory.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::{Body, BodyDataStream, HttpBody as _},
@@ -100,7 +100,7 @@ impl Bodies {
     }
 
     /// Read a body to its end.
-    pub(super) async fn read(&self, by: &Arc<str>, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
+    pub(super) async fn read(&self, by: &str, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
         if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "send the body as it is: compressed bodies are not read";
             return Err(Problem::new(Kind::Compressed, message));
@@ -116,7 +116,7 @@ impl Bodies {
         Problem::new(Kind::Slow, message)
     }
 
-    async fn read_all(&self, by: &Arc<str>, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
+    async fn read_all(&self, by: &str, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
         let announced = body.size_hint().lower();
         let mut chunks = body.into_data_stream();
         if announced > self.limits.body_bytes_max as u64 {

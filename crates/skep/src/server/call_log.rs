@@ -21,8 +21,10 @@ use axum::{
     response::Response,
     routing::get,
 };
-use skep_core::Timestamp;
-use skep_mcp::server::local;
+use skep_core::{
+    Timestamp,
+    policy::{Actor, Denied, Operate, Permit, Read},
+};
 use skep_tools::{error::ToolError, schema::shorten, tool::Answer};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::{
     api,
-    hub::{admission::Refused, catalogue::Said},
+    hub::{admission::Refused, catalogue::Said, principals},
     run::rfc3339,
 };
 
@@ -72,17 +74,40 @@ struct Record {
     number: u64,
     /// When it ended.
     at: Timestamp,
-    principal: Arc<str>,
+    actor: Arc<Actor>,
     tool: String,
     /// `ok`, `cached`, or the code of an error.
     outcome: &'static str,
     took: Duration,
 }
 
+/// Whose calls are looked at.
+enum Whose {
+    Everybodys(#[expect(dead_code, reason = "a proof, which nobody needs to look at")] Permit<Operate>),
+    Own(Permit<Read>),
+}
+
+impl Whose {
+    /// Those that an actor may see: an operator everybody's, and others their own.
+    fn seen_by(actor: &Arc<Actor>) -> Result<Whose, Denied> {
+        match actor.permit() {
+            Ok(permit) => Ok(Whose::Everybodys(permit)),
+            Err(_) => Ok(Whose::Own(actor.permit()?)),
+        }
+    }
+
+    fn includes(&self, caller: &Actor) -> bool {
+        match self {
+            Whose::Everybodys(_) => true,
+            Whose::Own(permit) => permit.actor().principal == caller.principal,
+        }
+    }
+}
+
 /// A call under way. It counts as cancelled if nobody says how it ended.
 pub(super) struct Recording<'a> {
     log: &'a CallLog,
-    principal: Arc<str>,
+    actor: Arc<Actor>,
     tool: String,
     began: Instant,
     outcome: &'static str,
@@ -90,9 +115,9 @@ pub(super) struct Recording<'a> {
 
 impl CallLog {
     /// A call begins.
-    pub(super) fn begin(&self, principal: &Arc<str>, tool: String) -> Recording<'_> {
+    pub(super) fn begin(&self, actor: &Arc<Actor>, tool: String) -> Recording<'_> {
         let tool = if tool.len() > TOOL_CHARS_MAX { shorten(&tool, TOOL_CHARS_MAX) } else { tool };
-        Recording { log: self, principal: Arc::clone(principal), tool, began: Instant::now(), outcome: "cancelled" }
+        Recording { log: self, actor: Arc::clone(actor), tool, began: Instant::now(), outcome: "cancelled" }
     }
 
     /// Let those who wait for calls go: the hub stops.
@@ -101,15 +126,15 @@ impl CallLog {
         self.changed.notify_waiters();
     }
 
-    /// The calls after this number that `of` may see (`None`: all), and the number of the last call.
-    fn after(&self, number: u64, of: Option<&str>) -> (Vec<Record>, u64) {
+    /// These calls after this number, and the number of the last call.
+    fn after(&self, number: u64, of: &Whose) -> (Vec<Record>, u64) {
         let ring = self.ring();
-        let is_new = |record: &&Record| record.number > number && of.is_none_or(|name| *record.principal == *name);
+        let is_new = |record: &&Record| record.number > number && of.includes(&record.actor);
         (ring.records.iter().filter(is_new).cloned().collect(), ring.count)
     }
 
-    /// Returns when there is a call after this number that `of` may see, or the hub stops.
-    async fn wait(&self, number: u64, of: Option<&str>) {
+    /// Returns when there is one of these calls after this number, or the hub stops.
+    async fn wait(&self, number: u64, of: &Whose) {
         loop {
             let changed = self.changed.notified();
             if !self.after(number, of).0.is_empty() || self.is_closed.load(Ordering::Relaxed) {
@@ -133,13 +158,13 @@ impl Recording<'_> {
 
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
-        let (principal, tool) = (Arc::clone(&self.principal), std::mem::take(&mut self.tool));
+        let (actor, tool) = (Arc::clone(&self.actor), std::mem::take(&mut self.tool));
         let (at, outcome, took) = (now(), self.outcome, self.began.elapsed());
         let mut ring = self.log.ring();
         ring.count += 1;
         let number = ring.count;
         let oldest = if ring.records.len() < CALLS_MAX { None } else { ring.records.pop_front() };
-        ring.records.push_back(Record { number, at, principal, tool, outcome, took });
+        ring.records.push_back(Record { number, at, actor, tool, outcome, took });
         drop(ring);
         self.log.changed.notify_waiters();
         drop(oldest); // frees memory, for which nobody needs to wait
@@ -182,18 +207,18 @@ async fn show(
     caller: Caller,
     query: Result<Query<ShowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let of = Whose::seen_by(&caller.0).map_err(Refused::from)?;
     let bad_query = |rejection: QueryRejection| {
         let message = format!("{}; expected ?after=NUMBER&wait=SECONDS", rejection.body_text());
         Problem::new(Kind::BadRequest, message)
     };
     let Query(ShowQuery { after, wait }) = query.map_err(bad_query)?;
     let log = &hub.calls.log;
-    let of = (*caller.0 != *local()).then_some(&*caller.0); // `local` is the operator
     let wait = Duration::try_from_secs_f64(wait).unwrap_or_default().min(WAIT_TIME_MAX);
     if !wait.is_zero() {
-        let _ = timeout(wait, log.wait(after, of)).await; // either way, what there is
+        let _ = timeout(wait, log.wait(after, &of)).await; // either way, what there is
     }
-    let (records, last) = log.after(after, of);
+    let (records, last) = log.after(after, &of);
     if records.is_empty() && !wait.is_zero() && log.is_closed.load(Ordering::Relaxed) {
         return Err(Refused::Draining.into()); // whoever waits for more waits in vain
     }
@@ -205,7 +230,7 @@ fn shown(record: Record) -> api::Call {
     api::Call {
         number: record.number,
         at: rfc3339(record.at),
-        principal: record.principal.as_ref().to_owned(),
+        principal: record.actor.principal.as_ref().to_owned(),
         tool: record.tool,
         outcome: record.outcome,
         duration_ms: record.took.as_secs_f64() * 1e3,
@@ -217,9 +242,10 @@ pub(super) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
     if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
         return;
     }
+    let Ok(all) = Whose::seen_by(principals::local()) else { return };
     let mut written = 0;
-    while stop.run_until_cancelled(calls.log.wait(written, None)).await.is_some() {
-        written = write_new(&calls.log, written).await;
+    while stop.run_until_cancelled(calls.log.wait(written, &all)).await.is_some() {
+        written = write_new(&calls.log, written, &all).await;
         if calls.log.is_closed.load(Ordering::Relaxed)
             || stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none()
         {
@@ -227,17 +253,17 @@ pub(super) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
         }
     }
     stop.cancelled().await;
-    write_new(&calls.log, written).await;
+    write_new(&calls.log, written, &all).await;
 }
 
 /// Write what is new after this number; gives the number of the last call. Off the runtime, because a terminal may be
 /// stopped.
-async fn write_new(log: &CallLog, written: u64) -> u64 {
-    let (records, last) = log.after(written, None);
+async fn write_new(log: &CallLog, written: u64, all: &Whose) -> u64 {
+    let (records, last) = log.after(written, all);
     let written = tokio::task::spawn_blocking(move || {
-        for Record { principal, tool, outcome, took, .. } in records.iter().take(LINES_MAX) {
+        for Record { actor, tool, outcome, took, .. } in records.iter().take(LINES_MAX) {
             let ms = format_args!("{:.1}", took.as_secs_f64() * 1e3);
-            tracing::info!(target: TARGET, caller = &**principal, tool, outcome, ms, "call");
+            tracing::info!(target: TARGET, caller = &*actor.principal, tool, outcome, ms, "call");
         }
         let shown = records.len().min(LINES_MAX) as u64;
         match last - written - shown {
@@ -252,6 +278,11 @@ async fn write_new(log: &CallLog, written: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::principals::{local, named};
+
+    fn seen_by(actor: &Arc<Actor>) -> Whose {
+        Whose::seen_by(actor).unwrap()
+    }
 
     fn tools(records: &[Record]) -> Vec<&str> {
         records.iter().map(|record| record.tool.as_str()).collect()
@@ -259,32 +290,33 @@ mod tests {
 
     #[test]
     fn the_last_calls_are_kept_with_how_they_ended() {
-        let (log, ann) = (CallLog::default(), Arc::from("ann"));
+        let (log, ann) = (CallLog::default(), named("ann"));
         log.begin(&ann, "one".into()).ended("ok");
         drop(log.begin(&ann, "two".into()));
-        log.begin(&Arc::from("bob"), "x".repeat(10_000)).ended("failed");
-        let (records, last) = log.after(0, Some("ann"));
+        log.begin(&named("bob"), "x".repeat(10_000)).ended("failed");
+        let (records, last) = log.after(0, &seen_by(&ann));
         assert_eq!((tools(&records), last), (vec!["one", "two"], 3));
         assert_eq!((records[0].outcome, records[1].outcome), ("ok", "cancelled"));
-        let (records, _) = log.after(2, None);
+        let (records, _) = log.after(2, &seen_by(local()));
         assert!(records.len() == 1 && records[0].tool.chars().count() <= TOOL_CHARS_MAX + 1);
         (0..CALLS_MAX).for_each(|n| log.begin(&ann, n.to_string()).ended("ok"));
-        let (records, last) = log.after(0, None);
+        let (records, last) = log.after(0, &seen_by(local()));
         assert_eq!((records.len(), records[0].number, last), (CALLS_MAX, 4, CALLS_MAX as u64 + 3));
     }
 
     #[tokio::test]
     async fn who_waits_hears_of_its_own_call_and_of_the_end() {
-        let (log, ann) = (CallLog::default(), Arc::from("ann"));
+        let (log, ann) = (CallLog::default(), named("ann"));
         log.begin(&ann, "before".into()).ended("ok");
-        let mut waits = std::pin::pin!(log.wait(1, Some("ann")));
+        let (anns, everybodys) = (seen_by(&ann), seen_by(local()));
+        let mut waits = std::pin::pin!(log.wait(1, &anns));
         let mut is_waiting = async || futures_util::poll!(&mut waits).is_pending();
         assert!(is_waiting().await);
-        log.begin(&Arc::from("bob"), "not ann's".into()).ended("ok");
+        log.begin(&named("bob"), "not ann's".into()).ended("ok");
         assert!(is_waiting().await);
         log.begin(&ann, "ann's".into()).ended("ok");
         assert!(!is_waiting().await);
-        assert_eq!(tools(&log.after(1, Some("ann")).0), ["ann's"]);
-        tokio::join!(log.wait(9, None), async { log.close() });
+        assert_eq!(tools(&log.after(1, &anns).0), ["ann's"]);
+        tokio::join!(log.wait(9, &everybodys), async { log.close() });
     }
 }

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use skep_core::policy::{self, Permit};
 use skep_mcp::framing::Memories;
 use skep_tools::{
     error::ToolError,
@@ -36,16 +37,9 @@ pub(super) struct Calls {
 
 /// Who calls.
 pub(super) struct By {
-    pub(super) principal: Arc<str>,
+    pub(super) permit: Permit<policy::Call>,
     /// The session or connection that the call belongs to.
     pub(super) session: Option<Arc<str>>,
-}
-
-impl By {
-    /// See [`Context::caller`].
-    fn caller(&self) -> Arc<str> {
-        self.session.clone().unwrap_or_else(|| Arc::clone(&self.principal))
-    }
 }
 
 /// What came of a call.
@@ -67,18 +61,18 @@ impl Calls {
         deadline: Option<Duration>,
     ) -> Result<Result<Called, E>, Refused> {
         let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
-        let (hub_outputs, principal) = (self.outputs.clone(), Arc::clone(&by.principal));
+        let (hub_outputs, By { permit, session }) = (self.outputs.clone(), by);
         let is_forwarded = catalogue.of_upstream(&tool).is_some();
-        let recording = self.log.begin(&principal, tool.clone());
-        let memory = self.answers.of(&principal);
+        let recording = self.log.begin(permit.actor(), tool.clone());
+        let (memory, of_the_call) = (self.answers.of(&permit.actor().principal), permit.clone());
         let call = |cancel: CancellationToken, turn: Option<Arc<dyn Turn>>| async move {
             let call = Call { tool, deadline, arguments: parse(&arguments)? };
             let room = memory.map_or_else(Room::default, |memory| Room::new(memory, turn));
-            let result = match outputs::of(&hub_outputs, &by.principal, by.session.as_deref()) {
+            let result = match outputs::of(&hub_outputs, &of_the_call.actor().principal, session.as_deref()) {
                 Ok(outputs) => {
-                    let context =
-                        Context::new(workspace, Outputs::new(outputs, ""), cancel).of(by.caller(), by.principal);
-                    catalogue.call_for_text(call, Context { room: room.clone(), ..context }).await
+                    let context = Context::new(of_the_call, workspace, Outputs::new(outputs, ""), cancel);
+                    let context = Context { session, room: room.clone(), ..context };
+                    catalogue.call_for_text(call, context).await
                 }
                 Err(error) => Err(error),
             };
@@ -86,8 +80,8 @@ impl Calls {
             Ok(Called { result, room })
         };
         let called = match is_forwarded {
-            false => self.admission.run(&principal, |cancel, turn| call(cancel, Some(turn))).await,
-            true => match self.admission.pass(&principal) {
+            false => self.admission.run(&permit, |cancel, turn| call(cancel, Some(turn))).await,
+            true => match self.admission.pass(&permit) {
                 Ok(pass) => Ok(call(pass.cancel.clone(), None).await),
                 Err(refused) => Err(refused),
             },

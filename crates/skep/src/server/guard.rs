@@ -12,13 +12,17 @@ use std::{
 };
 
 use axum::http::{HeaderValue, uri::Authority};
-use skep_mcp::server::http::{Fields, text};
+use skep_mcp::server::{
+    Principal,
+    http::{Fields, text},
+};
 
 use super::{
     peer,
     problem::{Kind, Problem},
     tokens::{Exchanged, Known, Tokens},
 };
+use crate::hub::principals;
 
 /// The rules about callers.
 #[derive(Debug)]
@@ -190,6 +194,15 @@ impl Guard {
         let given = headers.get("authorization").and_then(bearer).ok_or_else(wanted)?;
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         tokens.find(given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
+    }
+
+    /// Who sends a request over a listener that answers these: whoever the token says, or the user of this machine, whom
+    /// the kernel has told apart from others unless the operator lets everybody in.
+    pub(super) fn identify(&self, admits: Admits, headers: &Fields<'_>) -> Result<Arc<dyn Principal>, Problem> {
+        match admits.wants_token() {
+            true => Ok(Arc::clone(&self.check_token(headers)?.principal)),
+            false => Ok(Arc::clone(principals::carried_local())),
+        }
     }
 
     /// The origin of a request, if it is that of a page which the operator named.

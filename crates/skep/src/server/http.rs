@@ -17,7 +17,7 @@ use axum::{
         FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -26,13 +26,11 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Frame, SizeHint};
 use serde_json::Value;
+use skep_core::policy::{self, Actor, Permit, Right};
 use skep_mcp::{
     framing,
     gateway::LIST_TIME_MAX,
-    server::{
-        http::{Fields, Principal, Reply},
-        local,
-    },
+    server::http::{Fields, Identified, Reply},
 };
 use skep_tools::{
     error::ToolError,
@@ -55,7 +53,11 @@ use super::{
 };
 use crate::{
     api::{self, HealthStatus},
-    hub::catalogue::{Listed, Said},
+    hub::{
+        admission::Refused,
+        catalogue::{Listed, Said},
+        principals,
+    },
     problem::MEDIA_TYPE,
 };
 
@@ -82,7 +84,7 @@ pub(super) struct Hub {
 
 /// All routes, and what every request passes on its way to them.
 pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
-    let mut inside = Router::new()
+    let inside = Router::new()
         .route("/", get(page::index))
         .route("/process", post(process))
         .route("/tools", get(list_tools))
@@ -93,10 +95,8 @@ pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
         .merge(call_log::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
-        .method_not_allowed_fallback(wrong_method);
-    if admits.wants_token() {
-        inside = inside.layer(middleware::from_fn_with_state(Arc::clone(&hub), want_token));
-    }
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state((Arc::clone(&hub), admits), identify));
     let for_everybody = Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
@@ -111,8 +111,9 @@ async fn process(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wanted = hub.bodies.read(&caller.0, &headers, body).await?.into_wanted()?;
-    let Called { result, room } = hub.call(caller, wanted.tool, wanted.arguments, wanted.timeout).await?;
+    let permit = caller.permit()?;
+    let wanted = hub.bodies.read(&caller.0.principal, &headers, body).await?.into_wanted()?;
+    let Called { result, room } = hub.call(permit, wanted.tool, wanted.arguments, wanted.timeout).await?;
     match result {
         Ok(said) => said_response(said, &room),
         Err(error) => failed(error, Some(StatusCode::OK), &headers, &room),
@@ -188,13 +189,14 @@ async fn call_tool(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let permit = caller.permit()?;
     let tool = name(path)?;
     let bad_query = |rejection: QueryRejection| {
         Problem::new(Kind::BadRequest, format!("{}; expected ?timeout=SECONDS", rejection.body_text()))
     };
     let timeout = query.map_err(bad_query)?.0.timeout.map(body::seconds).transpose()?;
-    let arguments = hub.bodies.read(&caller.0, &headers, body).await?.into_arguments()?;
-    let Called { result, room } = hub.call(caller, tool, arguments, timeout).await?;
+    let arguments = hub.bodies.read(&caller.0.principal, &headers, body).await?.into_arguments()?;
+    let Called { result, room } = hub.call(permit, tool, arguments, timeout).await?;
     match result {
         Ok(said) => said_response(said, &room),
         Err(error) => failed(error, None, &headers, &room),
@@ -226,22 +228,23 @@ fn failed(error: ToolError, fixed: Option<StatusCode>, headers: &HeaderMap, room
 impl Hub {
     async fn call(
         &self,
-        caller: Caller,
+        permit: Permit<policy::Call>,
         tool: String,
         arguments: Arguments,
         deadline: Option<Duration>,
     ) -> Result<Called, Problem> {
-        let by = By { principal: caller.0, session: None };
+        let by = By { permit, session: None };
         self.calls.call(by, tool, arguments, Arguments::parse, deadline).await?
     }
 }
 
 /// What can be called.
 async fn list_tools(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+    caller.permit::<policy::Read>()?;
     let Listed { tools, unavailable, starting } = hub.calls.catalogue.all(LIST_TIME_MAX).await;
     let answer = serde_json::to_value(api::Tools { tools, unavailable, starting });
     let answer = answer.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
-    counted_response(StatusCode::OK, answer, &hub.calls.room(&caller.0))
+    counted_response(StatusCode::OK, answer, &hub.calls.room(&caller.0.principal))
 }
 
 /// One tool with its schemas.
@@ -251,7 +254,8 @@ async fn show_tool(
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let room = hub.calls.room(&caller.0);
+    caller.permit::<policy::Read>()?;
+    let room = hub.calls.room(&caller.0.principal);
     match hub.calls.catalogue.describe(&name(path)?).await {
         Ok(tool) => counted_response(StatusCode::OK, tool, &room),
         Err(error) => failed(error, None, &headers, &room),
@@ -265,7 +269,8 @@ pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, 
 }
 
 /// Everything about how the hub is. 503 if nothing can be relied on.
-async fn health(State(hub): State<Arc<Hub>>) -> Response {
+async fn health(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+    caller.permit::<policy::Read>()?;
     let (findings, load) = (hub.health.check().await, hub.calls.admission.load());
     let status = if hub.calls.admission.is_draining() { HealthStatus::Draining } else { findings.status };
     let answer = api::Health {
@@ -279,7 +284,7 @@ async fn health(State(hub): State<Arc<Hub>>) -> Response {
         checks: findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())).collect(),
     };
     let is_well = matches!(status, HealthStatus::Healthy | HealthStatus::Degraded);
-    json_response(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &answer)
+    Ok(json_response(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &answer))
 }
 
 /// The process runs: do not restart it.
@@ -296,7 +301,8 @@ async fn ready(State(hub): State<Arc<Hub>>) -> Response {
     json_response(code, &api::Readiness { status })
 }
 
-async fn show_metrics(State(hub): State<Arc<Hub>>) -> Result<Response, Problem> {
+async fn show_metrics(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+    caller.permit::<policy::Read>()?;
     let elsewhere = |&reason: &&str| Problem::new(Kind::Unavailable, reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
@@ -315,25 +321,39 @@ async fn wrong_method() -> Problem {
     Problem::new(Kind::WrongMethod, message)
 }
 
-async fn want_token(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
-    match hub.guard.check_token(&Fields::from(request.headers())) {
-        Ok(known) => {
-            request.extensions_mut().insert(Principal(Arc::clone(&known.principal)));
+/// Find out who sends the request, for all that comes after.
+async fn identify(State((hub, admits)): State<(Arc<Hub>, Admits)>, mut request: Request, next: Next) -> Response {
+    match hub.guard.identify(admits, &Fields::from(request.headers())) {
+        Ok(principal) => {
+            request.extensions_mut().insert(Identified(principal));
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-/// Who calls, as the token told.
-pub(super) struct Caller(pub(super) Arc<str>);
+/// Who calls, as [`identify`] found out.
+pub(super) struct Caller(pub(super) Arc<Actor>);
+
+impl Caller {
+    /// Check one right. Handlers do so before they look anything up, so that a refusal does not tell whether it exists.
+    pub(super) fn permit<R: Right>(&self) -> Result<Permit<R>, Problem> {
+        self.0.permit().map_err(|denied| Refused::from(denied).into())
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Infallible> {
-        Ok(Caller(parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0))))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        let Identified(principal) = identified(&parts.extensions)?;
+        Ok(Caller(principals::actor_of(principal)))
     }
+}
+
+/// What [`identify`] found out. A route that does not pass it has no caller, and so no rights.
+pub(super) fn identified(extensions: &Extensions) -> Result<&Identified, Problem> {
+    extensions.get().ok_or_else(|| Problem::new(Kind::Internal, "nobody has found out who sends this request"))
 }
 
 /// [`observed`] as a layer of the router. The [fast path](super::fast) does the same in its own way.

@@ -17,7 +17,10 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use skep_core::{app::App, policy::Permit};
+use skep_core::{
+    app::App,
+    policy::{self, Actor, Permit},
+};
 use skep_mcp::{
     framing::Memories,
     gateway::{Backend, Gateway, Kind, List, Lists, Origin, Wanted},
@@ -25,7 +28,7 @@ use skep_mcp::{
     revision::Revision,
     server::{
         BoxFuture, Call, Caller, Change, Description, LOCAL, Limits, Members, Outcome, Peer, Server, Service, Share,
-        Watch, code, http, http::Principal, lines, local,
+        Watch, code, http, http::Identified, lines,
     },
 };
 use skep_tools::{
@@ -43,12 +46,13 @@ use super::{
     behind::Behind,
     body,
     calls::{By, Called, Calls},
-    http::Hub,
+    http::{Hub, identified},
     tasks::Kept,
 };
 use crate::hub::{
     admission::{Admission, Refused},
     catalogue::Said,
+    principals,
     shares::part,
     upstreams::Upstream,
 };
@@ -192,7 +196,8 @@ pub async fn serve_lines(
     catalogue.upstreams().count_answers(&answers);
     let calls = Arc::new(Calls { catalogue, workspace, outputs, admission, answers, log: Default::default() });
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
-    let lines = lines::Options { memory: Some(incoming.of(LOCAL)), ..lines::Options::default() };
+    let principal = Arc::clone(principals::carried_local());
+    let lines = lines::Options { principal, memory: Some(incoming.of(LOCAL)), ..lines::Options::default() };
     let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;
     mcp.server.stop().await;
     calls.catalogue.upstreams().close().await;
@@ -209,8 +214,11 @@ pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
 /// Read the body as every listener does; a large one counts as held until it is answered.
 async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let principal = parts.extensions.get::<Principal>().map_or_else(local, |principal| Arc::clone(&principal.0));
-    match hub.bodies.read(&principal, &parts.headers, body).await {
+    let principal = match identified(&parts.extensions) {
+        Ok(Identified(principal)) => Arc::clone(principal),
+        Err(problem) => return problem.into_response(),
+    };
+    match hub.bodies.read(principal.name(), &parts.headers, body).await {
         Ok(whole) => {
             let (bytes, share) = whole.into_parts();
             if let Some(share) = share {
@@ -280,15 +288,16 @@ impl Service for Tools {
         Box::pin(async move {
             match &*call.method {
                 "tools/call" => self.call(call, &peer).await,
-                method => Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}"))),
+                method => may_read(&call.caller)
+                    .and(Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}")))),
             }
         })
     }
 
-    fn watch(self: Arc<Self>, uri: String, _: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
+    fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
         let error =
             ErrorObject::new(code::INVALID_PARAMS, "there is no such resource").with_data(&json!({ "uri": uri }));
-        Box::pin(async { Err(error) })
+        Box::pin(async move { may_read(&caller).and(Err(error)) })
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
@@ -301,8 +310,9 @@ impl Service for Tools {
 }
 
 impl Backend for Tools {
-    fn list(self: Arc<Self>, kind: Kind, _: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
+    fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
+            may_read(&caller)?;
             let mut reading = match self.lists.want(kind).await {
                 Wanted::Known(list) => return Ok(list),
                 Wanted::Unknown(reading) => reading,
@@ -319,6 +329,9 @@ impl Backend for Tools {
 
 impl Tools {
     async fn call(&self, call: Call, peer: &Peer) -> Outcome {
+        let Caller { principal, session, .. } = &*call.caller;
+        let permit = principals::actor_of(principal).permit().map_err(|denied| refused(denied.into()))?;
+        let by = By { permit, session: session.clone() };
         let params = &call.params;
         let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
         let arguments = params.get("arguments").map(ToOwned::to_owned);
@@ -328,8 +341,6 @@ impl Tools {
         let parse = |arguments: &Option<Box<RawValue>>| {
             body::parse(arguments.as_deref()).map_err(|problem| invalid(&problem.detail))
         };
-        let Caller { principal, session, .. } = &*call.caller;
-        let by = By { principal: Arc::clone(principal), session: session.clone() };
         let Called { result, room } = self.calls.call(by, name, arguments, parse, None).await.map_err(refused)??;
         // Tools of servers do not come this way, but for one that was added a moment ago.
         let result = result.and_then(|said| match said {
@@ -350,8 +361,8 @@ impl Tools {
 }
 
 /// Whose turn it is in the queue of a server, and whose process it is where one is not shared.
-pub(super) fn caller_of(caller: &Caller) -> Arc<str> {
-    caller.session.clone().unwrap_or_else(|| Arc::clone(&caller.principal))
+pub(super) fn queue_of(caller: &Caller, actor: &Actor) -> Arc<str> {
+    caller.session.clone().unwrap_or_else(|| Arc::clone(&actor.principal))
 }
 
 /// An answer in both forms: structured, and as text for those who read nothing else.
@@ -382,9 +393,17 @@ fn failure(error: &ToolError) -> Value {
     json!({ "content": [{ "type": "text", "text": error.to_json().to_string() }], "isError": true })
 }
 
+/// Whether a caller may see what there is. This is asked before anything is looked up, so that a refusal does not tell
+/// whether it exists.
+pub(super) fn may_read(caller: &Caller) -> Result<(), ErrorObject> {
+    let permit = principals::actor_of(&caller.principal).permit::<policy::Read>();
+    permit.map(drop).map_err(|denied| refused(denied.into()))
+}
+
 pub(super) fn refused(refused: Refused) -> ErrorObject {
     match refused {
         Refused::Busy | Refused::OverShare(..) | Refused::Draining => busy(refused.to_string()),
+        Refused::Denied(denied) => ErrorObject::new(code::INVALID_REQUEST, denied.to_string()),
         Refused::Panicked => ErrorObject::new(code::INTERNAL_ERROR, refused.to_string()),
     }
 }

@@ -31,6 +31,8 @@ mod page;
 mod peer;
 mod problem;
 mod refusal;
+#[cfg(test)]
+mod rights;
 mod servers;
 mod tasks;
 mod tcp;
@@ -296,7 +298,7 @@ impl Controls {
     /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
     pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
         let exchanged = self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?;
-        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.turn_out(principal));
+        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.revoke(principal));
         Ok(exchanged.is_new)
     }
 

@@ -13,9 +13,13 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
+use skep_core::policy;
 use skep_mcp::server::http::Fields;
 
-use super::{http::Hub, problem::json_response};
+use super::{
+    http::{Caller, Hub},
+    problem::{Problem, json_response},
+};
 use crate::{api, hub::upstreams::State as ServerState};
 
 const STYLE: &str = "\
@@ -49,7 +53,13 @@ pub(super) fn is_wanted(method: &Method, headers: &Fields<'_>) -> bool {
 }
 
 /// The hub as a page, or as JSON for programs.
-pub(super) async fn index(State(hub): State<Arc<Hub>>, method: Method, headers: HeaderMap) -> Response {
+pub(super) async fn index(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.permit::<policy::Read>()?;
     let fields = Fields::from(&headers);
     // The guard has seen that the hub is known by that name.
     let host = fields.text("host").unwrap_or("localhost");
@@ -66,7 +76,7 @@ pub(super) async fn index(State(hub): State<Arc<Hub>>, method: Method, headers: 
             servers: servers.iter().map(|server| server.name.as_str()).collect(),
             paths: LINKS.iter().chain(&ENDPOINTS).map(|(path, _)| *path).collect(),
         };
-        return with_vary(json_response(StatusCode::OK, &index));
+        return Ok(with_vary(json_response(StatusCode::OK, &index)));
     }
     let mut body = format!(
         "<h1>Skep</h1>\n<p>This is a hub for AI agents: one place for their tools. It has {own} tools of its own and those of \
@@ -94,7 +104,7 @@ pub(super) async fn index(State(hub): State<Arc<Hub>>, method: Method, headers: 
         }
         body += "</table>\n";
     }
-    page(StatusCode::OK, "Skep", &body)
+    Ok(page(StatusCode::OK, "Skep", &body))
 }
 
 /// A response that tells of a problem, as a page.

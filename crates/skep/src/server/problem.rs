@@ -51,6 +51,7 @@ impl From<Refused> for Problem {
         match refused {
             Refused::Busy | Refused::OverShare(..) => Problem::busy(Kind::Busy, detail),
             Refused::Draining => Problem::busy(Kind::Draining, detail),
+            Refused::Denied(_) => Problem::new(Kind::Denied, detail),
             Refused::Panicked => Problem::new(Kind::Internal, detail),
         }
     }

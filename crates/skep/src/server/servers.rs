@@ -13,7 +13,8 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use skep_mcp::server::{LOCAL, http::Fields, local};
+use skep_core::policy::{Operate, Permit, Read};
+use skep_mcp::server::{LOCAL, http::Fields};
 
 use super::{
     http::{Caller, Hub, name},
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     api,
     config::servers,
-    hub::upstreams::{State as ServerState, Status, Upstream, UpstreamError},
+    hub::upstreams::{Restarts, State as ServerState, Status, Upstream, UpstreamError},
 };
 
 pub(super) fn router() -> Router<Arc<Hub>> {
@@ -32,10 +33,11 @@ pub(super) fn router() -> Router<Arc<Hub>> {
         .route("/servers/{name}/restart", post(restart))
 }
 
-async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Response {
+async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+    caller.permit::<Read>()?;
     let servers = hub.calls.catalogue.upstreams().servers();
     let servers = servers.iter().map(|server| shown_to(&caller, server)).collect();
-    json_response(StatusCode::OK, &api::Servers { servers })
+    Ok(json_response(StatusCode::OK, &api::Servers { servers }))
 }
 
 async fn show(
@@ -43,6 +45,7 @@ async fn show(
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    caller.permit::<Read>()?;
     let name = name(path)?;
     let servers = hub.calls.catalogue.upstreams().servers();
     let found = servers.iter().find(|server| server.name == name).ok_or_else(|| unknown(&name))?;
@@ -52,12 +55,10 @@ async fn show(
 /// What a caller may see of a server. Its processes may be other principals', and what they print (which errors quote) may
 /// hold what those have told them, so that is the operator's alone.
 fn shown_to(caller: &Caller, server: &Status) -> api::Server {
-    let shown = server.shown();
-    if *caller.0 == *LOCAL {
-        return shown;
+    match caller.permit() {
+        Ok(permit) => server.shown_to_operator(&permit),
+        Err(_) => server.shown(),
     }
-    let last_error = shown.last_error.filter(|_| server.state == ServerState::Disabled);
-    api::Server { pids: None, stderr: Vec::new(), last_error, ..shown }
 }
 
 /// Add a server or change the one of this name. The body is its entry, as in a file: `{"command": …}`.
@@ -69,7 +70,7 @@ async fn put(
 ) -> Result<Response, Problem> {
     let name = name(path)?;
     may_change(&hub, &headers)?;
-    let entry = hub.bodies.read(&local(), &headers, body).await?.into_arguments()?.parse()?;
+    let entry = hub.bodies.read(LOCAL, &headers, body).await?.into_arguments()?.parse()?;
     let config = servers::read_one(&name, entry, |name| std::env::var(name).ok())
         .map_err(|faults| Problem::new(Kind::InvalidServer, faults.join("; ")))?;
     let mut configs = configs(&hub);
@@ -99,9 +100,12 @@ async fn restart(
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    let restarts = match caller.permit() {
+        Ok(permit) => Restarts::All(permit),
+        Err(_) => Restarts::Own(caller.permit()?),
+    };
     let name = name(path)?;
-    let by = Some(&*caller.0).filter(|principal| *principal != LOCAL);
-    match hub.calls.catalogue.upstreams().restart(&name, by).await {
+    match hub.calls.catalogue.upstreams().restart(&name, &restarts).await {
         Ok(()) => Ok(json_response(StatusCode::OK, &api::DONE)),
         Err(UpstreamError::Unknown { .. }) => Err(unknown(&name)),
         Err(error @ UpstreamError::Shared { .. }) => Err(Problem::new(Kind::NotTheOperator, error.to_string())),
@@ -121,7 +125,7 @@ async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Probl
 
 fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
     if hub.guard.admits().wants_token() {
-        if hub.guard.check_token(&Fields::from(headers))?.is_operator {
+        if hub.guard.check_token(&Fields::from(headers))?.actor.permit::<Operate>().is_ok() {
             return Ok(());
         }
         let message = "a server is a command that is run here, so only who knows the hub's own token (SKEP_TOKEN) may add \
@@ -142,19 +146,25 @@ fn unknown(name: &str) -> Problem {
 /// What people and programs see of a server.
 impl Status {
     /// As `GET /servers` shows it to the operator.
-    pub fn shown(&self) -> api::Server {
+    pub fn shown_to_operator(&self, _: &Permit<Operate>) -> api::Server {
+        let (pids, stderr) = (Some(self.pids.clone()), self.stderr.clone());
+        api::Server { pids, stderr, last_error: self.last_error.clone(), ..self.shown() }
+    }
+
+    /// As `GET /servers` shows it to other callers.
+    fn shown(&self) -> api::Server {
         api::Server {
             name: self.name.clone(),
             state: self.state.name(),
             retry_after_s: self.state.wait().map(|wait| wait.as_secs_f64().ceil()),
-            pids: Some(self.pids.clone()),
+            pids: None,
             calls_running: self.in_flight,
             calls_waiting: self.waiting,
             starts: self.starts,
             revision: self.info.as_ref().map(|info| info.revision.as_str()),
             server: self.info.as_ref().map(|info| info.server.clone().unwrap_or_default()),
-            last_error: self.last_error.clone(),
-            stderr: self.stderr.clone(),
+            last_error: self.last_error.clone().filter(|_| self.state == ServerState::Disabled),
+            stderr: Vec::new(),
         }
     }
 }

@@ -11,22 +11,24 @@ use skep_core::{
     app::{App, McpTaskError},
     db::DbError,
     mcp_task::{self, Holder, McpTask, McpTaskId, NewMcpTask},
-    policy::Permit,
+    policy::{self, Permit},
 };
 use skep_mcp::{
     message::ErrorObject,
     server::{
-        BoxFuture, code,
+        BoxFuture, Principal, code,
         tasks::{HOLD, NewTask, NotKept, State, Task, TaskStore},
     },
 };
 
-use super::metrics;
+use super::{mcp::refused, metrics};
+use crate::hub::principals;
 
 /// Tasks in the store.
 #[derive(Clone)]
 pub(super) struct Kept {
     app: App,
+    /// The hub's right to go on with what it or an earlier process began for its callers.
     permit: Permit,
     holder: Holder,
 }
@@ -41,22 +43,22 @@ impl Kept {
 }
 
 impl TaskStore for Kept {
-    fn create(&self, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
-        let Kept { app, permit, holder } = self.clone();
+    fn create(&self, principal: &Arc<dyn Principal>, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
+        let (Kept { app, holder, .. }, permit) = (self.clone(), permit_of(principal));
         Box::pin(async move {
-            let NewTask { id, principal, params, may_repeat } = new;
+            let NewTask { id, params, may_repeat } = new;
             let request = Box::<str>::from(params).into_string();
-            let new = NewMcpTask { id: McpTaskId(id), principal: principal.to_string(), request, may_repeat };
-            let task = app.create_mcp_task(&permit, new, &holder, HOLD).await.map_err(failed)?;
+            let new = NewMcpTask { id: McpTaskId(id), request, may_repeat };
+            let task = app.create_mcp_task(&permit?, new, &holder, HOLD).await.map_err(failed)?;
             metrics::task_created();
             read(task)
         })
     }
 
-    fn get(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
-        let (Kept { app, permit, .. }, principal, id) = (self.clone(), principal.to_owned(), McpTaskId(id.to_owned()));
+    fn get(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
+        let (app, permit, id) = (self.app.clone(), permit_of(principal), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            let found = app.db.mcp_task(permit.namespace(), &principal, &id).await;
+            let found = app.db.mcp_task(&permit?, &id).await;
             found.map_err(|error| failed(error.into()))?.map(read).transpose()
         })
     }
@@ -75,10 +77,10 @@ impl TaskStore for Kept {
         })
     }
 
-    fn cancel(&self, principal: &str, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
-        let (Kept { app, permit, .. }, principal, id) = (self.clone(), principal.to_owned(), McpTaskId(id.to_owned()));
+    fn cancel(&self, principal: &Arc<dyn Principal>, id: &str) -> BoxFuture<Result<Option<Task>, ErrorObject>> {
+        let (app, permit, id) = (self.app.clone(), permit_of(principal), McpTaskId(id.to_owned()));
         Box::pin(async move {
-            match app.cancel_mcp_task(&permit, &principal, &id).await {
+            match app.cancel_mcp_task(&permit?, &id).await {
                 Ok((task, cancelled)) => {
                     if cancelled {
                         metrics::task_ended("cancelled");
@@ -105,6 +107,10 @@ impl TaskStore for Kept {
         Box::pin(async move { app.release_mcp_task(&permit, &id, &holder).await.map_err(failed) })
     }
 
+    fn principal(&self, name: &Arc<str>) -> Arc<dyn Principal> {
+        principals::carried(&principals::from_store(name))
+    }
+
     fn take_over(&self) -> BoxFuture<Result<Vec<Task>, ErrorObject>> {
         let Kept { app, permit, holder } = self.clone();
         Box::pin(async move {
@@ -113,6 +119,11 @@ impl TaskStore for Kept {
             taken.into_iter().map(read).collect()
         })
     }
+}
+
+/// The caller's right to its calls.
+fn permit_of(principal: &Arc<dyn Principal>) -> Result<Permit<policy::Call>, ErrorObject> {
+    principals::actor_of(principal).permit().map_err(|denied| refused(denied.into()))
 }
 
 /// As the store has it, in the protocol's terms.

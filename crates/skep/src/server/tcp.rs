@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use skep_mcp::{
     framing,
     message::{self, Incoming, Message},
-    server::{code, lines, local},
+    server::{code, lines},
 };
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
@@ -27,6 +27,7 @@ use super::{
     tls::Tls,
     tokens::{Known, Tokens},
 };
+use crate::hub::principals;
 
 /// Bytes of the message that brings the token.
 const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
@@ -124,7 +125,7 @@ impl Lines {
         mut output: impl AsyncWrite + Unpin,
     ) -> std::io::Result<()> {
         let mut input = BufReader::new(input);
-        let (mut principal, mut revoked) = (local(), CancellationToken::new());
+        let (mut principal, mut revoked) = (Arc::clone(principals::carried_local()), CancellationToken::new());
         // Idle connections are welcome once they have said something.
         if self.hub.guard.admits().wants_token() {
             let tokens = self.hub.guard.tokens();
@@ -140,7 +141,7 @@ impl Lines {
             return Ok(());
         }
         let options = lines::Options {
-            memory: Some(self.hub.bodies.memory(&principal)),
+            memory: Some(self.hub.bodies.memory(principal.name())),
             principal,
             unannounced: Some(mcp::UNANNOUNCED),
             has_batch_method: true,

@@ -8,11 +8,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use metrics::Counter;
 use sha2::{Digest as _, Sha256};
-use skep_mcp::server::local;
+use skep_core::policy::Actor;
+use skep_mcp::server::{LOCAL, Principal};
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::shares::NAMED_PRINCIPALS_MAX;
+use crate::hub::{
+    principals::{self, carried, local},
+    shares::NAMED_PRINCIPALS_MAX,
+};
 
 /// A shorter token could be guessed.
 pub const TOKEN_BYTES_MIN: usize = 16;
@@ -72,9 +76,9 @@ impl Token {
 pub(super) struct Known {
     digest: [u8; 32],
     /// Who knows it.
-    pub(super) principal: Arc<str>,
-    /// Whether it is the hub's own.
-    pub(super) is_operator: bool,
+    pub(super) actor: Arc<Actor>,
+    /// The same, as `skep-mcp` carries it.
+    pub(super) principal: Arc<dyn Principal>,
     /// Cancelled when it opens no more.
     pub(super) revoked: CancellationToken,
     /// Requests and connections that brought it.
@@ -83,7 +87,7 @@ pub(super) struct Known {
 
 impl std::fmt::Debug for Known {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").field("principal", &self.principal).finish_non_exhaustive()
+        f.debug_struct("Known").field("actor", &self.actor).finish_non_exhaustive()
     }
 }
 
@@ -107,36 +111,36 @@ impl Tokens {
         }
         let mut tokens = Tokens::default();
         if let Some(own) = own {
-            tokens.add(own, local(), true)?;
+            tokens.add(own, Arc::clone(local()))?;
         }
         for (name, token) in named {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-            let fits = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_plain) && *name != *local();
+            let fits = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_plain) && name != LOCAL;
             if !fits {
                 return Err(BadTokens::Name(name));
             }
-            tokens.add(token, name.into(), false)?;
+            tokens.add(token, principals::named(name))?;
         }
         Ok(tokens)
     }
 
-    fn add(&mut self, token: Token, principal: Arc<str>, is_operator: bool) -> Result<(), BadTokens> {
+    pub(super) fn add(&mut self, token: Token, actor: Arc<Actor>) -> Result<(), BadTokens> {
         if let Some(same) = self.0.iter().find(|known| known.digest == token.digest) {
-            return Err(BadTokens::Same(same.principal.to_string(), principal.to_string()));
+            return Err(BadTokens::Same(same.actor.principal.to_string(), actor.principal.to_string()));
         }
-        let seen = metrics::counter!("skep_authenticated_total", "principal" => principal.to_string());
+        let seen = metrics::counter!("skep_authenticated_total", "principal" => actor.principal.to_string());
         let revoked = CancellationToken::new();
-        self.0.push(Arc::new(Known { digest: token.digest, principal, is_operator, revoked, seen }));
+        self.0.push(Arc::new(Known { digest: token.digest, principal: carried(&actor), actor, revoked, seen }));
         Ok(())
     }
 
     /// The same, with those of `before` that still open; the others of `before` are revoked.
     pub(super) fn instead_of(mut self, before: &Tokens) -> (Tokens, Exchanged) {
-        let same = |one: &Known, other: &Known| one.digest == other.digest && one.principal == other.principal;
+        let same = |one: &Known, other: &Known| one.digest == other.digest && one.actor == other.actor;
         let revoked = || before.0.iter().filter(|old| !self.0.iter().any(|new| same(old, new)));
         revoked().for_each(|revoked| revoked.revoked.cancel());
-        let has_none = |principal: &Arc<str>| !self.0.iter().any(|new| new.principal == *principal);
-        let gone = revoked().map(|revoked| Arc::clone(&revoked.principal)).filter(has_none).collect();
+        let has_none = |principal: &Arc<str>| !self.0.iter().any(|new| new.actor.principal == *principal);
+        let gone = revoked().map(|revoked| Arc::clone(&revoked.actor.principal)).filter(has_none).collect();
         let is_new = revoked().next().is_some() || self.0.len() != before.0.len();
         for new in &mut self.0 {
             if let Some(old) = before.0.iter().find(|old| same(old, new)) {
@@ -188,7 +192,7 @@ mod tests {
         let tokens = Tokens::new(Some(token("own")), named(&["ann", "bob"])).unwrap();
         let who = |text: &str| {
             let found = tokens.find(format!("{text}-correct-horse-battery").as_bytes());
-            found.map(|known| (known.principal.to_string(), known.is_operator))
+            found.map(|known| (known.actor.principal.to_string(), known.actor.rights.operate))
         };
         assert_eq!(who("own"), Some(("local".to_owned(), true)));
         assert_eq!(who("ann"), Some(("ann".to_owned(), false)));

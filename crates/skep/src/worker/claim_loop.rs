@@ -158,7 +158,11 @@ impl ClaimLoop {
             Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
-        let mut context = Context::new(self.pool.workspace.clone(), outputs.clone(), self.stop.clone());
+        let permit = match self.pool.permit.actor().permit() {
+            Ok(permit) => permit,
+            Err(denied) => return Ok(Attempted::Failed { failure: denied.to_string().into(), retry: false }),
+        };
+        let mut context = Context::new(permit, self.pool.workspace.clone(), outputs.clone(), self.stop.clone());
         // Rendering the templates is a part of the attempt.
         let deadline = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
         let call = Call { tool, arguments, deadline };

@@ -478,10 +478,14 @@ async fn a_principal_restarts_its_own_processes_and_nobody_elses() {
     assert_eq!(pid(&bob, "own").await, his, "his goes on");
 
     let refused = restart(&ann, "shared").await;
-    assert_eq!(refused.status, 403);
-    let refused = refused.json();
-    assert_eq!(refused["code"], "not_the_operator");
-    assert!(refused["detail"].as_str().unwrap().contains("shared by all callers"), "{refused}");
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("not_the_operator")));
+    let none = restart(&ann, "no-such-server").await;
+    assert_eq!(none.status, 403);
+    assert_eq!(
+        none.body.replace("no-such-server", "shared"),
+        refused.body,
+        "who may not is not told whether it exists"
+    );
     assert_eq!(pid(&bob, "shared").await, shared, "what all share goes on");
 
     assert_eq!(restart(&operator, "shared").await.status, 200);

@@ -295,7 +295,12 @@ impl Here {
 
     fn context(&self) -> Context {
         let dir = Dir::open(self.directory.path()).unwrap();
-        Context::new(dir.clone(), Outputs::new(dir, ""), CancellationToken::new())
+        Context::new(
+            skep::hub::principals::local().permit().unwrap(),
+            dir.clone(),
+            Outputs::new(dir, ""),
+            CancellationToken::new(),
+        )
     }
 }
 

@@ -20,7 +20,7 @@ const TASKS: usize = 12;
 
 async fn store(directory: &tempfile::TempDir) -> (App, Permit) {
     let address = format!("sqlite:{}", directory.path().join("hub.db").display());
-    let actor = Actor::operator("test", Namespace::team("main"));
+    let actor = Actor::operator("local", Namespace::team("main"));
     (App::new(Db::open(&address, Limits::default()).await.unwrap()), actor.permit().unwrap())
 }
 
@@ -75,5 +75,5 @@ async fn a_hub_that_stops_leaves_its_tasks_to_whoever_comes_next() {
 }
 
 async fn read(app: &App, permit: &Permit, id: &str) -> McpTask {
-    app.db.mcp_task(permit.namespace(), "local", &McpTaskId(id.to_owned())).await.unwrap().unwrap()
+    app.db.mcp_task(&permit.actor().permit().unwrap(), &McpTaskId(id.to_owned())).await.unwrap().unwrap()
 }

@@ -24,7 +24,7 @@ const QUEUE_MAX: usize = 64;
 /// `GET /sse`: open a session. It ends with this stream.
 pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> Reply {
     let principal = principal(&request);
-    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(&principal));
+    let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(principal.name()));
     let session = Session::new(&server.inner, principal, to, Customs::default());
     if let Err(error) = server.inner.sessions.insert(&session) {
         return failure(StatusCode::SERVICE_UNAVAILABLE, None, &error);
@@ -72,7 +72,7 @@ pub(super) async fn receive(
     mut request: HttpRequest,
 ) -> Reply {
     let share = request.extensions_mut().remove::<Share>();
-    let Some(session) = server.inner.sessions.get(&address.session_id, &principal(&request)) else {
+    let Some(session) = server.inner.sessions.get(&address.session_id, principal(&request).name()) else {
         return plain(StatusCode::NOT_FOUND, "there is no such session (any more); open /sse to begin another");
     };
     let body = match read_body(&server, request.into_body()).await {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 
 use super::{
-    Accepts, Events, Fields, PROTOCOL_VERSION, Reply, SESSION_ID, accepted, event_stream, failure, json, text,
+    Accepts, Events, Fields, PROTOCOL_VERSION, Principal, Reply, SESSION_ID, accepted, event_stream, failure, json,
+    text,
 };
 use crate::{
     message::{ErrorObject, Incoming, Message},
@@ -37,7 +38,7 @@ pub(super) async fn receive(
     server: &Server,
     headers: &Fields<'_>,
     incoming: Incoming,
-    principal: &Arc<str>,
+    principal: &Arc<dyn Principal>,
     accepts: Accepts,
     share: Option<Share>,
     known: &mut Known,

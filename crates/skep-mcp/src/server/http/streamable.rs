@@ -9,8 +9,8 @@ use axum::{
 };
 
 use super::{
-    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Refusal, Reply, SESSION_ID, accepted, event_stream,
-    failure, json, plain, principal, stateless, text,
+    Accepts, Events, Fields, LAST_EVENT_ID, PROTOCOL_VERSION, Principal, Refusal, Reply, SESSION_ID, accepted,
+    event_stream, failure, json, plain, principal, stateless, text,
 };
 use crate::{
     message::{Incoming, Message},
@@ -30,7 +30,7 @@ pub(super) async fn receive(
     server: &Server,
     headers: &Fields<'_>,
     incoming: Incoming,
-    principal: &Arc<str>,
+    principal: &Arc<dyn Principal>,
     accepts: Accepts,
     share: Option<Share>,
 ) -> Reply {
@@ -252,14 +252,14 @@ fn not_for_sessions(headers: &Fields<'_>) -> Option<Reply> {
 }
 
 /// The session that the headers name.
-fn find(server: &Server, headers: &Fields<'_>, principal: &Arc<str>) -> Result<Arc<Session>, Refusal> {
+fn find(server: &Server, headers: &Fields<'_>, principal: &Arc<dyn Principal>) -> Result<Arc<Session>, Refusal> {
     let refuse = |status, message: &str| Err(Refusal::new(status, message));
     let Some(id) = headers.text(SESSION_ID) else {
         let message = "this is neither a request with the metadata of 2026-07-28 (params._meta) nor one of a session: \
                        send initialize, and then the Mcp-Session-Id that comes with its answer";
         return refuse(StatusCode::BAD_REQUEST, message);
     };
-    let Some(session) = server.inner.sessions.get(id, principal) else {
+    let Some(session) = server.inner.sessions.get(id, principal.name()) else {
         return refuse(StatusCode::NOT_FOUND, "there is no such session (any more); send initialize to begin another");
     };
     // 2025-06-18 and later send the header; before it did not exist.

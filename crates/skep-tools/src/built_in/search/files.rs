@@ -469,7 +469,7 @@ mod tests {
         }
         let workspace = Dir::create(&temporary.path().join("workspace")).unwrap();
         let outputs = Outputs::new(Dir::create(&temporary.path().join("out")).unwrap(), "");
-        let context = Context::new(workspace, outputs, CancellationToken::new());
+        let context = Context::new(crate::built_in::testing::permit(), workspace, outputs, CancellationToken::new());
         (temporary, context.with_deadline(Duration::from_secs(30)))
     }
 

@@ -155,7 +155,12 @@ mod tests {
         let [workspace, outputs] = ["w", "o"].map(|name| Dir::create(&directory.path().join(name)).unwrap());
         let catalogue = Catalogue::new([Tool::new(Count::default())]);
         let call = async |outputs: &Dir, arguments: Value| {
-            let context = Context::new(workspace.clone(), Outputs::new(outputs.clone(), ""), Default::default());
+            let context = Context::new(
+                crate::hub::principals::local().permit().unwrap(),
+                workspace.clone(),
+                Outputs::new(outputs.clone(), ""),
+                Default::default(),
+            );
             let call = Call { tool: "count".to_owned(), arguments, deadline: None };
             catalogue.call(call, context).await.unwrap().to_json()
         };

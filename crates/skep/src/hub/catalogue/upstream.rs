@@ -127,9 +127,9 @@ async fn result(
         options.deadline = deadline.min(DEADLINE_MAX);
         options.timeout = options.timeout.max(options.deadline);
     }
-    options.handler = Some(Arc::new(Silent { principal: Arc::clone(&context.principal), room: context.room.clone() }));
+    options.handler = Some(Arc::new(Silent { principal: Arc::clone(context.principal()), room: context.room.clone() }));
     let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
-    let options = Options { caller: Arc::clone(&context.caller), call: Some(options) };
+    let options = Options { caller: Arc::clone(context.queue()), call: Some(options) };
     let calling = server.call("tools/call", params, options);
     let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
     Ok(result.map_err(|error| failed(&name, error))?.result)

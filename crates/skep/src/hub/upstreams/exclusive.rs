@@ -1,6 +1,9 @@
-//! How many processes of a server that callers do not share there may be.
+//! Servers that callers do not share: how many processes there may be, and who may end them.
 
+use skep_core::policy::{Call, Operate, Permit};
 use skep_mcp::server::LOCAL;
+
+use super::UpstreamError;
 
 /// Processes of one server that each caller has of its own.
 const PROCESSES_MAX: usize = 32;
@@ -27,6 +30,38 @@ pub(super) fn check<'a>(principals: impl Iterator<Item = &'a str>, of: &str) -> 
         _ if all >= PROCESSES_MAX => Err(Full::All),
         of if of != LOCAL && own >= PROCESSES_OF_ONE_MAX => Err(Full::Own),
         _ => Ok(()),
+    }
+}
+
+/// Which processes of a server somebody may end.
+pub enum Restarts {
+    /// All, whoever calls them.
+    All(Permit<Operate>),
+    /// Those that serve nobody but the actor.
+    Own(Permit<Call>),
+}
+
+impl Restarts {
+    /// The server that was found by this name, if it may be restarted. Who may not hears the same if there is none.
+    pub(super) fn check<S>(
+        &self,
+        name: &str,
+        found: Result<S, UpstreamError>,
+        is_exclusive: impl FnOnce(&S) -> bool,
+    ) -> Result<S, UpstreamError> {
+        match (self, found) {
+            (Restarts::All(_), found) => found,
+            (Restarts::Own(_), Ok(server)) if is_exclusive(&server) => Ok(server),
+            (Restarts::Own(_), _) => Err(UpstreamError::Shared { server: name.to_owned() }),
+        }
+    }
+
+    /// The principal whose processes end; `None` if everybody's do.
+    pub(super) fn principal(&self) -> Option<&str> {
+        match self {
+            Restarts::All(_) => None,
+            Restarts::Own(permit) => Some(&permit.actor().principal),
+        }
     }
 }
 

@@ -47,8 +47,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-pub use self::guard::init;
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
+pub use self::{exclusive::Restarts, guard::init};
 use crate::config::servers;
 pub use crate::config::servers::Upstream;
 
@@ -91,7 +91,8 @@ pub enum UpstreamError {
     },
     /// All callers share it, so no one of them may end it.
     #[error(
-        "the MCP server {server:?} is shared by all callers, so only who knows the hub's own token (SKEP_TOKEN) may restart it"
+        "you may restart only an MCP server that has a process of its own for each caller, and {server:?} is not one; only \
+         who knows the hub's own token (SKEP_TOKEN) may restart the others"
     )]
     Shared {
         /// The server.
@@ -349,13 +350,10 @@ impl Upstreams {
         ended(old)
     }
 
-    /// End a server when its calls have ended; the next call starts it anew. `by`: a principal that may end nothing but its own
-    /// processes.
-    pub async fn restart(&self, name: &str, by: Option<&str>) -> Result<(), UpstreamError> {
-        let server = self.server(name)?;
-        if by.is_some() && !server.config.exclusive {
-            return Err(UpstreamError::Shared { server: name.to_owned() });
-        }
+    /// End a server when its calls have ended; the next call starts it anew.
+    pub async fn restart(&self, name: &str, restarts: &Restarts) -> Result<(), UpstreamError> {
+        let server = restarts.check(name, self.server(name), |server| server.config.exclusive)?;
+        let by = restarts.principal();
         server.close(pool::DRAIN_MAX, by).await;
         server.lists.forget_all(); // it may be another version
         Ok(())

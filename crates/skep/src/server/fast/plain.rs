@@ -6,7 +6,6 @@ use std::{
     io::{self, Write as _},
     mem,
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
@@ -20,10 +19,7 @@ use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
 use skep_mcp::{
     cancel::Cancel,
-    server::{
-        http::{Content, Fields, Known, Reply, answer_post},
-        local,
-    },
+    server::http::{Content, Fields, Known, Reply, answer_post},
     timer::Timer,
 };
 use tokio::{
@@ -315,10 +311,7 @@ async fn post_mcp(
     let work = async {
         let may_enter = || {
             hub.guard.check_source(None, headers)?;
-            let principal = match admits.wants_token() {
-                true => Arc::clone(&hub.guard.check_token(headers)?.principal),
-                false => local(),
-            };
+            let principal = hub.guard.identify(admits, headers)?;
             Ok::<_, Problem>((principal, body?))
         };
         match may_enter() {
