@@ -47,7 +47,7 @@ async fn measure(name: &str, address: &str, is_here: bool, followers: usize, eve
     let (seen, mut all_seen) = mpsc::unbounded_channel();
     let mut running = JoinSet::new();
     for _ in 0..followers {
-        let (mut follower, seen) = (reader.follow(permit.namespace(), 0), seen.clone());
+        let (mut follower, seen) = (reader.follow(&permit.to_read(), 0), seen.clone());
         running.spawn(async move {
             loop {
                 if let News::Events(events) = follower.next().await.unwrap() {
@@ -74,7 +74,7 @@ async fn measure(name: &str, address: &str, is_here: bool, followers: usize, eve
     }
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
-    let pages = reader.follow(permit.namespace(), 0).pages_read();
+    let pages = reader.follow(&permit.to_read(), 0).pages_read();
     println!(
         "{name:26} {followers} followers: the last has an event after {:.2} ms (median), {:.2} ms (p99), {:.2} ms (most); \
          {pages} pages read for {} events",

@@ -6,8 +6,8 @@ use super::{
     sql::{Cause, Row, values},
 };
 use crate::{
-    Namespace,
     artefact::{Artefact, NewArtefact},
+    policy::{Permit, Read},
     run::RunId,
     task::{Task, TaskId},
 };
@@ -37,14 +37,14 @@ impl Db {
     /// [`crate::limits::PAGE_MAX`]; the next page comes `after` the last task and path of this one.
     pub async fn artefacts(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         after: Option<(TaskId, String)>,
         limit: usize,
     ) -> Result<Vec<Artefact>, DbError> {
         let RunId(run) = run.clone();
         let (TaskId(task), path) = after.unwrap_or((TaskId(String::new()), String::new()));
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = format!(
                 "select {COLUMNS} from artefact
                  where namespace = $1 and run = $2 and (task, path) > ($3, $4) order by task, path limit $5"
@@ -58,12 +58,12 @@ impl Db {
     /// The bytes of the first artefact of a run that has this path.
     pub async fn artefact_of_run(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         path: &str,
     ) -> Result<Option<Vec<u8>>, DbError> {
         let (RunId(run), path) = (run.clone(), path.to_owned());
-        let found = self.read_in(namespace, async move |db, namespace| {
+        let found = self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = "select bytes from artefact where namespace = $1 and run = $2 and path = $3
                  order by task limit 1";
             db.all(sql, values![namespace, &run, &path], |row| row.next()).await.doing("read an artefact")
@@ -72,9 +72,9 @@ impl Db {
     }
 
     /// The bytes of an artefact.
-    pub async fn artefact(&self, namespace: &Namespace, task: &TaskId, path: &str) -> Result<Option<Vec<u8>>, DbError> {
+    pub async fn artefact(&self, permit: &Permit<Read>, task: &TaskId, path: &str) -> Result<Option<Vec<u8>>, DbError> {
         let (TaskId(task), path) = (task.clone(), path.to_owned());
-        let found = self.read_in(namespace, async move |db, namespace| {
+        let found = self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = "select bytes from artefact where namespace = $1 and task = $2 and path = $3";
             db.all(sql, values![namespace, &task, &path], |row| row.next()).await.doing("read an artefact")
         });

@@ -11,6 +11,7 @@ use crate::{
     Namespace, Timestamp,
     event::{Event, EventKind, NewEvent},
     limits::PAGE_MAX,
+    policy::{Permit, Read},
     run::RunId,
     task::TaskId,
 };
@@ -96,8 +97,8 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[N
 impl Db {
     /// The events of a namespace after `number`, oldest first: at most `limit` events, and never more than
     /// [`PAGE_MAX`].
-    pub async fn events_after(&self, namespace: &Namespace, number: i64, limit: usize) -> Result<Vec<Event>, DbError> {
-        self.read_in(namespace, async move |db, namespace| {
+    pub async fn events_after(&self, permit: &Permit<Read>, number: i64, limit: usize) -> Result<Vec<Event>, DbError> {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = format!(
                 "select number, {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3"
             );
@@ -138,13 +139,13 @@ impl Db {
     /// than [`PAGE_MAX`].
     pub async fn events_of(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         number: i64,
         limit: usize,
     ) -> Result<Vec<Event>, DbError> {
         let RunId(run) = run.clone();
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = format!(
                 "select number, {COLUMNS} from event where namespace = $1 and run = $2 and number > $3
                  order by number limit $4"
@@ -157,8 +158,8 @@ impl Db {
 
 impl Db {
     /// The number of the last event of a namespace; 0 if there is none.
-    pub async fn last_event(&self, namespace: &Namespace) -> Result<i64, DbError> {
-        self.read_in(namespace, async move |db, namespace| {
+    pub async fn last_event(&self, permit: &Permit<Read>) -> Result<i64, DbError> {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = "select last_event from namespace where id = $1";
             let last = db.all(sql, values![namespace], |row| row.next::<i64>()).await.doing("read the last event")?;
             Ok(last.first().copied().unwrap_or_default())
@@ -167,10 +168,10 @@ impl Db {
     }
 
     /// When the last event of a run happened; `None` if there is none.
-    pub async fn last_event_of(&self, namespace: &Namespace, run: &RunId) -> Result<Option<Timestamp>, DbError> {
+    pub async fn last_event_of(&self, permit: &Permit<Read>, run: &RunId) -> Result<Option<Timestamp>, DbError> {
         let RunId(run) = run.clone();
         let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
-        let last = self.read_in(namespace, async move |db, namespace| {
+        let last = self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = "select at from event where namespace = $1 and run = $2 order by number desc limit 1";
             db.all(sql, values![namespace, &run], read).await.doing("read events")
         });

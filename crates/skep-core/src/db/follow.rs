@@ -36,6 +36,7 @@ use super::{Db, DbError, Doing, Store, postgres::Notice, sql::values};
 use crate::{
     Namespace,
     event::{Event, NewEvent},
+    policy::{Permit, Read},
 };
 
 /// How often to look for what other processes have committed, while there are followers.
@@ -260,12 +261,13 @@ impl Follower {
 impl Db {
     /// Read what happens in a namespace after `number`, which may be 0, as it happens. To be called in a runtime that
     /// lives as long as the follower.
-    pub fn follow(&self, namespace: &Namespace, number: i64) -> Follower {
-        Follower { watch: self.watch(namespace), after: number, is_checked: false }
+    pub fn follow(&self, permit: &Permit<Read>, number: i64) -> Follower {
+        Follower { watch: self.watch(permit), after: number, is_checked: false }
     }
 
     /// Be woken when something happens in a namespace. To be called in a runtime that lives as long as the watch.
-    pub fn watch(&self, namespace: &Namespace) -> Watch {
+    pub fn watch(&self, permit: &Permit<Read>) -> Watch {
+        let namespace = permit.namespace();
         let mut followed = self.shared.streams.followed();
         let used = followed.streams.entry(namespace.clone()).or_default();
         used.watches += 1;

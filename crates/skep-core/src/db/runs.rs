@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Namespace, Timestamp,
+    policy::{Permit, Read},
     run::{Deletion, Run, RunId, State, Summary},
 };
 
@@ -133,7 +134,7 @@ const NEWEST_FIRST: &str = "(created, id) < ($2, $3) order by created desc, id d
 
 impl Db {
     /// Runs whose deletion has begun and is not over, at most so many.
-    pub async fn deletions(&self, namespace: &Namespace) -> Result<Vec<Deletion>, DbError> {
+    pub(crate) async fn deletions(&self, namespace: &Namespace) -> Result<Vec<Deletion>, DbError> {
         let sql = "select run, epoch from deletion where namespace = $1 limit $2";
         self.read_in(namespace, async move |db, namespace| {
             let values = values![namespace, page(DELETIONS_MAX)];
@@ -143,9 +144,9 @@ impl Db {
     }
 
     /// The run of this name, as it is now.
-    pub async fn run(&self, namespace: &Namespace, id: &RunId) -> Result<Option<Run>, DbError> {
+    pub async fn run(&self, permit: &Permit<Read>, id: &RunId) -> Result<Option<Run>, DbError> {
         let RunId(id) = id.clone();
-        let runs = self.read_in(namespace, async move |db, namespace| {
+        let runs = self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a run")
         });
         Ok(runs.await?.pop())
@@ -155,13 +156,13 @@ impl Db {
     /// `before` the last run of this one, which is named by when it was created and its id.
     pub async fn runs(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         before: Option<(Timestamp, RunId)>,
         limit: usize,
     ) -> Result<Vec<Run>, DbError> {
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
         let sql = TABLE.select(NEWEST_FIRST);
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(&sql, values![namespace, created, &id, page(limit)], from_row).await.doing("read runs")
         })
         .await
@@ -172,13 +173,13 @@ impl Db {
     /// Runs without plan and report, newest first, page by page like [`Db::runs`].
     pub async fn run_summaries(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         before: Option<(Timestamp, RunId)>,
         limit: usize,
     ) -> Result<Vec<Summary>, DbError> {
         let (created, id) = before.map_or((i64::MAX, String::new()), |(created, id)| (created.0, id.0));
         let sql = TABLE.select_without_json(NEWEST_FIRST);
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let values = values![namespace, created, &id, page(limit)];
             db.all(&sql, values, summary_from_row).await.doing("read runs")
         })
@@ -189,7 +190,7 @@ impl Db {
     /// never more than [`crate::limits::PAGE_MAX`].
     pub async fn run_sizes(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         after: Option<RunId>,
         limit: usize,
     ) -> Result<Vec<(RunId, u64)>, DbError> {
@@ -208,7 +209,7 @@ impl Db {
             from run where namespace = $1 and id > $2 order by id limit $3";
         let after = after.map(|RunId(id)| id).unwrap_or_default();
         let read = |row: &Row<'_>| Ok((RunId(row.next()?), row.next::<i64>()?.try_into()?));
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(SELECT, values![namespace, &after, page(limit)], read).await.doing("measure the runs")
         })
         .await

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Db, DbError, Doing, Tx, events::page, sql::values};
 use crate::{
-    Namespace,
+    policy::{Permit, Read},
     session::{HubId, NewSession, SessionId, SessionToken},
     task::Task,
 };
@@ -103,14 +103,14 @@ impl Tx<'_> {
 
 impl Db {
     /// Whether there is something for [`crate::app::App::release_lost`] to do.
-    pub async fn has_lost(&self, namespace: &Namespace) -> Result<bool, DbError> {
+    pub async fn has_lost(&self, permit: &Permit<Read>) -> Result<bool, DbError> {
         let sql = format!(
             "select 1 from session where namespace = $1 and {IS_LOST} union all
              select 1 from task where namespace = $2 and state = 'in_progress' and not exists (
                 select 1 from session where session.namespace = task.namespace and session.id = task.session)
              limit 1"
         );
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             let found = db.all(&sql, values![namespace, namespace], |_| Ok(())).await;
             Ok(!found.doing("look for lost sessions")?.is_empty())
         })

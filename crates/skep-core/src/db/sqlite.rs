@@ -399,6 +399,7 @@ mod tests {
     use crate::{
         Namespace, Timestamp,
         db::{Db, Limits},
+        policy::Actor,
         task::{NewTask, Task, TaskId},
     };
 
@@ -435,8 +436,9 @@ mod tests {
         assert!(matches!(large, Err(DbError::Full(_))), "{large:?}");
         leave_room(&db, 1_000_000).await;
         add(&db, task("large", 1 << 20)).await.expect("there is room again");
+        let reads = Actor::member("test", Namespace::team("n")).permit().unwrap();
         for name in ["before", "one", "other", "large"] {
-            let found = db.task(&Namespace::team("n"), &TaskId(name.into())).await.unwrap();
+            let found = db.task(&reads, &TaskId(name.into())).await.unwrap();
             assert!(found.is_some(), "{name} is lost");
         }
     }

@@ -16,7 +16,8 @@ use super::{
     table::{Column, Table},
 };
 use crate::{
-    Json, Namespace, Timestamp,
+    Json, Timestamp,
+    policy::{Permit, Read},
     run::RunId,
     session::SessionId,
     task::{Attempt, Failure, Holder, State, Summary, Task, TaskId, WorkerId},
@@ -273,9 +274,9 @@ const PAGE_OF_RUN: &str = "run = $2 and (position, id) > ($3, $4) order by posit
 
 impl Db {
     /// The task of this name, as it is now.
-    pub async fn task(&self, namespace: &Namespace, id: &TaskId) -> Result<Option<Task>, DbError> {
+    pub async fn task(&self, permit: &Permit<Read>, id: &TaskId) -> Result<Option<Task>, DbError> {
         let TaskId(id) = id.clone();
-        let tasks = self.read_in(namespace, async move |db, namespace| {
+        let tasks = self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a task")
         });
         Ok(tasks.await?.pop())
@@ -286,18 +287,18 @@ impl Db {
     /// position and its id.
     pub async fn tasks_of(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         after: Option<(u32, TaskId)>,
         limit: usize,
     ) -> Result<Vec<Task>, DbError> {
-        self.page_of_tasks(TABLE.select(PAGE_OF_RUN), namespace, run, after, limit, from_row).await
+        self.page_of_tasks(TABLE.select(PAGE_OF_RUN), permit, run, after, limit, from_row).await
     }
 
     /// The same tasks without what may be large.
     pub async fn task_summaries(
         &self,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         after: Option<(u32, TaskId)>,
         limit: usize,
@@ -309,13 +310,13 @@ impl Db {
             let (id, step, position) = (TaskId(row.next()?), row.next()?, row.next::<i64>()?.try_into()?);
             Ok(Summary { id, step, position, is_over: row.next()? })
         };
-        self.page_of_tasks(sql, namespace, run, after, limit, read).await
+        self.page_of_tasks(sql, permit, run, after, limit, read).await
     }
 
     async fn page_of_tasks<T: Send + 'static>(
         &self,
         sql: String,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &RunId,
         after: Option<(u32, TaskId)>,
         limit: usize,
@@ -323,16 +324,16 @@ impl Db {
     ) -> Result<Vec<T>, DbError> {
         let RunId(run) = run.clone();
         let (position, id) = after.map_or((-1, String::new()), |(position, TaskId(id))| (i64::from(position), id));
-        self.read_in(namespace, async move |db, namespace| {
+        self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(&sql, values![namespace, &run, position, &id, page(limit)], read).await.doing("read tasks")
         })
         .await
     }
 
     /// How many tasks of a run are in which state.
-    pub async fn count_tasks(&self, namespace: &Namespace, run: &RunId) -> Result<TaskCounts, DbError> {
+    pub async fn count_tasks(&self, permit: &Permit<Read>, run: &RunId) -> Result<TaskCounts, DbError> {
         let RunId(run) = run.clone();
-        let rows = self.read_in(namespace, async move |db, namespace| {
+        let rows = self.read_in(permit.namespace(), async move |db, namespace| {
             let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
                  group by state, allow_failure";
             let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next()?, row.next::<i64>()?));
@@ -348,7 +349,7 @@ impl Db {
 
     /// When the next task of a queue is due that waits for nothing else and whose run goes on: in the past if one can
     /// be claimed, `None` if there is none.
-    pub async fn next_due(&self, namespace: &Namespace, queue: &str) -> Result<Option<Timestamp>, DbError> {
+    pub async fn next_due(&self, permit: &Permit<Read>, queue: &str) -> Result<Option<Timestamp>, DbError> {
         let queue = queue.to_owned();
         let sql = format!(
             "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
@@ -356,7 +357,7 @@ impl Db {
              order by due, position, id limit 1"
         );
         let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
-        let due = self.read_in(namespace, async move |db, namespace| {
+        let due = self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(&sql, values![namespace, &queue], read).await.doing("read a task")
         });
         Ok(due.await?.pop())

@@ -347,7 +347,7 @@ async fn closing_waits_for_what_was_asked_and_refuses_what_comes_after() {
         held_write.join_all().await;
         assert!(written.into_iter().all(|written| written.is_ok()));
         assert!(matches!(refused, Err(TaskError::Db(DbError::Closed))), "{refused:?}");
-        let read = app.db.task(permit.namespace(), &id("0")).await;
+        let read = app.db.task(&permit.to_read(), &id("0")).await;
         assert!(matches!(read, Err(DbError::Closed)), "{read:?}");
         if let Some(path) = address.strip_prefix("sqlite:") {
             assert!(!std::path::Path::new(&format!("{path}-wal")).exists(), "the file is complete by itself");
@@ -392,7 +392,7 @@ async fn a_deletion_that_was_cut_off_goes_on() {
     const TASKS: usize = 1200;
     let events_missing = on_every_address_with_deletions(async |address| {
         let app = open(address, Limits::default()).await;
-        let (r, namespace) = (RunId("r".into()), permit().namespace().clone());
+        let (r, reads) = (RunId("r".into()), permit().to_read());
         let mut tasks: Vec<NewTask> = (0..TASKS).map(|n| new(&n.to_string())).collect();
         tasks.push(needs("last", &["0", "1"]));
         app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
@@ -401,7 +401,7 @@ async fn a_deletion_that_was_cut_off_goes_on() {
         app.finish(&permit(), &first.id, attempt(&first), json!(1), vec![artefact]).await.unwrap();
         app.interrupt_run(&permit(), &r).await.unwrap();
         let deletion = app.begin_deletion(&permit(), &r).await.unwrap();
-        assert_eq!(app.db.run(&namespace, &r).await.unwrap(), None, "it is gone at once");
+        assert_eq!(app.db.run(&reads, &r).await.unwrap(), None, "it is gone at once");
         assert_eq!(claim(&app, NOW).await, None, "nobody works on it");
 
         // The process ends after each step, and another one takes over.
@@ -419,7 +419,7 @@ async fn a_deletion_that_was_cut_off_goes_on() {
         }
         assert_eq!(steps, 8, "in small steps");
         assert!(tasks_of(&app, &permit(), "r").await.is_empty());
-        assert!(app.db.events_after(&namespace, 0, 1).await.unwrap().is_empty());
+        assert!(app.db.events_after(&reads, 0, 1).await.unwrap().is_empty());
         app.start_run(&permit(), new_run("r"), vec![new("0")]).await.unwrap();
     })
     .await;
@@ -444,9 +444,9 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
         app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
         add(LATER, 2).await;
         app.prune_events(&permit(), LATER).await.unwrap();
-        let kept = app.db.events_after(permit().namespace(), 0, 10).await.unwrap();
+        let kept = app.db.events_after(&permit().to_read(), 0, 10).await.unwrap();
         assert_eq!(kept.iter().map(|event| event.number).collect::<Vec<_>>(), [1501, 1502, 1503, 1504]);
-        let first = app.db.follow(permit().namespace(), 0).next().await.unwrap();
+        let first = app.db.follow(&permit().to_read(), 0).next().await.unwrap();
         assert_eq!(first, News::Reset { first: 1501, last: 1504 });
     })
     .await;

@@ -40,8 +40,8 @@ async fn full_run(app: &Hub, name: &str) {
 async fn large_values_come_back_to_the_byte() {
     on_every_database(async |app| {
         full_run(&app, "r").await;
-        let namespace = permit().namespace().clone();
-        let run = app.db.run(&namespace, &run_id("r")).await.unwrap().unwrap();
+        let reads = permit().to_read();
+        let run = app.db.run(&reads, &run_id("r")).await.unwrap().unwrap();
         assert_eq!((run.plan, run.inputs), (large("plan"), Some(large("inputs"))));
         assert_eq!(run.report, Some(large("report")));
         let tasks = tasks_of(&app, &permit(), "r").await;
@@ -59,10 +59,10 @@ async fn a_blob_goes_with_the_last_row_that_names_it() {
     on_every_database(async |app| {
         full_run(&app, "one").await;
         full_run(&app, "two").await;
-        let sizes = app.db.run_sizes(permit().namespace(), None, 9).await.unwrap();
+        let sizes = app.db.run_sizes(&permit().to_read(), None, 9).await.unwrap();
         assert!(sizes.iter().all(|(_, bytes)| *bytes > 6 * (64 << 10)) && sizes.len() == 2, "{sizes:?}");
         app.delete_run(&permit(), &run_id("one")).await.unwrap();
-        let two = app.db.run(permit().namespace(), &run_id("two")).await.unwrap().unwrap();
+        let two = app.db.run(&permit().to_read(), &run_id("two")).await.unwrap().unwrap();
         assert_eq!((two.plan, two.report), (large("plan"), Some(large("report"))), "the other run had the same");
         assert_eq!(state(&app, "two-a").await, State::Completed(large("answer")));
         app.delete_run(&permit(), &run_id("two")).await.unwrap();
@@ -76,7 +76,7 @@ async fn what_a_retried_run_drops_is_deleted() {
         full_run(&app, "r").await;
         let reopened = app.retry_run(&permit(), &run_id("r"), None).await.unwrap();
         assert_eq!(reopened, [id("r-b")]);
-        let run = app.db.run(permit().namespace(), &run_id("r")).await.unwrap().unwrap();
+        let run = app.db.run(&permit().to_read(), &run_id("r")).await.unwrap().unwrap();
         assert_eq!((run.plan, run.report), (large("plan"), None));
         let again = app.claim(&permit(), "r", &holder("w")).await.unwrap().unwrap();
         assert_eq!((again.input, state(&app, "r-a").await), (large("r-b"), State::Completed(large("answer"))));
@@ -90,22 +90,22 @@ async fn who_only_asks_where_tasks_stand_reads_no_values() {
     let directory = in_memory();
     for address in [Some(sqlite(&directory)), postgres::new_schema().await].iter().flatten() {
         let app = open(address, Limits::default()).await;
-        let namespace = permit().namespace().clone();
+        let reads = permit().to_read();
         app.start_run(&permit(), heavy_run("r"), vec![heavy("a"), needs("b", &["a"])]).await.unwrap();
         let a = claim(&app, NOW).await.unwrap();
         app.finish(&permit(), &a.id, attempt(&a), large("answer"), Vec::new()).await.unwrap();
         assert_eq!(app.db.audit().await.unwrap().findings, []);
         tamper(address, "delete from blob").await;
 
-        assert_eq!(app.db.count_tasks(&namespace, &run_id("r")).await.unwrap().completed, 1);
-        assert_eq!(app.db.run_summaries(&namespace, None, 9).await.unwrap().len(), 1);
+        assert_eq!(app.db.count_tasks(&reads, &run_id("r")).await.unwrap().completed, 1);
+        assert_eq!(app.db.run_summaries(&reads, None, 9).await.unwrap().len(), 1);
         app.submit(&permit(), NewTask { run: Some(run_id("r")), ..needs("c", &["a"]) }).await.unwrap();
         let b = claim(&app, NOW).await.unwrap();
         assert_eq!(b.id, id("b"));
         finish(&app, &b).await.unwrap();
 
         // Who wants a value that is not there any more is told so, and so is who looks for what is wrong.
-        let lost = app.db.task(&namespace, &id("a")).await.unwrap_err();
+        let lost = app.db.task(&reads, &id("a")).await.unwrap_err();
         assert!(matches!(&lost, DbError::Failed { source, .. } if source.to_string().contains("no blob")), "{lost:?}");
         let refused = app.end_run(&permit(), &run_id("r"), End::Completed, None).await;
         assert!(matches!(refused, Err(RunError::Db(_))), "{refused:?}");

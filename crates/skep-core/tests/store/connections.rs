@@ -114,7 +114,7 @@ async fn tables_of_the_first_edition_are_moved_with_all_that_is_in_them() {
     let opened = futures_util::future::join_all((0..3).map(|_| Db::open(&address, Limits::default()))).await;
     for db in opened {
         let app = App::new(db.unwrap());
-        let found = app.db.task(permit().namespace(), &id("old")).await.unwrap();
+        let found = app.db.task(&permit().to_read(), &id("old")).await.unwrap();
         assert_eq!(found.unwrap().input.as_str(), r#"{"of": "old"}"#);
     }
     sound(&address).await;
@@ -320,7 +320,7 @@ async fn a_read_that_is_not_answered_ends_and_the_next_one_takes_another_connect
     }
     proxy.stall();
     for _ in 0..2 {
-        let refused = app.db.task(permit().namespace(), &id("a")).await;
+        let refused = app.db.task(&permit().to_read(), &id("a")).await;
         assert!(matches!(refused, Err(DbError::Unreachable(_))), "{refused:?}");
     }
     for _ in 0..2 {
@@ -344,7 +344,7 @@ async fn a_hub_makes_do_with_the_connections_that_it_gets() {
         written.unwrap();
     }
     for n in 0..4 {
-        assert!(app.db.task(permit_in(&n.to_string()).namespace(), &id(&n.to_string())).await.unwrap().is_some());
+        assert!(app.db.task(&permit_in(&n.to_string()).to_read(), &id(&n.to_string())).await.unwrap().is_some());
     }
 }
 

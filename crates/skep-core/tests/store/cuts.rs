@@ -151,7 +151,7 @@ impl Schema {
 
         let mut answers = Answers { met: usize::from(cut.is_some_and(|(n, _)| n <= messages)), ..Answers::default() };
         for (task, answer) in ["a", CLAIMED[0], CLAIMED[1], "b"].iter().zip([group.0, group.1, group.2, alone]) {
-            let found = self.app.db.task(permit.namespace(), &id(task)).await.unwrap();
+            let found = self.app.db.task(&permit.to_read(), &id(task)).await.unwrap();
             let is_there = found.is_some_and(|found| !CLAIMED.contains(task) || found.held().is_some());
             match answer {
                 Ok(_) => {

@@ -17,7 +17,7 @@ use super::*;
 const LONG: Duration = Duration::from_secs(60);
 
 fn follow(app: &Hub, number: i64) -> Follower {
-    app.db.follow(permit().namespace(), number)
+    app.db.follow(&permit().to_read(), number)
 }
 
 /// The next events; nothing else may come.
@@ -163,7 +163,7 @@ async fn a_namespace_that_is_not_there_yet_can_be_followed() {
     on_every_address(async |address| {
         let hubs = [open(address, Limits::default()).await, open(address, Limits::default()).await];
         let permit = permit_in("later");
-        let mut followers = hubs.each_ref().map(|hub| hub.db.follow(permit.namespace(), 0));
+        let mut followers = hubs.each_ref().map(|hub| hub.db.follow(&permit.to_read(), 0));
         let nothing = timeout(Duration::from_millis(50), followers[0].next()).await;
         assert!(nothing.is_err(), "{nothing:?}");
         hubs[0].submit(&permit, new("a")).await.unwrap();

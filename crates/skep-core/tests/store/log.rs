@@ -24,7 +24,7 @@ async fn a_reader_who_follows_the_numbers_misses_nothing_while_many_write() {
         }
         let (app, mut seen) = (&hubs[0], 0);
         while seen < (WRITERS * EACH) as i64 {
-            for event in app.db.events_after(permit().namespace(), seen, 7).await.unwrap() {
+            for event in app.db.events_after(&permit().to_read(), seen, 7).await.unwrap() {
                 assert_eq!(event.number, seen + 1, "a number was skipped");
                 seen = event.number;
             }
@@ -38,7 +38,7 @@ async fn a_reader_who_follows_the_numbers_misses_nothing_while_many_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_is_woken_by_every_commit_that_brought_events_and_by_no_other() {
     on_every_database(async |app| {
-        let mut watch = app.db.watch(permit().namespace());
+        let mut watch = app.db.watch(&permit().to_read());
         app.submit(&permit(), new("a")).await.unwrap();
         assert!(watch.has_changed(), "before the caller is told");
         watch.mark_seen();
@@ -66,14 +66,14 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         assert!(matches!(large, Err(TaskError::Invalid(_))), "{large:?}");
         app.at(LATER).end_run(&permit(), &r, End::Completed, None).await.unwrap();
 
-        let events = app.db.events_of(permit().namespace(), &r, 0, 100).await.unwrap();
+        let events = app.db.events_of(&permit().to_read(), &r, 0, 100).await.unwrap();
         let kinds: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
         let expected = ["run.started", "task.submitted", "task.log", "task.log", "task.cancelled", "run.ended"];
         assert_eq!(kinds, expected, "only its own");
         assert_eq!((&events[2].task, events[2].at), (&Some(a), LATER));
         assert_eq!(data(&events[2]), json!({ "message": "line\n\0", "data": { "n": 1 } }));
         assert_eq!(data(&events[3]), json!({ "message": "no data" }));
-        let rest = app.db.events_of(permit().namespace(), &r, events[2].number, 2).await.unwrap();
+        let rest = app.db.events_of(&permit().to_read(), &r, events[2].number, 2).await.unwrap();
         assert_eq!(rest, events[3..5]);
     })
     .await;
@@ -84,9 +84,9 @@ async fn a_page_of_events_has_its_limit() {
     on_every_database(async |app| {
         let tasks = (0..limits::PAGE_MAX).map(|n| new(&n.to_string())).collect();
         app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
-        let page = app.db.events_after(permit().namespace(), 0, usize::MAX).await.unwrap();
+        let page = app.db.events_after(&permit().to_read(), 0, usize::MAX).await.unwrap();
         assert_eq!(page.len(), limits::PAGE_MAX);
-        assert_eq!(app.db.events_after(permit().namespace(), 0, 3).await.unwrap().len(), 3);
+        assert_eq!(app.db.events_after(&permit().to_read(), 0, 3).await.unwrap().len(), 3);
         assert_eq!(log(&app).await.len(), limits::PAGE_MAX + 1);
     })
     .await;

@@ -36,7 +36,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
         written_at_0002(address).await;
         let app = open(address, Limits::default()).await;
         let (main, other) = (permit(), permit_in("other"));
-        let run = async |name: &str| app.db.run(main.namespace(), &RunId(name.into())).await.unwrap().unwrap();
+        let run = async |name: &str| app.db.run(&main.to_read(), &RunId(name.into())).await.unwrap().unwrap();
         let tasks = async |name: &str| tasks_of(&app, &main, name).await;
 
         let ended = run("ended").await;
@@ -53,10 +53,10 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
             state(&app, "dependent").await,
             State::Pending { due: Timestamp(1_790_000_010_000_000), waiting_for: 1 }
         );
-        let others = app.db.task(other.namespace(), &id("retried")).await.unwrap().unwrap();
+        let others = app.db.task(&other.to_read(), &id("retried")).await.unwrap().unwrap();
         assert_eq!((others.state.name(), others.input), ("in_progress", json!("another's").into()));
         for name in ["working", "ended", "paused"] {
-            let bytes = app.db.artefact(main.namespace(), &id(&format!("{name}-completed")), "out/f").await.unwrap();
+            let bytes = app.db.artefact(&main.to_read(), &id(&format!("{name}-completed")), "out/f").await.unwrap();
             assert_eq!(bytes.as_deref(), Some(name.as_bytes()));
         }
         let ann = Actor::member("ann", main.namespace().clone()).permit().unwrap();
@@ -64,7 +64,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
         assert_eq!(done.state, McpState::Completed("{\"x\": 1.50}".into()));
 
         let numbers = async |permit: &Permit| {
-            let events = app.db.events_after(permit.namespace(), 0, usize::MAX).await.unwrap();
+            let events = app.db.events_after(&permit.to_read(), 0, usize::MAX).await.unwrap();
             events.iter().map(|event| event.number).collect::<Vec<i64>>()
         };
         assert_eq!(numbers(&main).await, (7..=58).collect::<Vec<i64>>(), "the run of the first six was deleted");

@@ -85,7 +85,7 @@ async fn a_child_that_shares_a_file() {
                 println!("\ndid submit {name}");
                 work(&app).await;
             }
-            let mut watch = app.db.watch(permit().namespace());
+            let mut watch = app.db.watch(&permit().to_read());
             while count(&app, "task.completed").await < PROCESSES * TASKS {
                 if !work(&app).await {
                     let _ = timeout(LOOK_AGAIN, watch.changed()).await; // the other process may be heard later

@@ -15,7 +15,7 @@ fn run_id(name: &str) -> RunId {
 }
 
 async fn run(app: &Hub, name: &str) -> Run {
-    app.db.run(permit().namespace(), &run_id(name)).await.unwrap().unwrap()
+    app.db.run(&permit().to_read(), &run_id(name)).await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn a_run_starts_with_all_its_tasks_or_not_at_all() {
         let circle = vec![needs("a", &["b"]), needs("b", &["a"])];
         let refused = app.start_run(&permit(), new_run("r"), circle).await;
         assert!(matches!(refused, Err(RunError::Invalid(Invalid::Cycle(_)))), "{refused:?}");
-        assert_eq!(app.db.run(permit().namespace(), &run_id("r")).await.unwrap(), None);
+        assert_eq!(app.db.run(&permit().to_read(), &run_id("r")).await.unwrap(), None);
         assert_eq!(task(&app, "a").await, None);
         assert_eq!(story(&app).await, ["task.submitted taken"]);
 
@@ -64,7 +64,7 @@ async fn a_run_of_the_largest_size_starts_and_ends_in_one_go_each() {
         assert!(matches!(refused, Err(TaskError::Invalid(Invalid::TooMany { .. }))), "{refused:?}");
         let first = claim(&app, NOW).await.unwrap();
         fail(&app, &first, false).await.unwrap();
-        let counts = app.db.count_tasks(permit().namespace(), &run_id("r")).await.unwrap();
+        let counts = app.db.count_tasks(&permit().to_read(), &run_id("r")).await.unwrap();
         assert_eq!((counts.failed, counts.blocked), (1, limits::RUN_TASKS_MAX as u64 - 1));
         assert_eq!(tasks_of(&app, &permit(), "r").await.len(), limits::RUN_TASKS_MAX);
     })
@@ -109,7 +109,7 @@ async fn an_interrupted_run_gives_its_tasks_back_at_once() {
         assert_eq!(state(&app, "c").await.name(), "in_progress", "another run's task");
         assert_eq!(run(&app, "r").await.state, RunState::Interrupted);
         assert_eq!(claim(&app, LATER).await, None, "it stands still");
-        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), None);
+        assert_eq!(app.db.next_due(&permit().to_read(), "q").await.unwrap(), None);
         app.submit(&permit(), new("outside")).await.unwrap();
         assert_eq!(claim(&app, LATER).await.unwrap().id, id("outside"), "others of its queue go on");
         let joins = app.submit(&permit(), NewTask { run: Some(run_id("r")), ..new("d") }).await;
@@ -213,22 +213,22 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         let refused = app.delete_run(&permit(), &run_id("gone")).await;
         assert!(matches!(refused, Err(RunError::Refused(run::Refused::NotOver))), "{refused:?}");
         app.end_run(&permit(), &run_id("gone"), End::Cancelled, None).await.unwrap();
-        let namespace = permit().namespace().clone();
-        let sizes = app.db.run_sizes(&namespace, None, 10).await.unwrap();
+        let reads = permit().to_read();
+        let sizes = app.db.run_sizes(&reads, None, 10).await.unwrap();
         assert!(sizes.iter().all(|(_, bytes)| (5000..20_000).contains(bytes)) && sizes.len() == 2, "{sizes:?}");
-        let page = app.db.run_sizes(&namespace, Some(run_id("gone")), 10).await.unwrap();
+        let page = app.db.run_sizes(&reads, Some(run_id("gone")), 10).await.unwrap();
         assert_eq!(page, sizes[1..], "page by page, by id");
         assert!(app.db.size().await.unwrap() > 10_000);
 
         let before = log(&app).await;
         app.delete_run(&permit(), &run_id("gone")).await.unwrap();
-        assert_eq!(app.db.run(&namespace, &run_id("gone")).await.unwrap(), None);
+        assert_eq!(app.db.run(&reads, &run_id("gone")).await.unwrap(), None);
         assert!(tasks_of(&app, &permit(), "gone").await.is_empty());
-        assert!(app.db.artefacts(&namespace, &run_id("gone"), None, 10).await.unwrap().is_empty());
-        let after = app.db.events_after(&namespace, 0, usize::MAX).await.unwrap();
+        assert!(app.db.artefacts(&reads, &run_id("gone"), None, 10).await.unwrap().is_empty());
+        let after = app.db.events_after(&reads, 0, usize::MAX).await.unwrap();
         let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
         assert_eq!(after, of_kept, "numbers stay");
-        assert_eq!(app.db.run_sizes(&namespace, None, 10).await.unwrap().len(), 1);
+        assert_eq!(app.db.run_sizes(&reads, None, 10).await.unwrap().len(), 1);
         assert_eq!(task(&app, "kept-a").await.unwrap().state.name(), "completed");
         app.submit(&permit(), new("gone-a")).await.unwrap();
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
@@ -274,7 +274,7 @@ async fn an_answer_for_a_deleted_run_does_not_count_for_one_of_the_same_name() {
 }
 
 async fn count_with_gaps(app: &Hub, kind: &str) -> usize {
-    let events = app.db.events_after(permit().namespace(), 0, usize::MAX).await.unwrap();
+    let events = app.db.events_after(&permit().to_read(), 0, usize::MAX).await.unwrap();
     events.iter().filter(|event| event.kind.name() == kind).count()
 }
 
@@ -284,7 +284,7 @@ async fn whoever_is_late_with_deleting_a_run_leaves_the_next_one_of_its_name_alo
         let app = open(address, Limits::default()).await;
         let (_, deletion) = gone_and_remade(&app).await;
         assert!(!app.deletion_step(&permit(), &deletion).await.unwrap(), "there is nothing left to do");
-        let events = app.db.events_of(permit().namespace(), &run_id("r"), 0, 10).await.unwrap();
+        let events = app.db.events_of(&permit().to_read(), &run_id("r"), 0, 10).await.unwrap();
         assert_eq!(events.len(), 3);
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
         assert_eq!(claim(&app, NOW).await.unwrap().id, id("b"), "it still waits for the other");
@@ -301,7 +301,7 @@ async fn nothing_is_added_to_a_run_that_is_being_deleted() {
         app.interrupt_run(&permit(), &run_id("r")).await.unwrap();
         let deletion = app.begin_deletion(&permit(), &run_id("r")).await.unwrap();
         loop {
-            let last = app.db.events_after(permit().namespace(), 0, 10).await.unwrap().last().map(|last| last.number);
+            let last = app.db.events_after(&permit().to_read(), 0, 10).await.unwrap().last().map(|last| last.number);
             for late in [finish(&app, &held).await, fail(&app, &held, true).await] {
                 assert!(matches!(late, Err(TaskError::Unknown(_))), "{late:?}");
             }
@@ -313,13 +313,13 @@ async fn nothing_is_added_to_a_run_that_is_being_deleted() {
                 let again = app.submit(&permit(), new("a")).await;
                 assert!(matches!(again, Err(TaskError::BeingDeleted(_))), "{again:?}");
             }
-            let events = app.db.events_after(permit().namespace(), 0, 10).await.unwrap();
+            let events = app.db.events_after(&permit().to_read(), 0, 10).await.unwrap();
             assert_eq!(events.last().map(|last| last.number), last, "{events:?}");
             if !app.deletion_step(&permit(), &deletion).await.unwrap() {
                 break;
             }
         }
-        assert_eq!(app.db.events_after(permit().namespace(), 0, 10).await.unwrap(), []);
+        assert_eq!(app.db.events_after(&permit().to_read(), 0, 10).await.unwrap(), []);
         app.submit(&permit(), new("a")).await.unwrap();
     })
     .await;
@@ -352,11 +352,11 @@ async fn the_tasks_of_a_run_are_listed_as_declared_page_by_page() {
         app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
         app.start_run(&permit(), new_run("other"), vec![new("f")]).await.unwrap();
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
-        let (namespace, r) = (permit().namespace().clone(), run_id("r"));
+        let (reads, r) = (permit().to_read(), run_id("r"));
         let (mut last, mut pages) = (None, Vec::new());
         loop {
-            let page = app.db.tasks_of(&namespace, &r, last.clone(), 2).await.unwrap();
-            let short = app.db.task_summaries(&namespace, &r, last, 2).await.unwrap();
+            let page = app.db.tasks_of(&reads, &r, last.clone(), 2).await.unwrap();
+            let short = app.db.task_summaries(&reads, &r, last, 2).await.unwrap();
             let summary = |task: &Task| (task.id.clone(), task.position, task.state.is_over());
             let summaries: Vec<_> = short.into_iter().map(|task| (task.id, task.position, task.is_over)).collect();
             assert_eq!(summaries, page.iter().map(summary).collect::<Vec<_>>());
@@ -380,13 +380,13 @@ async fn runs_are_listed_newest_first_page_by_page() {
             app.at(Timestamp(at)).start_run(&permit(), new_run(&format!("r{n}")), Vec::new()).await.unwrap();
         }
         let page = async |before| {
-            let runs = app.db.runs(permit().namespace(), before, 2).await.unwrap();
+            let runs = app.db.runs(&permit().to_read(), before, 2).await.unwrap();
             let last = runs.last().map(|run| (run.created, run.id.clone()));
             (runs.into_iter().map(|run| run.id.0).collect::<Vec<_>>(), last)
         };
         let (first, last) = page(None).await;
         assert_eq!(first, ["r3", "r2"]);
-        let summaries = app.db.run_summaries(permit().namespace(), last.clone(), 9).await.unwrap();
+        let summaries = app.db.run_summaries(&permit().to_read(), last.clone(), 9).await.unwrap();
         assert_eq!(summaries.iter().map(|run| run.id.0.as_str()).collect::<Vec<_>>(), ["r1", "r0"]);
         assert_eq!(
             (summaries[0].state, summaries[0].created, summaries[0].ended),
@@ -407,7 +407,7 @@ async fn a_task_is_called_by_its_name_in_its_run_and_otherwise_by_its_id() {
             app.start_run(&permit(), new_run(run), vec![named(run), new(&format!("{run}-2"))]).await.unwrap();
             let names: Vec<String> = tasks_of(&app, &permit(), run).await.iter().map(|t| t.name().to_owned()).collect();
             assert_eq!(names, ["read".to_owned(), format!("{run}-2")]);
-            let summaries = app.db.task_summaries(permit().namespace(), &run_id(run), None, 10).await.unwrap();
+            let summaries = app.db.task_summaries(&permit().to_read(), &run_id(run), None, 10).await.unwrap();
             assert_eq!(summaries.iter().map(|task| task.name().to_owned()).collect::<Vec<_>>(), names);
         }
         assert_eq!(claim(&app, NOW).await.unwrap().step.as_deref(), Some("read"), "its worker knows the name, too");

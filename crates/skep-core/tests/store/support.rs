@@ -185,7 +185,7 @@ pub(crate) fn attempt(task: &Task) -> Attempt {
 }
 
 pub(crate) async fn task(app: &Hub, name: &str) -> Option<Task> {
-    app.db.task(permit().namespace(), &id(name)).await.unwrap()
+    app.db.task(&permit().to_read(), &id(name)).await.unwrap()
 }
 
 /// All tasks of a run.
@@ -193,7 +193,7 @@ pub(crate) async fn tasks_of(app: &Hub, permit: &Permit, run: &str) -> Vec<Task>
     let mut tasks: Vec<Task> = Vec::new();
     loop {
         let last = tasks.last().map(|last| (last.position, last.id.clone()));
-        let page = app.db.tasks_of(permit.namespace(), &RunId(run.into()), last, usize::MAX).await.unwrap();
+        let page = app.db.tasks_of(&permit.to_read(), &RunId(run.into()), last, usize::MAX).await.unwrap();
         if page.is_empty() {
             return tasks;
         }
@@ -209,7 +209,7 @@ pub(crate) async fn state(app: &Hub, name: &str) -> State {
 pub(crate) async fn log(app: &Hub) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     loop {
-        let page = app.db.events_after(permit().namespace(), events.len() as i64, usize::MAX).await.unwrap();
+        let page = app.db.events_after(&permit().to_read(), events.len() as i64, usize::MAX).await.unwrap();
         if page.is_empty() {
             return events;
         }

@@ -94,8 +94,8 @@ async fn of_tasks_in_a_queue_the_longest_due_goes_first_and_then_the_first_decla
             order.push(task.id.0);
         }
         assert_eq!(order, ["z", "y", "x", "later"]);
-        assert_eq!(app.db.next_due(permit().namespace(), "other").await.unwrap(), Some(Timestamp(0)));
-        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), None);
+        assert_eq!(app.db.next_due(&permit().to_read(), "other").await.unwrap(), Some(Timestamp(0)));
+        assert_eq!(app.db.next_due(&permit().to_read(), "q").await.unwrap(), None);
     })
     .await;
 }
@@ -107,7 +107,7 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
         let first = claim(&app, NOW).await.unwrap();
         fail(&app, &first, true).await.unwrap();
         let due = NOW.after(Duration::from_secs(1));
-        assert_eq!(app.db.next_due(permit().namespace(), "q").await.unwrap(), Some(due));
+        assert_eq!(app.db.next_due(&permit().to_read(), "q").await.unwrap(), Some(due));
         assert_eq!(claim(&app, Timestamp(due.0 - 1)).await, None);
         let second = claim(&app, due).await.unwrap();
         assert_eq!((second.attempt, second.failures), (2, 1));
@@ -244,7 +244,7 @@ async fn what_needs_an_optional_task_goes_on_however_that_ends() {
         assert_eq!(state(&app, "skipped").await, State::Blocked(id("breaks")));
         assert_eq!(state(&app, "does not").await, State::Blocked(id("breaks")));
         assert_eq!(claim(&app, NOW).await.unwrap().id, id("goes on"));
-        let counts = app.db.count_tasks(permit().namespace(), &RunId("r".into())).await.unwrap();
+        let counts = app.db.count_tasks(&permit().to_read(), &RunId("r".into())).await.unwrap();
         assert_eq!((counts.failed, counts.failed_allowed, counts.blocked, counts.in_progress), (1, 1, 2, 1));
     })
     .await;
@@ -304,7 +304,7 @@ async fn a_dependency_is_released_exactly_once_among_many_workers() {
         let mut workers = JoinSet::new();
         for _ in 0..8 {
             let (app, done, graph) = (app.clone(), Arc::clone(&done), graph.clone());
-            let mut watch = app.db.watch(permit().namespace());
+            let mut watch = app.db.watch(&permit().to_read());
             workers.spawn(async move {
                 while done.lock().unwrap().len() < WIDTH * DEPTH {
                     watch.mark_seen();
@@ -343,15 +343,15 @@ async fn artefacts_are_kept_with_the_answer_that_counts_and_no_other() {
         app.at(LATER).finish(&permit(), &quick.id, attempt(&quick), json!(2), files).await.unwrap();
 
         let (permit, r) = (permit(), RunId("r".into()));
-        let kept = app.db.artefacts(permit.namespace(), &r, None, 10).await.unwrap();
-        assert_eq!(app.db.artefacts(permit.namespace(), &r, None, 1).await.unwrap(), kept[..1]);
+        let kept = app.db.artefacts(&permit.to_read(), &r, None, 10).await.unwrap();
+        assert_eq!(app.db.artefacts(&permit.to_read(), &r, None, 1).await.unwrap(), kept[..1]);
         let first = (kept[0].task.clone(), kept[0].path.clone());
-        assert_eq!(app.db.artefacts(permit.namespace(), &r, Some(first), 10).await.unwrap(), kept[1..]);
-        assert_eq!(app.db.artefact_of_run(permit.namespace(), &r, "out/b.bin").await.unwrap().as_ref(), Some(&bytes));
+        assert_eq!(app.db.artefacts(&permit.to_read(), &r, Some(first), 10).await.unwrap(), kept[1..]);
+        assert_eq!(app.db.artefact_of_run(&permit.to_read(), &r, "out/b.bin").await.unwrap().as_ref(), Some(&bytes));
         let paths: Vec<_> = kept.iter().map(|artefact| (artefact.path.as_str(), artefact.size)).collect();
         assert_eq!(paths, [("out/b.bin", 100_000), ("out/empty", 0)]);
         assert_eq!(kept[1].sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        let read = async |path| app.db.artefact(permit.namespace(), &id("a"), path).await.unwrap();
+        let read = async |path| app.db.artefact(&permit.to_read(), &id("a"), path).await.unwrap();
         assert_eq!(read("out/b.bin").await, Some(bytes));
         assert_eq!(read("late").await, None);
     })
@@ -398,11 +398,11 @@ async fn namespaces_know_nothing_of_each_other() {
         let held = claim(&app, NOW).await.unwrap();
         finish(&app, &held).await.unwrap();
         assert_eq!(claim(&app, NOW).await, None);
-        let theirs = app.db.task(other.namespace(), &id("b")).await.unwrap().unwrap();
+        let theirs = app.db.task(&other.to_read(), &id("b")).await.unwrap().unwrap();
         assert_eq!(theirs.state, State::Pending { due: NOW, waiting_for: 1 });
         let unknown = app.cancel(&permit(), &id("b")).await;
         assert!(matches!(unknown, Err(TaskError::Unknown(_))), "{unknown:?}");
-        assert_eq!(app.db.events_after(other.namespace(), 0, 10).await.unwrap().len(), 2);
+        assert_eq!(app.db.events_after(&other.to_read(), 0, 10).await.unwrap().len(), 2);
     })
     .await;
 }

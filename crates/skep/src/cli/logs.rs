@@ -61,10 +61,10 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
     }
     let hub = Hub::open(settings).await?;
     let run = find_run(&hub, arguments.run.as_deref()).await?;
-    let tasks = run::tasks_of(&hub.app.db, hub.namespace(), &run.id).await?;
+    let tasks = run::tasks_of(&hub.app.db, &hub.permit.to_read(), &run.id).await?;
     let only = arguments.task.as_deref().map(|name| task_named(&run.id, name, &tasks)).transpose()?;
     let names = Names::of(&tasks);
-    let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);
+    let mut follow = Follow::new(&hub.app, &hub.permit.to_read(), &run.id);
     let wanted = |event: &Event| only.is_none() || event.task.as_ref() == only;
     let line = |event: &Event| if arguments.json { to_json(event, &names) } else { to_text(event, &names) };
     if arguments.follow && Archive::of(&hub).state_of(&run.id, run.state).await? == State::Running {

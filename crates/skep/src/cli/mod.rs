@@ -225,7 +225,7 @@ const NEWEST: &str = "newest";
 async fn find_run(hub: &Hub, named: Option<&str>) -> anyhow::Result<Run> {
     let named = [named.unwrap_or(NEWEST).to_owned()];
     let id = find_runs(hub, &named).await?.remove(0);
-    let run = hub.app.db.run(hub.namespace(), &id).await?;
+    let run = hub.app.db.run(&hub.permit.to_read(), &id).await?;
     run.with_context(|| format!("run {} is gone", id.0))
 }
 

@@ -9,10 +9,11 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use skep_core::{
-    Namespace, Timestamp,
+    Timestamp,
     app::App,
     db::{DbError, Follower, News},
     event::{Event, EventKind},
+    policy::{Permit, Read},
     run::RunId,
 };
 use skep_plan::Plan;
@@ -50,7 +51,7 @@ pub(super) enum Style {
 /// Reads the events of one run.
 pub(super) struct Follow {
     app: App,
-    namespace: Namespace,
+    permit: Permit<Read>,
     run: RunId,
     /// The number of the last event that was read.
     after: i64,
@@ -60,13 +61,13 @@ pub(super) struct Follow {
 
 impl Follow {
     /// From the first event on.
-    pub(super) fn new(app: &App, namespace: &Namespace, run: &RunId) -> Follow {
-        Follow { app: app.clone(), namespace: namespace.clone(), run: run.clone(), after: 0, follower: None }
+    pub(super) fn new(app: &App, permit: &Permit<Read>, run: &RunId) -> Follow {
+        Follow { app: app.clone(), permit: permit.clone(), run: run.clone(), after: 0, follower: None }
     }
 
     /// What has happened since the last look; empty if nothing.
     pub(super) async fn look(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
-        let events = self.app.db.events_of(&self.namespace, &self.run, self.after, EVENTS_PER_READ).await?;
+        let events = self.app.db.events_of(&self.permit, &self.run, self.after, EVENTS_PER_READ).await?;
         Ok(self.have_read(events.into_iter().map(Arc::new).collect()))
     }
 
@@ -74,12 +75,12 @@ impl Follow {
     pub(super) async fn next(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
         loop {
             let Some(follower) = &mut self.follower else {
-                let last = self.app.db.last_event(&self.namespace).await?;
+                let last = self.app.db.last_event(&self.permit).await?;
                 let events = self.look().await?;
                 if !events.is_empty() {
                     return Ok(events);
                 }
-                self.follower = Some(self.app.db.follow(&self.namespace, last));
+                self.follower = Some(self.app.db.follow(&self.permit, last));
                 continue;
             };
             match follower.next().await? {
@@ -422,6 +423,7 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use skep_core::{
+        Namespace,
         db::{Db, Limits},
         policy::Actor,
         run::NewRun,
@@ -452,7 +454,7 @@ mod tests {
         say("other", "no").await;
         say("r", "before").await;
 
-        let mut follow = Follow::new(&app, permit.namespace(), &id("r"));
+        let mut follow = Follow::new(&app, &permit.to_read(), &id("r"));
         let mut seen = Vec::new();
         let mut read = async |count: usize| {
             while seen.len() < count {

@@ -163,7 +163,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let directory = hub.home.hold(&id)?;
     let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
     swarm.submit(&id, &plan, &workspace).await?;
-    let follow = Follow::new(&hub.app, hub.namespace(), &id);
+    let follow = Follow::new(&hub.app, &hub.permit.to_read(), &id);
     Work { hub, swarm, id, plan, workspace, directory, follow }.show(&output).await
 }
 
@@ -188,7 +188,7 @@ pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::
         anyhow::bail!("run {id} is not over; `skep resume {id}` continues one that was interrupted");
     }
     let work = Work::take_up(hub, &run).await?;
-    let tasks = run::tasks_of(&work.hub.app.db, work.hub.namespace(), &run.id).await?;
+    let tasks = run::tasks_of(&work.hub.app.db, &work.hub.permit.to_read(), &run.id).await?;
     let only = arguments.task.map(|name| task_named(&run.id, &name, &tasks)).transpose()?;
     work.hub.app.retry_run(&work.hub.permit, &run.id, only).await?;
     work.show(&arguments.output).await
@@ -259,7 +259,7 @@ impl Work {
         let plan = stored_plan(run)?;
         let workspace = hub::workspace(&hub.settings, run.directory.as_ref())?;
         let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
-        let mut follow = Follow::new(&hub.app, hub.namespace(), &run.id);
+        let mut follow = Follow::new(&hub.app, &hub.permit.to_read(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again
         Ok(Work { hub, swarm, id: run.id.clone(), plan, workspace, directory, follow })
     }
@@ -267,7 +267,7 @@ impl Work {
     /// Work on the run, show how it goes, and print its report.
     async fn show(self, output: &Output) -> anyhow::Result<ExitCode> {
         let Work { hub, mut swarm, id, plan, workspace, directory, mut follow } = self;
-        let tasks = run::tasks_of(&hub.app.db, hub.namespace(), &id).await?;
+        let tasks = run::tasks_of(&hub.app.db, &hub.permit.to_read(), &id).await?;
         let finished: Vec<&str> = tasks.iter().filter(|task| task.is_over).map(|task| task.name()).collect();
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;

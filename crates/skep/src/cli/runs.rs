@@ -148,7 +148,7 @@ async fn list(common: Common, arguments: ListArguments) -> anyhow::Result<ExitCo
     let mut listed = Vec::new();
     for (run, short) in all.into_iter().zip(short).filter(is_wanted).take(arguments.limit) {
         let took = took(&hub, &run).await?;
-        let counts = hub.app.db.count_tasks(hub.namespace(), &run.id).await?;
+        let counts = hub.app.db.count_tasks(&hub.permit.to_read(), &run.id).await?;
         listed.push(Listed { run, short, took, counts });
     }
     let text = match arguments.json {
@@ -166,7 +166,7 @@ async fn took(hub: &Hub, run: &Summary) -> anyhow::Result<Duration> {
     let end = match (run.ended, run.state) {
         (Some(ended), _) => ended,
         (None, State::Running) => now(),
-        (None, _) => hub.app.db.last_event_of(hub.namespace(), &run.id).await?.unwrap_or(run.created),
+        (None, _) => hub.app.db.last_event_of(&hub.permit.to_read(), &run.id).await?.unwrap_or(run.created),
     };
     Ok(between(run.created, end))
 }

@@ -318,7 +318,7 @@ fn store(hub: &Hub) -> Probe {
     Probe::new("store", true, move || {
         let hub = hub.clone();
         async move {
-            let read = hub.app.db.runs(hub.namespace(), None, 1).await;
+            let read = hub.app.db.runs(&hub.permit.to_read(), None, 1).await;
             read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
         }
     })

@@ -75,7 +75,7 @@ fn answer(task: &TaskReport) -> Value {
 /// The contents of a file that a task of the run has left, by its path in reports.
 async fn artefact(hub: &Hub, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
     let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
-    let bytes = hub.app.db.artefact_of_run(hub.namespace(), &run.id, path).await?;
+    let bytes = hub.app.db.artefact_of_run(&hub.permit.to_read(), &run.id, path).await?;
     bytes.with_context(|| format!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0))
 }
 
@@ -83,5 +83,5 @@ async fn artefact(hub: &Hub, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
 async fn report(hub: &Hub, run: &Run) -> anyhow::Result<Report> {
     let plan = stored_plan(run)?;
     let state = Archive::of(hub).state_of(&run.id, run.state).await?;
-    Ok(Report::gather(&hub.app.db, hub.namespace(), run, state, &plan).await?)
+    Ok(Report::gather(&hub.app.db, &hub.permit.to_read(), run, state, &plan).await?)
 }

@@ -95,7 +95,7 @@ async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
     let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
     for run in Archive::of(&hub).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
-        let tasks = hub.app.db.count_tasks(hub.namespace(), &run.id).await?;
+        let tasks = hub.app.db.count_tasks(&hub.permit.to_read(), &run.id).await?;
         found.push(json!({
             "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),
             "tasks": tasks.all(), "tasks_over": tasks.all() - tasks.pending - tasks.in_progress,

@@ -14,7 +14,6 @@ use std::{
 use anyhow::Context as _;
 use rustix::{fs::statfs, process::geteuid};
 use skep_core::{
-    Namespace,
     app::App,
     db::{Db, Limits},
     policy::Permit,
@@ -66,11 +65,6 @@ impl Hub {
         let db = Db::open(&address, Limits::default()).await?;
         let permit = principals::local().permit()?;
         Ok(Hub { settings: Arc::new(settings), home, app: App::new(db), permit })
-    }
-
-    /// The namespace of this machine's runs.
-    pub fn namespace(&self) -> &Namespace {
-        self.permit.namespace()
     }
 }
 

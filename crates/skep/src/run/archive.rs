@@ -8,7 +8,6 @@ use std::{
 };
 
 use skep_core::{
-    Namespace,
     app::{self, App},
     db::DbError,
     policy::Permit,
@@ -69,10 +68,6 @@ impl Archive {
         Archive { app: hub.app.clone(), permit: hub.permit.clone(), home: hub.home.clone() }
     }
 
-    fn namespace(&self) -> &Namespace {
-        self.permit.namespace()
-    }
-
     /// Where a run stands that the store says to be in `state`: whoever asks is told this. A run whose process was killed
     /// still says in the store that it is running; it is interrupted.
     pub async fn state_of(&self, id: &RunId, state: State) -> Result<State, DbError> {
@@ -80,7 +75,7 @@ impl Archive {
             return Ok(state);
         }
         // Whoever works on a run ends it first and then unlocks its directory, so what the store says now is the last word.
-        let now = self.app.db.run(self.namespace(), id).await?;
+        let now = self.app.db.run(&self.permit.to_read(), id).await?;
         Ok(match now.map_or(state, |run| run.state) {
             State::Running => State::Interrupted,
             over => over,
@@ -92,7 +87,7 @@ impl Archive {
         let mut runs: Vec<Summary> = Vec::new();
         loop {
             let before = runs.last().map(|last| (last.created, last.id.clone()));
-            let page = self.app.db.run_summaries(self.namespace(), before, PAGE).await?;
+            let page = self.app.db.run_summaries(&self.permit.to_read(), before, PAGE).await?;
             let is_last = page.len() < PAGE;
             for run in page {
                 let state = self.state_of(&run.id, run.state).await?;
@@ -109,7 +104,7 @@ impl Archive {
         let mut in_database = HashMap::new();
         let mut last = None;
         loop {
-            let page = self.app.db.run_sizes(self.namespace(), last, PAGE).await?;
+            let page = self.app.db.run_sizes(&self.permit.to_read(), last, PAGE).await?;
             last = page.last().map(|(id, _)| id.clone());
             let is_last = page.len() < PAGE;
             in_database.extend(page);
@@ -128,7 +123,7 @@ impl Archive {
     /// cannot.
     pub async fn delete(&self, id: &RunId) -> Result<(), DeleteError> {
         let db = &self.app.db;
-        let run = db.run(self.namespace(), id).await.map_err(app::RunError::from)?;
+        let run = db.run(&self.permit.to_read(), id).await.map_err(app::RunError::from)?;
         let run = run.ok_or_else(|| app::RunError::Unknown(id.clone()))?;
         // Held until the end, so that nobody resumes it meanwhile.
         let held = match self.home.is_held(id) {
@@ -205,6 +200,7 @@ mod tests {
 
     use serde_json::json;
     use skep_core::{
+        Namespace,
         db::{Clock, Db, Limits},
         policy::Actor,
         run::NewRun,

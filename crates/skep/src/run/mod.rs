@@ -27,11 +27,11 @@ pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::{Value, json};
 use skep_core::{
-    Json, Namespace, Timestamp,
+    Json, Timestamp,
     app::{self, App},
     db::{Db, DbError},
     limits::PAGE_MAX,
-    policy::Permit,
+    policy::{Permit, Read},
     run::{End, NewRun, Refused, RunId, State},
     task::{NewTask, Summary, TaskId, WorkerId},
 };
@@ -186,10 +186,11 @@ impl Swarm {
 
     /// Returns when no task of the run is waiting or under way.
     async fn until_over(&self, id: &RunId) -> Result<(), RunError> {
-        let mut watch = self.app.db.watch(self.permit.namespace());
+        let permit = self.permit.to_read();
+        let mut watch = self.app.db.watch(&permit);
         loop {
             watch.mark_seen();
-            let counts = PATIENCE.ask(|| self.app.db.count_tasks(self.permit.namespace(), id)).await.map_err(store)?;
+            let counts = PATIENCE.ask(|| self.app.db.count_tasks(&permit, id)).await.map_err(store)?;
             if counts.pending + counts.in_progress == 0 {
                 return Ok(());
             }
@@ -200,10 +201,10 @@ impl Swarm {
 
     /// Aggregate what the tasks left, and end the run, unless somebody has called it off.
     async fn finish(&self, id: &RunId, plan: &Plan, directory: &RunDirectory) -> Result<Report, RunError> {
-        let (db, namespace) = (&self.app.db, self.permit.namespace());
-        let run = db.run(namespace, id).await.map_err(store)?;
+        let (db, permit) = (&self.app.db, &self.permit.to_read());
+        let run = db.run(permit, id).await.map_err(store)?;
         let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
-        let mut report = Report::gather(db, namespace, &run, run.state, plan).await?;
+        let mut report = Report::gather(db, permit, &run, run.state, plan).await?;
         let end = if report.succeeded() { End::Completed } else { End::Failed };
         if !run.state.is_over() {
             report.status = State::from(end).name().to_owned();
@@ -268,11 +269,11 @@ fn queue(run: &RunId, role: Role) -> String {
 }
 
 /// All tasks of a run, in the order of its plan.
-pub async fn tasks_of(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<Summary>, DbError> {
+pub async fn tasks_of(db: &Db, permit: &Permit<Read>, run: &RunId) -> Result<Vec<Summary>, DbError> {
     let mut tasks: Vec<Summary> = Vec::new();
     loop {
         let last = tasks.last().map(|task| (task.position, task.id.clone()));
-        let page = db.task_summaries(namespace, run, last, PAGE_MAX).await?;
+        let page = db.task_summaries(permit, run, last, PAGE_MAX).await?;
         let is_last = page.len() < PAGE_MAX;
         tasks.extend(page);
         if is_last {

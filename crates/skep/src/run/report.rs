@@ -9,11 +9,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skep_core::{
-    Namespace, Timestamp,
+    Timestamp,
     artefact::Artefact,
     db::{Db, DbError},
     event::{Event, EventKind},
     limits::PAGE_MAX,
+    policy::{Permit, Read},
     run::{self, Run, RunId},
     task::{State, Task, TaskId},
 };
@@ -197,16 +198,16 @@ impl Report {
     /// What the store knows of a run, which stands at `state` (see `Archive::state_of`).
     pub async fn gather(
         db: &Db,
-        namespace: &Namespace,
+        permit: &Permit<Read>,
         run: &Run,
         state: run::State,
         plan: &Plan,
     ) -> Result<Report, RunError> {
         let id = &run.id;
-        let names = Names::of(&tasks_of(db, namespace, id).await.map_err(store)?);
-        let times = Times::read(db, namespace, id).await?;
-        let tasks = task_reports(db, namespace, run, state, plan, &names, &times).await.map_err(store)?;
-        let artefacts = artefacts(db, namespace, id).await.map_err(store)?.into_iter().map(|artefact| {
+        let names = Names::of(&tasks_of(db, permit, id).await.map_err(store)?);
+        let times = Times::read(db, permit, id).await?;
+        let tasks = task_reports(db, permit, run, state, plan, &names, &times).await.map_err(store)?;
+        let artefacts = artefacts(db, permit, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
             json!({ "task": names.get(&artefact.task), "path": path, "bytes": artefact.size, "sha256": artefact.sha256 })
         });
@@ -233,7 +234,7 @@ impl Report {
 /// What became of each task, in the order of the plan.
 async fn task_reports(
     db: &Db,
-    namespace: &Namespace,
+    permit: &Permit<Read>,
     run: &Run,
     state: run::State,
     plan: &Plan,
@@ -244,7 +245,7 @@ async fn task_reports(
         plan.tasks.iter().enumerate().map(|(n, step)| (step.id.as_str(), (n, step))).collect();
     let (mut reports, mut last) = (BTreeMap::new(), None);
     loop {
-        let page = db.tasks_of(namespace, &run.id, last, TASKS_PER_READ).await?;
+        let page = db.tasks_of(permit, &run.id, last, TASKS_PER_READ).await?;
         for task in &page {
             let Some((n, step)) = steps.get(task.name()) else { continue };
             let report = task_report(step, task, run.created, names, times);
@@ -312,10 +313,10 @@ struct Time {
 }
 
 impl Times {
-    async fn read(db: &Db, namespace: &Namespace, id: &RunId) -> Result<Times, RunError> {
+    async fn read(db: &Db, permit: &Permit<Read>, id: &RunId) -> Result<Times, RunError> {
         let (mut times, mut after) = (Times::default(), 0);
         loop {
-            let events = db.events_of(namespace, id, after, EVENTS_PER_READ).await.map_err(store)?;
+            let events = db.events_of(permit, id, after, EVENTS_PER_READ).await.map_err(store)?;
             let Some(last) = events.last() else { return Ok(times) };
             after = last.number;
             events.iter().for_each(|event| times.add(event));
@@ -360,11 +361,11 @@ pub(crate) fn rfc3339(at: Timestamp) -> String {
 }
 
 /// All that a run has left behind.
-async fn artefacts(db: &Db, namespace: &Namespace, run: &RunId) -> Result<Vec<Artefact>, DbError> {
+async fn artefacts(db: &Db, permit: &Permit<Read>, run: &RunId) -> Result<Vec<Artefact>, DbError> {
     let mut artefacts: Vec<Artefact> = Vec::new();
     loop {
         let last = artefacts.last().map(|last| (last.task.clone(), last.path.clone()));
-        let page = db.artefacts(namespace, run, last, PAGE_MAX).await?;
+        let page = db.artefacts(permit, run, last, PAGE_MAX).await?;
         let is_last = page.len() < PAGE_MAX;
         artefacts.extend(page);
         if is_last {

@@ -1,5 +1,6 @@
 use serde_json::Map;
 use skep_core::{
+    Namespace,
     db::{Db, Limits},
     policy::Actor,
 };

@@ -66,7 +66,8 @@ impl ClaimLoop {
     /// Do tasks until `stop` is cancelled.
     pub(super) async fn run(self) -> Result<(), WorkError> {
         let (app, permit) = (&self.pool.app, &self.pool.permit);
-        let mut watch = app.db.watch(permit.namespace());
+        let reads = permit.to_read();
+        let mut watch = app.db.watch(&reads);
         let mut next = None;
         while !self.stop.is_cancelled() {
             watch.mark_seen();
@@ -79,7 +80,7 @@ impl ClaimLoop {
                 continue;
             }
             // A retry becomes due without anybody calling.
-            let due = PATIENCE.ask(|| app.db.next_due(permit.namespace(), &self.queue)).await.map_err(WorkError::of)?;
+            let due = PATIENCE.ask(|| app.db.next_due(&reads, &self.queue)).await.map_err(WorkError::of)?;
             let wait = due.map_or(POLL, |due| app.db.now().until(due).clamp(WAIT_MIN, POLL));
             tokio::select! {
                 () = watch.changed() => {}
@@ -199,7 +200,7 @@ impl ClaimLoop {
 
     /// What a task is to do, and what its templates see: its run, and the tasks that it depends on.
     async fn prepare(&self, task: &Task) -> Result<Result<(Job, Scope), JobError>, WorkError> {
-        let (db, namespace) = (&self.pool.app.db, self.pool.permit.namespace());
+        let (db, permit) = (&self.pool.app.db, self.pool.permit.to_read());
         let (job, mut scope) = match self.runs.of(task).await.map_err(WorkError::of)? {
             Err(error) => return Ok(Err(error)),
             Ok(run) => match run.job(task) {
@@ -209,7 +210,7 @@ impl ClaimLoop {
         };
         let mut needed = Vec::with_capacity(task.depends_on.len());
         for id in &task.depends_on {
-            needed.extend(PATIENCE.ask(|| db.task(namespace, id)).await.map_err(WorkError::of)?);
+            needed.extend(PATIENCE.ask(|| db.task(&permit, id)).await.map_err(WorkError::of)?);
         }
         needed.sort_by_key(|needed| needed.position); // templates that list tasks see them as they were declared
         for needed in &needed {

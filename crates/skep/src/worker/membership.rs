@@ -106,7 +106,7 @@ async fn release_lost(app: &App, permit: &Permit) -> anyhow::Result<()> {
     if app.db.has_silent_hubs(ATTACH_TIME).await? {
         app.expire_hubs(ATTACH_TIME).await?;
     }
-    while app.db.has_lost(permit.namespace()).await? {
+    while app.db.has_lost(&permit.to_read()).await? {
         let tasks = app.release_lost(permit).await?;
         tracing::info!(tasks = tasks.len(), "the worker of these tasks is gone; they are given out again");
     }

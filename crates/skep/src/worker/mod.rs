@@ -78,7 +78,7 @@ impl Pool {
         let stop = stop.child_token();
         let names = workers.iter().map(|worker| worker.id.clone()).collect();
         let membership = Membership::join(self.app.clone(), self.permit.clone(), names).await.map_err(WorkError::of)?;
-        let runs = Arc::new(Runs::new(self.app.clone(), self.permit.clone()));
+        let runs = Arc::new(Runs::new(self.app.clone(), self.permit.to_read()));
         let pool = Arc::new(self);
         let mut loops = JoinSet::new();
         for Worker { id, queue } in workers {

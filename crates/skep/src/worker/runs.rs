@@ -6,7 +6,7 @@ use serde_json::Map;
 use skep_core::{
     app::App,
     db::DbError,
-    policy::Permit,
+    policy::{Permit, Read},
     run::{Run, RunId},
     task::Task,
 };
@@ -24,7 +24,7 @@ use super::{
 /// Reads the run of a task. Workers share it, and so read a run once for all its tasks: its inputs may be large.
 pub(super) struct Runs {
     app: App,
-    permit: Permit,
+    permit: Permit<Read>,
     /// The run of the last task: most often the next task is of the same.
     last: Mutex<Option<Arc<RunOfTask>>>,
 }
@@ -39,7 +39,7 @@ pub(super) struct RunOfTask {
 }
 
 impl Runs {
-    pub(super) fn new(app: App, permit: Permit) -> Runs {
+    pub(super) fn new(app: App, permit: Permit<Read>) -> Runs {
         Runs { app, permit, last: Mutex::new(None) }
     }
 
@@ -51,7 +51,7 @@ impl Runs {
         }
         let run = match &task.run {
             None => None,
-            Some(id) => match PATIENCE.ask(|| self.app.db.run(self.permit.namespace(), id)).await? {
+            Some(id) => match PATIENCE.ask(|| self.app.db.run(&self.permit, id)).await? {
                 None => return Ok(Err(JobError::Deleted)),
                 run => run,
             },

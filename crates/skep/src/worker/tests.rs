@@ -97,10 +97,10 @@ fn built_in(place: &Place) -> Vec<Tool> {
 
 async fn over_at_last(app: &App, name: &str) -> Task {
     let permit = permit();
-    let mut watch = app.db.watch(permit.namespace());
+    let mut watch = app.db.watch(&permit.to_read());
     loop {
         watch.mark_seen();
-        let task = app.db.task(permit.namespace(), &TaskId(name.into())).await.unwrap().unwrap();
+        let task = app.db.task(&permit.to_read(), &TaskId(name.into())).await.unwrap().unwrap();
         if task.state.is_over() {
             return task;
         }
@@ -206,14 +206,14 @@ async fn a_run_of_the_name_of_a_deleted_one_has_its_own_inputs() {
     let place = Place::new();
     let app = place.open().await;
     let (permit, id) = (permit(), RunId("r".into()));
-    let runs = Runs::new(place.open().await, permit.clone());
+    let runs = Runs::new(place.open().await, permit.to_read());
     let (name, directory) = ("n".to_owned(), "/tmp".to_owned());
     for who in ["former", "new"] {
         let (inputs, plan) = (json!({ "who": who }).into(), Json::null());
         let run = NewRun { id: id.clone(), name: name.clone(), plan, inputs, directory: directory.clone() };
         let tasks = vec![task("t", &json!({ "tool": "compose", "args": {} }))];
         app.start_run(&permit, run, tasks).await.unwrap();
-        let task = app.db.task(permit.namespace(), &TaskId("id-t".into())).await.unwrap().unwrap();
+        let task = app.db.task(&permit.to_read(), &TaskId("id-t".into())).await.unwrap().unwrap();
         let seen = runs.of(&task).await.unwrap().unwrap();
         assert_eq!(seen.scope().text("{{ inputs.who }}").unwrap(), who);
         app.end_run(&permit, &id, End::Cancelled, None).await.unwrap();

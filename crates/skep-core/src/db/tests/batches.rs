@@ -101,10 +101,10 @@ async fn outcome(app: &Hub, namespace: &str, case: &Case, together: bool) -> Vec
         }
     }
     for n in 0..case.tasks.len() {
-        let task = app.db.task(permit.namespace(), &id(&n.to_string())).await.unwrap();
+        let task = app.db.task(&permit.to_read(), &id(&n.to_string())).await.unwrap();
         said.push(format!("{task:?}"));
     }
-    let events = app.db.events_after(permit.namespace(), 0, usize::MAX).await.unwrap();
+    let events = app.db.events_after(&permit.to_read(), 0, usize::MAX).await.unwrap();
     said.extend(events.iter().map(|event| format!("{event:?}")));
     said
 }
