@@ -196,7 +196,7 @@ async fn finish(tx: &mut Tx<'_>, answers: &[&Finish]) -> Result<Vec<Result<Task,
         });
     }
     let completed: Vec<&Task> = counted.iter().filter_map(|one| tasks.get(&one.answer.id)).collect();
-    tx.save_tasks(&completed).await?;
+    tx.save_completed(&completed).await?;
     for (task, one) in completed.iter().zip(&counted) {
         for (artefact, sha256) in one.answer.artefacts.iter().zip(&one.sha256) {
             tx.add_artefact(task, artefact, sha256).await?;
@@ -257,6 +257,6 @@ async fn claim(tx: &mut Tx<'_>, claims: &[&Claim]) -> Result<Vec<Vec<Task>>, Tas
         }
         claimed.push(tasks);
     }
-    tx.save_tasks(&claimed.iter().flatten().collect::<Vec<_>>()).await?;
+    tx.save_started(&claimed.iter().flatten().collect::<Vec<_>>()).await?;
     Ok(claimed)
 }

@@ -93,9 +93,17 @@ pub(super) struct Table {
     insert_made: String,
     /// A `select` of those columns as they are made, by the namespace.
     made: String,
-    update: String,
+    /// Writes every column that changes.
+    update: Update,
+}
+
+/// The statements that write some columns of a row, by its id.
+pub(super) struct Update {
+    /// Which of the table's columns.
+    is_written: Vec<bool>,
+    one: String,
     /// The same for several rows, on PostgreSQL.
-    update_several: String,
+    several: String,
 }
 
 impl Table {
@@ -119,30 +127,19 @@ impl Table {
         );
         let insert_made = format!("{insert} returning {}", made_names.join(", "));
 
-        let changing: Vec<String> = columns.iter().filter(|column| column.changes).flat_map(Column::names).collect();
-        let set: Vec<String> = (1..).zip(&changing).map(|(n, column)| format!("{column} = ${n}")).collect();
-        let update = format!(
-            "update {name} set {} where namespace = ${} and id = ${}",
-            set.join(", "),
-            changing.len() + 1,
-            changing.len() + 2
-        );
-        let arrays = columns.iter().filter(|column| column.changes).flat_map(|column| {
-            let array = if column.is_integer { "bigint[]" } else { "text[]" };
-            vec![array; column.names().len()]
-        });
-        let arrays: Vec<String> = (3..).zip(arrays).map(|(n, array)| format!("${n}::{array}")).collect();
-        let set: Vec<String> = changing.iter().map(|column| format!("{column} = new.{column}")).collect();
-        let update_several = format!(
-            "update {name} set {} from unnest($2::text[], {}) as new (id, {}) \
-             where {name}.namespace = $1 and {name}.id = new.id",
-            set.join(", "),
-            arrays.join(", "),
-            changing.join(", ")
-        );
+        let update = Update::new(name, columns, |column| column.changes);
         let (whole, small, plain) = (whole.join(", "), small.join(", "), plain.join(", "));
         let load = format!("select {whole} from {name} where namespace = $1 and id = $2");
-        Table { name, columns, whole, small, plain, load, insert, insert_made, made, update, update_several }
+        Table { name, columns, whole, small, plain, load, insert, insert_made, made, update }
+    }
+
+    /// Statements that write only these columns, where the others are as they were when the entity was loaded. What SQLite
+    /// spends on a row grows with the columns that are written, and with the indexes in which they are.
+    pub(super) fn update_of(&self, names: &[&str]) -> Update {
+        debug_assert!(
+            names.iter().all(|name| self.columns.iter().any(|column| column.changes && column.name == *name))
+        );
+        Update::new(self.name, self.columns, |column| names.contains(&column.name))
     }
 
     /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
@@ -173,6 +170,45 @@ impl Table {
     /// The columns that name blobs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = String> {
         self.columns.iter().filter(|column| column.is_json).map(Column::blob)
+    }
+}
+
+impl Update {
+    fn new(name: &str, columns: &[Column], is_written: impl Fn(&Column) -> bool) -> Update {
+        let is_written: Vec<bool> = columns.iter().map(is_written).collect();
+        let written =
+            || columns.iter().zip(&is_written).filter_map(|(column, is_written)| is_written.then_some(column));
+        let names: Vec<String> = written().flat_map(Column::names).collect();
+        let set: Vec<String> = (1..).zip(&names).map(|(n, column)| format!("{column} = ${n}")).collect();
+        let one = format!(
+            "update {name} set {} where namespace = ${} and id = ${}",
+            set.join(", "),
+            names.len() + 1,
+            names.len() + 2
+        );
+        let arrays = written().flat_map(|column| {
+            let array = if column.is_integer { "bigint[]" } else { "text[]" };
+            vec![array; column.names().len()]
+        });
+        let arrays: Vec<String> = (3..).zip(arrays).map(|(n, array)| format!("${n}::{array}")).collect();
+        let set: Vec<String> = names.iter().map(|column| format!("{column} = new.{column}")).collect();
+        let several = format!(
+            "update {name} set {} from unnest($2::text[], {}) as new (id, {}) \
+             where {name}.namespace = $1 and {name}.id = new.id",
+            set.join(", "),
+            arrays.join(", "),
+            names.join(", ")
+        );
+        Update { is_written, one, several }
+    }
+
+    /// What it writes of a row of the table, with the columns.
+    fn written<'a, V>(
+        &self,
+        columns: &'static [Column],
+        values: impl IntoIterator<Item = V> + 'a,
+    ) -> impl Iterator<Item = (&'static Column, V)> {
+        columns.iter().zip(values).zip(&self.is_written).filter_map(|(pair, is_written)| is_written.then_some(pair))
     }
 }
 
@@ -229,45 +265,54 @@ impl Tx<'_> {
         id: &str,
         values: [Value<'_>; N],
     ) -> Result<(), Cause> {
-        let changing = table.columns.iter().zip(values).filter(|(column, _)| column.changes);
+        self.update_one(table, &table.update, id, values).await
+    }
+
+    async fn update_one<const N: usize>(
+        &mut self,
+        table: &Table,
+        update: &Update,
+        id: &str,
+        values: [Value<'_>; N],
+    ) -> Result<(), Cause> {
         let mut row = Vec::with_capacity(2 * N + 2);
-        let large = add_values(&mut row, changing);
+        let large = add_values(&mut row, update.written(table.columns, values));
         for json in &large {
             self.add_blob(json).await?;
         }
         row.extend([Value::from(self.namespace()), Value::from(id)]);
-        self.execute(&table.update, &row).await
+        self.execute(&update.one, &row).await
     }
 
-    /// The same for several rows, each with its id.
-    pub(super) async fn update_several<const N: usize>(
+    /// Write some columns of several rows, each with its id.
+    pub(super) async fn update_several<'a, const N: usize>(
         &mut self,
         table: &Table,
-        rows: Vec<(&str, [Value<'_>; N])>,
+        update: &Update,
+        rows: impl ExactSizeIterator<Item = (&'a str, [Value<'a>; N])>,
     ) -> Result<(), Cause> {
         if rows.len() < 2 || self.sql.answers_at_once() {
             for (id, values) in rows {
-                self.update(table, id, values).await?;
+                self.update_one(table, update, id, values).await?;
             }
             return Ok(());
         }
-        let ids: Vec<&str> = rows.iter().map(|(id, _)| *id).collect();
-        let changing: Vec<&Column> = table.columns.iter().filter(|column| column.changes).collect();
-        let mut arrays: Vec<Vec<Value<'_>>> =
-            changing.iter().flat_map(|column| column.names()).map(|_| Vec::new()).collect();
-        for (_, values) in rows {
+        let columns = || update.written(table.columns, table.columns).map(|(column, _)| column);
+        let mut ids = Vec::with_capacity(rows.len());
+        let mut arrays: Vec<Vec<Value<'_>>> = columns().flat_map(Column::names).map(|_| Vec::new()).collect();
+        for (id, values) in rows {
+            ids.push(id);
             let mut row = Vec::with_capacity(2 * N);
-            let of_row = table.columns.iter().zip(values).filter(|(column, _)| column.changes);
-            for json in &add_values(&mut row, of_row) {
+            for json in &add_values(&mut row, update.written(table.columns, values)) {
                 self.add_blob(json).await?;
             }
             arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
         }
-        let are_integers = changing.iter().flat_map(|column| vec![column.is_integer; column.names().len()]);
+        let are_integers = columns().flat_map(|column| vec![column.is_integer; column.names().len()]);
         let of_column = |(array, are_integers)| if are_integers { Value::integers(array) } else { Value::texts(array) };
         let mut values = vec![Value::from(self.namespace()), Value::from(ids)];
         values.extend(arrays.into_iter().zip(are_integers).map(of_column));
-        self.execute(&table.update_several, &values).await
+        self.execute(&update.several, &values).await
     }
 }
 
@@ -307,15 +352,16 @@ mod tests {
              values ($1, $2, $3, $4, $5, $6, $7, (select $1)) on conflict do nothing"
         );
         assert_eq!(
-            table.update,
+            table.update.one,
             "update t set state = $1, result = $2, result_blob = $3 where namespace = $4 and id = $5"
         );
         assert_eq!(
-            table.update_several,
+            table.update.several,
             "update t set state = new.state, result = new.result, result_blob = new.result_blob \
              from unnest($2::text[], $3::text[], $4::text[], $5::text[]) as new (id, state, result, result_blob) \
              where t.namespace = $1 and t.id = new.id"
         );
+        assert_eq!(table.update_of(&["state"]).one, "update t set state = $1 where namespace = $2 and id = $3");
         assert_eq!(
             table.select_without_json("id = $2"),
             "select id, born, state from t where namespace = $1 and id = $2"

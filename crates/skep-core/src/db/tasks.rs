@@ -1,6 +1,7 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::LazyLock,
     time::Duration,
@@ -13,7 +14,7 @@ use super::{
     Db, DbError, Doing, Tx,
     events::page,
     sql::{Cause, JOIN_IN_ORDER, Row, Select, Value, values},
-    table::{Column, Table},
+    table::{Column, Table, Update},
 };
 use crate::{
     Json, Timestamp,
@@ -47,6 +48,10 @@ const COLUMNS: [Column; 20] = [
     Column::changing("result").json(),
 ];
 pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &COLUMNS));
+
+/// What changes when a pending task is started, and when one in progress is completed.
+static START: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", "due", "attempt", "worker", "session"]));
+static COMPLETE: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", "worker", "session", "result"]));
 
 /// A condition on a task: its run, if it is in one, goes on. A subquery and not a join, so that the tasks of a queue
 /// are looked at in order, and only as many as it takes.
@@ -161,10 +166,19 @@ impl Tx<'_> {
         self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save a task")
     }
 
-    /// Save several tasks, no two of which are the same.
-    pub(crate) async fn save_tasks(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
-        let rows = tasks.iter().map(|task| (task.id.0.as_str(), values_of(task))).collect();
-        self.update_several(&TABLE, rows).await.doing("save tasks")
+    /// Save tasks that were pending and are in progress now, no two of which are the same.
+    pub(crate) async fn save_started(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
+        self.save_tasks(&START, tasks).await.doing("save the tasks that are started")
+    }
+
+    /// Save tasks that were in progress and are completed now, no two of which are the same.
+    pub(crate) async fn save_completed(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
+        self.save_tasks(&COMPLETE, tasks).await.doing("save the tasks that are completed")
+    }
+
+    async fn save_tasks(&mut self, update: &Update, tasks: &[&Task]) -> Result<(), Cause> {
+        let rows = tasks.iter().map(|task| (task.id.0.as_str(), values_of(task)));
+        self.update_several(&TABLE, update, rows).await
     }
 
     /// Let the dependents of tasks that are over wait for so many less. To be called once for each task.
@@ -393,7 +407,7 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
         task.step.as_ref().into(),
         (&task.queue).into(),
         task.position.into(),
-        names_to_json(&task.depends_on).into(),
+        Value::Text(names_to_json(&task.depends_on)),
         task.retries_max.into(),
         i64::try_from(task.retry_delay.as_micros()).unwrap_or(i64::MAX).into(),
         task.allow_failure.into(),
@@ -510,6 +524,9 @@ fn unknown_state(state: &str) -> Cause {
     format!("unknown task state {state:?}").into()
 }
 
-fn names_to_json(names: &[TaskId]) -> String {
-    serde_json::Value::from_iter(names.iter().map(|name| name.0.as_str())).to_string()
+fn names_to_json(names: &[TaskId]) -> Cow<'static, str> {
+    match names {
+        [] => "[]".into(),
+        names => serde_json::Value::from_iter(names.iter().map(|name| name.0.as_str())).to_string().into(),
+    }
 }

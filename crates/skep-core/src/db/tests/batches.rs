@@ -6,7 +6,7 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use super::{Held, *};
 use crate::{
     app::{Answer, FINISH_MAX},
-    limits::OUTPUT_BYTES_MAX,
+    limits::{INLINE_BYTES_MAX, OUTPUT_BYTES_MAX},
 };
 
 /// Graphs and operations that are tried.
@@ -219,6 +219,32 @@ async fn a_worker_may_claim_and_answer_several_tasks_at_once_but_not_any_number(
         assert!(matches!(&finished[3], Err(TaskError::Unknown(_))), "{finished:?}");
         let too_many = vec![answers[0].clone(); FINISH_MAX + 1];
         assert!(matches!(app.finish_many(&permit, too_many).await, Err(TaskError::Invalid(_))));
+    })
+    .await;
+}
+
+/// Only the columns that a start or an answer changes are written; so whatever happened to the task before, what its
+/// worker is told must be all that there is to say of it.
+#[tokio::test]
+async fn what_a_worker_is_told_about_its_task_is_what_is_kept() {
+    on_every_database(async |app| {
+        let permit = permit();
+        let is_kept = async |told: &Task| assert_eq!(task(&app, &told.id.0).await.as_ref(), Some(told));
+        let large = json!("x".repeat(INLINE_BYTES_MAX + 1));
+        for (name, output) in [("small", json!(1)), ("large", large)] {
+            app.at(NOW).submit(&permit, NewTask { retries_max: 1, ..new(name) }).await.unwrap();
+            let first = claim(&app, NOW).await.unwrap();
+            is_kept(&first).await;
+            fail(&app, &first, true).await.unwrap();
+            let second = claim(&app, LATER).await.unwrap();
+            is_kept(&second).await;
+            assert_eq!(app.lose(LATER).await.len(), 1);
+            let third = claim(&app, LATER.after(ALIVE + GRACE)).await.unwrap();
+            is_kept(&third).await;
+            assert_eq!((third.attempt, third.failures, third.losses), (3, 1, 1));
+            let done = app.finish(&permit, &third.id, attempt(&third), output, Vec::new()).await.unwrap();
+            is_kept(&done).await;
+        }
     })
     .await;
 }
