@@ -39,7 +39,6 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 
-pub(crate) use self::queue::Operation;
 use self::{
     admission::Admission,
     clock::Time,
@@ -58,7 +57,12 @@ pub use self::{
     follow::{Follower, News, Watch},
     tasks::TaskCounts,
 };
-use crate::{Namespace, Timestamp, event::NewEvent};
+pub(crate) use self::queue::Operation;
+use crate::{
+    Namespace, Timestamp,
+    event::{Event, EventActor},
+    policy::Permit,
+};
 
 /// The file of the private key with which a PostgreSQL database at this address is logged in to, if there is one.
 pub fn private_key(address: &str) -> Option<PathBuf> {
@@ -163,29 +167,39 @@ impl Db {
         self.shared.time.now()
     }
 
-    /// Do all of `work` or nothing of it, in one namespace: all if it returns `Ok`, and the answer comes when that is
-    /// durable; nothing if it returns an error.
+    /// Do all of `work` or nothing of it, in the namespace of a permit and for its actor: all if it returns `Ok`, and the
+    /// answer comes when that is durable; nothing if it returns an error.
     ///
     /// `work` may be called more than once, so it borrows what it captured. It may await its [`Tx`] and nothing else,
     /// because other writers wait for it; a write that awaits anything else is refused. Once it has begun, it runs to its
     /// end even if the caller's future is dropped.
-    pub(crate) async fn write<T, E, F>(&self, namespace: &Namespace, work: F) -> Result<T, E>
+    pub(crate) async fn write<R, T, E, F>(&self, permit: &Permit<R>, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
-        self.write_bytes(namespace, 0, work).await
+        self.write_bytes(permit, 0, work).await
     }
 
     /// The same, with values of so many bytes, which count among those that may wait ([`Limits::writes_bytes_max`]).
-    pub(crate) async fn write_bytes<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
+    pub(crate) async fn write_bytes<R, T, E, F>(&self, permit: &Permit<R>, bytes: usize, work: F) -> Result<T, E>
     where
         F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
-        self.perform(namespace, bytes, Call::new(work)).await
+        self.perform(permit.namespace(), bytes, Call::new(Some((&**permit.actor()).into()), work)).await
+    }
+
+    /// The same for what nobody asked for: a hub's own housekeeping, and what it learns of others.
+    pub(crate) async fn write_as_hub<T, E, F>(&self, namespace: &Namespace, work: F) -> Result<T, E>
+    where
+        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        self.perform(namespace, 0, Call::new(None, work)).await
     }
 
     /// Do an operation with values of so many bytes in a namespace, perhaps together with others of its type. The answer
@@ -268,14 +282,16 @@ struct Scope {
 pub(crate) struct Tx<'a> {
     scope: Scope,
     sql: Sql<'a>,
-    events: Vec<NewEvent>,
+    /// Who causes the events that are appended from now on.
+    actor: Option<EventActor>,
+    events: Vec<Event>,
     changed: bool,
     failed: bool,
 }
 
 impl<'a> Tx<'a> {
     fn new(scope: Scope, sql: Sql<'a>) -> Tx<'a> {
-        Tx { scope, sql, events: Vec::new(), changed: false, failed: false }
+        Tx { scope, sql, actor: None, events: Vec::new(), changed: false, failed: false }
     }
 
     /// The store's time, the same for the whole write.
@@ -290,6 +306,11 @@ impl<'a> Tx<'a> {
 
     fn namespace(&self) -> i64 {
         self.scope.namespace
+    }
+
+    /// From now on, act for this actor. Operations that are done together do so for each of their callers.
+    pub(crate) fn act_for(&mut self, actor: Option<&EventActor>) {
+        self.actor = actor.cloned();
     }
 
     /// Nothing more is done in a write in which something has failed.

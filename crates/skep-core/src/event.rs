@@ -3,11 +3,14 @@
 //!
 //! A new kind of event is a variant of [`EventKind`], a line in [`EventKind::name`] and one in the test below.
 
+use std::{borrow::Cow, sync::Arc};
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Json, Timestamp,
     id::{RunId, TaskId, WorkerId},
+    policy::Actor,
 };
 
 /// One thing that happened, as it is read back.
@@ -17,6 +20,8 @@ pub struct Event {
     pub number: i64,
     /// When it happened, by the store's time.
     pub at: Timestamp,
+    /// Who caused it; nobody that is known if an older program wrote it, or another program than Skep caused it.
+    pub actor: Option<EventActor>,
     /// In which run, if any.
     pub run: Option<RunId>,
     /// To which task, if any.
@@ -25,7 +30,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// One thing that happens now. It has no number yet.
+/// One thing that happens now. It has no number and no actor yet: the write that appends it knows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {
     /// When it happened, by the store's time.
@@ -169,7 +174,29 @@ pub enum EventKind {
         name: String,
         /// Its fields.
         data: Json,
+        /// What it is about, unless that is its task or its run.
+        subject: Option<Subject<'static>>,
     },
+}
+
+/// Who caused an event: what an [`Actor`] is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventActor {
+    /// Who called.
+    pub principal: Arc<str>,
+    /// Which of the principal's agents, if one did.
+    pub agent: Option<Arc<str>>,
+    /// The principal in whose name, where that is another one.
+    pub on_behalf_of: Option<Arc<str>>,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// What it is: `run`, `task`, …
+    pub kind: Cow<'a, str>,
+    /// Its name.
+    pub id: Cow<'a, str>,
 }
 
 /// A worker, and one of its attempts at a task.
@@ -181,10 +208,34 @@ pub struct WorkerAttempt {
     pub attempt: u32,
 }
 
+impl Event {
+    /// What it is about; nothing that is known of the events of newer programs that are about neither a task nor a run.
+    pub fn subject(&self) -> Option<Subject<'_>> {
+        let task = || self.task.as_ref().map(|task| Subject::new("task", &task.0));
+        let run = || self.run.as_ref().map(|run| Subject::new("run", &run.0));
+        self.kind.subject().or_else(task).or_else(run)
+    }
+}
+
 impl NewEvent {
-    pub(crate) fn numbered(self, number: i64) -> Event {
+    /// The event with its actor. Its number, which the commit gives it, is 0 until then.
+    pub(crate) fn by(self, actor: Option<EventActor>) -> Event {
         let NewEvent { at, run, task, kind } = self;
-        Event { number, at, run, task, kind }
+        Event { number: 0, at, actor, run, task, kind }
+    }
+}
+
+impl From<&Actor> for EventActor {
+    fn from(actor: &Actor) -> EventActor {
+        let Actor { principal, agent, on_behalf_of, .. } = actor;
+        EventActor { principal: principal.clone(), agent: agent.clone(), on_behalf_of: on_behalf_of.clone() }
+    }
+}
+
+impl<'a> Subject<'a> {
+    /// The one of this kind and name.
+    pub fn new(kind: impl Into<Cow<'a, str>>, id: impl Into<Cow<'a, str>>) -> Subject<'a> {
+        Subject { kind: kind.into(), id: id.into() }
     }
 }
 
@@ -214,6 +265,18 @@ impl EventKind {
         }
     }
 
+    /// What it is about, unless that is the event's task or its run.
+    pub(crate) fn subject(&self) -> Option<Subject<'_>> {
+        match self {
+            EventKind::ForeignChanged { table, key } => match table.as_str() {
+                "artefact" | "dependency" => Some(Subject::new("task", key)), // their rows are noted by their task
+                table => Some(Subject::new(table, key)),
+            },
+            EventKind::Unknown { subject, .. } => subject.clone(),
+            _ => None,
+        }
+    }
+
     /// Its fields, as an object.
     pub fn data(&self) -> Json {
         if let EventKind::Unknown { data, .. } = self {
@@ -226,10 +289,10 @@ impl EventKind {
     }
 
     /// What the database has. An event that this program does not know or cannot read is kept as it is.
-    pub(crate) fn from_database(name: &str, data: Json) -> EventKind {
+    pub(crate) fn from_database(name: &str, data: Json, subject: Option<Subject<'static>>) -> EventKind {
         match serde_json::from_str(&format!("{{{}:{data}}}", serde_json::Value::from(name))) {
             Ok(known) => known,
-            Err(_) => EventKind::Unknown { name: name.to_owned(), data },
+            Err(_) => EventKind::Unknown { name: name.to_owned(), data, subject },
         }
     }
 
@@ -330,7 +393,7 @@ mod tests {
         for (kind, name, data) in each() {
             assert_eq!(kind.name(), name);
             assert_eq!(kind.data().parse::<serde_json::Value>().unwrap(), data, "{name}");
-            assert_eq!(EventKind::from_database(name, kind.data()), kind, "{name}");
+            assert_eq!(EventKind::from_database(name, kind.data(), None), kind, "{name}");
         }
     }
 
@@ -338,9 +401,26 @@ mod tests {
     fn what_a_newer_program_has_written_is_kept_as_it_is() {
         for (name, data) in [("task.eaten", "{\"by\": 1}"), ("task.blocked", "{\"because\":2}"), ("a\"b:", "{}")] {
             let data = Json::from_text(data).unwrap();
-            let kind = EventKind::from_database(name, data.clone());
-            assert_eq!(kind, EventKind::Unknown { name: name.to_owned(), data: data.clone() });
+            let subject = Some(Subject::new("file", "a/b"));
+            let kind = EventKind::from_database(name, data.clone(), subject.clone());
+            assert_eq!(kind.subject(), subject);
+            assert!(matches!(kind, EventKind::Unknown { .. }), "{kind:?}");
             assert_eq!((kind.name(), kind.data()), (name, data));
         }
+    }
+
+    #[test]
+    fn an_event_is_about_its_task_or_its_run_unless_its_kind_says_otherwise() {
+        let about = |run: Option<&str>, task: Option<&str>, kind: EventKind| {
+            let (run, task) = (run.map(|id| RunId(id.into())), task.map(|id| TaskId(id.into())));
+            let event = NewEvent { at: Timestamp(1), run, task, kind }.by(None);
+            event.subject().map(|subject| (subject.kind.to_string(), subject.id.to_string()))
+        };
+        let changed = |table: &str| EventKind::ForeignChanged { table: table.into(), key: "t".into() };
+        let subject = |kind: &str, id: &str| Some((kind.to_owned(), id.to_owned()));
+        assert_eq!(about(Some("r"), Some("t"), EventKind::TaskReopened {}), subject("task", "t"));
+        assert_eq!(about(Some("r"), None, EventKind::RunResumed {}), subject("run", "r"));
+        assert_eq!(about(None, None, changed("mcp_task")), subject("mcp_task", "t"));
+        assert_eq!(about(None, None, changed("dependency")), subject("task", "t"));
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     Json,
     artefact::{self, NewArtefact},
     db::{Operation, Tx},
+    event::EventActor,
     limits::{Invalid, OUTPUT_BYTES_MAX, check_count, check_json, check_name},
     policy::Permit,
     session::SessionId,
@@ -113,12 +114,15 @@ impl App {
     ) -> Result<Exchanged, TaskError> {
         let answers: Vec<Finish> = answers.into_iter().map(Finish::new).collect::<Result<_, _>>()?;
         let bytes = answers.iter().map(Finish::bytes).sum();
-        self.db.perform(permit.namespace(), bytes, Exchange { answers, claim }).await
+        let actor = (&**permit.actor()).into();
+        self.db.perform(permit.namespace(), bytes, Exchange { actor, answers, claim }).await
     }
 }
 
 /// A worker brings answers, and asks for tasks.
 struct Exchange {
+    /// For whom.
+    actor: EventActor,
     answers: Vec<Finish>,
     claim: Option<Claim>,
 }
@@ -138,8 +142,10 @@ impl Operation for Exchange {
 
     /// First all answers, then all claims, so that a task that becomes ready may go to any of the workers.
     async fn run(tx: &mut Tx<'_>, all: &[&Exchange]) -> Result<Vec<Exchanged>, TaskError> {
-        let answers: Vec<&Finish> = all.iter().flat_map(|one| &one.answers).collect();
-        let claims: Vec<&Claim> = all.iter().filter_map(|one| one.claim.as_ref()).collect();
+        let answers: Vec<(&EventActor, &Finish)> =
+            all.iter().flat_map(|one| one.answers.iter().map(|answer| (&one.actor, answer))).collect();
+        let claims: Vec<(&EventActor, &Claim)> =
+            all.iter().filter_map(|one| Some((&one.actor, one.claim.as_ref()?))).collect();
         let mut finished = finish(tx, &answers).await?.into_iter();
         let mut claimed = claim(tx, &claims).await?.into_iter();
         let of_one = |one: &&Exchange| Exchanged {
@@ -171,12 +177,16 @@ impl Finish {
 }
 
 /// Bring answers. Tasks that waited for those that are now completed become ready.
-async fn finish(tx: &mut Tx<'_>, answers: &[&Finish]) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
+async fn finish(
+    tx: &mut Tx<'_>,
+    answers: &[(&EventActor, &Finish)],
+) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
     let now = tx.now();
-    let tasks = tx.tasks(&answers.iter().map(|one| &one.answer.id).collect()).await?;
+    let tasks = tx.tasks(&answers.iter().map(|(_, one)| &one.answer.id).collect()).await?;
     let mut tasks: BTreeMap<TaskId, Task> = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
     let (mut finished, mut counted) = (Vec::with_capacity(answers.len()), Vec::new());
-    for one in answers {
+    for (actor, one) in answers {
+        tx.act_for(Some(actor));
         let Answer { id, by, output, .. } = &one.answer;
         let Some(task) = tasks.get_mut(id) else {
             finished.push(Err(TaskError::Unknown(id.clone())));
@@ -233,10 +243,10 @@ struct Queue<'a> {
 }
 
 /// Give each worker the tasks of its queue that have been due the longest, unless its session is not registered.
-async fn claim(tx: &mut Tx<'_>, claims: &[&Claim]) -> Result<Vec<Vec<Task>>, TaskError> {
+async fn claim(tx: &mut Tx<'_>, claims: &[(&EventActor, &Claim)]) -> Result<Vec<Vec<Task>>, TaskError> {
     let now = tx.now();
     let mut queues: BTreeMap<&str, Queue<'_>> = BTreeMap::new();
-    for claim in claims {
+    for (_, claim) in claims {
         let queue = queues.entry(&claim.queue).or_default();
         queue.wanted += claim.count;
         queue.sessions.insert(&claim.holder.session);
@@ -246,7 +256,8 @@ async fn claim(tx: &mut Tx<'_>, claims: &[&Claim]) -> Result<Vec<Vec<Task>>, Tas
         (queue.ready, queue.registered) = (ready.into_iter(), registered);
     }
     let mut claimed = Vec::with_capacity(claims.len());
-    for claim in claims {
+    for (actor, claim) in claims {
+        tx.act_for(Some(actor));
         let queue = queues
             .get_mut(&*claim.queue)
             .filter(|queue| queue.registered.get(&claim.holder.session) == Some(&claim.holder.worker));

@@ -67,7 +67,7 @@ impl App {
             tx.add_mcp_task(&task).await?;
             Ok(task)
         };
-        self.db.write_bytes(permit.namespace(), bytes, create).await
+        self.db.write_bytes(permit, bytes, create).await
     }
 
     /// Set the state of a task. Only the attempt that holds it can, and only until the task is over.
@@ -94,7 +94,7 @@ impl App {
             tx.save_mcp_task(&task).await?;
             Ok(task)
         };
-        self.db.write_bytes(permit.namespace(), bytes, report).await
+        self.db.write_bytes(permit, bytes, report).await
     }
 
     /// Cancel a task of the actor's. One that is over stays as it is. Returns the task, and whether it was cancelled now.
@@ -114,7 +114,7 @@ impl App {
             }
             Ok((task, cancelled))
         };
-        self.db.write(permit.namespace(), cancel).await
+        self.db.write(permit, cancel).await
     }
 
     /// Hold these tasks for `hold` from now. Returns those that are still `holder`'s, with their attempts: the others
@@ -131,7 +131,7 @@ impl App {
             let until = tx.now().after(hold);
             Ok(tx.hold_mcp_tasks(&holder, &ids, until).await?)
         };
-        self.db.write(permit.namespace(), renew).await
+        self.db.write(permit, renew).await
     }
 
     /// Release a task, so that another attempt can take it over at once.
@@ -141,7 +141,7 @@ impl App {
             // Over for every hub, whatever its clock says.
             Ok(tx.hold_mcp_tasks(&holder, &ids, Timestamp(i64::MIN)).await.map(drop)?)
         };
-        self.db.write(permit.namespace(), release).await
+        self.db.write(permit, release).await
     }
 
     /// Take over abandoned tasks, whose hold has ended, at most [`TAKEN_OVER_MAX`]. Each is working again, under its
@@ -162,7 +162,7 @@ impl App {
             }
             Ok(tasks)
         };
-        self.db.write(permit.namespace(), take).await
+        self.db.write(permit, take).await
     }
 
     /// Delete expired tasks, at most [`EXPIRED_MAX`] in one transaction. Returns their number.
@@ -171,7 +171,7 @@ impl App {
         loop {
             let expire =
                 async move |tx: &mut Tx<'_>| Ok::<_, McpTaskError>(tx.delete_expired_mcp_tasks(EXPIRED_MAX).await?);
-            let count = self.db.write(permit.namespace(), expire).await?;
+            let count = self.db.write(permit, expire).await?;
             gone += count;
             if count < EXPIRED_MAX {
                 return Ok(gone);

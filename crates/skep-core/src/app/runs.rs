@@ -89,7 +89,7 @@ impl App {
             }
             Ok(run)
         };
-        self.db.write_bytes(permit.namespace(), bytes, start).await
+        self.db.write_bytes(permit, bytes, start).await
     }
 
     /// Interrupt a run. Its tasks in progress are released, and it can be resumed.
@@ -142,7 +142,7 @@ impl App {
             tx.delete_unnamed_blobs(blobs).await?;
             Ok(reopened)
         };
-        self.db.write(permit.namespace(), retry).await
+        self.db.write(permit, retry).await
     }
 
     /// Delete a run that is not running, with its tasks, artefacts and events. The numbers of the events are not reused.
@@ -165,20 +165,20 @@ impl App {
             run.check_deletable()?;
             Ok(tx.begin_deletion(&run.id).await?)
         };
-        self.db.write(permit.namespace(), begin).await
+        self.db.write(permit, begin).await
     }
 
     /// Do the next step of a deletion. Returns whether there is more to do.
     pub async fn deletion_step(&self, permit: &Permit, deletion: &Deletion) -> Result<bool, RunError> {
         let deletion = deletion.clone();
         let step = async move |tx: &mut Tx<'_>| Ok(tx.delete_more(&deletion).await?);
-        self.db.write(permit.namespace(), step).await
+        self.db.write(permit, step).await
     }
 
     /// Delete events that belong to no run and no task and are older than `before`, in small steps.
     pub async fn prune_events(&self, permit: &Permit, before: Timestamp) -> Result<(), RunError> {
         let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_loose_events(before).await?);
-        while self.db.write(permit.namespace(), step).await? {}
+        while self.db.write(permit, step).await? {}
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl App {
     pub async fn release_run(&self, permit: &Permit, id: &RunId) -> Result<Vec<Task>, RunError> {
         let id = id.clone();
         let release = async move |tx: &mut Tx<'_>| Ok(release(tx, &id).await?);
-        self.db.write(permit.namespace(), release).await
+        self.db.write(permit, release).await
     }
 
     async fn change_run(&self, permit: &Permit, id: &RunId, command: Command) -> Result<Run, RunError> {
@@ -227,7 +227,7 @@ impl App {
             tx.append(event);
             Ok(run)
         };
-        self.db.write_bytes(permit.namespace(), bytes, change).await
+        self.db.write_bytes(permit, bytes, change).await
     }
 }
 

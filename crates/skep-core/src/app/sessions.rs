@@ -55,7 +55,7 @@ impl App {
             }
             Ok(())
         };
-        self.db.write(permit.namespace(), join).await
+        self.db.write(permit, join).await
     }
 
     /// The hub is alive, and will be for `time` from now.
@@ -65,7 +65,7 @@ impl App {
             let is_known = tx.prolong_hub(&hub, tx.now().after(time)).await?;
             if is_known { Ok(()) } else { Err(SessionError::HubGone(hub.clone())) }
         };
-        self.db.write(&Namespace::hubs(), beat).await
+        self.db.write_as_hub(&Namespace::hubs(), beat).await
     }
 
     /// Attach a session to another hub. Returns the tasks that it holds.
@@ -86,7 +86,7 @@ impl App {
             }
             Ok(tx.tasks_of_session(&session).await?)
         };
-        self.db.write(permit.namespace(), attach).await
+        self.db.write(permit, attach).await
     }
 
     /// Unregister a hub. The tasks that its sessions hold in this namespace are released, and the sessions end.
@@ -98,13 +98,13 @@ impl App {
             tx.delete_sessions_of(&hub).await?;
             Ok(tx.delete_hub(&hub).await?)
         };
-        self.db.write(permit.namespace(), leave).await
+        self.db.write(permit, leave).await
     }
 
     /// Delete the hubs that have been silent for `grace` after their time was over. Returns their number.
     pub async fn expire_hubs(&self, grace: Duration) -> Result<u64, SessionError> {
         let expire = async move |tx: &mut Tx<'_>| Ok(tx.delete_silent_hubs(grace).await?);
-        self.db.write(&Namespace::hubs(), expire).await
+        self.db.write_as_hub(&Namespace::hubs(), expire).await
     }
 
     /// Release the tasks of lost sessions, those of deleted hubs, at most [`LOST_MAX`] tasks, and end those sessions.
@@ -124,6 +124,6 @@ impl App {
             }
             Ok(tasks)
         };
-        self.db.write(permit.namespace(), release).await
+        self.db.write(permit, release).await
     }
 }

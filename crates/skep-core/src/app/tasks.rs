@@ -77,7 +77,7 @@ impl App {
             blocked.into_iter().for_each(|event| tx.append(event));
             Ok(task)
         };
-        self.db.write_bytes(permit.namespace(), bytes, submit).await
+        self.db.write_bytes(permit, bytes, submit).await
     }
 
     /// Fail an attempt. There is another one if `retry` is set and the task has retries left. Otherwise the task has
@@ -106,7 +106,7 @@ impl App {
             update_dependents(tx, &task).await?;
             Ok::<_, TaskError>(Verdict::Done(task))
         };
-        self.db.write_bytes(permit.namespace(), bytes, fail).await?.into_result()
+        self.db.write_bytes(permit, bytes, fail).await?.into_result()
     }
 
     /// Cancel a task. What depends on it is blocked.
@@ -121,7 +121,7 @@ impl App {
             update_dependents(tx, &task).await?;
             Ok(task)
         };
-        self.db.write(permit.namespace(), cancel).await
+        self.db.write(permit, cancel).await
     }
 
     /// Append an entry to the log of a run, or of one of its tasks, for people: a sentence, and data if there is some.
@@ -152,7 +152,7 @@ impl App {
             tx.append(NewEvent { at, run, task, kind: kind.clone() });
             Ok(())
         };
-        self.db.write_bytes(permit.namespace(), bytes, log).await
+        self.db.write_bytes(permit, bytes, log).await
     }
 }
 

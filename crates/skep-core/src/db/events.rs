@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{
     Db, DbError, Doing, Tx,
     follow::{Ends, Page},
-    sql::{Cause, Row, Sql, values},
+    sql::{Cause, Row, Sql, Value, values},
 };
 use crate::{
     Namespace, Timestamp,
-    event::{Event, EventKind, NewEvent},
+    event::{Event, EventActor, EventKind, NewEvent, Subject},
     limits::PAGE_MAX,
     policy::{Permit, Read},
     run::RunId,
@@ -20,12 +20,13 @@ use crate::{
 const DELETED_MAX: usize = 1000;
 
 /// The columns of an event but for its number, in the order in which they are written and read.
-const COLUMNS: &str = "at, kind, run, task, data";
+const COLUMNS: &str = "at, actor, agent, on_behalf_of, kind, run, task, subject_kind, subject, data";
 
 impl Tx<'_> {
-    /// Append an event. It is numbered and written when the whole group is, before its commit.
+    /// Append an event, caused by the actor for whom the write acts ([`Tx::act_for`]). It is numbered and written when
+    /// the whole group is, before its commit.
     pub(crate) fn append(&mut self, event: NewEvent) {
-        self.events.push(event);
+        self.events.push(event.by(self.actor.clone()));
     }
 
     /// Delete events that belong to no run and no task and are older than this, at most [`DELETED_MAX`]. Whether there
@@ -56,42 +57,73 @@ impl Tx<'_> {
 ///
 /// The numbers come from the namespace's row, which is locked. A database sequence would hand out 7 before 6 is
 /// committed, and a reader who has seen 7 would never look for 6. Returns the number before the first.
-pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &[NewEvent]) -> Result<i64, Cause> {
+pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mut [Event]) -> Result<i64, Cause> {
     let count = i64::try_from(events.len())?;
     match sql {
         Sql::Sqlite(_) => {
             let number = "update namespace set last_event = last_event + $1 where id = $2 returning last_event";
             let last = sql.all(number, values![count, namespace], |row| row.next::<i64>()).await?;
             let before = last.first().ok_or("the namespace is missing")? - count;
-            let insert =
-                format!("insert into event (namespace, number, {COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
-            for (number, event) in (before + 1..).zip(events) {
-                let (run, task) = (event.run.as_ref().map(|run| &run.0), event.task.as_ref().map(|task| &task.0));
-                let values = values![namespace, number, event.at.0, event.kind.name(), run, task, &event.kind.data()];
-                sql.execute(&insert, values).await?;
+            number_after(before, events);
+            let insert = format!(
+                "insert into event (namespace, number, {COLUMNS})
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+            );
+            for event in events {
+                sql.execute(&insert, &values_of(namespace, event)).await?;
             }
             Ok(before)
         }
         // A statement costs more than a row here, so all of them are in one.
         Sql::Postgres(pipeline) => {
             let locked = pipeline.namespace().await?.ok_or("the namespace is missing")?;
-            let last = locked.last_event + count;
+            number_after(locked.last_event, events);
             let insert = format!(
                 "with counted as (update namespace set last_event = $1 where id = $2)
                  insert into event (namespace, number, {COLUMNS}) select $2, $3 + n, {COLUMNS}
-                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
+                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+                        $11::text[], $12::text[], $13::text[])
                     with ordinality as new ({COLUMNS}, n)"
             );
             let at: Vec<i64> = events.iter().map(|event| event.at.0).collect();
-            let kind: Vec<&str> = events.iter().map(|event| event.kind.name()).collect();
-            let run: Vec<Option<&str>> = events.iter().map(|event| event.run.as_ref().map(|run| &*run.0)).collect();
-            let task: Vec<Option<&str>> = events.iter().map(|event| event.task.as_ref().map(|task| &*task.0)).collect();
-            let data: Vec<String> = events.iter().map(|event| event.kind.data().as_str().to_owned()).collect();
-            let values = values![last, namespace, locked.last_event, at, kind, run, task, data];
-            pipeline.later(&insert, values).await?;
+            let mut texts: [Vec<Value<'_>>; 9] = Default::default();
+            for event in &*events {
+                let [_, _, _, row @ ..] = values_of(namespace, event);
+                texts.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+            }
+            let mut values = values![locked.last_event + count, namespace, locked.last_event, at].to_vec();
+            values.extend(texts.map(Value::texts));
+            pipeline.later(&insert, &values).await?;
             Ok(locked.last_event)
         }
     }
+}
+
+fn number_after(before: i64, events: &mut [Event]) {
+    for (number, event) in (before + 1..).zip(events) {
+        event.number = number;
+    }
+}
+
+/// The namespace and the number of an event, and its [`COLUMNS`].
+fn values_of(namespace: i64, event: &Event) -> [Value<'_>; 12] {
+    let Event { number, at, actor, run, task, kind } = event;
+    let (agent, on_behalf_of) = actor.as_ref().map(|actor| (&actor.agent, &actor.on_behalf_of)).unzip();
+    let (subject_kind, subject) = kind.subject().map(|Subject { kind, id }| (kind, id)).unzip();
+    [
+        namespace.into(),
+        (*number).into(),
+        at.0.into(),
+        actor.as_ref().map(|actor| &*actor.principal).into(),
+        agent.and_then(Option::as_deref).into(),
+        on_behalf_of.and_then(Option::as_deref).into(),
+        kind.name().into(),
+        run.as_ref().map(|run| &run.0).into(),
+        task.as_ref().map(|task| &task.0).into(),
+        subject_kind.into(),
+        subject.into(),
+        kind.data().into(),
+    ]
 }
 
 impl Db {
@@ -191,9 +223,12 @@ fn from_row(row: &Row<'_>) -> Result<Event, Cause> {
 /// The rest of a row whose number was read.
 fn from_row_after(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
     let at = Timestamp(row.next()?);
-    let name = row.next_text()?.unwrap_or_default().to_owned();
-    let run = row.next::<Option<String>>()?.map(RunId);
-    let task = row.next::<Option<String>>()?.map(TaskId);
-    let kind = EventKind::from_database(&name, row.next_as_json()?.ok_or("an event without data")?);
-    Ok(Event { number, at, run, task, kind })
+    let text = || row.next::<Option<String>>();
+    let (principal, agent, on_behalf_of) = (text()?, text()?.map(Arc::from), text()?.map(Arc::from));
+    let actor = principal.map(|principal| EventActor { principal: principal.into(), agent, on_behalf_of });
+    let name = text()?.unwrap_or_default();
+    let (run, task) = (text()?.map(RunId), text()?.map(TaskId));
+    let subject = text()?.zip(text()?).map(|(kind, id)| Subject::new(kind, id));
+    let kind = EventKind::from_database(&name, row.next_as_json()?.ok_or("an event without data")?, subject);
+    Ok(Event { number, at, actor, run, task, kind })
 }

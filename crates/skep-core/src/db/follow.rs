@@ -35,7 +35,7 @@ use self::log::{Log, Next};
 use super::{Db, DbError, Doing, Store, postgres::Notice, sql::values};
 use crate::{
     Namespace,
-    event::{Event, NewEvent},
+    event::Event,
     policy::{Permit, Read},
 };
 
@@ -105,7 +105,7 @@ impl Streams {
     }
 
     /// This process has committed events, numbered from `after` on.
-    pub(super) fn committed(&self, namespace: &Namespace, after: i64, events: Vec<NewEvent>) {
+    pub(super) fn committed(&self, namespace: &Namespace, after: i64, events: Vec<Event>) {
         if let Some(stream) = self.get(namespace) {
             stream.update(|log| log.append(after, events));
         }

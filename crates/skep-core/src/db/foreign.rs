@@ -30,7 +30,7 @@ impl Db {
             sql.all(select, values![page(NAMESPACES_MAX)], read).await.doing("look for foreign changes")
         });
         for namespace in noted.await? {
-            self.write(&namespace, async |tx: &mut Tx<'_>| tx.take_foreign_changes().await).await?;
+            self.write_as_hub(&namespace, async |tx: &mut Tx<'_>| tx.take_foreign_changes().await).await?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use super::{
     namespaces::Namespaces,
     queue::{Ran, Write, waits_for_something_else},
 };
-use crate::{Namespace, event::NewEvent};
+use crate::{Namespace, event::Event};
 
 /// Operations that are done together, at most: enough to spread the cost of a statement.
 pub(super) const TOGETHER_MAX: usize = 64;
@@ -63,12 +63,12 @@ struct Appended {
     namespace: i64,
     /// The number before that of the first, once they are numbered.
     after: i64,
-    events: Vec<NewEvent>,
+    events: Vec<Event>,
 }
 
 impl Changes {
     /// The events of a namespace, and the number before that of the first. Leaves none.
-    pub(super) fn take_events(&mut self, namespace: i64) -> Option<(i64, Vec<NewEvent>)> {
+    pub(super) fn take_events(&mut self, namespace: i64) -> Option<(i64, Vec<Event>)> {
         let place = self.events.iter().position(|appended| appended.namespace == namespace)?;
         let Appended { after, events, .. } = self.events.swap_remove(place);
         Some((after, events))
@@ -84,7 +84,7 @@ impl Changes {
         self.opened.iter().rev().find_map(|(name, number)| (name == namespace).then_some(*number))
     }
 
-    fn add(&mut self, namespace: i64, new: Vec<NewEvent>) {
+    fn add(&mut self, namespace: i64, new: Vec<Event>) {
         if new.is_empty() {
             return;
         }

@@ -103,6 +103,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 11,
         sql: Text::Same(include_str!("../../migrations/0012_inputs.sql")),
     },
+    Migration {
+        number: 13,
+        name: "actors",
+        oldest: 11,
+        sql: Text::Same(include_str!("../../migrations/0013_actors.sql")),
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

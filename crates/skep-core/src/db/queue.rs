@@ -23,7 +23,10 @@ use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{DbError, Scope, Sql, Tx, admission::Place, failed};
-use crate::{Namespace, event::NewEvent};
+use crate::{
+    Namespace,
+    event::{Event, EventActor},
+};
 
 /// What a writer finds in its queue.
 pub(super) enum Job<T> {
@@ -50,13 +53,14 @@ pub(crate) trait Operation: Send + 'static {
 
 /// The operation that calls a closure.
 pub(super) struct Call<F, T, E> {
+    actor: Option<EventActor>,
     work: F,
     gives: PhantomData<fn() -> Result<T, E>>,
 }
 
 impl<F, T, E> Call<F, T, E> {
-    pub(super) fn new(work: F) -> Call<F, T, E> {
-        Call { work, gives: PhantomData }
+    pub(super) fn new(actor: Option<EventActor>, work: F) -> Call<F, T, E> {
+        Call { actor, work, gives: PhantomData }
     }
 }
 
@@ -73,6 +77,7 @@ where
     async fn run(tx: &mut Tx<'_>, all: &[&Self]) -> Result<Vec<T>, E> {
         let mut outputs = Vec::with_capacity(all.len());
         for one in all {
+            tx.act_for(one.actor.as_ref());
             outputs.push((one.work)(tx).await?);
         }
         Ok(outputs)
@@ -103,7 +108,7 @@ pub(super) trait Write: Any + Send {
 /// What became of one operation, or of several that were done together.
 pub(super) enum Ran {
     /// It shall count, with these events.
-    Keep(Vec<NewEvent>),
+    Keep(Vec<Event>),
     /// It shall not, and did it change anything so far?
     Undo { changed: bool },
 }
@@ -348,7 +353,7 @@ mod tests {
             }
             Ok::<_, DbError>(())
         };
-        let held = db.write(&team, held);
+        let held = db.write_as_hub(&team, held);
         let others = async {
             block_in_place(|| barrier.wait());
             let all = operations.map(|operation| db.perform(&team, 0, operation));

@@ -450,9 +450,9 @@ impl<'a> From<Vec<&'a str>> for Value<'a> {
     }
 }
 
-impl<'a> From<Vec<Option<&'a str>>> for Value<'a> {
-    fn from(values: Vec<Option<&'a str>>) -> Value<'a> {
-        Value::Texts(values.into_iter().map(|text| text.map(Cow::Borrowed)).collect())
+impl<'a> From<Cow<'a, str>> for Value<'a> {
+    fn from(value: Cow<'a, str>) -> Value<'a> {
+        Value::Text(value)
     }
 }
 

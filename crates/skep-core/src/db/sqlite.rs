@@ -409,7 +409,7 @@ mod tests {
     }
 
     async fn add(db: &Db, task: Task) -> Result<(), DbError> {
-        db.write(&Namespace::team("n"), async move |tx| tx.add_task(&task).await.map(drop)).await
+        db.write_as_hub(&Namespace::team("n"), async move |tx| tx.add_task(&task).await.map(drop)).await
     }
 
     /// Let the file grow by so many pages and no more, which is what SQLite sees of a full disk.
@@ -419,7 +419,7 @@ mod tests {
             let count = tx.all("select page_count from pragma_page_count", &[], read).await.doing("look")?;
             tx.sql.batch(&format!("pragma max_page_count = {}", count[0] + pages)).await.doing("limit")
         };
-        db.write(&Namespace::team("n"), set).await.unwrap();
+        db.write_as_hub(&Namespace::team("n"), set).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ impl Held {
         let mut write = JoinSet::new();
         write.spawn(async move {
             let (permit, is_first) = (permit(), AtomicBool::new(true));
-            let stay = app.db.write(permit.namespace(), async move |tx| {
+            let stay = app.db.write(&permit, async move |tx| {
                 tx.add_task(&fresh(&name)).await?;
                 tx.append(submitted(&name));
                 if is_first.swap(false, Ordering::SeqCst) {
@@ -80,12 +80,12 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
     on_every_database(async |app| {
         let (held, held_write) = Held::start(&app);
         let permit = permit();
-        let failing = app.db.write(permit.namespace(), async |tx| {
+        let failing = app.db.write(&permit, async |tx| {
             tx.add_task(&fresh("failing")).await?;
             tx.append(submitted("failing"));
             Err::<(), _>(TaskError::Unknown(id("failing")))
         });
-        let panicking = app.db.write(permit.namespace(), async |tx| {
+        let panicking = app.db.write(&permit, async |tx| {
             tx.add_task(&fresh("panicking")).await?;
             if true {
                 panic!("on purpose");
@@ -93,7 +93,7 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
             Ok::<(), DbError>(())
         });
         // Says yes, and on PostgreSQL it is the commit that finds out.
-        let careless = app.db.write(permit.namespace(), async |tx| {
+        let careless = app.db.write(&permit, async |tx| {
             let file = NewArtefact { path: "x".into(), bytes: Vec::new() };
             for _ in 0..2 {
                 let _ = tx.add_artefact(&fresh("careless"), &file, "0").await;
@@ -133,7 +133,7 @@ async fn a_refusal_that_rests_on_a_neighbour_comes_after_that_neighbour_is_durab
             let (permit, name) = (permit(), format!("a {round}"));
             let looked_for = id(&name);
             // The second sees what the first has done in the same transaction, and says no because of it.
-            let second = app.db.write(permit.namespace(), async move |tx| match tx.task(&looked_for).await? {
+            let second = app.db.write(&permit, async move |tx| match tx.task(&looked_for).await? {
                 Some(_) => Err(TaskError::Unknown(id("none"))),
                 None => Ok(()),
             });
@@ -252,17 +252,17 @@ async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
         }
         let (held, held_write) = Held::start(&app);
         let order = Arc::new(Mutex::new(Vec::new()));
-        let write = async |namespace, name: &'static str| {
+        let write = async |permit, name: &'static str| {
             let order = Arc::clone(&order);
             let note = async move |tx: &mut Tx<'_>| {
                 tx.task(&id("a")).await?;
                 order.lock().unwrap().push(name);
                 Ok::<(), DbError>(())
             };
-            app.db.write(namespace, note).await.unwrap();
+            app.db.write(permit, note).await.unwrap();
         };
-        let many = futures_util::future::join_all((0..500).map(|_| write(busy.namespace(), "busy")));
-        tokio::join!(many, write(quiet.namespace(), "quiet"), async { held.proceed() });
+        let many = futures_util::future::join_all((0..500).map(|_| write(&busy, "busy")));
+        tokio::join!(many, write(&quiet, "quiet"), async { held.proceed() });
         held_write.join_all().await;
         let place = order.lock().unwrap().iter().position(|name| *name == "quiet").unwrap();
         assert!(place < 100, "it was written as number {place}");
@@ -274,7 +274,7 @@ async fn a_namespace_with_many_writes_does_not_keep_the_others_waiting() {
 async fn a_write_that_waits_for_the_outside_world_is_refused() {
     on_every_database(async |app| {
         let permit = permit();
-        let refused = app.db.write(permit.namespace(), async |tx| {
+        let refused = app.db.write(&permit, async |tx| {
             tx.add_task(&fresh("a")).await?;
             tokio::task::yield_now().await;
             Ok::<(), DbError>(())
@@ -292,7 +292,7 @@ async fn a_write_in_which_a_statement_failed_is_not_acknowledged() {
     on_every_database(async |app| {
         let permit = permit();
         for careless in [true, false] {
-            let write = app.db.write(permit.namespace(), async move |tx| {
+            let write = app.db.write(&permit, async move |tx| {
                 tx.append(submitted("a"));
                 tx.add_task(&fresh("a")).await?;
                 // The same artefact twice: on PostgreSQL that is found out later, with the next statement or the
@@ -319,7 +319,7 @@ async fn a_write_whose_caller_left_before_its_turn_is_not_done_and_later_ones_ar
         let called = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&called);
         let permit = permit();
-        let left = app.db.write(permit.namespace(), async move |_: &mut Tx<'_>| {
+        let left = app.db.write(&permit, async move |_: &mut Tx<'_>| {
             count.fetch_add(1, Ordering::SeqCst);
             Ok::<(), DbError>(())
         });
@@ -379,7 +379,7 @@ async fn hubs_that_write_the_same_rows_in_different_order_do_not_get_in_each_oth
             Ok::<_, DbError>(())
         };
         for _ in 0..50 {
-            hub.db.write(permit().namespace(), take.clone()).await.unwrap();
+            hub.db.write(&permit(), take.clone()).await.unwrap();
         }
     };
     tokio::join!(take(&hubs[0], ["a", "b"]), take(&hubs[1], ["b", "a"]));
@@ -438,7 +438,7 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
                 }
                 Ok::<_, DbError>(())
             };
-            app.db.write(permit().namespace(), add).await.unwrap();
+            app.db.write(&permit(), add).await.unwrap();
         };
         add(NOW, 1500).await;
         app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();

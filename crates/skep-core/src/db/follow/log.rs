@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::event::{Event, NewEvent};
+use crate::event::Event;
 
 /// Events that are remembered of one namespace.
 const RECENT_MAX: usize = 4096;
@@ -76,12 +76,11 @@ impl Log {
 
     /// Events that this process has committed, numbered from `after` on. Those that do not follow what is remembered
     /// are left to a read: another process has written between.
-    pub(super) fn append(&mut self, after: i64, events: Vec<NewEvent>) {
+    pub(super) fn append(&mut self, after: i64, events: Vec<Event>) {
         let to = after + i64::try_from(events.len()).unwrap_or(i64::MAX);
         self.learn_ends(Ends { first: 1, last: to });
         if let Some(recent) = self.recent.as_mut().filter(|recent| recent.to == after) {
-            let numbered = (after + 1..).zip(events).map(|(number, new)| Arc::new(new.numbered(number)));
-            recent.extend(to, numbered);
+            recent.extend(to, events.into_iter().map(Arc::new));
         }
     }
 
@@ -174,17 +173,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Timestamp, event::EventKind};
+    use crate::{
+        Timestamp,
+        event::{EventKind, NewEvent},
+    };
 
-    fn new(bytes: usize) -> NewEvent {
+    fn numbered(number: i64, bytes: usize) -> Event {
         let kind = EventKind::TaskLog { message: "x".repeat(bytes), data: None };
-        NewEvent { at: Timestamp(1), run: None, task: None, kind }
+        Event { number, ..NewEvent { at: Timestamp(1), run: None, task: None, kind }.by(None) }
+    }
+
+    /// What this process commits after a number: an event for each of these numbers of bytes.
+    fn committed(after: i64, bytes: &[usize]) -> Vec<Event> {
+        (after + 1..).zip(bytes).map(|(number, bytes)| numbered(number, *bytes)).collect()
     }
 
     /// A page of the log in which all numbers up to `last` have small events.
     fn read(after: i64, last: i64, count_max: i64) -> Arc<Page> {
         let to = last.min(after + count_max);
-        let events = (after + 1..=to).map(|number| Arc::new(new(1).numbered(number))).collect();
+        let events = (after + 1..=to).map(|number| Arc::new(numbered(number, 1))).collect();
         Arc::new(Page::new(after, to, events))
     }
 
@@ -202,10 +209,10 @@ mod tests {
         log.learn(&read(0, 2, 10));
         log.learn_ends(Ends { first: 1, last: 2 });
         assert_eq!(log.after(2, 10), Next::Nothing);
-        log.append(2, vec![new(1), new(1)]);
+        log.append(2, committed(2, &[1, 1]));
         assert_eq!(numbers(log.after(1, 10)), [2, 3, 4]);
         assert_eq!(numbers(log.after(1, 2)), [2, 3]);
-        log.append(6, vec![new(1)]); // another process wrote 5 and 6
+        log.append(6, committed(6, &[1])); // another process wrote 5 and 6
         assert_eq!(numbers(log.after(3, 10)), [4]);
         assert_eq!(log.after(4, 10), Next::Read);
         log.learn(&read(4, 7, 10));
@@ -226,15 +233,15 @@ mod tests {
     fn memory_has_its_limits_in_events_and_in_bytes() {
         let mut log = Log::default();
         log.learn(&read(0, 0, 10));
-        log.append(0, (0..RECENT_MAX + 5).map(|_| new(1)).collect());
+        log.append(0, committed(0, &[1; RECENT_MAX + 5]));
         assert_eq!(log.after(4, 10), Next::Read, "the first ones are in the database alone");
         assert_eq!(numbers(log.after(5, 2)), [6, 7]);
         let last = log.ends().last;
-        log.append(last, vec![new(RECENT_BYTES_MAX - 100), new(1000)]);
+        log.append(last, committed(last, &[RECENT_BYTES_MAX - 100, 1000]));
         assert_eq!(log.after(last, 10), Next::Read);
         assert_eq!(numbers(log.after(last + 1, 10)), [last + 2]);
 
-        let large = (1..=3).map(|number| Arc::new(new(PAGE_BYTES_MAX / 2).numbered(number))).collect();
+        let large = (1..=3).map(|number| Arc::new(numbered(number, PAGE_BYTES_MAX / 2))).collect();
         let page = Page::new(0, 10, large);
         assert_eq!((page.to, page.events.len()), (1, 1), "the next page brings the rest");
     }
@@ -248,7 +255,7 @@ mod tests {
             let (mut log, mut last, mut seen) = (Log::default(), 0, 0);
             for (is_ours, count, page_max, looks) in steps {
                 if is_ours {
-                    log.append(last, (0..count).map(|_| new(1)).collect());
+                    log.append(last, committed(last, &vec![1; count]));
                 }
                 last += count as i64;
                 for _ in 0..looks {
