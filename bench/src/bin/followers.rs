@@ -14,6 +14,7 @@ use skep_core::{
     Namespace,
     app::App,
     db::{Db, Limits, News},
+    event::EventFilter,
     policy::{Actor, Permit},
     task::{NewTask, TaskId},
 };
@@ -40,14 +41,16 @@ async fn main() {
 /// Followers in the process that writes, or in a hub beside it.
 async fn measure(name: &str, address: &str, is_here: bool, followers: usize, events: usize) {
     let writer = App::new(Db::open(address, Limits::default()).await.unwrap());
-    let reader = if is_here { writer.db.clone() } else { Db::open(address, Limits::default()).await.unwrap() };
+    let reader = if is_here { writer.clone() } else { App::new(Db::open(address, Limits::default()).await.unwrap()) };
     let permit = permit();
     // The first event shows that all are there.
     writer.submit(&permit, task(0)).await.unwrap();
+    let mut counting = reader.follow(&permit.to_read(), EventFilter::default(), 0);
+    counting.next().await.unwrap();
     let (seen, mut all_seen) = mpsc::unbounded_channel();
     let mut running = JoinSet::new();
     for _ in 0..followers {
-        let (mut follower, seen) = (reader.follow(&permit.to_read(), 0), seen.clone());
+        let (mut follower, seen) = (reader.follow(&permit.to_read(), EventFilter::default(), 0), seen.clone());
         running.spawn(async move {
             loop {
                 if let News::Events(events) = follower.next().await.unwrap() {
@@ -74,7 +77,7 @@ async fn measure(name: &str, address: &str, is_here: bool, followers: usize, eve
     }
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
-    let pages = reader.follow(&permit.to_read(), 0).pages_read();
+    let pages = counting.pages_read();
     println!(
         "{name:26} {followers} followers: the last has an event after {:.2} ms (median), {:.2} ms (p99), {:.2} ms (most); \
          {pages} pages read for {} events",

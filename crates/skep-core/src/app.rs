@@ -2,9 +2,10 @@
 //! commit, wake followers.
 //!
 //! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/exchange.rs`, `app/runs.rs`,
-//! `app/sessions.rs` and `app/mcp_tasks.rs`. What only reads asks [`Db`] itself.
+//! `app/sessions.rs` and `app/mcp_tasks.rs`. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
 mod exchange;
+mod follow;
 mod mcp_tasks;
 mod runs;
 mod sessions;
@@ -12,6 +13,7 @@ mod tasks;
 
 pub use self::{
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
+    follow::EventFollower,
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     runs::RunError,
     sessions::{LOST_MAX, SessionError},

@@ -54,10 +54,10 @@ pub use self::{
     audit::{Audit, FINDINGS_MAX, Finding},
     clock::{Clock, Now},
     error::{DbError, Source},
-    follow::{Follower, News, Watch},
+    follow::{News, Watch},
     tasks::TaskCounts,
 };
-pub(crate) use self::queue::Operation;
+pub(crate) use self::{follow::Follower, queue::Operation};
 use crate::{
     Namespace, Timestamp,
     event::{Event, EventActor},

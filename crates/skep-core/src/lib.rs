@@ -4,6 +4,9 @@
 //! them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for each operation. [`policy`] decides
 //! who may call what, [`limits`] how much is accepted, [`retention`] which runs are kept.
 
+// The futures of reads are deep, and the compiler works out their layout level by level.
+#![recursion_limit = "256"]
+
 #[cfg(test)]
 extern crate self as skep_core; // what unit tests share with tests/store calls the crate by its name
 

@@ -139,62 +139,39 @@ impl Db {
         .await
     }
 
-    /// The events of a namespace after `number`, and the first and last number of its log, all at one moment.
-    pub(super) async fn event_page(
+    /// The events of a namespace after `number`, or those of a run, and the first and last number of the namespace's log,
+    /// all at one moment.
+    pub(crate) async fn event_page(
         &self,
         namespace: &Namespace,
+        run: Option<&RunId>,
         number: i64,
         limit: usize,
     ) -> Result<(Page, Ends), DbError> {
+        let (of_run, used) = if run.is_some() { ("and run = $4", 4) } else { ("", 3) };
         let sql = format!(
-            "select first_event, last_event, number, {COLUMNS} from namespace left join (
-                select number, {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3
-             ) as page on true where namespace.id = $4 order by number"
+            "select first_event, last_event, number, {COLUMNS} from (
+                select first_event, last_event from namespace where id = $1
+             ) as ends left join (
+                select number, {COLUMNS} from event
+                where namespace = $2 and number > $3 {of_run} order by number limit {}
+             ) as page on true order by number",
+            page(limit)
         );
+        let run = run.map(|run| run.0.clone());
         let read = |row: &Row<'_>| {
             let ends = Ends { first: row.next()?, last: row.next()? };
             let event = row.next::<Option<i64>>()?.map(|number| from_row_after(number, row)).transpose()?;
             Ok((ends, event.map(Arc::new)))
         };
         self.read_in(namespace, async move |db, namespace| {
-            let values = values![namespace, number, page(limit), namespace];
-            let rows = db.all(&sql, values, read).await.doing("read events")?;
+            let all = values![namespace, namespace, number, run.as_ref()];
+            let rows = db.all(&sql, &all[..used], read).await;
+            let rows = rows.doing("read events")?;
             let ends = rows.first().map_or(Ends::default(), |(ends, _)| *ends);
             let events: Vec<_> = rows.into_iter().filter_map(|(_, event)| event).collect();
             let last_read = events.last().filter(|_| events.len() >= limit).map(|event| event.number);
             Ok((Page::new(number, last_read.unwrap_or(ends.last), events), ends))
-        })
-        .await
-    }
-
-    /// The events of a run after the namespace's `number`, oldest first: at most `limit` events, and never more
-    /// than [`PAGE_MAX`].
-    pub async fn events_of(
-        &self,
-        permit: &Permit<Read>,
-        run: &RunId,
-        number: i64,
-        limit: usize,
-    ) -> Result<Vec<Event>, DbError> {
-        let RunId(run) = run.clone();
-        self.read_in(permit.namespace(), async move |db, namespace| {
-            let sql = format!(
-                "select number, {COLUMNS} from event where namespace = $1 and run = $2 and number > $3
-                 order by number limit $4"
-            );
-            db.all(&sql, values![namespace, &run, number, page(limit)], from_row).await.doing("read events")
-        })
-        .await
-    }
-}
-
-impl Db {
-    /// The number of the last event of a namespace; 0 if there is none.
-    pub async fn last_event(&self, permit: &Permit<Read>) -> Result<i64, DbError> {
-        self.read_in(permit.namespace(), async move |db, namespace| {
-            let sql = "select last_event from namespace where id = $1";
-            let last = db.all(sql, values![namespace], |row| row.next::<i64>()).await.doing("read the last event")?;
-            Ok(last.first().copied().unwrap_or_default())
         })
         .await
     }

@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-pub(super) use self::log::{Ends, Page};
+pub(crate) use self::log::{Ends, Page};
 use self::log::{Log, Next};
 use super::{Db, DbError, Doing, Store, postgres::Notice, sql::values};
 use crate::{
@@ -127,8 +127,9 @@ impl Streams {
 pub enum News {
     /// What has happened next, oldest first; never nothing.
     Events(Vec<Arc<Event>>),
-    /// Events after the follower's number have been deleted, or the log was replaced by an older one. A caller that
-    /// relies on having seen everything must read the current state. The follower continues with `first`.
+    /// The log begins after the follower's number: events have been deleted, whether or not it wanted them. Or the log
+    /// was replaced by an older one. A caller that relies on having seen everything must read the current state. The
+    /// follower continues with `first`.
     Reset {
         /// The number of the first event that is kept.
         first: i64,
@@ -179,7 +180,8 @@ impl Drop for Watch {
 }
 
 /// Reads the log of a namespace from a number on, as it grows. Many of them share what they read.
-pub struct Follower {
+/// [`crate::app::App::follow`] gives it a filter.
+pub(crate) struct Follower {
     watch: Watch,
     after: i64,
     /// Whether the number is known to be one of this log.
@@ -188,18 +190,18 @@ pub struct Follower {
 
 impl Follower {
     /// Everything up to this number was seen.
-    pub fn number(&self) -> i64 {
+    pub(crate) fn number(&self) -> i64 {
         self.after
     }
 
     /// How often a page of this namespace's log was read from the database, for whichever follower.
-    pub fn pages_read(&self) -> u64 {
+    pub(crate) fn pages_read(&self) -> u64 {
         self.watch.stream.pages_read.load(Ordering::Relaxed)
     }
 
     /// Wait for what happens next. Nothing is lost if the future is dropped, or if the database fails: the next call
     /// goes on at the same number.
-    pub async fn next(&mut self) -> Result<News, DbError> {
+    pub(crate) async fn next(&mut self) -> Result<News, DbError> {
         loop {
             self.watch.mark_seen();
             let mut next = self.watch.stream.log().after(self.after, EVENTS_MAX);
@@ -246,7 +248,7 @@ impl Follower {
         if next != Next::Read {
             return Ok(next);
         }
-        let (page, ends) = db.event_page(namespace, self.after, EVENTS_MAX).await?;
+        let (page, ends) = db.event_page(namespace, None, self.after, EVENTS_MAX).await?;
         stream.pages_read.fetch_add(1, Ordering::Relaxed);
         let page = Arc::new(page);
         stream.update(|log| {
@@ -261,7 +263,7 @@ impl Follower {
 impl Db {
     /// Read what happens in a namespace after `number`, which may be 0, as it happens. To be called in a runtime that
     /// lives as long as the follower.
-    pub fn follow(&self, permit: &Permit<Read>, number: i64) -> Follower {
+    pub(crate) fn follow(&self, permit: &Permit<Read>, number: i64) -> Follower {
         Follower { watch: self.watch(permit), after: number, is_checked: false }
     }
 

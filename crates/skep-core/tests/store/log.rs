@@ -66,15 +66,14 @@ async fn a_log_entry_is_kept_with_its_run_and_task_up_to_its_limit() {
         assert!(matches!(large, Err(TaskError::Invalid(_))), "{large:?}");
         app.at(LATER).end_run(&permit(), &r, End::Completed, None).await.unwrap();
 
-        let events = app.db.events_of(&permit().to_read(), &r, 0, 100).await.unwrap();
+        let events = events(&app, EventFilter::of_run(&r), 0).await;
         let kinds: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
         let expected = ["run.started", "task.submitted", "task.log", "task.log", "task.cancelled", "run.ended"];
         assert_eq!(kinds, expected, "only its own");
         assert_eq!((&events[2].task, events[2].at), (&Some(a), LATER));
         assert_eq!(data(&events[2]), json!({ "message": "line\n\0", "data": { "n": 1 } }));
         assert_eq!(data(&events[3]), json!({ "message": "no data" }));
-        let rest = app.db.events_of(&permit().to_read(), &r, events[2].number, 2).await.unwrap();
-        assert_eq!(rest, events[3..5]);
+        assert_eq!(self::events(&app, EventFilter::of_run(&r), events[2].number).await, events[3..]);
     })
     .await;
 }

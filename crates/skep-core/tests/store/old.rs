@@ -1,6 +1,7 @@
 //! What an older version has left behind is all there in this one.
 
 use skep_core::{
+    event::{EventKind, Subject},
     mcp_task::{McpTaskId, State as McpState},
     run::{End, State as RunState},
 };
@@ -28,6 +29,17 @@ pub(crate) async fn written_at_0002(address: &str) {
 
 fn states(tasks: &[Task]) -> Vec<&'static str> {
     tasks.iter().map(|task| task.state.name()).collect()
+}
+
+/// The old events say what they are about, and nobody knows who caused them.
+async fn expect_no_actors(app: &App) {
+    for event in events(app, EventFilter::default(), 0).await {
+        assert_eq!(event.actor, None, "nobody wrote down who it was: {event:?}");
+        let task = event.task.as_ref().map(|task| Subject::new("task", &task.0));
+        let run = event.run.as_ref().map(|run| Subject::new("run", &run.0));
+        assert_eq!(event.subject(), task.or(run), "{event:?}");
+        assert!(!matches!(event.kind, EventKind::Unknown { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +81,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
         };
         assert_eq!(numbers(&main).await, (7..=58).collect::<Vec<i64>>(), "the run of the first six was deleted");
         assert_eq!(numbers(&other).await, [1, 2, 3]);
+        expect_no_actors(&app).await;
 
         // And all of it goes on. What was in progress belonged to no session, so it is given out again.
         app.at(TODAY);

@@ -284,7 +284,7 @@ async fn whoever_is_late_with_deleting_a_run_leaves_the_next_one_of_its_name_alo
         let app = open(address, Limits::default()).await;
         let (_, deletion) = gone_and_remade(&app).await;
         assert!(!app.deletion_step(&permit(), &deletion).await.unwrap(), "there is nothing left to do");
-        let events = app.db.events_of(&permit().to_read(), &run_id("r"), 0, 10).await.unwrap();
+        let events = events(&app, EventFilter::of_run(&run_id("r")), 0).await;
         assert_eq!(events.len(), 3);
         finish(&app, &claim(&app, NOW).await.unwrap()).await.unwrap();
         assert_eq!(claim(&app, NOW).await.unwrap().id, id("b"), "it still waits for the other");

@@ -11,9 +11,9 @@ use skep_core::db::Audit;
 pub(crate) use skep_core::{
     Json, Namespace, Timestamp,
     app::{App, TaskError},
-    db::{Clock, Db, Limits},
-    event::Event,
-    policy::{Actor, Permit},
+    db::{Clock, Db, Limits, News},
+    event::{Event, EventFilter},
+    policy::{Actor, Permit, Read},
     run::{NewRun, RunId},
     session::{HubId, NewSession, SessionId, SessionToken},
     task::{Attempt, Holder, NewTask, State, Task, TaskId, WorkerId},
@@ -135,6 +135,11 @@ pub(crate) fn permit_in(namespace: &str) -> Permit {
     actor.permit().unwrap()
 }
 
+/// The right to read there.
+pub(crate) fn reader_in(namespace: &str) -> Permit<Read> {
+    permit_in(namespace).actor().permit().unwrap()
+}
+
 pub(crate) fn id(name: &str) -> TaskId {
     TaskId(name.into())
 }
@@ -218,6 +223,18 @@ pub(crate) async fn log(app: &Hub) -> Vec<Event> {
             events.push(event);
         }
     }
+}
+
+/// What is kept after a number and fits a filter, read without waiting.
+pub(crate) async fn events(app: &Hub, filter: EventFilter, after: i64) -> Vec<Event> {
+    let mut follower = app.follow(&reader_in("main"), filter, after);
+    let mut events = Vec::new();
+    while let Some(news) = follower.look().await.unwrap() {
+        if let News::Events(new) = news {
+            events.extend(new.into_iter().map(|event| (*event).clone()));
+        }
+    }
+    events
 }
 
 /// What happened, in short: kinds and tasks.

@@ -10,9 +10,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use skep_core::{
     Timestamp,
-    app::App,
-    db::{DbError, Follower, News},
-    event::{Event, EventKind},
+    app::{App, EventFollower},
+    db::{DbError, News},
+    event::{Event, EventActor, EventFilter, EventKind},
     policy::{Permit, Read},
     run::RunId,
 };
@@ -26,8 +26,6 @@ use crate::{
     worker::Printed,
 };
 
-/// Events that one look at the log brings.
-const EVENTS_PER_READ: usize = 1000;
 /// A plan with more tasks than this is shown as one line, not as a tree.
 const TREE_TASKS_MAX: usize = 40;
 /// Characters of an error beside its task; all of it is in the report.
@@ -48,59 +46,33 @@ pub(super) enum Style {
     Quiet,
 }
 
-/// Reads the events of one run.
-pub(super) struct Follow {
-    app: App,
-    permit: Permit<Read>,
-    run: RunId,
-    /// The number of the last event that was read.
-    after: i64,
-    /// Reads on where the log of the namespace ended when everything in it about the run was read.
-    follower: Option<Follower>,
-}
+/// Reads the events of one run. Where the log begins is of no interest: a run has all of its events or none.
+pub(super) struct Follow(EventFollower);
 
 impl Follow {
     /// From the first event on.
     pub(super) fn new(app: &App, permit: &Permit<Read>, run: &RunId) -> Follow {
-        Follow { app: app.clone(), permit: permit.clone(), run: run.clone(), after: 0, follower: None }
+        Follow(app.follow(permit, EventFilter::of_run(run), 0))
     }
 
     /// What has happened since the last look; empty if nothing.
     pub(super) async fn look(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
-        let events = self.app.db.events_of(&self.permit, &self.run, self.after, EVENTS_PER_READ).await?;
-        Ok(self.have_read(events.into_iter().map(Arc::new).collect()))
+        loop {
+            match self.0.look().await? {
+                Some(News::Events(events)) => return Ok(events),
+                Some(News::Reset { .. }) => {}
+                None => return Ok(Vec::new()),
+            }
+        }
     }
 
     /// Wait for what happens next. Nothing is lost if the future is dropped.
     pub(super) async fn next(&mut self) -> Result<Vec<Arc<Event>>, DbError> {
         loop {
-            let Some(follower) = &mut self.follower else {
-                let last = self.app.db.last_event(&self.permit).await?;
-                let events = self.look().await?;
-                if !events.is_empty() {
-                    return Ok(events);
-                }
-                self.follower = Some(self.app.db.follow(&self.permit, last));
-                continue;
-            };
-            match follower.next().await? {
-                News::Events(events) => {
-                    let is_new =
-                        |event: &Arc<Event>| event.number > self.after && event.run.as_ref() == Some(&self.run);
-                    let events: Vec<_> = events.into_iter().filter(is_new).collect();
-                    if !events.is_empty() {
-                        return Ok(self.have_read(events));
-                    }
-                }
-                // What came next was deleted with its runs. This run may have more.
-                News::Reset { .. } => self.follower = None,
+            if let News::Events(events) = self.0.next().await? {
+                return Ok(events);
             }
         }
-    }
-
-    fn have_read(&mut self, events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
-        self.after = events.last().map_or(self.after, |last| last.number);
-        events
     }
 
     /// Hand each event to `show` until the run is over, also if it was before, and went on. Dropping the future stops it.
@@ -213,9 +185,13 @@ impl Live {
 
 /// An event as a line for programs.
 pub(super) fn to_json(event: &Event, names: &Names) -> String {
+    let actor = event.actor.as_ref().map(|EventActor { principal, agent, on_behalf_of }| {
+        json!({ "principal": &**principal, "agent": agent.as_deref(), "on_behalf_of": on_behalf_of.as_deref() })
+    });
     json!({
         "number": event.number,
         "at": rfc3339(event.at),
+        "actor": actor,
         "kind": event.kind.name(),
         "run": event.run.as_ref().map(|run| &run.0),
         "task": event.task.as_ref().map(|task| names.get(task)),

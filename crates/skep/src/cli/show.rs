@@ -83,5 +83,5 @@ async fn artefact(hub: &Hub, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
 async fn report(hub: &Hub, run: &Run) -> anyhow::Result<Report> {
     let plan = stored_plan(run)?;
     let state = Archive::of(hub).state_of(&run.id, run.state).await?;
-    Ok(Report::gather(&hub.app.db, &hub.permit.to_read(), run, state, &plan).await?)
+    Ok(Report::gather(&hub.app, &hub.permit.to_read(), run, state, &plan).await?)
 }

@@ -204,7 +204,7 @@ impl Swarm {
         let (db, permit) = (&self.app.db, &self.permit.to_read());
         let run = db.run(permit, id).await.map_err(store)?;
         let run = run.ok_or_else(|| RunError::Plan(format!("there is no run {}", id.0)))?;
-        let mut report = Report::gather(db, permit, &run, run.state, plan).await?;
+        let mut report = Report::gather(&self.app, permit, &run, run.state, plan).await?;
         let end = if report.succeeded() { End::Completed } else { End::Failed };
         if !run.state.is_over() {
             report.status = State::from(end).name().to_owned();

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skep_core::{
     Timestamp,
+    app::App,
     artefact::Artefact,
-    db::{Db, DbError},
-    event::{Event, EventKind},
+    db::{Db, DbError, News},
+    event::{Event, EventFilter, EventKind},
     limits::PAGE_MAX,
     policy::{Permit, Read},
     run::{self, Run, RunId},
@@ -30,8 +31,6 @@ use skep_plan::{
 use super::{Names, RunError, store, tasks_of};
 use crate::worker::Answer;
 
-/// Events that one look at the log brings.
-const EVENTS_PER_READ: usize = 1000;
 /// Tasks that are read at once. An answer may have some MiB.
 const TASKS_PER_READ: usize = 100;
 /// Characters of one answer in the default report.
@@ -197,15 +196,15 @@ fn shortened(text: &str) -> String {
 impl Report {
     /// What the store knows of a run, which stands at `state` (see `Archive::state_of`).
     pub async fn gather(
-        db: &Db,
+        app: &App,
         permit: &Permit<Read>,
         run: &Run,
         state: run::State,
         plan: &Plan,
     ) -> Result<Report, RunError> {
-        let id = &run.id;
+        let (id, db) = (&run.id, &app.db);
         let names = Names::of(&tasks_of(db, permit, id).await.map_err(store)?);
-        let times = Times::read(db, permit, id).await?;
+        let times = Times::read(app, permit, id).await.map_err(store)?;
         let tasks = task_reports(db, permit, run, state, plan, &names, &times).await.map_err(store)?;
         let artefacts = artefacts(db, permit, id).await.map_err(store)?.into_iter().map(|artefact| {
             let path = format!("outputs/{}", artefact.path);
@@ -313,14 +312,15 @@ struct Time {
 }
 
 impl Times {
-    async fn read(db: &Db, permit: &Permit<Read>, id: &RunId) -> Result<Times, RunError> {
-        let (mut times, mut after) = (Times::default(), 0);
-        loop {
-            let events = db.events_of(permit, id, after, EVENTS_PER_READ).await.map_err(store)?;
-            let Some(last) = events.last() else { return Ok(times) };
-            after = last.number;
-            events.iter().for_each(|event| times.add(event));
+    async fn read(app: &App, permit: &Permit<Read>, id: &RunId) -> Result<Times, DbError> {
+        let (mut times, mut log) = (Times::default(), app.follow(permit, EventFilter::of_run(id), 0));
+        while let Some(news) = log.look().await? {
+            // Where the log begins is of no interest: a run has all of its events or none.
+            if let News::Events(events) = news {
+                events.iter().for_each(|event| times.add(event));
+            }
         }
+        Ok(times)
     }
 
     fn add(&mut self, event: &Event) {

@@ -15,17 +15,24 @@ const PAGES_MAX: usize = 4;
 
 /// A part of the log: every event with a number above `after`, up to and including `to`, that is still kept.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::db) struct Page {
+pub(crate) struct Page {
     pub(in crate::db) after: i64,
-    pub(in crate::db) to: i64,
-    pub(in crate::db) events: Vec<Arc<Event>>,
+    pub(crate) to: i64,
+    pub(crate) events: Vec<Arc<Event>>,
 }
 
 /// The numbers of the first event that is kept and of the last that was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::db) struct Ends {
-    pub(in crate::db) first: i64,
-    pub(in crate::db) last: i64,
+pub(crate) struct Ends {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+}
+
+impl Ends {
+    /// Whether somebody who has seen everything up to this number can be given what comes after it.
+    pub(crate) fn reach(&self, number: i64) -> bool {
+        (self.first - 1..=self.last).contains(&number)
+    }
 }
 
 impl Default for Ends {
