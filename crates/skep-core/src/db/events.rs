@@ -127,18 +127,6 @@ fn values_of(namespace: i64, event: &Event) -> [Value<'_>; 12] {
 }
 
 impl Db {
-    /// The events of a namespace after `number`, oldest first: at most `limit` events, and never more than
-    /// [`PAGE_MAX`].
-    pub async fn events_after(&self, permit: &Permit<Read>, number: i64, limit: usize) -> Result<Vec<Event>, DbError> {
-        self.read_in(permit.namespace(), async move |db, namespace| {
-            let sql = format!(
-                "select number, {COLUMNS} from event where namespace = $1 and number > $2 order by number limit $3"
-            );
-            db.all(&sql, values![namespace, number, page(limit)], from_row).await.doing("read events")
-        })
-        .await
-    }
-
     /// The events of a namespace after `number`, or those of a run, and the first and last number of the namespace's log,
     /// all at one moment.
     pub(crate) async fn event_page(
@@ -161,7 +149,7 @@ impl Db {
         let run = run.map(|run| run.0.clone());
         let read = |row: &Row<'_>| {
             let ends = Ends { first: row.next()?, last: row.next()? };
-            let event = row.next::<Option<i64>>()?.map(|number| from_row_after(number, row)).transpose()?;
+            let event = row.next::<Option<i64>>()?.map(|number| from_row(number, row)).transpose()?;
             Ok((ends, event.map(Arc::new)))
         };
         self.read_in(namespace, async move |db, namespace| {
@@ -193,12 +181,8 @@ pub(super) fn page(limit: usize) -> i64 {
     i64::try_from(limit.min(PAGE_MAX)).unwrap_or(i64::MAX)
 }
 
-fn from_row(row: &Row<'_>) -> Result<Event, Cause> {
-    from_row_after(row.next()?, row)
-}
-
 /// The rest of a row whose number was read.
-fn from_row_after(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
+fn from_row(number: i64, row: &Row<'_>) -> Result<Event, Cause> {
     let at = Timestamp(row.next()?);
     let text = || row.next::<Option<String>>();
     let (principal, agent, on_behalf_of) = (text()?, text()?.map(Arc::from), text()?.map(Arc::from));

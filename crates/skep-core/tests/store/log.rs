@@ -24,7 +24,7 @@ async fn a_reader_who_follows_the_numbers_misses_nothing_while_many_write() {
         }
         let (app, mut seen) = (&hubs[0], 0);
         while seen < (WRITERS * EACH) as i64 {
-            for event in app.db.events_after(&permit().to_read(), seen, 7).await.unwrap() {
+            for event in events(app, EventFilter::default(), seen).await {
                 assert_eq!(event.number, seen + 1, "a number was skipped");
                 seen = event.number;
             }
@@ -83,10 +83,12 @@ async fn a_page_of_events_has_its_limit() {
     on_every_database(async |app| {
         let tasks = (0..limits::PAGE_MAX).map(|n| new(&n.to_string())).collect();
         app.start_run(&permit(), new_run("r"), tasks).await.unwrap();
-        let page = app.db.events_after(&permit().to_read(), 0, usize::MAX).await.unwrap();
-        assert_eq!(page.len(), limits::PAGE_MAX);
-        assert_eq!(app.db.events_after(&permit().to_read(), 0, 3).await.unwrap().len(), 3);
-        assert_eq!(log(&app).await.len(), limits::PAGE_MAX + 1);
+        let mut follower = app.follow(&reader_in("main"), EventFilter::default(), 0);
+        for expected in [limits::PAGE_MAX, 1] {
+            let Some(News::Events(page)) = follower.look().await.unwrap() else { panic!("there are more") };
+            assert_eq!(page.len(), expected);
+        }
+        assert_eq!(follower.look().await.unwrap(), None);
     })
     .await;
 }

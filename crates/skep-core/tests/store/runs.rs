@@ -225,7 +225,7 @@ async fn a_deleted_run_leaves_nothing_and_other_runs_alone() {
         assert_eq!(app.db.run(&reads, &run_id("gone")).await.unwrap(), None);
         assert!(tasks_of(&app, &permit(), "gone").await.is_empty());
         assert!(app.db.artefacts(&reads, &run_id("gone"), None, 10).await.unwrap().is_empty());
-        let after = app.db.events_after(&reads, 0, usize::MAX).await.unwrap();
+        let after = all_events(&app, &reads).await;
         let of_kept: Vec<Event> = before.into_iter().filter(|event| event.run == Some(run_id("kept"))).collect();
         assert_eq!(after, of_kept, "numbers stay");
         assert_eq!(app.db.run_sizes(&reads, None, 10).await.unwrap().len(), 1);
@@ -274,7 +274,7 @@ async fn an_answer_for_a_deleted_run_does_not_count_for_one_of_the_same_name() {
 }
 
 async fn count_with_gaps(app: &Hub, kind: &str) -> usize {
-    let events = app.db.events_after(&permit().to_read(), 0, usize::MAX).await.unwrap();
+    let events = all_events(app, &permit().to_read()).await;
     events.iter().filter(|event| event.kind.name() == kind).count()
 }
 
@@ -301,7 +301,7 @@ async fn nothing_is_added_to_a_run_that_is_being_deleted() {
         app.interrupt_run(&permit(), &run_id("r")).await.unwrap();
         let deletion = app.begin_deletion(&permit(), &run_id("r")).await.unwrap();
         loop {
-            let last = app.db.events_after(&permit().to_read(), 0, 10).await.unwrap().last().map(|last| last.number);
+            let last = all_events(&app, &permit().to_read()).await.last().map(|last| last.number);
             for late in [finish(&app, &held).await, fail(&app, &held, true).await] {
                 assert!(matches!(late, Err(TaskError::Unknown(_))), "{late:?}");
             }
@@ -313,13 +313,13 @@ async fn nothing_is_added_to_a_run_that_is_being_deleted() {
                 let again = app.submit(&permit(), new("a")).await;
                 assert!(matches!(again, Err(TaskError::BeingDeleted(_))), "{again:?}");
             }
-            let events = app.db.events_after(&permit().to_read(), 0, 10).await.unwrap();
+            let events = all_events(&app, &permit().to_read()).await;
             assert_eq!(events.last().map(|last| last.number), last, "{events:?}");
             if !app.deletion_step(&permit(), &deletion).await.unwrap() {
                 break;
             }
         }
-        assert_eq!(app.db.events_after(&permit().to_read(), 0, 10).await.unwrap(), []);
+        assert_eq!(all_events(&app, &permit().to_read()).await, []);
         app.submit(&permit(), new("a")).await.unwrap();
     })
     .await;

@@ -10,7 +10,7 @@ pub(crate) use serde_json::{Value, json};
 use skep_core::db::Audit;
 pub(crate) use skep_core::{
     Json, Namespace, Timestamp,
-    app::{App, TaskError},
+    app::{App, EventFollower, TaskError},
     db::{Clock, Db, Limits, News},
     event::{Event, EventFilter},
     policy::{Actor, Permit, Read},
@@ -137,7 +137,7 @@ pub(crate) fn permit_in(namespace: &str) -> Permit {
 
 /// The right to read there.
 pub(crate) fn reader_in(namespace: &str) -> Permit<Read> {
-    permit_in(namespace).actor().permit().unwrap()
+    permit_in(namespace).to_read()
 }
 
 pub(crate) fn id(name: &str) -> TaskId {
@@ -212,22 +212,24 @@ pub(crate) async fn state(app: &Hub, name: &str) -> State {
 
 /// The whole log of the namespace, after a look at its numbers.
 pub(crate) async fn log(app: &Hub) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
-    loop {
-        let page = app.db.events_after(&permit().to_read(), events.len() as i64, usize::MAX).await.unwrap();
-        if page.is_empty() {
-            return events;
-        }
-        for event in page {
-            assert_eq!(event.number, events.len() as i64 + 1, "the log has no gaps");
-            events.push(event);
-        }
-    }
+    let events = all_events(app, &permit().to_read()).await;
+    let numbers: Vec<i64> = events.iter().map(|event| event.number).collect();
+    assert_eq!(numbers, (1..=events.len() as i64).collect::<Vec<i64>>(), "the log has no gaps");
+    events
 }
 
-/// What is kept after a number and fits a filter, read without waiting.
-pub(crate) async fn events(app: &Hub, filter: EventFilter, after: i64) -> Vec<Event> {
-    let mut follower = app.follow(&reader_in("main"), filter, after);
+/// All events that are kept in a namespace.
+pub(crate) async fn all_events(app: &App, permit: &Permit<Read>) -> Vec<Event> {
+    read(app.follow(permit, EventFilter::default(), 0)).await
+}
+
+/// What is kept after a number and fits a filter.
+pub(crate) async fn events(app: &App, filter: EventFilter, after: i64) -> Vec<Event> {
+    read(app.follow(&reader_in("main"), filter, after)).await
+}
+
+/// Read without waiting.
+async fn read(mut follower: EventFollower) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(news) = follower.look().await.unwrap() {
         if let News::Events(new) = news {

@@ -104,7 +104,7 @@ async fn outcome(app: &Hub, namespace: &str, case: &Case, together: bool) -> Vec
         let task = app.db.task(&permit.to_read(), &id(&n.to_string())).await.unwrap();
         said.push(format!("{task:?}"));
     }
-    let events = app.db.events_after(&permit.to_read(), 0, usize::MAX).await.unwrap();
+    let events = all_events(app, &permit.to_read()).await;
     said.extend(events.iter().map(|event| format!("{event:?}")));
     said
 }
