@@ -122,7 +122,7 @@ impl Streams {
     }
 }
 
-/// What a [`Follower`] is told.
+/// What an [`EventFollower`](crate::app::EventFollower) is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
     /// What has happened next, oldest first; never nothing.
