@@ -1,7 +1,7 @@
 //! What a tool is: a name, a description, two JSON Schemas, annotations and a handler.
 //!
 //! The schemas come from the Rust types of its arguments and its answer, so they cannot drift apart. Whoever calls a tool checks
-//! its arguments first ([`Tool::faults`]) and then runs it ([`Tool::run`]); a hub's catalogue has the whole list of steps.
+//! its arguments first ([`Tool::faults`]) and then runs it ([`Tool::run`]); a hub has the whole list of steps.
 
 use std::{
     future::Future,

@@ -14,7 +14,7 @@ use skep_tools::{
 };
 
 use crate::{
-    hub::catalogue::Catalogue,
+    hub::{calls::Calls, catalogue::Catalogue},
     remote::{self, Answered, HubError, Hubs, PassedOver, Why},
 };
 
@@ -22,13 +22,13 @@ use crate::{
 #[derive(Clone)]
 pub enum Executor {
     /// In this process.
-    Local(Arc<Catalogue>),
+    Local(Arc<Calls>),
     /// At hubs.
     Hubs {
         /// The hubs.
         hubs: Arc<Hubs>,
         /// What is used when none of them answers, or none knows the tool.
-        fallback: Arc<Catalogue>,
+        fallback: Arc<Calls>,
     },
 }
 
@@ -82,26 +82,21 @@ impl Executor {
     /// The tools that can be called here.
     pub fn catalogue(&self) -> &Catalogue {
         match self {
-            Executor::Local(catalogue) | Executor::Hubs { fallback: catalogue, .. } => catalogue,
+            Executor::Local(calls) | Executor::Hubs { fallback: calls, .. } => &calls.catalogue,
         }
     }
 
     /// Make a call.
     pub async fn call(&self, call: Call, context: Context) -> (Result<Answer, ToolError>, Place) {
         match self {
-            Executor::Local(catalogue) => (catalogue.call(call, context).await, Place::Here { instead_of: Vec::new() }),
+            Executor::Local(calls) => (calls.values(context, call).await, Place::Here { instead_of: Vec::new() }),
             Executor::Hubs { hubs, fallback } => remote(hubs, fallback, call, context).await,
         }
     }
 }
 
-async fn remote(
-    hubs: &Hubs,
-    fallback: &Catalogue,
-    mut call: Call,
-    context: Context,
-) -> (Result<Answer, ToolError>, Place) {
-    let known = fallback.get(&call.tool).ok();
+async fn remote(hubs: &Hubs, fallback: &Calls, mut call: Call, context: Context) -> (Result<Answer, ToolError>, Place) {
+    let known = fallback.catalogue.get(&call.tool).ok();
     call.deadline = call.deadline.or(known.map(|tool| tool.deadline));
     let annotations = known.map_or(Annotations::default(), |tool| tool.annotations);
     let Some(result) = context.cancel.run_until_cancelled(hubs.call(&call, annotations)).await else {
@@ -118,7 +113,7 @@ async fn remote(
         Err(HubError::NoneAnswers { passed_over }) => passed_over,
         Err(error @ HubError::MayHaveRun { .. }) => return unsettled(error),
     };
-    (fallback.call(call, context).await, Place::Here { instead_of })
+    (fallback.values(context, call).await, Place::Here { instead_of })
 }
 
 /// Nobody knows whether it ran; the answer says so, and leaves it to the caller to look.

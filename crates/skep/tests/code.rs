@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep::hub::catalogue::Catalogue;
+use skep::hub::{calls::Calls, catalogue::Catalogue};
 use skep_tools::{
     built_in::{self, Parts, SandboxOnDemand, code::Policy, sandbox_config},
     error::ToolError,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// A workspace and its tools.
 struct Skep {
     directory: tempfile::TempDir,
-    catalogue: Catalogue,
+    calls: Calls,
     context: Context,
 }
 
@@ -31,19 +31,19 @@ impl Skep {
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let code: Policy = serde_json::from_value(policy).unwrap();
         let parts = Parts { code, ..Parts::new(SandboxOnDemand::new(config)) };
-        let catalogue = Catalogue::new(built_in::all(parts));
+        let calls = Calls::within(Catalogue::new(built_in::all(parts)), workspace.clone(), outputs.clone());
         let context = Context::new(
             skep::hub::principals::local().permit().unwrap(),
             workspace,
             Outputs::new(outputs, "task"),
             CancellationToken::new(),
         );
-        Skep { directory, catalogue, context }
+        Skep { directory, calls, context }
     }
 
     async fn call(&self, tool: &str, arguments: Value) -> Result<Value, ToolError> {
         let call = Call { tool: tool.to_owned(), arguments, deadline: Some(Duration::from_secs(20)) };
-        self.catalogue.call(call, self.context.clone()).await.map(|answer| Value::Object(answer.value))
+        self.calls.values(self.context.clone(), call).await.map(|answer| Value::Object(answer.value))
     }
 
     async fn execute(&self, arguments: Value) -> Result<Value, ToolError> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use skep::hub::catalogue::Catalogue;
+use skep::hub::{calls::Calls, catalogue::Catalogue};
 use skep_tools::{
     built_in::{self, Parts, SandboxOnDemand, sandbox_config},
     error::ToolError,
@@ -127,7 +127,7 @@ fn tiff_with_alpha(width: u32, height: u32) -> Vec<u8> {
 /// A workspace and its tools.
 struct Skep {
     directory: tempfile::TempDir,
-    catalogue: Catalogue,
+    calls: Calls,
     context: Context,
 }
 
@@ -141,18 +141,19 @@ impl Skep {
         let mut config = sandbox_config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let catalogue = Catalogue::new(built_in::all(Parts::new(SandboxOnDemand::new(config))));
+        let calls = Calls::within(catalogue, workspace.clone(), outputs.clone());
         let context = Context::new(
             skep::hub::principals::local().permit().unwrap(),
             workspace,
             Outputs::new(outputs, ""),
             CancellationToken::new(),
         );
-        Skep { directory, catalogue, context }
+        Skep { directory, calls, context }
     }
 
     async fn observe(&self, arguments: Value) -> Result<Value, ToolError> {
         let call = Call { tool: "observe_screen".to_owned(), arguments, deadline: Some(Duration::from_secs(120)) };
-        self.catalogue.call(call, self.context.clone()).await.map(|answer| Value::Object(answer.value))
+        self.calls.values(self.context.clone(), call).await.map(|answer| Value::Object(answer.value))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The event log.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::{
     Db, DbError, Doing, Tx,
@@ -61,13 +61,17 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mu
     let count = i64::try_from(events.len())?;
     match sql {
         Sql::Sqlite(_) => {
-            let last = "select last_event from namespace where id = $1";
-            let last = sql.all(last, values![namespace], |row| row.next::<i64>()).await?;
-            let before = *last.first().ok_or("the namespace is missing")?;
+            let number = "update namespace set last_event = last_event + $1 where id = $2 returning last_event";
+            let last = sql.all(number, values![count, namespace], |row| row.next::<i64>()).await?;
+            let before = last.first().ok_or("the namespace is missing")? - count;
             number_after(before, events);
-            let count_on = "update namespace set last_event = $1 where id = $2";
-            sql.execute(count_on, values![before + count, namespace]).await?;
-            insert_rows(sql, namespace, events).await?;
+            let insert = format!(
+                "insert into event (namespace, number, {COLUMNS})
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+            );
+            for event in events {
+                sql.execute(&insert, &values_of(namespace, event)).await?;
+            }
             Ok(before)
         }
         // A statement costs more than a row here, so all of them are in one.
@@ -93,36 +97,6 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mu
             Ok(locked.last_event)
         }
     }
-}
-
-/// Rows of events that a statement adds on SQLite, because a statement takes longer than the rows in it: as many as fit,
-/// then fewer. The last number is 1, so that any number of events can be added.
-const ROWS: [usize; 3] = [16, 4, 1];
-
-/// Add the rows of events on SQLite.
-async fn insert_rows(sql: &mut Sql<'_>, namespace: i64, events: &[Event]) -> Result<(), Cause> {
-    static INSERTS: LazyLock<[String; ROWS.len()]> = LazyLock::new(|| ROWS.map(insert_of));
-    let mut rest = events;
-    for (count, insert) in ROWS.into_iter().zip(&*INSERTS) {
-        while let Some((some, others)) = rest.split_at_checked(count) {
-            let values: Vec<Value<'_>> = some.iter().flat_map(|event| values_of(namespace, event)).collect();
-            sql.execute(insert, &values).await?;
-            rest = others;
-        }
-    }
-    Ok(())
-}
-
-/// The statement that adds so many rows. If one of them fails, so does the transaction; `or fail` says that the others may
-/// stay until then. Otherwise SQLite would copy each page that the statement changes, to be able to undo it alone.
-fn insert_of(rows: usize) -> String {
-    const WIDTH: usize = 12;
-    let row = |n: usize| {
-        let places: Vec<String> = (n * WIDTH + 1..=(n + 1) * WIDTH).map(|place| format!("${place}")).collect();
-        format!("({})", places.join(", "))
-    };
-    let rows: Vec<String> = (0..rows).map(row).collect();
-    format!("insert or fail into event (namespace, number, {COLUMNS}) values {}", rows.join(", "))
 }
 
 fn number_after(before: i64, events: &mut [Event]) {

@@ -451,26 +451,3 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
     })
     .await;
 }
-
-#[tokio::test]
-async fn many_events_of_one_commit_keep_their_order_and_each_its_own_fields() {
-    on_every_database(async |app| {
-        let many = 16 + 4 + 3; // SQLite adds them in statements of 16, 4 and 1
-        let event = |n: usize| {
-            let kind = EventKind::ForeignChanged { table: "task".into(), key: n.to_string() };
-            NewEvent { at: NOW.after(Duration::from_micros(n as u64)), run: None, task: None, kind }
-        };
-        let add = async move |tx: &mut Tx<'_>| {
-            (1..=many).for_each(|n| tx.append(event(n)));
-            Ok::<_, DbError>(())
-        };
-        app.db.write(&permit(), add).await.unwrap();
-        let kept = all_events(&app, &permit().to_read()).await;
-        assert_eq!(kept.len(), many);
-        for (n, kept) in (1..).zip(kept) {
-            let NewEvent { at, kind, .. } = event(n);
-            assert_eq!((kept.number, kept.at, kept.kind), (n as i64, at, kind));
-        }
-    })
-    .await;
-}

@@ -52,6 +52,11 @@ pub fn is_server_name(name: &str) -> bool {
     !name.starts_with('_') && !name.ends_with('_') && !name.contains(SEPARATOR)
 }
 
+/// The server's name in the name of a tool or a prompt, and the name that it has there; `None` if there is no [`SEPARATOR`] in it.
+pub fn split_name(name: &str) -> Option<(&str, &str)> {
+    name.split_once(SEPARATOR)
+}
+
 /// What a tool or a prompt of a server is called here; `None` if that is longer than [`NAME_BYTES_MAX`]. Names of a server
 /// that has no prefix stay as they are.
 pub fn prefixed(server: &str, name: &str) -> Option<String> {
@@ -169,7 +174,7 @@ impl Gateway {
     fn with_owner<'a, T>(&self, name: &'a str, act: impl FnOnce(&Arc<dyn Backend>, &'a str) -> T) -> Option<T> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let of = |server: &str| members.iter().find(|member| member.origin.name == server);
-        let prefixed = name.split_once(SEPARATOR).and_then(|(server, inner)| Some((of(server)?, inner)));
+        let prefixed = split_name(name).and_then(|(server, inner)| Some((of(server)?, inner)));
         let (member, inner) = prefixed.or_else(|| Some((of("")?, name)))?;
         Some(act(&member.origin.service, inner))
     }

@@ -9,7 +9,7 @@ use skep_core::{
 };
 
 use super::{Common, FAILED, find_run, print};
-use crate::{config::Overrides, hub::Hub, terminal::say};
+use crate::{config::Overrides, hub::Store, terminal::say};
 
 /// How long the process that works on a run may take to end what it runs.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
@@ -27,10 +27,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn cancel(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
-    let run = find_run(&hub, Some(&arguments.run)).await?;
+    let store = Store::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&store, Some(&arguments.run)).await?;
     let name = &run.id.0;
-    match hub.app.end_run(&hub.permit, &run.id, End::Cancelled, None).await {
+    match store.app.end_run(&store.permit, &run.id, End::Cancelled, None).await {
         Ok(_) => {}
         Err(RunError::Refused(Refused::Over(state))) if state == State::Cancelled.name() => {
             print(&format!("run {name} is cancelled already\n"))?;
@@ -42,7 +42,7 @@ pub(super) async fn cancel(common: Common, arguments: Arguments) -> anyhow::Resu
         Err(error) => return Err(error.into()),
     }
     let stops = async {
-        while hub.home.is_held(&run.id) == Some(true) {
+        while store.home.is_held(&run.id) == Some(true) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };

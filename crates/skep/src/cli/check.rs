@@ -11,7 +11,8 @@ use self::file::{Checked, check_file};
 use super::{Common, FAILED, print, say};
 use crate::{
     config::{BadSettings, Overrides, Settings},
-    hub, terminal,
+    hub::{self, Callers, Hub},
+    terminal,
 };
 
 /// Check plans, configuration and code without running anything: every fault at once, with line and column
@@ -38,11 +39,11 @@ pub(super) fn check(common: Common, arguments: Arguments) -> anyhow::Result<Exit
     }
     let settings = settings(common, &arguments)?;
     let here = hub::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
+    let hub = Hub::new(&settings, None, Callers::Process, &here, &here);
     let mut faults = 0;
     let mut kinds = Vec::new();
     for file in &arguments.files {
-        let Checked { kind, problems: diagnostics } = check_file(file, &catalogue);
+        let Checked { kind, problems: diagnostics } = check_file(file, hub.catalogue());
         if let Some(kind) = kind {
             if !arguments.json {
                 say!("{}: {kind}", terminal::line(&file.display().to_string()));

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{Common, FAILED, print};
 use crate::{
     config::Overrides,
-    hub::{self, Hub, upstreams::Upstream},
+    hub::{self, Callers, Hub, Store, upstreams::Upstream},
     server, terminal,
 };
 
@@ -95,7 +95,7 @@ impl Finding {
 /// Run a real sandbox and say what it can enforce.
 async fn sandbox(settings: &crate::config::Settings) -> anyhow::Result<Finding> {
     let here = hub::workspace(settings, &settings.workspace)?;
-    let (_, sandbox) = hub::catalogue(settings, &here, &here);
+    let sandbox = Hub::new(settings, None, Callers::Process, &here, &here).sandbox;
     let (works, detail, cure) = match sandbox.get().await {
         Err(skep_sandbox::Error::Unavailable { reason, cure }) => {
             let less = "     → or accept less, without namespaces: accept = \"landlock\" under [sandbox]";
@@ -167,7 +167,7 @@ async fn database(settings: crate::config::Settings) -> Finding {
         Some(_) => "the configured database".to_owned(), // its address may hold a password
         None => format!("SQLite in {}", settings.home.display()),
     };
-    let audited = async { anyhow::Ok(Hub::open(settings).await?.app.db.audit().await?) };
+    let audited = async { anyhow::Ok(Store::open(settings).await?.app.db.audit().await?) };
     let audited = timeout(AUDIT_TIME_MAX, audited).await;
     let (works, detail, cure) = match audited {
         Ok(Ok(audit)) if audit.findings.is_empty() => {

@@ -10,7 +10,7 @@ use skep_tools::workspace::OUTPUTS;
 use super::{Common, at_least_one, bytes_for_people, print};
 use crate::{
     config::Overrides,
-    hub::Hub,
+    hub::Store,
     run::{Archive, bytes_in},
     terminal::line,
 };
@@ -27,11 +27,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
-    let home = hub.home.path();
-    let (database, total) = (hub.app.db.size().await?, bytes_in(home));
+    let store = Store::open(common.settings(Overrides::default())?).await?;
+    let home = store.home.path();
+    let (database, total) = (store.app.db.size().await?, bytes_in(home));
     let (outputs, runs) = (bytes_in(&home.join(OUTPUTS)), bytes_in(&home.join("runs")));
-    let mut kept = Archive::of(&hub).measured().await?;
+    let mut kept = Archive::of(&store).measured().await?;
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.bytes));
     if arguments.json {
         let run = |kept: &Kept| json!({ "run": kept.run.id.0, "name": kept.run.name, "bytes": kept.bytes });

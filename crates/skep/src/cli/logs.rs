@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    hub::Hub,
+    hub::Store,
     run::{self, Archive, Names},
     running::RunningHub,
 };
@@ -59,15 +59,15 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         let Arguments { hub, follow, json, .. } = arguments;
         return calls::show(&settings, &calls::Wanted { hub, follow, json }).await;
     }
-    let hub = Hub::open(settings).await?;
-    let run = find_run(&hub, arguments.run.as_deref()).await?;
-    let tasks = run::tasks_of(&hub.app.db, &hub.permit.to_read(), &run.id).await?;
+    let store = Store::open(settings).await?;
+    let run = find_run(&store, arguments.run.as_deref()).await?;
+    let tasks = run::tasks_of(&store.app.db, &store.permit.to_read(), &run.id).await?;
     let only = arguments.task.as_deref().map(|name| task_named(&run.id, name, &tasks)).transpose()?;
     let names = Names::of(&tasks);
-    let mut follow = Follow::new(&hub.app, &hub.permit.to_read(), &run.id);
+    let mut follow = Follow::new(&store.app, &store.permit.to_read(), &run.id);
     let wanted = |event: &Event| only.is_none() || event.task.as_ref() == only;
     let line = |event: &Event| if arguments.json { to_json(event, &names) } else { to_text(event, &names) };
-    if arguments.follow && Archive::of(&hub).state_of(&run.id, run.state).await? == State::Running {
+    if arguments.follow && Archive::of(&store).state_of(&run.id, run.state).await? == State::Running {
         let mut signals = tokio::task::JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
         let shown = follow.until_over(|event| {
@@ -78,7 +78,7 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
         tokio::select! {
             shown = shown => return shown.map(|()| ExitCode::SUCCESS).map_err(Into::into),
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
-            cut_off = until_cut_off(&hub, &run) => cut_off?,
+            cut_off = until_cut_off(&store, &run) => cut_off?,
         }
         say!("run {} was interrupted; continue with `skep resume {0}`", run.id.0);
     }
@@ -92,8 +92,8 @@ pub(super) async fn logs(common: Common, arguments: Arguments) -> anyhow::Result
 }
 
 /// Returns when nobody works on the run any more although it has not ended.
-async fn until_cut_off(hub: &Hub, run: &Run) -> anyhow::Result<()> {
-    while Archive::of(hub).state_of(&run.id, run.state).await? != State::Interrupted {
+async fn until_cut_off(store: &Store, run: &Run) -> anyhow::Result<()> {
+    while Archive::of(store).state_of(&run.id, run.state).await? != State::Interrupted {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())

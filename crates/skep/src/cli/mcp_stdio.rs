@@ -1,13 +1,13 @@
 //! `skep mcp-stdio`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::{Common, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::Overrides,
-    hub,
+    hub::{self, Callers, Hub},
     server::{Options, Parts, mcp},
 };
 
@@ -36,10 +36,10 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let workspace = hub::workspace(&settings, &settings.workspace)?;
     let outputs = hub::outputs(&settings)?;
     let searches_tools = settings.tools.search;
-    let (catalogue, _) = hub::catalogue(&settings, &workspace, &outputs);
+    let hub = Hub::new(&settings, None, Callers::Others, &workspace, &outputs);
     tell_unusable(&settings.upstreams);
     // It lives as long as its one client, so there is nobody who could ask for a task later.
-    let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store: None, probes: Vec::new() };
+    let parts = Parts { calls: hub.calls, store: None, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());

@@ -42,7 +42,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{self, BadSettings, Log, LogFormat, Overrides, Settings},
-    hub::Hub,
+    hub::Store,
     run::Archive,
     terminal::{LogWriter, print, say},
 };
@@ -222,16 +222,16 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
 const NEWEST: &str = "newest";
 
 /// The run that a person means: its name, the unambiguous end of it, or none or `newest` for the newest.
-async fn find_run(hub: &Hub, named: Option<&str>) -> anyhow::Result<Run> {
+async fn find_run(store: &Store, named: Option<&str>) -> anyhow::Result<Run> {
     let named = [named.unwrap_or(NEWEST).to_owned()];
-    let id = find_runs(hub, &named).await?.remove(0);
-    let run = hub.app.db.run(&hub.permit.to_read(), &id).await?;
+    let id = find_runs(store, &named).await?.remove(0);
+    let run = store.app.db.run(&store.permit.to_read(), &id).await?;
     run.with_context(|| format!("run {} is gone", id.0))
 }
 
 /// The same for several, in this order.
-async fn find_runs(hub: &Hub, named: &[String]) -> anyhow::Result<Vec<RunId>> {
-    let runs = Archive::of(hub).all().await?;
+async fn find_runs(store: &Store, named: &[String]) -> anyhow::Result<Vec<RunId>> {
+    let runs = Archive::of(store).all().await?;
     named.iter().map(|named| meant(&runs, named)).collect()
 }
 

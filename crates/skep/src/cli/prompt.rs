@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    hub::{self, catalogue::Catalogue},
+    hub::{self, Callers, Hub, catalogue::Catalogue},
     terminal,
 };
 
@@ -53,7 +53,8 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
     let Arguments { servers, mcp_config, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hub::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
+    let hub = Hub::new(&settings, None, Callers::Process, &here, &here);
+    let catalogue = hub.catalogue();
     for server in servers.iter().filter(|server| *server != OWN) {
         catalogue.upstreams().server(server)?; // it exists
     }
@@ -62,7 +63,7 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
     let mut last = None;
     for tool in &listed.tools {
         let name = tool["name"].as_str().unwrap_or_default();
-        let (server, inner) = catalogue.of_upstream(name).unwrap_or((OWN, name));
+        let (server, inner) = catalogue.split(name).unwrap_or((OWN, name));
         if !servers.is_empty() && !servers.iter().any(|wanted| wanted == server) {
             continue;
         }
@@ -71,7 +72,7 @@ pub(super) async fn prompt(common: Common, arguments: Arguments) -> anyhow::Resu
         }
         text += &section(inner, tool);
     }
-    catalogue.upstreams().close().await;
+    hub.close().await;
     print(&text)?;
     Ok(if tell_missing(&listed) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -96,7 +97,7 @@ fn without_headings(text: &str) -> String {
 pub(super) fn name_of(catalogue: &Catalogue, server: &str, tool: &str) -> Result<String, ToolError> {
     let is_own = matches!(server, "" | OWN);
     let name = if is_own { tool.to_owned() } else { format!("{server}{SEPARATOR}{tool}") };
-    match catalogue.of_upstream(&name) {
+    match catalogue.split(&name) {
         None if is_own => Ok(name),
         Some(found) if !is_own && found == (server, tool) => Ok(name),
         _ => Err(ToolError::argument("server_name", format!("there is no server {server:?} with a tool {tool:?}"))),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::Overrides,
-    hub::{self, Hub, catalogue::Catalogue},
+    hub::{self, Callers, Hub, Store, catalogue::Catalogue},
     run::{self, Archive, Ended, Names, Report, Swarm},
     state::RunDirectory,
     terminal, worker,
@@ -150,8 +150,8 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
     let settings = common.settings(overrides)?;
     let workspace = hub::workspace(&settings, &settings.workspace)?;
-    let hub = Hub::open(settings).await?;
-    let mut plan = understand(&what, &hub, &workspace, output.quiet).await?;
+    let store = Store::open(settings).await?;
+    let mut plan = understand(&what, &store, &workspace, output.quiet).await?;
     for input in &inputs {
         plan.set(input).map_err(|why| Usage::of(format!("--set: {why}")))?;
     }
@@ -160,46 +160,47 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
         return Ok(ExitCode::SUCCESS);
     }
     let id = new_run_id();
-    let directory = hub.home.hold(&id)?;
-    let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
+    let directory = store.home.hold(&id)?;
+    let swarm = Swarm::of(&store, &workspace, directory.outputs())?;
     swarm.submit(&id, &plan, &workspace).await?;
-    let follow = Follow::new(&hub.app, &hub.permit.to_read(), &id);
-    Work { hub, swarm, id, plan, workspace, directory, follow }.show(&output).await
+    let follow = Follow::new(&store.app, &store.permit.to_read(), &id);
+    Work { store, swarm, id, plan, workspace, directory, follow }.show(&output).await
 }
 
 pub(super) async fn resume(common: Common, arguments: ResumeArguments) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
-    let hub = Hub::open(common.settings(overrides)?).await?;
-    let run = find_run(&hub, arguments.run.as_deref()).await?;
+    let store = Store::open(common.settings(overrides)?).await?;
+    let run = find_run(&store, arguments.run.as_deref()).await?;
     if !matches!(run.state, State::Running | State::Interrupted) {
         anyhow::bail!("run {} is over ({}); `skep show {0}` shows its report", run.id.0, run.state.name());
     }
-    let work = Work::take_up(hub, &run).await?;
-    work.hub.app.resume_run(&work.hub.permit, &run.id).await?;
+    let work = Work::take_up(store, &run).await?;
+    work.store.app.resume_run(&work.store.permit, &run.id).await?;
     work.show(&arguments.output).await
 }
 
 pub(super) async fn retry(common: Common, arguments: RetryArguments) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { mcp_config: arguments.mcp_config.clone(), ..Overrides::default() };
-    let hub = Hub::open(common.settings(overrides)?).await?;
-    let run = find_run(&hub, Some(&arguments.run)).await?;
+    let store = Store::open(common.settings(overrides)?).await?;
+    let run = find_run(&store, Some(&arguments.run)).await?;
     if !run.state.is_over() {
         let id = &run.id.0;
         anyhow::bail!("run {id} is not over; `skep resume {id}` continues one that was interrupted");
     }
-    let work = Work::take_up(hub, &run).await?;
-    let tasks = run::tasks_of(&work.hub.app.db, &work.hub.permit.to_read(), &run.id).await?;
+    let work = Work::take_up(store, &run).await?;
+    let tasks = run::tasks_of(&work.store.app.db, &work.store.permit.to_read(), &run.id).await?;
     let only = arguments.task.map(|name| task_named(&run.id, &name, &tasks)).transpose()?;
-    work.hub.app.retry_run(&work.hub.permit, &run.id, only).await?;
+    work.store.app.retry_run(&work.store.permit, &run.id, only).await?;
     work.show(&arguments.output).await
 }
 
 /// The plan that is meant by the words on the command line.
-async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
-    let (catalogue, _) = hub::catalogue(&hub.settings, workspace, workspace);
+async fn understand(what: &[String], store: &Store, workspace: &Dir, is_quiet: bool) -> anyhow::Result<Plan> {
+    let hub = Hub::new(&store.settings, None, Callers::Process, workspace, workspace);
+    let catalogue = hub.catalogue();
     match what {
         [path] if [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end)) => {
-            let loaded = skep_plan::load_for(path.as_ref(), &catalogue);
+            let loaded = skep_plan::load_for(path.as_ref(), catalogue);
             let (plan, warnings) = loaded.map_err(|faults| anyhow::anyhow!("{}", list(&faults)))?;
             if !is_quiet {
                 warnings.iter().for_each(|warning| say!("{warning}"));
@@ -207,7 +208,7 @@ async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool)
             Ok(plan)
         }
         words => {
-            let plan = for_sentence(&words.join(" "), hub, &catalogue).await?;
+            let plan = for_sentence(&words.join(" "), store, catalogue).await?;
             if !is_quiet {
                 plan.tasks.iter().for_each(|step| say!("  {}: {}", step.id, meaning(step)));
             }
@@ -217,12 +218,12 @@ async fn understand(what: &[String], hub: &Hub, workspace: &Dir, is_quiet: bool)
 }
 
 /// The rules first: they cost nothing and say the same every time. What they do not understand a model may.
-async fn for_sentence(sentence: &str, hub: &Hub, catalogue: &Catalogue) -> anyhow::Result<Plan> {
+async fn for_sentence(sentence: &str, store: &Store, catalogue: &Catalogue) -> anyhow::Result<Plan> {
     let not_understood = match skep_plan::rules::plan(sentence) {
         Ok(plan) => return Ok(plan),
         Err(error) => error,
     };
-    let model = hub::model(&hub.settings);
+    let model = hub::model(&store.settings);
     let Ok(name) = model.name() else { return Err(not_understood.into()) };
     say!("asking {name} for a plan");
     let mut signals = JoinSet::new();
@@ -243,7 +244,7 @@ fn list(faults: &[Diagnostic]) -> String {
 
 /// A run that is in the store, and all that it takes to work on it.
 struct Work {
-    hub: Hub,
+    store: Store,
     swarm: Swarm,
     id: RunId,
     plan: Plan,
@@ -254,20 +255,20 @@ struct Work {
 
 impl Work {
     /// A run of which something has been done already. Its state is not changed yet.
-    async fn take_up(hub: Hub, run: &Run) -> anyhow::Result<Work> {
-        let directory = hub.home.hold(&run.id)?;
+    async fn take_up(store: Store, run: &Run) -> anyhow::Result<Work> {
+        let directory = store.home.hold(&run.id)?;
         let plan = stored_plan(run)?;
-        let workspace = hub::workspace(&hub.settings, run.directory.as_ref())?;
-        let swarm = Swarm::of(&hub, &workspace, directory.outputs())?;
-        let mut follow = Follow::new(&hub.app, &hub.permit.to_read(), &run.id);
+        let workspace = hub::workspace(&store.settings, run.directory.as_ref())?;
+        let swarm = Swarm::of(&store, &workspace, directory.outputs())?;
+        let mut follow = Follow::new(&store.app, &store.permit.to_read(), &run.id);
         while !follow.look().await?.is_empty() {} // what happened before is not shown again
-        Ok(Work { hub, swarm, id: run.id.clone(), plan, workspace, directory, follow })
+        Ok(Work { store, swarm, id: run.id.clone(), plan, workspace, directory, follow })
     }
 
     /// Work on the run, show how it goes, and print its report.
     async fn show(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let Work { hub, mut swarm, id, plan, workspace, directory, mut follow } = self;
-        let tasks = run::tasks_of(&hub.app.db, &hub.permit.to_read(), &id).await?;
+        let Work { store, mut swarm, id, plan, workspace, directory, mut follow } = self;
+        let tasks = run::tasks_of(&store.app.db, &store.permit.to_read(), &id).await?;
         let finished: Vec<&str> = tasks.iter().filter(|task| task.is_over).map(|task| task.name()).collect();
         let mut signals = JoinSet::new();
         let stop = stop_on_signal(&mut signals)?;
@@ -288,11 +289,11 @@ impl Work {
         live.look(&mut follow).await?;
         live.show.end();
         if let Ok(Ended::Over(_)) = &ended
-            && let Err(error) = Archive::of(&hub).keep_within(&hub.settings.keep).await
+            && let Err(error) = Archive::of(&store).keep_within(&store.settings.keep).await
         {
             say!("old runs could not be deleted (run.keep): {:#}", anyhow::Error::from(error));
         }
-        hub.app.db.close().await;
+        store.app.db.close().await;
         let Ended::Over(report) = ended? else {
             say!("run {} was interrupted; continue with `skep resume {0}`", id.0);
             return Ok(ExitCode::from(INTERRUPTED));

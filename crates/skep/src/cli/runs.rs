@@ -16,7 +16,7 @@ use skep_tools::duration::Span;
 use super::{Common, FAILED, at_least_one, bytes_for_people, find_runs, print, time_for_people};
 use crate::{
     config::Overrides,
-    hub::Hub,
+    hub::Store,
     run::{Archive, now, rfc3339},
     terminal::{line, say},
 };
@@ -140,15 +140,15 @@ struct Listed {
 }
 
 async fn list(common: Common, arguments: ListArguments) -> anyhow::Result<ExitCode> {
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
-    let all = Archive::of(&hub).all().await?;
+    let store = Store::open(common.settings(Overrides::default())?).await?;
+    let all = Archive::of(&store).all().await?;
     let short = short_names(&all.iter().map(|run| &run.id).collect::<Vec<_>>());
     let states: Vec<State> = arguments.state.iter().copied().map(State::from).collect();
     let is_wanted = |(run, _): &(Summary, String)| states.is_empty() || states.contains(&run.state);
     let mut listed = Vec::new();
     for (run, short) in all.into_iter().zip(short).filter(is_wanted).take(arguments.limit) {
-        let took = took(&hub, &run).await?;
-        let counts = hub.app.db.count_tasks(&hub.permit.to_read(), &run.id).await?;
+        let took = took(&store, &run).await?;
+        let counts = store.app.db.count_tasks(&store.permit.to_read(), &run.id).await?;
         listed.push(Listed { run, short, took, counts });
     }
     let text = match arguments.json {
@@ -162,11 +162,11 @@ async fn list(common: Common, arguments: ListArguments) -> anyhow::Result<ExitCo
 }
 
 /// How long a run took, or has taken until now, or until it was cut off.
-async fn took(hub: &Hub, run: &Summary) -> anyhow::Result<Duration> {
+async fn took(store: &Store, run: &Summary) -> anyhow::Result<Duration> {
     let end = match (run.ended, run.state) {
         (Some(ended), _) => ended,
         (None, State::Running) => now(),
-        (None, _) => hub.app.db.last_event_of(&hub.permit.to_read(), &run.id).await?.unwrap_or(run.created),
+        (None, _) => store.app.db.last_event_of(&store.permit.to_read(), &run.id).await?.unwrap_or(run.created),
     };
     Ok(between(run.created, end))
 }
@@ -209,22 +209,22 @@ fn local_time(at: Timestamp) -> String {
 }
 
 async fn remove(common: Common, arguments: RmArguments) -> anyhow::Result<ExitCode> {
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
-    let wanted = find_runs(&hub, &arguments.runs).await?;
-    let measured = Archive::of(&hub).measured().await?;
+    let store = Store::open(common.settings(Overrides::default())?).await?;
+    let wanted = find_runs(&store, &arguments.runs).await?;
+    let measured = Archive::of(&store).measured().await?;
     let runs: Vec<&Kept> = measured.iter().filter(|kept| wanted.contains(&kept.run.id)).collect();
-    delete(&hub, &runs, arguments.yes).await
+    delete(&store, &runs, arguments.yes).await
 }
 
 async fn prune(common: Common, arguments: PruneArguments) -> anyhow::Result<ExitCode> {
     let PruneArguments { keep, older_than, state, dry_run, yes } = arguments;
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
+    let store = Store::open(common.settings(Overrides::default())?).await?;
     if !dry_run {
-        Archive::of(&hub).finish_deletions().await?;
+        Archive::of(&store).finish_deletions().await?;
     }
-    let measured = Archive::of(&hub).measured().await?;
+    let measured = Archive::of(&store).measured().await?;
     let runs = match (keep, older_than, state.is_empty()) {
-        (None, None, true) => hub.settings.keep.superfluous(&measured, now()),
+        (None, None, true) => store.settings.keep.superfluous(&measured, now()),
         _ => {
             let states = state.into_iter().map(State::from).collect();
             let selection = Selection { keep: keep.unwrap_or(0), age_min: older_than.map(|span| span.0), states };
@@ -239,11 +239,11 @@ async fn prune(common: Common, arguments: PruneArguments) -> anyhow::Result<Exit
         print(&(listing(&runs) + &format!("{} would be deleted\n", sum(&runs))))?;
         return Ok(ExitCode::SUCCESS);
     }
-    delete(&hub, &runs, yes).await
+    delete(&store, &runs, yes).await
 }
 
 /// Delete these runs, after asking on a terminal. What cannot be deleted is said, and the others are.
-async fn delete(hub: &Hub, runs: &[&Kept], is_agreed: bool) -> anyhow::Result<ExitCode> {
+async fn delete(store: &Store, runs: &[&Kept], is_agreed: bool) -> anyhow::Result<ExitCode> {
     if !is_agreed {
         if !std::io::stdin().is_terminal() {
             anyhow::bail!("{} would be deleted; confirm with --yes", sum(runs));
@@ -257,7 +257,7 @@ async fn delete(hub: &Hub, runs: &[&Kept], is_agreed: bool) -> anyhow::Result<Ex
             return Ok(ExitCode::from(FAILED));
         }
     }
-    let (archive, mut deleted, mut has_failed) = (Archive::of(hub), Vec::new(), false);
+    let (archive, mut deleted, mut has_failed) = (Archive::of(store), Vec::new(), false);
     for kept in runs {
         match archive.delete(&kept.run.id).await {
             Ok(()) => deleted.push(*kept),

@@ -6,7 +6,6 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +19,7 @@ use skep_tools::{
 use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
-    hub::{self, Hub},
+    hub::{self, Callers, Hub, Store},
     running::{Claim, RunningHub},
     secret::Secret,
     server::{Controls, Listeners, Options, Parts, Probe, Tls, Token},
@@ -100,15 +99,15 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let options = Options { unix_if_free: own_socket(&settings, claim.is_some()), ..options(&settings)? };
     let (http, lines) = if options.tls.is_some() { ("https", "tls") } else { ("http", "tcp") };
     let wants_tcp = !options.tcp_if_free.is_empty();
-    let (catalogue, sandbox) = hub::catalogue(&settings, &workspace, &outputs);
     let mut described = describe(&settings, &workspace);
     tell_unusable(&settings.upstreams);
-    let hub = Hub::open(settings).await?;
-    let probes = vec![store(&hub), Probe::outputs(&outputs), Probe::sandbox(sandbox)];
+    let store = Store::open(settings).await?;
+    let hub = Hub::new(&store.settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
+    let probes = vec![probe(&store), Probe::outputs(&outputs), Probe::sandbox(hub.sandbox)];
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let store = Some((hub.app.clone(), hub.permit.clone()));
-    let parts = Parts { catalogue: Arc::new(catalogue), workspace, outputs, store, probes };
+    let kept = Some((store.app.clone(), store.permit.clone()));
+    let parts = Parts { calls: hub.calls, store: kept, probes };
     let listeners = Listeners::open(options, parts).await?;
     described.urls = listeners.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
     described.unix = listeners.unix().and_then(|path| std::path::absolute(path).ok());
@@ -132,14 +131,14 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(listeners.controls(), again));
-    signals.spawn(worker::watch_over(hub.app.clone(), hub.permit.clone()));
+    signals.spawn(worker::watch_over(store.app.clone(), store.permit.clone()));
     let stopped = listeners.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
     signals.shutdown().await;
     drop(claim); // where the hub was is nobody's business any more
-    hub.app.db.close().await;
+    store.app.db.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -313,12 +312,12 @@ fn look(file: &PathBuf) -> Look {
 }
 
 /// Reads from the store.
-fn store(hub: &Hub) -> Probe {
-    let hub = hub.clone();
+fn probe(store: &Store) -> Probe {
+    let store = store.clone();
     Probe::new("store", true, move || {
-        let hub = hub.clone();
+        let store = store.clone();
         async move {
-            let read = hub.app.db.runs(&hub.permit.to_read(), None, 1).await;
+            let read = store.app.db.runs(&store.permit.to_read(), None, 1).await;
             read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
         }
     })
@@ -365,14 +364,7 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
         // Nobody asked for it, so another hub that has it already is no fault.
         None => options.tcp_if_free = vec![TCP.to_owned()],
     }
-    let Serve { body_bytes_max, calls_at_once, calls_waiting_max, connections_max, .. } = settings.serve;
-    let Serve { sessions_max, requests_per_second_max, .. } = settings.serve;
-    if let Some(size) = body_bytes_max {
-        options.bodies.body_bytes_max = usize::try_from(size.bytes).unwrap_or(usize::MAX);
-    }
-    options.calls.calls_at_once = calls_at_once.unwrap_or(options.calls.calls_at_once);
-    options.calls.waiting_max = calls_waiting_max.unwrap_or(options.calls.waiting_max);
-    options.principal_share = settings.serve.principal_share.unwrap_or(options.principal_share);
+    let Serve { connections_max, sessions_max, requests_per_second_max, .. } = settings.serve;
     options.connections_max = connections_max.unwrap_or(options.connections_max);
     options.sessions_max = sessions_max.unwrap_or(options.sessions_max);
     options.requests_per_second_max = requests_per_second_max.map_or(options.requests_per_second_max, NonZeroU32::new);
@@ -380,7 +372,7 @@ fn options(settings: &Settings) -> anyhow::Result<Options> {
         settings.serve;
     for (time, place) in [
         (head_time_max, &mut options.head_time_max),
-        (body_time_max, &mut options.bodies.body_time_max),
+        (body_time_max, &mut options.body_time_max),
         (write_time_max, &mut options.write_time_max),
         (session_idle_max, &mut options.session_idle_max),
         (task_after, &mut options.task_after),

@@ -11,7 +11,7 @@ use skep_tools::workspace::OUTPUTS;
 use super::{Common, find_run, no_such_task, print, stored_plan};
 use crate::{
     config::Overrides,
-    hub::Hub,
+    hub::Store,
     run::{Archive, Report, TaskReport},
     terminal::{Screen, ignore_gone},
 };
@@ -37,15 +37,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn show(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let hub = Hub::open(common.settings(Overrides::default())?).await?;
-    let run = find_run(&hub, arguments.run.as_deref()).await?;
+    let store = Store::open(common.settings(Overrides::default())?).await?;
+    let run = find_run(&store, arguments.run.as_deref()).await?;
     if let Some(file) = &arguments.file {
-        let bytes = artefact(&hub, &run, file).await?;
+        let bytes = artefact(&store, &run, file).await?;
         let mut screen = Screen::new(std::io::stdout().lock(), arguments.raw);
         ignore_gone(screen.write_all(&bytes).and_then(|()| screen.finish()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = report(&hub, &run).await?;
+    let report = report(&store, &run).await?;
     let text = match (&arguments.task, arguments.json) {
         (Some(name), is_json) => {
             let task = report.tasks.iter().find(|task| task.id == *name);
@@ -73,15 +73,15 @@ fn answer(task: &TaskReport) -> Value {
 }
 
 /// The contents of a file that a task of the run has left, by its path in reports.
-async fn artefact(hub: &Hub, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
+async fn artefact(store: &Store, run: &Run, file: &str) -> anyhow::Result<Vec<u8>> {
     let path = file.strip_prefix(OUTPUTS).and_then(|path| path.strip_prefix('/')).unwrap_or(file);
-    let bytes = hub.app.db.artefact_of_run(&hub.permit.to_read(), &run.id, path).await?;
+    let bytes = store.app.db.artefact_of_run(&store.permit.to_read(), &run.id, path).await?;
     bytes.with_context(|| format!("run {} has no file {file}; `skep show --json` lists its artefacts", run.id.0))
 }
 
 /// The report on a run as it stands now.
-async fn report(hub: &Hub, run: &Run) -> anyhow::Result<Report> {
+async fn report(store: &Store, run: &Run) -> anyhow::Result<Report> {
     let plan = stored_plan(run)?;
-    let state = Archive::of(hub).state_of(&run.id, run.state).await?;
-    Ok(Report::gather(&hub.app, &hub.permit.to_read(), run, state, &plan).await?)
+    let state = Archive::of(store).state_of(&run.id, run.state).await?;
+    Ok(Report::gather(&store.app, &store.permit.to_read(), run, state, &plan).await?)
 }

@@ -9,7 +9,7 @@ use skep_core::run::{State, Summary};
 use super::{Common, FAILED, print, remote};
 use crate::{
     config::{Overrides, Settings},
-    hub::Hub,
+    hub::Store,
     remote::{Hubs, ShowError},
     run::{Archive, rfc3339},
     running::RunningHub,
@@ -91,11 +91,11 @@ fn silent(mut known: Value, why: &str) -> Value {
 
 /// The runs that somebody works on, or that wait to be continued.
 async fn runs(settings: Settings) -> anyhow::Result<Vec<Value>> {
-    let hub = Hub::open(settings).await?;
+    let store = Store::open(settings).await?;
     let mut found = Vec::new();
     let is_open = |run: &Summary| matches!(run.state, State::Running | State::Interrupted);
-    for run in Archive::of(&hub).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
-        let tasks = hub.app.db.count_tasks(&hub.permit.to_read(), &run.id).await?;
+    for run in Archive::of(&store).all().await?.into_iter().filter(is_open).take(RUNS_MAX) {
+        let tasks = store.app.db.count_tasks(&store.permit.to_read(), &run.id).await?;
         found.push(json!({
             "run": run.id.0, "name": run.name, "state": run.state.name(), "created": rfc3339(run.created),
             "tasks": tasks.all(), "tasks_over": tasks.all() - tasks.pending - tasks.in_progress,

@@ -22,11 +22,7 @@ use skep_tools::{
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
     config::{Overrides, is_call_time},
-    hub::{
-        self,
-        catalogue::{Catalogue, Listed},
-        principals::local,
-    },
+    hub::{self, Callers, Hub, calls::Calls, catalogue::Listed, principals::local},
     terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
 };
@@ -119,7 +115,8 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
     let Arguments { tool, schema, json, mcp_config, hub: _, wait } = arguments;
     let settings = common.settings(Overrides { mcp_config, ..Overrides::default() })?;
     let here = hub::workspace(&settings, &settings.workspace)?;
-    let (catalogue, _) = hub::catalogue(&settings, &here, &here);
+    let hub = Hub::new(&settings, None, Callers::Process, &here, &here);
+    let catalogue = hub.catalogue();
     let listed = match &tool {
         Some(name) => catalogue.describe(name).await.map(|tool| (described(&tool, json, schema), true)),
         None => {
@@ -132,7 +129,7 @@ pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Resul
             Ok((text, is_whole))
         }
     };
-    catalogue.upstreams().close().await;
+    hub.close().await;
     let (text, is_whole) = listed?;
     print(&text)?;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
@@ -175,15 +172,15 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
     let workspace = hub::workspace(&settings, &settings.workspace)?;
     let outputs = hub::outputs(&settings)?;
-    let (catalogue, _) = hub::catalogue(&settings, &workspace, &outputs);
+    let hub = Hub::new(&settings, None, Callers::Process, &workspace, &outputs);
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
     let called = match &arguments.use_mcp_tool {
-        Some(path) => call_all(&catalogue, path, deadline, context).await,
-        None => call_one(&catalogue, &arguments, deadline, context).await,
+        Some(path) => call_all(&hub.calls, path, deadline, context).await,
+        None => call_one(&hub.calls, &arguments, deadline, context).await,
     };
-    catalogue.upstreams().close().await;
+    hub.close().await;
     let (answer, is_ok) = called?;
     show(&answer, is_ok, arguments.json)
 }
@@ -249,7 +246,7 @@ fn answered(called: Result<Answer, ToolError>) -> (Value, bool) {
 
 /// Call what a model asked for. Each block has its answer, in their order.
 async fn call_all(
-    catalogue: &Catalogue,
+    calls: &Calls,
     path: &Path,
     deadline: Option<Duration>,
     context: Context,
@@ -264,10 +261,10 @@ async fn call_all(
             Part::Text(_) => continue,
             Part::Malformed(message) => (json!({ "status": "error", "code": "malformed", "message": message }), false),
             Part::Use(Use { server, tool, arguments }) => {
-                let called = match name_of(catalogue, &server, &tool) {
+                let called = match name_of(&calls.catalogue, &server, &tool) {
                     Ok(tool) => {
                         let call = Call { tool, arguments: Value::Object(arguments), deadline };
-                        catalogue.call(call, context.clone()).await
+                        calls.values(context.clone(), call).await
                     }
                     Err(error) => Err(error),
                 };
@@ -290,20 +287,20 @@ fn read_stdin() -> anyhow::Result<String> {
 }
 
 async fn call_one(
-    catalogue: &Catalogue,
+    calls: &Calls,
     arguments: &CallArguments,
     deadline: Option<Duration>,
     context: Context,
 ) -> anyhow::Result<(Value, bool)> {
     let name = arguments.tool.clone().unwrap_or_default();
     // A server may take long to start and say what its tools take.
-    let Some(tool) = context.cancel.run_until_cancelled(catalogue.describe(&name)).await else {
+    let Some(tool) = context.cancel.run_until_cancelled(calls.catalogue.describe(&name)).await else {
         return Ok(answered(Err(ToolError::Cancelled)));
     };
     let tool = tool?;
     let members = members(arguments, &tool["inputSchema"])?;
     let call = Call { tool: name, arguments: Value::Object(members), deadline };
-    Ok(answered(catalogue.call(call, context).await))
+    Ok(answered(calls.values(context, call).await))
 }
 
 pub(super) fn members(arguments: &CallArguments, schema: &Value) -> anyhow::Result<Map<String, Value>> {

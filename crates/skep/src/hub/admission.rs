@@ -55,6 +55,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// None: whoever makes the calls bounds them.
+    pub fn none() -> Limits {
+        let max = Semaphore::MAX_PERMITS / 2;
+        Limits { calls_at_once: max, waiting_max: max, waiting_time_max: Duration::ZERO, forwarded_max: usize::MAX }
+    }
+}
+
 /// Why a call was not run, or not to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -220,11 +228,17 @@ impl Admission {
         }
     }
 
-    /// Wait for a turn and run a call of this actor's. Its token is cancelled when the returned future is dropped or the hub
-    /// stops for good; its turn ends with it.
+    /// Cancelled when the hub stops for good.
+    pub fn stopped(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Wait for a turn and run a call of this actor's. Its token is cancelled when the returned future is dropped or `stop` is
+    /// cancelled; its turn ends with it.
     pub async fn run<F>(
         &self,
         permit: &Permit<policy::Call>,
+        stop: &CancellationToken,
         call: impl FnOnce(CancellationToken, Arc<Turn>) -> F,
     ) -> Result<F::Output, Refused>
     where
@@ -237,10 +251,10 @@ impl Admission {
         let turn = self.turn(principal);
         tokio::select! {
             biased; // a turn that is free because all are cancelled is not taken
-            () = self.cancel.cancelled() => return Err(Refused::Draining),
+            () = stop.cancelled() => return Err(Refused::Draining),
             taken = turn.take_up() => taken?,
         }
-        let cancel = self.cancel.child_token();
+        let cancel = stop.child_token();
         let (call, ends) = (call(cancel.clone(), turn.clone()), Ends(turn));
         let _withdrawn_with_the_caller = cancel.drop_guard();
         let task = async move {
@@ -368,7 +382,7 @@ mod tests {
                     () = cancel.cancelled() => "cancelled",
                 }
             };
-            admission.run(&permit(), call).await
+            admission.run(&permit(), admission.stopped(), call).await
         });
         Held { running, end, result }
     }
@@ -383,7 +397,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(admission.load(), Load { running: 1, waiting: 1, at_once: 1, forwarded: 0 });
-        assert_eq!(admission.run(&permit(), |_, _| async {}).await, Err(Refused::Busy));
+        assert_eq!(admission.run(&permit(), admission.stopped(), |_, _| async {}).await, Err(Refused::Busy));
         assert!(second.running.try_recv().is_err(), "it has to wait for its turn");
         first.end.send(()).unwrap();
         assert_eq!(first.result.await.unwrap(), Ok("ended"));
@@ -415,7 +429,7 @@ mod tests {
         let (gone, end) = oneshot::channel();
         {
             let permit = permit();
-            let call = admission.run(&permit, |cancel, _| async move {
+            let call = admission.run(&permit, admission.stopped(), |cancel, _| async move {
                 let _ = started.send(());
                 cancel.cancelled().await;
                 let _ = gone.send(());
@@ -427,7 +441,11 @@ mod tests {
             }
         }
         end.await.unwrap();
-        assert_eq!(admission.run(&permit(), |_, _| async { 1 }).await, Ok(1), "its turn is free again");
+        assert_eq!(
+            admission.run(&permit(), admission.stopped(), |_, _| async { 1 }).await,
+            Ok(1),
+            "its turn is free again"
+        );
     }
 
     #[tokio::test]
@@ -436,7 +454,7 @@ mod tests {
         let call = held(&admission);
         call.running.await.unwrap();
         admission.start_draining();
-        assert_eq!(admission.run(&permit(), |_, _| async {}).await, Err(Refused::Draining));
+        assert_eq!(admission.run(&permit(), admission.stopped(), |_, _| async {}).await, Err(Refused::Draining));
         call.end.send(()).unwrap();
         assert_eq!(admission.drain(Duration::from_secs(60)).await, 0);
         assert_eq!(call.result.await.unwrap(), Ok("ended"));
@@ -459,20 +477,21 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_call_and_frees_its_turn() {
         let admission = admission(1, 0);
-        let broken = admission.run(&permit(), |_, _| async { panic!("put in by the test") }).await;
+        let broken = admission.run(&permit(), admission.stopped(), |_, _| async { panic!("put in by the test") }).await;
         assert_eq!(broken, Err::<(), _>(Refused::Panicked));
-        assert_eq!(admission.run(&permit(), |_, _| async { 1 }).await, Ok(1));
+        assert_eq!(admission.run(&permit(), admission.stopped(), |_, _| async { 1 }).await, Ok(1));
     }
 
     #[tokio::test]
     async fn a_turn_that_is_laid_down_is_anothers_until_it_is_taken_up() {
         let (admission, permit) = (admission(1, 9), permit());
-        let waits = admission.run(&permit, |_, turn| async move {
+        let waits = admission.run(&permit, admission.stopped(), |_, turn| async move {
             turn.lay_down();
             tokio::task::yield_now().await;
             turn.take_up().await.map(|()| turn)
         });
-        let (first, second) = tokio::join!(waits, admission.run(&permit, |_, _| async { "ran meanwhile" }));
+        let (first, second) =
+            tokio::join!(waits, admission.run(&permit, admission.stopped(), |_, _| async { "ran meanwhile" }));
         assert_eq!(second, Ok("ran meanwhile"));
         let turn = first.unwrap().unwrap();
         assert_eq!(admission.load().running, 0, "it ended with its call, though somebody knows of it");

@@ -1,6 +1,7 @@
-//! Where everything meets: from the settings to a store and a catalogue.
+//! A hub, put together from the settings: [`Hub::new`] is the one place where its parts are made.
 
 pub mod admission;
+pub mod calls;
 pub mod catalogue;
 pub mod principals;
 pub(crate) mod shares;
@@ -29,6 +30,7 @@ use skep_tools::{
 use crate::{
     config::Settings,
     hub::{
+        calls::Calls,
         catalogue::{Catalogue, tools::for_servers},
         upstreams::{Upstreams, logins::Logins},
     },
@@ -42,7 +44,7 @@ const ID_MAPPED: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x01
 
 /// The open store of this process, and who uses it.
 #[derive(Clone)]
-pub struct Hub {
+pub struct Store {
     /// What was configured.
     pub settings: Arc<Settings>,
     /// The state directory.
@@ -53,9 +55,9 @@ pub struct Hub {
     pub permit: Permit,
 }
 
-impl Hub {
-    /// Open the store: the embedded database in the state directory, or the one that is configured.
-    pub async fn open(settings: Settings) -> anyhow::Result<Hub> {
+impl Store {
+    /// Open the embedded database in the state directory, or the one that is configured.
+    pub async fn open(settings: Settings) -> anyhow::Result<Store> {
         let home = Home::new(settings.home.clone()).with_outputs(readers(&settings));
         state::prepare(home.path(), readers(&settings))?;
         let address = match &settings.database {
@@ -64,17 +66,61 @@ impl Hub {
         };
         let db = Db::open(&address, Limits::default()).await?;
         let permit = principals::local().permit()?;
-        Ok(Hub { settings: Arc::new(settings), home, app: App::new(db), permit })
+        Ok(Store { settings: Arc::new(settings), home, app: App::new(db), permit })
     }
 }
 
-/// All tools as the settings have them, and the sandbox that they share. Nothing is started before it is needed.
-pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalogue, SandboxOnDemand) {
-    let mut config = built_in::sandbox_config(workspace, outputs);
-    settings.sandbox.apply(&mut config);
-    let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
-    let logins = Logins::new(&settings.home, settings.web.clone());
-    let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
+/// Who calls the tools of a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Others, through listeners: within the limits that are configured for them.
+    Others,
+    /// This process alone, which bounds its calls itself.
+    Process,
+}
+
+/// The parts of a hub. Each is made of those before it, so a tool can be an operation on the store, or a call of a server.
+/// Nothing is started before it is needed.
+pub struct Hub {
+    /// What is kept; commands that keep nothing have none.
+    pub store: Option<Store>,
+    /// What the tools run commands and code in.
+    pub sandbox: SandboxOnDemand,
+    /// The tools, and the steps that every call of them takes.
+    pub calls: Arc<Calls>,
+}
+
+impl Hub {
+    /// Put a hub together: it reads files below `workspace`, and writes below `outputs`.
+    pub fn new(settings: &Settings, store: Option<Store>, callers: Callers, workspace: &Dir, outputs: &Dir) -> Hub {
+        let mut config = built_in::sandbox_config(workspace, outputs);
+        settings.sandbox.apply(&mut config);
+        let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
+        let logins = Logins::new(&settings.home, settings.web.clone());
+        let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
+        let tools = tools(settings, &sandbox, &upstreams);
+        let catalogue = Catalogue::new(tools).with_upstreams(upstreams);
+        let (workspace, outputs) = (workspace.clone(), outputs.clone());
+        let calls = match callers {
+            Callers::Others => Calls::new(catalogue, workspace, outputs, limits(settings)),
+            Callers::Process => Calls::within(catalogue, workspace, outputs),
+        };
+        Hub { store, sandbox, calls: Arc::new(calls) }
+    }
+
+    /// The tools.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.calls.catalogue
+    }
+
+    /// End the MCP servers behind it.
+    pub async fn close(&self) {
+        self.catalogue().upstreams().close().await;
+    }
+}
+
+/// Skep's own tools, as the settings have them.
+fn tools(settings: &Settings, sandbox: &SandboxOnDemand, upstreams: &Upstreams) -> Vec<Tool> {
     let parts = Parts {
         sandbox: sandbox.clone(),
         web: net::Client::new(&settings.web),
@@ -91,9 +137,20 @@ pub fn catalogue(settings: &Settings, workspace: &Dir, outputs: &Dir) -> (Catalo
         tool.deadline = settings.tool_deadline().unwrap_or(tool.deadline);
         tool
     };
-    let for_servers = for_servers(&upstreams, settings.tools.search);
-    let tools = built_in::all(parts).into_iter().chain(for_servers).filter(is_on).map(with_deadline);
-    (Catalogue::new(tools).with_upstreams(upstreams), sandbox)
+    let for_servers = for_servers(upstreams, settings.tools.search);
+    built_in::all(parts).into_iter().chain(for_servers).filter(is_on).map(with_deadline).collect()
+}
+
+/// What all callers share, as it is configured.
+fn limits(settings: &Settings) -> calls::Limits {
+    let (serve, mut limits) = (&settings.serve, calls::Limits::default());
+    limits.calls.calls_at_once = serve.calls_at_once.unwrap_or(limits.calls.calls_at_once);
+    limits.calls.waiting_max = serve.calls_waiting_max.unwrap_or(limits.calls.waiting_max);
+    limits.principal_share = serve.principal_share.unwrap_or(limits.principal_share);
+    if let Some(size) = &serve.body_bytes_max {
+        limits.message_bytes_max = usize::try_from(size.bytes).unwrap_or(usize::MAX);
+    }
+    limits
 }
 
 /// The configured model, if there is one, with its key from the environment.

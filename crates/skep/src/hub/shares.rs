@@ -8,7 +8,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use skep_mcp::server::LOCAL;
+use skep_mcp::{
+    framing::{Memory, Pool},
+    server::LOCAL,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Principals with a name.
@@ -62,6 +65,25 @@ impl Shares {
         }
         let share = of.entry(principal.into()).or_insert_with(|| Arc::new(Semaphore::new(self.permits)));
         Some(Arc::clone(share))
+    }
+}
+
+/// Memory for large messages that all share, and what of it each principal may take.
+pub(crate) struct MemoryShares {
+    all: Pool,
+    own: Shares,
+}
+
+impl MemoryShares {
+    /// So many bytes, of which one principal may take this part; there is always room for one message of the largest size.
+    pub(crate) fn new(bytes: usize, share: f64, message_bytes_max: usize) -> MemoryShares {
+        MemoryShares { all: Pool::new(bytes), own: Shares::new(part(bytes, share).max(message_bytes_max)) }
+    }
+
+    /// Where this principal has its memory from. Messages that are nobody's are bound by the whole alone.
+    pub(crate) fn of(&self, principal: &str) -> Memory {
+        let own = if principal.is_empty() { None } else { self.own.of(principal) };
+        Memory { all: self.all.clone(), own: own.map(|own| Pool::of(own, self.own.permits())) }
     }
 }
 

@@ -16,7 +16,7 @@ use skep_core::{
 };
 
 use crate::{
-    hub::Hub,
+    hub::Store,
     state::{Home, LockError},
 };
 
@@ -64,8 +64,8 @@ pub enum DeleteError {
 
 impl Archive {
     /// The runs that are kept by this hub.
-    pub fn of(hub: &Hub) -> Archive {
-        Archive { app: hub.app.clone(), permit: hub.permit.clone(), home: hub.home.clone() }
+    pub fn of(store: &Store) -> Archive {
+        Archive { app: store.app.clone(), permit: store.permit.clone(), home: store.home.clone() }
     }
 
     /// Where a run stands that the store says to be in `state`: whoever asks is told this. A run whose process was killed

@@ -3,7 +3,7 @@
 //! ```text
 //!   plan ──coordinator──▶ tasks in the store ◀──claim── workers: actors, observers, coordinator
 //!                              │ ▲                           │
-//!                              │ └──finish / fail────────────┘ one call of the catalogue, here or on a hub
+//!                              │ └──finish / fail────────────┘ a call of a tool, here or on a hub
 //!                              ▼
 //!                         event log ──▶ progress, logs, other processes
 //! ```
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Agents,
     executor::Executor,
-    hub::{self, Hub},
+    hub::{Callers, Hub, Store},
     remote::Hubs,
     state::RunDirectory,
     worker::{Job, PATIENCE, POLL, Pool, Printed, WorkError, Worker},
@@ -102,20 +102,20 @@ pub enum Ended {
 
 impl Swarm {
     /// A swarm that calls its tools in `workspace`, or on the configured hubs.
-    pub fn of(hub: &Hub, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
-        let settings = &hub.settings;
-        let (catalogue, _) = hub::catalogue(settings, workspace, outputs);
+    pub fn of(store: &Store, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
+        let settings = &store.settings;
+        let hub = Hub::new(settings, Some(store.clone()), Callers::Process, workspace, outputs);
         let executor = match settings.hubs.as_slice() {
-            [] => Executor::Local(Arc::new(catalogue)),
+            [] => Executor::Local(hub.calls),
             urls => {
                 let token = settings.token()?.map(|token| token.reveal().to_owned());
                 let hubs = Arc::new(Hubs::new(urls, token)?);
-                Executor::Hubs { hubs, fallback: Arc::new(catalogue) }
+                Executor::Hubs { hubs, fallback: hub.calls }
             }
         };
         Ok(Swarm {
-            app: hub.app.clone(),
-            permit: hub.permit.clone(),
+            app: store.app.clone(),
+            permit: store.permit.clone(),
             executor: Arc::new(executor),
             agents: settings.agents,
             watcher: None,

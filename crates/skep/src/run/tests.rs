@@ -7,7 +7,10 @@ use skep_core::{
 use skep_tools::built_in::{self, Parts, SandboxOnDemand};
 
 use super::*;
-use crate::{hub::catalogue::Catalogue, state::Home};
+use crate::{
+    hub::{calls::Calls, catalogue::Catalogue},
+    state::Home,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_gets_to_its_end_where_the_store_has_room_for_one_of_its_agents_at_a_time() {
@@ -25,7 +28,11 @@ async fn a_run_gets_to_its_end_where_the_store_has_room_for_one_of_its_agents_at
     let swarm = Swarm {
         app,
         permit: actor.permit().unwrap(),
-        executor: Arc::new(Executor::Local(Arc::new(catalogue))),
+        executor: Arc::new(Executor::Local(Arc::new(Calls::within(
+            catalogue,
+            workspace.clone(),
+            run.outputs().clone(),
+        )))),
         agents: Agents { actors: 8, observers: 1 },
         watcher: None,
     };

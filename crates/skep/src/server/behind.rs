@@ -2,12 +2,11 @@
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 use serde_json::json;
-use skep_core::policy::{self, Actor, Right};
+use skep_core::policy::{self, Right};
 use skep_mcp::{
     client::CallError,
     gateway::{Backend, Kind, List, Request, SEPARATOR},
@@ -18,14 +17,12 @@ use skep_mcp::{
 };
 use tokio::sync::broadcast;
 
-use super::{
-    calls::Calls,
-    mcp::{may_read, queue_of, refused},
-};
+use super::mcp::{may_read, queue_of, refused};
 use crate::hub::{
-    admission::{Pass, Refused},
+    admission::Refused,
+    calls::{Calls, NotForwarded},
     principals::actor_of,
-    upstreams::{Called, Options, Server, UpstreamError},
+    upstreams::{Options, Server, UpstreamError, tool},
 };
 
 /// One of them.
@@ -41,9 +38,24 @@ impl Behind {
         Behind { calls: Arc::clone(calls), server, watched: RwLock::default() }
     }
 
-    /// Let something of this actor's go on to the server, if it has the right.
-    fn admit<R: Right>(&self, actor: &Arc<Actor>) -> Result<Pass<'_>, Refused> {
-        self.calls.admission.pass(&actor.permit::<R>()?)
+    /// What the tool that is called has for a name at this hub.
+    fn name_here(&self, call: &Call) -> String {
+        [self.server.name(), SEPARATOR, &call.params.text("name").unwrap_or_default()].concat()
+    }
+
+    /// Hand something on that takes this right. `tool`: the tool that it calls, if it does.
+    async fn forward<R: Right>(self: Arc<Self>, call: Call, peer: Peer, tool: Option<String>) -> Outcome {
+        let actor = actor_of(&call.caller.principal);
+        let permit = self.calls.authorise::<R>(&actor, tool.as_deref()).map_err(refused)?;
+        let caller = queue_of(&call.caller, &actor);
+        let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
+        let options = Options { caller, call: Some(options) };
+        let forwarded = self.calls.forward(&permit, tool, &self.server, &method, params, options);
+        forwarded.await.map_err(|error| match error {
+            NotForwarded::Refused(error) => refused(error),
+            NotForwarded::Cancelled => refused(Refused::Draining),
+            NotForwarded::Upstream(error) => failed(error),
+        })
     }
 }
 
@@ -53,42 +65,11 @@ impl Service for Behind {
     }
 
     fn handle(self: Arc<Self>, call: Call, peer: Peer) -> BoxFuture<Outcome> {
-        Box::pin(async move {
-            let actor = actor_of(&call.caller.principal);
-            let is_call = *call.method == *"tools/call";
-            let recording = is_call.then(|| {
-                let tool = call.params.text("name").unwrap_or_default();
-                let name = [self.server.name(), SEPARATOR, &tool].concat();
-                self.calls.log.begin(&actor, name)
-            });
-            let ended = |outcome| recording.into_iter().for_each(|recording| recording.ended(outcome));
-            let admitted = match is_call {
-                true => self.admit::<policy::Call>(&actor),
-                false => self.admit::<policy::Read>(&actor),
-            };
-            let pass = match admitted {
-                Ok(pass) => pass,
-                Err(error) => {
-                    ended(error.code());
-                    return Err(refused(error));
-                }
-            };
-            let caller = queue_of(&call.caller, &actor);
-            let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
-            let options = Options { caller, call: Some(options) };
-            let calling = pin!(self.server.call(&method, params, options));
-            tokio::select! {
-                biased;
-                result = calling => {
-                    ended(outcome(&result));
-                    result.map(|called| called.result).map_err(failed)
-                }
-                () = pass.cancel.cancelled() => {
-                    ended("cancelled");
-                    Err(refused(Refused::Draining))
-                }
-            }
-        })
+        if *call.method == *tool::METHOD {
+            let tool = self.name_here(&call);
+            return Box::pin(self.forward::<policy::Call>(call, peer, Some(tool)));
+        }
+        Box::pin(self.forward::<policy::Read>(call, peer, None))
     }
 
     fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
@@ -124,7 +105,8 @@ impl Backend for Behind {
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
             let actor = actor_of(&caller.principal);
-            let pass = self.admit::<policy::Read>(&actor).map_err(refused)?;
+            let permit = self.calls.authorise::<policy::Read>(&actor, None).map_err(refused)?;
+            let pass = self.calls.admission.pass(&permit).map_err(refused)?;
             let key = queue_of(&caller, &actor);
             let listing = self.server.list(kind, &key, &actor.principal);
             let listed = pass.cancel.run_until_cancelled(listing).await;
@@ -149,20 +131,6 @@ impl Drop for Watched {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             drop(runtime.spawn(async move { behind.server.unwatch(&uri).await }));
         }
-    }
-}
-
-/// How a call of a tool ended, in a word. What the tool itself calls an error is one.
-fn outcome(result: &Result<Called, UpstreamError>) -> &'static str {
-    match result {
-        Ok(Called { has_failed: true, .. }) => "failed",
-        Ok(_) => "ok",
-        Err(UpstreamError::Unknown { .. }) => "unknown_tool",
-        Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => "denied",
-        Err(UpstreamError::Busy { .. }) => "busy",
-        Err(UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. }) => "unavailable",
-        Err(UpstreamError::Call { error: CallError::TimedOut(_), .. }) => "timed_out",
-        Err(UpstreamError::Call { .. }) => "failed",
     }
 }
 

@@ -1,101 +1,79 @@
-//! A call, as every listener makes it: through the admission, into the catalogue.
-//!
-//! Tools of MCP servers run elsewhere, so their calls take no turn from ours: a server that hangs holds up its own callers.
+//! `GET /calls`: the last calls of the hub, for `skep logs`.
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value;
-use skep_core::policy::{self, Permit};
-use skep_mcp::framing::Memories;
-use skep_tools::{
-    error::ToolError,
-    room::{Room, Turn},
-    tool::Call,
-    workspace::{Context, Dir, Outputs},
+use axum::{
+    Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::Response,
+    routing::get,
 };
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::{
-    call_log::{self, CallLog},
-    outputs,
+    http::{Caller, Shared},
+    problem::{Kind, Problem, json_response},
 };
-use crate::hub::{
-    admission::{Admission, Refused},
-    catalogue::{Catalogue, Said},
+use crate::{
+    api,
+    hub::{
+        admission::Refused,
+        calls::log::{Record, Whose},
+    },
+    run::rfc3339,
 };
 
-/// The tools, where they work, and how many run at once. One for all listeners.
-pub(super) struct Calls {
-    pub(super) catalogue: Arc<Catalogue>,
-    pub(super) workspace: Dir,
-    pub(super) outputs: Dir,
-    pub(super) admission: Admission,
-    pub(super) log: CallLog,
-    /// Where large answers have their memory from.
-    pub(super) answers: Memories,
+/// The longest that a request waits for a call.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(30);
+
+pub(super) fn router() -> Router<Arc<Shared>> {
+    Router::new().route("/calls", get(show))
 }
 
-/// Who calls.
-pub(super) struct By {
-    pub(super) permit: Permit<policy::Call>,
-    /// The session or connection that the call belongs to.
-    pub(super) session: Option<Arc<str>>,
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShowQuery {
+    /// Only calls after this number.
+    #[serde(default)]
+    after: u64,
+    /// If there are none, wait so many seconds for one.
+    #[serde(default)]
+    wait: f64,
 }
 
-/// What came of a call.
-pub(super) struct Called {
-    pub(super) result: Result<Said, ToolError>,
-    /// What the answer takes of the memory until it is sent.
-    pub(super) room: Room,
-}
-
-impl Calls {
-    /// Wait for a turn if the tool is ours, take the arguments apart, and call it. Dropping the future cancels the call. The arguments
-    /// are held until it ends, and with them their share of the memory.
-    pub(super) async fn call<A: Send + 'static, E: Send + 'static>(
-        &self,
-        by: By,
-        tool: String,
-        arguments: A,
-        parse: impl FnOnce(&A) -> Result<Value, E> + Send + 'static,
-        deadline: Option<Duration>,
-    ) -> Result<Result<Called, E>, Refused> {
-        let (catalogue, workspace) = (Arc::clone(&self.catalogue), self.workspace.clone());
-        let (hub_outputs, By { permit, session }) = (self.outputs.clone(), by);
-        let is_forwarded = catalogue.of_upstream(&tool).is_some();
-        let recording = self.log.begin(permit.actor(), tool.clone());
-        let (memory, of_the_call) = (self.answers.of(&permit.actor().principal), permit.clone());
-        let call = |cancel: CancellationToken, turn: Option<Arc<dyn Turn>>| async move {
-            let call = Call { tool, deadline, arguments: parse(&arguments)? };
-            let room = memory.map_or_else(Room::default, |memory| Room::new(memory, turn));
-            let result = match outputs::of(&hub_outputs, &of_the_call.actor().principal, session.as_deref()) {
-                Ok(outputs) => {
-                    let context = Context::new(of_the_call, workspace, Outputs::new(outputs, ""), cancel);
-                    let context = Context { session, room: room.clone(), ..context };
-                    catalogue.call_for_text(call, context).await
-                }
-                Err(error) => Err(error),
-            };
-            drop(arguments);
-            Ok(Called { result, room })
-        };
-        let called = match is_forwarded {
-            false => self.admission.run(&permit, |cancel, turn| call(cancel, Some(turn))).await,
-            true => match self.admission.pass(&permit) {
-                Ok(pass) => Ok(call(pass.cancel.clone(), None).await),
-                Err(refused) => Err(refused),
-            },
-        };
-        recording.ended(match &called {
-            Ok(Ok(called)) => call_log::outcome(&called.result),
-            Ok(Err(_)) => "invalid_arguments",
-            Err(refused) => refused.code(),
-        });
-        called
+/// The last calls, oldest first: the caller's own, or everybody's for the operator.
+async fn show(
+    State(hub): State<Arc<Shared>>,
+    caller: Caller,
+    query: Result<Query<ShowQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let of = Whose::seen_by(&caller.0).map_err(Refused::from)?;
+    let bad_query = |rejection: QueryRejection| {
+        let message = format!("{}; expected ?after=NUMBER&wait=SECONDS", rejection.body_text());
+        Problem::new(Kind::BadRequest, message)
+    };
+    let Query(ShowQuery { after, wait }) = query.map_err(bad_query)?;
+    let log = &hub.calls.log;
+    let wait = Duration::try_from_secs_f64(wait).unwrap_or_default().min(WAIT_TIME_MAX);
+    if !wait.is_zero() {
+        let _ = timeout(wait, log.wait(after, &of)).await; // either way, what there is
     }
+    let (records, last) = log.after(after, &of);
+    if records.is_empty() && !wait.is_zero() && log.is_closed() {
+        return Err(Refused::Draining.into()); // whoever waits for more waits in vain
+    }
+    let calls = records.into_iter().map(shown).collect();
+    Ok(json_response(StatusCode::OK, &api::Calls { calls, last }))
+}
 
-    /// Room for an answer to this principal that comes of no call.
-    pub(super) fn room(&self, principal: &str) -> Room {
-        self.answers.of(principal).map_or_else(Room::default, |memory| Room::new(memory, None))
+fn shown(record: Record) -> api::Call {
+    api::Call {
+        number: record.number,
+        at: rfc3339(record.at),
+        principal: record.actor.principal.as_ref().to_owned(),
+        tool: record.tool,
+        outcome: record.outcome,
+        duration_ms: record.took.as_secs_f64() * 1e3,
     }
 }

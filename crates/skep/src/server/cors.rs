@@ -20,7 +20,7 @@ use skep_mcp::server::{
 
 use super::{
     guard::Guard,
-    http::{Hub, REQUEST_ID},
+    http::{REQUEST_ID, Shared},
 };
 
 /// Methods that pages may use: at `/mcp`, and elsewhere.
@@ -78,7 +78,7 @@ pub(super) fn share(answer: &mut HeaderMap, guard: &Guard, origin: Option<Header
 }
 
 /// A layer for routers that refuse whatever comes: pages that may call can read why.
-pub(super) async fn share_refusals(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+pub(super) async fn share_refusals(State(hub): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let headers = Fields::from(request.headers());
     let origin = hub.guard.named_origin(&headers);
     let preflight = origin.as_ref().and_then(|_| preflight(request.method(), request.uri().path(), &headers));

@@ -39,9 +39,7 @@ use skep_tools::{
 use tracing::Instrument as _;
 
 use super::{
-    body::{self, Arguments, Bodies},
-    call_log,
-    calls::{By, Called, Calls},
+    body::{self, Bodies},
     cors,
     guard::{Admits, Guard},
     health::Health,
@@ -55,7 +53,8 @@ use crate::{
     api::{self, HealthStatus},
     hub::{
         admission::Refused,
-        catalogue::{Listed, Said},
+        calls::{self, Called, Calls, Payload, Said, Text},
+        catalogue::Listed,
         principals,
     },
     problem::MEDIA_TYPE,
@@ -69,7 +68,7 @@ pub(super) const ALWAYS: [(&str, &str); 2] = [("x-content-type-options", "nosnif
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
 /// What the handlers share.
-pub(super) struct Hub {
+pub(super) struct Shared {
     pub(super) calls: Arc<Calls>,
     pub(super) mcp: mcp::Mcp,
     pub(super) bodies: Bodies,
@@ -83,7 +82,7 @@ pub(super) struct Hub {
 }
 
 /// All routes, and what every request passes on its way to them.
-pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
+pub(super) fn router(hub: Arc<Shared>, admits: Admits) -> Router {
     let inside = Router::new()
         .route("/", get(page::index))
         .route("/process", post(process))
@@ -92,7 +91,7 @@ pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(show_metrics))
         .merge(servers::router())
-        .merge(call_log::router())
+        .merge(super::calls::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -106,7 +105,7 @@ pub(super) fn router(hub: Arc<Hub>, admits: Admits) -> Router {
 
 /// One call, as S0's clients make it: whatever the tool says is an answer with status 200.
 async fn process(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     caller: Caller,
     headers: HeaderMap,
     body: Body,
@@ -182,7 +181,7 @@ struct CallQuery {
 
 /// One call with nothing but the arguments in the body (contract S1); the status tells how it went.
 async fn call_tool(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<CallQuery>, QueryRejection>,
     caller: Caller,
@@ -225,21 +224,22 @@ fn failed(error: ToolError, fixed: Option<StatusCode>, headers: &HeaderMap, room
     Ok(response)
 }
 
-impl Hub {
+impl Shared {
     async fn call(
         &self,
         permit: Permit<policy::Call>,
         tool: String,
-        arguments: Arguments,
+        arguments: Text,
         deadline: Option<Duration>,
     ) -> Result<Called, Problem> {
-        let by = By { permit, session: None };
-        self.calls.call(by, tool, arguments, Arguments::parse, deadline).await?
+        let arguments = Payload::Text(arguments);
+        let request = calls::Request { tool, arguments, deadline, form: calls::Form::Text };
+        Ok(self.calls.call(permit, None, request).await?)
     }
 }
 
 /// What can be called.
-async fn list_tools(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+async fn list_tools(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     caller.permit::<policy::Read>()?;
     let Listed { tools, unavailable, starting } = hub.calls.catalogue.all(LIST_TIME_MAX).await;
     let answer = serde_json::to_value(api::Tools { tools, unavailable, starting });
@@ -249,7 +249,7 @@ async fn list_tools(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Respo
 
 /// One tool with its schemas.
 async fn show_tool(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
@@ -269,7 +269,7 @@ pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, 
 }
 
 /// Everything about how the hub is. 503 if nothing can be relied on.
-async fn health(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+async fn health(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     caller.permit::<policy::Read>()?;
     let (findings, load) = (hub.health.check().await, hub.calls.admission.load());
     let status = if hub.calls.admission.is_draining() { HealthStatus::Draining } else { findings.status };
@@ -293,7 +293,7 @@ async fn live() -> Response {
 }
 
 /// New calls are taken: send some.
-async fn ready(State(hub): State<Arc<Hub>>) -> Response {
+async fn ready(State(hub): State<Arc<Shared>>) -> Response {
     let (code, status) = match hub.calls.admission.is_draining() {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         false => (StatusCode::OK, "ready"),
@@ -301,7 +301,7 @@ async fn ready(State(hub): State<Arc<Hub>>) -> Response {
     json_response(code, &api::Readiness { status })
 }
 
-async fn show_metrics(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+async fn show_metrics(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     caller.permit::<policy::Read>()?;
     let elsewhere = |&reason: &&str| Problem::new(Kind::Unavailable, reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
@@ -322,7 +322,7 @@ async fn wrong_method() -> Problem {
 }
 
 /// Find out who sends the request, for all that comes after.
-async fn identify(State((hub, admits)): State<(Arc<Hub>, Admits)>, mut request: Request, next: Next) -> Response {
+async fn identify(State((hub, admits)): State<(Arc<Shared>, Admits)>, mut request: Request, next: Next) -> Response {
     match hub.guard.identify(admits, &Fields::from(request.headers())) {
         Ok(principal) => {
             request.extensions_mut().insert(Identified(principal));
@@ -357,7 +357,7 @@ pub(super) fn identified(extensions: &Extensions) -> Result<&Identified, Problem
 }
 
 /// [`observed`] as a layer of the router. The [fast path](super::fast) does the same in its own way.
-async fn observe(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+async fn observe(State(hub): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (headers, mut made) = (Fields::from(request.headers()), [0; ulid::ULID_LEN]);
     let id = request_id(&headers, &mut made);
     let named = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unnamed"));

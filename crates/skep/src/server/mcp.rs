@@ -22,7 +22,6 @@ use skep_core::{
     policy::{self, Actor, Permit},
 };
 use skep_mcp::{
-    framing::Memories,
     gateway::{Backend, Gateway, Kind, List, Lists, Origin, Wanted},
     message::ErrorObject,
     revision::Revision,
@@ -44,14 +43,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options, Parts,
     behind::Behind,
-    body,
-    calls::{By, Called, Calls},
-    http::{Hub, identified},
+    http::{Shared, identified},
     tasks::Kept,
 };
 use crate::hub::{
-    admission::{Admission, Refused},
-    catalogue::Said,
+    admission::Refused,
+    calls::{self, Called, Calls, Form, NotCalled, Payload, Said, Text},
     principals,
     shares::part,
     upstreams::Upstream,
@@ -95,16 +92,16 @@ pub struct NotOne(pub usize);
 impl Mcp {
     /// `store`: where calls are kept that outlive their request; without it no call becomes a task.
     pub(super) fn new(calls: &Arc<Calls>, options: &Options, store: Option<(App, Permit)>) -> Result<Mcp, NotOne> {
-        let (bodies, whole) = (&options.bodies, Limits::default());
+        let (whole, share) = (Limits::default(), calls.limits.principal_share);
         let limits = Limits {
-            message_bytes_max: bodies.body_bytes_max,
-            body_time_max: bodies.body_time_max,
+            message_bytes_max: calls.limits.message_bytes_max,
+            body_time_max: options.body_time_max,
             write_time_max: options.write_time_max,
             sessions_max: options.sessions_max,
             session_idle_max: options.session_idle_max,
             task_after: options.task_after,
-            parked_of_one_max: part(whole.parked_max, options.principal_share),
-            parked_bytes_of_one_max: part(whole.parked_bytes_max, options.principal_share),
+            parked_of_one_max: part(whole.parked_max, share),
+            parked_bytes_of_one_max: part(whole.parked_bytes_max, share),
             memories: calls.answers.clone(),
             ..whole
         };
@@ -189,15 +186,10 @@ pub async fn serve_lines(
     output: impl AsyncWrite + Unpin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let Parts { catalogue, workspace, outputs, store, .. } = parts;
-    let admission = Admission::new(options.calls.clone(), options.principal_share);
-    let (incoming, outgoing) = options.bodies.halves(options.principal_share);
-    let answers = Memories::new(move |principal| outgoing.of(principal));
-    catalogue.upstreams().count_answers(&answers);
-    let calls = Arc::new(Calls { catalogue, workspace, outputs, admission, answers, log: Default::default() });
+    let Parts { calls, store, .. } = parts;
     let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
     let principal = Arc::clone(principals::carried_local());
-    let lines = lines::Options { principal, memory: Some(incoming.of(LOCAL)), ..lines::Options::default() };
+    let lines = lines::Options { principal, memory: Some(calls.incoming.of(LOCAL)), ..lines::Options::default() };
     let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;
     mcp.server.stop().await;
     calls.catalogue.upstreams().close().await;
@@ -206,13 +198,13 @@ pub async fn serve_lines(
 }
 
 /// `/mcp`, `/sse` and `/messages`.
-pub(super) fn router(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
+pub(super) fn router(hub: &Arc<Shared>) -> Router<Arc<Shared>> {
     let reading = middleware::from_fn_with_state(Arc::clone(hub), read_body);
     http::router(hub.mcp.server.clone()).layer(reading).with_state(())
 }
 
 /// Read the body as every listener does; a large one counts as held until it is answered.
-async fn read_body(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+async fn read_body(State(hub): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let principal = match identified(&parts.extensions) {
         Ok(Identified(principal)) => Arc::clone(principal),
@@ -330,23 +322,20 @@ impl Backend for Tools {
 impl Tools {
     async fn call(&self, call: Call, peer: &Peer) -> Outcome {
         let Caller { principal, session, .. } = &*call.caller;
-        let permit = principals::actor_of(principal).permit().map_err(|denied| refused(denied.into()))?;
-        let by = By { permit, session: session.clone() };
         let params = &call.params;
-        let name: String = params.read("name").ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
-        let arguments = params.get("arguments").map(ToOwned::to_owned);
-        if arguments.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {
+        let tool: Option<String> = params.read("name");
+        let permit = self.calls.authorise(&principals::actor_of(principal), tool.as_deref()).map_err(refused)?;
+        let tool = tool.ok_or_else(|| invalid("params.name is missing: the name of a tool"))?;
+        let json = params.get("arguments").map(ToOwned::to_owned);
+        if json.as_deref().is_some_and(|arguments| !arguments.get().starts_with('{')) {
             return Err(invalid("params.arguments must be an object"));
         }
-        let parse = |arguments: &Option<Box<RawValue>>| {
-            body::parse(arguments.as_deref()).map_err(|problem| invalid(&problem.detail))
-        };
-        let Called { result, room } = self.calls.call(by, name, arguments, parse, None).await.map_err(refused)??;
+        let arguments = Payload::Text(Text { json, held: None });
+        let request = calls::Request { tool, arguments, deadline: None, form: Form::Values };
+        let called = self.calls.call(permit, session.clone(), request).await;
+        let Called { result, room } = called.map_err(not_called)?;
         // Tools of servers do not come this way, but for one that was added a moment ago.
-        let result = result.and_then(|said| match said {
-            Said::Values(answer) => Ok(answer),
-            Said::Text(text) => text.into_answer(),
-        });
+        let result = result.and_then(Said::into_answer);
         let outcome = match result {
             Ok(answer) => result_of(answer),
             Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
@@ -398,6 +387,13 @@ fn failure(error: &ToolError) -> Value {
 pub(super) fn may_read(caller: &Caller) -> Result<(), ErrorObject> {
     let permit = principals::actor_of(&caller.principal).permit::<policy::Read>();
     permit.map(drop).map_err(|denied| refused(denied.into()))
+}
+
+fn not_called(error: NotCalled) -> ErrorObject {
+    match error {
+        NotCalled::Refused(error) => refused(error),
+        NotCalled::Malformed(_) => invalid(error.to_string()),
+    }
 }
 
 pub(super) fn refused(refused: Refused) -> ErrorObject {

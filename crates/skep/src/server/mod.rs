@@ -1,5 +1,5 @@
-//! How others reach the catalogue. A listener parses a request, finds out who the caller is, calls the catalogue and writes the answer;
-//! the rules of a call are the catalogue's ([`Catalogue::call`]), how many run at once is the [`admission`]'s.
+//! How others reach the tools. A listener parses a request, finds out who the caller is, makes the call and writes the answer. What
+//! a call passes on its way is the same for all of them ([`crate::hub::calls`]).
 //!
 //! This module owns what is true of every connection: where the hub listens, how many connections it keeps, how long it
 //! waits for them, and how it stops. `http` is the first; its router is a table of contents. `tcp` is for
@@ -15,8 +15,7 @@
 //! its sandboxes; then the connections are closed.
 
 mod behind;
-pub mod body;
-mod call_log;
+mod body;
 mod calls;
 mod cors;
 mod fast;
@@ -26,7 +25,6 @@ mod health;
 mod http;
 pub mod mcp;
 mod metrics;
-mod outputs;
 mod page;
 mod peer;
 mod problem;
@@ -68,8 +66,7 @@ use hyper_util::{
 pub use peer::check as tells_users;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
-use skep_mcp::{cancel::Cancel, framing::Memories, pace::Paced};
-use skep_tools::workspace::Dir;
+use skep_mcp::{cancel::Cancel, pace::Paced};
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
@@ -84,10 +81,13 @@ use self::{
     fast::in_place,
     guard::Admits,
     half::{Half, Work},
-    http::Hub,
+    http::Shared,
     refusal::{REFUSALS_AT_ONCE_MAX, Refusal},
 };
-use crate::hub::{admission, catalogue::Catalogue, shares, upstreams::Upstream};
+use crate::hub::{
+    calls::{Calls, log},
+    upstreams::Upstream,
+};
 
 /// Requests each second of one connection with lines, unless the operator says otherwise (contract S2).
 const REQUESTS_PER_SECOND_MAX: u32 = 100;
@@ -136,13 +136,8 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Web pages that may call this hub: `https://console.example`.
     pub allowed_origins: Vec<String>,
-    /// The part of what all callers share that one principal with a name may take alone: large messages, and calls that run,
-    /// wait for their turn, are under way at MCP servers, or wait for input. More than 0, at most 1.
-    pub principal_share: f64,
-    /// Limits of calls.
-    pub calls: admission::Limits,
-    /// Limits of bodies.
-    pub bodies: body::Limits,
+    /// Time from the head of a request to the end of its body, and from the first byte of a line to its end.
+    pub body_time_max: Duration,
     /// Connections that are open at once, at all listeners together.
     pub connections_max: usize,
     /// MCP sessions that are kept. At the limit the one that idles longest makes room; if none idles, a new one is refused.
@@ -180,9 +175,7 @@ impl Default for Options {
             tls: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
-            principal_share: shares::SHARE,
-            calls: admission::Limits::default(),
-            bodies: body::Limits::default(),
+            body_time_max: Duration::from_secs(30),
             connections_max: 8192,
             sessions_max,
             session_idle_max,
@@ -197,12 +190,8 @@ impl Default for Options {
 
 /// What the listeners serve.
 pub struct Parts {
-    /// The tools.
-    pub catalogue: Arc<Catalogue>,
-    /// The files that calls read.
-    pub workspace: Dir,
-    /// Where calls write.
-    pub outputs: Dir,
+    /// The tools, and the steps that every call of them takes.
+    pub calls: Arc<Calls>,
     /// Where calls are kept that outlive their request, and the right to do so. Without it no call becomes a task.
     pub store: Option<(App, Permit)>,
     /// What `GET /health` tries.
@@ -274,13 +263,13 @@ pub struct Listeners {
     addresses: Vec<SocketAddr>,
     tcp_listeners: Vec<TcpListener>,
     unix: Option<(UnixListener, unix::Socket)>,
-    hub: Arc<Hub>,
+    hub: Arc<Shared>,
     options: Options,
 }
 
 /// What can be changed while a hub runs.
 pub struct Controls {
-    hub: Arc<Hub>,
+    hub: Arc<Shared>,
     tls: Option<Tls>,
 }
 
@@ -365,22 +354,13 @@ impl Listeners {
             tracing::warn!(%error, "the kernel does not tell whose connections are, so nobody is answered but on the Unix socket");
         }
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
-        let (incoming, outgoing) = options.bodies.halves(options.principal_share);
-        let answers = Memories::new(move |principal| outgoing.of(principal));
-        parts.catalogue.upstreams().count_answers(&answers);
-        let calls = Arc::new(calls::Calls {
-            catalogue: parts.catalogue,
-            workspace: parts.workspace,
-            outputs: parts.outputs,
-            admission: admission::Admission::new(options.calls.clone(), options.principal_share),
-            log: call_log::CallLog::default(),
-            answers,
-        });
+        let calls = parts.calls;
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
-        let hub = Hub {
+        let bytes_max = calls.limits.message_bytes_max;
+        let hub = Shared {
             mcp,
+            bodies: body::Bodies::new(bytes_max, options.body_time_max, Arc::clone(&calls.incoming)),
             calls,
-            bodies: body::Bodies::new(options.bodies.clone(), incoming),
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             metrics,
@@ -418,7 +398,7 @@ impl Listeners {
         if let Ok(metrics) = &hub.metrics {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
-        tasks.spawn(call_log::write_lines(Arc::clone(&hub.calls), upkeep.clone()));
+        tasks.spawn(log::write_lines(Arc::clone(&hub.calls), upkeep.clone()));
         let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
         let answering =
             |admits| Connections::new(admits, Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close));
@@ -588,7 +568,7 @@ async fn accept<L: Listen, F>(
 struct Connections {
     /// Whose they may be.
     admits: Admits,
-    hub: Arc<Hub>,
+    hub: Arc<Shared>,
     router: Router,
     /// Says that there are too many.
     overfull: Router,
@@ -604,7 +584,13 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(admits: Admits, hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>, close: Arc<Cancel>) -> Connections {
+    fn new(
+        admits: Admits,
+        hub: Arc<Shared>,
+        options: &Options,
+        open: Arc<Semaphore>,
+        close: Arc<Cancel>,
+    ) -> Connections {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
         builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
@@ -616,6 +602,11 @@ impl Connections {
             router.layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), cors::share_refusals))
         };
         let (overfull, unwelcome) = (refusing(overfull), refusing(guard::stranger()));
+        let limits = fast::Limits {
+            head_time_max: options.head_time_max,
+            body_time_max: options.body_time_max,
+            body_bytes_max: hub.calls.limits.message_bytes_max,
+        };
         Connections {
             admits,
             router: http::router(Arc::clone(&hub), admits),
@@ -626,11 +617,7 @@ impl Connections {
             open,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
             tls: options.tls.clone(),
-            limits: fast::Limits {
-                head_time_max: options.head_time_max,
-                body_time_max: options.bodies.body_time_max,
-                body_bytes_max: options.bodies.body_bytes_max,
-            },
+            limits,
             write_time_max: options.write_time_max,
             close,
         }

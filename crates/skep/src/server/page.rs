@@ -17,7 +17,7 @@ use skep_core::policy;
 use skep_mcp::server::http::Fields;
 
 use super::{
-    http::{Caller, Hub},
+    http::{Caller, Shared},
     problem::{Problem, json_response},
 };
 use crate::{api, hub::upstreams::State as ServerState};
@@ -54,7 +54,7 @@ pub(super) fn is_wanted(method: &Method, headers: &Fields<'_>) -> bool {
 
 /// The hub as a page, or as JSON for programs.
 pub(super) async fn index(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     caller: Caller,
     method: Method,
     headers: HeaderMap,

@@ -15,7 +15,13 @@ use skep_mcp::server::http::Fields;
 
 use super::page;
 pub(super) use crate::problem::{Kind, Problem};
-use crate::{hub::admission::Refused, problem::MEDIA_TYPE};
+use crate::{
+    hub::{
+        admission::Refused,
+        calls::{Malformed, NotCalled},
+    },
+    problem::MEDIA_TYPE,
+};
 
 /// How a request wants to hear of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,26 @@ impl Form {
 pub(super) fn accepts_problems(headers: &Fields<'_>) -> bool {
     let is_problem = |accepted: &str| accepted.split(';').next().is_some_and(|kind| kind.trim() == MEDIA_TYPE);
     headers.text("accept").is_some_and(|accept| accept.split(',').any(is_problem))
+}
+
+impl From<Malformed> for Problem {
+    fn from(error: Malformed) -> Problem {
+        let kind = match error {
+            Malformed::TooManyValues => Kind::TooManyValues,
+            Malformed::TooDeep(_) => Kind::TooDeep,
+            Malformed::NotJson(_) => Kind::BadJson,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<NotCalled> for Problem {
+    fn from(error: NotCalled) -> Problem {
+        match error {
+            NotCalled::Refused(refused) => refused.into(),
+            NotCalled::Malformed(malformed) => malformed.into(),
+        }
+    }
 }
 
 impl From<Refused> for Problem {

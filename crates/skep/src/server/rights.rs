@@ -30,14 +30,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use super::{
     Listeners, Options, Parts, Token,
     guard::Admits,
-    http::{self, Hub},
+    http::{self, Shared},
     mcp,
     tasks::Kept,
     tokens::Tokens,
 };
 use crate::{
     config::servers::{Command, Transport, Upstream},
-    hub::{catalogue::Catalogue, principals},
+    hub::{
+        calls::{self, Calls},
+        catalogue::Catalogue,
+        principals,
+    },
 };
 
 /// The name of a tool and of an MCP server that there are, and one that nothing has.
@@ -71,7 +75,7 @@ impl BuiltIn for There {
 
 /// A hub with one tool and one MCP server, which cannot be started, and a caller with these rights.
 struct Fixture {
-    hub: Arc<Hub>,
+    hub: Arc<Shared>,
     router: Router,
     actor: Arc<Actor>,
     _directory: tempfile::TempDir,
@@ -81,9 +85,9 @@ impl Fixture {
     async fn new(rights: Rights) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
-        let catalogue = Arc::new(Catalogue::new([Tool::new(There)]));
-        let (workspace, outputs) = (dir("workspace"), dir("outputs"));
-        let parts = Parts { catalogue, workspace, outputs, store: None, probes: Vec::new() };
+        let catalogue = Catalogue::new([Tool::new(There)]);
+        let calls = Calls::new(catalogue, dir("workspace"), dir("outputs"), calls::Limits::default());
+        let parts = Parts { calls: Arc::new(calls), store: None, probes: Vec::new() };
         let bind = vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind, token: Token::new("another-token-of-the-hub").ok(), ..Options::default() };
         let hub = Listeners::open(options, parts).await.unwrap().hub;

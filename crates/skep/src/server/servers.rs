@@ -17,7 +17,7 @@ use skep_core::policy::{Operate, Permit, Read};
 use skep_mcp::server::{LOCAL, http::Fields};
 
 use super::{
-    http::{Caller, Hub, name},
+    http::{Caller, Shared, name},
     problem::{Kind, Problem, json_response},
 };
 use crate::{
@@ -26,14 +26,14 @@ use crate::{
     hub::upstreams::{Restarts, State as ServerState, Status, Upstream, UpstreamError},
 };
 
-pub(super) fn router() -> Router<Arc<Hub>> {
+pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/servers", get(list))
         .route("/servers/{name}", get(show).put(put).delete(delete))
         .route("/servers/{name}/restart", post(restart))
 }
 
-async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, Problem> {
+async fn list(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     caller.permit::<Read>()?;
     let servers = hub.calls.catalogue.upstreams().servers();
     let servers = servers.iter().map(|server| shown_to(&caller, server)).collect();
@@ -41,7 +41,7 @@ async fn list(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, P
 }
 
 async fn show(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
@@ -63,7 +63,7 @@ fn shown_to(caller: &Caller, server: &Status) -> api::Server {
 
 /// Add a server or change the one of this name. The body is its entry, as in a file: `{"command": …}`.
 async fn put(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
@@ -81,7 +81,7 @@ async fn put(
 }
 
 async fn delete(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -96,7 +96,7 @@ async fn delete(
 /// End a server when its calls have ended; the next call starts it anew, also one that is left alone for its failures. Who has
 /// a token of its own may end what is its own, and nothing that others call.
 async fn restart(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<Shared>>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
@@ -113,17 +113,17 @@ async fn restart(
     }
 }
 
-fn configs(hub: &Hub) -> BTreeMap<String, Upstream> {
+fn configs(hub: &Shared) -> BTreeMap<String, Upstream> {
     let configs = hub.calls.catalogue.upstreams().configs();
     configs.into_iter().map(|config| (config.name.clone(), config)).collect()
 }
 
-async fn set(hub: &Hub, configs: BTreeMap<String, Upstream>) -> Result<(), Problem> {
+async fn set(hub: &Shared, configs: BTreeMap<String, Upstream>) -> Result<(), Problem> {
     let set = hub.mcp.set(configs.into_values().collect()).await;
     set.map_err(|error| Problem::new(Kind::OneServer, error.to_string()))
 }
 
-fn may_change(hub: &Hub, headers: &HeaderMap) -> Result<(), Problem> {
+fn may_change(hub: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
     if hub.guard.admits().wants_token() {
         if hub.guard.check_token(&Fields::from(headers))?.actor.permit::<Operate>().is_ok() {
             return Ok(());

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, REFUSALS_AT_ONCE_MAX, Refusal, Stream as _, guard,
-    http::Hub,
+    http::Shared,
     mcp, prepare,
     tls::Tls,
     tokens::{Known, Tokens},
@@ -34,7 +34,7 @@ const TOKEN_MESSAGE_BYTES_MAX: usize = 4096;
 
 /// What all connections share.
 pub(super) struct Lines {
-    hub: Arc<Hub>,
+    hub: Arc<Shared>,
     /// One for each connection that may be open, at all listeners together.
     open: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -46,7 +46,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(hub: Arc<Hub>, options: &Options, open: Arc<Semaphore>) -> Lines {
+    pub(super) fn new(hub: Arc<Shared>, options: &Options, open: Arc<Semaphore>) -> Lines {
         Lines {
             hub,
             open,

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::hub::catalogue::Catalogue;
+use crate::hub::{calls::Calls, catalogue::Catalogue};
 
 /// How long a task may take on a machine that is busy.
 const TIME_MAX: Duration = Duration::from_secs(60);
@@ -39,7 +39,8 @@ impl Place {
     /// A pool of another process, which calls these tools itself.
     async fn pool(&self, tools: impl IntoIterator<Item = Tool>) -> Pool {
         let [workspace, outputs] = ["workspace", "outputs"].map(|name| Dir::create(&self.0.path().join(name)).unwrap());
-        let executor = Arc::new(Executor::Local(Arc::new(Catalogue::new(tools))));
+        let calls = Calls::within(Catalogue::new(tools), workspace.clone(), outputs.clone());
+        let executor = Arc::new(Executor::Local(Arc::new(calls)));
         Pool { app: self.open().await, permit: permit(), executor, workspace, outputs, watcher: None }
     }
 }

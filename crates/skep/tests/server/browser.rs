@@ -17,7 +17,10 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use skep::server::{Options, Token, body};
+use skep::{
+    hub::calls::Limits,
+    server::{Options, Token},
+};
 use tokio::{
     net::TcpListener,
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -99,9 +102,9 @@ async fn a_page_that_the_operator_named_runs_sessions_and_stateless_calls_and_no
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let origin = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
     let (named_origin, other_origin) = (origin(&named), origin(&other));
-    let bodies = body::Limits { body_bytes_max: 100_000, ..body::Limits::default() };
+    let limits = Limits { message_bytes_max: 100_000, ..Limits::default() };
     let (token, allowed_origins) = (Some(Token::new(TOKEN).unwrap()), vec![named_origin.clone()]);
-    let hub = Hub::start(Options { allowed_origins, token, bodies, ..Options::default() }).await;
+    let hub = Hub::start_limited(limits, Options { allowed_origins, token, ..Options::default() }).await;
 
     let page = |name: &str, more: &str| {
         let settings = json!({

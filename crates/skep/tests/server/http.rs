@@ -11,9 +11,14 @@ use std::{
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use skep::{
-    hub::{admission, catalogue::Catalogue},
-    server::{Listeners, Options, Parts, Probe, Stopped, Token, body},
+    hub::{
+        admission,
+        calls::{Calls, Limits},
+        catalogue::Catalogue,
+    },
+    server::{Listeners, Options, Parts, Probe, Stopped, Token},
 };
+use skep_mcp::framing::SMALL_BYTES;
 use skep_tools::workspace::Dir;
 
 use crate::support::{ECHO, ECHOED, Hub, STALL, eventually};
@@ -109,8 +114,8 @@ async fn a_connection_is_kept_and_requests_may_follow_each_other_at_once() {
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_even_to_a_client_that_sends_it_all_first() {
-    let limits = body::Limits { body_bytes_max: 1000, ..Default::default() };
-    let hub = Hub::start(Options { bodies: limits, ..Options::default() }).await;
+    let limits = Limits { message_bytes_max: 1000, ..Default::default() };
+    let hub = Hub::start_limited(limits, Options::default()).await;
     let fits = format!("{ECHO}{}", " ".repeat(1000 - ECHO.len()));
     assert_eq!(hub.process(&fits).await, ECHOED);
     let too_large = r#"413 {"status":"error","code":"too_large","message":"the body is larger than 1000 bytes"}"#;
@@ -139,12 +144,12 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test]
 async fn bodies_together_take_no_more_memory_than_allowed() {
-    let limits = body::Limits { bodies_bytes_max: 6 * body::SMALL_BYTES, ..Default::default() };
-    let mut hub = Hub::start(Options { bodies: limits, ..Options::default() }).await;
+    let limits = Limits { messages_bytes_max: 6 * SMALL_BYTES, ..Default::default() };
+    let mut hub = Hub::start_limited(limits, Options::default()).await;
     let mut first = hub.connect().await;
-    first.send("POST", "/process", &[], &format!(r#"{{"tool":"stall"}}{}"#, " ".repeat(2 * body::SMALL_BYTES))).await;
+    first.send("POST", "/process", &[], &format!(r#"{{"tool":"stall"}}{}"#, " ".repeat(2 * SMALL_BYTES))).await;
     hub.told("running").await;
-    let second = format!("{ECHO}{}", " ".repeat(2 * body::SMALL_BYTES));
+    let second = format!("{ECHO}{}", " ".repeat(2 * SMALL_BYTES));
     assert_snapshot!(hub.process(&second).await, @r#"503 retry-after=1 {"status":"error","code":"busy","message":"too many large messages at once; try again in a moment"}"#);
     assert_eq!(hub.process(ECHO).await, ECHOED, "small ones need none of it");
     hub.release.add_permits(1);
@@ -161,7 +166,7 @@ async fn a_compressed_body_is_refused() {
 #[tokio::test]
 async fn who_comes_when_all_turns_and_seats_are_taken_is_told_to_try_again() {
     let calls = admission::Limits { calls_at_once: 1, waiting_max: 0, ..Default::default() };
-    let mut hub = Hub::start(Options { calls, ..Options::default() }).await;
+    let mut hub = Hub::start_limited(Limits { calls, ..Limits::default() }, Options::default()).await;
     let mut first = hub.connect().await;
     first.send("POST", "/process", &[], STALL).await;
     hub.told("running").await;
@@ -181,8 +186,7 @@ async fn who_comes_when_all_turns_and_seats_are_taken_is_told_to_try_again() {
 async fn a_head_or_a_body_that_comes_too_slowly_is_not_waited_for() {
     // Long enough for the head of the last one on a busy machine.
     let time_max = Duration::from_millis(500);
-    let bodies = body::Limits { body_time_max: time_max, ..Default::default() };
-    let hub = Hub::start(Options { head_time_max: time_max, bodies, ..Options::default() }).await;
+    let hub = Hub::start(Options { head_time_max: time_max, body_time_max: time_max, ..Options::default() }).await;
     let mut head = hub.connect().await;
     head.write("POST /process HTTP/1.1\r\nhost: loc").await;
     assert_eq!(head.answer().await, "closed");
@@ -222,7 +226,7 @@ async fn connections_above_the_limit_are_told_so_and_one_that_ends_makes_room() 
 async fn two_thousand_idle_connections_do_not_keep_others_from_being_served() {
     // In the end all of them call at once, and a machine that is busy takes long for the last.
     let calls = admission::Limits { waiting_time_max: Duration::from_secs(600), ..admission::Limits::default() };
-    let hub = Hub::start(Options { calls, ..Options::default() }).await;
+    let hub = Hub::start_limited(Limits { calls, ..Limits::default() }, Options::default()).await;
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let count = 2000.min(files.saturating_sub(600) / 2); // each has two ends here
     let mut idle = Vec::new();
@@ -541,8 +545,8 @@ async fn a_request_has_a_name_that_the_caller_may_choose() {
 async fn refusal(options: Options) -> String {
     let directory = tempfile::tempdir().unwrap();
     let dir = Dir::open(directory.path()).unwrap();
-    let catalogue = Arc::new(Catalogue::new([]));
-    let parts = Parts { catalogue, workspace: dir.clone(), outputs: dir, store: None, probes: Vec::new() };
+    let calls = Arc::new(Calls::new(Catalogue::new([]), dir.clone(), dir, Limits::default()));
+    let parts = Parts { calls, store: None, probes: Vec::new() };
     match Listeners::open(options, parts).await {
         Ok(_) => "started".to_owned(),
         Err(error) => error.to_string(),

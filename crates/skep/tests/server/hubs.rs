@@ -13,7 +13,11 @@ use insta::assert_snapshot;
 use serde_json::{Map, Value, json};
 use skep::{
     executor::{Executor, Place},
-    hub::{admission, catalogue::Catalogue},
+    hub::{
+        admission,
+        calls::{Calls, Limits},
+        catalogue::Catalogue,
+    },
     remote::{HubError, Hubs, PassedOver, Why},
     server::{Options, Token},
 };
@@ -57,16 +61,17 @@ async fn nobody() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-fn roomy(calls_at_once: usize) -> Options {
+/// A hub that runs so many calls at once, and lets none wait.
+async fn roomy(calls_at_once: usize) -> Hub {
     let calls = admission::Limits { calls_at_once, waiting_max: 0, ..Default::default() };
-    Options { calls, ..Options::default() }
+    Hub::start_limited(Limits { calls, ..Limits::default() }, Options::default()).await
 }
 
 // ---- which hub
 
 #[tokio::test]
 async fn two_hubs_share_the_calls_by_their_capacity() {
-    let (mut large, mut small) = (Hub::start(roomy(4)).await, Hub::start(roomy(2)).await);
+    let (mut large, mut small) = (roomy(4).await, roomy(2).await);
     let hubs = hubs(&[&url(&large), &url(&small)]);
     let call = stall();
     let calls = join_all((0..6).map(|_| hubs.call(&call, WRITES)));
@@ -123,7 +128,7 @@ async fn a_dead_hub_is_passed_over_and_then_left_alone() {
 
 #[tokio::test]
 async fn where_no_hub_answers_the_caller_hears_why_of_each() {
-    let (full, _busy) = held(Hub::start(roomy(1)).await).await;
+    let (full, _busy) = held(roomy(1).await).await;
     let locked = Options { token: Token::new("correct-horse-battery").ok(), ..Options::default() };
     let locked = Hub::start(locked).await;
     let (dead, page) = (nobody().await, Fake::start(Fake::PAGE, Process::Closes).await);
@@ -225,7 +230,7 @@ async fn without_a_hub_the_tool_runs_here_and_that_is_said() {
         place.to_string(),
         format!("here, because {dead} cannot be reached (Connection refused (os error 111))")
     );
-    let (_, place) = Executor::Local(Arc::clone(&here.catalogue)).call(echo(), here.context()).await;
+    let (_, place) = Executor::Local(Arc::clone(&here.calls)).call(echo(), here.context()).await;
     assert_eq!(place.to_string(), "here");
 }
 
@@ -236,7 +241,7 @@ async fn a_hub_answers_as_if_the_tool_were_here() {
     for arguments in [json!({"text": "hi"}), json!({"text": 1})] {
         let call = Call { arguments, ..echo() };
         let (there, place) = executor.call(call.clone(), here.context()).await;
-        let (local, _) = Executor::Local(Arc::clone(&here.catalogue)).call(call, here.context()).await;
+        let (local, _) = Executor::Local(Arc::clone(&here.calls)).call(call, here.context()).await;
         assert_eq!(there, local);
         assert_eq!(place, Place::Hub { hub: url(&hub), passed_over: Vec::new() });
     }
@@ -279,18 +284,20 @@ async fn a_caller_who_withdraws_ends_the_call_at_the_hub() {
 
 /// A process with one tool.
 struct Here {
-    catalogue: Arc<Catalogue>,
+    calls: Arc<Calls>,
     directory: tempfile::TempDir,
 }
 
 impl Here {
     fn new() -> Here {
-        let catalogue = Arc::new(Catalogue::new([Tool::new(Echo)]));
-        Here { catalogue, directory: tempfile::tempdir().unwrap() }
+        let directory = tempfile::tempdir().unwrap();
+        let dir = Dir::open(directory.path()).unwrap();
+        let calls = Arc::new(Calls::within(Catalogue::new([Tool::new(Echo)]), dir.clone(), dir));
+        Here { calls, directory }
     }
 
     fn executor(&self, urls: &[&str]) -> Executor {
-        Executor::Hubs { hubs: Arc::new(hubs(urls)), fallback: Arc::clone(&self.catalogue) }
+        Executor::Hubs { hubs: Arc::new(hubs(urls)), fallback: Arc::clone(&self.calls) }
     }
 
     fn context(&self) -> Context {

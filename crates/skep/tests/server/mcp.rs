@@ -2,7 +2,10 @@
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
-use skep::server::{Options, Token, body};
+use skep::{
+    hub::calls::Limits,
+    server::{Options, Token},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -65,9 +68,9 @@ async fn tools_are_listed_with_their_schemas_and_annotations() {
 
 #[tokio::test]
 async fn the_rules_of_the_door_hold_for_mcp_too() {
-    let bodies = body::Limits { body_bytes_max: 1000, ..Default::default() };
-    let options = Options { token: Some(Token::new(TOKEN).unwrap()), bodies, ..Options::default() };
-    let hub = Hub::start(options).await;
+    let limits = Limits { message_bytes_max: 1000, ..Default::default() };
+    let options = Options { token: Some(Token::new(TOKEN).unwrap()), ..Options::default() };
+    let hub = Hub::start_limited(limits, options).await;
     let ping = message(1, "ping", json!({})).to_string();
     for path in ["/mcp", "/messages?sessionId=1"] {
         assert_eq!(&hub.send("POST", path, &[], &ping).await[..3], "401", "{path}");

@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use insta::assert_snapshot;
 use serde_json::json;
 use skep::{
-    hub::catalogue::Catalogue,
+    hub::{
+        calls::{Calls, Limits},
+        catalogue::Catalogue,
+    },
     server::{Controls, Listeners, Options, Parts, Tls, Token},
 };
 use skep_tools::workspace::Dir;
@@ -139,9 +142,7 @@ async fn a_hub_that_stops_refuses_calls_on_connections_that_are_open() {
 async fn open(options: Options, directory: &Path) -> Result<(Controls, Listeners), String> {
     let dir = Dir::open(directory).unwrap();
     let parts = Parts {
-        catalogue: Arc::new(Catalogue::new([])),
-        workspace: dir.clone(),
-        outputs: dir,
+        calls: Arc::new(Calls::new(Catalogue::new([]), dir.clone(), dir, Limits::default())),
         store: None,
         probes: Vec::new(),
     };

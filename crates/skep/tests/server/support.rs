@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
 use skep::{
-    hub::catalogue::Catalogue,
+    hub::{
+        calls::{Calls, Limits},
+        catalogue::Catalogue,
+    },
     server::{Listeners, Options, Parts, Probe, Stopped},
 };
 use skep_core::{app::App, policy::Permit};
@@ -64,14 +67,23 @@ impl Hub {
 
     /// A hub that keeps long calls in this store.
     pub(crate) async fn start_stored(options: Options, probes: Vec<Probe>, store: Option<(App, Permit)>) -> Hub {
+        Hub::start_whole(options, Limits::default(), probes, store).await
+    }
+
+    /// A hub whose callers share so much.
+    pub(crate) async fn start_limited(limits: Limits, options: Options) -> Hub {
+        Hub::start_whole(options, limits, Vec::new(), None).await
+    }
+
+    async fn start_whole(options: Options, limits: Limits, probes: Vec<Probe>, store: Option<(App, Permit)>) -> Hub {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
         let (tell, told) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
-        let catalogue = Arc::new(Catalogue::new(tools));
-        let parts = Parts { catalogue, workspace: dir("workspace"), outputs: dir("outputs"), store, probes };
+        let calls = Arc::new(Calls::new(Catalogue::new(tools), dir("workspace"), dir("outputs"), limits));
+        let parts = Parts { calls, store, probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let listeners = Listeners::open(options, parts).await.unwrap();

@@ -17,9 +17,11 @@ mod guard;
 mod lifecycle;
 pub mod logins;
 mod open;
+mod passed;
 mod pool;
 mod process;
 mod processes;
+pub(crate) mod tool;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -47,6 +49,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::passed::PassedOn;
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
 pub use self::{exclusive::Restarts, guard::init};
 use crate::config::servers;

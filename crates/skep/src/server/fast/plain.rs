@@ -19,6 +19,7 @@ use bytes::{Buf as _, Bytes};
 use httpdate::HttpDate;
 use skep_mcp::{
     cancel::Cancel,
+    framing::SMALL_BYTES,
     server::http::{Content, Fields, Known, Reply, answer_post},
     timer::Timer,
 };
@@ -31,10 +32,9 @@ use ulid::ULID_LEN;
 use super::{
     super::{
         HEAD_BYTES_MAX,
-        body::SMALL_BYTES,
         guard::Admits,
         half::Half,
-        http::{ALWAYS, Hub, REQUEST_ID, observed, request_id, span},
+        http::{ALWAYS, REQUEST_ID, Shared, observed, request_id, span},
         problem::{Form, Problem},
     },
     head::{Found, find_head, read_head},
@@ -62,7 +62,7 @@ pub(crate) struct Limits {
 
 /// A connection, as long as its requests are for the fast path.
 pub(crate) struct Plain<'a, S> {
-    hub: &'a Hub,
+    hub: &'a Shared,
     /// Whose connections are taken here; this one is.
     admits: Admits,
     limits: Limits,
@@ -87,7 +87,7 @@ enum Received {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
     pub(crate) fn new(
-        hub: &'a Hub,
+        hub: &'a Shared,
         admits: Admits,
         limits: Limits,
         close: &'a Cancel,
@@ -300,7 +300,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Plain<'a, S> {
 /// Answer a request that was read, or say why its body was not: the same functions as those of the router's layers, in the same
 /// order. Whoever writes the answer adds [`REQUEST_ID`] and [`ALWAYS`].
 async fn post_mcp(
-    hub: &Hub,
+    hub: &Shared,
     admits: Admits,
     id: &str,
     headers: &Fields<'_>,

@@ -16,8 +16,11 @@ use self::shapes::{
     By::{FastPath, Router},
     Shape, TOKEN,
 };
-use super::super::{Connections, Half, Listeners, Options, Parts, Token, body};
-use crate::hub::catalogue::Catalogue;
+use super::super::{Connections, Half, Listeners, Options, Parts, Token};
+use crate::hub::{
+    calls::{Calls, Limits},
+    catalogue::Catalogue,
+};
 
 /// Nothing here takes so long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,8 +31,7 @@ const PROBE: &str = "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const PROBED: &[u8] = br#"{"status":"live"}"#;
 
 fn options() -> Options {
-    let bodies = body::Limits { body_bytes_max: BODY_BYTES_MAX, ..body::Limits::default() };
-    Options { allowed_origins: vec!["https://console.example".to_owned()], bodies, ..Options::default() }
+    Options { allowed_origins: vec!["https://console.example".to_owned()], ..Options::default() }
 }
 
 /// A hub whose connections are in memory.
@@ -42,9 +44,9 @@ impl Hub {
     async fn start(options: Options) -> Hub {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
-        let catalogue = Arc::new(Catalogue::new([]));
-        let (workspace, outputs) = (dir("workspace"), dir("outputs"));
-        let parts = Parts { catalogue, workspace, outputs, store: None, probes: Vec::new() };
+        let limits = Limits { message_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
+        let calls = Arc::new(Calls::new(Catalogue::new([]), dir("workspace"), dir("outputs"), limits));
+        let parts = Parts { calls, store: None, probes: Vec::new() };
         let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..options };
         let Listeners { hub, options, .. } = Listeners::open(options, parts).await.unwrap();
         let admits = hub.guard.admits();
@@ -248,8 +250,8 @@ async fn a_hub_that_stops_gives_the_same_answer_by_the_fast_path_and_the_router(
 
 #[tokio::test]
 async fn the_rest_of_a_body_that_came_too_late_is_not_taken_for_a_request() {
-    let bodies = body::Limits { body_time_max: Duration::from_millis(50), ..body::Limits::default() };
-    let hub = Hub::start(Options { token: Some(Token::new(TOKEN).unwrap()), bodies, ..options() }).await;
+    let (token, body_time_max) = (Some(Token::new(TOKEN).unwrap()), Duration::from_millis(50));
+    let hub = Hub::start(Options { token, body_time_max, ..options() }).await;
     let (first, late) = PROBE.split_at(PROBE.len() / 2);
     for (fields, status) in [
         (format!("host: localhost\r\nauthorization: Bearer {TOKEN}\r\n"), 408),

@@ -9,8 +9,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::super::upstream::call_tool;
-use crate::hub::upstreams::Upstreams;
+use crate::hub::upstreams::{Upstreams, tool};
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(super) struct ExecuteMcpTool {
@@ -50,9 +49,7 @@ impl BuiltIn for ExecuteMcpTool {
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
         let Arguments { server_name, tool_name, arguments } = arguments;
-        let arguments = Value::Object(arguments);
-        let called =
-            call_tool(&self.upstreams, &server_name, &tool_name, arguments, Some(context.time_left()), context);
-        called.await.map(Answer)
+        let server = self.upstreams.server(&server_name).map_err(|error| tool::failed(&tool_name, error))?;
+        tool::call(&server, &tool_name, &Value::Object(arguments), context).await.map(Answer)
     }
 }

@@ -10,7 +10,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::super::upstream::{Listed, listed_tools};
+use super::super::listing::{Listed, listed_tools};
 use crate::hub::upstreams::Upstreams;
 
 /// See [`BuiltIn::DESCRIPTION`].

@@ -1,6 +1,6 @@
 //! The requests.
 
-use super::super::super::body;
+use skep_mcp::framing::SMALL_BYTES;
 
 /// Bytes of a body, at the hub that the requests are for.
 pub(super) const BODY_BYTES_MAX: usize = 100_000;
@@ -202,8 +202,8 @@ pub(super) fn bodies() -> Vec<Shape> {
     .map(|(name, body)| shape(name, FastPath, post("", body)))
     .into();
     shapes.push(shape("too deep", FastPath, post("", "[".repeat(10_000))));
-    shapes.push(shape("as large as small bodies are", FastPath, padded(body::SMALL_BYTES)));
-    shapes.push(shape("larger than small bodies are", Router, padded(body::SMALL_BYTES + 1)));
+    shapes.push(shape("as large as small bodies are", FastPath, padded(SMALL_BYTES)));
+    shapes.push(shape("larger than small bodies are", Router, padded(SMALL_BYTES + 1)));
     shapes.push(shape("as large as bodies may be", Router, padded(BODY_BYTES_MAX)));
     shapes.push(shape("larger than bodies may be", Router, padded(BODY_BYTES_MAX + 1)));
     shapes
@@ -485,6 +485,6 @@ pub(super) fn tokens() -> Vec<Shape> {
             Router,
             discover(&format!("origin: https://evil.example\r\nauthorization: Bearer {TOKEN}\r\n")),
         ),
-        shape("no token and a large body", Router, post("", "x".repeat(body::SMALL_BYTES + 1))),
+        shape("no token and a large body", Router, post("", "x".repeat(SMALL_BYTES + 1))),
     ]
 }

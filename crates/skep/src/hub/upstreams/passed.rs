@@ -10,7 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 use skep_mcp::spans;
 use skep_tools::{error::ToolError, tool::Answer};
 
-use super::upstream::RESERVED;
+use super::tool::RESERVED;
 
 /// Pieces of so many bytes are copied, as each piece has a cost of its own; longer ones stay where they are.
 const COPIED_BYTES_MAX: usize = 4 << 10;
@@ -26,7 +26,7 @@ pub(crate) struct PassedOn {
 impl PassedOn {
     /// The answer with the members of a result, and `text` for what is text in it. Gives a result back that must be read to
     /// be understood: it is none, or says that the tool failed, or asks for something.
-    pub(super) fn new(result: Box<RawValue>) -> Result<PassedOn, Box<RawValue>> {
+    pub(crate) fn new(result: Box<RawValue>) -> Result<PassedOn, Box<RawValue>> {
         let Some(parts) = parts(result.get()) else { return Err(result) };
         let whole = Bytes::from(String::from(Box::<str>::from(result)));
         let mut bytes_kept = if parts.iter().any(|part| matches!(part, Part::Kept(_))) { whole.len() } else { 0 };
@@ -133,7 +133,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{super::upstream::answer, *};
+    use super::{super::tool::answer, *};
 
     fn passed_on(result: &Value) -> Option<Value> {
         let result = serde_json::value::to_raw_value(result).unwrap();

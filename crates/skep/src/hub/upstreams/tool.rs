@@ -1,127 +1,56 @@
-//! Tools of MCP servers, `server__tool`, as tools of the catalogue.
+//! Tools of MCP servers for callers that want values: a call is made of values, and its result is taken apart.
 //!
-//! The gateway hands on text and never comes here with a parsed call. What both share, the pool has: the turns of callers,
-//! times, and that every call is counted.
+//! The gateway hands on text and never comes here.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use serde_json::{Map, Value, json, value::RawValue};
 use skep_mcp::{
     client::{CallError, Handler},
     framing::{Held, SMALL_BYTES},
-    gateway::{List, SEPARATOR, prefixed},
+    gateway::SEPARATOR,
     message::Notification,
     server::Members,
 };
 use skep_tools::{
     error::ToolError,
     room::{self, Room},
-    schema::{shorten, suggest},
-    tool::{Answer, Call, DEADLINE_MAX, Tool},
+    tool::DEADLINE_MAX,
     workspace::Context,
 };
 
-use super::{Catalogue, PassedOn};
-use crate::hub::upstreams::{Options, UpstreamError, Upstreams};
+use super::{Options, Server, UpstreamError};
 
 /// Bytes that come to an answer that was taken apart, at most.
 const ANSWER_BYTES_MORE: usize = 4 << 10;
 /// Values (numbers, strings, lists, …) in an answer that is taken apart. Each takes far more memory than text.
 const ANSWER_VALUES_MAX: usize = 500_000;
 
-impl Catalogue {
-    /// The same with the tools of these servers.
-    pub fn with_upstreams(self, upstreams: Upstreams) -> Catalogue {
-        Catalogue { upstreams, ..self }
-    }
-
-    /// The servers whose tools are here.
-    pub fn upstreams(&self) -> &Upstreams {
-        &self.upstreams
-    }
-
-    /// The server that a name of a tool belongs to, and its own name for it.
-    pub fn of_upstream<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str)> {
-        name.split_once(SEPARATOR).filter(|(server, _)| !self.tools.contains_key(name) && self.upstreams.has(server))
-    }
-
-    /// Every tool as `tools/list` shows it, those of servers under their names here, which are started for it.
-    pub async fn all(&self, time_max: Duration) -> Listed<Value> {
-        let Listed { tools, unavailable, starting } =
-            listed_tools(&self.upstreams, &self.upstreams.names(), time_max).await;
-        let named = tools.into_iter().filter_map(|(server, tool)| named(&server, tool));
-        Listed { tools: self.tools().map(Tool::to_json).chain(named).collect(), unavailable, starting }
-    }
-
-    /// One tool, as `tools/list` shows it.
-    pub async fn describe(&self, name: &str) -> Result<Value, ToolError> {
-        let Some((server, _)) = self.of_upstream(name) else { return Ok(self.get(name)?.to_json()) };
-        let list = self.upstreams.tools(server).await.map_err(|error| failed(name, error))?;
-        let tools: Vec<Value> = values(&list).filter_map(|tool| named(server, tool)).collect();
-        let names = || tools.iter().filter_map(|tool| tool["name"].as_str());
-        let nearest = || suggest(name, names()).and(skep_tools::schema::nearest_name(name, names())).map(str::to_owned);
-        let unknown = || ToolError::Unknown { name: shorten(name, super::NAME_CHARS_SHOWN), nearest: nearest() };
-        tools.iter().find(|tool| tool["name"] == name).cloned().ok_or_else(unknown)
-    }
-
-    /// Call a tool of a server as one of the catalogue.
-    pub(super) async fn call_upstream(&self, call: Call, context: &Context) -> Result<Answer, ToolError> {
-        let Some((server, tool)) = self.of_upstream(&call.tool) else {
-            return Err(self.unknown(&call.tool));
-        };
-        let value = call_tool(&self.upstreams, server, tool, call.arguments, call.deadline, context).await?;
-        Ok(Answer { value, cached: false })
-    }
-
-    /// Call a tool for a caller that hands the answer on as text. One of a server's is not taken apart, where that need not be.
-    pub(crate) async fn call_for_text(&self, call: Call, context: Context) -> Result<Said, ToolError> {
-        let Some((server, tool)) = self.of_upstream(&call.tool) else {
-            return self.call(call, context).await.map(Said::Values);
-        };
-        let result = result(&self.upstreams, server, tool, call.arguments, call.deadline, &context).await?;
-        match PassedOn::new(result) {
-            Ok(answer) => Ok(Said::Text(answer)),
-            Err(result) => {
-                let value = take_apart(&call.tool, &result, &context).await?;
-                Ok(Said::Values(Answer { value, cached: false }))
-            }
-        }
-    }
-}
-
-/// What a tool answered.
-pub(crate) enum Said {
-    /// As values.
-    Values(Answer),
-    /// As the text of these values.
-    Text(PassedOn),
-}
-
-/// Call a tool of a server, and take its result apart.
-pub(crate) async fn call_tool(
-    upstreams: &Upstreams,
-    server: &str,
+/// Call a tool of a server within another call, whose turn, time and memory it uses.
+pub(crate) async fn call(
+    server: &Arc<Server>,
     tool: &str,
-    arguments: Value,
-    deadline: Option<Duration>,
+    arguments: &Value,
     context: &Context,
 ) -> Result<Map<String, Value>, ToolError> {
-    let result = result(upstreams, server, tool, arguments, deadline, context).await?;
-    take_apart(&format!("{server}{SEPARATOR}{tool}"), &result, context).await
+    let name = [server.name(), SEPARATOR, tool].concat();
+    let (params, options) = request(server, tool, arguments, Some(context.time_left()), context);
+    let calling = server.call(METHOD, params, options);
+    let called = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
+    take_apart(&name, &called.map_err(|error| failed(&name, error))?.result, context).await
 }
 
-/// Call a tool of a server.
-async fn result(
-    upstreams: &Upstreams,
-    server: &str,
+/// The method that calls a tool.
+pub(crate) const METHOD: &str = "tools/call";
+
+/// What is sent to a server for a call of one of its tools. `deadline`: `None` for the server's own.
+pub(crate) fn request(
+    server: &Server,
     tool: &str,
-    arguments: Value,
+    arguments: &Value,
     deadline: Option<Duration>,
     context: &Context,
-) -> Result<Box<RawValue>, ToolError> {
-    let name = format!("{server}{SEPARATOR}{tool}");
-    let server = upstreams.server(server).map_err(|error| failed(&name, error))?;
+) -> (Members<'static>, Options) {
     let mut options = server.call_options();
     if let Some(deadline) = deadline {
         options.deadline = deadline.min(DEADLINE_MAX);
@@ -129,14 +58,15 @@ async fn result(
     }
     options.handler = Some(Arc::new(Silent { principal: Arc::clone(context.principal()), room: context.room.clone() }));
     let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
-    let options = Options { caller: Arc::clone(context.queue()), call: Some(options) };
-    let calling = server.call("tools/call", params, options);
-    let result = context.cancel.run_until_cancelled(calling).await.ok_or(ToolError::Cancelled)?;
-    Ok(result.map_err(|error| failed(&name, error))?.result)
+    (params, Options { caller: Arc::clone(context.queue()), call: Some(options) })
 }
 
 /// What the result of a tool says. A large one waits for its turn.
-async fn take_apart(name: &str, result: &RawValue, context: &Context) -> Result<Map<String, Value>, ToolError> {
+pub(crate) async fn take_apart(
+    name: &str,
+    result: &RawValue,
+    context: &Context,
+) -> Result<Map<String, Value>, ToolError> {
     if room::values(result.get()) > ANSWER_VALUES_MAX {
         let message = format!(
             "{name} answered with more than {ANSWER_VALUES_MAX} values, which callers cannot have in this form"
@@ -173,46 +103,6 @@ impl Handler for Silent {
     }
 }
 
-/// What servers list, as far as they have.
-pub struct Listed<T> {
-    /// Their tools.
-    pub tools: Vec<T>,
-    /// Why the tools of some servers are missing.
-    pub unavailable: Vec<String>,
-    /// The servers whose tools are missing only for now: they have not listed them yet.
-    pub starting: Vec<String>,
-}
-
-/// The tools of these servers, each as its server wrote it. Starts the servers; one that has not listed its tools within this
-/// time goes on starting, and holds nobody up.
-pub(crate) async fn listed_tools(
-    upstreams: &Upstreams,
-    servers: &[String],
-    time_max: Duration,
-) -> Listed<(String, Value)> {
-    let mut all = Listed { tools: Vec::new(), unavailable: Vec::new(), starting: Vec::new() };
-    let listing = servers.iter().map(|server| upstreams.tools_within(server, time_max));
-    for (server, listed) in servers.iter().zip(join_all(listing).await) {
-        match listed {
-            Ok(list) => all.tools.extend(values(&list).map(|tool| (server.clone(), tool))),
-            Err(UpstreamError::Unlisted { .. }) => all.starting.push(server.clone()),
-            Err(error) => all.unavailable.push(error.to_string()),
-        }
-    }
-    all
-}
-
-/// What is listed, taken apart.
-fn values(list: &List) -> impl Iterator<Item = Value> {
-    list.items().filter_map(|(_, item)| serde_json::to_value(item).ok())
-}
-
-/// A tool under its name here; all else as the server wrote it. `None` if that name is too long to be shown anywhere.
-fn named(server: &str, mut tool: Value) -> Option<Value> {
-    tool["name"] = prefixed(server, tool["name"].as_str()?)?.into();
-    Some(tool)
-}
-
 /// What says how a call went, or whose answer it is: not for a server to say.
 pub(super) const RESERVED: [&str; 8] =
     ["_meta", "resultType", "status", "code", "message", "cached", "may_have_run", "rpc_code"];
@@ -245,8 +135,8 @@ pub(super) fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>
     Ok(result)
 }
 
-/// Why a server gave no result, in the catalogue's words.
-fn failed(tool: &str, error: UpstreamError) -> ToolError {
+/// Why a server gave no result, in the words of tools.
+pub(crate) fn failed(tool: &str, error: UpstreamError) -> ToolError {
     match error {
         UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => ToolError::Denied(error.to_string()),
         UpstreamError::Busy { .. }

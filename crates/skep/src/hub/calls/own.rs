@@ -1,4 +1,5 @@
-//! The steps of a call, in order. Every listener ends here, and none adds a rule of its own.
+//! A call of one of Skep's own tools: its arguments are checked, the answer may be known, the tool runs under its deadline, and
+//! the outcome is counted.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +7,9 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use skep_tools::{
     error::ToolError,
-    tool::{Answer, Call, DEADLINE_MAX, Tool},
+    tool::{Answer, DEADLINE_MAX, Tool},
     workspace::Context,
 };
-
-use super::Catalogue;
 
 /// Bytes that the answers kept for identical calls may take together.
 const CACHE_BYTES_MAX: u64 = 16 << 20;
@@ -29,54 +28,51 @@ pub(super) fn cache() -> Cache {
     moka::future::Cache::builder().weigher(|_, kept: &Kept| kept.bytes).max_capacity(CACHE_BYTES_MAX).build()
 }
 
-impl Catalogue {
-    /// Call a tool: find it, check its arguments, look whether the answer is known, run it under its deadline, record.
-    pub async fn call(&self, call: Call, context: Context) -> Result<Answer, ToolError> {
-        let began = Instant::now();
-        if self.of_upstream(&call.tool).is_some() {
-            return self.call_upstream(call, &context).await;
-        }
-        let tool = self.get(&call.tool)?;
-        let result = self.counted(tool, call, context).await;
-        record(tool, &result, began.elapsed());
-        result
-    }
+/// Run a tool. The answer takes its share of the memory from when it is there.
+pub(super) async fn run(
+    tool: &Tool,
+    cache: &Cache,
+    arguments: Value,
+    deadline: Option<Duration>,
+    context: Context,
+) -> Result<Answer, ToolError> {
+    let began = Instant::now();
+    let context = context.with_deadline(deadline.unwrap_or(tool.deadline).min(DEADLINE_MAX));
+    let result = counted(tool, cache, arguments, context).await;
+    record(tool, &result, began.elapsed());
+    result
+}
 
-    /// The answer takes its share of the memory from when it is there.
-    async fn counted(&self, tool: &Tool, call: Call, mut context: Context) -> Result<Answer, ToolError> {
-        let room = context.room.clone();
-        let after = call.deadline.unwrap_or(tool.deadline).min(DEADLINE_MAX);
-        context = context.with_deadline(after);
-        let (deadline, cancel) = (context.deadline, context.cancel.clone());
-        let result = self.checked(tool, call, context).await;
-        let members = match &result {
-            Ok(answer) => &answer.value,
-            Err(ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) => detail,
-            Err(_) => return result,
-        };
-        let made = cancel.run_until_cancelled(room.make_for(members, deadline.into())).await;
-        made.unwrap_or(Err(ToolError::Cancelled))?;
-        result
-    }
+async fn counted(tool: &Tool, cache: &Cache, arguments: Value, context: Context) -> Result<Answer, ToolError> {
+    let (room, deadline, cancel) = (context.room.clone(), context.deadline, context.cancel.clone());
+    let result = checked(tool, cache, arguments, context).await;
+    let members = match &result {
+        Ok(answer) => &answer.value,
+        Err(ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) => detail,
+        Err(_) => return result,
+    };
+    let made = cancel.run_until_cancelled(room.make_for(members, deadline.into())).await;
+    made.unwrap_or(Err(ToolError::Cancelled))?;
+    result
+}
 
-    async fn checked(&self, tool: &Tool, call: Call, context: Context) -> Result<Answer, ToolError> {
-        let faults = tool.faults(&call.arguments);
-        if !faults.is_empty() {
-            return Err(ToolError::InvalidArguments(faults));
-        }
-        let Some(ttl) = (tool.cache_ttl)(&call.arguments) else {
-            let value = tool.run(context, call.arguments).await?;
-            return Ok(Answer { value, cached: false });
-        };
-        let key = key(tool, &call.arguments, &context);
-        if let Some(kept) = self.cache.get(&key).await.filter(|kept| kept.until > Instant::now()) {
-            return Ok(Answer { value: kept.value, cached: true });
-        }
-        let value = tool.run(context, call.arguments).await?;
-        let bytes = serde_json::to_string(&value).map_or(u32::MAX, |text| text.len().try_into().unwrap_or(u32::MAX));
-        self.cache.insert(key, Kept { value: value.clone(), bytes, until: Instant::now() + ttl }).await;
-        Ok(Answer { value, cached: false })
+async fn checked(tool: &Tool, cache: &Cache, arguments: Value, context: Context) -> Result<Answer, ToolError> {
+    let faults = tool.faults(&arguments);
+    if !faults.is_empty() {
+        return Err(ToolError::InvalidArguments(faults));
     }
+    let Some(ttl) = (tool.cache_ttl)(&arguments) else {
+        let value = tool.run(context, arguments).await?;
+        return Ok(Answer { value, cached: false });
+    };
+    let key = key(tool, &arguments, &context);
+    if let Some(kept) = cache.get(&key).await.filter(|kept| kept.until > Instant::now()) {
+        return Ok(Answer { value: kept.value, cached: true });
+    }
+    let value = tool.run(context, arguments).await?;
+    let bytes = serde_json::to_string(&value).map_or(u32::MAX, |text| text.len().try_into().unwrap_or(u32::MAX));
+    cache.insert(key, Kept { value: value.clone(), bytes, until: Instant::now() + ttl }).await;
+    Ok(Answer { value, cached: false })
 }
 
 /// Identical calls have the same key: the same tool and arguments in the same directories.
@@ -153,7 +149,7 @@ mod tests {
     async fn an_identical_call_is_answered_again_where_the_tool_allows_it() {
         let directory = tempfile::tempdir().unwrap();
         let [workspace, outputs] = ["w", "o"].map(|name| Dir::create(&directory.path().join(name)).unwrap());
-        let catalogue = Catalogue::new([Tool::new(Count::default())]);
+        let (tool, cache) = (Tool::new(Count::default()), cache());
         let call = async |outputs: &Dir, arguments: Value| {
             let context = Context::new(
                 crate::hub::principals::local().permit().unwrap(),
@@ -161,8 +157,7 @@ mod tests {
                 Outputs::new(outputs.clone(), ""),
                 Default::default(),
             );
-            let call = Call { tool: "count".to_owned(), arguments, deadline: None };
-            catalogue.call(call, context).await.unwrap().to_json()
+            run(&tool, &cache, arguments, None, context).await.unwrap().to_json()
         };
         let fresh = json!({"fresh": true});
         assert_eq!(call(&outputs, fresh.clone()).await, json!({"status": "ok", "calls": 1}));

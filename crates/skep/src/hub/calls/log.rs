@@ -14,38 +14,21 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{
-    Router,
-    extract::{Query, State, rejection::QueryRejection},
-    http::StatusCode,
-    response::Response,
-    routing::get,
-};
 use skep_core::{
     Timestamp,
     policy::{Actor, Denied, Operate, Permit, Read},
 };
-use skep_tools::{error::ToolError, schema::shorten, tool::Answer};
-use tokio::{sync::Notify, time::timeout};
+use skep_tools::schema::shorten;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    calls::Calls,
-    http::{Caller, Hub},
-    problem::{Kind, Problem, json_response},
-};
-use crate::{
-    api,
-    hub::{admission::Refused, catalogue::Said, principals},
-    run::rfc3339,
-};
+use super::Calls;
+use crate::hub::principals;
 
 /// Calls that are kept; of more, the oldest are forgotten.
 const CALLS_MAX: usize = 1000;
 /// Characters of a tool's name that are kept: callers may ask for tools that there are not.
 const TOOL_CHARS_MAX: usize = 128;
-/// The longest that `GET /calls` waits for a call.
-const WAIT_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often lines are written to the log.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Lines that are written to the log each time; what was called besides is counted.
@@ -55,7 +38,7 @@ const TARGET: &str = "skep::calls";
 
 /// The last calls.
 #[derive(Default)]
-pub(super) struct CallLog {
+pub(crate) struct CallLog {
     ring: Mutex<Ring>,
     changed: Notify,
     is_closed: AtomicBool,
@@ -70,26 +53,26 @@ struct Ring {
 
 /// A call that has ended.
 #[derive(Clone, Debug)]
-struct Record {
-    number: u64,
+pub(crate) struct Record {
+    pub(crate) number: u64,
     /// When it ended.
-    at: Timestamp,
-    actor: Arc<Actor>,
-    tool: String,
+    pub(crate) at: Timestamp,
+    pub(crate) actor: Arc<Actor>,
+    pub(crate) tool: String,
     /// `ok`, `cached`, or the code of an error.
-    outcome: &'static str,
-    took: Duration,
+    pub(crate) outcome: &'static str,
+    pub(crate) took: Duration,
 }
 
 /// Whose calls are looked at.
-enum Whose {
+pub(crate) enum Whose {
     Everybodys(#[expect(dead_code, reason = "a proof, which nobody needs to look at")] Permit<Operate>),
     Own(Permit<Read>),
 }
 
 impl Whose {
     /// Those that an actor may see: an operator everybody's, and others their own.
-    fn seen_by(actor: &Arc<Actor>) -> Result<Whose, Denied> {
+    pub(crate) fn seen_by(actor: &Arc<Actor>) -> Result<Whose, Denied> {
         match actor.permit() {
             Ok(permit) => Ok(Whose::Everybodys(permit)),
             Err(_) => Ok(Whose::Own(actor.permit()?)),
@@ -105,7 +88,7 @@ impl Whose {
 }
 
 /// A call under way. It counts as cancelled if nobody says how it ended.
-pub(super) struct Recording<'a> {
+pub(crate) struct Recording<'a> {
     log: &'a CallLog,
     actor: Arc<Actor>,
     tool: String,
@@ -115,29 +98,34 @@ pub(super) struct Recording<'a> {
 
 impl CallLog {
     /// A call begins.
-    pub(super) fn begin(&self, actor: &Arc<Actor>, tool: String) -> Recording<'_> {
+    pub(crate) fn begin(&self, actor: &Arc<Actor>, tool: String) -> Recording<'_> {
         let tool = if tool.len() > TOOL_CHARS_MAX { shorten(&tool, TOOL_CHARS_MAX) } else { tool };
         Recording { log: self, actor: Arc::clone(actor), tool, began: Instant::now(), outcome: "cancelled" }
     }
 
     /// Let those who wait for calls go: the hub stops.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         self.changed.notify_waiters();
     }
 
+    /// Whether the hub stops.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
     /// These calls after this number, and the number of the last call.
-    fn after(&self, number: u64, of: &Whose) -> (Vec<Record>, u64) {
+    pub(crate) fn after(&self, number: u64, of: &Whose) -> (Vec<Record>, u64) {
         let ring = self.ring();
         let is_new = |record: &&Record| record.number > number && of.includes(&record.actor);
         (ring.records.iter().filter(is_new).cloned().collect(), ring.count)
     }
 
     /// Returns when there is one of these calls after this number, or the hub stops.
-    async fn wait(&self, number: u64, of: &Whose) {
+    pub(crate) async fn wait(&self, number: u64, of: &Whose) {
         loop {
             let changed = self.changed.notified();
-            if !self.after(number, of).0.is_empty() || self.is_closed.load(Ordering::Relaxed) {
+            if !self.after(number, of).0.is_empty() || self.is_closed() {
                 return;
             }
             changed.await;
@@ -151,7 +139,7 @@ impl CallLog {
 
 impl Recording<'_> {
     /// It has ended like this.
-    pub(super) fn ended(mut self, outcome: &'static str) {
+    pub(crate) fn ended(mut self, outcome: &'static str) {
         self.outcome = outcome;
     }
 }
@@ -171,74 +159,14 @@ impl Drop for Recording<'_> {
     }
 }
 
-/// How a call of the catalogue ended, in a word.
-pub(super) fn outcome(result: &Result<Said, ToolError>) -> &'static str {
-    match result {
-        Ok(Said::Values(Answer { cached: true, .. })) => "cached",
-        Ok(_) => "ok",
-        Err(error) => error.code(),
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
+#[expect(clippy::disallowed_methods, reason = "where a call ends is an edge")]
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
-pub(super) fn router() -> Router<Arc<Hub>> {
-    Router::new().route("/calls", get(show))
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ShowQuery {
-    /// Only calls after this number.
-    #[serde(default)]
-    after: u64,
-    /// If there are none, wait so many seconds for one.
-    #[serde(default)]
-    wait: f64,
-}
-
-/// The last calls, oldest first: the caller's own, or everybody's for the operator.
-async fn show(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    query: Result<Query<ShowQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let of = Whose::seen_by(&caller.0).map_err(Refused::from)?;
-    let bad_query = |rejection: QueryRejection| {
-        let message = format!("{}; expected ?after=NUMBER&wait=SECONDS", rejection.body_text());
-        Problem::new(Kind::BadRequest, message)
-    };
-    let Query(ShowQuery { after, wait }) = query.map_err(bad_query)?;
-    let log = &hub.calls.log;
-    let wait = Duration::try_from_secs_f64(wait).unwrap_or_default().min(WAIT_TIME_MAX);
-    if !wait.is_zero() {
-        let _ = timeout(wait, log.wait(after, &of)).await; // either way, what there is
-    }
-    let (records, last) = log.after(after, &of);
-    if records.is_empty() && !wait.is_zero() && log.is_closed.load(Ordering::Relaxed) {
-        return Err(Refused::Draining.into()); // whoever waits for more waits in vain
-    }
-    let calls = records.into_iter().map(shown).collect();
-    Ok(json_response(StatusCode::OK, &api::Calls { calls, last }))
-}
-
-fn shown(record: Record) -> api::Call {
-    api::Call {
-        number: record.number,
-        at: rfc3339(record.at),
-        principal: record.actor.principal.as_ref().to_owned(),
-        tool: record.tool,
-        outcome: record.outcome,
-        duration_ms: record.took.as_secs_f64() * 1e3,
-    }
-}
-
 /// Write a line to the log for each call until `stop` is cancelled, if anybody wants them.
-pub(super) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
+pub(crate) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
     if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
         return;
     }
@@ -246,9 +174,7 @@ pub(super) async fn write_lines(calls: Arc<Calls>, stop: CancellationToken) {
     let mut written = 0;
     while stop.run_until_cancelled(calls.log.wait(written, &all)).await.is_some() {
         written = write_new(&calls.log, written, &all).await;
-        if calls.log.is_closed.load(Ordering::Relaxed)
-            || stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none()
-        {
+        if calls.log.is_closed() || stop.run_until_cancelled(tokio::time::sleep(WRITE_EVERY)).await.is_none() {
             break;
         }
     }
