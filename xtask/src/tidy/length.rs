@@ -17,7 +17,7 @@ const SLACK: usize = 50;
 const HERE: &str = "xtask/src/tidy/length.rs";
 
 /// Files that may have more lines, and how many, in steps of [`SLACK`].
-pub(super) const FILES: [(&str, usize); 16] = [
+pub(super) const FILES: [(&str, usize); 15] = [
     ("crates/skep-mcp/src/client/http.rs", 850),
     ("crates/skep-mcp/src/client/http/direct/tests.rs", 750),
     ("crates/skep-mcp/src/server/session.rs", 750),
@@ -32,7 +32,6 @@ pub(super) const FILES: [(&str, usize); 16] = [
     ("crates/skep-tools/src/built_in/search/web.rs", 650),
     ("crates/skep/src/config/servers.rs", 800),
     ("crates/skep/src/hub/upstreams/mod.rs", 650),
-    ("crates/skep/src/server/mod.rs", 800),
     ("crates/skep/tests/servers.rs", 750),
 ];
 /// Functions that may have more lines, by their file and name, and how many.

@@ -32,6 +32,8 @@ use tokio::{
     time::Instant,
 };
 
+use super::connections::Open;
+
 /// What a caller is sent to find out whether it is there.
 const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
 /// When it is sent first and again, after the end of the caller's side; and then again and again.
@@ -120,6 +122,8 @@ pub(super) struct Half<S> {
     ended: Option<Ended>,
     /// Something is written that the caller's side has no room for now.
     is_blocked: bool,
+    /// Kept while the connection lives, also when it speaks another protocol by now.
+    _open: Option<Open>,
 }
 
 /// The caller's side has ended.
@@ -134,7 +138,12 @@ struct Ended {
 
 impl<S> Half<S> {
     pub(super) fn new(stream: S) -> Half<S> {
-        Half { stream, work: Work::default(), ended: None, is_blocked: false }
+        Half { stream, work: Work::default(), ended: None, is_blocked: false, _open: None }
+    }
+
+    /// The same, which keeps this for as long as it lives.
+    pub(super) fn holding(self, open: Open) -> Half<S> {
+        Half { _open: Some(open), ..self }
     }
 
     pub(super) fn work(&self) -> &Work {

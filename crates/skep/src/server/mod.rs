@@ -17,6 +17,7 @@
 mod behind;
 mod body;
 mod calls;
+mod connections;
 mod cors;
 mod fast;
 mod guard;
@@ -40,49 +41,32 @@ mod unix;
 
 use std::{
     collections::BTreeMap,
-    future::poll_fn,
     io,
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    pin::{Pin, pin},
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-    task::{Context, Poll},
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract::Request};
 pub use guard::{BadOrigin, NeedsRestart};
 pub use health::Probe;
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service as _, service_fn},
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 pub use peer::check as tells_users;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_core::{app::App, policy::Permit};
-use skep_mcp::{cancel::Cancel, pace::Paced};
+use skep_mcp::cancel::Cancel;
 pub use tls::{BadTls, Tls};
 pub use tokens::{BadTokens, NAMED_TOKENS_MAX, TOKEN_BYTES_MIN, Token, UnfitToken};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    fast::in_place,
+    connections::{Connections, accept},
     guard::Admits,
-    half::{Half, Work},
     http::Shared,
-    refusal::{REFUSALS_AT_ONCE_MAX, Refusal},
 };
 use crate::hub::{
     calls::{Calls, log},
@@ -93,17 +77,6 @@ use crate::hub::{
 const REQUESTS_PER_SECOND_MAX: u32 = 100;
 /// Files that are kept free for everything but connections: the store, logs, sandboxes.
 const FILES_RESERVED: u64 = 512;
-/// Bytes of a request's head, and of what a connection reads ahead. A connection that idles has taken none of them.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-/// Time that connections get at the end to take their last answer.
-const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
-/// A connection that was silent for so long is asked whether the other side is still there, and then every
-/// `KEEPALIVE_EVERY`; what does not acknowledge that for [`Options::write_time_max`] has gone without a word.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-/// See `KEEPALIVE_AFTER`.
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-/// Pause after the system refused a new connection, most often for want of files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the listeners are set up. The defaults are safe.
 #[derive(Clone, Debug)]
@@ -411,7 +384,7 @@ impl Listeners {
         }
         let mut unix_socket = None;
         if let Some((listener, socket)) = unix {
-            let connections = Arc::new(Connections { tls: None, ..answering(Admits::OwnUser) });
+            let connections = Arc::new(answering(Admits::OwnUser).without_tls());
             let admit = move |stream| connections.admit(stream);
             accepting.spawn(accept(listener, admit, tasks.clone(), stop_accepting.clone()));
             unix_socket = Some(socket);
@@ -486,267 +459,4 @@ fn connections_possible() -> usize {
     let possible = files.map_or(usize::MAX, |files| files.saturating_sub(FILES_RESERVED).max(1) as usize);
     tracing::debug!(?files, possible, "open files");
     possible
-}
-
-/// What listens.
-trait Listen {
-    type Stream: Stream;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
-}
-
-/// A connection as it was accepted.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// The user of this machine who made the other end.
-    fn user(&self) -> io::Result<u32>;
-
-    /// Have the kernel see to what it can.
-    fn prepare(&self, write_time_max: Duration) -> io::Result<()>;
-}
-
-impl Listen for TcpListener {
-    type Stream = TcpStream;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
-        self.poll_accept(cx).map_ok(|(stream, _)| stream)
-    }
-}
-
-impl Listen for UnixListener {
-    type Stream = UnixStream;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
-        self.poll_accept(cx).map_ok(|(stream, _)| stream)
-    }
-}
-
-impl Stream for TcpStream {
-    fn user(&self) -> io::Result<u32> {
-        peer::user_of(self.peer_addr()?, self.local_addr()?)
-    }
-
-    fn prepare(&self, write_time_max: Duration) -> io::Result<()> {
-        prepare(self, write_time_max)
-    }
-}
-
-impl Stream for UnixStream {
-    fn user(&self) -> io::Result<u32> {
-        Ok(self.peer_cred()?.uid())
-    }
-
-    fn prepare(&self, _: Duration) -> io::Result<()> {
-        Ok(()) // nothing is held back here, and the other side does not go without a word; what it does not take is seen above
-    }
-}
-
-/// Take connections until `stop` is cancelled.
-async fn accept<L: Listen, F>(
-    listener: L,
-    admit: impl Fn(L::Stream) -> Option<F>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
-    while let Some(accepted) = stop.run_until_cancelled(poll_fn(|cx| listener.poll_accept(cx))).await {
-        match accepted {
-            Ok(stream) => {
-                if let Some(connection) = admit(stream) {
-                    tasks.spawn(connection);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
-            }
-        }
-    }
-}
-
-/// What all connections share.
-struct Connections {
-    /// Whose they may be.
-    admits: Admits,
-    hub: Arc<Shared>,
-    router: Router,
-    /// Says that there are too many.
-    overfull: Router,
-    /// Says that the caller is not one whom this hub answers.
-    unwelcome: Router,
-    builder: http1::Builder,
-    open: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
-    tls: Option<Tls>,
-    limits: fast::Limits,
-    write_time_max: Duration,
-    close: Arc<Cancel>,
-}
-
-impl Connections {
-    fn new(
-        admits: Admits,
-        hub: Arc<Shared>,
-        options: &Options,
-        open: Arc<Semaphore>,
-        close: Arc<Cancel>,
-    ) -> Connections {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
-        builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
-        let message =
-            format!("{} connections are open, and no more are taken; try again in a moment", options.connections_max);
-        let overfull = problem::Problem::busy(problem::Kind::TooManyConnections, message);
-        let refusing = |problem: problem::Problem| {
-            let router = Router::new().fallback(async move |request: Request| problem::refuse(&request, problem));
-            router.layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), cors::share_refusals))
-        };
-        let (overfull, unwelcome) = (refusing(overfull), refusing(guard::stranger()));
-        let limits = fast::Limits {
-            head_time_max: options.head_time_max,
-            body_time_max: options.body_time_max,
-            body_bytes_max: hub.calls.limits.message_bytes_max,
-        };
-        Connections {
-            admits,
-            router: http::router(Arc::clone(&hub), admits),
-            overfull,
-            unwelcome,
-            hub,
-            builder,
-            open,
-            refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE_MAX)),
-            tls: options.tls.clone(),
-            limits,
-            write_time_max: options.write_time_max,
-            close,
-        }
-    }
-
-    /// The connection as a task, or `None` if there are far too many.
-    fn admit<S: Stream>(self: &Arc<Self>, stream: S) -> Option<impl Future<Output = ()> + Send + use<S>> {
-        let is_admitted = self.admits.admit(|| stream.user());
-        let (permit, refusal) = Refusal::place(is_admitted, &self.open, &self.refusals)?;
-        let connections = Arc::clone(self);
-        Some(async move {
-            let conversation = connections.converse(stream, refusal, permit);
-            match refusal {
-                None => conversation.await,
-                Some(refusal) => drop(timeout(refusal.time_max(), conversation).await),
-            }
-        })
-    }
-
-    /// Answer the requests of one connection, until it ends or the hub does.
-    async fn converse(&self, stream: impl Stream, refusal: Option<Refusal>, _permit: OwnedSemaphorePermit) {
-        self.hub.connections.fetch_add(1, Ordering::Relaxed);
-        let _counted = Counted(&self.hub.connections);
-        if let Err(error) = stream.prepare(self.write_time_max) {
-            tracing::debug!(%error, "a connection could not be set up");
-        }
-        let stream = Paced::new(stream, self.write_time_max);
-        let Some(tls) = &self.tls else { return self.answer(stream, refusal).await };
-        match tls.accept_http(stream, self.limits.head_time_max).await {
-            Ok(stream) => Box::pin(self.answer(stream, refusal)).await,
-            Err(error) => tracing::debug!(%error, "a connection was not made safe"),
-        }
-    }
-
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, refusal: Option<Refusal>) {
-        let stream = Half::new(stream);
-        let work = stream.work().clone();
-        let ended = match refusal {
-            Some(Refusal::TooMany) => self.serve(stream, work, &self.overfull).await,
-            Some(Refusal::Stranger) => self.serve(stream, work, &self.unwelcome).await,
-            None => match self.answer_plain(stream).await {
-                Ok(Some(rest)) => Box::pin(in_place(self.serve(rest, work, &self.router))).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            },
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke off");
-        }
-    }
-
-    /// Answer what is plain. Returns what is left of the connection.
-    async fn answer_plain<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: Half<S>,
-    ) -> io::Result<Option<fast::Rest<Half<S>>>> {
-        let conversation = pin!(fast::Plain::new(&self.hub, self.admits, self.limits, &self.close, stream).converse());
-        match self.until_close(conversation).await {
-            Ok(ended) => ended,
-            Err(conversation) => timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(None)),
-        }
-    }
-
-    async fn serve(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        work: Work,
-        router: &Router,
-    ) -> io::Result<()> {
-        let routed = TowerToHyperService::new(router.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            work.begin(request.version());
-            let (answering, work) = (routed.call(request), work.clone());
-            async move { answering.await.map(|answer| work.until_made(answer)) }
-        });
-        let conversation = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
-        let ended = match self.until_close(conversation).await {
-            Ok(ended) => ended,
-            Err(mut conversation) => {
-                conversation.as_mut().graceful_shutdown();
-                timeout(CLOSE_TIME_MAX, conversation).await.unwrap_or(Ok(()))
-            }
-        };
-        ended.map_err(io::Error::other)
-    }
-
-    /// Go on until the hub closes its connections; gives back what is not done then.
-    async fn until_close<'f, F: Future>(&self, mut conversation: Pin<&'f mut F>) -> Result<F::Output, Pin<&'f mut F>> {
-        tokio::select! {
-            biased;
-            ended = &mut conversation => Ok(ended),
-            () = self.close.cancelled() => Err(conversation),
-        }
-    }
-}
-
-/// Send small answers at once, and give up on a peer that takes nothing or is not there any more.
-fn prepare(stream: &TcpStream, write_time_max: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-    rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
-    rustix::net::sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
-    let ms = write_time_max.as_millis().try_into().unwrap_or(u32::MAX);
-    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
-}
-
-/// Takes one off when it goes.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::net::sockopt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_connection_asks_in_silence_whether_the_other_side_is_still_there() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&stream, Duration::from_secs(7)).unwrap();
-        assert!(sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_AFTER);
-        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE_EVERY);
-        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 7000, "and gives up");
-    }
 }

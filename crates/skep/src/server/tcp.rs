@@ -21,9 +21,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Options, REFUSALS_AT_ONCE_MAX, Refusal, Stream as _, guard,
+    Options,
+    connections::{Stream as _, prepare},
+    guard,
     http::Shared,
-    mcp, prepare,
+    mcp,
+    refusal::{REFUSALS_AT_ONCE_MAX, Refusal},
     tls::Tls,
     tokens::{Known, Tokens},
 };

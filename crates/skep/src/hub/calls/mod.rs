@@ -40,7 +40,7 @@ use super::{
     admission::{self, Admission, Refused},
     catalogue::{Catalogue, Target},
     shares::{self, MemoryShares},
-    upstreams::{self, Options, PassedOn, Server, UpstreamError, tool},
+    upstreams::{self, Options, Server, UpstreamError, passed::PassedOn, tool},
 };
 
 /// What all callers share, and what one of them may have of it.

@@ -17,7 +17,7 @@ mod guard;
 mod lifecycle;
 pub mod logins;
 mod open;
-mod passed;
+pub(crate) mod passed;
 mod pool;
 mod process;
 mod processes;
@@ -49,7 +49,6 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::passed::PassedOn;
 use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
 pub use self::{exclusive::Restarts, guard::init};
 use crate::config::servers;

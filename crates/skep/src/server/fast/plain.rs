@@ -31,7 +31,7 @@ use ulid::ULID_LEN;
 
 use super::{
     super::{
-        HEAD_BYTES_MAX,
+        connections::HEAD_BYTES_MAX,
         guard::Admits,
         half::Half,
         http::{ALWAYS, REQUEST_ID, Shared, observed, request_id, span},

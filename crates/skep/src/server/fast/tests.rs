@@ -16,7 +16,7 @@ use self::shapes::{
     By::{FastPath, Router},
     Shape, TOKEN,
 };
-use super::super::{Connections, Half, Listeners, Options, Parts, Token};
+use super::super::{Listeners, Options, Parts, Token, connections::Connections, half::Half};
 use crate::hub::{
     calls::{Calls, Limits},
     catalogue::Catalogue,
