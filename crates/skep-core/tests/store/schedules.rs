@@ -138,7 +138,9 @@ const LINES: &str = "
         || case when token is null then 'no' else 'with' end || ' token' from session
     union all select 'run ' || id || ' ' || state || ' ' || created || ' ' || coalesce(ended, 0) || ' '
         || coalesce(report, 'null') from run
-    union all select 'deletion of ' || run || ' ' || epoch from deletion
+    union all select 'deletion of ' || run || ' ' || epoch || ', ' || (
+            select count(*) from event where event.namespace = deletion.namespace and event.run = deletion.run)
+        || ' events left' from deletion
     union all select 'task ' || id || ' ' || epoch || ' ' || coalesce(run, '-') || ' ' || position || ' ' || state || ' due '
         || coalesce(due, 0) || ' waits for ' || case when state = 'pending' then waiting_for else 0 end
         || ' attempt ' || attempt || ' failures ' || failures || ' losses ' || losses || ' by ' || coalesce(worker, '-')

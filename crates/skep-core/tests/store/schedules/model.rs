@@ -167,7 +167,9 @@ impl Model {
             }
         }
         for (run, Deleting { epoch, .. }) in &self.deletions {
-            lines.push(format!("deletion of {} {epoch}", run.0));
+            // Otherwise nobody could tell whether a step that went without an answer has deleted them.
+            let events = self.events.iter().filter(|event| event.run.as_ref() == Some(run)).count();
+            lines.push(format!("deletion of {} {epoch}, {events} events left", run.0));
         }
         let mut places: BTreeMap<_, usize> = BTreeMap::new();
         for event in self.events.iter().skip(self.marked) {
