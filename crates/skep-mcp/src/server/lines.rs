@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Principal, Server, Share, code, local,
     rate::Rate,
-    session::{Customs, Session},
+    session::{Session, SessionOptions},
     sink::{self, Outbox, Sink, Text, Unwritten},
 };
 use crate::{
@@ -75,8 +75,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let Options { principal, unannounced, has_batch_method, finish, requests_per_second_max, memory } = options;
     let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(principal.name()));
-    let customs = Customs { unannounced, has_batch_method, finish, is_dual: true };
-    let session = Session::new(&server.inner, principal, to.clone(), customs);
+    let options = SessionOptions { unannounced, has_batch_method, finish, is_dual: true };
+    let session = Session::new(&server.inner, principal, to.clone(), options);
     let _closed_at_the_end = session.closed().clone().drop_guard();
     let written = CancellationToken::new();
     let reading = async {

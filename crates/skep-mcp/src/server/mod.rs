@@ -21,12 +21,12 @@ pub mod lines;
 mod listen;
 mod members;
 mod modern;
-mod park;
 mod peer;
 mod principal;
 mod rate;
 mod session;
 pub(crate) mod sink;
+mod suspended;
 pub mod tasks;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -216,15 +216,15 @@ pub struct Limits {
     /// A session that nobody used for so long is forgotten.
     pub session_idle_max: Duration,
     /// Calls that wait for their caller's input (2026-07-28).
-    pub parked_max: usize,
+    pub suspended_max: usize,
     /// Bytes of the parameters of all of them.
-    pub parked_bytes_max: usize,
+    pub suspended_bytes_max: usize,
     /// Of these calls and bytes, those of one principal that has a name (is not [`LOCAL`]).
-    pub parked_of_one_max: usize,
-    /// See `parked_of_one_max`.
-    pub parked_bytes_of_one_max: usize,
+    pub suspended_of_one_max: usize,
+    /// See `suspended_of_one_max`.
+    pub suspended_bytes_of_one_max: usize,
     /// How long they wait.
-    pub parked_time_max: Duration,
+    pub suspended_time_max: Duration,
     /// How often a service may ask its caller within one call (older revisions).
     pub rounds_max: usize,
     /// How long a caller may take to answer a request of the server (older revisions).
@@ -266,11 +266,11 @@ impl Default for Limits {
             batch_max: 100,
             sessions_max: 10_000,
             session_idle_max: Duration::from_secs(3600),
-            parked_max: 1024,
-            parked_bytes_max: 64 << 20,
-            parked_of_one_max: 256,
-            parked_bytes_of_one_max: 16 << 20,
-            parked_time_max: Duration::from_secs(600),
+            suspended_max: 1024,
+            suspended_bytes_max: 64 << 20,
+            suspended_of_one_max: 256,
+            suspended_bytes_of_one_max: 16 << 20,
+            suspended_time_max: Duration::from_secs(600),
             rounds_max: 10,
             input_time_max: Duration::from_secs(600),
             watches_max: 1000,
@@ -299,7 +299,7 @@ struct Inner {
     /// What goes with every result of 2026-07-28: the `Implementation`, as text.
     info: Box<RawValue>,
     limits: Limits,
-    parked: park::Parked,
+    suspended: suspended::SuspendedCalls,
     sessions: session::Sessions,
     backlog: Arc<sink::Backlog>,
     listeners: Arc<tokio::sync::Semaphore>,
@@ -340,7 +340,7 @@ impl Server {
         let info = to_raw_value(&service.describe().info).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let inner = Inner {
             info,
-            parked: park::Parked::new(&limits),
+            suspended: suspended::SuspendedCalls::new(&limits),
             sessions: session::Sessions::new(limits.sessions_max, limits.session_idle_max),
             backlog: sink::Backlog::new(limits.streams_bytes_max),
             listeners: Arc::new(tokio::sync::Semaphore::new(limits.listeners_max)),
@@ -358,21 +358,21 @@ impl Server {
 
     /// Release the tasks that run: their calls are given up here, and whoever comes next takes them over. To be called
     /// before their calls are cancelled one by one, which would look like their end.
-    pub async fn put_tasks_aside(&self) {
+    pub async fn suspend_tasks(&self) {
         if let Some(tasks) = &self.inner.durable {
-            tasks.put_aside().await;
+            tasks.suspend().await;
         }
     }
 
     /// Give up the calls that wait for their caller's input, and refuse to wait for more.
     pub fn stop_waiting_for_input(&self) {
-        self.inner.parked.close();
+        self.inner.suspended.close();
     }
 
     /// End listeners and sessions, cancel what is under way, and wait for it.
     pub async fn stop(&self) {
         self.stop_waiting_for_input();
-        self.put_tasks_aside().await;
+        self.suspend_tasks().await;
         self.inner.stop.cancel();
         self.inner.sessions.close_all();
         self.inner.tasks.close();

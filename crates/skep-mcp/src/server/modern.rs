@@ -17,10 +17,10 @@ use super::{
     convert::{self, Of},
     exchange::{Exchange, Step, count},
     listen::Listener,
-    park::{Identity, ParkedCall},
     peer::{Asked, Event, Ids, Level, Terms},
     sink::{self, Text},
-    tasks::{self, Became, Origin},
+    suspended::{Identity, SuspendedCall},
+    tasks::{self, Continuation, Origin},
 };
 use crate::{
     framing::Held,
@@ -231,13 +231,13 @@ async fn try_begin(server: &Arc<Inner>, opened: Opened<'_>) -> Result<Begun, Err
             }
             let task_at = may_become_task(server, method, &caller).then(|| Instant::now() + server.limits.task_after);
             let identity = || Identity::new(caller.principal.name(), method, &params);
-            let waiting = params.get("requestState").and_then(|state| server.parked.take(state, identity));
+            let waiting = params.get("requestState").and_then(|state| server.suspended.take(state, identity));
             let (exchange, asked, keys) = match waiting.transpose()? {
                 None => {
                     let call = Call { method: request.method.clone(), params: params.to_owned(), caller };
                     (Exchange::begin(&server.service, call, terms, 0), Vec::new(), Ids::default())
                 }
-                Some(ParkedCall { exchange, asked, keys, .. }) => {
+                Some(SuspendedCall { exchange, asked, keys, .. }) => {
                     exchange.set_terms(terms);
                     let responses = params.get("inputResponses").and_then(Members::parse).unwrap_or_default();
                     (exchange, answer(asked, &responses), keys)
@@ -340,7 +340,7 @@ pub(super) struct Running {
     /// When it becomes a task.
     task_at: Option<Instant>,
     /// It is being stored.
-    becoming: Option<oneshot::Receiver<Became>>,
+    becoming: Option<oneshot::Receiver<Continuation>>,
 }
 
 impl Running {
@@ -351,15 +351,15 @@ impl Running {
             }
             // The caller repeated the call without all that was asked: ask again.
             if !self.asked.is_empty() {
-                return self.park();
+                return self.suspend();
             }
             // What is awaited here is kept in `self`: whoever waits for a frame may stop waiting and come back.
             if let Some(becoming) = &mut self.becoming {
                 let became = becoming.await;
                 self.becoming = None;
                 match became {
-                    Ok(Became::Task(handle)) => return Some(self.answer(Ok(handle), None)),
-                    Ok(Became::Call(exchange)) => self.exchange = Some(*exchange),
+                    Ok(Continuation::Task(handle)) => return Some(self.answer(Ok(handle), None)),
+                    Ok(Continuation::Call(exchange)) => self.exchange = Some(*exchange),
                     Err(_) => {
                         let error =
                             ErrorObject::new(code::INTERNAL_ERROR, "the server stopped before it had an answer");
@@ -398,7 +398,7 @@ impl Running {
             self.ready.extend(frame);
         }
         if !self.asked.is_empty() {
-            let frame = self.park();
+            let frame = self.suspend();
             self.ready.extend(frame);
         }
     }
@@ -441,15 +441,15 @@ impl Running {
     }
 
     /// Put the call aside and tell the caller what is wanted.
-    fn park(&mut self) -> Option<Frame> {
+    fn suspend(&mut self) -> Option<Frame> {
         let exchange = self.exchange.take()?;
         let requests = input_requests(&self.asked);
         let (asked, keys) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.keys));
         let identity =
             Identity::new(exchange.caller().principal.name(), &self.request.method, &params_of(&self.request));
         let bytes = self.request.params.as_deref().map_or(0, |params| params.get().len());
-        let parked = self.server.parked.put(ParkedCall { exchange, asked, keys, identity, bytes });
-        let outcome = parked.and_then(|state| {
+        let suspended = self.server.suspended.put(SuspendedCall { exchange, asked, keys, identity, bytes });
+        let outcome = suspended.and_then(|state| {
             let mut result = Members::default();
             result.put("resultType", "input_required");
             result.set("inputRequests", requests);

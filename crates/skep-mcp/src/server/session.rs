@@ -44,7 +44,7 @@ use crate::{
 
 /// What a transport allows beyond the specification.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Customs {
+pub(super) struct SessionOptions {
     /// Requests without a handshake are taken as this revision's.
     pub(super) unannounced: Option<Revision>,
     /// There is a method `batch`.
@@ -60,7 +60,7 @@ pub(super) struct Session {
     server: Arc<Inner>,
     pub(super) id: Arc<str>,
     pub(super) principal: Arc<dyn Principal>,
-    customs: Customs,
+    options: SessionOptions,
     negotiated: OnceLock<Arc<Caller>>,
     level: Mutex<Level>,
     asked: Mutex<Questions>,
@@ -138,7 +138,7 @@ impl Session {
         server: &Arc<Inner>,
         principal: Arc<dyn Principal>,
         unsolicited: Sink,
-        customs: Customs,
+        options: SessionOptions,
     ) -> Arc<Session> {
         let streams = match &unsolicited {
             Sink::Stream(stream) => VecDeque::from([Arc::clone(stream)]),
@@ -147,7 +147,7 @@ impl Session {
         Arc::new(Session {
             id: unguessable().into(),
             principal,
-            customs,
+            options,
             negotiated: OnceLock::new(),
             level: Mutex::new(Level::Debug),
             asked: Mutex::default(),
@@ -199,12 +199,12 @@ impl Session {
 
     /// Whether there is a method `batch`.
     pub(super) fn has_batch_method(&self) -> bool {
-        self.customs.has_batch_method
+        self.options.has_batch_method
     }
 
     /// Whether messages that came together are taken apart (2025-03-26).
     pub(super) fn takes_batches(&self) -> bool {
-        self.customs.has_batch_method || matches!(self.revision(), None | Some(Revision::V2025_03_26))
+        self.options.has_batch_method || matches!(self.revision(), None | Some(Revision::V2025_03_26))
     }
 
     /// Take messages that came together; their answers go together, too.
@@ -239,7 +239,7 @@ impl Session {
     }
 
     async fn request(self: &Arc<Self>, request: Request, to: &Sink) -> Option<Work> {
-        if self.customs.is_dual && modern::is_modern(&request) {
+        if self.options.is_dual && modern::is_modern(&request) {
             return self.begin_modern(request, to).await;
         }
         let answer = match &*request.method {
@@ -260,7 +260,7 @@ impl Session {
 
     /// What this connection makes of a result, before it takes the form of the caller's revision.
     fn finished(&self, method: &str, outcome: Outcome) -> Outcome {
-        match self.customs.finish {
+        match self.options.finish {
             Some(finish) => outcome.map(|result| finish(method, result)),
             None => outcome,
         }
@@ -270,7 +270,7 @@ impl Session {
     fn finished_and_counted(&self, method: &str, outcome: Outcome, mut held: Option<Held>) -> (Outcome, Option<Held>) {
         let outcome = self.finished(method, outcome);
         let bytes = outcome.as_ref().map_or(0, |result| result.get().len());
-        if let (Some(_), SMALL_BYTES..) = (self.customs.finish, bytes)
+        if let (Some(_), SMALL_BYTES..) = (self.options.finish, bytes)
             && let Some(memory) = self.server.limits.memories.of(self.principal.name())
             && let Err(none) = memory.hold(&mut held, bytes)
         {
@@ -280,7 +280,7 @@ impl Session {
     }
 
     fn caller(&self) -> Result<Arc<Caller>, ErrorObject> {
-        if let (None, Some(revision)) = (self.negotiated.get(), self.customs.unannounced) {
+        if let (None, Some(revision)) = (self.negotiated.get(), self.options.unannounced) {
             let _ = self.negotiated.set(self.make_caller(revision, &Members::default()));
         }
         self.negotiated.get().cloned().ok_or_else(|| {
@@ -435,7 +435,7 @@ impl Session {
             "logging/setLevel" => self.set_level(params),
             "resources/subscribe" => self.watch(params, caller).await,
             "resources/unsubscribe" => self.unwatch(params),
-            "batch" if self.customs.has_batch_method => return self.batch(params, &caller, to).await,
+            "batch" if self.options.has_batch_method => return self.batch(params, &caller, to).await,
             _ => return self.call(&request.method, params, caller, to).await,
         };
         (outcome.map(Edited::from), None)

@@ -244,8 +244,8 @@ struct Answers {
     taken: oneshot::Sender<()>,
 }
 
-/// What came of a call that was to become a task.
-pub(super) enum Became {
+/// How a call goes on that was to become a task.
+pub(super) enum Continuation {
     /// It is one, and this is its handle.
     Task(Box<RawValue>),
     /// It goes on as it was.
@@ -279,7 +279,7 @@ impl Tasks {
     }
 
     /// Release all that runs, so that another server, or the next start, takes it over at once.
-    pub(super) async fn put_aside(&self) {
+    pub(super) async fn suspend(&self) {
         self.aside.cancel();
         self.runs.close();
         self.runs.wait().await;
@@ -366,7 +366,7 @@ impl Tasks {
         server: &Arc<Inner>,
         origin: Origin,
         exchange: Exchange,
-    ) -> oneshot::Receiver<Became> {
+    ) -> oneshot::Receiver<Continuation> {
         let (became, waiting) = oneshot::channel();
         let (tasks, server) = (Arc::clone(self), Arc::clone(server));
         self.runs.spawn(async move {
@@ -380,12 +380,12 @@ impl Tasks {
                 Ok(task) => task,
                 Err(error) => {
                     tracing::debug!(error = error.message, "a call does not become a task");
-                    drop(became.send(Became::Call(Box::new(exchange)))); // a caller that has gone: it is cancelled
+                    drop(became.send(Continuation::Call(Box::new(exchange)))); // a caller that has gone: it is cancelled
                     return;
                 }
             };
             let driver = Driver::new(&tasks, &server, &task);
-            if became.send(Became::Task(task.handle())).is_err() {
+            if became.send(Continuation::Task(task.handle())).is_err() {
                 // Nobody will ever ask for it.
                 if let Err(error) = tasks.store.cancel(&origin.caller.principal, &task.id).await {
                     tracing::warn!(error = error.message, "a task whose caller has gone is left to be taken over");

@@ -169,7 +169,7 @@ async fn a_session_answers_what_a_stateless_server_asks_in_its_results() {
 }
 
 /// What a stateless caller is asked, and the state to come back with.
-async fn parked(client: &mut crate::support::Client, id: i64) -> (String, Value) {
+async fn suspended(client: &mut crate::support::Client, id: i64) -> (String, Value) {
     let asked = client.ask(stateless(call(id, "test_elicitation", json!({ "message": "Who?" })), elicitation())).await;
     let result = &asked["result"];
     assert_eq!(result["resultType"], "input_required");
@@ -189,7 +189,7 @@ fn repeated(id: i64, message: &str, state: &Value, responses: Value) -> Value {
 async fn a_stateless_caller_is_asked_in_the_result_and_the_call_goes_on_when_it_is_repeated() {
     let hub = Hub::new(Limits::default());
     let mut client = hub.connect();
-    let (key, state) = parked(&mut client, 1).await;
+    let (key, state) = suspended(&mut client, 1).await;
     let again = client.ask(repeated(2, "Who?", &state, json!({ "other": {} }))).await;
     let state = again["result"]["requestState"].clone();
     assert_eq!(again["result"]["resultType"], "input_required", "the answer is missing, so it is asked again");
@@ -217,7 +217,7 @@ async fn a_stateless_caller_is_asked_in_the_result_and_the_call_goes_on_when_it_
 async fn a_server_that_is_about_to_stop_waits_for_nobodys_input() {
     let hub = Hub::new(Limits::default());
     let mut client = hub.connect();
-    let (key, state) = parked(&mut client, 1).await;
+    let (key, state) = suspended(&mut client, 1).await;
     hub.server.stop_waiting_for_input();
     let late = client.ask(repeated(2, "Who?", &state, json!({ key: { "action": "accept" } }))).await;
     assert_eq!(late["error"]["code"], -32602, "it was given up");
@@ -229,17 +229,17 @@ async fn a_server_that_is_about_to_stop_waits_for_nobodys_input() {
 
 #[tokio::test]
 async fn calls_that_wait_for_input_are_bounded_in_number_and_time() {
-    let hub = Hub::new(Limits { parked_max: 1, ..Limits::default() });
+    let hub = Hub::new(Limits { suspended_max: 1, ..Limits::default() });
     let mut client = hub.connect();
-    parked(&mut client, 1).await;
+    suspended(&mut client, 1).await;
     let refused = client.ask(stateless(call(2, "test_elicitation", json!({ "message": "Who?" })), elicitation())).await;
     assert_eq!(refused["error"]["code"], -31000);
-    let hub = Hub::new(Limits { parked_max: 1, parked_time_max: Duration::ZERO, ..Limits::default() });
+    let hub = Hub::new(Limits { suspended_max: 1, suspended_time_max: Duration::ZERO, ..Limits::default() });
     let mut client = hub.connect();
-    let (key, state) = parked(&mut client, 1).await;
+    let (key, state) = suspended(&mut client, 1).await;
     let late = client.ask(repeated(3, "Who?", &state, json!({ key: { "action": "accept" } }))).await;
     assert_eq!(late["error"]["code"], -32602);
-    parked(&mut client, 4).await;
+    suspended(&mut client, 4).await;
 }
 
 #[tokio::test]

@@ -550,7 +550,7 @@ async fn a_server_that_stops_lets_go_and_a_former_attempt_is_not_heard() {
     let mut hub = Hub::new(Store::new());
     let id = begin(&mut hub.connect("ann"), "safe").await;
     hub.told("running").await;
-    within(hub.server.put_tasks_aside()).await;
+    within(hub.server.suspend_tasks()).await;
     hub.told("ended").await;
     assert_eq!(hub.store.rows.lock().unwrap()[&id].1, 0, "nobody holds it");
     // A hub that was only thought dead goes on, and says so too late.

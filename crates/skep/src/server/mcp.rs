@@ -42,9 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, Parts,
-    behind::Behind,
     http::{Shared, identified},
     tasks::Kept,
+    upstream_service::UpstreamService,
 };
 use crate::hub::{
     admission::Refused,
@@ -81,7 +81,7 @@ pub(super) struct Mcp {
     has_prefix: bool,
     lists_tools: bool,
     /// The servers behind the gateway, and how they were configured.
-    behind: tokio::sync::Mutex<BTreeMap<String, (Upstream, Arc<Behind>)>>,
+    upstreams: tokio::sync::Mutex<BTreeMap<String, (Upstream, Arc<UpstreamService>)>>,
 }
 
 /// Without a prefix, names can be told apart for one server only.
@@ -100,8 +100,8 @@ impl Mcp {
             sessions_max: options.sessions_max,
             session_idle_max: options.session_idle_max,
             task_after: options.task_after,
-            parked_of_one_max: part(whole.parked_max, share),
-            parked_bytes_of_one_max: part(whole.parked_bytes_max, share),
+            suspended_of_one_max: part(whole.suspended_max, share),
+            suspended_bytes_of_one_max: part(whole.suspended_bytes_max, share),
             memories: calls.answers.clone(),
             ..whole
         };
@@ -119,25 +119,25 @@ impl Mcp {
             own,
             has_prefix: options.prefix,
             lists_tools: !options.searches_tools,
-            behind: Default::default(),
+            upstreams: Default::default(),
         };
-        let mut behind = BTreeMap::new();
-        mcp.put(&mut behind, calls.catalogue.upstreams().configs())?;
+        let mut services = BTreeMap::new();
+        mcp.put(&mut services, calls.catalogue.upstreams().configs())?;
         mcp.server.keep_tasks(); // not before its tools are there
-        Ok(Mcp { behind: behind.into(), ..mcp })
+        Ok(Mcp { upstreams: services.into(), ..mcp })
     }
 
     /// Have these servers behind the gateway from now on. Those that are as before are left alone; calls of the others may
     /// end.
     pub(super) async fn set(&self, configs: Vec<Upstream>) -> Result<(), NotOne> {
-        let mut behind = self.behind.lock().await;
+        let mut services = self.upstreams.lock().await;
         self.may_be(configs.len())?;
         let upstreams = self.own.calls.catalogue.upstreams();
         let is_gone = |name: &&String| !configs.iter().any(|config| config.name == **name);
-        let removed: Vec<_> = behind.keys().filter(is_gone).map(|name| upstreams.remove(name)).collect();
+        let removed: Vec<_> = services.keys().filter(is_gone).map(|name| upstreams.remove(name)).collect();
         let added: Vec<_> = configs.iter().map(|config| upstreams.add(config.clone())).collect();
-        self.put(&mut behind, configs)?;
-        drop(behind);
+        self.put(&mut services, configs)?;
+        drop(services);
         tokio::join!(join_all(removed), join_all(added));
         Ok(())
     }
@@ -149,26 +149,26 @@ impl Mcp {
     /// Put them behind the gateway: of a server that is as before, its resources stay watched.
     fn put(
         &self,
-        behind: &mut BTreeMap<String, (Upstream, Arc<Behind>)>,
+        services: &mut BTreeMap<String, (Upstream, Arc<UpstreamService>)>,
         configs: Vec<Upstream>,
     ) -> Result<(), NotOne> {
         self.may_be(configs.len())?;
-        let mut before = std::mem::take(behind);
+        let mut before = std::mem::take(services);
         for config in configs {
             let kept = before.remove(&config.name).filter(|(known, _)| *known == config);
             let service = match (kept, self.own.calls.catalogue.upstreams().server(&config.name)) {
                 (Some((_, service)), _) => service,
-                (None, Ok(server)) => Arc::new(Behind::new(&self.own.calls, server)),
+                (None, Ok(server)) => Arc::new(UpstreamService::new(&self.own.calls, server)),
                 (None, Err(_)) => continue, // it was removed just now
             };
-            behind.insert(config.name.clone(), (config, service));
+            services.insert(config.name.clone(), (config, service));
         }
-        let origin = |(name, (_, service)): (&String, &(Upstream, Arc<Behind>))| {
+        let origin = |(name, (_, service)): (&String, &(Upstream, Arc<UpstreamService>))| {
             let name = if self.has_prefix { name.clone() } else { String::new() };
             let service = Arc::clone(service) as Arc<dyn Backend>;
             Origin { name, service, lists_tools: self.lists_tools }
         };
-        let mut origins: Vec<Origin> = behind.iter().map(origin).collect();
+        let mut origins: Vec<Origin> = services.iter().map(origin).collect();
         if self.has_prefix {
             let service = Arc::clone(&self.own) as Arc<dyn Backend>;
             origins.push(Origin { name: String::new(), service, lists_tools: true });

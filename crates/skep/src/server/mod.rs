@@ -14,7 +14,6 @@
 //! drain time; then MCP tasks are released, for the next start or another hub, and the rest is cancelled, which kills
 //! its sandboxes; then the connections are closed.
 
-mod behind;
 mod body;
 mod calls;
 mod connections;
@@ -38,6 +37,7 @@ mod tcp;
 mod tls;
 mod tokens;
 mod unix;
+mod upstream_service;
 
 use std::{
     collections::BTreeMap,
@@ -404,7 +404,7 @@ impl Listeners {
         accepting.wait().await;
         drop(unix_socket); // its file goes with the last listener
         let calls_cancelled = hub.calls.admission.settle(options.drain_time).await;
-        hub.mcp.server.put_tasks_aside().await; // first, so that being cancelled is not taken for their end
+        hub.mcp.server.suspend_tasks().await; // first, so that being cancelled is not taken for their end
         hub.calls.admission.drain(Duration::ZERO).await;
         upkeep.cancel();
         hub.mcp.server.stop().await; // ends streams, which would otherwise keep their connections

@@ -13,7 +13,7 @@ use crate::{
     message::{Incoming, parse},
     server::{
         Server, Share,
-        session::{Customs, Session},
+        session::{Session, SessionOptions},
         sink::{Outbox, Text, Unwritten},
     },
 };
@@ -25,7 +25,7 @@ const QUEUE_MAX: usize = 64;
 pub(super) async fn open(State(server): State<Server>, request: HttpRequest) -> Reply {
     let principal = principal(&request);
     let (to, waiting, unwritten) = Outbox::open(QUEUE_MAX, server.inner.limits.memories.of(principal.name()));
-    let session = Session::new(&server.inner, principal, to, Customs::default());
+    let session = Session::new(&server.inner, principal, to, SessionOptions::default());
     if let Err(error) = server.inner.sessions.insert(&session) {
         return failure(StatusCode::SERVICE_UNAVAILABLE, None, &error);
     }

@@ -17,7 +17,7 @@ use crate::{
     revision::Revision,
     server::{
         Server, Share,
-        session::{Customs, Session, Work},
+        session::{Session, SessionOptions, Work},
         sink::{EventStream, Reader, Sink, StreamEvent, Text},
     },
 };
@@ -39,7 +39,7 @@ pub(super) async fn receive(
         let limits = &server.inner.limits;
         let unsolicited = Arc::new(EventStream::new(0, limits, &server.inner.backlog));
         server.inner.backlog.add(&unsolicited);
-        Session::new(&server.inner, Arc::clone(principal), Sink::Stream(unsolicited), Customs::default())
+        Session::new(&server.inner, Arc::clone(principal), Sink::Stream(unsolicited), SessionOptions::default())
     } else {
         match find(server, headers, principal) {
             Ok(session) => session,

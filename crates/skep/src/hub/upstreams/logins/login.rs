@@ -273,7 +273,7 @@ impl Begun {
         let done = CancellationToken::new();
         let serving = axum::serve(listener, router).with_graceful_shutdown(done.clone().cancelled_owned());
         let finishing = async {
-            let Came { query, reply } = timeout(time_max, answer_to(&login, &mut answers))
+            let Callback { query, reply } = timeout(time_max, answer_to(&login, &mut answers))
                 .await
                 .map_err(|_| LoginError::TimedOut(time_max))?
                 .ok_or(LoginError::TimedOut(time_max))?;
@@ -323,13 +323,13 @@ async fn keep(
 }
 
 /// Somebody who came to the redirect URI, and waits for a page.
-struct Came {
+struct Callback {
     query: String,
     reply: oneshot::Sender<Result<(), String>>,
 }
 
 /// The answer to this login. What else comes is turned away: any page may send a browser here.
-async fn answer_to(login: &Login, answers: &mut mpsc::Receiver<Came>) -> Option<Came> {
+async fn answer_to(login: &Login, answers: &mut mpsc::Receiver<Callback>) -> Option<Callback> {
     loop {
         let came = answers.recv().await?;
         if login.is_answered_by(&came.query) {
@@ -339,10 +339,10 @@ async fn answer_to(login: &Login, answers: &mut mpsc::Receiver<Came>) -> Option<
     }
 }
 
-async fn came_back(State(tell): State<mpsc::Sender<Came>>, RawQuery(query): RawQuery) -> Response {
+async fn came_back(State(tell): State<mpsc::Sender<Callback>>, RawQuery(query): RawQuery) -> Response {
     let (reply, replied) = oneshot::channel();
     let over = || Err("the login is over".to_owned());
-    let outcome = match tell.send(Came { query: query.unwrap_or_default(), reply }).await {
+    let outcome = match tell.send(Callback { query: query.unwrap_or_default(), reply }).await {
         Ok(()) => replied.await.unwrap_or_else(|_| over()),
         Err(_) => over(),
     };

@@ -25,7 +25,7 @@ use super::{
 use crate::message::ErrorObject;
 
 /// The calls that wait.
-pub(super) struct Parked {
+pub(super) struct SuspendedCalls {
     calls: Mutex<HashMap<String, Waiting>>,
     /// Tells our states from those of servers behind this one, which may be of the same kind and pass through.
     prefix: String,
@@ -64,12 +64,12 @@ impl Size {
 }
 
 struct Waiting {
-    call: ParkedCall,
+    call: SuspendedCall,
     until: Instant,
 }
 
 /// A call that waits, and what it waits for.
-pub(super) struct ParkedCall {
+pub(super) struct SuspendedCall {
     pub(super) exchange: Exchange,
     /// What was asked and not yet answered, by its key.
     pub(super) asked: Vec<(String, Asked)>,
@@ -97,14 +97,14 @@ impl Identity {
     }
 }
 
-impl Parked {
-    pub(super) fn new(limits: &Limits) -> Parked {
-        Parked {
+impl SuspendedCalls {
+    pub(super) fn new(limits: &Limits) -> SuspendedCalls {
+        SuspendedCalls {
             calls: Mutex::default(),
             prefix: format!("waiting-{}-", unguessable()),
-            all_max: Size { calls: limits.parked_max, bytes: limits.parked_bytes_max },
-            of_one_max: Size { calls: limits.parked_of_one_max, bytes: limits.parked_bytes_of_one_max },
-            time_max: limits.parked_time_max,
+            all_max: Size { calls: limits.suspended_max, bytes: limits.suspended_bytes_max },
+            of_one_max: Size { calls: limits.suspended_of_one_max, bytes: limits.suspended_bytes_of_one_max },
+            time_max: limits.suspended_time_max,
             is_closed: AtomicBool::new(false),
         }
     }
@@ -117,7 +117,7 @@ impl Parked {
     }
 
     /// Put a call aside. Returns the state with which it is taken up again.
-    pub(super) fn put(&self, call: ParkedCall) -> Result<String, ErrorObject> {
+    pub(super) fn put(&self, call: SuspendedCall) -> Result<String, ErrorObject> {
         let now = Instant::now();
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let expired: Vec<_> = calls.extract_if(|_, waiting| waiting.until <= now).collect();
@@ -135,7 +135,7 @@ impl Parked {
     }
 
     /// Why a call cannot wait, and what its caller can do.
-    fn refusal(&self, calls: &HashMap<String, Waiting>, call: &ParkedCall) -> Option<String> {
+    fn refusal(&self, calls: &HashMap<String, Waiting>, call: &SuspendedCall) -> Option<String> {
         if self.is_closed.load(Ordering::SeqCst) {
             return Some("the server is stopping, and cannot wait for input any more".to_owned());
         }
@@ -156,7 +156,7 @@ impl Parked {
         &self,
         state: &RawValue,
         identity: impl FnOnce() -> Identity,
-    ) -> Option<Result<ParkedCall, ErrorObject>> {
+    ) -> Option<Result<SuspendedCall, ErrorObject>> {
         let state: String = serde_json::from_str(state.get()).ok()?;
         if !state.starts_with(&self.prefix) {
             return None;

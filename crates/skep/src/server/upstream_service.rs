@@ -26,16 +26,16 @@ use crate::hub::{
 };
 
 /// One of them.
-pub(super) struct Behind {
+pub(super) struct UpstreamService {
     calls: Arc<Calls>,
     server: Arc<Server>,
     /// The resources that somebody watches: the server is told once.
     watched: RwLock<HashMap<String, Weak<Watched>>>,
 }
 
-impl Behind {
-    pub(super) fn new(calls: &Arc<Calls>, server: Arc<Server>) -> Behind {
-        Behind { calls: Arc::clone(calls), server, watched: RwLock::default() }
+impl UpstreamService {
+    pub(super) fn new(calls: &Arc<Calls>, server: Arc<Server>) -> UpstreamService {
+        UpstreamService { calls: Arc::clone(calls), server, watched: RwLock::default() }
     }
 
     /// What the tool that is called has for a name at this hub.
@@ -59,7 +59,7 @@ impl Behind {
     }
 }
 
-impl Service for Behind {
+impl Service for UpstreamService {
     fn describe(&self) -> Description {
         Description { info: json!({ "name": self.server.name() }), capabilities: json!({}), instructions: None }
     }
@@ -101,7 +101,7 @@ impl Service for Behind {
     }
 }
 
-impl Backend for Behind {
+impl Backend for UpstreamService {
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
             let actor = actor_of(&caller.principal);
@@ -121,7 +121,7 @@ impl Backend for Behind {
 
 /// Stops watching when it goes.
 struct Watched {
-    behind: Arc<Behind>,
+    behind: Arc<UpstreamService>,
     uri: String,
 }
 
