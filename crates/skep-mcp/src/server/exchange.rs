@@ -18,7 +18,7 @@ use crate::{
 };
 use serde_json::value::RawValue;
 
-/// Nothing happens unless it is polled through [`Exchange::next`], so it may be put aside and taken up again. Dropping
+/// Nothing happens unless it is polled through [`Exchange::next`], so it may be suspended and taken up again. Dropping
 /// it cancels the call.
 pub(super) struct Exchange {
     handler: BoxFuture<Outcome>,

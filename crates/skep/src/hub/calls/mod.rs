@@ -184,22 +184,33 @@ impl Calls {
     pub fn new(catalogue: Catalogue, workspace: Dir, outputs: Dir, limits: Limits) -> Calls {
         let half =
             || MemoryShares::new(limits.messages_bytes_max / 2, limits.principal_share, limits.message_bytes_max);
-        let (incoming, outgoing) = (Arc::new(half()), half());
+        let (incoming, outgoing) = (half(), half());
         let answers = Memories::new(move |principal| outgoing.of(principal));
         catalogue.upstreams().count_answers(&answers);
-        let admission = Admission::new(limits.calls.clone(), limits.principal_share);
-        Calls { admission, incoming, answers, limits, ..Calls::within(catalogue, workspace, outputs) }
+        Calls::of(catalogue, workspace, outputs, limits, incoming, answers)
     }
 
     /// Calls that nobody but this process makes, which bounds them itself: the agents of a run, a command.
     pub fn within(catalogue: Catalogue, workspace: Dir, outputs: Dir) -> Calls {
         let limits = Limits { calls: admission::Limits::none(), principal_share: 1.0, ..Limits::default() };
+        let incoming = MemoryShares::new(limits.messages_bytes_max, limits.principal_share, limits.message_bytes_max);
+        Calls::of(catalogue, workspace, outputs, limits, incoming, Memories::default())
+    }
+
+    fn of(
+        catalogue: Catalogue,
+        workspace: Dir,
+        outputs: Dir,
+        limits: Limits,
+        incoming: MemoryShares,
+        answers: Memories,
+    ) -> Calls {
         Calls {
             catalogue: Arc::new(catalogue),
             admission: Admission::new(limits.calls.clone(), limits.principal_share),
             log: CallLog::default(),
-            incoming: Arc::new(MemoryShares::new(limits.messages_bytes_max, 1.0, limits.message_bytes_max)),
-            answers: Memories::default(),
+            incoming: Arc::new(incoming),
+            answers,
             limits,
             workspace,
             outputs,
