@@ -6,7 +6,10 @@
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
-use crate::Namespace;
+use crate::{
+    Namespace,
+    limits::{Invalid, check_name},
+};
 
 /// The authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +101,8 @@ impl Right for Operate {
 /// Proof that an actor has a right. Cheap to clone.
 pub struct Permit<R = Write> {
     actor: Arc<Actor>,
+    /// Where the actor has it; without one, in the namespace of its team.
+    workspace: Option<Arc<Namespace>>,
     right: PhantomData<fn() -> R>,
 }
 
@@ -147,7 +152,31 @@ impl fmt::Display for Actor {
 
 impl<R> Permit<R> {
     fn of(actor: &Arc<Actor>) -> Permit<R> {
-        Permit { actor: Arc::clone(actor), right: PhantomData }
+        Permit { actor: Arc::clone(actor), workspace: None, right: PhantomData }
+    }
+
+    /// The same right in one of the team's workspaces, where it is an agent of this name that acts. Without a workspace,
+    /// in the team's own namespace; without an agent, whoever acts already.
+    ///
+    /// # Errors
+    ///
+    /// If one of the names cannot be one.
+    pub fn within(&self, workspace: Option<&str>, agent: Option<&str>) -> Result<Permit<R>, Invalid> {
+        let actor = match agent {
+            None => Arc::clone(&self.actor),
+            Some(agent) => {
+                check_name("agent", agent)?;
+                Arc::new(Actor { agent: Some(agent.into()), ..(*self.actor).clone() })
+            }
+        };
+        let workspace = match workspace {
+            None => None,
+            Some(workspace) => {
+                check_name("task_id", workspace)?;
+                Some(Arc::new(self.actor.team.workspace(workspace)))
+            }
+        };
+        Ok(Permit { actor, workspace, right: PhantomData })
     }
 
     /// Who has the right.
@@ -157,20 +186,20 @@ impl<R> Permit<R> {
 
     /// The namespace in which the actor has it.
     pub fn namespace(&self) -> &Namespace {
-        &self.actor.team
+        self.workspace.as_deref().unwrap_or(&self.actor.team)
     }
 }
 
 impl Permit<Write> {
     /// The right to read, which comes with the right to write.
     pub fn to_read(&self) -> Permit<Read> {
-        Permit::of(&self.actor)
+        Permit { actor: Arc::clone(&self.actor), workspace: self.workspace.clone(), right: PhantomData }
     }
 }
 
 impl<R> Clone for Permit<R> {
     fn clone(&self) -> Permit<R> {
-        Permit::of(&self.actor)
+        Permit { actor: Arc::clone(&self.actor), workspace: self.workspace.clone(), right: PhantomData }
     }
 }
 
@@ -211,6 +240,25 @@ mod tests {
         let permit: Permit = ann.permit().unwrap();
         assert!(Arc::ptr_eq(permit.actor(), &ann) && Arc::ptr_eq(permit.to_read().actor(), &ann));
         assert_eq!(permit.namespace(), &Namespace::team("t"));
+    }
+
+    #[test]
+    fn a_right_holds_in_the_workspaces_of_the_team_and_for_the_agents_of_the_principal() {
+        let ann = Actor::member("ann", Namespace::team("t"));
+        let permit: Permit = ann.permit().unwrap();
+        let inside = permit.within(Some("w"), Some("coder")).unwrap();
+        assert_eq!(inside.namespace(), &Namespace::team("t").workspace("w"));
+        assert_eq!(
+            (inside.clone().namespace(), inside.to_read().namespace()),
+            (inside.namespace(), inside.namespace())
+        );
+        assert_eq!(inside.actor().to_string(), "ann/coder");
+        let outside = inside.within(None, None).unwrap();
+        assert_eq!(outside.namespace(), &Namespace::team("t"));
+        assert_eq!(outside.actor().to_string(), "ann/coder");
+        for name in ["", "a\nb", &"x".repeat(513)] {
+            assert!(permit.within(Some(name), None).is_err() && permit.within(None, Some(name)).is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -57,9 +57,14 @@ pub enum ToolError {
     /// A rule forbids it: do not try again.
     #[error("{0}")]
     Denied(String),
-    /// What it would change has changed meanwhile: look at it again.
-    #[error("{0}")]
-    Conflict(String),
+    /// What it would change has changed meanwhile, or is another's: look at it again.
+    #[error("{message}")]
+    Conflict {
+        /// One sentence.
+        message: String,
+        /// What is there instead: members of the JSON answer.
+        detail: Map<String, Value>,
+    },
     /// Too much at once: try again later.
     #[error("{0}")]
     Busy(String),
@@ -92,6 +97,11 @@ impl ToolError {
         ToolError::Failed { message: message.into(), detail: Map::new() }
     }
 
+    /// What it would change has changed meanwhile, and there is no more to say.
+    pub fn conflict(message: impl Into<String>) -> ToolError {
+        ToolError::Conflict { message: message.into(), detail: Map::new() }
+    }
+
     /// One argument is wrong; `name` is that of a member of the arguments.
     pub fn argument(name: &str, message: impl Into<String>) -> ToolError {
         ToolError::InvalidArguments(vec![Fault { pointer: format!("/{name}"), message: message.into() }])
@@ -106,7 +116,7 @@ impl ToolError {
             ToolError::TimedOut { .. } => "timed_out",
             ToolError::Unavailable { .. } | ToolError::NoServer { .. } => "unavailable",
             ToolError::Denied(_) => "denied",
-            ToolError::Conflict(_) => "conflict",
+            ToolError::Conflict { .. } => "conflict",
             ToolError::Busy(_) => "busy",
             ToolError::Cancelled => "cancelled",
         }
@@ -129,7 +139,9 @@ impl ToolError {
         answer.insert("code".into(), self.code().into());
         answer.insert("message".into(), self.to_string().into());
         match self {
-            ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. } => {
+            ToolError::Failed { detail, .. }
+            | ToolError::TimedOut { detail, .. }
+            | ToolError::Conflict { detail, .. } => {
                 for (name, value) in detail {
                     answer.entry(name.clone()).or_insert_with(|| value.clone());
                 }

@@ -219,7 +219,7 @@ impl Problem {
             Kind::Unavailable => ToolError::Unavailable { message, cure: cure.unwrap_or_default() },
             Kind::ServerUnavailable => ToolError::NoServer { message, retry_after: ms(retry_after_ms) },
             Kind::Denied => ToolError::Denied(message),
-            Kind::Conflict => ToolError::Conflict(message),
+            Kind::Conflict => ToolError::Conflict { message, detail: output },
             Kind::Busy => ToolError::Busy(message),
             Kind::Cancelled => ToolError::Cancelled,
             kind => {
@@ -241,7 +241,7 @@ impl From<&ToolError> for Kind {
             ToolError::Unavailable { .. } => Kind::Unavailable,
             ToolError::NoServer { .. } => Kind::ServerUnavailable,
             ToolError::Denied(_) => Kind::Denied,
-            ToolError::Conflict(_) => Kind::Conflict,
+            ToolError::Conflict { .. } => Kind::Conflict,
             ToolError::Busy(_) => Kind::Busy,
             ToolError::Cancelled => Kind::Cancelled,
         }
@@ -255,7 +255,9 @@ impl From<ToolError> for Problem {
         let (detail, fields) = match error {
             ToolError::Unknown { nearest, .. } => (detail, Fields { nearest, ..none }),
             ToolError::InvalidArguments(faults) => (detail, Fields { faults, ..none }),
-            ToolError::Failed { detail: output, .. } => (detail, Fields { output, ..none }),
+            ToolError::Failed { detail: output, .. } | ToolError::Conflict { detail: output, .. } => {
+                (detail, Fields { output, ..none })
+            }
             ToolError::TimedOut { after, detail: output, .. } => {
                 (detail, Fields { deadline_ms: ms(after), output, ..none })
             }
@@ -264,9 +266,7 @@ impl From<ToolError> for Problem {
                 (detail, Fields { retry_after_ms: ms(retry_after).map(|ms| ms.max(1)), ..none })
             }
             ToolError::Busy(_) => return Problem::busy(kind, detail),
-            ToolError::NoServer { .. } | ToolError::Denied(_) | ToolError::Conflict(_) | ToolError::Cancelled => {
-                (detail, none)
-            }
+            ToolError::NoServer { .. } | ToolError::Denied(_) | ToolError::Cancelled => (detail, none),
         };
         Problem::with(kind, detail, fields)
     }
@@ -288,7 +288,7 @@ mod tests {
             ToolError::Unknown { name: "bash".to_owned(), nearest: Some("dash".to_owned()) },
             ToolError::InvalidArguments(vec![fault("/a/b", "one"), fault("", "two")]),
             ToolError::Failed { message: "it failed; badly".to_owned(), detail: detail.clone() },
-            ToolError::TimedOut { tool: "bash".to_owned(), after: Duration::from_millis(1250), detail },
+            ToolError::TimedOut { tool: "bash".to_owned(), after: Duration::from_millis(1250), detail: detail.clone() },
             ToolError::Unavailable {
                 message: "no tesseract; none at all".to_owned(),
                 cure: "apt install it".to_owned(),
@@ -296,7 +296,7 @@ mod tests {
             ToolError::NoServer { message: "it is gone".to_owned(), retry_after: Duration::ZERO },
             ToolError::NoServer { message: "it is tired".to_owned(), retry_after: Duration::from_millis(2500) },
             ToolError::Denied("no".to_owned()),
-            ToolError::Conflict("it changed".to_owned()),
+            ToolError::Conflict { message: "it changed".to_owned(), detail },
             ToolError::Busy("later".to_owned()),
             ToolError::Cancelled,
         ]

@@ -19,23 +19,38 @@ use crate::{Json, run::RunId};
 /// Blobs that one statement deletes.
 const DELETED_AT_ONCE_MAX: usize = 500;
 
-/// The tables whose rows name blobs, each with the column that has the run of a row.
-fn naming() -> [(&'static Table, &'static str); 2] {
-    [(&*tasks::TABLE, "run"), (&*runs::TABLE, "id")]
+/// A column that names blobs.
+struct Naming {
+    table: &'static str,
+    column: String,
+    /// What people call a row, as an expression.
+    subject: &'static str,
+    /// The run of a row, as an expression.
+    run: &'static str,
+}
+
+/// All of them.
+fn naming() -> impl Iterator<Item = Naming> {
+    const NO_RUN: &str = "cast(null as text)";
+    let of = |table: &'static Table, subject, run| {
+        table.blobs().map(move |column| Naming { table: table.name, column, subject, run })
+    };
+    let in_column = |table, column: &str, subject| Naming { table, column: column.to_owned(), subject, run: NO_RUN };
+    let shared = [
+        in_column("revision", "sha256", "'file ' || path"),
+        in_column("message", "body_blob", "'message ' || number"),
+        in_column("memory", "value_blob", "'memory ' || id"),
+    ];
+    of(&tasks::TABLE, "'task ' || id", "run").chain(of(&runs::TABLE, "'run ' || id", "id")).chain(shared)
 }
 
 /// Every name of a blob, as a table: in which namespace and run, a subject for people, and the hash.
 pub(super) fn names() -> String {
-    let of = |(table, run): (&'static Table, &'static str)| {
-        let name = table.name;
-        table.blobs().map(move |blob| {
-            let is_set = sql::is_set(&blob);
-            format!(
-                "select namespace, {run} as run, '{name} ' || id as subject, {blob} as sha256 from {name} where {is_set}"
-            )
-        })
+    let of = |Naming { table, column, subject, run }| {
+        let is_set = sql::is_set(&column);
+        format!("select namespace, {run} as run, {subject} as subject, {column} as sha256 from {table} where {is_set}")
     };
-    let each: Vec<String> = naming().into_iter().flat_map(of).collect();
+    let each: Vec<String> = naming().map(of).collect();
     format!("({})", each.join(" union all "))
 }
 
@@ -64,13 +79,10 @@ impl Tx<'_> {
         if hashes.is_empty() {
             return Ok(());
         }
-        let unnamed = |(table, _): (&'static Table, _)| {
-            let named = move |blob: String| {
-                format!("select 1 from {0} t where t.namespace = $3 and t.{blob} = blob.sha256", table.name)
-            };
-            table.blobs().map(move |blob| sql::none(&named(blob)))
+        let unnamed = |Naming { table, column, .. }| {
+            sql::none(&format!("select 1 from {table} t where t.namespace = $3 and t.{column} = blob.sha256"))
         };
-        let unnamed: Vec<String> = naming().into_iter().flat_map(unnamed).collect();
+        let unnamed: Vec<String> = naming().map(unnamed).collect();
         let (any, unnamed) = (self.sql.any(2), unnamed.join(" and "));
         let sql = format!("delete from blob where namespace = $1 and sha256 {any} and {unnamed}");
         for hashes in hashes.chunks(DELETED_AT_ONCE_MAX) {

@@ -109,6 +109,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         oldest: 11,
         sql: Text::Same(include_str!("../../migrations/0013_actors.sql")),
     },
+    Migration {
+        number: 14,
+        name: "shared_state",
+        oldest: 11,
+        sql: Text::Each {
+            sqlite: include_str!("../../migrations/0014_shared_state.sqlite.sql"),
+            postgres: include_str!("../../migrations/0014_shared_state.postgres.sql"),
+        },
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -13,10 +13,12 @@ mod observe_screen;
 mod page;
 mod sandboxed;
 pub mod search;
+mod shared;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
+use skep_core::app::App;
 
 use crate::{
     model::{self, Model},
@@ -36,6 +38,8 @@ pub struct Parts {
     pub search: search::Settings,
     /// What generated code may use.
     pub code: code::Policy,
+    /// What agents share, where this process has a store.
+    pub app: Option<App>,
 }
 
 impl Parts {
@@ -47,6 +51,7 @@ impl Parts {
             model: Model::new(&model::Settings::default(), |_| None),
             search: search::Settings::default(),
             code: code::Policy::default(),
+            app: None,
         }
     }
 }

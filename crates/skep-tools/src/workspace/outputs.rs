@@ -43,7 +43,7 @@ impl Outputs {
         let path = self.target(path);
         let shown = shown(&path);
         if !self.root.write_if_same(&path, bytes, seen).map_err(|error| refused(&shown, &error))? {
-            return Err(ToolError::Conflict(format!(
+            return Err(ToolError::conflict(format!(
                 "{shown} was changed by another call meanwhile, so it was not written; read it again"
             )));
         }

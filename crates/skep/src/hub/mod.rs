@@ -98,7 +98,7 @@ impl Hub {
         let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
         let logins = Logins::new(&settings.home, settings.web.clone());
         let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
-        let tools = tools(settings, &sandbox, &upstreams);
+        let tools = tools(settings, &sandbox, &upstreams, store.as_ref());
         let catalogue = Catalogue::new(tools).with_upstreams(upstreams);
         let (workspace, outputs) = (workspace.clone(), outputs.clone());
         let calls = match callers {
@@ -120,13 +120,14 @@ impl Hub {
 }
 
 /// Skep's own tools, as the settings have them.
-fn tools(settings: &Settings, sandbox: &SandboxOnDemand, upstreams: &Upstreams) -> Vec<Tool> {
+fn tools(settings: &Settings, sandbox: &SandboxOnDemand, upstreams: &Upstreams, store: Option<&Store>) -> Vec<Tool> {
     let parts = Parts {
         sandbox: sandbox.clone(),
         web: net::Client::new(&settings.web),
         model: model(settings),
         search: settings.search.clone(),
         code: settings.code.clone(),
+        app: store.map(|store| store.app.clone()),
     };
     let (allow, deny) = (&settings.tools.allow, &settings.tools.deny);
     let is_on = |tool: &Tool| {

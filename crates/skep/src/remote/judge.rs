@@ -68,7 +68,7 @@ fn error_in_s0(call: &Call, mut answer: Map<String, Value>) -> ToolError {
         }
         "unavailable" => ToolError::NoServer { message, retry_after: Duration::ZERO },
         "denied" => ToolError::Denied(message),
-        "conflict" => ToolError::Conflict(message),
+        "conflict" => ToolError::Conflict { message, detail: answer },
         "busy" => ToolError::Busy(message),
         _ => ToolError::Failed { message, detail: answer },
     }
@@ -144,7 +144,7 @@ mod tests {
             ),
             ("unavailable", ToolError::NoServer { message: message(), retry_after: Duration::ZERO }),
             ("denied", ToolError::Denied(message())),
-            ("conflict", ToolError::Conflict(message())),
+            ("conflict", ToolError::Conflict { message: message(), detail: detail() }),
             ("busy", ToolError::Busy(message())),
             ("failed", ToolError::Failed { message: message(), detail: detail() }),
             ("of another program", ToolError::Failed { message: message(), detail: detail() }),

@@ -13,7 +13,11 @@ const STREAMS: [&str; 2] = ["stdout", "stderr"];
 /// The failure that a task keeps of this error.
 pub(super) fn failure(error: &ToolError) -> Failure {
     let message = error.to_string();
-    let (ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) = error else { return message.into() };
+    let (ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. } | ToolError::Conflict { detail, .. }) =
+        error
+    else {
+        return message.into();
+    };
     let mut text = message.clone();
     for (name, printed) in STREAMS.iter().filter_map(|name| Some((name, detail.get(*name)?.as_str()?))) {
         let printed = printed.trim_end();

@@ -89,7 +89,7 @@ fn edit(context: &Context, arguments: &Arguments) -> Result<Answer, ToolError> {
     let mut tries = 1..TRIES_MAX;
     loop {
         match edit_once(context, arguments) {
-            Err(ToolError::Conflict(_)) if tries.next().is_some() => {}
+            Err(ToolError::Conflict { .. }) if tries.next().is_some() => {}
             result => return result,
         }
     }
@@ -110,7 +110,7 @@ fn edit_once(context: &Context, arguments: &Arguments) -> Result<Answer, ToolErr
         // The same edit again, after a call that was cut off, gives the same copy.
         if copy.is_some_and(|copy| copy != old.as_bytes() && copy != new.as_bytes()) {
             let copy = format!("{OUTPUTS}/{}", target.display());
-            return Err(ToolError::Conflict(format!(
+            return Err(ToolError::conflict(format!(
                 "{copy} is an edited copy of {path} already, and this edit would undo what was edited there: edit {copy} \
                  instead, or replace it with file_write"
             )));

@@ -50,7 +50,7 @@ fn keep_instead_of(context: &Context, path: &str, base_sha256: &str, bytes: &[u8
     if old.is_none_or(|old| !sha256(&old).eq_ignore_ascii_case(base_sha256)) {
         let message =
             "is not the file that base_sha256 stands for any more; read it again, and write what follows from that";
-        return Err(ToolError::Conflict(format!("{path} {message}")));
+        return Err(ToolError::conflict(format!("{path} {message}")));
     }
     keep_if_same(context, path, bytes, &seen)
 }

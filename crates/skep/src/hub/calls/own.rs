@@ -48,7 +48,9 @@ async fn counted(tool: &Tool, cache: &Cache, arguments: Value, context: Context)
     let result = checked(tool, cache, arguments, context).await;
     let members = match &result {
         Ok(answer) => &answer.value,
-        Err(ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. }) => detail,
+        Err(
+            ToolError::Failed { detail, .. } | ToolError::TimedOut { detail, .. } | ToolError::Conflict { detail, .. },
+        ) => detail,
         Err(_) => return result,
     };
     let made = cancel.run_until_cancelled(room.make_for(members, deadline.into())).await;

@@ -1,0 +1,141 @@
+-- What agents that work together share: files with claims, steps, members, messages, memory. Each workspace of a team
+-- is a namespace of its own, and numbers its steps, its messages and its claims' tokens itself, without gaps.
+
+alter table namespace add column first_step bigint not null default 1;
+alter table namespace add column last_step bigint not null default 0;
+alter table namespace add column first_message bigint not null default 1;
+alter table namespace add column last_message bigint not null default 0;
+alter table namespace add column last_token bigint not null default 0;
+
+create table file (
+    namespace bigint not null,
+    path      text not null,
+    twin      text not null,    -- the path as file systems see it that take `A` for `a`: no two files have the same
+    revision  bigint not null,  -- the newest; what follows is of that one
+    sha256    text,             -- of the contents, which are a blob; null: the file was deleted
+    size      bigint not null,
+    author    text,             -- the principal; null: unknown
+    agent     text,             -- which of the principal's agents, if one
+    at        bigint not null,
+    primary key (namespace, path)
+);
+create unique index file_twin on file (namespace, twin);
+
+create table revision (
+    namespace bigint not null,
+    path      text not null,
+    number    bigint not null,  -- 1, 2, 3, … of its file
+    base      bigint not null,  -- the revision that its author had seen; 0: none
+    sha256    text,
+    size      bigint not null,
+    author    text,
+    agent     text,
+    at        bigint not null,
+    primary key (namespace, path, number)
+);
+create index revision_blob on revision (namespace, sha256) where sha256 is not null;
+
+create table claim (
+    namespace bigint not null,
+    token     bigint not null,  -- given once, and never again
+    pattern   text not null,    -- a path, or a glob
+    is_glob   boolean not null,
+    is_shared boolean not null,
+    is_held   boolean not null, -- or else it waits for those before it
+    principal text not null,
+    agent     text,
+    at        bigint not null,  -- when it was asked for
+    until     bigint not null,  -- when it is over, unless it is renewed; what is over is not there for anybody
+    primary key (namespace, token)
+);
+create index claim_pattern on claim (namespace, pattern);
+create index claim_glob on claim (namespace, token) where is_glob;
+
+create table step (
+    namespace bigint not null,
+    number    bigint not null,
+    at        bigint not null,
+    principal text not null,
+    agent     text,
+    level     text not null,
+    message   text not null,
+    data      text,             -- JSON
+    primary key (namespace, number)
+);
+create index step_agent on step (namespace, agent, number) where agent is not null;
+
+create table member (
+    namespace bigint not null,
+    id        text not null,    -- the agent
+    principal text not null,    -- whose it is
+    role      text,
+    joined    bigint not null,
+    until     bigint not null,  -- when it is away, unless it is heard of by then
+    seen      bigint not null,  -- the last message to all that it has acknowledged
+    primary key (namespace, id)
+);
+
+create table message (
+    namespace bigint not null,
+    number    bigint not null,
+    at        bigint not null,
+    principal text not null,
+    sender    text,             -- the agent, if one
+    recipient text,             -- the agent; null: all
+    kind      text not null,
+    reply_to  bigint,           -- the number of a message
+    body      text not null,    -- JSON
+    body_blob text,
+    primary key (namespace, number)
+);
+create index message_to_all on message (namespace, number) where recipient is null;
+create index message_body_blob on message (namespace, body_blob) where body_blob is not null;
+
+create table inbox (
+    namespace bigint not null,
+    agent     text not null,
+    number    bigint not null,  -- of a message to this agent alone that it has not acknowledged
+    primary key (namespace, agent, number)
+);
+
+create table memory (
+    namespace  bigint not null,
+    id         text not null,   -- the key
+    value      text not null,   -- JSON
+    value_blob text,
+    revision   bigint not null,
+    author     text not null,
+    agent      text,
+    created    bigint not null,
+    updated    bigint not null,
+    expires    bigint,          -- null: never
+    primary key (namespace, id)
+);
+create index memory_expires on memory (namespace, expires) where expires is not null;
+create index memory_value_blob on memory (namespace, value_blob) where value_blob is not null;
+
+-- The words of the keys and values, to search for.
+create table memory_word (
+    namespace bigint not null,
+    word      text not null,
+    id        text not null,    -- the key of the entry
+    count     bigint not null,  -- how often it is there
+    primary key (namespace, word, id)
+);
+create index memory_word_entry on memory_word (namespace, id);
+
+-- Changes of other programs are noted, as of the tables before (see 0007).
+create trigger foreign_change after insert or update or delete on file for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('path');
+create trigger foreign_change after insert or update or delete on revision for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('path');
+create trigger foreign_change after insert or update or delete on claim for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('token');
+create trigger foreign_change after insert or update or delete on step for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('number');
+create trigger foreign_change after insert or update or delete on member for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('id');
+create trigger foreign_change after insert or update or delete on message for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('number');
+create trigger foreign_change after insert or update or delete on memory for each row
+    when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('id');

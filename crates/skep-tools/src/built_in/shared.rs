@@ -1,0 +1,38 @@
+//! What the tools have in common that work on what agents share: files, claims, steps, messages, memory.
+
+use skep_core::{
+    app::App,
+    limits::Invalid,
+    policy::{Permit, Right},
+};
+
+use crate::{error::ToolError, workspace::Context};
+
+/// The store, where this process has one.
+#[derive(Clone)]
+pub(super) struct Shared(pub(super) Option<App>);
+
+impl Shared {
+    /// The store's operations, and the caller's right in a workspace, or else in its team's own namespace. With `agent`,
+    /// it is one of the caller's agents that acts.
+    pub(super) fn open<R: Right>(
+        &self,
+        context: &Context,
+        workspace: Option<&str>,
+        agent: Option<&str>,
+    ) -> Result<(&App, Permit<R>), ToolError> {
+        let permit: Permit<R> =
+            context.permit.actor().permit().map_err(|denied| ToolError::Denied(denied.to_string()))?;
+        let permit = permit.within(workspace, agent).map_err(refused)?;
+        let app = self.0.as_ref().ok_or_else(|| ToolError::Unavailable {
+            message: "there is no store here to share anything in".into(),
+            cure: "call the tool on a hub (`skep serve`)".into(),
+        })?;
+        Ok((app, permit))
+    }
+}
+
+/// What the store refuses in any state, as a fault of the arguments.
+pub(super) fn refused(invalid: Invalid) -> ToolError {
+    ToolError::InvalidArguments(vec![crate::error::Fault { pointer: String::new(), message: invalid.to_string() }])
+}
