@@ -26,13 +26,17 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, config::DbConfig};
-use tokio::sync::{
-    mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot,
+use tokio::{
+    sync::{
+        mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot::{self, error::RecvError},
+    },
+    time::timeout,
 };
 
 use self::inbox::{Inbox, Sender, inbox};
@@ -54,6 +58,8 @@ const PATIENCE: u32 = 4;
 const PATIENCE_STEP: Duration = Duration::from_micros(20);
 /// Threads that read, at most.
 const READERS_MAX: usize = 4;
+/// How long a read waits while all readers are busy, before another one is started for it. Most reads take far less.
+const READ_PATIENCE: Duration = Duration::from_millis(2);
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 128;
 
@@ -95,14 +101,20 @@ impl Sqlite {
         F: AsyncFnOnce(&mut Sql<'_>) -> Result<T, DbError> + Send + 'static,
         T: Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let read: Read = Box::new(move |connection| {
             let _place = place;
             let result = catch_unwind(AssertUnwindSafe(|| ready(work(&mut Sql::Sqlite(connection)))));
             let _ = reply.send(result); // fails if the caller has left
         });
-        self.readers.send(read)?;
-        answer.await.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
+        let has_to_wait = self.readers.send(read)?;
+        if has_to_wait && self.readers.may_grow() {
+            match timeout(READ_PATIENCE, &mut answer).await {
+                Ok(answer) => return said(answer),
+                Err(_) => self.readers.help(),
+            }
+        }
+        said(answer.await)
     }
 
     /// Finish what waits, then end the threads.
@@ -113,6 +125,11 @@ impl Sqlite {
         }
         while self.threads.lock().await.recv().await.is_some() {}
     }
+}
+
+/// What a reader said, or how it panicked.
+fn said<T>(answer: Result<thread::Result<Result<T, DbError>>, RecvError>) -> Result<T, DbError> {
+    answer.map_err(|_| DbError::Closed)?.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// The writer thread. Ends when it is told to, or when the last [`super::Db`] is gone.
@@ -292,8 +309,8 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
-/// The reader threads. There is one, and more when all are busy: a connection costs time and memory, and a short
-/// command needs only one.
+/// The reader threads. There is one, and more when reads have to wait for long: a connection costs time and memory, and a
+/// short command needs only one.
 struct Readers {
     queue: UnboundedSender<Job<Read>>,
     reading: Arc<Reading>,
@@ -320,14 +337,24 @@ impl Readers {
         Ok(readers)
     }
 
-    fn send(&self, read: Read) -> Result<(), DbError> {
+    /// Hand a read to the readers; `true` if all of them are busy.
+    fn send(&self, read: Read) -> Result<bool, DbError> {
         let before = self.reading.reads.fetch_add(1, Ordering::Relaxed);
-        if before >= self.started.load(Ordering::Relaxed)
+        self.queue.send(Job::Do(read)).map_err(|_| DbError::Closed)?;
+        Ok(before >= self.started.load(Ordering::Relaxed))
+    }
+
+    fn may_grow(&self) -> bool {
+        self.started.load(Ordering::Relaxed) < READERS_MAX
+    }
+
+    /// Start another reader if there are still more reads than readers.
+    fn help(&self) {
+        if self.reading.reads.load(Ordering::Relaxed) > self.started.load(Ordering::Relaxed)
             && let Err(error) = self.start_one()
         {
             tracing::warn!(%error, "no further reader could be started; reads take longer");
         }
-        self.queue.send(Job::Do(read)).map_err(|_| DbError::Closed)
     }
 
     /// Start a reader, unless there are enough. It opens the file in the caller's thread: about a millisecond, and only
