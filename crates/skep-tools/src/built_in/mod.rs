@@ -58,7 +58,8 @@ impl Parts {
 
 /// All built-in tools.
 pub fn all(parts: Parts) -> Vec<Tool> {
-    let Parts { sandbox, web, model, search, code } = parts;
+    let Parts { sandbox, web, model, search, code, app } = parts;
+    let _shared = shared::Shared(app);
     let gate = code::Gate::new(code, sandbox.clone());
     vec![
         Tool::new(ai::Ai { model: model.clone() }),
