@@ -6,6 +6,9 @@ alter table namespace add column last_step bigint not null default 0;
 alter table namespace add column first_message bigint not null default 1;
 alter table namespace add column last_message bigint not null default 0;
 alter table namespace add column last_token bigint not null default 0;
+alter table namespace add column memories bigint not null default 0;       -- rows of `memory`
+alter table namespace add column memory_bytes bigint not null default 0;   -- of their keys and values
+alter table namespace add column memory_revision bigint not null default 0; -- the highest of those that are deleted
 
 create table file (
     namespace bigint not null,
@@ -100,29 +103,33 @@ create table inbox (
 
 create table memory (
     namespace  bigint not null,
-    id         text not null,   -- the key
-    value      text not null,   -- JSON
-    value_blob text,
+    id         text collate "C" not null,   -- the key
+    place      bigint not null,   -- -1, -2, -3, …: in an index, the entries that were made last come first
     revision   bigint not null,
+    bytes      bigint not null,   -- of the key and the value
+    words      bigint not null,   -- rows of `memory_word`
     author     text not null,
     agent      text,
     created    bigint not null,
     updated    bigint not null,
-    expires    bigint,          -- null: never
+    expires    bigint,            -- null: never
+    value      text not null,     -- JSON
+    value_blob text,
     primary key (namespace, id)
 );
-create index memory_expires on memory (namespace, expires) where expires is not null;
+create unique index memory_place on memory (namespace, place);
+create index memory_expires on memory (expires) where expires is not null;
 create index memory_value_blob on memory (namespace, value_blob) where value_blob is not null;
 
--- The words of the keys and values, to search for.
+-- The words of keys and values, to search for.
 create table memory_word (
     namespace bigint not null,
-    word      text not null,
-    id        text not null,    -- the key of the entry
-    count     bigint not null,  -- how often it is there
-    primary key (namespace, word, id)
+    word      text collate "C" not null,
+    place     bigint not null,    -- that of the entry
+    count     bigint not null,    -- how often it is there
+    primary key (namespace, word, place)
 );
-create index memory_word_entry on memory_word (namespace, id);
+create index memory_word_place on memory_word (namespace, place, word);
 
 -- Changes of other programs are noted, as of the tables before (see 0007).
 create trigger foreign_change after insert or update or delete on file for each row

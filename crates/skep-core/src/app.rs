@@ -1,12 +1,13 @@
-//! The operations on runs, tasks, sessions and MCP tasks. Each is one transaction: load, decide, save, append the event,
+//! The operations on runs, tasks, sessions, MCP tasks and memory. Each is one transaction: load, decide, save, append the event,
 //! commit, wake followers.
 //!
 //! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/exchange.rs`, `app/runs.rs`,
-//! `app/sessions.rs` and `app/mcp_tasks.rs`. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
+//! `app/sessions.rs`, `app/mcp_tasks.rs` and `app/memory.rs`. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
 mod exchange;
 mod follow;
 mod mcp_tasks;
+mod memory;
 mod runs;
 mod sessions;
 mod tasks;
@@ -15,6 +16,7 @@ pub use self::{
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
     follow::EventFollower,
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
+    memory::MemoryError,
     runs::RunError,
     sessions::{LOST_MAX, SessionError},
     tasks::TaskError,

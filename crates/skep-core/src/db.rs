@@ -22,6 +22,7 @@ mod follow;
 mod foreign;
 mod group;
 mod mcp_tasks;
+mod memory;
 mod migrations;
 mod namespaces;
 mod postgres;
@@ -57,7 +58,7 @@ pub use self::{
     follow::{News, Watch},
     tasks::TaskCounts,
 };
-pub(crate) use self::{follow::Follower, queue::Operation};
+pub(crate) use self::{follow::Follower, memory::Kept, queue::Operation};
 use crate::{
     Namespace, Timestamp,
     event::{Event, EventActor},
@@ -278,7 +279,7 @@ struct Scope {
     now: Now,
 }
 
-/// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks}.rs`.
+/// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks,memory}.rs`.
 pub(crate) struct Tx<'a> {
     scope: Scope,
     sql: Sql<'a>,

@@ -159,6 +159,23 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         data: Option<Json>,
     },
+    /// A memory entry was made or replaced. Its value is not told: it may be large, and be replaced again.
+    #[serde(rename = "memory.stored")]
+    MemoryStored {
+        /// Its key.
+        key: String,
+        /// The revision that it has now.
+        revision: i64,
+        /// When it expires, if ever. No event tells of that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires: Option<Timestamp>,
+    },
+    /// A memory entry was deleted.
+    #[serde(rename = "memory.deleted")]
+    MemoryDeleted {
+        /// Its key.
+        key: String,
+    },
     /// Another program than Skep has changed, added or deleted a row in the database.
     #[serde(rename = "foreign.changed")]
     ForeignChanged {
@@ -296,6 +313,8 @@ impl EventKind {
             EventKind::TaskReopened { .. } => "task.reopened",
             EventKind::TaskAnswerRefused { .. } => "task.answer_refused",
             EventKind::TaskLog { .. } => "task.log",
+            EventKind::MemoryStored { .. } => "memory.stored",
+            EventKind::MemoryDeleted { .. } => "memory.deleted",
             EventKind::ForeignChanged { .. } => "foreign.changed",
             EventKind::Unknown { name, .. } => name,
         }
@@ -304,6 +323,7 @@ impl EventKind {
     /// What it is about, unless that is the event's task or its run.
     pub(crate) fn subject(&self) -> Option<Subject<'_>> {
         match self {
+            EventKind::MemoryStored { key, .. } | EventKind::MemoryDeleted { key } => Some(Subject::new("memory", key)),
             EventKind::ForeignChanged { table, key } => match table.as_str() {
                 "artefact" | "dependency" => Some(Subject::new("task", key)), // their rows are noted by their task
                 table => Some(Subject::new(table, key)),
@@ -417,6 +437,17 @@ mod tests {
             ),
             (EventKind::TaskLog { message: "m".into(), data: None }, "task.log", json!({ "message": "m" })),
             (
+                EventKind::MemoryStored { key: "k".into(), revision: 2, expires: Some(Timestamp(7)) },
+                "memory.stored",
+                json!({ "key": "k", "revision": 2, "expires": 7 }),
+            ),
+            (
+                EventKind::MemoryStored { key: "k".into(), revision: 1, expires: None },
+                "memory.stored",
+                json!({ "key": "k", "revision": 1 }),
+            ),
+            (EventKind::MemoryDeleted { key: "k".into() }, "memory.deleted", json!({ "key": "k" })),
+            (
                 EventKind::ForeignChanged { table: "t".into(), key: "k".into() },
                 "foreign.changed",
                 json!({ "table": "t", "key": "k" }),
@@ -458,5 +489,6 @@ mod tests {
         assert_eq!(about(Some("r"), None, EventKind::RunResumed {}), subject("run", "r"));
         assert_eq!(about(None, None, changed("mcp_task")), subject("mcp_task", "t"));
         assert_eq!(about(None, None, changed("dependency")), subject("task", "t"));
+        assert_eq!(about(None, None, EventKind::MemoryDeleted { key: "k".into() }), subject("memory", "k"));
     }
 }

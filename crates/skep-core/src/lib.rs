@@ -1,6 +1,6 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`], [`run`], [`session`] and [`mcp_task`] are the rules, [`event`] is what is logged about
+//! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`] and [`memory`] are the rules, [`event`] is what is logged about
 //! them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for each operation. [`policy`] decides
 //! who may call what, [`limits`] how much is accepted, [`retention`] which runs are kept.
 
@@ -19,6 +19,7 @@ mod id;
 mod json;
 pub mod limits;
 pub mod mcp_task;
+pub mod memory;
 pub mod policy;
 pub mod retention;
 pub mod run;

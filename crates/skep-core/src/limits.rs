@@ -47,6 +47,28 @@ pub const MCP_TASK_CONTENT_BYTES_MAX: usize = 16 << 20;
 pub const MCP_TASK_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long an MCP task is kept after its end.
 pub const MCP_TASK_KEPT: Duration = Duration::from_secs(3600);
+/// Bytes of the value of a memory entry, as JSON text.
+pub const MEMORY_VALUE_BYTES_MAX: usize = 1 << 20;
+/// The shortest time after which a memory entry expires.
+pub const MEMORY_TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest time after which a memory entry expires, unless it never does.
+pub const MEMORY_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Memory entries in one namespace.
+pub const MEMORY_ENTRIES_MAX: u64 = 1_000_000;
+/// Bytes that the keys and values of all memory entries in one namespace may take.
+pub const MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Different words of one memory entry that can be searched for: the first ones, those of its key included.
+pub const MEMORY_WORDS_MAX: usize = 1_000;
+/// Bytes of a word that can be searched for; a longer one is found by its beginning.
+pub const MEMORY_WORD_BYTES_MAX: usize = 64;
+/// Bytes of what a search looks for.
+pub const MEMORY_QUERY_BYTES_MAX: usize = 1 << 10;
+/// Different words of what a search looks for.
+pub const MEMORY_QUERY_WORDS_MAX: usize = 16;
+/// Entries that a search looks at: of those that have the rarest of its words, the ones that were made last.
+pub const MEMORY_SEARCHED_MAX: usize = PAGE_MAX;
+/// Entries that a search finds at most.
+pub const MEMORY_FOUND_MAX: usize = 100;
 /// Sessions that a hub registers at once.
 pub const SESSIONS_MAX: usize = 1_000;
 /// How often a task may lose its worker before it has failed: it may be what its workers do not survive.
@@ -91,6 +113,11 @@ pub enum Invalid {
         /// What is too deep.
         what: &'static str,
     },
+    /// Something would expire too soon or too late.
+    #[error(
+        "the time to live is {0:?}, and may be {MEMORY_TTL_MIN:?} to {MEMORY_TTL_MAX:?}; without one, nothing expires"
+    )]
+    Ttl(Duration),
     /// Two tasks of one name.
     #[error("there are two tasks {}; give one of them another name", .0.0)]
     Duplicate(TaskId),

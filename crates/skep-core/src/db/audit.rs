@@ -124,7 +124,7 @@ const TASKS: &str = "
     where what is not null order by id";
 
 /// Everything else: namespace, subject, and what is wrong with it.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 14] = [
     "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
      where run is not null
         and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)
@@ -170,6 +170,22 @@ const OTHERS: [&str; 12] = [
     "select namespace, 'MCP task ' || id,
         case when held_until is null then 'runs, but nobody holds it' else 'is over, but a hub holds it' end
      from mcp_task where (held_until is null) <> (state in ('completed', 'failed', 'cancelled'))",
+    // By grouping, for the same reason as of tasks.
+    "select namespace, case when max(id) is null then 'word ' || max(word) else 'memory ' || max(id) end, case
+            when max(id) is null then 'belongs to no memory entry'
+            else 'has ' || sum(found) || ' words, but should have ' || max(words)
+        end
+     from (
+        select namespace, place, id, words, cast(null as text) as word, 0 as found from memory
+        union all select namespace, place, null, null, word, 1 from memory_word
+     ) as parts group by namespace, place having max(id) is null or sum(found) <> max(words)",
+    "select namespace, 'memory',
+        'has ' || sum(entries) || ' entries of ' || sum(bytes) || ' bytes, but ' || sum(memories) || ' of '
+            || sum(memory_bytes) || ' are counted'
+     from (
+        select namespace, 1 as entries, bytes, 0 as memories, 0 as memory_bytes from memory
+        union all select id, 0, 0, memories, memory_bytes from namespace
+     ) as parts group by namespace having sum(entries) <> sum(memories) or sum(bytes) <> sum(memory_bytes)",
 ];
 
 /// The same about large values: each that a row names is there, and each that is there is named. By grouping, for the

@@ -112,7 +112,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 14,
         name: "shared_state",
-        oldest: 11,
+        oldest: 14, // older programs would delete values that only shared state names
         sql: Text::Each {
             sqlite: include_str!("../../migrations/0014_shared_state.sqlite.sql"),
             postgres: include_str!("../../migrations/0014_shared_state.postgres.sql"),

@@ -4,6 +4,7 @@ use skep_core::{
     artefact::NewArtefact,
     db::FINDINGS_MAX,
     mcp_task::{McpTaskId, NewMcpTask},
+    memory::NewEntry,
     run::End,
 };
 
@@ -32,7 +33,7 @@ async fn every_state(app: &Hub, name: &str) {
 }
 
 /// What is done behind the store's back, and what is said of it.
-const DAMAGES: [(&str, &[&str]); 26] = [
+const DAMAGES: [(&str, &[&str]); 29] = [
     (
         "update task set waiting_for = 2 where id = 'a-pending'",
         &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
@@ -108,7 +109,7 @@ const DAMAGES: [(&str, &[&str]); 26] = [
         &["task alone (in main) belongs to run none, which does not exist"],
     ),
     ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
-    ("update namespace set last_event = 1", &["event 97 (in main) has a number that is still to be given"]),
+    ("update namespace set last_event = 1", &["event 98 (in main) has a number that is still to be given"]),
     ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
     (
         "update task set session = 'none' where id = 'e-in_progress'",
@@ -121,6 +122,15 @@ const DAMAGES: [(&str, &[&str]); 26] = [
     (
         "update task set session = 'session of v' where id = 'f-in_progress'",
         &["task f-in_progress (in main) is in progress by w in session session of v of v"],
+    ),
+    ("delete from memory_word where word = 'red'", &["memory colour (in main) has 1 words, but should have 2"]),
+    (
+        "insert into memory_word (namespace, word, place, count) select namespace, 'lost', -9, 1 from memory",
+        &["word lost (in main) belongs to no memory entry"],
+    ),
+    (
+        "update namespace set memories = 2 where team = 'main'",
+        &["memory (in main) has 1 entries of 11 bytes, but 2 of 11 are counted"],
     ),
     (
         "insert into deletion (namespace, run) select id, 'f' from namespace where team = 'main'",
@@ -152,6 +162,7 @@ async fn every_damaged_row_is_named_and_no_other() {
         app.create_mcp_task(&permit().actor().permit().unwrap(), call, &skep_core::mcp_task::Holder("h".into()), GRACE)
             .await
             .unwrap();
+        app.store_memory(&permit(), NewEntry::new("colour", json!("red"))).await.unwrap();
         assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
 
         for (sql, _) in DAMAGES {

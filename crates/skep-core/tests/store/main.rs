@@ -15,6 +15,7 @@ mod follow;
 mod hubs;
 mod log;
 mod mcp_tasks;
+mod memory;
 mod old;
 #[path = "../postgres/private.rs"]
 mod private;
