@@ -116,7 +116,7 @@ impl Exchange {
         self.peer.hear()
     }
 
-    /// Who asks.
+    /// The caller of the request.
     pub(super) fn caller(&self) -> &Arc<Caller> {
         self.peer.caller()
     }

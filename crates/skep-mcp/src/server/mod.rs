@@ -125,7 +125,7 @@ impl std::fmt::Debug for Share {
 
 /// Bytes of what a caller declares about itself (`capabilities`, `clientInfo`): a session keeps it, taken apart.
 const DECLARED_BYTES_MAX: usize = 64 << 10;
-/// Principals that are turned out at once; a listener that has not heard of more of them ends, as it may be that of one.
+/// Principals that are revoked at once; a listener that has not heard of more of them ends, as it may be that of one.
 const GONE_MAX: usize = 256;
 /// Bytes of the URI of a resource that is watched.
 const URI_BYTES_MAX: usize = 8 << 10;
@@ -148,11 +148,11 @@ pub struct Call {
     pub method: Method,
     /// The parameters as they came in, `_meta` included; none where there were none.
     pub params: Members<'static>,
-    /// Who asks.
+    /// The caller.
     pub caller: Arc<Caller>,
 }
 
-/// Who asks.
+/// The caller of a request: what it speaks, what it can do, and who it is.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// What it speaks.

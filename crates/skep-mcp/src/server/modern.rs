@@ -57,7 +57,7 @@ const KNOWN_BYTES_MAX: usize = 4 << 10;
 pub(super) struct Opened<'a> {
     request: &'a Arc<Request>,
     pub(super) params: Members<'a>,
-    /// Who asks and on what terms, or what is wrong with its metadata.
+    /// The caller and its terms, or what is wrong with its metadata.
     introduced: Result<(Arc<Caller>, Terms), ErrorObject>,
 }
 
@@ -95,7 +95,7 @@ struct Introduction {
 }
 
 impl Known {
-    /// Who asks, and on what terms.
+    /// The caller and its terms.
     fn introduce(
         &mut self,
         meta: Option<&RawValue>,
@@ -296,7 +296,7 @@ fn answered(server: &Inner, request: &Request, (outcome, held): (Outcome, Option
     Answer { text: Text::response(&request.id, lifted).holding(held), status }
 }
 
-/// Who asks, and on what terms (2026-07-28, request metadata).
+/// The caller and its terms (2026-07-28, request metadata).
 pub(super) fn read_meta(meta: &Members<'_>, principal: &Arc<dyn Principal>) -> Result<(Caller, Terms), ErrorObject> {
     let missing = |name: &str| {
         let message = format!("params._meta[{name:?}] is missing; every request of 2026-07-28 carries it");

@@ -33,7 +33,7 @@ const NOTIFICATIONS_BYTES_MAX: usize = 1 << 20;
 const QUESTIONS_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the name of a question; one with a longer name is numbered.
 const NAME_BYTES_MAX: usize = 64;
-/// Names that [`Ids`] remembers; who asks more than that has its questions numbered.
+/// Names that [`Ids`] remembers; the questions of a service that asks more are numbered.
 const NAMES_MAX: usize = 32;
 /// How keys begin that are made of numbers, and no name does.
 const NUMBERED: &str = "input-";
@@ -128,7 +128,7 @@ pub(super) struct Asked {
 
 /// Ids for questions, none of them twice: the name that a question has, while it is free, otherwise a number.
 ///
-/// Who asks in a result (2026-07-28) gives each question a key; who asks by a request (before) gives it an id. What one
+/// A question in a result (2026-07-28) has a key; one that is a request of its own (before) has an id. What one
 /// side wrote is what the other gets, so that a caller may know a question again whatever revisions lie between.
 #[derive(Default)]
 pub(super) struct Ids {

@@ -86,7 +86,7 @@ impl Health {
         Health { probes, check_time_max, last: Mutex::new(None) }
     }
 
-    /// Check everything side by side, unless that was just done. Who asks meanwhile waits for the same findings.
+    /// Check everything side by side, unless that was just done. Callers that come meanwhile wait for the same findings.
     pub(super) async fn check(&self) -> Findings {
         let mut last = self.last.lock().await;
         if let Some((at, findings)) = &*last

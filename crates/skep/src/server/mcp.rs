@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options, Parts,
     http::{Shared, identified},
-    tasks::Kept,
+    tasks::McpTaskStore,
     upstream_service::UpstreamService,
 };
 use crate::hub::{
@@ -110,7 +110,7 @@ impl Mcp {
         let gateway = Arc::new(Gateway::new(own.describe()));
         let service = Arc::clone(&gateway) as Arc<dyn Service>;
         let server = match store {
-            Some((app, permit)) => Server::with_tasks(service, limits, Arc::new(Kept::new(app, permit))),
+            Some((app, permit)) => Server::with_tasks(service, limits, Arc::new(McpTaskStore::new(app, permit))),
             None => Server::new(service, limits),
         };
         let mcp = Mcp {

@@ -32,7 +32,7 @@ use super::{
     guard::Admits,
     http::{self, Shared},
     mcp,
-    tasks::Kept,
+    tasks::McpTaskStore,
     tokens::Tokens,
 };
 use crate::{
@@ -221,7 +221,7 @@ async fn who_may_not_call_has_no_tasks_and_does_not_hear_whether_others_have() {
     let directory = tempfile::tempdir().unwrap();
     let address = format!("sqlite:{}", directory.path().join("hub.db").display());
     let app = App::new(Db::open(&address, Limits::default()).await.unwrap());
-    let kept = Kept::new(app, principals::local().permit().unwrap());
+    let kept = McpTaskStore::new(app, principals::local().permit().unwrap());
     let caller = |name: &str, rights| principals::carried(&Actor::new(name, Namespace::team("main"), rights));
     let new = |id: &str| {
         let params = serde_json::value::to_raw_value(&json!({ "name": THERE })).unwrap();

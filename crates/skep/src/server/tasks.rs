@@ -24,27 +24,27 @@ use skep_mcp::{
 use super::{mcp::refused, metrics};
 use crate::hub::principals;
 
-/// Tasks in the store.
+/// MCP tasks in the hub's store.
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct McpTaskStore {
     app: App,
     /// The hub's right to go on with what it or an earlier process began for its callers.
     permit: Permit,
     holder: Holder,
 }
 
-impl Kept {
+impl McpTaskStore {
     /// The tasks of a namespace, and this process as who runs some of them.
-    pub(super) fn new(app: App, permit: Permit) -> Kept {
+    pub(super) fn new(app: App, permit: Permit) -> McpTaskStore {
         #[expect(clippy::disallowed_methods, reason = "a listener is an edge")]
         let holder = Holder(ulid::Ulid::generate().to_string());
-        Kept { app, permit, holder }
+        McpTaskStore { app, permit, holder }
     }
 }
 
-impl TaskStore for Kept {
+impl TaskStore for McpTaskStore {
     fn create(&self, principal: &Arc<dyn Principal>, new: NewTask) -> BoxFuture<Result<Task, ErrorObject>> {
-        let (Kept { app, holder, .. }, permit) = (self.clone(), permit_of(principal));
+        let (McpTaskStore { app, holder, .. }, permit) = (self.clone(), permit_of(principal));
         Box::pin(async move {
             let NewTask { id, params, may_repeat } = new;
             let request = Box::<str>::from(params).into_string();
@@ -64,7 +64,7 @@ impl TaskStore for Kept {
     }
 
     fn report(&self, id: &str, attempt: u32, state: State) -> BoxFuture<Result<Task, NotKept>> {
-        let (Kept { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
+        let (McpTaskStore { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
         Box::pin(async move {
             let reported = app.report_mcp_task(&permit, &id, (&holder, attempt), write(state)).await;
             let task = reported.map_err(not_kept)?;
@@ -94,7 +94,7 @@ impl TaskStore for Kept {
     }
 
     fn hold(&self, ids: Vec<String>) -> BoxFuture<Result<Vec<(String, u32)>, ErrorObject>> {
-        let Kept { app, permit, holder } = self.clone();
+        let McpTaskStore { app, permit, holder } = self.clone();
         Box::pin(async move {
             let ids = ids.into_iter().map(McpTaskId).collect();
             let held = app.hold_mcp_tasks(&permit, &holder, ids, HOLD).await.map_err(failed)?;
@@ -103,7 +103,7 @@ impl TaskStore for Kept {
     }
 
     fn release(&self, id: &str) -> BoxFuture<Result<(), ErrorObject>> {
-        let (Kept { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
+        let (McpTaskStore { app, permit, holder }, id) = (self.clone(), McpTaskId(id.to_owned()));
         Box::pin(async move { app.release_mcp_task(&permit, &id, &holder).await.map_err(failed) })
     }
 
@@ -112,7 +112,7 @@ impl TaskStore for Kept {
     }
 
     fn take_over(&self) -> BoxFuture<Result<Vec<Task>, ErrorObject>> {
-        let Kept { app, permit, holder } = self.clone();
+        let McpTaskStore { app, permit, holder } = self.clone();
         Box::pin(async move {
             app.expire_mcp_tasks(&permit).await.map_err(failed)?;
             let taken = app.take_over_mcp_tasks(&permit, &holder, HOLD).await.map_err(failed)?;

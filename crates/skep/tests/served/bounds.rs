@@ -115,7 +115,7 @@ fn standard_input_is_bounded_too() {
 }
 
 #[tokio::test]
-async fn what_is_nested_too_deep_is_an_error_at_every_door() {
+async fn what_is_nested_too_deep_is_an_error_at_every_listener() {
     let hub = Hub::start("");
     let session = hub.session(&[]).await;
     let session = [("mcp-session-id", session.as_str())];
@@ -141,7 +141,7 @@ async fn what_is_nested_too_deep_is_an_error_at_every_door() {
 }
 
 #[tokio::test]
-async fn what_is_begun_and_not_finished_is_closed_in_time_at_every_door() {
+async fn what_is_begun_and_not_finished_is_closed_in_time_at_every_listener() {
     let hub = Hub::start(SHORT_TIMES);
     let mut idle = hub.lines().await;
     assert_eq!(idle.ask(ping(1)).await["result"]["status"], "ok");

@@ -127,7 +127,7 @@ impl Hub {
 }
 
 #[tokio::test]
-async fn a_session_is_its_principals_at_every_door() {
+async fn a_session_is_its_principals_at_every_listener() {
     let hub = hub("");
     let (ann, bob) = (hub.person(ANN), hub.person(BOB));
     let opened = ann.post("/mcp", &[], &initialize("2025-11-25")).await;
@@ -150,7 +150,7 @@ async fn a_session_is_its_principals_at_every_door() {
 }
 
 #[tokio::test]
-async fn a_task_is_its_principals_at_every_door_and_is_counted() {
+async fn a_task_is_its_principals_at_every_listener_and_is_counted() {
     let hub = hub("task_after = '50ms'");
     let (ann, bob) = (hub.person(ANN), hub.person(BOB));
     let task = ann.begin().await;

@@ -66,7 +66,7 @@ async fn a_greeting_is_not_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn who_speaks_another_protocol_within_tls_than_the_door_is_not_greeted() {
+async fn a_caller_that_speaks_another_protocol_within_tls_than_the_listener_is_not_greeted() {
     let (certificate, key) = certificate();
     let hub = hub(&certificate, &key);
     let greet = async |protocol: &[u8]| {

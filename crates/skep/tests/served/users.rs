@@ -110,7 +110,7 @@ fn requests() -> Vec<((&'static str, &'static str), Value)> {
 }
 
 #[test]
-fn a_hub_on_loopback_answers_no_other_user_at_any_door() {
+fn a_hub_on_loopback_answers_no_other_user_at_any_listener() {
     if !is_root() {
         return;
     }

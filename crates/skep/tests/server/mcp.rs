@@ -67,7 +67,7 @@ async fn tools_are_listed_with_their_schemas_and_annotations() {
 }
 
 #[tokio::test]
-async fn the_rules_of_the_door_hold_for_mcp_too() {
+async fn the_rules_of_the_listener_hold_for_mcp_too() {
     let limits = Limits { message_bytes_max: 1000, ..Default::default() };
     let options = Options { token: Some(Token::new(TOKEN).unwrap()), ..Options::default() };
     let hub = Hub::start_limited(limits, options).await;

@@ -163,9 +163,9 @@ fn certificate(directory: &Path) -> Tls {
 async fn what_only_a_start_can_change_is_refused_while_the_hub_runs() {
     let directory = tempfile::tempdir().unwrap();
     let (token, tls) = (Some(Token::new(TOKEN).unwrap()), certificate(directory.path()));
-    let (bare, _doors) = open(Options::default(), directory.path()).await.unwrap();
+    let (bare, _listeners) = open(Options::default(), directory.path()).await.unwrap();
     let closed = Options { token: token.clone(), tls: Some(tls.clone()), ..Options::default() };
-    let (closed, _closed_doors) = open(closed, directory.path()).await.unwrap();
+    let (closed, _closed_listeners) = open(closed, directory.path()).await.unwrap();
     assert_snapshot!(bare.set_tokens(token.clone(), Default::default()).unwrap_err(), @"callers of this hub need no token, and now one is configured; restart the hub to have it so");
     assert_snapshot!(closed.set_tokens(None, Default::default()).unwrap_err(), @"callers of this hub need a token, and none is configured any more; restart the hub to have it so");
     assert_snapshot!(bare.set_tls(Some(&tls)).unwrap_err(), @"the hub does not speak TLS, and now it has a certificate; restart the hub to have it so");

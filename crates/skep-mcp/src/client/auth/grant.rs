@@ -123,9 +123,9 @@ pub struct Granted {
 
 /// What a request to a token endpoint says beside what the token is got for.
 pub struct TokenRequest<'a> {
-    /// Who is asked.
+    /// The server that is asked for the token.
     pub server: &'a AuthorizationServer,
-    /// Who asks.
+    /// The client that asks for it.
     pub client: &'a Client,
     /// Where the token will be sent.
     pub resource: &'a str,

@@ -1,4 +1,4 @@
-//! The right to ask a server that wants to know who asks (authorization, 2026-07-28; OAuth 2.1 and its family).
+//! Access to a server that requires its callers to be authorized (authorization, 2026-07-28; OAuth 2.1 and its family).
 //!
 //! A connection knows two things only: the token that it sends, and where to get another one when the server refuses it
 //! ([`Authorization`]). What a token is got for is outside: a user's login, which somebody keeps, or a client's own key.

@@ -15,17 +15,17 @@ use skep_tools::{
 const CACHE_BYTES_MAX: u64 = 16 << 20;
 
 /// Answers to identical calls, for the tools that allow it.
-pub(super) type Cache = moka::future::Cache<[u8; 32], Kept>;
+pub(super) type Cache = moka::future::Cache<[u8; 32], CachedAnswer>;
 
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct CachedAnswer {
     value: Map<String, Value>,
     bytes: u32,
     until: Instant,
 }
 
 pub(super) fn cache() -> Cache {
-    moka::future::Cache::builder().weigher(|_, kept: &Kept| kept.bytes).max_capacity(CACHE_BYTES_MAX).build()
+    moka::future::Cache::builder().weigher(|_, kept: &CachedAnswer| kept.bytes).max_capacity(CACHE_BYTES_MAX).build()
 }
 
 /// Run a tool. The answer takes its share of the memory from when it is there.
@@ -73,7 +73,7 @@ async fn checked(tool: &Tool, cache: &Cache, arguments: Value, context: Context)
     }
     let value = tool.run(context, arguments).await?;
     let bytes = serde_json::to_string(&value).map_or(u32::MAX, |text| text.len().try_into().unwrap_or(u32::MAX));
-    cache.insert(key, Kept { value: value.clone(), bytes, until: Instant::now() + ttl }).await;
+    cache.insert(key, CachedAnswer { value: value.clone(), bytes, until: Instant::now() + ttl }).await;
     Ok(Answer { value, cached: false })
 }
 

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::open::{has_proxy, http_client},
     Account, Logins, key_for, now_ms,
-    store::{Kept, Registered, StoreError, Used},
+    store::{KeptLogin, Registered, StoreError, Used},
     union,
     web::Guarded,
 };
@@ -94,7 +94,7 @@ pub struct Begun {
     login: Login,
     listener: TcpListener,
     /// What is kept of it, without the token.
-    kept: Kept,
+    kept: KeptLogin,
 }
 
 /// A login that was made.
@@ -144,7 +144,7 @@ impl Logins {
         let (listener, redirect_uri) = listen(&account, known).await?;
         let (client, registered) = account.known(&web, &server, known, &redirect_uri).await?;
         let key = key_for(&challenge, &server)?;
-        let kept = Kept {
+        let kept = KeptLogin {
             issuer: server.issuer.clone(),
             resource: resource.resource.clone(),
             client_id: client.id.clone(),
@@ -260,7 +260,7 @@ impl Begun {
         self.login.url()
     }
 
-    /// Who asks him there.
+    /// The authorization server that asks the user there.
     pub fn issuer(&self) -> &str {
         &self.kept.issuer
     }
@@ -298,7 +298,7 @@ async fn keep(
     web: &Guarded,
     login: Login,
     query: &str,
-    mut kept: Kept,
+    mut kept: KeptLogin,
 ) -> Result<LoggedIn, LoginError> {
     let now_ms = now_ms();
     let granted = login.finish(web, query, now_ms / 1000).await?;

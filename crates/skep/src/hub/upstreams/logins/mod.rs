@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 pub use self::login::{Begun, LOGIN_TIME_MAX, LoggedIn, LoginError};
 use self::{
-    store::{Contents, Kept, Registered, Store, StoreError, Used, Wanted},
+    store::{Contents, KeptLogin, Registered, Store, StoreError, Used, Wanted},
     web::Guarded,
 };
 use crate::config::servers::{Grant, IdentityProvider, OAuth, Transport, Upstream};
@@ -229,7 +229,7 @@ impl Account {
     }
 
     /// Use the refresh token. One at a time, whoever does it: of two, the second may count as a thief's.
-    async fn renew(&self, seen: &Kept) -> Result<Kept, LoginError> {
+    async fn renew(&self, seen: &KeptLogin) -> Result<KeptLogin, LoginError> {
         let _turn = self.logins.store.turn(&self.name).await?;
         let Some(kept) = self.logins.store.read()?.kept(&self.name, &self.url).cloned() else {
             return Err(LoginError::LoggedOut);
@@ -264,14 +264,14 @@ impl Account {
     }
 
     /// Who gave the tokens of a login, and to whom.
-    async fn client_of(&self, web: &Guarded, kept: &Kept) -> Result<(AuthorizationServer, Client), LoginError> {
+    async fn client_of(&self, web: &Guarded, kept: &KeptLogin) -> Result<(AuthorizationServer, Client), LoginError> {
         let server = discovery::authorization_server(web, &kept.issuer).await?;
         let client = self.client(&server, kept.client.as_ref())?.filter(|client| client.id == kept.client_id);
         Ok((server, client.ok_or(LoginError::Ended)?))
     }
 
     /// Have the tokens of a login revoked; whether the authorization server does that.
-    async fn revoke(&self, kept: &Kept) -> Result<bool, LoginError> {
+    async fn revoke(&self, kept: &KeptLogin) -> Result<bool, LoginError> {
         let web = self.web().await;
         let (server, client) = self.client_of(&web, kept).await?;
         let request = TokenRequest {
@@ -290,7 +290,7 @@ impl Account {
     }
 
     /// Change this login, unless it is another one by now. Returns the one that there is then.
-    async fn replace(&self, seen: &Kept, change: impl FnOnce(&mut Kept)) -> Result<Kept, LoginError> {
+    async fn replace(&self, seen: &KeptLogin, change: impl FnOnce(&mut KeptLogin)) -> Result<KeptLogin, LoginError> {
         let mut held = self.logins.store.lock().await?;
         let Some(kept) = &mut held.contents.entry(&self.name, &self.url).kept else {
             return Err(LoginError::LoggedOut);
@@ -461,7 +461,7 @@ fn key_for(challenge: &Challenge, server: &AuthorizationServer) -> Result<Option
     (challenge.is_bound && server.binds_tokens()).then(ProofKey::generate).transpose()
 }
 
-impl Kept {
+impl KeptLogin {
     /// Take another token.
     fn take(&mut self, granted: Granted, now_ms: u64) {
         (self.expires_at_ms, self.renew_at_ms) = times_ms(granted.expires_in, now_ms);
@@ -478,7 +478,7 @@ fn times_ms(expires_in: Option<u64>, now_ms: u64) -> (Option<u64>, Option<u64>) 
     (Some(now_ms.saturating_add(good_for_ms)), Some(now_ms.saturating_add(renew_after_ms)))
 }
 
-fn token(kept: &Kept, renew_at_ms: Option<u64>) -> Result<Token, Denied> {
+fn token(kept: &KeptLogin, renew_at_ms: Option<u64>) -> Result<Token, Denied> {
     let stale_at = kept.refresh_token.as_ref().and_then(|_| instant(renew_at_ms));
     let key = kept.key.as_deref().map(ProofKey::from_text).transpose().map_err(failed)?;
     Token::new(&kept.access_token, key, stale_at).map_err(|_| failed(unfit()))

@@ -70,7 +70,7 @@ pub(super) struct Contents {
 pub(super) struct Entry {
     url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeptLogin>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) wanted: Option<Wanted>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,9 +84,9 @@ pub(super) struct Used {
     pub(super) issuer: String,
 }
 
-/// A login.
+/// A login as it is kept: what was got, for whom, and until when.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct KeptLogin {
     pub(super) issuer: String,
     pub(super) resource: String,
     pub(super) client_id: String,
@@ -133,7 +133,7 @@ pub(super) struct Registered {
 
 impl Contents {
     /// What is kept for this server.
-    pub(super) fn kept(&self, name: &str, url: &Url) -> Option<&Kept> {
+    pub(super) fn kept(&self, name: &str, url: &Url) -> Option<&KeptLogin> {
         self.of(name, url)?.kept.as_ref()
     }
 

@@ -1,6 +1,6 @@
 //! What the HTTP listener adds to a sandbox, and how many requests it takes.
 //!
-//! `cargo xtask bench door`, or `bench-door [PATH OF skep]`. A real `skep serve` is started on a free port. Each request
+//! `cargo xtask bench process`, or `bench-process [PATH OF skep]`. A real `skep serve` is started on a free port. Each request
 //! of `bash true` stands beside the same command in a bare sandbox of this process, one after the other in turn, so that
 //! whatever else the machine does meets both.
 #![expect(clippy::print_stdout, reason = "a measurement's output")]
@@ -30,9 +30,9 @@ const WARM_UP: usize = 50;
 const REQUESTS: usize = 100;
 /// … so many at once.
 const AT_ONCE: usize = 8;
-/// Rounds of such requests, door and bare sandbox in turn.
+/// Rounds of such requests, to the hub and to bare sandboxes in turn.
 const ROUNDS: usize = 15;
-/// Connections for the throughput of the door by itself.
+/// Connections for the throughput of the hub by itself.
 const CONNECTIONS: [usize; 3] = [1, 64, 1024];
 /// How long each of them is measured.
 const THROUGHPUT_TIME: Duration = Duration::from_secs(3);
@@ -40,12 +40,12 @@ const THROUGHPUT_TIME: Duration = Duration::from_secs(3);
 const ADDED_TARGET: Duration = Duration::from_micros(300);
 
 const BASH_TRUE: &str = r#"{"tool":"bash","args":{"command":"true"}}"#;
-/// Goes the whole way through the door and the catalogue, but nothing is run.
+/// Goes the whole way through the listener and the catalogue, but nothing is run.
 const NOTHING: &str = r#"{"tool":"nothing","args":{}}"#;
 
 fn main() -> io::Result<()> {
     skep_sandbox::init();
-    // One thread: what waits for the door is woken where it waits, and the server has a core to itself.
+    // One thread: what waits for the hub is woken where it waits, and the server has a core to itself.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure())
 }
 
@@ -61,33 +61,33 @@ async fn measure() -> io::Result<()> {
     Ok(())
 }
 
-/// The door's latency beside the bare sandbox's.
+/// The hub's latency beside the bare sandbox's.
 async fn one_by_one(hub: &Hub, bare: &Bare) -> io::Result<()> {
     let mut client = hub.connect().await?;
-    let (mut doors, mut bares, mut nothings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut served, mut bares, mut nothings) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..WARM_UP + PAIRS {
         // Who comes first takes turns, too.
-        let (door, alone) = if pair % 2 == 0 {
-            let door = client.timed(BASH_TRUE).await?;
-            (door, bare.timed().await?)
+        let (called, alone) = if pair % 2 == 0 {
+            let called = client.timed(BASH_TRUE).await?;
+            (called, bare.timed().await?)
         } else {
             let alone = bare.timed().await?;
             (client.timed(BASH_TRUE).await?, alone)
         };
         let nothing = client.timed(NOTHING).await?;
         if pair >= WARM_UP {
-            doors.push(door);
+            served.push(called);
             bares.push(alone);
             nothings.push(nothing);
         }
     }
-    let (doors, bares, nothings) = (Sorted::new(doors), Sorted::new(bares), Sorted::new(nothings));
+    let (served, bares, nothings) = (Sorted::new(served), Sorted::new(bares), Sorted::new(nothings));
     println!("one by one, {PAIRS} pairs             p50        p99");
-    println!("POST /process bash true          {}   {}", ms(doors.at(0.5)), ms(doors.at(0.99)));
+    println!("POST /process bash true          {}   {}", ms(served.at(0.5)), ms(served.at(0.99)));
     println!("the same in a bare sandbox       {}   {}", ms(bares.at(0.5)), ms(bares.at(0.99)));
     println!("POST /process that runs nothing  {}   {}", ms(nothings.at(0.5)), ms(nothings.at(0.99)));
-    let (door, alone) = (doors.at(0.5), bares.at(0.5));
-    let added = door.as_secs_f64() - alone.as_secs_f64();
+    let (called, alone) = (served.at(0.5), bares.at(0.5));
+    let added = called.as_secs_f64() - alone.as_secs_f64();
     let verdict = if added <= ADDED_TARGET.as_secs_f64() { "within" } else { "MORE THAN" };
     println!("added at p50: {:.3} ms, {verdict} the target of {}", added * 1e3, ms(ADDED_TARGET).trim());
     Ok(())
@@ -96,18 +96,18 @@ async fn one_by_one(hub: &Hub, bare: &Bare) -> io::Result<()> {
 /// A hundred requests, one by one and eight at once.
 async fn in_rounds(hub: &Hub, bare: &Bare) -> io::Result<()> {
     for at_once in [1, AT_ONCE] {
-        let (mut doors, mut bares) = (Vec::new(), Vec::new());
+        let (mut served, mut bares) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            doors.push(hub.round(at_once).await?);
+            served.push(hub.round(at_once).await?);
             bares.push(bare.round(at_once).await?);
         }
-        let (doors, bares) = (Sorted::new(doors), Sorted::new(bares));
-        let (door, alone) = (doors.at(0.5).as_secs_f64(), bares.at(0.5).as_secs_f64());
+        let (served, bares) = (Sorted::new(served), Sorted::new(bares));
+        let (called, alone) = (served.at(0.5).as_secs_f64(), bares.at(0.5).as_secs_f64());
         println!(
-            "{REQUESTS} requests, {at_once} at once: {:.1} ms in all by the door, {:.1} ms in bare sandboxes, ratio {:.2}",
-            door * 1e3,
+            "{REQUESTS} requests, {at_once} at once: {:.1} ms in all by the hub, {:.1} ms in bare sandboxes, ratio {:.2}",
+            called * 1e3,
             alone * 1e3,
-            door / alone
+            called / alone
         );
     }
     Ok(())
