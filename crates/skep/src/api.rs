@@ -26,6 +26,20 @@ pub struct Index<'a> {
     pub paths: Vec<&'a str>,
 }
 
+/// `GET /problems/{code}`: a kind of problem.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ProblemKind<'a> {
+    /// What problems of this kind have as their `type`.
+    #[serde(rename = "type")]
+    pub type_reference: String,
+    /// The last part of it.
+    pub code: &'a str,
+    /// The kind in a few words.
+    pub title: &'a str,
+    /// The status of a response that tells of one.
+    pub status: u16,
+}
+
 /// `GET /tools`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Tools {

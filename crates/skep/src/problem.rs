@@ -91,6 +91,16 @@ impl Kind {
         self.row().0
     }
 
+    /// The one with this code.
+    pub fn of_code(code: &str) -> Option<Kind> {
+        Kind::ALL.iter().find(|kind| kind.code() == code).copied()
+    }
+
+    /// What identifies the kind, relative to the hub, which has a page there: `/problems/` and the code.
+    pub fn type_reference(self) -> String {
+        format!("{TYPE_PREFIX}{}", self.code())
+    }
+
     /// Status of HTTP (RFC 9110): 4xx where the caller can mend it.
     pub fn status(self) -> u16 {
         self.row().1
@@ -158,7 +168,7 @@ pub struct Body {
 impl From<Problem> for Body {
     fn from(Problem { kind, detail, fields }: Problem) -> Body {
         Body {
-            type_reference: format!("{TYPE_PREFIX}{}", kind.code()),
+            type_reference: kind.type_reference(),
             title: kind.title().to_owned(),
             status: kind.status(),
             detail,

@@ -85,6 +85,7 @@ pub(super) struct Shared {
 pub(super) fn router(hub: Arc<Shared>, admits: Admits) -> Router {
     let inside = Router::new()
         .route("/", get(page::index))
+        .route("/problems/{code}", get(page::problem_kind))
         .route("/process", post(process))
         .route("/tools", get(list_tools))
         .route("/tools/{tool}", get(show_tool).post(call_tool))

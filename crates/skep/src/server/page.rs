@@ -7,7 +7,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
-    extract::State,
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -17,8 +17,8 @@ use skep_core::policy;
 use skep_mcp::server::http::Fields;
 
 use super::{
-    http::{Caller, Shared},
-    problem::{Problem, json_response},
+    http::{Caller, Shared, name},
+    problem::{Kind, Problem, json_response},
 };
 use crate::{api, hub::upstreams::State as ServerState};
 
@@ -105,6 +105,30 @@ pub(super) async fn index(
         body += "</table>\n";
     }
     Ok(page(StatusCode::OK, "Skep", &body))
+}
+
+/// A kind of problem, which the `type` of a problem refers to (RFC 9457, section 3.1.1): as a page, or as JSON for programs.
+pub(super) async fn problem_kind(
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.permit::<policy::Read>()?;
+    let code = name(path)?;
+    let kind = Kind::of_code(&code);
+    let kind = kind.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no kind of problem {code:?}")))?;
+    if !is_wanted(&method, &Fields::from(&headers)) {
+        let (type_reference, code) = (kind.type_reference(), kind.code());
+        let known = api::ProblemKind { type_reference, code, title: kind.title(), status: kind.status() };
+        return Ok(with_vary(json_response(StatusCode::OK, &known)));
+    }
+    let (title, code, status) = (kind.title(), kind.code(), kind.status());
+    let body = format!(
+        "<h1>{title}</h1>\n<p>Problems of this kind have the code <code>{code}</code> and the status {status}. What is wrong \
+         in one case is in its <code>detail</code>.</p>\n<p><a href=\"/\">About this hub</a></p>\n"
+    );
+    Ok(page(StatusCode::OK, title, &body))
 }
 
 /// A response that tells of a problem, as a page.

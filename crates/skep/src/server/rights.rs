@@ -139,6 +139,7 @@ fn requests(name: &str) -> Vec<(&'static str, String, Value)> {
         ("POST", format!("/tools/{name}"), json!({})),
         ("POST", format!("/tools/{name}__tool"), json!({})),
         ("GET", format!("/tools/{name}"), json!({})),
+        ("GET", format!("/problems/{name}"), json!({})),
         ("GET", format!("/servers/{name}"), json!({})),
         ("PUT", format!("/servers/{name}"), entry),
         ("DELETE", format!("/servers/{name}"), json!({})),

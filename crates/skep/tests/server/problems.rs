@@ -35,6 +35,22 @@ async fn a_problem_has_a_media_type_of_its_own() {
 }
 
 #[tokio::test]
+async fn the_type_of_every_problem_can_be_looked_up() {
+    let hub = Hub::start(Options::default()).await;
+    for kind in problem::Kind::ALL {
+        let shown = body(&hub.get(&kind.type_reference()).await);
+        assert_eq!(
+            (shown["type"].as_str(), shown["title"].as_str(), shown["status"].as_u64()),
+            (Some(&*kind.type_reference()), Some(kind.title()), Some(u64::from(kind.status())))
+        );
+    }
+    let unknown = hub.get("/problems/none").await;
+    assert_snapshot!(unknown, @r#"404 {"type":"/problems/not_found","title":"There is nothing at this path","status":404,"detail":"there is no kind of problem \"none\"","code":"not_found"}"#);
+    let page = hub.send("GET", "/problems/busy", &[("accept", "text/html")], "").await;
+    assert!(page.contains("<h1>The hub has too much to do</h1>"), "{page}");
+}
+
+#[tokio::test]
 async fn what_is_shown_fits_its_schema() {
     let hub = Hub::start(Options::default()).await;
     assert_eq!(hub.process(ECHO).await, ECHOED); // so that there is a call to show
@@ -46,6 +62,7 @@ async fn what_is_shown_fits_its_schema() {
         ("/health", schema_for!(api::Health), true),
         ("/health/live", schema_for!(api::Liveness), false),
         ("/health/ready", schema_for!(api::Readiness), false),
+        ("/problems/busy", schema_for!(api::ProblemKind), false),
         ("/nothing", schema_for!(problem::Body), false),
     ] {
         let (schema, shown) = (schema.to_value(), body(&hub.get(path).await));
