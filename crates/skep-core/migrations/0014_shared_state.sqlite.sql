@@ -65,7 +65,6 @@ create table step (
     data      text,             -- JSON
     primary key (namespace, number)
 ) without rowid;
-create index step_agent on step (namespace, agent, number) where agent is not null;
 
 create table member (
     namespace bigint not null,
@@ -73,8 +72,9 @@ create table member (
     principal text not null,    -- whose it is
     role      text,
     joined    bigint not null,
-    until     bigint not null,  -- when it is away, unless it is heard of by then
-    seen      bigint not null,  -- the last message to all that it has acknowledged
+    ttl       bigint not null,  -- microseconds that it counts as present after a heartbeat
+    until     bigint,           -- when it is away, unless it is heard of by then; null: it has left
+    seen      bigint not null,  -- of the messages to all up to this one, what it has not acknowledged is in its inbox
     primary key (namespace, id)
 );
 
@@ -83,21 +83,24 @@ create table message (
     number    bigint not null,
     at        bigint not null,
     principal text not null,
-    sender    text,             -- the agent, if one
+    sender    text not null,    -- the agent, or else the principal
     recipient text,             -- the agent; null: all
     kind      text not null,
     reply_to  bigint,           -- the number of a message
+    key       text,             -- the idempotency key of the principal, if it gave one
+    size      bigint not null,  -- bytes of the body
     body      text not null,    -- JSON
     body_blob text,
     primary key (namespace, number)
 );
-create index message_to_all on message (namespace, number) where recipient is null;
+create index message_to_all on message (namespace, number, sender) where recipient is null;
+create unique index message_key on message (namespace, principal, key) where key is not null;
 create index message_body_blob on message (namespace, body_blob) where body_blob is not null;
 
 create table inbox (
     namespace bigint not null,
     agent     text not null,
-    number    bigint not null,  -- of a message to this agent alone that it has not acknowledged
+    number    bigint not null,  -- of a message that it has not acknowledged: to it alone, or to all up to `member.seen`
     primary key (namespace, agent, number)
 ) without rowid;
 

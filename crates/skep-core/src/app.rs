@@ -1,24 +1,30 @@
-//! The operations on runs, tasks, sessions, MCP tasks and memory. Each is one transaction: load, decide, save, append the event,
-//! commit, wake followers.
+//! The operations on runs, tasks, sessions and MCP tasks, and on what agents share. Each is one transaction: load, decide,
+//! save, append the event, commit, wake followers.
 //!
-//! Nothing else changes the database. The operations are in `app/tasks.rs`, `app/exchange.rs`, `app/runs.rs`,
-//! `app/sessions.rs`, `app/mcp_tasks.rs` and `app/memory.rs`. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
+//! Nothing else changes the database: there is a file for each kind of row, and `app/exchange.rs` for what workers do all
+//! the time. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
 mod exchange;
 mod follow;
 mod mcp_tasks;
+mod members;
 mod memory;
+mod messages;
 mod runs;
 mod sessions;
+mod steps;
 mod tasks;
 
 pub use self::{
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
     follow::EventFollower,
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
+    members::MemberError,
     memory::MemoryError,
+    messages::{Acknowledge, MESSAGE_WAIT_MAX, MessageError, Selection, Sent},
     runs::RunError,
     sessions::{LOST_MAX, SessionError},
+    steps::StepError,
     tasks::TaskError,
 };
 use crate::db::Db;

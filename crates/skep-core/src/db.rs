@@ -22,7 +22,9 @@ mod follow;
 mod foreign;
 mod group;
 mod mcp_tasks;
+mod members;
 mod memory;
+mod messages;
 mod migrations;
 mod namespaces;
 mod postgres;
@@ -31,6 +33,7 @@ mod runs;
 mod sessions;
 mod sql;
 mod sqlite;
+mod steps;
 mod table;
 mod tasks;
 #[cfg(test)]

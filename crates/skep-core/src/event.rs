@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{
     Json, Timestamp,
     id::{RunId, TaskId, WorkerId},
+    message::MessageKind,
     policy::Actor,
+    step::Level,
 };
 
 /// One thing that happened, as it is read back.
@@ -176,6 +178,51 @@ pub enum EventKind {
         /// Its key.
         key: String,
     },
+    /// A step was logged.
+    #[serde(rename = "step.logged")]
+    StepLogged {
+        /// Its number in the workspace.
+        number: i64,
+        /// How much it matters.
+        level: Level,
+        /// A sentence.
+        message: String,
+        /// More, for programs.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+        data: Option<Json>,
+    },
+    /// An agent joined a workspace, is back in it, or has another role.
+    #[serde(rename = "member.joined")]
+    MemberJoined {
+        /// Its name.
+        member: String,
+        /// What it says that it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<String>,
+    },
+    /// An agent left a workspace.
+    #[serde(rename = "member.left")]
+    MemberLeft {
+        /// Its name.
+        member: String,
+    },
+    /// A message was sent. What it says is for its recipient.
+    #[serde(rename = "message.sent")]
+    MessageSent {
+        /// Its number in the workspace.
+        number: i64,
+        /// What it is.
+        #[serde(rename = "type")]
+        kind: MessageKind,
+        /// Who sent it.
+        sender: String,
+        /// To whom; all, if that is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recipient: Option<String>,
+        /// The number of the message that it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reply_to: Option<i64>,
+    },
     /// Another program than Skep has changed, added or deleted a row in the database.
     #[serde(rename = "foreign.changed")]
     ForeignChanged {
@@ -315,6 +362,10 @@ impl EventKind {
             EventKind::TaskLog { .. } => "task.log",
             EventKind::MemoryStored { .. } => "memory.stored",
             EventKind::MemoryDeleted { .. } => "memory.deleted",
+            EventKind::StepLogged { .. } => "step.logged",
+            EventKind::MemberJoined { .. } => "member.joined",
+            EventKind::MemberLeft { .. } => "member.left",
+            EventKind::MessageSent { .. } => "message.sent",
             EventKind::ForeignChanged { .. } => "foreign.changed",
             EventKind::Unknown { name, .. } => name,
         }
@@ -328,6 +379,11 @@ impl EventKind {
                 "artefact" | "dependency" => Some(Subject::new("task", key)), // their rows are noted by their task
                 table => Some(Subject::new(table, key)),
             },
+            EventKind::StepLogged { number, .. } => Some(Subject::new("step", number.to_string())),
+            EventKind::MemberJoined { member, .. } | EventKind::MemberLeft { member } => {
+                Some(Subject::new("member", member))
+            }
+            EventKind::MessageSent { number, .. } => Some(Subject::new("message", number.to_string())),
             EventKind::Unknown { subject, .. } => subject.clone(),
             _ => None,
         }
@@ -358,7 +414,9 @@ impl EventKind {
         let json = |json: &Option<Json>| json.as_ref().map_or(0, |json| json.as_str().len());
         size_of::<EventKind>()
             + match self {
-                EventKind::TaskLog { message, data } => message.len() + json(data),
+                EventKind::TaskLog { message, data } | EventKind::StepLogged { message, data, .. } => {
+                    message.len() + json(data)
+                }
                 EventKind::TaskAnswerRefused { output, output_cut, error, .. } => {
                     json(output) + optional(output_cut) + optional(error)
                 }
@@ -448,6 +506,28 @@ mod tests {
     fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
         vec![
             (
+                EventKind::StepLogged { number: 7, level: Level::Warning, message: "m".into(), data: None },
+                "step.logged",
+                json!({ "number": 7, "level": "warning", "message": "m" }),
+            ),
+            (
+                EventKind::MemberJoined { member: "a".into(), role: Some("tester".into()) },
+                "member.joined",
+                json!({ "member": "a", "role": "tester" }),
+            ),
+            (EventKind::MemberLeft { member: "a".into() }, "member.left", json!({ "member": "a" })),
+            (
+                EventKind::MessageSent {
+                    number: 8,
+                    kind: MessageKind::Response,
+                    sender: "a".into(),
+                    recipient: Some("b".into()),
+                    reply_to: Some(7),
+                },
+                "message.sent",
+                json!({ "number": 8, "type": "response", "sender": "a", "recipient": "b", "reply_to": 7 }),
+            ),
+            (
                 EventKind::MemoryStored { key: "k".into(), revision: 2, expires: Some(Timestamp(7)) },
                 "memory.stored",
                 json!({ "key": "k", "revision": 2, "expires": 7 }),
@@ -496,5 +576,8 @@ mod tests {
         assert_eq!(about(None, None, changed("mcp_task")), subject("mcp_task", "t"));
         assert_eq!(about(None, None, changed("dependency")), subject("task", "t"));
         assert_eq!(about(None, None, EventKind::MemoryDeleted { key: "k".into() }), subject("memory", "k"));
+        assert_eq!(about(None, None, EventKind::MemberLeft { member: "a".into() }), subject("member", "a"));
+        let step = EventKind::StepLogged { number: 7, level: Level::Info, message: "m".into(), data: None };
+        assert_eq!(about(None, None, step), subject("step", "7"));
     }
 }

@@ -19,11 +19,15 @@ mod id;
 mod json;
 pub mod limits;
 pub mod mcp_task;
+pub mod member;
 pub mod memory;
+pub mod message;
+pub mod page;
 pub mod policy;
 pub mod retention;
 pub mod run;
 pub mod session;
+pub mod step;
 pub mod task;
 
 use std::{sync::Arc, time::Duration};

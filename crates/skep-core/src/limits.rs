@@ -69,6 +69,20 @@ pub const MEMORY_QUERY_WORDS_MAX: usize = 16;
 pub const MEMORY_SEARCHED_MAX: usize = PAGE_MAX;
 /// Entries that a search finds at most.
 pub const MEMORY_FOUND_MAX: usize = 100;
+/// Bytes of a step's message.
+pub const STEP_MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a step's data, as JSON text.
+pub const STEP_DATA_BYTES_MAX: usize = 64 << 10;
+/// Agents that have joined one workspace.
+pub const MEMBERS_MAX: usize = 1_000;
+/// How long an agent must be away before another one may have its place, where there are [`MEMBERS_MAX`].
+pub const MEMBER_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of a message's body, as JSON text.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// Messages in one agent's inbox; another one to it alone is refused.
+pub const INBOX_MAX: usize = 10_000;
+/// Messages that one call acknowledges by their numbers.
+pub const ACKNOWLEDGED_MAX: usize = 1_000;
 /// Sessions that a hub registers at once.
 pub const SESSIONS_MAX: usize = 1_000;
 /// How often a task may lose its worker before it has failed: it may be what its workers do not survive.
@@ -106,6 +120,24 @@ pub enum Invalid {
         count: usize,
         /// The limit.
         count_max: usize,
+    },
+    /// A number outside of what is allowed.
+    #[error("{what} is {value}, and must be from {min} to {max}")]
+    OutOfRange {
+        /// What it is, with its unit.
+        what: &'static str,
+        /// The number.
+        value: u64,
+        /// The least that is allowed.
+        min: u64,
+        /// The most that is allowed.
+        max: u64,
+    },
+    /// Text with a NUL in it, which databases do not keep.
+    #[error("{what} has a NUL character (\\0) in it; leave it out")]
+    Nul {
+        /// What has it.
+        what: &'static str,
     },
     /// JSON nested too deep to be read back.
     #[error("{what} is nested deeper than {JSON_DEPTH_MAX} levels; flatten it")]
@@ -157,6 +189,16 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), Invalid> 
 
 pub(crate) fn check_bytes(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), Invalid> {
     if bytes > bytes_max { Err(Invalid::TooLarge { what, bytes, bytes_max }) } else { Ok(()) }
+}
+
+/// Text that is small enough to keep, in every database.
+pub(crate) fn check_text(what: &'static str, text: &str, bytes_max: usize) -> Result<(), Invalid> {
+    check_bytes(what, text.len(), bytes_max)?;
+    if text.contains('\0') { Err(Invalid::Nul { what }) } else { Ok(()) }
+}
+
+pub(crate) fn check_range(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), Invalid> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(Invalid::OutOfRange { what, value, min, max }) }
 }
 
 pub(crate) fn check_count(what: &'static str, count: usize, count_max: usize) -> Result<(), Invalid> {

@@ -127,6 +127,11 @@ impl Actor {
         Arc::new(Actor { principal: principal.into(), team, agent: None, on_behalf_of: None, rights })
     }
 
+    /// The name under which it acts in a workspace: its agent's, or else the principal's.
+    pub fn name(&self) -> &str {
+        self.agent.as_deref().unwrap_or(&self.principal)
+    }
+
     /// Check one right.
     pub fn permit<R: Right>(self: &Arc<Self>) -> Result<Permit<R>, Denied> {
         match R::is_in(self.rights) {

@@ -124,7 +124,7 @@ const TASKS: &str = "
     where what is not null order by id";
 
 /// Everything else: namespace, subject, and what is wrong with it.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 19] = [
     "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
      where run is not null
         and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)
@@ -186,6 +186,32 @@ const OTHERS: [&str; 14] = [
         select namespace, 1 as entries, bytes, 0 as memories, 0 as memory_bytes from memory
         union all select id, 0, 0, memories, memory_bytes from namespace
      ) as parts group by namespace having sum(entries) <> sum(memories) or sum(bytes) <> sum(memory_bytes)",
+    "select n.id, 'log of steps', 'should have ' || (n.last_step - n.first_step + 1) || ' from ' || n.first_step
+            || ' on, but has ' || coalesce(s.count, 0) || ' from ' || coalesce(s.first, 0) || ' to ' || coalesce(s.last, 0)
+     from namespace n left join (
+        select namespace, count(*) as count, min(number) as first, max(number) as last from step group by namespace
+     ) as s on s.namespace = n.id
+     where coalesce(s.count, 0) <> n.last_step - n.first_step + 1 or s.first <> n.first_step or s.last <> n.last_step",
+    "select n.id, 'list of messages', 'should have ' || (n.last_message - n.first_message + 1) || ' from '
+            || n.first_message || ' on, but has ' || coalesce(m.count, 0) || ' from ' || coalesce(m.first, 0) || ' to '
+            || coalesce(m.last, 0)
+     from namespace n left join (
+        select namespace, count(*) as count, min(number) as first, max(number) as last from message group by namespace
+     ) as m on m.namespace = n.id
+     where coalesce(m.count, 0) <> n.last_message - n.first_message + 1 or m.first <> n.first_message
+        or m.last <> n.last_message",
+    "select i.namespace, 'message ' || i.number, case
+            when m.number is null then 'is in the inbox of ' || i.agent || ', but does not exist'
+            when m.recipient is not null then 'is in the inbox of ' || i.agent || ', but is to ' || m.recipient
+            else 'is to all, and in the inbox of ' || i.agent || ', who has not come so far'
+        end
+     from inbox i left join message m on m.namespace = i.namespace and m.number = i.number
+     where m.number is null or m.recipient <> i.agent or m.recipient is null and i.number > coalesce(
+        (select seen from member where member.namespace = i.namespace and member.id = i.agent), 0)",
+    "select m.namespace, 'member ' || m.id, 'has seen message ' || m.seen || ', but the last one is ' || n.last_message
+     from member m join namespace n on n.id = m.namespace where m.seen > n.last_message",
+    "select m.namespace, 'message ' || m.number, 'is about message ' || m.reply_to || ', which was not there before it'
+     from message m where m.reply_to >= m.number or m.reply_to < 1",
 ];
 
 /// The same about large values: each that a row names is there, and each that is there is named. By grouping, for the

@@ -9,7 +9,7 @@
 //! write that drops one can look for others.
 
 use super::{
-    DbError, Doing, Tx, runs,
+    DbError, Doing, Tx, messages, runs,
     sql::{self, Cause, Row, values},
     table::Table,
     tasks,
@@ -36,12 +36,12 @@ fn naming() -> impl Iterator<Item = Naming> {
         table.blobs().map(move |column| Naming { table: table.name, column, subject, run })
     };
     let in_column = |table, column: &str, subject| Naming { table, column: column.to_owned(), subject, run: NO_RUN };
-    let shared = [
-        in_column("revision", "sha256", "'file ' || path"),
-        in_column("message", "body_blob", "'message ' || number"),
-        in_column("memory", "value_blob", "'memory ' || id"),
-    ];
-    of(&tasks::TABLE, "'task ' || id", "run").chain(of(&runs::TABLE, "'run ' || id", "id")).chain(shared)
+    let shared =
+        [in_column("revision", "sha256", "'file ' || path"), in_column("memory", "value_blob", "'memory ' || id")];
+    of(&tasks::TABLE, "'task ' || id", "run")
+        .chain(of(&runs::TABLE, "'run ' || id", "id"))
+        .chain(of(&messages::TABLE, "'message ' || number", NO_RUN))
+        .chain(shared)
 }
 
 /// Every name of a blob, as a table: in which namespace and run, a subject for people, and the hash.

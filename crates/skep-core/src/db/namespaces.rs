@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Sql,
+    Sql, Tx,
     sql::{Cause, Row, values},
 };
 use crate::Namespace;
@@ -58,6 +58,16 @@ impl Namespaces {
 
     fn all(&self) -> MutexGuard<'_, HashMap<Namespace, i64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tx<'_> {
+    /// The next numbers of a counter of the namespace, `last_step` or another one. Returns the one before the first.
+    pub(super) async fn take_numbers(&mut self, counter: &str, count: usize) -> Result<i64, Cause> {
+        let count = i64::try_from(count)?;
+        let sql = format!("update namespace set {counter} = {counter} + $1 where id = $2 returning {counter}");
+        let last = self.change(&sql, values![count, self.namespace()], |row| row.next::<i64>()).await?;
+        Ok(last.first().ok_or("the namespace is missing")? - count)
     }
 }
 

@@ -22,7 +22,10 @@ use crate::{
     app::RunError,
     artefact::NewArtefact,
     event::{EventKind, NewEvent},
+    message::{MessageKind, NewMessage},
+    page::Start,
     run::End,
+    step::{Level, NewStep, StepFilter},
     task::Failure,
 };
 
@@ -120,6 +123,41 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
         let mut story = story(&app).await;
         story.sort();
         assert_eq!(story, ["task.submitted after", "task.submitted before", "task.submitted held"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn steps_and_messages_next_to_a_failing_write_have_numbers_without_gaps() {
+    on_every_database(async |app| {
+        let (held, held_write) = Held::start(&app);
+        let permit = permit();
+        let step =
+            |message: &str| app.log_step(&permit, NewStep { level: Level::Info, message: message.into(), data: None });
+        let message = |body: &str| {
+            let body = json!(body).into();
+            NewMessage { kind: MessageKind::Broadcast, recipient: None, reply_to: None, body, key: None }
+        };
+        let failing = app.db.write(&permit, async |tx| {
+            tx.number_steps(1).await?;
+            tx.number_message().await?;
+            Err::<(), _>(TaskError::Unknown(id("failing")))
+        });
+        let (one, two, failing, three, first, second, ()) = tokio::join!(
+            step("1"),
+            step("2"),
+            failing,
+            step("3"),
+            app.send_message(&permit, message("1")),
+            app.send_message(&permit, message("2")),
+            async { held.proceed() },
+        );
+        held_write.join_all().await;
+        assert!(failing.is_err());
+        assert_eq!([one.unwrap(), two.unwrap(), three.unwrap()], [1, 2, 3]);
+        assert_eq!([first.unwrap().number, second.unwrap().number], [1, 2]);
+        let steps = app.db.steps(&permit.to_read(), StepFilter::default(), Start::After(0), 9).await.unwrap();
+        assert_eq!(steps.rows.iter().map(|step| &*step.message).collect::<Vec<_>>(), ["1", "2", "3"]);
     })
     .await;
 }

@@ -4,8 +4,11 @@ use skep_core::{
     artefact::NewArtefact,
     db::FINDINGS_MAX,
     mcp_task::{McpTaskId, NewMcpTask},
+    member::TTL_DEFAULT,
     memory::NewEntry,
+    message::{MessageKind, NewMessage},
     run::End,
+    step::{Level, NewStep},
 };
 
 use super::*;
@@ -32,8 +35,23 @@ async fn every_state(app: &Hub, name: &str) {
     claim().await;
 }
 
+/// A workspace with three steps and three messages.
+async fn shared(app: &Hub) {
+    let agent = |name: &str| agent_in("w", "ann", name);
+    for name in ["b", "c"] {
+        app.join_workspace(&agent(name), None, TTL_DEFAULT).await.unwrap();
+    }
+    for recipient in [Some("b".to_owned()), Some("b".to_owned()), None] {
+        let (body, kind) = (Json::null(), MessageKind::Collaborate);
+        let new = NewMessage { kind, recipient, reply_to: None, body: body.clone(), key: None };
+        app.send_message(&agent("a"), new).await.unwrap();
+        let step = NewStep { level: Level::Info, message: "x".into(), data: Some(body) };
+        app.log_step(&agent("a"), step).await.unwrap();
+    }
+}
+
 /// What is done behind the store's back, and what is said of it.
-const DAMAGES: [(&str, &[&str]); 29] = [
+const DAMAGES: [(&str, &[&str]); 36] = [
     (
         "update task set waiting_for = 2 where id = 'a-pending'",
         &["task a-pending (in main) waits for 2 others, but 1 are unfinished"],
@@ -109,7 +127,10 @@ const DAMAGES: [(&str, &[&str]); 29] = [
         &["task alone (in main) belongs to run none, which does not exist"],
     ),
     ("delete from run where id = 'empty'", &["event 70 (in main) is about run empty, which does not exist"]),
-    ("update namespace set last_event = 1", &["event 98 (in main) has a number that is still to be given"]),
+    (
+        "update namespace set last_event = 1 where team = 'main' and workspace = ''",
+        &["event 98 (in main) has a number that is still to be given"],
+    ),
     ("update mcp_task set held_until = null", &["MCP task m (in main) runs, but nobody holds it"]),
     (
         "update task set session = 'none' where id = 'e-in_progress'",
@@ -129,7 +150,7 @@ const DAMAGES: [(&str, &[&str]); 29] = [
         &["word lost (in main) belongs to no memory entry"],
     ),
     (
-        "update namespace set memories = 2 where team = 'main'",
+        "update namespace set memories = 2 where team = 'main' and workspace = ''",
         &["memory (in main) has 1 entries of 11 bytes, but 2 of 11 are counted"],
     ),
     (
@@ -141,6 +162,28 @@ const DAMAGES: [(&str, &[&str]); 29] = [
             "task f-ready (in main) is pending, but its run f is being deleted",
         ],
     ),
+    ("delete from step where number = 2", &["log of steps (in main/w) should have 3 from 1 on, but has 2 from 1 to 3"]),
+    (
+        "update namespace set last_message = 4 where workspace = 'w'",
+        &["list of messages (in main/w) should have 4 from 1 on, but has 3 from 1 to 3"],
+    ),
+    (
+        "update message set reply_to = number where number = 2",
+        &["message 2 (in main/w) is about message 2, which was not there before it"],
+    ),
+    (
+        "insert into inbox select namespace, 'x', number from message where number = 1",
+        &["message 1 (in main/w) is in the inbox of x, but is to b"],
+    ),
+    (
+        "insert into inbox select namespace, 'b', number from message where number = 3",
+        &["message 3 (in main/w) is to all, and in the inbox of b, who has not come so far"],
+    ),
+    (
+        "insert into inbox select namespace, 'b', 99 from message where number = 1",
+        &["message 99 (in main/w) is in the inbox of b, but does not exist"],
+    ),
+    ("update member set seen = 5 where id = 'c'", &["member c (in main/w) has seen message 5, but the last one is 4"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +206,7 @@ async fn every_damaged_row_is_named_and_no_other() {
             .await
             .unwrap();
         app.store_memory(&permit(), NewEntry::new("colour", json!("red"))).await.unwrap();
+        shared(&app).await;
         assert_eq!(app.db.audit().await.unwrap().findings, [], "before");
 
         for (sql, _) in DAMAGES {

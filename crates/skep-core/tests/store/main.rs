@@ -16,6 +16,7 @@ mod hubs;
 mod log;
 mod mcp_tasks;
 mod memory;
+mod messages;
 mod old;
 #[path = "../postgres/private.rs"]
 mod private;
@@ -23,6 +24,7 @@ mod processes;
 mod runs;
 mod schedules;
 mod sessions;
+mod steps;
 mod support;
 mod tasks;
 mod tls;

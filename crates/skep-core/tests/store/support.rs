@@ -130,6 +130,12 @@ pub(crate) fn permit() -> Permit {
     permit_in("main")
 }
 
+/// An agent of a principal that is no operator, in a workspace.
+pub(crate) fn agent_in(workspace: &str, principal: &str, agent: &str) -> Permit {
+    let permit: Permit = Actor::member(principal, Namespace::team("main")).permit().unwrap();
+    permit.within(Some(workspace), Some(agent)).unwrap()
+}
+
 pub(crate) fn permit_in(namespace: &str) -> Permit {
     let actor = Actor::operator("test", Namespace::team(namespace));
     actor.permit().unwrap()
