@@ -10,10 +10,11 @@ alter table namespace add column memories bigint not null default 0;       -- ro
 alter table namespace add column memory_bytes bigint not null default 0;   -- of their keys and values
 alter table namespace add column memory_revision bigint not null default 0; -- the highest of those that are deleted
 
+-- The order of paths is that of their bytes, as on SQLite, so that those of a directory are next to each other.
 create table file (
     namespace bigint not null,
-    path      text not null,
-    twin      text not null,    -- the path as file systems see it that take `A` for `a`: no two files have the same
+    path      text collate "C" not null,
+    twin      text collate "C" not null,    -- the path as file systems see it that take `A` for `a`: no two files have the same
     revision  bigint not null,  -- the newest; what follows is of that one
     sha256    text,             -- of the contents, which are a blob; null: the file was deleted
     size      bigint not null,
@@ -22,13 +23,13 @@ create table file (
     at        bigint not null,
     primary key (namespace, path)
 );
-create unique index file_twin on file (namespace, twin);
+create unique index file_twin on file (namespace, twin) where sha256 is not null;
 
 create table revision (
     namespace bigint not null,
-    path      text not null,
+    path      text collate "C" not null,
     number    bigint not null,  -- 1, 2, 3, … of its file
-    base      bigint not null,  -- the revision that its author had seen; 0: none
+    base      bigint,           -- the revision that its author had seen; 0: none; null: the author did not say
     sha256    text,
     size      bigint not null,
     author    text,
@@ -42,16 +43,18 @@ create table claim (
     namespace bigint not null,
     token     bigint not null,  -- given once, and never again
     pattern   text not null,    -- a path, or a glob
+    folded    text not null,    -- the same as paths are compared; of a path, its twin
     is_glob   boolean not null,
     is_shared boolean not null,
     is_held   boolean not null, -- or else it waits for those before it
     principal text not null,
     agent     text,
     at        bigint not null,  -- when it was asked for
+    renewed   bigint not null,  -- when it was granted, or last renewed
     until     bigint not null,  -- when it is over, unless it is renewed; what is over is not there for anybody
     primary key (namespace, token)
 );
-create index claim_pattern on claim (namespace, pattern);
+create index claim_folded on claim (namespace, folded);
 create index claim_glob on claim (namespace, token) where is_glob;
 
 create table step (

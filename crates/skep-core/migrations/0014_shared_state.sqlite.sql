@@ -22,13 +22,13 @@ create table file (
     at        bigint not null,
     primary key (namespace, path)
 );
-create unique index file_twin on file (namespace, twin);
+create unique index file_twin on file (namespace, twin) where sha256 is not null;
 
 create table revision (
     namespace bigint not null,
     path      text not null,
     number    bigint not null,  -- 1, 2, 3, … of its file
-    base      bigint not null,  -- the revision that its author had seen; 0: none
+    base      bigint,           -- the revision that its author had seen; 0: none; null: the author did not say
     sha256    text,
     size      bigint not null,
     author    text,
@@ -42,16 +42,18 @@ create table claim (
     namespace bigint not null,
     token     bigint not null,  -- given once, and never again
     pattern   text not null,    -- a path, or a glob
+    folded    text not null,    -- the same as paths are compared; of a path, its twin
     is_glob   boolean not null,
     is_shared boolean not null,
     is_held   boolean not null, -- or else it waits for those before it
     principal text not null,
     agent     text,
     at        bigint not null,  -- when it was asked for
+    renewed   bigint not null,  -- when it was granted, or last renewed
     until     bigint not null,  -- when it is over, unless it is renewed; what is over is not there for anybody
     primary key (namespace, token)
 ) without rowid;
-create index claim_pattern on claim (namespace, pattern);
+create index claim_folded on claim (namespace, folded);
 create index claim_glob on claim (namespace, token) where is_glob;
 
 create table step (

@@ -4,7 +4,9 @@
 //! Nothing else changes the database: there is a file for each kind of row, and `app/exchange.rs` for what workers do all
 //! the time. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
+mod claims;
 mod exchange;
+mod files;
 mod follow;
 mod mcp_tasks;
 mod members;
@@ -16,7 +18,9 @@ mod steps;
 mod tasks;
 
 pub use self::{
+    claims::ClaimError,
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
+    files::FileError,
     follow::EventFollower,
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     members::MemberError,

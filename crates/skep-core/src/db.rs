@@ -15,9 +15,11 @@ mod admission;
 mod artefacts;
 mod audit;
 mod blobs;
+mod claims;
 mod clock;
 mod error;
 mod events;
+mod files;
 mod follow;
 mod foreign;
 mod group;
@@ -58,6 +60,7 @@ pub use self::{
     audit::{Audit, FINDINGS_MAX, Finding},
     clock::{Clock, Now},
     error::{DbError, Source},
+    files::{FileFilter, FilePage},
     follow::{News, Watch},
     tasks::TaskCounts,
 };
@@ -282,7 +285,7 @@ struct Scope {
     now: Now,
 }
 
-/// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks,memory}.rs`.
+/// What a write can do: the methods in `db/{tasks,runs,sessions,events,artefacts,mcp_tasks,files,claims,memory}.rs`.
 pub(crate) struct Tx<'a> {
     scope: Scope,
     sql: Sql<'a>,

@@ -1,7 +1,7 @@
 //! What happened, in the order in which it became true. Written in the same transaction as the change, and numbered
 //! without gaps in each namespace: who has read up to a number has missed nothing before it.
 //!
-//! A new kind of event is a variant of [`EventKind`], a line in [`EventKind::name`] and one in the test below.
+//! A new kind of event is a variant of [`EventKind`], a line in [`EventKind::name`] and one in its tests.
 
 #[cfg(test)]
 mod tests;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Json, Timestamp,
-    id::{RunId, TaskId, WorkerId},
+    id::{ClaimToken, RunId, TaskId, WorkerId},
     message::MessageKind,
     policy::Actor,
     step::Level,
@@ -226,6 +226,70 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reply_to: Option<i64>,
     },
+    /// A file has a new revision.
+    #[serde(rename = "file.written")]
+    FileWritten {
+        /// Its path.
+        path: String,
+        /// The number of the revision.
+        revision: u64,
+        /// The revision that its author had seen, 0 if there was none; nothing if the author did not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<u64>,
+        /// SHA-256 of its contents, in hexadecimal.
+        sha256: String,
+        /// Bytes of its contents.
+        size: u64,
+    },
+    /// A file was deleted.
+    #[serde(rename = "file.deleted")]
+    FileDeleted {
+        /// Its path.
+        path: String,
+        /// The number of the revision that says so.
+        revision: u64,
+    },
+    /// A claim on files was granted to the event's actor.
+    #[serde(rename = "claim.taken")]
+    ClaimTaken {
+        /// The path or glob.
+        pattern: String,
+        /// The claim's number.
+        token: ClaimToken,
+        /// Whether others may have a shared claim on the same.
+        shared: bool,
+        /// When it is over, unless it is renewed.
+        until: Timestamp,
+    },
+    /// A claim was released by its holder.
+    #[serde(rename = "claim.released")]
+    ClaimReleased {
+        /// The path or glob.
+        pattern: String,
+        /// The claim's number.
+        token: ClaimToken,
+    },
+    /// A request that waited for a claim was withdrawn.
+    #[serde(rename = "claim.withdrawn")]
+    ClaimWithdrawn {
+        /// The path or glob.
+        pattern: String,
+        /// The request's number.
+        token: ClaimToken,
+    },
+    /// A claim was taken away from its holder by the event's actor, an operator.
+    #[serde(rename = "claim.forced")]
+    ClaimForced {
+        /// The path or glob.
+        pattern: String,
+        /// The claim's number.
+        token: ClaimToken,
+        /// Whose claim it was.
+        principal: String,
+        /// Which of the principal's agents had it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+    },
     /// Another program than Skep has changed, added or deleted a row in the database.
     #[serde(rename = "foreign.changed")]
     ForeignChanged {
@@ -369,6 +433,12 @@ impl EventKind {
             EventKind::MemberJoined { .. } => "member.joined",
             EventKind::MemberLeft { .. } => "member.left",
             EventKind::MessageSent { .. } => "message.sent",
+            EventKind::FileWritten { .. } => "file.written",
+            EventKind::FileDeleted { .. } => "file.deleted",
+            EventKind::ClaimTaken { .. } => "claim.taken",
+            EventKind::ClaimReleased { .. } => "claim.released",
+            EventKind::ClaimWithdrawn { .. } => "claim.withdrawn",
+            EventKind::ClaimForced { .. } => "claim.forced",
             EventKind::ForeignChanged { .. } => "foreign.changed",
             EventKind::Unknown { name, .. } => name,
         }
@@ -387,6 +457,13 @@ impl EventKind {
                 Some(Subject::new("member", member))
             }
             EventKind::MessageSent { number, .. } => Some(Subject::new("message", number.to_string())),
+            EventKind::FileWritten { path, .. } | EventKind::FileDeleted { path, .. } => {
+                Some(Subject::new("file", path))
+            }
+            EventKind::ClaimTaken { pattern, .. }
+            | EventKind::ClaimReleased { pattern, .. }
+            | EventKind::ClaimWithdrawn { pattern, .. }
+            | EventKind::ClaimForced { pattern, .. } => Some(Subject::new("claim", pattern)),
             EventKind::Unknown { subject, .. } => subject.clone(),
             _ => None,
         }

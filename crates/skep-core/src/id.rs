@@ -19,3 +19,8 @@ pub struct WorkerId(pub String);
 /// Name of a session: one worker's, from when it registers until it leaves or is lost. Unique in its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub String);
+
+/// The number of a claim on files, and its place in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClaimToken(pub i64);

@@ -1,8 +1,9 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`] and [`memory`] are the rules, [`event`] is what is logged about
-//! them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for each operation. [`policy`] decides
-//! who may call what, [`limits`] how much is accepted, [`retention`] which runs are kept.
+//! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`], [`file`], [`claim`] and [`memory`] are the rules,
+//! [`event`] is what is logged about them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for
+//! each operation. [`policy`] decides who may call what, [`limits`] how much is accepted, [`retention`] which runs are
+//! kept, [`path`] and [`glob`] what files are called.
 
 // The futures of reads are deep, and the compiler works out their layout level by level.
 #![recursion_limit = "256"]
@@ -12,8 +13,11 @@ extern crate self as skep_core; // what unit tests share with tests/store calls 
 
 pub mod app;
 pub mod artefact;
+pub mod claim;
 pub mod db;
 pub mod event;
+pub mod file;
+pub mod glob;
 mod hex;
 mod id;
 mod json;
@@ -23,6 +27,7 @@ pub mod member;
 pub mod memory;
 pub mod message;
 pub mod page;
+pub mod path;
 pub mod policy;
 pub mod retention;
 pub mod run;

@@ -35,6 +35,8 @@ pub const ARTEFACT_BYTES_MAX: usize = 16 << 20;
 pub const ARTEFACTS_MAX: usize = 256;
 /// Bytes of all artefacts that come with one answer.
 pub const ARTEFACTS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a file in a workspace.
+pub const FILE_BYTES_MAX: usize = 10 << 20;
 /// MCP tasks that one principal may have, running and ended, until they expire.
 pub const MCP_TASKS_MAX: usize = 1_000;
 /// Bytes that all MCP tasks of one principal may take, requests and results together.

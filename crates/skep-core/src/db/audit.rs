@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    Db, DbError, Doing, blobs,
+    Db, DbError, Doing, blobs, claims, files,
     sql::{Row, values},
 };
 
@@ -249,7 +249,8 @@ impl Db {
         let mut audit = Audit { events_missing: self.events_missing().await?, ..Audit::default() };
         let names: BTreeMap<i64, String> = self.namespaces().await?.into_iter().collect();
         let name = |namespace| names.get(&namespace).cloned().unwrap_or_else(|| format!("namespace {namespace}"));
-        for sql in OTHERS.map(str::to_owned).into_iter().chain([about_blobs()]) {
+        let rules = OTHERS.iter().chain(&files::RULES).chain(&claims::RULES).copied();
+        for sql in rules.map(str::to_owned).chain([about_blobs()]) {
             let room = FINDINGS_MAX.saturating_sub(audit.findings.len());
             let found = self.audit_others(sql, room).await?.into_iter();
             let finding = |(namespace, subject, what)| Finding { namespace: name(namespace), subject, what };
@@ -257,6 +258,10 @@ impl Db {
         }
         for (namespace, name) in &names {
             self.audit_tasks(&mut audit, (*namespace, name), None).await?;
+            for (claim, other) in self.claims_that_overlap(*namespace).await? {
+                let (subject, what) = (format!("claim {}", claim.0), format!("is held beside claim {}", other.0));
+                audit.findings.push(Finding { namespace: name.clone(), subject, what });
+            }
         }
         let mut last = (i64::MIN, String::new());
         loop {

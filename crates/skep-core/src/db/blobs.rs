@@ -1,4 +1,4 @@
-//! Large JSON as blobs: each once in a namespace, under its hash, whichever rows name it.
+//! Large JSON and the contents of files as blobs: each once in a namespace, under its hash, whichever rows name it.
 //!
 //! A row that is changed is written again with all its columns, and a row that is looked for is read up to the column
 //! that decides. So rows that are hot keep no large values: they keep an empty text, which is no JSON, and the hash,
@@ -63,9 +63,13 @@ pub(super) fn hashes(table: &Table, row: &Row<'_>) -> Result<Vec<String>, Cause>
 impl Tx<'_> {
     /// Keep JSON that is large, and that a row of this write names, unless it is there already.
     pub(super) async fn add_blob(&mut self, json: &Json) -> Result<(), Cause> {
+        self.add_bytes(json.sha256(), json.as_str().as_bytes()).await
+    }
+
+    /// The same for any bytes.
+    pub(super) async fn add_bytes(&mut self, sha256: &str, bytes: &[u8]) -> Result<(), Cause> {
         let sql = "insert into blob (namespace, sha256, size, bytes) values ($1, $2, $3, $4) on conflict do nothing";
-        let bytes = json.as_str().as_bytes();
-        self.execute(sql, values![self.namespace(), json.sha256(), i64::try_from(bytes.len())?, bytes]).await
+        self.execute(sql, values![self.namespace(), sha256, i64::try_from(bytes.len())?, bytes]).await
     }
 
     /// The hashes of the blobs that the rows of a run name.

@@ -68,6 +68,7 @@ fn each() -> Vec<(EventKind, &'static str, serde_json::Value)> {
 
 /// The same of what agents share.
 fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
+    let (token, claim_json) = (|| ClaimToken(5), || json!({ "pattern": "*", "token": 5 }));
     vec![
         (
             EventKind::StepLogged { number: 7, level: Level::Warning, message: "m".into(), data: None },
@@ -102,6 +103,28 @@ fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
             json!({ "key": "k", "revision": 1 }),
         ),
         (EventKind::MemoryDeleted { key: "k".into() }, "memory.deleted", json!({ "key": "k" })),
+        (
+            EventKind::FileWritten { path: "a/b".into(), revision: 2, base: Some(1), sha256: "00".into(), size: 3 },
+            "file.written",
+            json!({ "path": "a/b", "revision": 2, "base": 1, "sha256": "00", "size": 3 }),
+        ),
+        (
+            EventKind::FileDeleted { path: "a".into(), revision: 3 },
+            "file.deleted",
+            json!({ "path": "a", "revision": 3 }),
+        ),
+        (
+            EventKind::ClaimTaken { pattern: "*".into(), token: token(), shared: true, until: Timestamp(7) },
+            "claim.taken",
+            json!({ "pattern": "*", "token": 5, "shared": true, "until": 7 }),
+        ),
+        (EventKind::ClaimReleased { pattern: "*".into(), token: token() }, "claim.released", claim_json()),
+        (EventKind::ClaimWithdrawn { pattern: "*".into(), token: token() }, "claim.withdrawn", claim_json()),
+        (
+            EventKind::ClaimForced { pattern: "*".into(), token: token(), principal: "p".into(), agent: None },
+            "claim.forced",
+            json!({ "pattern": "*", "token": 5, "principal": "p" }),
+        ),
     ]
 }
 

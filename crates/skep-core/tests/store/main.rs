@@ -7,10 +7,12 @@
 mod audit;
 mod blobs;
 mod broken;
+mod claims;
 mod connections;
 mod cuts;
 mod disk;
 mod durable;
+mod files;
 mod follow;
 mod hubs;
 mod log;

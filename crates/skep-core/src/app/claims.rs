@@ -1,0 +1,385 @@
+//! Operations on claims.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep_until},
+};
+
+use super::{App, EventFollower, files::last_token};
+use crate::{
+    Timestamp,
+    claim::{self, CLAIMS_MAX, Claim, ClaimToken, InvalidTime, NewClaim, PRINCIPAL_CLAIMS_MAX, Refused, WAITING_TTL},
+    db::{DbError, News, Tx},
+    event::{EventFilter, EventKind, NewEvent},
+    file::Author,
+    glob::Pattern,
+    policy::{Operate, Permit},
+};
+
+/// How often a hub looks again at a request that waits, and says that somebody still waits for it: so often that one
+/// look may fail before [`WAITING_TTL`] is over.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+/// Claims that are over and in nobody's way, which one write deletes.
+const OVER_DELETED_MAX: usize = 100;
+
+/// Why an operation on claims failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// A time is too short or too long.
+    #[error(transparent)]
+    Time(#[from] InvalidTime),
+    /// The workspace has [`CLAIMS_MAX`] claims.
+    #[error("there are {CLAIMS_MAX} claims in this workspace already; release some, or claim with a glob")]
+    TooMany,
+    /// The principal has [`PRINCIPAL_CLAIMS_MAX`] claims in this workspace.
+    #[error("you have {PRINCIPAL_CLAIMS_MAX} claims in this workspace already; release some, or claim with a glob")]
+    TooManyOfYours,
+    /// Another claim is in the way, or the token is not that of a claim of the caller's.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// What became of a request.
+enum Looked {
+    /// It was granted.
+    Granted(Claim),
+    /// It waits.
+    Waits(Waits),
+}
+
+/// What a request waits for.
+struct Waits {
+    token: ClaimToken,
+    /// The earlier claims that exclude it. It is granted when they are gone; later ones do not matter to it.
+    before: BTreeSet<ClaimToken>,
+    /// When the next of them is over, unless it is renewed.
+    until: Timestamp,
+    /// The number of the last event before. What happens to those claims comes after it.
+    seen: i64,
+}
+
+impl App {
+    /// Claim a path or a glob. A request that cannot be granted at once waits for its turn as long as it says.
+    ///
+    /// If the future is dropped meanwhile, the request is withdrawn, or the claim released.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Claimed`] if another's claim is still in the way at the end.
+    pub async fn claim_file(&self, permit: &Permit, new: NewClaim) -> Result<Claim, ClaimError> {
+        new.check()?;
+        let deadline = Instant::now() + new.wait;
+        loop {
+            let waits = match self.request(permit, &new, deadline <= Instant::now()).await? {
+                Looked::Granted(claim) => return Ok(claim),
+                Looked::Waits(waits) => waits,
+            };
+            let withdrawal = Withdrawal { app: self.clone(), permit: permit.clone(), token: Some(waits.token) };
+            // Boxed, because few wait and everybody's future would be as large.
+            let waited = Box::pin(self.wait_for_claim(permit, new.ttl, waits, deadline)).await;
+            if !matches!(waited, Err(ClaimError::Db(_))) {
+                withdrawal.cancel();
+            }
+            if let Some(claim) = waited? {
+                return Ok(claim);
+            }
+            // This hub was too slow to say that somebody waits: the request lost its place, and is made again.
+        }
+    }
+
+    /// Hold a claim for `ttl` from now.
+    pub async fn renew_claim(
+        &self,
+        permit: &Permit,
+        pattern: &Pattern,
+        token: ClaimToken,
+        ttl: Duration,
+    ) -> Result<Claim, ClaimError> {
+        claim::check_ttl(ttl)?;
+        let (pattern, by) = (pattern.clone(), Author::from(&**permit.actor()));
+        let renew = async move |tx: &mut Tx<'_>| {
+            let found = tx.claim(token).await?;
+            let last = last_token(tx, Some(token), found.as_slice()).await?;
+            let mut claim = claim::with_token(token, found.as_slice(), last)?.clone();
+            check_owner(&claim, &pattern, &by)?;
+            if !claim.is_held {
+                return Err(Refused::Waiting(token).into());
+            }
+            (claim.renewed, claim.until) = (tx.surely_past(), tx.now().after(ttl));
+            tx.save_claim(&claim).await?;
+            Ok(claim)
+        };
+        self.db.write(permit, renew).await
+    }
+
+    /// Release a claim. `false` if it was over already, or never was: that is no error, so this may be called again.
+    pub async fn release_claim(
+        &self,
+        permit: &Permit,
+        pattern: &Pattern,
+        token: ClaimToken,
+    ) -> Result<bool, ClaimError> {
+        let (pattern, by) = (pattern.clone(), Author::from(&**permit.actor()));
+        let release = async move |tx: &mut Tx<'_>| {
+            let Some(claim) = tx.claim(token).await? else { return Ok(false) };
+            check_owner(&claim, &pattern, &by)?;
+            end(tx, &claim).await?;
+            Ok(true)
+        };
+        self.db.write(permit, release).await
+    }
+
+    /// Take a claim away from whoever holds it or waits for it. Returns what it was; `None` if it was over already.
+    pub async fn force_release_claim(
+        &self,
+        permit: &Permit<Operate>,
+        token: ClaimToken,
+    ) -> Result<Option<Claim>, ClaimError> {
+        let force = async move |tx: &mut Tx<'_>| {
+            let Some(claim) = tx.claim(token).await? else { return Ok(None) };
+            tx.delete_claims(vec![token]).await?;
+            let Author { principal, agent } = &claim.by;
+            let (principal, agent) = (principal.to_string(), agent.as_deref().map(str::to_owned));
+            let pattern = claim.pattern.as_str().to_owned();
+            append(tx, EventKind::ClaimForced { pattern, token, principal, agent });
+            Ok(Some(claim))
+        };
+        self.db.write(permit, force).await
+    }
+
+    /// Grant a claim, or put the request in line unless it must not wait.
+    async fn request(&self, permit: &Permit, new: &NewClaim, is_last: bool) -> Result<Looked, ClaimError> {
+        let (new, by) = (new.clone(), Author::from(&**permit.actor()));
+        let request = async move |tx: &mut Tx<'_>| {
+            let all = Claims::load(tx).await?;
+            if all.live.len() >= CLAIMS_MAX {
+                return Err(ClaimError::TooMany);
+            }
+            if all.live.iter().filter(|claim| claim.by.principal == by.principal).count() >= PRINCIPAL_CLAIMS_MAX {
+                return Err(ClaimError::TooManyOfYours);
+            }
+            let NewClaim { pattern, is_shared, ttl, .. } = &new;
+            let now = tx.now();
+            let mut claim = Claim {
+                token: ClaimToken(i64::MAX),
+                pattern: pattern.clone(),
+                is_shared: *is_shared,
+                is_held: true,
+                by: by.clone(),
+                asked: now,
+                renewed: tx.surely_past(),
+                until: now.after(*ttl),
+            };
+            let before: Vec<Claim> = claim::before(&claim, &all.live).cloned().collect();
+            if is_last && let Some(first) = first(&before) {
+                return Err(Refused::Claimed(Box::new(first)).into());
+            }
+            let (token, seen) = tx.next_token().await?;
+            claim.token = token;
+            if !before.is_empty() {
+                (claim.is_held, claim.until) = (false, now.after(WAITING_TTL));
+            }
+            all.delete_over(tx, &claim).await?;
+            tx.add_claim(&claim).await?;
+            if claim.is_held {
+                append(tx, taken(&claim));
+            }
+            Ok(Waits::new(&claim, before, seen).map_or(Looked::Granted(claim), Looked::Waits))
+        };
+        self.db.write(permit, request).await
+    }
+
+    /// Wait until a request is granted. `None` if it is gone.
+    async fn wait_for_claim(
+        &self,
+        permit: &Permit,
+        ttl: Duration,
+        mut waits: Waits,
+        deadline: Instant,
+    ) -> Result<Option<Claim>, ClaimError> {
+        let kinds = ["claim.released", "claim.withdrawn", "claim.forced"].map(str::to_owned).to_vec();
+        let filter = EventFilter { kinds, ..EventFilter::default() };
+        let mut events = self.follow(&permit.to_read(), filter, waits.seen);
+        loop {
+            let now = self.db.now();
+            let until_over = now.until(waits.until).saturating_add(now.error).min(LOOK_INTERVAL);
+            let look_at = deadline.min(Instant::now() + until_over);
+            wait_for_change(&mut events, &mut waits.before, look_at).await?;
+            match self.look_again(permit, waits.token, ttl, deadline <= Instant::now()).await? {
+                Some(Looked::Granted(claim)) => return Ok(Some(claim)),
+                Some(Looked::Waits(still)) => waits = still,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Grant a request that waits if it can be granted by now. Otherwise it is withdrawn if this is the last look, and
+    /// waits on if not. `None` if it is gone.
+    async fn look_again(
+        &self,
+        permit: &Permit,
+        token: ClaimToken,
+        ttl: Duration,
+        is_last: bool,
+    ) -> Result<Option<Looked>, ClaimError> {
+        let look = async move |tx: &mut Tx<'_>| {
+            let all = Claims::load(tx).await?;
+            let Some(mut claim) = all.live.iter().find(|claim| claim.token == token).cloned() else {
+                return Ok(Ok(None));
+            };
+            let before: Vec<Claim> = claim::before(&claim, &all.live).cloned().collect();
+            if is_last && let Some(first) = first(&before) {
+                end(tx, &claim).await?;
+                return Ok(Err(Refused::Claimed(Box::new(first))));
+            }
+            (claim.is_held, claim.renewed) = (before.is_empty(), tx.surely_past());
+            claim.until = tx.now().after(if claim.is_held { ttl } else { WAITING_TTL });
+            tx.save_claim(&claim).await?;
+            if claim.is_held {
+                all.delete_over(tx, &claim).await?;
+                append(tx, taken(&claim));
+            }
+            let seen = 0; // the events are followed already
+            let looked = Waits::new(&claim, before, seen).map_or(Looked::Granted(claim), Looked::Waits);
+            Ok::<_, ClaimError>(Ok(Some(looked)))
+        };
+        Ok(self.db.write(permit, look).await??)
+    }
+
+    /// End a claim of the actor's, whether it is held or waits.
+    async fn withdraw_claim(&self, permit: &Permit, token: ClaimToken) -> Result<(), ClaimError> {
+        let withdraw = async move |tx: &mut Tx<'_>| match tx.claim(token).await? {
+            Some(claim) => Ok::<_, ClaimError>(end(tx, &claim).await?),
+            None => Ok(()),
+        };
+        self.db.write(permit, withdraw).await
+    }
+}
+
+/// Withdraws a request whose caller goes away. If that fails, the request is over after [`WAITING_TTL`].
+struct Withdrawal {
+    app: App,
+    permit: Permit,
+    token: Option<ClaimToken>,
+}
+
+impl Withdrawal {
+    fn cancel(mut self) {
+        self.token = None;
+    }
+}
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        let Some((token, runtime)) = self.token.zip(Handle::try_current().ok()) else { return };
+        let (app, permit) = (self.app.clone(), self.permit.clone());
+        // Nobody is left to wait for it. The store answers each write within a time, so it ends.
+        runtime.spawn(async move {
+            if let Err(error) = app.withdraw_claim(&permit, token).await {
+                tracing::debug!(%error, "cannot withdraw a request for a claim; it ends by itself");
+            }
+        });
+    }
+}
+
+/// The claims of a workspace.
+struct Claims {
+    live: Vec<Claim>,
+    over: Vec<Claim>,
+}
+
+impl Claims {
+    async fn load(tx: &mut Tx<'_>) -> Result<Claims, DbError> {
+        let bounds = tx.time_bounds();
+        let (over, live) = tx.claims().await?.into_iter().partition(|claim| claim.is_over(bounds));
+        Ok(Claims { live, over })
+    }
+
+    /// Delete what is over: all that would exclude a claim, so that it stays over whatever a clock says later, and
+    /// some of the rest.
+    async fn delete_over(&self, tx: &mut Tx<'_>, granted: &Claim) -> Result<(), DbError> {
+        let (in_the_way, others): (Vec<&Claim>, Vec<&Claim>) =
+            self.over.iter().partition(|over| over.excludes(granted));
+        let all = in_the_way.into_iter().chain(others.into_iter().take(OVER_DELETED_MAX));
+        tx.delete_claims(all.map(|claim| claim.token).collect()).await
+    }
+}
+
+impl Waits {
+    fn new(claim: &Claim, before: Vec<Claim>, seen: i64) -> Option<Waits> {
+        let until = before.iter().map(|claim| claim.until).min()?;
+        let tokens = before.iter().map(|claim| claim.token).collect();
+        Some(Waits { token: claim.token, before: tokens, until, seen })
+    }
+}
+
+/// The claim that is named to those whom it excludes: one that is held, if there is one.
+fn first(before: &[Claim]) -> Option<Claim> {
+    before.iter().find(|claim| claim.is_held).or(before.first()).cloned()
+}
+
+/// Wait until none of these claims is left, or until it is time to look.
+async fn wait_for_change(
+    events: &mut EventFollower,
+    before: &mut BTreeSet<ClaimToken>,
+    look_at: Instant,
+) -> Result<(), DbError> {
+    while !before.is_empty() {
+        let news = tokio::select! {
+            news = events.next() => news?,
+            () = sleep_until(look_at) => return Ok(()),
+        };
+        match news {
+            News::Events(events) => events.iter().for_each(|event| {
+                if let EventKind::ClaimReleased { token, .. }
+                | EventKind::ClaimWithdrawn { token, .. }
+                | EventKind::ClaimForced { token, .. } = &event.kind
+                {
+                    before.remove(token);
+                }
+            }),
+            News::Reset { .. } => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn check_owner(claim: &Claim, pattern: &Pattern, by: &Author) -> Result<(), Refused> {
+    if claim.pattern.folded() != pattern.folded() {
+        return Err(Refused::Elsewhere { token: claim.token, pattern: claim.pattern.as_str().to_owned() });
+    }
+    if claim.by.principal != by.principal {
+        return Err(Refused::NotYours(claim.token));
+    }
+    Ok(())
+}
+
+/// Delete a claim, and say so.
+async fn end(tx: &mut Tx<'_>, claim: &Claim) -> Result<(), DbError> {
+    tx.delete_claims(vec![claim.token]).await?;
+    let (pattern, token) = (claim.pattern.as_str().to_owned(), claim.token);
+    append(
+        tx,
+        if claim.is_held {
+            EventKind::ClaimReleased { pattern, token }
+        } else {
+            EventKind::ClaimWithdrawn { pattern, token }
+        },
+    );
+    Ok(())
+}
+
+fn taken(claim: &Claim) -> EventKind {
+    let Claim { token, pattern, is_shared, until, .. } = claim;
+    EventKind::ClaimTaken { pattern: pattern.as_str().to_owned(), token: *token, shared: *is_shared, until: *until }
+}
+
+fn append(tx: &mut Tx<'_>, kind: EventKind) {
+    let at = tx.now();
+    tx.append(NewEvent { at, run: None, task: None, kind });
+}
