@@ -9,6 +9,7 @@ mod fetch_url;
 mod files;
 mod generate_code;
 mod http_request;
+mod memory;
 mod observe_screen;
 mod page;
 mod sandboxed;
@@ -59,7 +60,7 @@ impl Parts {
 /// All built-in tools.
 pub fn all(parts: Parts) -> Vec<Tool> {
     let Parts { sandbox, web, model, search, code, app } = parts;
-    let _shared = shared::Shared(app);
+    let shared = shared::Shared(app);
     let gate = code::Gate::new(code, sandbox.clone());
     vec![
         Tool::new(ai::Ai { model: model.clone() }),
@@ -73,6 +74,11 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(files::ListFiles),
         Tool::new(generate_code::GenerateCode { gate, model }),
         Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(memory::MemoryDelete { shared: shared.clone() }),
+        Tool::new(memory::MemoryList { shared: shared.clone() }),
+        Tool::new(memory::MemoryRetrieve { shared: shared.clone() }),
+        Tool::new(memory::MemorySearch { shared: shared.clone() }),
+        Tool::new(memory::MemoryStore { shared }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
     ]

@@ -1,7 +1,10 @@
 //! What the tools have in common that work on what agents share: files, claims, steps, messages, memory.
 
+use serde_json::Map;
 use skep_core::{
+    Timestamp,
     app::App,
+    db::DbError,
     limits::Invalid,
     policy::{Permit, Right},
 };
@@ -35,4 +38,25 @@ impl Shared {
 /// What the store refuses in any state, as a fault of the arguments.
 pub(super) fn refused(invalid: Invalid) -> ToolError {
     ToolError::InvalidArguments(vec![crate::error::Fault { pointer: String::new(), message: invalid.to_string() }])
+}
+
+/// What the store cannot do now.
+pub(super) fn store_failed(error: DbError) -> ToolError {
+    let message = error.to_string();
+    match error {
+        DbError::Busy(_) | DbError::Locked(_) | DbError::Unreachable(_) => ToolError::Busy(message),
+        // It may have been done, so the call is not simply made again.
+        DbError::Unsure(_) => {
+            ToolError::Failed { message, detail: Map::from_iter([("may_have_run".to_owned(), true.into())]) }
+        }
+        _ => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
+            ToolError::failed(message)
+        }
+    }
+}
+
+/// A time of the store, in RFC 3339.
+pub(super) fn time(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_string()
 }

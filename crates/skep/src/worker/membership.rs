@@ -1,6 +1,8 @@
 //! This process as a hub among those that share the store: it says that it is alive while its workers work, and looks
 //! for hubs that do not say so any more.
 
+use std::time::Duration;
+
 use skep_core::{
     app::{App, SessionError},
     policy::Permit,
@@ -10,6 +12,9 @@ use skep_core::{
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::patience::PATIENCE;
+
+/// How often a hub deletes what has expired; nobody sees that any more.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
 /// A hub with a session for each of its workers.
 pub(super) struct Membership {
@@ -86,13 +91,21 @@ impl Membership {
     }
 }
 
-/// The job of every hub: again and again, give out what workers had that are gone. Never returns.
+/// The job of every hub: again and again, give out what workers had that are gone, and delete what has expired. Never
+/// returns.
 pub async fn watch_over(app: App, permit: Permit) {
-    let mut look = tokio::time::interval(HUB_BEAT);
+    let (mut look, mut expire) = (tokio::time::interval(HUB_BEAT), tokio::time::interval(EXPIRE_EVERY));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
-        look_for_lost(&app, &permit).await;
+        tokio::select! {
+            _ = look.tick() => look_for_lost(&app, &permit).await,
+            _ = expire.tick() => {
+                if let Err(error) = app.expire_memory().await {
+                    tracing::warn!(%error, "could not delete memory entries that have expired");
+                }
+            }
+        }
     }
 }
 
