@@ -10,6 +10,7 @@ mod du;
 mod exec;
 mod logs;
 mod mcp_stdio;
+mod memory;
 mod progress;
 mod prompt;
 mod remote;
@@ -18,6 +19,7 @@ mod runs;
 mod sandbox;
 mod serve;
 mod servers;
+mod shared;
 mod show;
 mod status;
 mod tool_page;
@@ -125,6 +127,7 @@ enum Command {
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Servers(servers::Arguments),
+    Memory(memory::Arguments),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
@@ -157,6 +160,7 @@ impl Cli {
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
             Command::Servers(arguments) => servers::servers(common, arguments).await,
+            Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,
