@@ -189,3 +189,55 @@ pub struct Readiness {
     /// `ready`, or `draining` with status 503.
     pub status: &'static str,
 }
+
+/// Something that happened: an event of `GET /api/v1/events` and of `/ws`, and a line of `skep logs --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Event<'a> {
+    /// Its place in the log of its namespace: 1, 2, 3, …
+    pub number: i64,
+    /// When it happened, in RFC 3339.
+    pub at: String,
+    /// Who caused it; null if that is not known.
+    pub actor: Option<EventActor<'a>>,
+    /// What happened, such as `memory.stored`.
+    pub kind: &'a str,
+    /// In which run.
+    pub run: Option<&'a str>,
+    /// To which task of the run.
+    pub task: Option<&'a str>,
+    /// More, which depends on the kind.
+    #[schemars(with = "Value")]
+    pub data: skep_core::Json,
+}
+
+/// Who caused an event.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EventActor<'a> {
+    /// Who called.
+    pub principal: &'a str,
+    /// Which of its agents.
+    pub agent: Option<&'a str>,
+    /// In whose name.
+    pub on_behalf_of: Option<&'a str>,
+}
+
+/// `GET /api/v1/events`, for callers that do not accept an event stream.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Events<'a> {
+    /// The events, the oldest first.
+    pub events: Vec<Event<'a>>,
+    /// Everything up to this number was looked at: the `after` of the next request.
+    pub next: i64,
+    /// Events after the number that was asked for have been deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Reset>,
+}
+
+/// The log does not go back as far as a reader wanted: read the current state, and go on from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reset {
+    /// The number of the first event that is kept.
+    pub first: i64,
+    /// The number of the last event.
+    pub last: i64,
+}

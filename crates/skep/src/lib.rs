@@ -13,6 +13,7 @@ pub mod api;
 pub mod cli;
 pub mod clients;
 pub mod config;
+mod events;
 pub mod executor;
 pub mod hub;
 pub mod problem;

@@ -6,6 +6,7 @@
 //! nothing by being called twice is called again. Where none answers, the caller is told and decides
 //! ([`crate::executor`] runs the tool here).
 
+mod events;
 mod judge;
 mod show;
 
@@ -25,7 +26,10 @@ use skep_tools::{
 };
 
 use self::judge::{judge, message, said};
-pub use self::show::ShowError;
+pub use self::{
+    events::{EventStream, StreamEvent},
+    show::ShowError,
+};
 use crate::{
     api::{Health, HealthStatus},
     problem,

@@ -34,6 +34,18 @@ impl EventFollower {
         self.after
     }
 
+    /// Go on from here, as if everything up to this number was looked at, and nothing after it.
+    pub fn go_on_after(&mut self, number: i64) {
+        (self.after, self.live) = (number, None);
+    }
+
+    /// Leave out everything that has happened so far. Returns the number of the last event.
+    pub async fn skip_to_end(&mut self) -> Result<i64, DbError> {
+        let (_, ends) = self.db.event_page(self.permit.namespace(), None, i64::MAX, 1).await?;
+        self.go_on_after(ends.last);
+        Ok(ends.last)
+    }
+
     /// How often a page of this namespace's log was read from the database, for whichever follower that waits.
     pub fn pages_read(&self) -> u64 {
         self.live.as_ref().map_or(0, Follower::pages_read)

@@ -7,6 +7,7 @@ mod completions;
 mod connect;
 mod doctor;
 mod du;
+mod events;
 mod exec;
 mod logs;
 mod mcp_stdio;
@@ -123,6 +124,7 @@ enum Command {
     Runs(runs::Arguments),
     Show(show::Arguments),
     Logs(logs::Arguments),
+    Events(events::Arguments),
     Du(du::Arguments),
     Tools(tools::Arguments),
     Call(tools::CallArguments),
@@ -155,6 +157,7 @@ impl Cli {
             Command::Runs(arguments) => runs::runs(common, arguments).await,
             Command::Show(arguments) => show::show(common, arguments).await,
             Command::Logs(arguments) => logs::logs(common, arguments).await,
+            Command::Events(arguments) => events::events(common, arguments).await,
             Command::Du(arguments) => du::du(common, arguments).await,
             Command::Tools(arguments) => tools::tools(common, arguments).await,
             Command::Call(arguments) => tools::call(common, arguments).await,

@@ -12,7 +12,7 @@ use skep_core::{
     Timestamp,
     app::{App, EventFollower},
     db::{DbError, News},
-    event::{Event, EventActor, EventFilter, EventKind},
+    event::{Event, EventFilter, EventKind},
     policy::{Permit, Read},
     run::RunId,
 };
@@ -21,6 +21,7 @@ use skep_sandbox::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
+    events,
     run::{Names, now, rfc3339},
     terminal::{block, can_draw, line, print, say, short_line},
     worker::Printed,
@@ -183,21 +184,9 @@ impl Live {
     }
 }
 
-/// An event as a line for programs.
+/// An event as a line for programs, with the name of its task.
 pub(super) fn to_json(event: &Event, names: &Names) -> String {
-    let actor = event.actor.as_ref().map(|EventActor { principal, agent, on_behalf_of }| {
-        json!({ "principal": &**principal, "agent": agent.as_deref(), "on_behalf_of": on_behalf_of.as_deref() })
-    });
-    json!({
-        "number": event.number,
-        "at": rfc3339(event.at),
-        "actor": actor,
-        "kind": event.kind.name(),
-        "run": event.run.as_ref().map(|run| &run.0),
-        "task": event.task.as_ref().map(|task| names.get(task)),
-        "data": event.kind.data(),
-    })
-    .to_string()
+    events::to_json(event, event.task.as_ref().map(|task| names.get(task)))
 }
 
 /// An event as a line for people.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use reqwest::{Response, StatusCode, Url};
 use serde_json::{Map, Value};
 
 use super::{Hubs, innermost, message, object, said};
 
 /// Time for a hub to answer. It may first wait a moment for MCP servers that are starting.
-const SHOW_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const SHOW_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time for a hub to say how it is, which it knows at once or finds out within 2 s.
 const STATUS_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -69,26 +70,31 @@ impl Hubs {
 
     /// The calls of the first hub after the one of this number. If there are none, it is asked to wait that long for one.
     pub async fn show_calls(&self, after: u64, wait: Duration) -> Result<Map<String, Value>, ShowError> {
-        let query = [("after", after), ("wait", wait.as_secs())];
+        let query = [("after", after.to_string()), ("wait", wait.as_secs().to_string())];
         self.get(&["calls"], &query, wait + SHOW_TIME_MAX).await
     }
 
-    async fn get(
-        &self,
-        path: &[&str],
-        query: &[(&str, u64)],
-        time_max: Duration,
-    ) -> Result<Map<String, Value>, ShowError> {
-        let hub = &self.hubs[0]; // there is one
-        let name = hub.name.clone();
-        let mut url = hub.health.clone();
+    /// The address of a path at the first hub.
+    pub(super) fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
+        let mut url = self.hubs[0].health.clone(); // there is one
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop().extend(path);
         }
         if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query.iter().map(|(name, value)| (name, value.to_string())));
+            url.query_pairs_mut().extend_pairs(query);
         }
-        let request = self.with_token(hub.client.get(url)).timeout(time_max);
+        url
+    }
+
+    pub(super) async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        time_max: Duration,
+    ) -> Result<Map<String, Value>, ShowError> {
+        let hub = &self.hubs[0]; // there is one
+        let name = hub.name.clone();
+        let request = self.with_token(hub.client.get(self.url(path, query))).timeout(time_max);
         let unreachable = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
             true => ShowError::Slow { hub: name.clone(), time_max },
             false => ShowError::Unreachable { hub: name.clone(), why: innermost(&error) },
@@ -97,14 +103,24 @@ impl Hubs {
         let status = response.status();
         match object(response).await.map_err(unreachable)? {
             Some(answer) if status.is_success() || is_health(&answer) => Ok(answer),
-            Some(answer) if answer.get("code").is_some_and(|code| code == "draining") => {
-                Err(ShowError::Stopping { hub: name })
-            }
-            Some(answer) if said(&answer).is_some() => {
-                Err(ShowError::Refused { hub: name, status: status.as_u16(), why: message(&answer) })
-            }
-            _ => Err(ShowError::NotAHub { hub: name, status: status.to_string() }),
+            answer => Err(refused(name, status, answer)),
         }
+    }
+
+    /// What a response says that is not what was asked for.
+    pub(super) async fn refusal(&self, hub: String, response: Response) -> ShowError {
+        let status = response.status();
+        refused(hub, status, object(response).await.ok().flatten())
+    }
+}
+
+fn refused(hub: String, status: StatusCode, answer: Option<Map<String, Value>>) -> ShowError {
+    match answer {
+        Some(answer) if answer.get("code").is_some_and(|code| code == "draining") => ShowError::Stopping { hub },
+        Some(answer) if said(&answer).is_some() => {
+            ShowError::Refused { hub, status: status.as_u16(), why: message(&answer) }
+        }
+        _ => ShowError::NotAHub { hub, status: status.to_string() },
     }
 }
 

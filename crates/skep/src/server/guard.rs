@@ -6,6 +6,7 @@
 //! Both are refused whatever the path is.
 
 use std::{
+    borrow::Cow,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
@@ -18,6 +19,7 @@ use skep_mcp::server::{
 };
 
 use super::{
+    events::socket::offered_token,
     peer,
     problem::{Kind, Problem},
     tokens::{Exchanged, Known, Tokens},
@@ -191,9 +193,10 @@ impl Guard {
     /// The third question, asked where something is to be had: which token does the caller know?
     pub(super) fn check_token(&self, headers: &Fields<'_>) -> Result<Arc<Known>, Problem> {
         let wanted = || unauthorized("this hub wants its token: send `Authorization: Bearer …`");
-        let given = headers.get("authorization").and_then(bearer).ok_or_else(wanted)?;
+        let given = headers.get("authorization").and_then(bearer).map(Cow::Borrowed);
+        let given = given.or_else(|| offered_token(headers).map(Cow::Owned)).ok_or_else(wanted)?;
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        tokens.find(given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
+        tokens.find(&given).cloned().ok_or_else(|| unauthorized("this hub does not know that token"))
     }
 
     /// Who sends a request over a listener that answers these: whoever the token says, or the user of this machine, whom
@@ -347,6 +350,13 @@ mod tests {
             assert_eq!(ask(&[("authorization", header)]), "unauthorized", "{header}");
         }
         assert_eq!(ask(&[]), "unauthorized");
+        let offered = ("sec-websocket-protocol", "skep, skep.token.Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5");
+        assert_eq!(ask(&[("upgrade", "websocket"), offered]), "ok", "as a page offers it, which sets no headers");
+        assert_eq!(ask(&[offered]), "unauthorized", "only for WebSocket");
+        for offered in ["skep", "skep.token.", "skep.token.AAAA", "skep.token.!", "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5"] {
+            let pairs = [("upgrade", "websocket"), ("sec-websocket-protocol", offered)];
+            assert_eq!(ask(&pairs), "unauthorized", "{offered}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ use tracing::Instrument as _;
 use super::{
     body::{self, Bodies},
     cors,
+    events::{self, Live},
     guard::{Admits, Guard},
     health::Health,
     mcp,
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,
+    pub(super) live: Live,
     pub(super) metrics: Result<Metrics, &'static str>,
     pub(super) started: Instant,
     /// It is reached by `https`.
@@ -93,6 +95,7 @@ pub(super) fn router(hub: Arc<Shared>, admits: Admits) -> Router {
         .route("/metrics", get(show_metrics))
         .merge(servers::router())
         .merge(super::calls::router())
+        .merge(events::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -313,7 +316,7 @@ async fn show_metrics(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<
 }
 
 async fn no_such_path() -> Problem {
-    let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /health, GET /metrics";
+    let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /api/v1/events, GET /ws, GET /health, GET /metrics";
     Problem::new(Kind::NotFound, format!("there is nothing here; this hub answers {paths}"))
 }
 

@@ -18,6 +18,7 @@ mod body;
 mod calls;
 mod connections;
 mod cors;
+mod events;
 mod fast;
 mod guard;
 mod half;
@@ -260,7 +261,10 @@ impl Controls {
     /// They cannot be told apart, or the hub would begin or cease to want tokens. All stays as it was.
     pub fn set_tokens(&self, own: Option<Token>, named: BTreeMap<String, Token>) -> Result<bool, NotTaken> {
         let exchanged = self.hub.guard.set_tokens(tokens::Tokens::new(own, named)?)?;
-        exchanged.gone.iter().for_each(|principal| self.hub.mcp.server.revoke(principal));
+        for principal in &exchanged.gone {
+            self.hub.mcp.server.revoke(principal);
+            self.hub.live.revoke(principal);
+        }
         Ok(exchanged.is_new)
     }
 
@@ -328,6 +332,7 @@ impl Listeners {
         }
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
         let calls = parts.calls;
+        let live = events::Live::new(parts.store.as_ref().map(|(app, _)| app.clone()), calls.limits.principal_share);
         let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
         let bytes_max = calls.limits.message_bytes_max;
         let hub = Shared {
@@ -336,6 +341,7 @@ impl Listeners {
             calls,
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
+            live,
             metrics,
             started: Instant::now(),
             is_tls: options.tls.is_some(),
@@ -399,6 +405,7 @@ impl Listeners {
         hub.calls.admission.start_draining(); // first, so that nobody is served after the listeners are gone
         hub.mcp.server.stop_waiting_for_input();
         hub.calls.log.close();
+        hub.live.stop();
         stop_accepting.cancel();
         accepting.close();
         accepting.wait().await;
@@ -412,6 +419,7 @@ impl Listeners {
         close.cancel();
         tasks.close();
         tasks.wait().await;
+        hub.live.stopped().await; // connections that were upgraded are no tasks any more
         Stopped { calls_cancelled }
     }
 }

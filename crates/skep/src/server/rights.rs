@@ -173,7 +173,7 @@ async fn who_has_no_right_is_refused_over_http_whether_or_not_the_thing_exists()
         assert_eq!(there.0, StatusCode::FORBIDDEN, "{method} {path}: {}", there.1);
         assert_eq!(there, (missing.0, missing.1.replace(MISSING, THERE)), "{method} {path}");
     }
-    for path in ["/", "/tools", "/servers", "/calls", "/health", "/metrics"] {
+    for path in ["/", "/tools", "/servers", "/calls", "/api/v1/events", "/ws", "/health", "/metrics"] {
         let (status, said) = hub.http("GET", path, &json!({})).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {said}");
         assert!(said.contains("you may not read here"), "{path}: {said}");

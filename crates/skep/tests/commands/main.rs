@@ -4,6 +4,7 @@
 mod connect;
 mod doctor;
 mod manual;
+mod memory;
 mod page;
 mod status;
 #[path = "../support/mod.rs"]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod browser;
+mod events;
 mod http;
 mod hubs;
 mod mcp;
