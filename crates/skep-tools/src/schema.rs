@@ -8,7 +8,7 @@
 
 pub mod portable;
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use garde::Validate;
 use jsonschema::{
@@ -17,7 +17,7 @@ use jsonschema::{
 };
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::value::{expected, kind_of, member, read};
 
@@ -77,15 +77,45 @@ impl Schema {
             jsonschema::validator_for(self.json())
                 .expect("a schema that is derived from a type compiles; a test reads each")
         });
-        for error in validator.iter_errors(value) {
+        let (value, renamed) = self.by_schema(value);
+        for error in validator.iter_errors(&value) {
             self.explain(&error, &mut found);
             if found.len() >= PROBLEMS_MAX {
                 found.truncate(PROBLEMS_MAX);
                 break;
             }
         }
+        for (alias, name) in renamed {
+            let (alias, name) = (member("", &alias), member("", &name));
+            for violation in &mut found {
+                if violation.pointer.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                    violation.pointer.replace_range(..name.len(), &alias);
+                }
+            }
+        }
         // Some limits have no place in a schema.
         if found.is_empty() { in_type } else { found }
+    }
+
+    /// The value with its members named as the schema has them, and which of them the caller calls otherwise. The type may
+    /// take a member by several names, of which the schema knows one; that two are the same is known to the type alone.
+    fn by_schema<'a>(&self, value: &'a Value) -> (Cow<'a, Value>, Vec<(String, String)>) {
+        let mut renamed = Vec::new();
+        let (Value::Object(members), Some(properties)) = (value, self.json()["properties"].as_object()) else {
+            return (Cow::Borrowed(value), renamed);
+        };
+        let mut named = Map::new();
+        for (name, value) in members {
+            let is_same = |known: &&String| {
+                let both = json!({ name: value, *known: value });
+                let is_twice = |fault: &Violation| fault.message.starts_with("duplicate field");
+                !members.contains_key(*known) && (self.check)(&both).is_err_and(|faults| faults.iter().any(is_twice))
+            };
+            let known = if properties.contains_key(name) { None } else { properties.keys().find(is_same) };
+            renamed.extend(known.map(|known| (name.clone(), known.clone())));
+            named.insert(known.unwrap_or(name).clone(), value.clone());
+        }
+        if renamed.is_empty() { (Cow::Borrowed(value), renamed) } else { (Cow::Owned(named.into()), renamed) }
     }
 
     fn explain(&self, error: &ValidationError<'_>, found: &mut Vec<Violation>) {

@@ -94,3 +94,27 @@ fn near_names_are_suggested_and_far_ones_are_not() {
     assert_eq!(suggest("teleport", ["search", "bash"]), None);
     assert_eq!(suggest(&"s".repeat(1000), ["search"]), None);
 }
+
+#[derive(serde::Deserialize, schemars::JsonSchema, garde::Validate)]
+#[garde(allow_unvalidated)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Renamed {
+    #[serde(alias = "taskId", alias = "swarmId")]
+    #[garde(length(chars, min = 1))]
+    task_id: String,
+    count: u32,
+}
+
+#[test]
+fn a_member_by_another_name_of_it_is_no_fault_and_its_faults_are_told_by_that_name() {
+    let schema = Schema::of::<Renamed>();
+    let faults = |value: Value| -> Vec<String> {
+        let said = |one: Violation| format!("{} {}", one.pointer, one.message);
+        schema.violations(&value).into_iter().map(said).collect()
+    };
+    assert_eq!(faults(json!({ "swarmId": "a", "count": 1 })), [""; 0]);
+    assert_eq!(faults(json!({ "swarmId": "a", "count": "x" })), ["/count must be a whole number, not text"]);
+    assert_eq!(faults(json!({ "swarmId": "", "count": 1 })), ["/swarmId must not be empty"]);
+    assert_eq!(faults(json!({ "swarm": "a", "count": 1 })), [" `task_id` is missing", "/swarm is not known here"]);
+}
