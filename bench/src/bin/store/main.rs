@@ -247,8 +247,9 @@ fn alone(path: &Path, group: u32, time: Duration) -> f64 {
     let complete = "update task set state = 'completed', worker = null, session = null, result = ?2, result_blob = null
          where namespace = 1 and id = ?1";
     let dependents = "select task from dependency where namespace = 1 and depends_on = ?1";
-    let event = "insert into event (namespace, number, at, kind, run, task, data)
-         values (1, ?4, 1, ?2, null, ?1, ?3)";
+    let event = "insert into event (namespace, number, at, actor, agent, on_behalf_of, kind, run, task, subject_kind,
+            subject, data)
+         values (1, ?4, 1, 'bench', null, null, ?2, null, ?1, null, null, ?3)";
     let count = "update namespace set last_event = ?1 where id = 1";
 
     let db = Connection::open(path).unwrap();
