@@ -474,10 +474,19 @@ impl EventKind {
         if let EventKind::Unknown { data, .. } = self {
             return data.clone();
         }
-        // `{"task.started":{…}}`: what stands behind the name.
-        let text = serde_json::to_string(self).unwrap_or_default();
-        let data = text.split_once(':').and_then(|(_, data)| data.strip_suffix('}'));
-        Json::from_database(data.unwrap_or("{}"))
+        match self {
+            // Most events are one of these.
+            EventKind::TaskStarted(attempt) | EventKind::TaskCompleted(attempt) => Json::of(attempt),
+            kind => kind.data_of_any(),
+        }
+    }
+
+    fn data_of_any(&self) -> Json {
+        // `{"task.started":{…}}`: what stands behind the name, in which nothing is escaped.
+        let Ok(mut text) = serde_json::to_string(self) else { return Json::from_database("{}") };
+        text.pop();
+        text.drain(..r#"{"":"#.len() + self.name().len());
+        Json::from_database(text)
     }
 
     /// What the database has. An event that this program does not know or cannot read is kept as it is.
