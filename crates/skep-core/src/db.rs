@@ -360,6 +360,19 @@ impl<'a> Tx<'a> {
         result
     }
 
+    /// The first row that a `select` gives with each of these rows of values.
+    async fn first_of_each<'v, V: AsRef<[Value<'v>]>, T>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
+    ) -> Result<Vec<Option<T>>, Cause> {
+        self.check()?;
+        let result = self.sql.first_of_each(sql, each, read).await;
+        self.failed |= result.is_err();
+        result
+    }
+
     /// Change something, and see the rows that the change gives.
     async fn change<T>(
         &mut self,
@@ -380,11 +393,33 @@ impl<'a> Tx<'a> {
         Ok(result? > 0)
     }
 
-    /// Change something. If it fails, the commit does.
-    async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
+    /// Change something with each of these rows of values, and see how many rows each has changed.
+    async fn count_each<'v, V: AsRef<[Value<'v>]>>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+    ) -> Result<Vec<u64>, Cause> {
         self.check()?;
         self.changed = true;
-        let result = self.sql.execute(sql, values).await;
+        let result = self.sql.count_each(sql, each).await;
+        self.failed |= result.is_err();
+        result
+    }
+
+    /// Change something. If it fails, the commit does.
+    async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
+        self.execute_each(sql, [values]).await
+    }
+
+    /// Change something with each of these rows of values. If it fails, the commit does.
+    async fn execute_each<'v, V: AsRef<[Value<'v>]>>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+    ) -> Result<(), Cause> {
+        self.check()?;
+        self.changed = true;
+        let result = self.sql.execute_each(sql, each).await;
         self.failed |= result.is_err();
         result
     }

@@ -16,6 +16,9 @@ use crate::{
     task::{self, NewTask, Task, TaskId, check_graph},
 };
 
+/// Tasks that are added at once, so that the rows of a large run are not all in memory.
+const TASKS_ADDED_MAX: usize = 256;
+
 /// Why an operation on runs failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -79,14 +82,7 @@ impl App {
                 return tx.run(&run.id).await?.ok_or_else(|| RunError::Unknown(run.id.clone()));
             }
             tx.append(started);
-            for (position, task) in (0..).zip(&tasks) {
-                let waiting_for = u32::try_from(task.depends_on.len()).unwrap_or(u32::MAX);
-                let task = Task::new(task.clone(), position, waiting_for, now);
-                if tx.add_task(&task).await?.is_none() {
-                    return Err(RunError::TaskTaken(task.id));
-                }
-                tx.append(task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
-            }
+            add_tasks(tx, &tasks).await?;
             Ok(run)
         };
         self.db.write_bytes(permit, bytes, start).await
@@ -229,6 +225,26 @@ impl App {
         };
         self.db.write_bytes(permit, bytes, change).await
     }
+}
+
+/// Add the tasks of a new run, which are pending.
+async fn add_tasks(tx: &mut Tx<'_>, tasks: &[NewTask]) -> Result<(), RunError> {
+    let (now, mut places) = (tx.now(), 0..);
+    for some in tasks.chunks(TASKS_ADDED_MAX) {
+        let pending = |(position, task): (u32, &NewTask)| {
+            let waiting_for = u32::try_from(task.depends_on.len()).unwrap_or(u32::MAX);
+            Task::new(task.clone(), position, waiting_for, now)
+        };
+        let some: Vec<Task> = places.by_ref().zip(some).map(pending).collect();
+        let epochs = tx.add_tasks(&some).await?;
+        for (task, epoch) in some.into_iter().zip(epochs) {
+            if epoch.is_none() {
+                return Err(RunError::TaskTaken(task.id));
+            }
+            tx.append(task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
+        }
+    }
+    Ok(())
 }
 
 async fn release(tx: &mut Tx<'_>, id: &RunId) -> Result<Vec<Task>, DbError> {

@@ -3,8 +3,8 @@
 use super::{App, Verdict};
 use crate::{
     Json,
-    db::{DbError, Tx},
-    event::{EventKind, NewEvent},
+    db::{DbError, Operation, Tx},
+    event::{EventActor, EventKind, NewEvent},
     limits::{Invalid, LOG_BYTES_MAX, OUTPUT_BYTES_MAX, RUN_TASKS_MAX, check_count, check_json, check_name},
     policy::Permit,
     run::{self, Deletion, RunId},
@@ -23,6 +23,9 @@ pub enum TaskError {
     /// There is a task of this name, which is being deleted with its run.
     #[error("a task of this name is being deleted with run {}; wait for its end, or choose another name", .0.0)]
     BeingDeleted(RunId),
+    /// There is a task of this name already, and it is not of the run that a new task gives.
+    #[error("there is a task {} already, of another run or of none; give the new one another name", .0.0)]
+    Taken(TaskId),
     /// The run of a new task is not running.
     #[error("the run cannot take a task: it is {}", .0.name())]
     RunNotRunning(run::State),
@@ -38,7 +41,8 @@ pub enum TaskError {
 }
 
 impl App {
-    /// Declare a task. Submitting twice under one id is submitting once; the first one counts.
+    /// Declare a task. Submitting twice under one id is submitting once; the first one counts. An id that a task of another
+    /// run has is refused.
     ///
     /// A task may depend on tasks of its own run; one without a run, on others without. If one of them has ended
     /// without success already, the task is blocked at once.
@@ -48,36 +52,8 @@ impl App {
         if task.depends_on.contains(&task.id) {
             return Err(Invalid::Cycle(vec![task.id]).into());
         }
-        let bytes = task.bytes();
-        let submit = async move |tx: &mut Tx<'_>| {
-            let now = tx.now();
-            // A repeated call returns the task, even if its run has ended since.
-            let needs_others = task.run.is_some() || !task.depends_on.is_empty();
-            if needs_others && let Some(existing) = tx.task(&task.id).await? {
-                return unless_deleted(tx, existing).await;
-            }
-            let position = match &task.run {
-                Some(run) => next_position(tx, run).await?,
-                None => 0,
-            };
-            let (waiting_for, blocked_by) = check_dependencies(tx, &task).await?;
-            let mut task = Task::new(task.clone(), position, waiting_for, now);
-            let submitted = task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now);
-            let blocked = blocked_by.map(|by| {
-                let event = task.event(EventKind::TaskBlocked { by: by.clone() }, now);
-                task.state = State::Blocked(by);
-                event
-            });
-            let Some(epoch) = tx.add_task(&task).await? else {
-                let existing = load(tx, &task.id).await?;
-                return unless_deleted(tx, existing).await;
-            };
-            task.epoch = epoch;
-            tx.append(submitted);
-            blocked.into_iter().for_each(|event| tx.append(event));
-            Ok(task)
-        };
-        self.db.write_bytes(permit, bytes, submit).await
+        let (actor, bytes) = ((&**permit.actor()).into(), task.bytes());
+        self.db.perform(permit.namespace(), bytes, Submit { actor, task }).await?
     }
 
     /// Fail an attempt. There is another one if `retry` is set and the task has retries left. Otherwise the task has
@@ -156,16 +132,105 @@ impl App {
     }
 }
 
-async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
-    tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
+/// A task is declared.
+struct Submit {
+    /// By whom.
+    actor: EventActor,
+    task: NewTask,
+}
+
+impl Submit {
+    /// Whether what becomes of it depends on no other task and no run.
+    fn stands_alone(&self) -> bool {
+        self.task.run.is_none() && self.task.depends_on.is_empty()
+    }
+}
+
+impl Operation for Submit {
+    /// A refusal has changed nothing, so it needs not undo the tasks that are declared at the same time.
+    type Output = Result<Task, TaskError>;
+    type Error = TaskError;
+    const TOGETHER: bool = true;
+
+    async fn run(tx: &mut Tx<'_>, all: &[&Submit]) -> Result<Vec<Self::Output>, TaskError> {
+        let mut submitted = Vec::with_capacity(all.len());
+        for some in all.chunk_by(|one, next| one.stands_alone() && next.stands_alone()) {
+            match some {
+                [one] if !one.stands_alone() => submitted.push(unless_failed(submit(tx, one).await)?),
+                _ => {
+                    let now = tx.now();
+                    let tasks = some.iter().map(|one| Task::new(one.task.clone(), 0, 0, now)).collect();
+                    submitted.extend(add(tx, some, tasks).await?);
+                }
+            }
+        }
+        Ok(submitted)
+    }
+}
+
+/// Declare a task that is in a run or depends on others.
+async fn submit(tx: &mut Tx<'_>, one: &Submit) -> Result<Task, TaskError> {
+    let new = &one.task;
+    // A repeated call returns the task, even if its run has ended since.
+    if let Some(existing) = tx.task(&new.id).await? {
+        return repeated(tx, new, existing).await;
+    }
+    let position = match &new.run {
+        Some(run) => next_position(tx, run).await?,
+        None => 0,
+    };
+    let (waiting_for, blocked_by) = check_dependencies(tx, new).await?;
+    let mut task = Task::new(new.clone(), position, waiting_for, tx.now());
+    if let Some(by) = blocked_by {
+        task.state = State::Blocked(by);
+    }
+    add(tx, &[one], vec![task]).await?.pop().unwrap_or_else(|| Err(TaskError::Unknown(new.id.clone())))
+}
+
+/// Add tasks as they are declared, unless there are some of their names.
+async fn add(
+    tx: &mut Tx<'_>,
+    declared: &[&Submit],
+    tasks: Vec<Task>,
+) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
+    let (now, epochs) = (tx.now(), tx.add_tasks(&tasks).await?);
+    let mut added = Vec::with_capacity(tasks.len());
+    for ((one, mut task), epoch) in declared.iter().zip(tasks).zip(epochs) {
+        let Some(epoch) = epoch else {
+            let existing = load(tx, &task.id).await?;
+            added.push(unless_failed(repeated(tx, &one.task, existing).await)?);
+            continue;
+        };
+        task.epoch = epoch;
+        tx.act_for(Some(&one.actor));
+        tx.append(task.event(EventKind::TaskSubmitted { queue: task.queue.clone() }, now));
+        if let State::Blocked(by) = &task.state {
+            tx.append(task.event(EventKind::TaskBlocked { by: by.clone() }, now));
+        }
+        added.push(Ok(task));
+    }
+    Ok(added)
+}
+
+/// What one of several is told, unless the store has failed, which is about all of them.
+fn unless_failed(said: Result<Task, TaskError>) -> Result<Result<Task, TaskError>, DbError> {
+    match said {
+        Err(TaskError::Db(error)) => Err(error),
+        said => Ok(said),
+    }
 }
 
 /// A task that was there already, for a caller that submits it again.
-async fn unless_deleted(tx: &mut Tx<'_>, task: Task) -> Result<Task, TaskError> {
-    match deletion_of(tx, &task).await? {
+async fn repeated(tx: &mut Tx<'_>, new: &NewTask, existing: Task) -> Result<Task, TaskError> {
+    match deletion_of(tx, &existing).await? {
         Some(Deletion { run, .. }) => Err(TaskError::BeingDeleted(run)),
-        None => Ok(task),
+        None if existing.run != new.run => Err(TaskError::Taken(existing.id)),
+        None => Ok(existing),
     }
+}
+
+async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
+    tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
 }
 
 /// Refuse a late answer, and keep it in the log. A task that is being deleted is unknown: nothing may be added to what

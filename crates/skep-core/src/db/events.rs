@@ -69,9 +69,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mu
                 "insert into event (namespace, number, {COLUMNS})
                  values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
             );
-            for event in events {
-                sql.execute(&insert, &values_of(namespace, event)).await?;
-            }
+            sql.execute_each(&insert, events.iter().map(|event| values_of(namespace, event))).await?;
             Ok(before)
         }
         // A statement costs more than a row here, so all of them are in one.

@@ -7,8 +7,7 @@
 use std::{borrow::Cow, cell::Cell, error::Error, sync::atomic::Ordering};
 
 use bytes::BytesMut;
-use rusqlite::{Connection, types::ToSqlOutput};
-use serde::de::DeserializeOwned;
+use rusqlite::{Connection, Statement, types::ToSqlOutput};
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use super::postgres::Pipeline;
@@ -25,7 +24,7 @@ pub(super) enum Sql<'a> {
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
 /// What goes into a `$n`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
     Null,
     Boolean(bool),
@@ -87,11 +86,6 @@ impl<'a> Row<'a> {
             AnyRow::Sqlite(row) => Ok(row.get_ref(self.place())?.as_str_or_null()?),
             AnyRow::Postgres(row) => Ok(row.try_get(self.place())?),
         }
-    }
-
-    /// The next column, JSON.
-    pub(super) fn next_json<T: DeserializeOwned>(&self) -> Result<T, Cause> {
-        Ok(serde_json::from_str(self.next_text()?.ok_or("null instead of JSON")?)?)
     }
 
     /// The next column, JSON that is not parsed.
@@ -182,14 +176,14 @@ impl Sql<'_> {
     ) -> Result<Vec<T>, Cause> {
         match self {
             Sql::Sqlite(connection) => {
-                let mut statement = connection.prepare_cached(sql)?;
-                bind(&mut statement, values)?;
-                let mut rows = statement.raw_query();
-                let mut found = Vec::new();
-                while let Some(row) = rows.next()? {
-                    found.push(read(&Row::new(AnyRow::Sqlite(row)))?);
-                }
-                Ok(found)
+                let found = repeat(connection, sql, [values], |statement| {
+                    let (mut rows, mut found) = (statement.raw_query(), Vec::new());
+                    while let Some(row) = rows.next()? {
+                        found.push(read(&Row::new(AnyRow::Sqlite(row)))?);
+                    }
+                    Ok(found)
+                });
+                Ok(found?.pop().unwrap_or_default())
             }
             Sql::Postgres(pipeline) => {
                 let rows = pipeline.all(sql, values).await?;
@@ -221,22 +215,71 @@ impl Sql<'_> {
     /// Run a statement that changes rows, and say how many. Cheaper than `returning` where that is enough.
     pub(super) async fn count(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Cause> {
         match self {
-            Sql::Sqlite(connection) => {
-                let mut statement = connection.prepare_cached(sql)?;
-                bind(&mut statement, values)?;
-                Ok(statement.raw_execute()?.try_into()?)
-            }
+            Sql::Sqlite(_) => Ok(self.count_each(sql, [values]).await?.into_iter().sum()),
             Sql::Postgres(pipeline) => Ok(pipeline.count(sql, values).await?),
+        }
+    }
+
+    /// Run a statement with each of these rows of values, and read the first row that each gives.
+    pub(super) async fn first_of_each<'v, V: AsRef<[Value<'v>]>, T>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+        read: impl Fn(&Row<'_>) -> Result<T, Cause>,
+    ) -> Result<Vec<Option<T>>, Cause> {
+        match self {
+            Sql::Sqlite(connection) => repeat(connection, sql, each, |statement| {
+                let mut rows = statement.raw_query();
+                rows.next()?.map(|row| read(&Row::new(AnyRow::Sqlite(row)))).transpose()
+            }),
+            Sql::Postgres(pipeline) => {
+                let answers = pipeline.each(sql, each).await?;
+                let first = |(rows, _): &(Vec<tokio_postgres::Row>, _)| {
+                    rows.first().map(|row| read(&Row::new(AnyRow::Postgres(row)))).transpose()
+                };
+                answers.iter().map(first).collect()
+            }
+        }
+    }
+
+    /// Run a statement with each of these rows of values, and say how many rows each has changed.
+    pub(super) async fn count_each<'v, V: AsRef<[Value<'v>]>>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+    ) -> Result<Vec<u64>, Cause> {
+        match self {
+            Sql::Sqlite(connection) => {
+                repeat(connection, sql, each, |statement| Ok(statement.raw_execute()?.try_into()?))
+            }
+            Sql::Postgres(pipeline) => {
+                let answers = pipeline.each(sql, each).await?;
+                Ok(answers.into_iter().map(|(_, count)| count).collect())
+            }
+        }
+    }
+
+    /// Run a statement with each of these rows of values, as [`Sql::execute`] does.
+    pub(super) async fn execute_each<'v, V: AsRef<[Value<'v>]>>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+    ) -> Result<(), Cause> {
+        match self {
+            Sql::Sqlite(_) => self.count_each(sql, each).await.map(drop),
+            Sql::Postgres(pipeline) => {
+                for values in each {
+                    pipeline.later(sql, values.as_ref()).await?;
+                }
+                Ok(())
+            }
         }
     }
 
     /// Run a statement whose rows are not needed. PostgreSQL may run it later; if it fails, so does whatever comes after
     /// it, at the latest the commit.
     pub(super) async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Cause> {
-        match self {
-            Sql::Sqlite(_) => self.count(sql, values).await.map(drop),
-            Sql::Postgres(pipeline) => Ok(pipeline.later(sql, values).await?),
-        }
+        self.execute_each(sql, [values]).await
     }
 
     /// Run several statements that take no values and give no rows.
@@ -318,11 +361,34 @@ pub(super) fn is_set(column: &str) -> String {
 /// Between two tables: a join that SQLite does in the order in which it is written. PostgreSQL takes it for any other.
 pub(super) const JOIN_IN_ORDER: &str = "cross join";
 
+/// Run a statement of SQLite with each of these rows of values. It is looked up once, and values that are the same as in
+/// the row before are bound once: a statement keeps what it was given.
+fn repeat<'v, V: AsRef<[Value<'v>]>, T>(
+    connection: &Connection,
+    sql: &str,
+    each: impl IntoIterator<Item = V>,
+    run: impl Fn(&mut Statement<'_>) -> Result<T, Cause>,
+) -> Result<Vec<T>, Cause> {
+    let (each, mut before) = (each.into_iter(), None::<V>);
+    let (mut statement, mut ran) = (connection.prepare_cached(sql)?, Vec::with_capacity(each.size_hint().0));
+    for values in each {
+        bind(&mut statement, values.as_ref(), before.as_ref().map_or(&[], V::as_ref))?;
+        ran.push(run(&mut statement)?);
+        before = Some(values);
+    }
+    Ok(ran)
+}
+
+/// Give a statement its values, as far as they are not the ones that it has. One that has none yet has only nulls.
+///
 /// SQLite numbers `$1` in order of appearance, whatever its digit; so that is the order to write them in.
-fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value<'_>]) -> rusqlite::Result<()> {
-    for (n, value) in (1..).zip(values) {
-        debug_assert_eq!(statement.parameter_name(n), Some(format!("${n}").as_str()), "in {statement:?}");
-        statement.raw_bind_parameter(n, value)?;
+fn bind(statement: &mut Statement<'_>, values: &[Value<'_>], before: &[Value<'_>]) -> rusqlite::Result<()> {
+    for (n, value) in values.iter().enumerate() {
+        let place = n + 1;
+        debug_assert_eq!(statement.parameter_name(place), Some(format!("${place}").as_str()), "in {statement:?}");
+        if value != before.get(n).unwrap_or(&Value::Null) {
+            statement.raw_bind_parameter(place, value)?;
+        }
     }
     Ok(())
 }

@@ -420,6 +420,8 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use serde_json::json;
 
     use super::{super::Tx, *};
@@ -436,7 +438,8 @@ mod tests {
     }
 
     async fn add(db: &Db, task: Task) -> Result<(), DbError> {
-        db.write_as_hub(&Namespace::team("n"), async move |tx| tx.add_task(&task).await.map(drop)).await
+        db.write_as_hub(&Namespace::team("n"), async move |tx| tx.add_tasks(slice::from_ref(&task)).await.map(drop))
+            .await
     }
 
     /// Let the file grow by so many pages and no more, which is what SQLite sees of a full disk.

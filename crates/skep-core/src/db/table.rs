@@ -101,6 +101,8 @@ pub(super) struct Table {
 pub(super) struct Update {
     /// Which of the table's columns.
     is_written: Vec<bool>,
+    /// How many values a row of it has, but for its key.
+    width: usize,
     one: String,
     /// The same for several rows, on PostgreSQL.
     several: String,
@@ -199,7 +201,7 @@ impl Update {
             arrays.join(", "),
             names.join(", ")
         );
-        Update { is_written, one, several }
+        Update { is_written, width: names.len(), one, several }
     }
 
     /// What it writes of a row of the table, with the columns.
@@ -227,24 +229,28 @@ impl Tx<'_> {
         Ok(is_new)
     }
 
-    /// The same for a table with a column that the database makes. Returns that; `None` if there is a row of this id.
-    pub(super) async fn insert_made<const N: usize>(
+    /// Add rows to a table with a column that the database makes. Returns that of each; `None` if there is a row of its
+    /// id already.
+    pub(super) async fn insert_made<'a, const N: usize>(
         &mut self,
         table: &Table,
-        values: [Value<'_>; N],
-    ) -> Result<Option<i64>, Cause> {
-        let (row, large) = self.new_row(table, values);
-        let made = if !self.sql.answers_at_once() {
-            self.change(&table.insert_made, &row, |row| row.next()).await?.pop()
-        } else if self.has_changed(&table.insert, &row).await? {
+        rows: impl Iterator<Item = [Value<'a>; N]>,
+    ) -> Result<Vec<Option<i64>>, Cause> {
+        let (rows, large): (Vec<_>, Vec<_>) = rows.map(|values| self.new_row(table, values)).unzip();
+        let made = if self.sql.answers_at_once() {
             // SQLite keeps what it returns in a table of its own until the statement ends, and to make that one takes
             // longer than a second statement.
-            self.first(&table.made, values![self.namespace()], |row| row.next()).await?
+            let counts = self.count_each(&table.insert, rows).await?;
+            let made = self.first(&table.made, values![self.namespace()], |row| row.next()).await?;
+            counts.into_iter().map(|count| made.filter(|_| count > 0)).collect()
         } else {
-            None
+            self.changed = true;
+            self.first_of_each(&table.insert_made, rows, |row| row.next()).await?
         };
-        for json in large.iter().filter(|_| made.is_some()) {
-            self.add_blob(json).await?;
+        for (large, _) in large.iter().zip(&made).filter(|(_, made)| made.is_some()) {
+            for json in large {
+                self.add_blob(json).await?;
+            }
         }
         Ok(made)
     }
@@ -265,23 +271,7 @@ impl Tx<'_> {
         id: &str,
         values: [Value<'_>; N],
     ) -> Result<(), Cause> {
-        self.update_one(table, &table.update, id, values).await
-    }
-
-    async fn update_one<const N: usize>(
-        &mut self,
-        table: &Table,
-        update: &Update,
-        id: &str,
-        values: [Value<'_>; N],
-    ) -> Result<(), Cause> {
-        let mut row = Vec::with_capacity(2 * N + 2);
-        let large = add_values(&mut row, update.written(table.columns, values));
-        for json in &large {
-            self.add_blob(json).await?;
-        }
-        row.extend([Value::from(self.namespace()), Value::from(id)]);
-        self.execute(&update.one, &row).await
+        self.update_several(table, &table.update, [(id, values)].into_iter()).await
     }
 
     /// Write some columns of several rows, each with its id.
@@ -291,21 +281,26 @@ impl Tx<'_> {
         update: &Update,
         rows: impl ExactSizeIterator<Item = (&'a str, [Value<'a>; N])>,
     ) -> Result<(), Cause> {
-        if rows.len() < 2 || self.sql.answers_at_once() {
-            for (id, values) in rows {
-                self.update_one(table, update, id, values).await?;
-            }
-            return Ok(());
-        }
-        let columns = || update.written(table.columns, table.columns).map(|(column, _)| column);
-        let mut ids = Vec::with_capacity(rows.len());
-        let mut arrays: Vec<Vec<Value<'_>>> = columns().flat_map(Column::names).map(|_| Vec::new()).collect();
+        let (mut ids, mut written) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (id, values) in rows {
-            ids.push(id);
-            let mut row = Vec::with_capacity(2 * N);
+            let mut row = Vec::with_capacity(update.width + 2);
             for json in &add_values(&mut row, update.written(table.columns, values)) {
                 self.add_blob(json).await?;
             }
+            ids.push(id);
+            written.push(row);
+        }
+        if written.len() < 2 || self.sql.answers_at_once() {
+            let namespace = self.namespace();
+            let whole = |(mut row, id): (Vec<_>, _)| {
+                row.extend([Value::from(namespace), Value::from(id)]);
+                row
+            };
+            return self.execute_each(&update.one, written.into_iter().zip(ids).map(whole)).await;
+        }
+        let columns = || update.written(table.columns, table.columns).map(|(column, _)| column);
+        let mut arrays: Vec<Vec<Value<'_>>> = vec![Vec::with_capacity(ids.len()); update.width];
+        for row in written {
             arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
         }
         let are_integers = columns().flat_map(|column| vec![column.is_integer; column.names().len()]);

@@ -58,6 +58,9 @@ static COMPLETE: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", 
 const RUN_GOES_ON: &str = "coalesce((select run.state from run
      where run.namespace = task.namespace and run.id = task.run), 'running') = 'running'";
 
+/// The tasks that depend on one.
+const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
+
 impl Tx<'_> {
     /// The task of this name.
     pub(crate) async fn task(&mut self, id: &TaskId) -> Result<Option<Task>, DbError> {
@@ -67,11 +70,10 @@ impl Tx<'_> {
     /// The tasks of these names, each once and in any order.
     pub(crate) async fn tasks(&mut self, ids: &BTreeSet<&TaskId>) -> Result<Vec<Task>, DbError> {
         if ids.len() < 2 || self.sql.answers_at_once() {
-            let mut tasks = Vec::with_capacity(ids.len());
-            for id in ids {
-                tasks.extend(self.task(id).await?);
-            }
-            return Ok(tasks);
+            let namespace = self.namespace();
+            let keys = ids.iter().map(|id| [namespace.into(), Value::from(&id.0)]);
+            let tasks = self.first_of_each(TABLE.load(), keys, from_row).await.doing("load tasks")?;
+            return Ok(tasks.into_iter().flatten().collect());
         }
         let sql = TABLE.select(&format!("id {}", self.sql.any(2)));
         let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
@@ -142,16 +144,20 @@ impl Tx<'_> {
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
     }
 
-    /// Add a task, and what it depends on. Returns its epoch; `None` if there is a task of this name already.
-    pub(crate) async fn add_task(&mut self, task: &Task) -> Result<Option<i64>, DbError> {
-        let Some(epoch) = self.insert_made(&TABLE, values_of(task)).await.doing("add a task")? else {
-            return Ok(None);
-        };
-        for on in &task.depends_on {
+    /// Add tasks, and what they depend on. Returns their epochs; `None` where there is a task of this name already.
+    pub(crate) async fn add_tasks(&mut self, tasks: &[Task]) -> Result<Vec<Option<i64>>, DbError> {
+        let epochs = self.insert_made(&TABLE, tasks.iter().map(values_of)).await.doing("add tasks")?;
+        let namespace = self.namespace();
+        let added = tasks.iter().zip(&epochs).filter_map(|(task, epoch)| epoch.map(|_| task));
+        let dependencies = added.flat_map(|task| {
+            task.depends_on.iter().map(move |on| [namespace.into(), Value::from(&on.0), Value::from(&task.id.0)])
+        });
+        let mut dependencies = dependencies.peekable();
+        if dependencies.peek().is_some() {
             let sql = "insert into dependency (namespace, depends_on, task) values ($1, $2, $3)";
-            self.execute(sql, values![self.namespace(), &on.0, &task.id.0]).await.doing("add a dependency")?;
+            self.execute_each(sql, dependencies).await.doing("add dependencies")?;
         }
-        Ok(Some(epoch))
+        Ok(epochs)
     }
 
     /// Whether a run has a task of this name.
@@ -183,11 +189,20 @@ impl Tx<'_> {
 
     /// Let the dependents of tasks that are over wait for so many less. To be called once for each task.
     pub(crate) async fn release_dependents(&mut self, ids: &[&TaskId]) -> Result<(), DbError> {
-        if ids.len() < 2 || self.sql.answers_at_once() {
-            for id in ids {
+        let namespace = self.namespace();
+        if self.sql.answers_at_once() {
+            // Most tasks have none, and a `select` that finds nothing is far cheaper than such an update.
+            let keys = ids.iter().map(|id| [namespace.into(), Value::from(&id.0)]);
+            let found = self.first_of_each(DEPENDENTS, keys, |_| Ok(())).await.doing("look for dependents")?;
+            for (id, _) in ids.iter().zip(found).filter(|(_, found)| found.is_some()) {
                 self.release_dependents_of(id).await?;
             }
             return Ok(());
+        }
+        match ids {
+            [] => return Ok(()),
+            [id] => return self.release_dependents_of(id).await,
+            _ => {}
         }
         let any = self.sql.any(2);
         let sql = format!(
@@ -201,13 +216,6 @@ impl Tx<'_> {
     }
 
     async fn release_dependents_of(&mut self, id: &TaskId) -> Result<(), DbError> {
-        const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
-        if self.sql.answers_at_once() {
-            let values = values![self.namespace(), &id.0];
-            if self.first(DEPENDENTS, values, |_| Ok(())).await.doing("look for dependents")?.is_none() {
-                return Ok(());
-            }
-        }
         let dependents = self.sql.among(DEPENDENTS);
         let sql = format!(
             "update task set waiting_for = waiting_for - 1
@@ -240,9 +248,8 @@ impl Tx<'_> {
         let mut blocked =
             self.change(&sql, values![self.namespace(), &id.0, by.as_str()], read).await.doing("block dependents")?;
         blocked.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
-        for (_, id, _, _) in blocked.iter().filter(|(_, _, _, optional)| *optional) {
-            self.release_dependents_of(id).await?;
-        }
+        let optional: Vec<&TaskId> = blocked.iter().filter(|blocked| blocked.3).map(|blocked| &blocked.1).collect();
+        self.release_dependents(&optional).await?;
         Ok(blocked.into_iter().map(|(_, id, run, _)| (id, run)).collect())
     }
 
@@ -453,7 +460,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
     let step = row.next()?;
-    let (queue, position, depends_on) = (row.next()?, number()?, row.next_json::<Vec<String>>()?);
+    let (queue, position, depends_on) = (row.next()?, number()?, row.next_text()?.unwrap_or_default());
     let (retries_max, retry_delay) = (number()?, Duration::from_micros(row.next::<i64>()?.try_into()?));
     let allow_failure = row.next()?;
     let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
@@ -476,7 +483,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         "cancelled" => State::Cancelled,
         other => return Err(unknown_state(other)),
     };
-    let depends_on = depends_on.into_iter().map(TaskId).collect();
+    let depends_on = names_from_json(depends_on)?;
     Ok(Task {
         id,
         epoch,
@@ -528,5 +535,12 @@ fn names_to_json(names: &[TaskId]) -> Cow<'static, str> {
     match names {
         [] => "[]".into(),
         names => serde_json::Value::from_iter(names.iter().map(|name| name.0.as_str())).to_string().into(),
+    }
+}
+
+fn names_from_json(json: &str) -> Result<Vec<TaskId>, Cause> {
+    match json {
+        "[]" => Ok(Vec::new()),
+        json => Ok(serde_json::from_str::<Vec<String>>(json)?.into_iter().map(TaskId).collect()),
     }
 }

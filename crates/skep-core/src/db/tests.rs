@@ -51,7 +51,7 @@ impl Held {
         write.spawn(async move {
             let (permit, is_first) = (permit(), AtomicBool::new(true));
             let stay = app.db.write(&permit, async move |tx| {
-                tx.add_task(&fresh(&name)).await?;
+                tx.add_tasks(&[fresh(&name)]).await?;
                 tx.append(submitted(&name));
                 if is_first.swap(false, Ordering::SeqCst) {
                     barrier.wait(); // it has begun
@@ -84,12 +84,12 @@ async fn a_failing_write_leaves_its_neighbours_in_the_same_commit_alone() {
         let (held, held_write) = Held::start(&app);
         let permit = permit();
         let failing = app.db.write(&permit, async |tx| {
-            tx.add_task(&fresh("failing")).await?;
+            tx.add_tasks(&[fresh("failing")]).await?;
             tx.append(submitted("failing"));
             Err::<(), _>(TaskError::Unknown(id("failing")))
         });
         let panicking = app.db.write(&permit, async |tx| {
-            tx.add_task(&fresh("panicking")).await?;
+            tx.add_tasks(&[fresh("panicking")]).await?;
             if true {
                 panic!("on purpose");
             }
@@ -313,7 +313,7 @@ async fn a_write_that_waits_for_the_outside_world_is_refused() {
     on_every_database(async |app| {
         let permit = permit();
         let refused = app.db.write(&permit, async |tx| {
-            tx.add_task(&fresh("a")).await?;
+            tx.add_tasks(&[fresh("a")]).await?;
             tokio::task::yield_now().await;
             Ok::<(), DbError>(())
         });
@@ -332,7 +332,7 @@ async fn a_write_in_which_a_statement_failed_is_not_acknowledged() {
         for careless in [true, false] {
             let write = app.db.write(&permit, async move |tx| {
                 tx.append(submitted("a"));
-                tx.add_task(&fresh("a")).await?;
+                tx.add_tasks(&[fresh("a")]).await?;
                 // The same artefact twice: on PostgreSQL that is found out later, with the next statement or the
                 // commit.
                 let file = NewArtefact { path: "x".into(), bytes: Vec::new() };

@@ -145,6 +145,23 @@ impl Pipeline {
         self.send(Some((&statement, values))).await.map(|(_, count)| count)
     }
 
+    /// Send what was kept back, then a statement with each of these rows of values, and wait for what each says.
+    pub(in crate::db) async fn each<'v, V: AsRef<[Value<'v>]>>(
+        &mut self,
+        sql: &str,
+        each: impl IntoIterator<Item = V>,
+    ) -> Result<Vec<Answer>, Error> {
+        let statement = self.prepare(sql).await?;
+        let (mut each, mut answers) = (each.into_iter().peekable(), Vec::new());
+        while each.peek().is_some() {
+            let earlier = self.unsent.len();
+            let owned = |values: V| (statement.clone(), values.as_ref().iter().map(Value::to_owned).collect());
+            self.unsent.extend(each.by_ref().take(UNSENT_MAX).map(owned));
+            answers.extend(self.send_all(None).await?.into_iter().skip(earlier));
+        }
+        Ok(answers)
+    }
+
     /// Send what was kept back and wait until all of it is done.
     pub(in crate::db) async fn flush(&mut self) -> Result<(), Error> {
         self.send(None).await.map(drop)
@@ -222,7 +239,7 @@ impl Pipeline {
 }
 
 /// The rows of a statement, and how many it has changed or found.
-type Answer = (Vec<Row>, u64);
+pub(in crate::db) type Answer = (Vec<Row>, u64);
 
 /// Start all, which sends them in this order, then wait for all. Returns what each said, or the first failure.
 async fn in_order<F>(mut answers: Vec<Pin<Box<MaybeDone<F>>>>) -> Result<Vec<Answer>, Error>

@@ -197,6 +197,39 @@ async fn an_answer_can_claim_the_next_task_and_what_it_made_ready() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tasks_declared_at_once_are_added_once_each_and_one_that_is_refused_takes_no_other_down() {
+    on_every_database(async |app| {
+        let permit = permit();
+        app.start_run(&permit, new_run("r"), vec![new("of run")]).await.unwrap();
+        let (held, held_write) = Held::start(&app);
+        let declared = [
+            new("a"),
+            NewTask { run: Some(RunId("unknown".into())), ..new("refused") },
+            new("b"),
+            NewTask { input: json!("again").into(), ..new("a") },
+            new("of run"),
+            NewTask { depends_on: vec![id("b")], ..new("c") },
+        ];
+        let all = join_all(declared.map(|task| app.submit(&permit, task)));
+        let (told, ()) = tokio::join!(all, async { held.proceed() });
+        held_write.join_all().await;
+        let [a, refused, b, again, of_run, c] = <[_; 6]>::try_from(told).unwrap();
+        assert_eq!(a.as_ref().unwrap(), again.as_ref().unwrap(), "the first one counts");
+        assert!(matches!(refused, Err(TaskError::UnknownRun(_))), "{refused:?}");
+        assert!(matches!(of_run, Err(TaskError::Taken(_))), "{of_run:?}");
+        for told in [a, b, c] {
+            let told = told.unwrap();
+            assert_eq!(task(&app, &told.id.0).await.as_ref(), Some(&told));
+        }
+        let submitted = ["of run", "held", "a", "b", "c"].map(|name| format!("task.submitted {name}"));
+        let story = story(&app).await;
+        let of_tasks: Vec<&String> = story.iter().filter(|line| line.starts_with("task.")).collect();
+        assert_eq!(of_tasks, submitted.iter().collect::<Vec<_>>());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_worker_may_claim_and_answer_several_tasks_at_once_but_not_any_number() {
     on_every_database(async |app| {

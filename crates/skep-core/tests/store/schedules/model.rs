@@ -225,6 +225,7 @@ impl Model {
         if let Some(existing) = self.tasks.get(&new.id) {
             return match &existing.run {
                 Some(run) if self.deletions.contains_key(run) => Err(TaskError::BeingDeleted(run.clone())),
+                run if *run != new.run => Err(TaskError::Taken(new.id.clone())),
                 _ => Ok(existing.clone()),
             };
         }
