@@ -10,7 +10,7 @@
 //! The namespace is locked first, before anything is read. So the writes of a namespace see each other's results however
 //! many hubs there are, no two of them deadlock, and the numbers of its events follow one another.
 //!
-//! Operations of one type that are next to each other in a queue are done together (`queue.rs`): 64 claims are one
+//! Operations of one type that wait in a queue are done together (`queue.rs`): 64 claims are one
 //! `select` and one `update`.
 //!
 //! When a closure that has changed something returns an error or panics, when a statement fails, or when the database

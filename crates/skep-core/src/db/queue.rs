@@ -28,6 +28,9 @@ use crate::{
     event::{Event, EventActor},
 };
 
+/// So many of a queue are looked at for those that can be done together. Whoever then stands first is next.
+const LOOK_MAX: usize = 256;
+
 /// What a writer finds in its queue.
 pub(super) enum Job<T> {
     Do(T),
@@ -36,8 +39,9 @@ pub(super) enum Job<T> {
 
 /// What a write does.
 ///
-/// Operations of one type that are next to each other in a queue are done together, if the type allows it, with fewer
-/// statements than one after the other. Nobody can tell: as long as none of them is committed, they are concurrent.
+/// Operations of one type that wait in a queue are done together, if the type allows it, with fewer statements than one
+/// after the other. Nobody can tell, even if they overtake others: as long as none of them is committed, they are
+/// concurrent.
 pub(crate) trait Operation: Send + 'static {
     /// What its caller is told once it is durable.
     type Output: Send + 'static;
@@ -296,11 +300,24 @@ impl Queues {
         Some(namespace)
     }
 
-    /// The first of the same namespace's queue, if it can be done together with this one.
-    pub(super) fn pop_like(&mut self, write: &dyn Write) -> Option<Box<dyn Write>> {
-        let (kind, namespace) = (write.kind()?, write.namespace());
-        let next = self.queues.get(namespace)?.front()?;
-        (next.kind() == Some(kind)).then(|| self.pop_of(namespace)).flatten()
+    /// Add to a group those of its namespace's queue that can be done together with its last, until it has so many.
+    pub(super) fn add_like(&mut self, group: &mut Vec<Box<dyn Write>>, group_max: usize) {
+        let Some(last) = group.last() else { return };
+        let (Some(kind), namespace) = (last.kind(), last.namespace().clone()) else { return };
+        let Some(queue) = self.queues.get_mut(&namespace) else { return };
+        let seen = queue.len().min(LOOK_MAX);
+        let mut others = Vec::new();
+        for write in queue.drain(..seen) {
+            if group.len() < group_max && write.kind() == Some(kind) {
+                group.push(write);
+            } else {
+                others.push(write);
+            }
+        }
+        others.into_iter().rev().for_each(|write| queue.push_front(write));
+        if queue.is_empty() {
+            self.remove(&namespace);
+        }
     }
 
     /// The first of a namespace's queue.
@@ -308,10 +325,14 @@ impl Queues {
         let queue = self.queues.get_mut(namespace)?;
         let write = queue.pop_front();
         if queue.is_empty() {
-            self.queues.remove(namespace);
-            self.turns.retain(|turn| turn != namespace);
+            self.remove(namespace);
         }
         write
+    }
+
+    fn remove(&mut self, namespace: &Namespace) {
+        self.queues.remove(namespace);
+        self.turns.retain(|turn| turn != namespace);
     }
 }
 
@@ -322,7 +343,7 @@ mod tests {
     use tokio::task::block_in_place;
 
     use super::*;
-    use crate::db::{Db, Limits};
+    use crate::db::{Db, Limits, admission::Admission};
 
     /// Says with how many it was done; some cannot be.
     struct Count {
@@ -365,6 +386,36 @@ mod tests {
         let (held, said) = tokio::join!(held, others);
         held.unwrap();
         said
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_stands_between_two_of_a_kind_does_not_keep_them_from_being_done_together() {
+        let (admission, mut queues) = (Arc::new(Admission::new(10, 10)), Queues::default());
+        let team = Namespace::team("n");
+        let mut answers = Vec::new();
+        let mut push = |namespace: &Namespace, is_count: bool| {
+            let place = admission.enter(namespace, 0).unwrap();
+            if is_count {
+                let (write, answer) = Waiting::new(namespace.clone(), Count { fails: false }, place);
+                queues.push(Box::new(write));
+                answers.push(answer);
+            } else {
+                let call = Call::new(None, async |_: &mut Tx<'_>| Ok::<_, DbError>(()));
+                queues.push(Box::new(Waiting::new(namespace.clone(), call, place).0));
+            }
+        };
+        for is_count in [true, false, true, false, true] {
+            push(&team, is_count);
+        }
+        push(&Namespace::team("other"), true);
+        let mut group = vec![queues.pop_of(&team).unwrap()];
+        queues.add_like(&mut group, 2);
+        let are_counts =
+            |group: &[Box<dyn Write>]| group.iter().map(|write| write.kind().is_some()).collect::<Vec<_>>();
+        assert_eq!(are_counts(&group), [true, true], "no more than the group may have");
+        let rest: Vec<_> = std::iter::from_fn(|| queues.pop_of(&team)).collect();
+        assert_eq!(are_counts(&rest), [false, false, true], "the others are in their order");
+        assert!(queues.pop().is_some() && queues.is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -281,11 +281,7 @@ impl Intake {
             if done == group.len() {
                 group.extend(self.queues.pop());
             }
-            while group.len() < GROUP_MAX.min(done + TOGETHER_MAX)
-                && let Some(next) = group.last().and_then(|last| self.queues.pop_like(&**last))
-            {
-                group.push(next);
-            }
+            self.queues.add_like(group, GROUP_MAX.min(done + TOGETHER_MAX));
             let has_enough = done < group.len() || group.len() >= self.pace.size;
             if has_enough || patience.is_zero() || self.inbox.is_closed() {
                 return;

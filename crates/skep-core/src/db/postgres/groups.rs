@@ -237,11 +237,7 @@ impl Writer {
             if done == group.len() && done < GROUP_MAX {
                 group.extend(turn.next_write());
             }
-            while group.len() < GROUP_MAX
-                && let Some(next) = group.last().and_then(|last| turn.next_like(&**last))
-            {
-                group.push(next);
-            }
+            turn.add_like(group);
         };
         let mut sql = Sql::Postgres(&mut pipeline);
         let work = group::run(&mut sql, &shared.namespaces, &shared.time, group, fill);
@@ -398,9 +394,9 @@ impl Turn {
         self.writer.queues.borrow_mut().pop_of(&self.namespace)
     }
 
-    /// The next one, if it can be done together with this one.
-    fn next_like(&mut self, write: &dyn Write) -> Option<Box<dyn Write>> {
-        self.writer.queues.borrow_mut().pop_like(write)
+    /// Those that can be done together with the last of a group.
+    fn add_like(&mut self, group: &mut Vec<Box<dyn Write>>) {
+        self.writer.queues.borrow_mut().add_like(group, GROUP_MAX);
     }
 
     /// Let the next group begin.
