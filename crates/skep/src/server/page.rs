@@ -30,20 +30,22 @@ table{border-collapse:collapse}td{padding:.2rem 1.5rem .2rem 0;vertical-align:to
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}code,pre{background:#2a2a2a}a{color:#7ab8f5}}";
 
 /// Paths that there is something to see at, and what.
-const LINKS: [(&str, &str); 5] = [
+const LINKS: [(&str, &str); 6] = [
     ("/tools", "every tool with its schemas"),
     ("/servers", "the MCP servers behind this hub"),
     ("/calls", "the last calls"),
+    ("/api/v1/events", "what has happened, and an event stream of what happens"),
     ("/health", "how the hub is"),
     ("/metrics", "measurements, for Prometheus"),
 ];
 
 /// Paths for programs, and what each is for.
-const ENDPOINTS: [(&str, &str); 4] = [
+const ENDPOINTS: [(&str, &str); 5] = [
     ("/mcp", "MCP, Streamable HTTP"),
     ("/sse", "MCP, HTTP with SSE, for clients of 2024-11-05"),
     ("/process", "POST {\"tool\": …, \"args\": {…}}"),
     ("/tools/{tool}", "POST the arguments"),
+    ("/ws", "events over WebSocket"),
 ];
 
 /// Whether it is a person with a browser who asks.

@@ -1,5 +1,7 @@
 //! Live events, as programs read them: streams, pages and sockets.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use skep::server::Options;
@@ -9,6 +11,7 @@ use skep_core::{
     db::{Db, Limits},
     memory::NewEntry,
     policy::{Actor, Permit},
+    run::{NewRun, RunId},
 };
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_tungstenite::{
@@ -16,7 +19,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
-use crate::support::{Hub, within};
+use crate::support::{Hub, eventually, within};
 
 /// A hub with a store, which this test writes to as well.
 struct Events {
@@ -28,12 +31,16 @@ struct Events {
 
 impl Events {
     async fn new() -> Events {
+        Events::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Events {
         let directory = tempfile::tempdir().unwrap();
         let address = format!("sqlite:{}", directory.path().join("hub.db").display());
         let app = App::new(Db::open(&address, Limits::default()).await.unwrap());
         let permit: Permit = Actor::operator("local", Namespace::team("main")).permit().unwrap();
         let store = Some((app.clone(), permit.clone()));
-        let hub = Hub::start_stored(Options::default(), Vec::new(), store).await;
+        let hub = Hub::start_stored(options, Vec::new(), store).await;
         Events { hub, app, permit, _directory: directory }
     }
 
@@ -342,4 +349,36 @@ async fn a_path_that_speaks_websocket_says_so_to_others() {
     let headers = [("origin", "https://evil.example"), ("connection", "upgrade"), ("upgrade", "websocket")];
     let said = events.hub.send("GET", "/ws", &headers, "").await;
     assert!(said.starts_with("403 ") && said.contains("origin_not_allowed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_takes_nothing_is_closed_and_goes_on_where_it_was() {
+    const EVENTS: i64 = 400;
+    let time_max = Duration::from_millis(200);
+    let events = Events::with(Options { write_time_max: time_max, ..Options::default() }).await;
+    // More than the kernel keeps for a reader that takes nothing.
+    let run = RunId("r".to_owned());
+    let new = NewRun {
+        id: run.clone(),
+        name: "r".to_owned(),
+        plan: json!({}).into(),
+        inputs: json!({}).into(),
+        directory: "/".to_owned(),
+    };
+    events.app.start_run(&events.permit, new, Vec::new()).await.unwrap();
+    let text = "x".repeat(60 << 10);
+    for _ in 1..EVENTS {
+        events.app.log(&events.permit, &run, None, &text, None).await.unwrap();
+    }
+    let mut silent = events.hub.connect().await;
+    silent.send("GET", "/api/v1/events?after=0", &[("accept", "text/event-stream")], "").await;
+    let open = async || {
+        let metrics = events.hub.get("/metrics").await;
+        let line = metrics.lines().find(|line| line.starts_with("skep_http_connections ")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    eventually(async || open().await == "2").await;
+    eventually(async || open().await == "1").await; // the one that asks
+    let mut stream = events.stream("?after=0", None).await;
+    assert_eq!(stream.numbers_until(EVENTS).await, Vec::from_iter(1..=EVENTS), "who reads has them all");
 }
