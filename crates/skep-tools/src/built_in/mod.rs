@@ -2,6 +2,7 @@
 
 mod ai;
 mod bash;
+mod claims;
 pub mod code;
 mod compose;
 mod execute_generated_code;
@@ -65,21 +66,27 @@ pub fn all(parts: Parts) -> Vec<Tool> {
     vec![
         Tool::new(ai::Ai { model: model.clone() }),
         Tool::new(bash::Bash { sandbox: sandbox.clone() }),
+        Tool::new(claims::ClaimFile { shared: shared.clone() }),
         Tool::new(compose::Compose),
         Tool::new(execute_generated_code::ExecuteGeneratedCode { gate: gate.clone(), sandbox: sandbox.clone() }),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),
-        Tool::new(files::FileEdit::default()),
-        Tool::new(files::FileRead),
-        Tool::new(files::FileWrite),
-        Tool::new(files::ListFiles),
+        Tool::new(files::FileDelete { shared: shared.clone() }),
+        Tool::new(files::FileEdit::new(shared.clone())),
+        Tool::new(files::FileHistory { shared: shared.clone() }),
+        Tool::new(files::FileRead { shared: shared.clone() }),
+        Tool::new(files::FileWrite { shared: shared.clone() }),
         Tool::new(generate_code::GenerateCode { gate, model }),
         Tool::new(http_request::HttpRequest { client: web }),
+        Tool::new(claims::ListClaims { shared: shared.clone() }),
+        Tool::new(files::ListFiles { shared: shared.clone() }),
         Tool::new(memory::MemoryDelete { shared: shared.clone() }),
         Tool::new(memory::MemoryList { shared: shared.clone() }),
         Tool::new(memory::MemoryRetrieve { shared: shared.clone() }),
         Tool::new(memory::MemorySearch { shared: shared.clone() }),
-        Tool::new(memory::MemoryStore { shared }),
+        Tool::new(memory::MemoryStore { shared: shared.clone() }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
+        Tool::new(claims::ReleaseFile { shared: shared.clone() }),
+        Tool::new(claims::RenewClaim { shared }),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
     ]
 }

@@ -12,7 +12,7 @@ use skep_core::{
 use crate::{error::ToolError, workspace::Context};
 
 /// The store, where this process has one.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Shared(pub(super) Option<App>);
 
 impl Shared {

@@ -3,11 +3,14 @@
 use serde_json::Value;
 use skep_core::{
     Namespace,
+    app::App,
+    db::{Db, Limits},
     policy::{self, Actor, Permit},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    built_in::shared::Shared,
     error::ToolError,
     tool::{BuiltIn, Tool},
     workspace::{Context, Dir, Outputs},
@@ -33,6 +36,12 @@ impl Fixture {
         let (dir, inside) = self.context.locate(path);
         dir.write(inside, bytes.as_ref()).unwrap();
     }
+}
+
+/// A store of its own, in the fixture's directory.
+pub(in crate::built_in) async fn store(fixture: &Fixture) -> Shared {
+    let address = format!("sqlite:{}", fixture.directory.path().join("hub.db").display());
+    Shared(Some(App::new(Db::open(&address, Limits::default()).await.unwrap())))
 }
 
 /// The right to call tools.

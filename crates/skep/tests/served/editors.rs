@@ -1,4 +1,4 @@
-//! Many who edit one file at the same time, at a hub and beside it.
+//! Many who edit one file at the same time, at a hub and beside it, and agents that share the files of a task.
 
 use std::process::Stdio;
 
@@ -59,4 +59,38 @@ async fn an_edit_that_starts_from_the_original_does_not_undo_another_ones() {
     assert_eq!(edit("outputs/notes.txt", "two", "2").await.status, 200);
     let kept: Value = hub.post("/tools/file_read", &[], json!({ "path": "outputs/notes.txt" })).await.json();
     assert_eq!(kept["content"], "1 2");
+}
+
+#[tokio::test]
+async fn agents_of_one_task_are_kept_apart_by_claims_and_told_of_conflicts() {
+    let hub = Hub::start("");
+    let call = async |tool: &str, arguments: Value| hub.post(&format!("/tools/{tool}"), &[], arguments).await;
+    let write = |content: &str| json!({ "task_id": "t", "agent_id": "ann", "path": "plan.md", "content": content });
+    assert_eq!(call("file_write", write("1\n2\n3\n")).await.json()["revision"], 1);
+    let edit = json!({ "task_id": "t", "agent_id": "bob", "path": "plan.md", "old_text": "1", "new_text": "one" });
+    assert_eq!(call("file_edit", edit).await.json()["revision"], 2);
+
+    let mut late = write("1\n2\nthree\n");
+    late["base_revision"] = json!(1);
+    let conflict = call("file_write", late.clone()).await;
+    let told = conflict.json();
+    assert_eq!((conflict.status, &told["code"], &told["reason"]), (409, &json!("conflict"), &json!("revision")));
+    assert_eq!((&told["agent"], &told["merged"]), (&json!("bob"), &json!("one\n2\nthree\n")), "{told}");
+    late["merge"] = json!(true);
+    assert_eq!(call("file_write", late).await.json()["merged_with"], 2);
+
+    let claim = json!({ "task_id": "t", "agent_id": "ann", "path": "*.md" });
+    let token = call("claim_file", claim).await.json()["token"].clone();
+    let refused = call("file_write", write("mine")).await;
+    assert_eq!((refused.status, &refused.json()["reason"]), (409, &json!("claimed")), "{refused:?}");
+    let claim = json!({ "task_id": "t", "agent_id": "bob", "path": "plan.md", "wait_s": 60 });
+    let release = json!({ "task_id": "t", "path": "*.md", "token": token });
+    let (got, released) = tokio::join!(call("claim_file", claim), call("release_file", release));
+    assert_eq!(released.json()["released"], true);
+    assert!(got.json()["token"].as_i64() > token.as_i64(), "{got:?}");
+    let mut late = write("late");
+    late["token"] = token;
+    assert_eq!(call("file_write", late).await.json()["reason"], "stale_token");
+    let kept = call("file_read", json!({ "task_id": "t", "path": "plan.md" })).await.json();
+    assert_eq!((&kept["content"], &kept["revision"]), (&json!("one\n2\nthree\n"), &json!(3)));
 }

@@ -3,8 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::walk::{Entry, Walk};
+use super::{
+    stored,
+    walk::{Entry, Walk},
+};
 use crate::{
+    built_in::shared::Shared,
     error::ToolError,
     tool::{Annotations, BuiltIn},
     workspace::Context,
@@ -16,29 +20,43 @@ const LIMIT: usize = 1000;
 const LIMIT_MAX: usize = 10_000;
 
 /// See [`BuiltIn::DESCRIPTION`].
-pub(in crate::built_in) struct ListFiles;
+#[derive(Default)]
+pub(in crate::built_in) struct ListFiles {
+    pub(in crate::built_in) shared: Shared,
+}
 
 #[derive(Deserialize, JsonSchema, garde::Validate)]
 #[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::built_in) struct Arguments {
-    /// A directory of the workspace, or `outputs`.
+    /// A directory of the workspace, or `outputs`; with `task_id`, of that task's workspace.
     #[serde(default = "here")]
     #[garde(length(chars, min = 1, max = 4096))]
-    path: String,
+    pub(super) path: String,
+    /// List the workspace that everybody who works on this task shares.
+    #[serde(alias = "taskId", alias = "swarm_id", alias = "swarmId")]
+    #[garde(length(chars, min = 1, max = 512))]
+    task_id: Option<String>,
+    /// Which agent you are.
+    #[serde(alias = "agentId")]
+    #[garde(length(chars, min = 1, max = 512))]
+    pub(super) agent_id: Option<String>,
+    /// With `task_id`: go on after the path that the last answer gave as `next`.
+    #[garde(length(chars, min = 1, max = 4096))]
+    pub(super) after: Option<String>,
     /// List only what matches this pattern, written as in .gitignore: `*.{png,jpg}`, `src/**/*.rs`.
     #[garde(length(chars, min = 1, max = 4096))]
-    glob: Option<String>,
+    pub(super) glob: Option<String>,
     /// List the files of all directories below; otherwise the files and directories in `path` itself.
     #[serde(default = "yes")]
-    recursive: bool,
+    pub(super) recursive: bool,
     /// List also what .gitignore excludes and what begins with a dot.
     #[serde(default)]
     all: bool,
     /// Entries to give at most.
     #[serde(default = "limit")]
     #[garde(range(min = 1, max = LIMIT_MAX))]
-    limit: usize,
+    pub(super) limit: usize,
 }
 
 fn here() -> String {
@@ -57,39 +75,65 @@ fn limit() -> usize {
 #[derive(Serialize, JsonSchema)]
 pub(in crate::built_in) struct Answer {
     /// Files and directories, by path.
-    files: Vec<Listed>,
-    /// All that match, also those that are not given.
-    total: usize,
-    /// Bytes of all that match.
-    total_size: u64,
+    pub(super) files: Vec<Listed>,
+    /// All that match, also those that are not given; of a task's workspace, those that are given.
+    pub(super) total: usize,
+    /// Bytes of all of these.
+    pub(super) total_size: u64,
     /// There are more than `files` shows, or not everything was looked at in time.
-    truncated: bool,
+    pub(super) truncated: bool,
+    /// The path to go on after, in a task's workspace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<String>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct Listed {
+#[derive(Default, Serialize, JsonSchema)]
+pub(super) struct Listed {
     /// Path as other tools name it.
-    path: String,
+    pub(super) path: String,
     /// `file` or `directory`.
     #[serde(rename = "type")]
-    kind: &'static str,
+    pub(super) kind: &'static str,
     /// Bytes of a file.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     /// When it was changed last, in RFC 3339.
-    modified: Option<String>,
+    pub(super) modified: Option<String>,
+    /// In a task's workspace: the newest revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<u64>,
+    /// In a task's workspace: SHA-256 of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
+    /// In a task's workspace: who wrote the newest revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) author: Option<String>,
+    /// Which of the author's agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<String>,
+}
+
+impl Listed {
+    pub(super) fn directory(path: String) -> Listed {
+        Listed { path, kind: "directory", ..Listed::default() }
+    }
 }
 
 impl BuiltIn for ListFiles {
     const NAME: &'static str = "list_files";
     const DESCRIPTION: &'static str = "List the files of the workspace (or of `outputs`) with their sizes, by path, \
-        without what .gitignore excludes. Find files of a kind by `glob`. To look into files use search.";
+        without what .gitignore excludes. Find files of a kind by `glob`. To look into files use search. With \
+        `task_id`, list the files that everybody who works on that task shares.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
     type Arguments = Arguments;
     type Answer = Answer;
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
-        let Arguments { path, glob, recursive, all, limit } = arguments;
+        if let Some(task) = &arguments.task_id {
+            return stored::list(&self.shared, context, task, &arguments).await;
+        }
+        stored::only_in_a_task("after", arguments.after.is_some())?;
+        let Arguments { path, glob, recursive, all, limit, .. } = arguments;
         let walk = Walk { path, glob, recursive, all };
         let context = context.clone();
         let found = tokio::task::spawn_blocking(move || walk.run(&context)).await;
@@ -99,6 +143,7 @@ impl BuiltIn for ListFiles {
             total_size: found.entries.iter().map(|entry| entry.size).sum(),
             truncated: !found.complete || found.entries.len() > limit,
             files: found.entries.into_iter().take(limit).map(listed).collect(),
+            next: None,
         })
     }
 }
@@ -109,6 +154,7 @@ fn listed(entry: Entry) -> Listed {
         size: (!entry.is_dir).then_some(entry.size),
         modified: entry.modified.map(|modified| modified.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
         path: entry.path,
+        ..Listed::default()
     }
 }
 
@@ -142,7 +188,7 @@ mod tests {
     }
 
     async fn paths(arguments: Value) -> Vec<String> {
-        let answer = call(ListFiles, &fixture(), arguments).await.unwrap();
+        let answer = call(ListFiles::default(), &fixture(), arguments).await.unwrap();
         answer["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -170,13 +216,13 @@ mod tests {
                 .unwrap(),
             ["outputs/task/o.png"]
         );
-        let error = call(ListFiles, &fixture, json!({"glob": "[a"})).await.unwrap_err();
+        let error = call(ListFiles::default(), &fixture, json!({"glob": "[a"})).await.unwrap_err();
         assert!(error.to_string().starts_with("glob: "), "{error}");
     }
 
     #[tokio::test]
     async fn the_answer_is_bounded_and_counts_what_it_leaves_out() {
-        let answer = call(ListFiles, &fixture(), json!({"limit": 2})).await.unwrap();
+        let answer = call(ListFiles::default(), &fixture(), json!({"limit": 2})).await.unwrap();
         assert_eq!(answer["files"].as_array().unwrap().len(), 2);
         assert_eq!(
             (&answer["total"], &answer["total_size"], &answer["truncated"]),
@@ -188,9 +234,12 @@ mod tests {
     #[tokio::test]
     async fn nothing_outside_is_listed() {
         for path in ["..", "/etc", "etc", "pics/../..", "outputs/.."] {
-            let error = call(ListFiles, &fixture(), json!({"path": path})).await.unwrap_err();
+            let error = call(ListFiles::default(), &fixture(), json!({"path": path})).await.unwrap_err();
             assert_eq!(error.code(), "denied", "{path}: {error}");
         }
-        assert_eq!(call(ListFiles, &fixture(), json!({"path": "missing"})).await.unwrap_err().code(), "failed");
+        assert_eq!(
+            call(ListFiles::default(), &fixture(), json!({"path": "missing"})).await.unwrap_err().code(),
+            "failed"
+        );
     }
 }

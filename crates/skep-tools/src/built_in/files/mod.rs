@@ -3,26 +3,52 @@
 //! They read the workspace and the outputs, and write to the outputs alone: an edit of one of the user's files is an
 //! edited copy among the outputs. Which paths are which, and that none leads out, is the matter of
 //! [`workspace`](crate::workspace).
+//!
+//! With a `task_id` they work on the files of that task's workspace instead, which the store has for all who work on
+//! it, with their revisions (`stored/`).
 
+mod delete;
 mod edit;
+mod history;
 mod list;
 mod read;
+pub(super) mod stored;
+#[cfg(test)]
+mod stored_tests;
 mod walk;
 mod write;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use sha2::{Digest as _, Sha256};
+use similar::TextDiff;
 
 use crate::{
     error::ToolError,
     workspace::{Context, OUTPUTS, Seen, refused},
 };
 
-pub(super) use self::{edit::FileEdit, list::ListFiles, read::FileRead, walk::matching, write::FileWrite};
+pub(super) use self::{
+    delete::FileDelete, edit::FileEdit, history::FileHistory, list::ListFiles, read::FileRead, walk::matching,
+    write::FileWrite,
+};
 
 /// Bytes of a file that is written or edited.
 const WRITE_MAX: usize = 16 << 20;
+
+/// Bytes of a diff that is given back.
+const DIFF_MAX: usize = 64 << 10;
+/// Time to look for the smallest diff; after it a larger one will do.
+const DIFF_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The change from one text to another as a unified diff, and whether it was cut.
+fn unified(old: &str, new: &str, from: &str, to: &str) -> (String, bool) {
+    let diff = TextDiff::configure().timeout(DIFF_TIME_MAX).diff_lines(old, new);
+    let mut diff = diff.unified_diff().header(from, to).to_string();
+    let is_cut = diff.len() > DIFF_MAX;
+    diff.truncate(diff.floor_char_boundary(DIFF_MAX));
+    (diff, is_cut)
+}
 
 /// The contents of a text file that is to be changed.
 fn text(path: &str, bytes: Vec<u8>) -> Result<String, ToolError> {

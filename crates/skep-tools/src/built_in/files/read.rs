@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
     io::{self, BufRead, BufReader, Read as _},
 };
 
@@ -10,8 +9,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sha256;
+use super::{sha256, stored};
 use crate::{
+    built_in::shared::Shared,
     error::ToolError,
     tool::{Annotations, BuiltIn},
     workspace::{Context, refused},
@@ -27,15 +27,29 @@ const TEXT_MAX: usize = 1 << 20;
 const BASE64_MAX: u64 = 4 << 20;
 
 /// See [`BuiltIn::DESCRIPTION`].
-pub(in crate::built_in) struct FileRead;
+#[derive(Default)]
+pub(in crate::built_in) struct FileRead {
+    pub(in crate::built_in) shared: Shared,
+}
 
 #[derive(Deserialize, JsonSchema, garde::Validate)]
 #[garde(allow_unvalidated)]
 #[serde(deny_unknown_fields)]
 pub(in crate::built_in) struct Arguments {
-    /// A file of the workspace, or `outputs/…`.
+    /// A file of the workspace, or `outputs/…`; with `task_id`, a file of that task's workspace.
     #[garde(length(chars, min = 1, max = 4096))]
-    path: String,
+    pub(super) path: String,
+    /// Read from the workspace that everybody who works on this task shares.
+    #[serde(alias = "taskId", alias = "swarm_id", alias = "swarmId")]
+    #[garde(length(chars, min = 1, max = 512))]
+    task_id: Option<String>,
+    /// Which agent you are.
+    #[serde(alias = "agentId")]
+    #[garde(length(chars, min = 1, max = 512))]
+    pub(super) agent_id: Option<String>,
+    /// Read the file as it was at this revision; with `task_id` alone.
+    #[garde(range(min = 1))]
+    pub(super) revision: Option<u64>,
     /// The first line to give; lines count from 1.
     #[serde(default = "first")]
     #[garde(range(min = 1))]
@@ -49,7 +63,7 @@ pub(in crate::built_in) struct Arguments {
     line_numbers: bool,
     /// How the contents are given. In base64 a file is given as a whole.
     #[serde(default)]
-    encoding: Encoding,
+    pub(super) encoding: Encoding,
 }
 
 fn first() -> usize {
@@ -72,13 +86,13 @@ pub(super) enum Encoding {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub(in crate::built_in) struct Answer {
     /// The path as it was given.
-    path: String,
+    pub(super) path: String,
     /// What is in it.
-    content: String,
+    pub(super) content: String,
     /// How `content` is given.
-    encoding: Encoding,
+    pub(super) encoding: Encoding,
     /// Bytes of the whole file.
-    size: u64,
+    pub(super) size: u64,
     /// Lines given.
     lines: usize,
     /// The line to go on from, if there is more.
@@ -87,20 +101,29 @@ pub(in crate::built_in) struct Answer {
     truncated: bool,
     /// Some bytes were no UTF-8 and are shown as U+FFFD.
     lossy: bool,
-    /// SHA-256 of the file, where all of it is given as text: for file_write, which then replaces no other.
-    sha256: Option<String>,
+    /// SHA-256 of the file, where all of it is given as text: for file_write, which then replaces no other. In a task's
+    /// workspace it is always given.
+    pub(super) sha256: Option<String>,
+    /// In a task's workspace: which revision this is, for file_write and file_edit to say what they are based on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<u64>,
 }
 
 impl BuiltIn for FileRead {
     const NAME: &'static str = "file_read";
     const DESCRIPTION: &'static str = "Read a file of the workspace or of the outputs: its text, or the lines from \
-        `offset` on. A binary file is read with the encoding base64. Text in images is read by observe_screen.";
+        `offset` on. A binary file is read with the encoding base64. Text in images is read by observe_screen. With \
+        `task_id`, read a file that everybody who works on that task shares, as it is now or was at a revision.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
     type Arguments = Arguments;
     type Answer = Answer;
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
+        if let Some(task) = &arguments.task_id {
+            return stored::read(&self.shared, context, task, &arguments).await;
+        }
+        stored::only_in_a_task("revision", arguments.revision.is_some())?;
         context.make_room(expected(context, &arguments)).await?;
         // It goes on also if nobody waits for it any more, and what it takes of the memory is not free before it has ended.
         let (room, held, context) = (context.room.clone(), context.room.lend(), context.clone());
@@ -133,7 +156,18 @@ fn read(context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
     let (dir, inside) = context.locate(path);
     let file = dir.open_file(inside).map_err(|error| refused(path, &error))?;
     let size = file.metadata().map_err(|error| refused(path, &error))?.len();
-    let part = Part::read(file, &arguments, context).map_err(|error| match error.kind() {
+    lines_of(file, size, &arguments, context)
+}
+
+/// The lines of a text that were asked for.
+pub(super) fn lines_of(
+    file: impl io::Read,
+    size: u64,
+    arguments: &Arguments,
+    context: &Context,
+) -> Result<Answer, ToolError> {
+    let path = arguments.path.as_str();
+    let part = Part::read(file, arguments, context).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => {
             ToolError::failed(format!("{path} is binary, {size} bytes; read it with the encoding base64"))
         }
@@ -148,8 +182,8 @@ fn read(context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
     let next_offset = part.more.then_some(arguments.offset + part.lines);
     let (truncated, lines) = (part.more, part.lines);
     let sha256 = (arguments.offset == 1 && !part.more).then(|| sha256(&part.bytes));
-    let encoding = Encoding::Text;
-    Ok(Answer { path: arguments.path, content, encoding, size, lines, next_offset, truncated, lossy, sha256 })
+    let (path, encoding) = (path.to_owned(), Encoding::Text);
+    Ok(Answer { path, content, encoding, size, lines, next_offset, truncated, lossy, sha256, revision: None })
 }
 
 /// The lines that were asked for.
@@ -160,7 +194,7 @@ struct Part {
 }
 
 impl Part {
-    fn read(file: File, arguments: &Arguments, context: &Context) -> io::Result<Part> {
+    fn read(file: impl io::Read, arguments: &Arguments, context: &Context) -> io::Result<Part> {
         let mut file = BufReader::with_capacity(64 << 10, file);
         if file.fill_buf()?.contains(&0) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -196,7 +230,7 @@ impl Part {
 }
 
 /// Go past one line, however long; gives its bytes, 0 at the end of the file.
-fn skip_line(file: &mut BufReader<File>, context: &Context) -> io::Result<usize> {
+fn skip_line(file: &mut impl BufRead, context: &Context) -> io::Result<usize> {
     let mut skipped = 0;
     loop {
         if context.cancel.is_cancelled() || context.time_left().is_zero() {
@@ -231,7 +265,7 @@ mod tests {
     use crate::built_in::testing::{Fixture, call};
 
     async fn read(fixture: &Fixture, arguments: Value) -> Result<Value, ToolError> {
-        call(FileRead, fixture, arguments).await
+        call(FileRead::default(), fixture, arguments).await
     }
 
     #[tokio::test]
