@@ -1,6 +1,6 @@
 //! The event log.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{
     Db, DbError, Doing, Tx,
@@ -21,6 +21,22 @@ const DELETED_MAX: usize = 1000;
 
 /// The columns of an event but for its number, in the order in which they are written and read.
 const COLUMNS: &str = "at, actor, agent, on_behalf_of, kind, run, task, subject_kind, subject, data";
+/// How many columns that is, with the number.
+const WIDTH: usize = 11;
+/// Events that a statement inserts on SQLite: enough to share what it costs to begin and to end one.
+const INSERTED: usize = 8;
+static INSERT: LazyLock<String> = LazyLock::new(|| insert(1));
+static INSERT_SEVERAL: LazyLock<String> = LazyLock::new(|| insert(INSERTED));
+
+/// A statement that inserts so many events of one namespace, which is `$1`.
+fn insert(count: usize) -> String {
+    let row = |row: usize| {
+        let places = (0..WIDTH).map(|column| format!(", ${}", 2 + row * WIDTH + column));
+        format!("($1{})", places.collect::<String>())
+    };
+    let rows: Vec<String> = (0..count).map(row).collect();
+    format!("insert into event (namespace, number, {COLUMNS}) values {}", rows.join(", "))
+}
 
 impl Tx<'_> {
     /// Append an event, caused by the actor for whom the write acts ([`Tx::act_for`]). It is numbered and written when
@@ -61,15 +77,15 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mu
     let count = i64::try_from(events.len())?;
     match sql {
         Sql::Sqlite(_) => {
-            let number = "update namespace set last_event = last_event + $1 where id = $2 returning last_event";
-            let last = sql.all(number, values![count, namespace], |row| row.next::<i64>()).await?;
+            sql.execute("update namespace set last_event = last_event + $1 where id = $2", values![count, namespace])
+                .await?;
+            let number = "select last_event from namespace where id = $1";
+            let last = sql.all(number, values![namespace], |row| row.next::<i64>()).await?;
             let before = last.first().ok_or("the namespace is missing")? - count;
             number_after(before, events);
-            let insert = format!(
-                "insert into event (namespace, number, {COLUMNS})
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-            );
-            sql.execute_each(&insert, events.iter().map(|event| values_of(namespace, event))).await?;
+            let (several, rest) = events.as_chunks::<INSERTED>();
+            sql.execute_each(&INSERT_SEVERAL, several.iter().map(|events| rows_of(namespace, events))).await?;
+            sql.execute_each(&INSERT, rest.chunks(1).map(|event| rows_of(namespace, event))).await?;
             Ok(before)
         }
         // A statement costs more than a row here, so all of them are in one.
@@ -86,7 +102,7 @@ pub(super) async fn append_events(sql: &mut Sql<'_>, namespace: i64, events: &mu
             let at: Vec<i64> = events.iter().map(|event| event.at.0).collect();
             let mut texts: [Vec<Value<'_>>; 9] = Default::default();
             for event in &*events {
-                let [_, _, _, row @ ..] = values_of(namespace, event);
+                let [_, _, row @ ..] = values_of(event);
                 texts.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
             }
             let mut values = values![locked.last_event + count, namespace, locked.last_event, at].to_vec();
@@ -103,13 +119,20 @@ fn number_after(before: i64, events: &mut [Event]) {
     }
 }
 
-/// The namespace and the number of an event, and its [`COLUMNS`].
-fn values_of(namespace: i64, event: &Event) -> [Value<'_>; 12] {
+/// The values of [`insert`].
+fn rows_of(namespace: i64, events: &[Event]) -> Vec<Value<'_>> {
+    let mut values = Vec::with_capacity(1 + events.len() * WIDTH);
+    values.push(namespace.into());
+    events.iter().for_each(|event| values.extend(values_of(event)));
+    values
+}
+
+/// The number of an event, and its [`COLUMNS`].
+fn values_of(event: &Event) -> [Value<'_>; WIDTH] {
     let Event { number, at, actor, run, task, kind } = event;
     let (agent, on_behalf_of) = actor.as_ref().map(|actor| (&actor.agent, &actor.on_behalf_of)).unzip();
     let (subject_kind, subject) = kind.subject().map(|Subject { kind, id }| (kind, id)).unzip();
     [
-        namespace.into(),
         (*number).into(),
         at.0.into(),
         actor.as_ref().map(|actor| &*actor.principal).into(),
