@@ -3,7 +3,9 @@
 //! The exchanges of many workers are done together (`db/queue.rs`): all tasks that they are about are loaded at once,
 //! each is brought forward by [`Task::apply`] in order, and all are saved at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
 
 use super::{App, TaskError, Verdict, tasks::refuse_late};
 use crate::{
@@ -182,13 +184,14 @@ async fn finish(
     answers: &[(&EventActor, &Finish)],
 ) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
     let now = tx.now();
-    let tasks = tx.tasks(&answers.iter().map(|(_, one)| &one.answer.id).collect()).await?;
-    let mut tasks: BTreeMap<TaskId, Task> = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
+    let tasks = tx.tasks_with_dependents(&answers.iter().map(|(_, one)| &one.answer.id).collect()).await?;
+    let mut tasks: HashMap<TaskId, (Task, bool)> =
+        tasks.into_iter().map(|(task, has_dependents)| (task.id.clone(), (task, has_dependents))).collect();
     let (mut finished, mut counted) = (Vec::with_capacity(answers.len()), Vec::new());
     for (actor, one) in answers {
         tx.act_for(Some(actor));
         let Answer { id, by, output, .. } = &one.answer;
-        let Some(task) = tasks.get_mut(id) else {
+        let Some((task, _)) = tasks.get_mut(id) else {
             finished.push(Err(TaskError::Unknown(id.clone())));
             continue;
         };
@@ -205,15 +208,15 @@ async fn finish(
             }
         });
     }
-    let completed: Vec<&Task> = counted.iter().filter_map(|one| tasks.get(&one.answer.id)).collect();
-    tx.save_completed(&completed).await?;
-    for (task, one) in completed.iter().zip(&counted) {
+    let completed = || counted.iter().filter_map(|one| tasks.get(&one.answer.id));
+    tx.save_completed(&completed().map(|(task, _)| task).collect::<Vec<_>>()).await?;
+    for ((task, _), one) in completed().zip(&counted) {
         for (artefact, sha256) in one.answer.artefacts.iter().zip(&one.sha256) {
             tx.add_artefact(task, artefact, sha256).await?;
         }
     }
-    let ids: Vec<&TaskId> = completed.iter().map(|task| &task.id).collect();
-    tx.release_dependents(&ids).await?;
+    let needed = completed().filter(|(_, has_dependents)| *has_dependents);
+    tx.release_dependents(&needed.map(|(task, _)| &task.id).collect::<Vec<_>>()).await?;
     Ok(finished)
 }
 

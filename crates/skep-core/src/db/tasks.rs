@@ -1,12 +1,8 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeSet, HashMap},
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeSet, sync::LazyLock, time::Duration};
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -67,17 +63,24 @@ impl Tx<'_> {
         self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The tasks of these names, each once and in any order.
-    pub(crate) async fn tasks(&mut self, ids: &BTreeSet<&TaskId>) -> Result<Vec<Task>, DbError> {
+    /// The tasks of these names, each once and in any order, and whether others depend on them.
+    pub(crate) async fn tasks_with_dependents(
+        &mut self,
+        ids: &BTreeSet<&TaskId>,
+    ) -> Result<Vec<(Task, bool)>, DbError> {
+        const HAS_DEPENDENTS: &str = "exists (select 1 from dependency
+            where dependency.namespace = task.namespace and dependency.depends_on = task.id)";
+        static LOAD: LazyLock<String> = LazyLock::new(|| TABLE.select_and(HAS_DEPENDENTS, "id = $2"));
+        let read = |row: &Row<'_>| Ok((from_row(row)?, row.next()?));
         if ids.len() < 2 || self.sql.answers_at_once() {
             let namespace = self.namespace();
             let keys = ids.iter().map(|id| [namespace.into(), Value::from(&id.0)]);
-            let tasks = self.first_of_each(TABLE.load(), keys, from_row).await.doing("load tasks")?;
+            let tasks = self.first_of_each(&LOAD, keys, read).await.doing("load tasks")?;
             return Ok(tasks.into_iter().flatten().collect());
         }
-        let sql = TABLE.select(&format!("id {}", self.sql.any(2)));
+        let sql = TABLE.select_and(HAS_DEPENDENTS, &format!("id {}", self.sql.any(2)));
         let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
-        self.all(&sql, values![self.namespace(), names], from_row).await.doing("load tasks")
+        self.all(&sql, values![self.namespace(), names], read).await.doing("load tasks")
     }
 
     /// The tasks of a queue that have been due the longest, at most so many; and of these sessions, those that are
