@@ -5,15 +5,16 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
-use skep_core::{app::EventFollower, db::News, event::EventFilter, run::RunId, task::TaskId};
+use skep_core::{app::EventFollower, db::News, event::EventFilter};
 use tokio::time::{Instant, sleep};
 
-use super::{Common, FAILED, Usage, print, progress::time_of_day, remote, say, stop_on_signal};
+use super::{Common, FAILED, Usage, find_run, print, progress::time_of_day, remote, say, stop_on_signal, task_named};
 use crate::{
     config::{Overrides, Settings},
     events::to_json,
     hub::Store,
     remote::{Hubs, ShowError},
+    run,
     terminal::{line, short_line},
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Arguments {
     /// The workspace of this task or swarm; with --run, this task of the run
     #[arg(long, short, value_name = "TASK")]
     task: Option<String>,
-    /// Only this run
+    /// Only this run: the end of its name, or `newest`; at a hub its whole name
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// Only what this agent caused
@@ -75,18 +76,18 @@ pub(super) async fn events(common: Common, arguments: Arguments) -> anyhow::Resu
 
 async fn of_store(settings: Settings, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = Store::open(settings).await?;
-    let (workspace, task) = match arguments.run {
-        Some(_) => (None, arguments.task.clone()),
-        None => (arguments.task.as_deref(), None),
-    };
+    let (mut filter, mut workspace) = (EventFilter::default(), arguments.task.as_deref());
+    if let Some(run) = &arguments.run {
+        let run = find_run(&store, Some(run.as_str())).await?;
+        if let Some(name) = workspace.take() {
+            let tasks = run::tasks_of(&store.app.db, &store.permit.to_read(), &run.id).await?;
+            filter.task = Some(task_named(&run.id, name, &tasks)?.clone());
+        }
+        filter.run = Some(run.id);
+    }
+    filter.agent = arguments.agent.as_deref().map(Into::into);
+    filter.kinds.clone_from(&arguments.kind);
     let permit = store.permit.to_read().within(workspace, None).map_err(|invalid| Usage::of(invalid.to_string()))?;
-    let filter = EventFilter {
-        run: arguments.run.clone().map(RunId),
-        task: task.map(TaskId),
-        agent: arguments.agent.as_deref().map(Into::into),
-        kinds: arguments.kind.clone(),
-        ..EventFilter::default()
-    };
     let mut follower = store.app.follow(&permit, filter, arguments.after.unwrap_or(0));
     if arguments.follow && arguments.after.is_none() {
         follower.skip_to_end().await?;

@@ -71,3 +71,24 @@ fn events_are_followed_on_the_database_and_at_a_hub_from_any_number_on() {
         assert_eq!(following.end().0, Some(0));
     }
 }
+
+#[test]
+fn the_events_of_a_run_and_of_a_task_in_it_are_found_by_the_names_that_people_use() {
+    let user = User::new();
+    user.file(
+        "plan.yaml",
+        "name: n\ntasks:\n  a: { tool: compose, args: { text: x } }\n  b: { tool: compose, args: { text: y } }\n",
+    );
+    user.skep(&["run", "plan.yaml"]).ok();
+    let numbers = |arguments: &[&str]| -> Vec<i64> {
+        let said = user.skep(arguments).ok().stdout();
+        let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].as_i64().unwrap();
+        said.lines().map(number).collect()
+    };
+    let logged = numbers(&["logs", "newest", "--json"]);
+    assert!(!logged.is_empty());
+    assert_eq!(numbers(&["events", "--run", "newest", "--json"]), logged);
+    let of_task = numbers(&["events", "--run", "newest", "--task", "a", "--json"]);
+    assert_eq!(of_task, numbers(&["logs", "newest", "--task", "a", "--json"]));
+    assert_eq!(user.skep(&["events", "--run", "nothing"]).code(), 1);
+}
