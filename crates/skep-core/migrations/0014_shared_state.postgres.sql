@@ -135,7 +135,7 @@ create table memory_word (
     count     bigint not null,    -- how often it is there
     primary key (namespace, word, place)
 );
-create index memory_word_place on memory_word (namespace, place, word);
+create index memory_word_place on memory_word (namespace, place, word, count);
 
 -- Changes of other programs are noted, as of the tables before (see 0007).
 create trigger foreign_change after insert or update or delete on file for each row

@@ -134,4 +134,4 @@ create table memory_word (
     count     bigint not null,    -- how often it is there
     primary key (namespace, word, place)
 ) without rowid;
-create index memory_word_place on memory_word (namespace, place, word);
+create index memory_word_place on memory_word (namespace, place, word, count);
