@@ -3,12 +3,14 @@
 mod calls;
 mod cancel;
 mod check;
+mod claims;
 mod completions;
 mod connect;
 mod doctor;
 mod du;
 mod events;
 mod exec;
+mod files;
 mod logs;
 mod mcp_stdio;
 mod memory;
@@ -101,7 +103,7 @@ Examples:
   skep doctor";
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Common {
     /// Configuration file [default: ~/.config/skep/skep.toml, and ./skep.toml as far as it is trusted]
     #[arg(long, global = true, value_name = "FILE", env = "SKEP_CONFIG")]
@@ -129,6 +131,8 @@ enum Command {
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Servers(servers::Arguments),
+    Files(files::Arguments),
+    Claims(claims::Arguments),
     Memory(memory::Arguments),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
@@ -163,6 +167,8 @@ impl Cli {
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
             Command::Servers(arguments) => servers::servers(common, arguments).await,
+            Command::Files(arguments) => files::files(common, arguments).await,
+            Command::Claims(arguments) => claims::claims(common, arguments).await,
             Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,

@@ -8,7 +8,7 @@ use skep_tools::{
     workspace::{Context, Outputs},
 };
 
-use super::{Common, remote, stop_on_signal};
+use super::{Common, Usage, remote, stop_on_signal};
 use crate::{
     config::Overrides,
     hub::{self, Callers, Hub, Store, principals::local},
@@ -28,6 +28,16 @@ pub(super) struct Place {
     /// Ask this hub [default: the one that runs here; without one, the database is opened]
     #[arg(long, value_name = "URL", global = true)]
     hub: Option<String>,
+}
+
+impl Place {
+    /// Files and claims are a task's, not the team's.
+    pub(super) fn needs_task(&self) -> anyhow::Result<()> {
+        match self.task {
+            Some(_) => Ok(()),
+            None => Err(Usage::of("--task says whose files: agents share them within a task").into()),
+        }
+    }
 }
 
 /// Call one of the hub's own tools there. Members of the arguments that are null are left out.

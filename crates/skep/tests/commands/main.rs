@@ -3,6 +3,7 @@
 
 mod connect;
 mod doctor;
+mod files;
 mod manual;
 mod memory;
 mod page;
