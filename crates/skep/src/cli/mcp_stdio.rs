@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Common, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::Overrides,
-    hub::{self, Callers, Hub},
+    hub::{self, Callers, Hub, Store},
     server::{Options, Parts, mcp},
 };
 
@@ -33,18 +33,22 @@ pub(super) struct Arguments {
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { workspace, mcp_config, no_prefix } = arguments;
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
-    let workspace = hub::workspace(&settings, &settings.workspace)?;
-    let outputs = hub::outputs(&settings)?;
+    let store = Store::open(settings).await?;
+    let settings = &store.settings;
+    let workspace = hub::workspace(settings, &settings.workspace)?;
+    let outputs = hub::outputs(settings)?;
     let searches_tools = settings.tools.search;
-    let hub = Hub::new(&settings, None, Callers::Others, &workspace, &outputs);
+    let hub = Hub::new(settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
     tell_unusable(&settings.upstreams);
-    // It lives as long as its one client, so there is nobody who could ask for a task later.
-    let parts = Parts { calls: hub.calls, store: None, probes: Vec::new() };
+    let shared = Some((store.app.clone(), store.permit.clone()));
+    let parts = Parts { calls: hub.calls, store: shared, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
     let options = Options { prefix: !no_prefix, searches_tools, ..Options::default() };
-    mcp::serve_lines(options, parts, input, output, stop.clone()).await?;
+    let served = mcp::serve_lines(options, parts, input, output, stop.clone()).await;
+    store.app.db.close().await;
+    served?;
     if stop.is_cancelled() {
         // A thread still waits for input, and the runtime would wait for it. Sandboxes die with this process.
         std::process::exit(0);

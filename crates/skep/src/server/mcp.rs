@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options, Parts,
     http::{Shared, identified},
+    resources::{self, Resource, Watchers},
     tasks::McpTaskStore,
     upstream_service::UpstreamService,
 };
@@ -56,7 +57,7 @@ use crate::hub::{
 
 /// Changes that wait for a listener; one that is further behind is told to look at everything again.
 const CHANGES_MAX: usize = 256;
-/// Milliseconds for which the list of tools may be kept: it does not change while the hub runs.
+/// Milliseconds for which what is listed here may be kept: it does not change while the hub runs.
 const LIST_TTL_MS: u32 = 60_000;
 
 const INSTRUCTIONS: &str = "Tools of a hub that agents share. Files are read from the workspace; what is written goes \
@@ -77,7 +78,7 @@ pub(super) fn sessions() -> (usize, std::time::Duration) {
 pub(super) struct Mcp {
     pub(super) server: Server,
     gateway: Arc<Gateway>,
-    own: Arc<Tools>,
+    own: Arc<Own>,
     has_prefix: bool,
     lists_tools: bool,
     /// The servers behind the gateway, and how they were configured.
@@ -90,8 +91,14 @@ pub(super) struct Mcp {
 pub struct NotOne(pub usize);
 
 impl Mcp {
-    /// `store`: where calls are kept that outlive their request; without it no call becomes a task.
-    pub(super) fn new(calls: &Arc<Calls>, options: &Options, store: Option<(App, Permit)>) -> Result<Mcp, NotOne> {
+    /// `app`: what agents share. `tasks`: the right to keep calls there that outlive their request; without it no call
+    /// becomes a task.
+    pub(super) fn new(
+        calls: &Arc<Calls>,
+        options: &Options,
+        app: Option<App>,
+        tasks: Option<Permit>,
+    ) -> Result<Mcp, NotOne> {
         let (whole, share) = (Limits::default(), calls.limits.principal_share);
         let limits = Limits {
             message_bytes_max: calls.limits.message_bytes_max,
@@ -106,10 +113,12 @@ impl Mcp {
             ..whole
         };
         let changes = broadcast::channel(CHANGES_MAX).0;
-        let own = Arc::new(Tools { calls: Arc::clone(calls), lists: Lists::default(), changes });
+        let watchers = Watchers::new(changes.clone());
+        let kept = app.clone().zip(tasks);
+        let own = Arc::new(Own { calls: Arc::clone(calls), app, lists: Lists::default(), changes, watchers });
         let gateway = Arc::new(Gateway::new(own.describe()));
         let service = Arc::clone(&gateway) as Arc<dyn Service>;
-        let server = match store {
+        let server = match kept {
             Some((app, permit)) => Server::with_tasks(service, limits, Arc::new(McpTaskStore::new(app, permit))),
             None => Server::new(service, limits),
         };
@@ -187,7 +196,8 @@ pub async fn serve_lines(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let Parts { calls, store, .. } = parts;
-    let mcp = Mcp::new(&calls, &options, store).map_err(std::io::Error::other)?;
+    // It lives as long as its one client, so there is nobody who could ask for a task later.
+    let mcp = Mcp::new(&calls, &options, store.map(|(app, _)| app), None).map_err(std::io::Error::other)?;
     let principal = Arc::clone(principals::carried_local());
     let lines = lines::Options { principal, memory: Some(calls.incoming.of(LOCAL)), ..lines::Options::default() };
     let served = stop.run_until_cancelled(lines::serve(&mcp.server, input, output, lines)).await;
@@ -260,18 +270,21 @@ fn beside(result: &RawValue) -> Option<Box<RawValue>> {
     RawValue::from_string(text).ok()
 }
 
-/// The catalogue, as the protocol sees it.
-struct Tools {
+/// What the hub itself has, as the protocol sees it: its tools, and what agents share.
+struct Own {
     calls: Arc<Calls>,
+    /// What agents share, if there is a store.
+    app: Option<App>,
     lists: Lists,
     changes: broadcast::Sender<Change>,
+    watchers: Arc<Watchers>,
 }
 
-impl Service for Tools {
+impl Service for Own {
     fn describe(&self) -> Description {
         Description {
             info: json!({ "name": "skep", "title": "Skep", "version": env!("CARGO_PKG_VERSION") }),
-            capabilities: json!({ "tools": { "listChanged": true } }),
+            capabilities: json!({ "tools": { "listChanged": true }, "resources": { "subscribe": true } }),
             instructions: Some(INSTRUCTIONS.to_owned()),
         }
     }
@@ -280,16 +293,20 @@ impl Service for Tools {
         Box::pin(async move {
             match &*call.method {
                 "tools/call" => self.call(call, &peer).await,
-                method => may_read(&call.caller)
-                    .and(Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}")))),
+                "resources/read" => self.read(&call).await,
+                method => may_read(&call.caller).and_then(|_| {
+                    Err(ErrorObject::new(code::METHOD_NOT_FOUND, format!("there is no method {method:?}")))
+                }),
             }
         })
     }
 
     fn watch(self: Arc<Self>, uri: String, caller: Arc<Caller>) -> BoxFuture<Result<Watch, ErrorObject>> {
-        let error =
-            ErrorObject::new(code::INVALID_PARAMS, "there is no such resource").with_data(&json!({ "uri": uri }));
-        Box::pin(async move { may_read(&caller).and(Err(error)) })
+        Box::pin(async move {
+            let permit = may_read(&caller)?;
+            let (resource, app) = self.resource(&uri)?;
+            self.watchers.watch(resource, uri, app, &permit).await
+        })
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
@@ -301,7 +318,7 @@ impl Service for Tools {
     }
 }
 
-impl Backend for Tools {
+impl Backend for Own {
     fn list(self: Arc<Self>, kind: Kind, caller: Arc<Caller>) -> BoxFuture<Result<Arc<List>, ErrorObject>> {
         Box::pin(async move {
             may_read(&caller)?;
@@ -309,17 +326,38 @@ impl Backend for Tools {
                 Wanted::Known(list) => return Ok(list),
                 Wanted::Unknown(reading) => reading,
             };
-            if kind == Kind::Tools && reading.next_page().is_some() {
-                let tools: Vec<Value> = self.calls.catalogue.tools().map(Tool::to_json).collect();
-                let page = raw(&json!({ "tools": tools, "ttlMs": LIST_TTL_MS, "cacheScope": "public" }))?;
-                reading.add(&page).map_err(|fault| ErrorObject::new(code::INTERNAL_ERROR, fault))?;
+            let page = match kind {
+                Kind::Tools => json!({ "tools": self.calls.catalogue.tools().map(Tool::to_json).collect::<Value>() }),
+                Kind::Templates if self.app.is_some() => json!({ "resourceTemplates": resources::templates() }),
+                Kind::Templates | Kind::Prompts | Kind::Resources => return Ok(reading.keep(true)),
+            };
+            if reading.next_page().is_some() {
+                let mut page = page;
+                page["ttlMs"] = LIST_TTL_MS.into();
+                page["cacheScope"] = "public".into();
+                reading.add(&raw(&page)?).map_err(|fault| ErrorObject::new(code::INTERNAL_ERROR, fault))?;
             }
             Ok(reading.keep(true))
         })
     }
 }
 
-impl Tools {
+impl Own {
+    async fn read(&self, call: &Call) -> Outcome {
+        let permit = may_read(&call.caller)?;
+        let uri: String = call.params.read("uri").ok_or_else(|| invalid("params.uri is missing"))?;
+        let (resource, app) = self.resource(&uri)?;
+        let pass = self.calls.admission.pass(&permit).map_err(refused)?;
+        let read = pass.cancel.run_until_cancelled(resource.read(&uri, app, &permit)).await;
+        let result = read.ok_or_else(|| refused(Refused::Draining))??;
+        raw(&result.ok_or_else(|| no_resource(&uri))?)
+    }
+
+    /// What a URI names, and where it is.
+    fn resource(&self, uri: &str) -> Result<(Resource, &App), ErrorObject> {
+        Resource::parse(uri).zip(self.app.as_ref()).ok_or_else(|| no_resource(uri))
+    }
+
     async fn call(&self, call: Call, peer: &Peer) -> Outcome {
         let Caller { principal, session, .. } = &*call.caller;
         let params = &call.params;
@@ -384,9 +422,12 @@ fn failure(error: &ToolError) -> Value {
 
 /// Whether a caller may see what there is. This is asked before anything is looked up, so that a refusal does not tell
 /// whether it exists.
-pub(super) fn may_read(caller: &Caller) -> Result<(), ErrorObject> {
-    let permit = principals::actor_of(&caller.principal).permit::<policy::Read>();
-    permit.map(drop).map_err(|denied| refused(denied.into()))
+pub(super) fn may_read(caller: &Caller) -> Result<Permit<policy::Read>, ErrorObject> {
+    principals::actor_of(&caller.principal).permit().map_err(|denied| refused(denied.into()))
+}
+
+fn no_resource(uri: &str) -> ErrorObject {
+    invalid("there is no such resource").with_data(&json!({ "uri": uri }))
 }
 
 fn not_called(error: NotCalled) -> ErrorObject {

@@ -30,6 +30,7 @@ mod page;
 mod peer;
 mod problem;
 mod refusal;
+mod resources;
 #[cfg(test)]
 mod rights;
 mod servers;
@@ -166,7 +167,8 @@ impl Default for Options {
 pub struct Parts {
     /// The tools, and the steps that every call of them takes.
     pub calls: Arc<Calls>,
-    /// Where calls are kept that outlive their request, and the right to do so. Without it no call becomes a task.
+    /// Where agents share things, and calls are kept that outlive their request, with the right to do so. Without it no call
+    /// becomes a task.
     pub store: Option<(App, Permit)>,
     /// What `GET /health` tries.
     pub probes: Vec<Probe>,
@@ -333,7 +335,8 @@ impl Listeners {
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
         let calls = parts.calls;
         let live = events::Live::new(parts.store.as_ref().map(|(app, _)| app.clone()), calls.limits.principal_share);
-        let mcp = mcp::Mcp::new(&calls, &options, parts.store)?;
+        let (app, permit) = parts.store.unzip();
+        let mcp = mcp::Mcp::new(&calls, &options, app, permit)?;
         let bytes_max = calls.limits.message_bytes_max;
         let hub = Shared {
             mcp,

@@ -8,5 +8,6 @@ mod hubs;
 mod mcp;
 mod problems;
 mod refusals;
+mod resources;
 mod support;
 mod tasks;
