@@ -4,6 +4,7 @@ mod ai;
 mod bash;
 mod claims;
 pub mod code;
+mod collab;
 mod compose;
 mod execute_generated_code;
 mod fetch_url;
@@ -67,6 +68,13 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(ai::Ai { model: model.clone() }),
         Tool::new(bash::Bash { sandbox: sandbox.clone() }),
         Tool::new(claims::ClaimFile { shared: shared.clone() }),
+        Tool::new(collab::AckMessages { shared: shared.clone() }),
+        Tool::new(collab::JoinCollab { shared: shared.clone() }),
+        Tool::new(collab::LeaveCollab { shared: shared.clone() }),
+        Tool::new(collab::LogStep { shared: shared.clone() }),
+        Tool::new(collab::ReadLogs { shared: shared.clone() }),
+        Tool::new(collab::ReadMessages { shared: shared.clone() }),
+        Tool::new(collab::SendMessage { shared: shared.clone() }),
         Tool::new(compose::Compose),
         Tool::new(execute_generated_code::ExecuteGeneratedCode { gate: gate.clone(), sandbox: sandbox.clone() }),
         Tool::new(fetch_url::FetchUrl { client: web.clone() }),

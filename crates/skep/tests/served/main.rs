@@ -4,6 +4,7 @@
 mod bounds;
 mod callers;
 mod calls;
+mod collab;
 mod editors;
 mod half;
 mod hidden;
