@@ -152,7 +152,7 @@ async fn fill(address: &str, time: Duration) {
     postgres::execute(address, &fill).await;
 }
 
-async fn connect(address: &str) -> Client {
+pub(super) async fn connect(address: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "it ends with the client")]
     tokio::spawn(connection);

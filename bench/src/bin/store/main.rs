@@ -5,13 +5,14 @@
 //! itself: the same statements on the same rows in the same commits, on one thread with nobody to wait for, once with a
 //! commit for each operation and once with one for 64. PostgreSQL with a namespace for each caller shows what the
 //! server can do; all callers in one namespace, what the namespace's one log costs. Claims alone are measured there too,
-//! beside the same by hand.
+//! beside the same by hand; and so are steps that agents log, on both databases.
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails may stop")]
 
 #[path = "../../../../crates/skep-core/tests/postgres/mod.rs"]
 mod postgres;
 
 mod claims;
+mod steps;
 
 use std::{
     path::Path,
@@ -53,6 +54,14 @@ enum Case {
     BareBatches(usize),
     /// The store's claims on PostgreSQL, in one namespace.
     Claims { hubs: usize, callers: usize, count: usize },
+    /// Steps with rusqlite by itself, so many to a commit.
+    StepsAlone(u32),
+    /// The store's steps on SQLite, by so many callers in one workspace.
+    StepsSqlite(usize),
+    /// Steps on PostgreSQL by hand: one insert for each transaction, on so many connections.
+    BareSteps(usize),
+    /// The store's steps on PostgreSQL, by so many callers in one workspace.
+    StepsPostgres(usize),
 }
 
 const ONE_BY_ONE: Case = Case::Claims { hubs: 1, callers: 64, count: 1 };
@@ -60,7 +69,7 @@ const IN_BATCHES: Case = Case::Claims { hubs: 1, callers: 1, count: 100 };
 const IN_BATCHES_OF_MANY: Case = Case::Claims { hubs: 1, callers: 4, count: 100 };
 const OF_THREE_HUBS: Case = Case::Claims { hubs: 3, callers: 64, count: 1 };
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 24] = [
     Case::Alone(1),
     Case::Alone(64),
     Case::Sqlite(1),
@@ -81,10 +90,14 @@ const CASES: [Case; 20] = [
     IN_BATCHES_OF_MANY,
     Case::SqliteLarge(8),
     Case::SqliteLarge(64),
+    Case::StepsAlone(32),
+    Case::StepsSqlite(32),
+    Case::BareSteps(32),
+    Case::StepsPostgres(32),
 ];
 
 /// Pairs of which the first is told as a part of the second.
-const RATIOS: [(&str, Case, Case); 10] = [
+const RATIOS: [(&str, Case, Case); 12] = [
     ("SQLite, 1 caller, to rusqlite alone, commit by commit", Case::Sqlite(1), Case::Alone(1)),
     ("SQLite, 64 callers, to rusqlite alone in groups of 64", Case::Sqlite(64), Case::Alone(64)),
     ("SQLite, 64 callers, to rusqlite alone, commit by commit", Case::Sqlite(64), Case::Alone(1)),
@@ -95,6 +108,8 @@ const RATIOS: [(&str, Case, Case); 10] = [
     ("PostgreSQL, claims by 100: one caller to the same by hand", IN_BATCHES, Case::BareBatches(100)),
     ("PostgreSQL, claims by 100: four callers to one by hand", IN_BATCHES_OF_MANY, Case::BareBatches(100)),
     ("PostgreSQL, claims: three hubs to one", OF_THREE_HUBS, ONE_BY_ONE),
+    ("SQLite, steps of 32 callers, to rusqlite alone", Case::StepsSqlite(32), Case::StepsAlone(32)),
+    ("PostgreSQL, steps of 32 callers, to an insert each", Case::StepsPostgres(32), Case::BareSteps(32)),
 ];
 
 #[tokio::main]
@@ -114,7 +129,7 @@ async fn main() {
     }
     for (case, rates) in CASES.into_iter().zip(&rates) {
         if let Some(rate) = median(rates.clone()) {
-            println!("{:62} {rate:8.0} {}/s", describe(case), if is_claims(case) { "claims" } else { "cycles" });
+            println!("{:62} {rate:8.0} {}/s", describe(case), unit(case));
         }
     }
     let of = |case| &rates[CASES.iter().position(|known| *known == case).unwrap()];
@@ -131,8 +146,12 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn is_claims(case: Case) -> bool {
-    matches!(case, Case::BareClaims(_) | Case::BareBatches(_) | Case::Claims { .. })
+fn unit(case: Case) -> &'static str {
+    match case {
+        Case::BareClaims(_) | Case::BareBatches(_) | Case::Claims { .. } => "claims",
+        Case::StepsAlone(_) | Case::StepsSqlite(_) | Case::BareSteps(_) | Case::StepsPostgres(_) => "steps",
+        _ => "cycles",
+    }
 }
 
 fn describe(case: Case) -> String {
@@ -147,6 +166,10 @@ fn describe(case: Case) -> String {
         Case::Claims { hubs, callers, count } => {
             format!("PostgreSQL, {hubs} hubs with {callers} callers each, by {count}")
         }
+        Case::StepsAlone(group) => format!("rusqlite alone, one commit for {group} steps"),
+        Case::StepsSqlite(callers) => format!("SQLite, {callers} callers that log steps"),
+        Case::BareSteps(connections) => format!("PostgreSQL by hand, {connections} connections, an insert each"),
+        Case::StepsPostgres(callers) => format!("PostgreSQL, {callers} callers that log steps"),
     }
 }
 
@@ -171,6 +194,13 @@ async fn measure(case: Case, directory: &Path, time: Duration) -> Option<f64> {
         Case::Claims { hubs, callers, count } => {
             claims::of_store(&postgres::new_schema().await?, hubs, callers, count, time).await
         }
+        Case::StepsAlone(group) => {
+            Db::open(&sqlite, Limits::default()).await.unwrap().close().await;
+            steps::alone(&path, group, time)
+        }
+        Case::StepsSqlite(callers) => steps::of_store(&sqlite, callers, time).await,
+        Case::BareSteps(connections) => steps::one_by_one(&postgres::new_schema().await?, connections, time).await,
+        Case::StepsPostgres(callers) => steps::of_store(&postgres::new_schema().await?, callers, time).await,
     })
 }
 
