@@ -171,11 +171,19 @@ impl App {
         self.db.write(permit, step).await
     }
 
-    /// Delete events that belong to no run and no task and are older than `before`, in small steps.
+    /// Delete events that belong to no run and no task and are older than `before`, in small steps: those of the team, and
+    /// those of all of its workspaces.
     pub async fn prune_events(&self, permit: &Permit, before: Timestamp) -> Result<(), RunError> {
-        let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_loose_events(before).await?);
-        while self.db.write(permit, step).await? {}
-        Ok(())
+        let mut after = 0;
+        loop {
+            let page = self.db.namespaces_of(&permit.actor().team, after).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            for (_, namespace) in &page {
+                let step = async move |tx: &mut Tx<'_>| Ok::<_, RunError>(tx.delete_loose_events(before).await?);
+                while self.db.write_as_hub(namespace, step).await? {}
+            }
+        }
     }
 
     /// Finish the deletions that were begun.

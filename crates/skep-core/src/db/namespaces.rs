@@ -6,10 +6,11 @@ use std::{
 };
 
 use super::{
-    Sql, Tx,
+    Db, DbError, Doing, Sql, Tx,
+    events::page,
     sql::{Cause, Row, values},
 };
-use crate::Namespace;
+use crate::{Namespace, limits::PAGE_MAX};
 
 /// The numbers of namespaces, as far as this process has met them. They never change.
 #[derive(Debug, Default)]
@@ -68,6 +69,23 @@ impl Tx<'_> {
         let sql = format!("update namespace set {counter} = {counter} + $1 where id = $2 returning {counter}");
         let last = self.change(&sql, values![count, self.namespace()], |row| row.next::<i64>()).await?;
         Ok(last.first().ok_or("the namespace is missing")? - count)
+    }
+}
+
+impl Db {
+    /// The namespaces of a team, its own and those of its workspaces, each with its number: a page of those after a number.
+    pub(crate) async fn namespaces_of(&self, team: &Namespace, after: i64) -> Result<Vec<(i64, Namespace)>, DbError> {
+        let team = team.clone();
+        self.read(async move |sql| {
+            let select = "select id, workspace from namespace where team = $1 and id > $2 order by id limit $3";
+            let values = values![&*team.team, after, page(PAGE_MAX)];
+            let read = |row: &Row<'_>| {
+                let (id, workspace): (i64, String) = (row.next()?, row.next()?);
+                Ok((id, Namespace { team: team.team.clone(), workspace: workspace.into() }))
+            };
+            sql.all(select, values, read).await.doing("list the namespaces of a team")
+        })
+        .await
     }
 }
 

@@ -468,7 +468,8 @@ async fn a_deletion_that_was_cut_off_goes_on() {
 async fn old_events_of_no_run_and_no_task_can_be_deleted() {
     on_every_address_with_deletions(async |address| {
         let app = open(address, Limits::default()).await;
-        let add = async |at: Timestamp, count: usize| {
+        let inside = permit().within(Some("w"), None).unwrap();
+        let add_to = async |permit: &Permit, at: Timestamp, count: usize| {
             let add = async move |tx: &mut Tx<'_>| {
                 for n in 0..count {
                     let kind = EventKind::ForeignChanged { table: "task".into(), key: n.to_string() };
@@ -476,14 +477,19 @@ async fn old_events_of_no_run_and_no_task_can_be_deleted() {
                 }
                 Ok::<_, DbError>(())
             };
-            app.db.write(&permit(), add).await.unwrap();
+            app.db.write(permit, add).await.unwrap();
         };
+        let add = async |at: Timestamp, count: usize| add_to(&permit(), at, count).await;
+        add_to(&inside, NOW, 3).await;
+        add_to(&inside, LATER, 1).await;
         add(NOW, 1500).await;
         app.start_run(&permit(), new_run("r"), vec![new("a")]).await.unwrap();
         add(LATER, 2).await;
         app.prune_events(&permit(), LATER).await.unwrap();
         let kept = all_events(&app, &permit().to_read()).await;
         assert_eq!(kept.iter().map(|event| event.number).collect::<Vec<_>>(), [1501, 1502, 1503, 1504]);
+        let kept = all_events(&app, &inside.to_read()).await;
+        assert_eq!(kept.iter().map(|event| event.number).collect::<Vec<_>>(), [4], "in workspaces, too");
         let first = app.db.follow(&permit().to_read(), 0).next().await.unwrap();
         assert_eq!(first, News::Reset { first: 1501, last: 1504 });
     })
