@@ -59,6 +59,32 @@ impl Parts {
     }
 }
 
+/// The tools that work on what agents share, and so need a store, at least with some arguments.
+pub const SHARING: [&str; 22] = [
+    "ack_messages",
+    "claim_file",
+    "file_delete",
+    "file_edit",
+    "file_history",
+    "file_read",
+    "file_write",
+    "join_collab",
+    "leave_collab",
+    "list_claims",
+    "list_files",
+    "log_step",
+    "memory_delete",
+    "memory_list",
+    "memory_retrieve",
+    "memory_search",
+    "memory_store",
+    "read_logs",
+    "read_messages",
+    "release_file",
+    "renew_claim",
+    "send_message",
+];
+
 /// All built-in tools.
 pub fn all(parts: Parts) -> Vec<Tool> {
     let Parts { sandbox, web, model, search, code, app } = parts;
@@ -97,4 +123,18 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(claims::RenewClaim { shared }),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tools_that_share_are_those_that_take_a_task() {
+        let tools = all(Parts::new(SandboxOnDemand::new(Default::default())));
+        let takes_task = |tool: &&Tool| tool.input_schema()["properties"].get("task_id").is_some();
+        let mut names: Vec<&str> = tools.iter().filter(takes_task).map(|tool| tool.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, SHARING);
+    }
 }

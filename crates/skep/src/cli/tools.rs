@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use skep_mcp::gateway::LIST_TIME_MAX;
 use skep_tools::{
+    built_in::SHARING,
     document,
     duration::Span,
     error::ToolError,
@@ -22,7 +24,7 @@ use skep_tools::{
 use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
 use crate::{
     config::{Overrides, is_call_time},
-    hub::{self, Callers, Hub, calls::Calls, catalogue::Listed, principals::local},
+    hub::{self, Callers, Hub, Store, calls::Calls, catalogue::Listed, principals::local},
     terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
 };
@@ -170,9 +172,16 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
     }
     let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
     let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    let (settings, store) = match &arguments.tool {
+        Some(tool) if SHARING.contains(&tool.as_str()) => {
+            let store = Store::open(settings).await?;
+            (Arc::clone(&store.settings), Some(store))
+        }
+        _ => (Arc::new(settings), None),
+    };
     let workspace = hub::workspace(&settings, &settings.workspace)?;
     let outputs = hub::outputs(&settings)?;
-    let hub = Hub::new(&settings, None, Callers::Process, &workspace, &outputs);
+    let hub = Hub::new(&settings, store.clone(), Callers::Process, &workspace, &outputs);
     let deadline = arguments.timeout.map(|timeout| timeout.0);
     let mut signals = tokio::task::JoinSet::new();
     let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
@@ -181,6 +190,9 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
         None => call_one(&hub.calls, &arguments, deadline, context).await,
     };
     hub.close().await;
+    if let Some(store) = store {
+        store.app.db.close().await;
+    }
     let (answer, is_ok) = called?;
     show(&answer, is_ok, arguments.json)
 }

@@ -36,6 +36,8 @@ fn remembers(user: &User) {
 fn memory_is_kept_in_the_database_without_a_hub() {
     let user = User::new();
     remembers(&user);
+    let call = ["call", "memory_retrieve", "--arg", "key=build/flags", "--json"];
+    assert_eq!(user.skep(&call).ok().json()["value"], json!(["-O2", "fast math"]), "a tool that is called by its name");
     let said = user.skep(&["events", "--kind", "memory.deleted", "--json"]).ok().stdout();
     let event: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
     assert_eq!((&event["number"], &event["data"]), (&json!(3), &json!({ "key": "note" })));
