@@ -14,6 +14,7 @@ mod files;
 mod logs;
 mod mcp_stdio;
 mod memory;
+mod messages;
 mod progress;
 mod prompt;
 mod remote;
@@ -134,6 +135,7 @@ enum Command {
     Files(files::Arguments),
     Claims(claims::Arguments),
     Memory(memory::Arguments),
+    Messages(messages::Arguments),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
@@ -170,6 +172,7 @@ impl Cli {
             Command::Files(arguments) => files::files(common, arguments).await,
             Command::Claims(arguments) => claims::claims(common, arguments).await,
             Command::Memory(arguments) => memory::memory(common, arguments).await,
+            Command::Messages(arguments) => messages::messages(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,

@@ -6,6 +6,7 @@ mod doctor;
 mod files;
 mod manual;
 mod memory;
+mod messages;
 mod page;
 mod status;
 #[path = "../support/mod.rs"]
