@@ -28,6 +28,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("skep cancel", "needs a run that is under way"),
     ("skep runs rm", "names a run of somebody else"),
     ("--follow", "may go on until somebody ends it"),
+    ("curl -N", "goes on until somebody ends it"),
     ("skep trust", "asks a person about a file that was found"),
     ("skep connect", "changes the settings of other programs, which have to be there"),
     ("skep disconnect", "changes the settings of other programs, which have to be there"),

@@ -24,7 +24,7 @@ use crate::terminal::{Screen, ignore_gone, line};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   skep files ls --task t1
-  skep files put notes.md --task t1 < notes.md
+  skep files put notes.md README.md --task t1
   skep files log notes.md --diffs --task t1
   skep files undo notes.md --task t1")]
 pub(super) struct Arguments {
