@@ -1,6 +1,6 @@
 //! `skep claims`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -20,7 +20,7 @@ use super::{
 #[command(after_help = "Examples:
   skep claims ls --task t1
   skep claims ls 'src/**' --task t1
-  skep claims take 'src/**' --ttl 10m --wait 1m --task t1
+  skep claims take 'docs/**' --ttl 10m --wait 1m --task t1
   skep claims release 7 --force --task t1")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -66,6 +66,8 @@ enum Command {
     },
 }
 
+/// Time for a call beside that for which it waits.
+const SPARE: Duration = Duration::from_secs(10);
 /// How paths are padded in a list.
 const PATH_WIDTH: usize = 32;
 
@@ -84,7 +86,11 @@ pub(super) async fn claims(common: Common, arguments: Arguments) -> anyhow::Resu
             ("release_file", json!({ "path": path, "token": token, "force": force }))
         }
     };
-    let answer: Map<String, Value> = match shared::call(common, &place, tool, arguments).await? {
+    let deadline = match &command {
+        Command::Take { wait: Some(wait), .. } => Some(wait.0 + SPARE),
+        _ => None,
+    };
+    let answer: Map<String, Value> = match shared::call_within(common, &place, tool, arguments, deadline).await? {
         Ok(answer) if is_json => return show(&answer.to_json(), true, true),
         Ok(Answer { value, .. }) => value,
         Err(error) if is_json => return show(&error.to_json(), false, true),

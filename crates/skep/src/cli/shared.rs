@@ -1,5 +1,7 @@
 //! What the commands have in common that work on what agents share: a call of a tool, at a hub or on the store.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::{Map, Value};
 use skep_tools::{
@@ -52,6 +54,17 @@ pub(super) async fn call(
     tool: &str,
     arguments: Value,
 ) -> anyhow::Result<Result<Answer, ToolError>> {
+    call_within(common, place, tool, arguments, None).await
+}
+
+/// The same with more time than most calls have.
+pub(super) async fn call_within(
+    common: Common,
+    place: &Place,
+    tool: &str,
+    arguments: Value,
+    deadline: Option<Duration>,
+) -> anyhow::Result<Result<Answer, ToolError>> {
     let mut members: Map<String, Value> = match arguments {
         Value::Object(members) => members,
         _ => Map::new(),
@@ -59,7 +72,7 @@ pub(super) async fn call(
     let names = [("task_id", &place.task), ("agent_id", &place.agent)];
     members.extend(names.map(|(name, value)| (name.to_owned(), value.clone().into())));
     members.retain(|name, value| !value.is_null() || name == "value");
-    let call = Call { tool: tool.to_owned(), arguments: Value::Object(members), deadline: None };
+    let call = Call { tool: tool.to_owned(), arguments: Value::Object(members), deadline };
     let settings = common.settings(Overrides::default())?;
     if place.hub.is_some() || RunningHub::find(&settings.home).is_some() {
         return at(&remote::client(&settings, place.hub.as_deref())?, call).await;
