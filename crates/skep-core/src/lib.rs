@@ -1,6 +1,6 @@
 //! Skep's rules, store and operations. Knows no protocol, starts no process, reads no clock.
 //!
-//! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`], [`file`], [`claim`] and [`memory`] are the rules,
+//! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`], [`mod@file`], [`claim`] and [`memory`] are the rules,
 //! [`event`] is what is logged about them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for
 //! each operation. [`policy`] decides who may call what, [`limits`] how much is accepted, [`retention`] which runs are
 //! kept, [`path`] and [`glob`] what files are called.
