@@ -33,12 +33,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Files and claims are a task's, not the team's.
     /// Whether it is an agent of the caller's that acts.
     pub(super) fn has_agent(&self) -> bool {
         self.agent.is_some()
     }
 
+    /// Files and claims are a task's, not the team's.
     pub(super) fn needs_task(&self) -> anyhow::Result<()> {
         match self.task {
             Some(_) => Ok(()),

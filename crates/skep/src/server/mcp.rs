@@ -326,13 +326,12 @@ impl Backend for Own {
                 Wanted::Known(list) => return Ok(list),
                 Wanted::Unknown(reading) => reading,
             };
-            let page = match kind {
+            let mut page = match kind {
                 Kind::Tools => json!({ "tools": self.calls.catalogue.tools().map(Tool::to_json).collect::<Value>() }),
                 Kind::Templates if self.app.is_some() => json!({ "resourceTemplates": resources::templates() }),
                 Kind::Templates | Kind::Prompts | Kind::Resources => return Ok(reading.keep(true)),
             };
             if reading.next_page().is_some() {
-                let mut page = page;
                 page["ttlMs"] = LIST_TTL_MS.into();
                 page["cacheScope"] = "public".into();
                 reading.add(&raw(&page)?).map_err(|fault| ErrorObject::new(code::INTERNAL_ERROR, fault))?;
