@@ -19,10 +19,18 @@ use skep_sandbox::{
     Tier, Verdict,
 };
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 #[test]
 fn all_of_this_holds_for_an_ordinary_user() {
     again_as_ordinary_user();
+}
+
+/// Lets one test run at a time, unless each of its sandboxes has a user of its own, as root's have. Without namespaces,
+/// all processes of a user count towards the limit of every sandbox, so one test's bomb would stop another's forks.
+async fn turn() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    if is_root() { None } else { Some(TURN.lock().await) }
 }
 
 /// A sandbox whose files are below a directory that no other test looks at.
@@ -40,6 +48,7 @@ fn shell(script: &str) -> Request {
 
 #[tokio::test]
 async fn what_is_promised_at_this_tier_holds_against_every_attack() {
+    let _turn = turn().await;
     let attempts = bare().await.selftest().await;
     for attempt in &attempts {
         println!("{:<45} {:?}", attempt.attack, attempt.verdict);
@@ -54,6 +63,7 @@ async fn what_is_promised_at_this_tier_holds_against_every_attack() {
 
 #[tokio::test]
 async fn every_wall_is_missed_when_it_is_left_out() {
+    let _turn = turn().await;
     let by_filter: &[&str] = &[
         "turn a pair into a socket of the host",
         "reach a socket in the host's file system",
@@ -67,7 +77,8 @@ async fn every_wall_is_missed_when_it_is_left_out() {
         let sandbox = Sandbox::start(Config { namespaces: Namespaces::Unused, without, ..config() }).await.unwrap();
         sandbox.selftest().await
     };
-    let tried = tokio::join!(attempts_without(Defence::Filter), attempts_without(Defence::Landlock));
+    let (filter, landlock) = (attempts_without(Defence::Filter), attempts_without(Defence::Landlock));
+    let tried = if is_root() { tokio::join!(filter, landlock) } else { (filter.await, landlock.await) };
     for (defence, opened, attempts) in
         [(Defence::Filter, by_filter, tried.0), (Defence::Landlock, by_landlock, tried.1)]
     {
@@ -87,6 +98,7 @@ async fn every_wall_is_missed_when_it_is_left_out() {
 
 #[tokio::test]
 async fn requests_behave_as_in_other_tiers_if_they_ask_where_things_are() {
+    let _turn = turn().await;
     let here = tempfile::tempdir().unwrap();
     fs::set_permissions(here.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(here.path().join("data"), "of the workspace\n").unwrap();
@@ -132,6 +144,7 @@ subprocess.run(['sh', '-c', 'echo child'])";
 
 #[tokio::test]
 async fn files_that_are_shown_cannot_be_changed_in_place() {
+    let _turn = turn().await;
     let here = tempfile::tempdir().unwrap();
     let file = here.path().join("data");
     fs::write(&file, "shown").unwrap();
@@ -170,6 +183,7 @@ print('over')";
 
 #[tokio::test]
 async fn what_this_tier_lacks_is_said_and_must_be_accepted() {
+    let _turn = turn().await;
     let sandbox = bare().await;
     let strict = sandbox.run(argv(&["true"]), Default::default()).await.unwrap_err();
     assert!(
@@ -191,6 +205,7 @@ async fn what_this_tier_lacks_is_said_and_must_be_accepted() {
 
 #[tokio::test]
 async fn nothing_outlives_its_answer() {
+    let _turn = turn().await;
     let sandbox = bare().await;
     let mark = mark();
     for script in [
@@ -226,6 +241,7 @@ async fn nothing_outlives_its_answer() {
 
 #[tokio::test]
 async fn memory_and_processes_are_limited() {
+    let _turn = turn().await;
     let sandbox = bare().await;
     let many = "import os, time
 for _ in range(8):
@@ -233,7 +249,7 @@ for _ in range(8):
 x = bytearray(b'x' * (20 << 20)); time.sleep(1000)";
     let mut request = accepting(Request::new(Run::Python(many.into())));
     request.limits.memory = 100 << 20;
-    request.limits.processes = 1000; // those of the same user count, too, and other tests have some
+    request.limits.processes = 1000; // those of the same user count, too, and the machine may have some
     assert_eq!(run(&sandbox, request).await.end, End::MemoryLimit);
     let mut request = accepting(Request::new(Run::Python(FORKS.into())));
     request.limits.processes = 30;
@@ -267,6 +283,7 @@ fn helper_of(server: u32) -> [u32; 3] {
 
 #[tokio::test]
 async fn whoever_is_killed_nothing_is_left_behind() {
+    let _turn = turn().await;
     for victim in 0..4 {
         let (mark, directory) = (mark(), TempDir::new_in("/tmp").unwrap());
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
