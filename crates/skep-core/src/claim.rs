@@ -114,6 +114,9 @@ pub enum Refused {
     /// The claim of the token was not granted yet.
     #[error("the claim with the token {} still waits for others", .0.0)]
     Waiting(ClaimToken),
+    /// Nobody has a claim on a path that takes one.
+    #[error("nobody has claimed {0}, and this takes a claim on it; claim it first, with claim_file")]
+    Unclaimed(FilePath),
     /// The claim of the token is another principal's.
     #[error("the claim with the token {} is another principal's", .0.0)]
     NotYours(ClaimToken),
@@ -177,6 +180,30 @@ pub(crate) fn check_write(
         Claim { is_shared: true, .. } => Err(Refused::Shared(token)),
         // What it covers is covered by no other claim.
         _ => Ok(()),
+    }
+}
+
+/// Whether somebody may do what takes an exclusive claim on a path: with the token of one, or, without a token, because one is
+/// theirs. `by` without an agent stands for all agents of the principal. The rest is as for [`check_write`].
+pub(crate) fn check_claimed(
+    path: &FilePath,
+    token: Option<ClaimToken>,
+    by: &Author,
+    live: &[Claim],
+    last: ClaimToken,
+) -> Result<(), Refused> {
+    if token.is_some() {
+        return check_write(path, token, live, last);
+    }
+    let is_own = |claim: &Claim| {
+        claim.by.principal == by.principal
+            && by.agent.as_ref().is_none_or(|agent| claim.by.agent.as_ref() == Some(agent))
+    };
+    match live.iter().find(|claim| claim.is_held && claim.pattern.covers(path)) {
+        None => Err(Refused::Unclaimed(path.clone())),
+        Some(claim) if !is_own(claim) => Err(Refused::Claimed(Box::new(claim.clone()))),
+        Some(Claim { is_shared: true, token, .. }) => Err(Refused::Shared(*token)),
+        Some(_) => Ok(()),
     }
 }
 
@@ -282,6 +309,29 @@ mod tests {
         for token in [8, 0, -1, i64::MIN, i64::MAX] {
             assert_eq!(write("free", Some(token)), Err(Refused::NeverIssued(ClaimToken(token))));
         }
+    }
+
+    #[test]
+    fn what_takes_a_claim_is_for_its_holder_and_whoever_has_its_token() {
+        let live = [claim(3, "src/*", false, true), claim(4, "docs/*", true, true), claim(6, "x", false, false)];
+        let check = |path: &str, principal: &str, agent: Option<&str>, token: Option<i64>| {
+            let by = Author { principal: principal.into(), agent: agent.map(Into::into) };
+            check_claimed(&FilePath::new(path).unwrap(), token.map(ClaimToken), &by, &live, ClaimToken(7))
+        };
+        assert_eq!(check("src/a", "ann", Some("coder"), None), Ok(()));
+        assert_eq!(check("src/a", "ann", None, None), Ok(()), "it did not say which agent it is");
+        assert_eq!(check("src/a", "bob", None, Some(3)), Ok(()), "it was given the token");
+        let anns = Refused::Claimed(Box::new(live[0].clone()));
+        assert_eq!(check("src/a", "ann", Some("reviewer"), None), Err(anns.clone()));
+        assert_eq!(check("src/a", "bob", Some("coder"), None), Err(anns));
+        assert_eq!(check("docs/a", "ann", None, None), Err(Refused::Shared(ClaimToken(4))));
+        for path in ["free", "x"] {
+            let unclaimed = Refused::Unclaimed(FilePath::new(path).unwrap());
+            assert_eq!(check(path, "ann", None, None), Err(unclaimed), "whoever waits has none");
+        }
+        assert_eq!(check("src/a", "ann", None, Some(5)), Err(Refused::Stale(ClaimToken(5))));
+        assert_eq!(check("src/a", "ann", None, Some(8)), Err(Refused::NeverIssued(ClaimToken(8))));
+        assert_eq!(check("x", "ann", None, Some(6)), Err(Refused::Waiting(ClaimToken(6))));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! interrupted; so a template that could make large values or take long is rendered by a process of its own, with limits
 //! on memory and time ([`renderer`]). [`Scope::render`], [`Scope::truth`] and [`Scope::text`] are the bare engine.
 
+mod arguments;
 pub mod filters;
 pub mod renderer;
 mod syntax;
@@ -27,8 +28,11 @@ use minijinja::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::syntax::{BLOCKS_DEPTH_MAX, OPERATORS_MAX, TOKENS_MAX, Unquoted};
 use self::syntax::{Syntax, Use, UseKind};
+pub use self::{
+    arguments::ArgumentsTemplate,
+    syntax::{BLOCKS_DEPTH_MAX, OPERATORS_MAX, TOKENS_MAX, Unquoted},
+};
 
 /// Steps of the template engine in one text: far more than a report over [`super::TASKS_MAX`] tasks takes.
 pub const FUEL_MAX: u64 = 5_000_000;
@@ -143,9 +147,8 @@ impl Scope {
 
     fn render_below(&self, value: &Value, pointer: &str, budget: &mut Budget) -> Result<Value, TemplateError> {
         match value {
-            Value::String(text) if is_template(text) => {
-                self.value(text, budget).map_err(|error| TemplateError { pointer: pointer.to_owned(), ..error })
-            }
+            Value::String(text) if is_template(text) => value_of(text, self.values(), budget)
+                .map_err(|error| TemplateError { pointer: pointer.to_owned(), ..error }),
             Value::Array(elements) => {
                 let render = |(index, element)| self.render_below(element, &format!("{pointer}/{index}"), budget);
                 elements.iter().enumerate().map(render).collect()
@@ -165,57 +168,56 @@ impl Scope {
     /// Whether a condition holds: one expression, with or without `{{ }}`. Nothing, zero, and what is empty do not hold.
     pub fn truth(&self, condition: &str) -> Result<bool, TemplateError> {
         let expression = expression(condition).unwrap_or(condition.trim());
-        Ok(self.evaluate(expression)?.is_true())
+        Ok(evaluate(expression, self.values())?.is_true())
     }
 
     /// The text that a template gives, such as a report.
     pub fn text(&self, template: &str) -> Result<String, TemplateError> {
-        self.text_within(template, &mut Budget::default())
-    }
-
-    fn value(&self, template: &str, budget: &mut Budget) -> Result<Value, TemplateError> {
-        match expression(template) {
-            Some(expression) => {
-                let value = self.evaluate(expression)?;
-                // Counted before it is built: it may be a promise of far more than it takes itself.
-                serde_json::to_writer(&mut *budget, &value).map_err(|error| match error.is_io() {
-                    true => too_large(),
-                    false => TemplateError::new(1, format!("the value cannot be written as JSON: {error}")),
-                })?;
-                serde_json::to_value(&value).map_err(|error| TemplateError::new(1, error.to_string()))
-            }
-            None => Ok(self.text_within(template, budget)?.into()),
-        }
-    }
-
-    fn evaluate(&self, expression: &str) -> Result<minijinja::Value, TemplateError> {
-        syntax::of_expression(expression)?; // not too deep for the compiler
-        let compiled = environment().compile_expression(expression).map_err(|error| explain(&error))?;
-        let value = compiled.eval(self.values()).map_err(|error| explain(&error))?;
-        if value.is_undefined() {
-            return Err(TemplateError::new(
-                1,
-                format!("`{}` is not there", skep_tools::schema::shorten(expression, 100)),
-            ));
-        }
-        Ok(value)
-    }
-
-    fn text_within(&self, template: &str, budget: &mut Budget) -> Result<String, TemplateError> {
-        syntax::of_template(template)?; // not too deep for the compiler
-        let compiled = environment().template_from_str(template).map_err(|error| explain(&error))?;
-        let mut text = Kept { budget, bytes: Vec::new(), is_full: false };
-        let done = compiled.render_captured_to(self.values(), &mut text).map(drop);
-        match done {
-            Err(_) if text.is_full => Err(too_large()),
-            Err(error) => Err(explain(&error)),
-            Ok(()) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
-        }
+        text_of(template, self.values(), &mut Budget::default())
     }
 
     fn values(&self) -> minijinja::Value {
         let tasks = minijinja::Value::from_dyn_object(Arc::clone(&self.tasks));
         minijinja::context! { inputs => self.inputs.clone(), run => self.run.clone(), tasks => tasks }
+    }
+}
+
+/// What a text gives where a template sees these values: the value of its expression, if it is nothing else, or a text.
+fn value_of(template: &str, values: minijinja::Value, budget: &mut Budget) -> Result<Value, TemplateError> {
+    match expression(template) {
+        Some(expression) => {
+            let value = evaluate(expression, values)?;
+            // Counted before it is built: it may be a promise of far more than it takes itself.
+            serde_json::to_writer(&mut *budget, &value).map_err(|error| match error.is_io() {
+                true => too_large(),
+                false => TemplateError::new(1, format!("the value cannot be written as JSON: {error}")),
+            })?;
+            serde_json::to_value(&value).map_err(|error| TemplateError::new(1, error.to_string()))
+        }
+        None => Ok(text_of(template, values, budget)?.into()),
+    }
+}
+
+fn evaluate(expression: &str, values: minijinja::Value) -> Result<minijinja::Value, TemplateError> {
+    syntax::of_expression(expression)?; // not too deep for the compiler
+    let compiled = environment().compile_expression(expression).map_err(|error| explain(&error))?;
+    let value = compiled.eval(values).map_err(|error| explain(&error))?;
+    if value.is_undefined() {
+        let message = format!("`{}` is not there", skep_tools::schema::shorten(expression, 100));
+        return Err(TemplateError::new(1, message));
+    }
+    Ok(value)
+}
+
+fn text_of(template: &str, values: minijinja::Value, budget: &mut Budget) -> Result<String, TemplateError> {
+    syntax::of_template(template)?; // not too deep for the compiler
+    let compiled = environment().template_from_str(template).map_err(|error| explain(&error))?;
+    let mut text = Kept { budget, bytes: Vec::new(), is_full: false };
+    let done = compiled.render_captured_to(values, &mut text).map(drop);
+    match done {
+        Err(_) if text.is_full => Err(too_large()),
+        Err(error) => Err(explain(&error)),
+        Ok(()) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use skep::{
-    config::servers::{Command, Filter, Transport, Upstream},
+    config::servers::{Command, Tools, Transport, Upstream},
     hub::{
         principals,
         upstreams::{Options, Restarts, State, UpstreamError, Upstreams},
@@ -120,7 +120,7 @@ impl Fixture {
 
     async fn call_as(&self, caller: &str, tool: &str) -> Result<Box<RawValue>, UpstreamError> {
         let params = Members::of(&json!({ "name": tool, "arguments": { "said": 1.5 } }));
-        let options = Options { caller: caller.into(), call: None };
+        let options = Options { caller: caller.into(), ..Options::default() };
         self.upstreams.call("bad", "tools/call", params, options).await
     }
 
@@ -521,7 +521,7 @@ async fn callers_of_an_exclusive_server_have_one_each() {
 
 #[tokio::test]
 async fn lists_are_whole_and_kept_until_they_change_and_denied_tools_are_not_there() {
-    let fixture = fixture("", |config| config.tools = Filter { allow: Vec::new(), deny: vec!["t1".to_owned()] });
+    let fixture = fixture("", |config| config.tools = Tools { deny: vec!["t1".to_owned()], ..Tools::default() });
     let listed = fixture.here.path().join("listed");
     let tools = fixture.upstreams.tools("bad").await.unwrap();
     let names: Vec<&str> = tools.items().map(|(name, _)| name).collect();

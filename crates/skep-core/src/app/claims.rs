@@ -15,7 +15,8 @@ use crate::{
     event::{EventFilter, EventKind, NewEvent},
     file::Author,
     glob::Pattern,
-    policy::{Operate, Permit},
+    path::FilePath,
+    policy::{Operate, Permit, Read},
 };
 
 /// How often a hub looks again at a request that waits, and says that somebody still waits for it: so often that one
@@ -150,6 +151,19 @@ impl App {
             Ok(Some(claim))
         };
         self.db.write(permit, force).await
+    }
+
+    /// Check that whoever acts may do what takes an exclusive claim on a path: with the token of one, or without a token, because
+    /// the permit's actor holds one. Another may hold it the moment after; whoever acts outside of the store passes the token
+    /// on, which tells the later holder from the earlier one.
+    pub async fn check_claimed(
+        &self,
+        permit: &Permit<Read>,
+        path: &FilePath,
+        token: Option<ClaimToken>,
+    ) -> Result<(), ClaimError> {
+        let (live, last) = self.db.claims_on(permit, path, token).await?;
+        Ok(claim::check_claimed(path, token, &Author::from(&**permit.actor()), &live, last)?)
     }
 
     /// Grant a claim, or put the request in line unless it must not wait.

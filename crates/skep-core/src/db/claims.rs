@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Db, DbError, Doing, Tx,
     events::page,
-    sql::{Cause, Row, values},
+    sql::{Cause, Row, Select, values},
 };
 use crate::{
     Timestamp,
@@ -14,6 +14,7 @@ use crate::{
     file::Author,
     glob::Pattern,
     limits::PAGE_MAX,
+    path::FilePath,
     policy::{Permit, Read},
 };
 
@@ -134,6 +135,37 @@ impl Db {
             db.all(&sql, values, from_row).await.doing("list claims")
         })
         .await
+    }
+
+    /// The claims that may be on a path, and the one of a token, without those that are over; and the last token that was
+    /// given.
+    pub(crate) async fn claims_on(
+        &self,
+        permit: &Permit<Read>,
+        path: &FilePath,
+        token: Option<ClaimToken>,
+    ) -> Result<(Vec<Claim>, ClaimToken), DbError> {
+        let now = self.now();
+        let (bounds, twin, token) =
+            ((now.surely(), now.at.after(now.error)), path.twin(), token.map_or(0, |one| one.0));
+        let found = self.read_in(permit.namespace(), async move |db, namespace| {
+            let claims_sql = on_path();
+            let claims = Select {
+                sql: &claims_sql,
+                values: values![namespace, &twin, namespace, namespace, token, &twin],
+                read: from_row,
+            };
+            let last = Select {
+                sql: "select last_token from namespace where id = $1",
+                values: values![namespace],
+                read: |row: &Row<'_>| Ok(ClaimToken(row.next()?)),
+            };
+            let (claims, last) = db.both(claims, last).await.doing("look for claims")?;
+            Ok(Some((claims, last.into_iter().next().unwrap_or(ClaimToken(0)))))
+        });
+        let (mut claims, last) = found.await?.unwrap_or((Vec::new(), ClaimToken(0)));
+        claims.retain(|claim| !claim.is_over(bounds));
+        Ok((claims, last))
     }
 
     /// Claims that are held although they exclude each other: the later one, and the token of the earlier one. This

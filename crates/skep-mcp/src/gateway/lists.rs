@@ -303,7 +303,7 @@ impl Reading<'_> {
     }
 
     /// Leave out what is not wanted.
-    pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&str) -> bool) {
         self.list.items.retain(|(key, _)| is_wanted(key));
     }
 

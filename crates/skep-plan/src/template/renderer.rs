@@ -51,7 +51,7 @@ const STACK_BYTES: usize = 8 << 20;
 /// Helpers at the same time; what is to be rendered waits for its turn.
 const HELPERS_MAX: usize = 4;
 /// Filters, tests and comparisons in the plain templates of one task. Each may look at all of a value.
-const PLAIN_WORK_MAX: usize = 64;
+pub(super) const PLAIN_WORK_MAX: usize = 64;
 
 static HELPERS: Semaphore = Semaphore::const_new(HELPERS_MAX);
 

@@ -20,6 +20,7 @@ mod shared;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use claims::require_claim;
 pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
 use skep_core::app::App;
 

@@ -13,6 +13,7 @@
 //! the user's own.
 
 mod program;
+mod tools;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, time::Duration};
 
@@ -31,6 +32,7 @@ use skep_tools::{
     value::member,
 };
 
+pub use self::tools::{ClaimRequired, ToolSettings, Tools};
 use crate::secret::Secret;
 
 /// Characters of a server's name: it goes before the names of its tools, which have at most 128.
@@ -38,8 +40,6 @@ const NAME_MAX: usize = 64;
 /// Servers of one hub.
 const SERVERS_MAX: usize = 500;
 
-/// In a list of tools: each of them.
-const ALL: &str = "*";
 /// What clients call a key of ours: their key, and ours as a JSON Pointer.
 const SPELLINGS: [(&str, &str); 14] = [
     ("serverUrl", "/url"),                     // Windsurf
@@ -83,8 +83,8 @@ pub struct Entry {
     pub disabled: bool,
     /// The same the other way round, as some clients write it.
     pub enabled: Option<bool>,
-    /// Which of its tools there are.
-    pub tools: Filter,
+    /// Which of its tools there are, and what calls of them need.
+    pub tools: Tools,
     /// How long it may be silent within a call. Default: 60s.
     pub timeout: Option<Span>,
     /// How long a call may take in all. Default: 1h.
@@ -201,24 +201,6 @@ pub enum Kind {
     Tcp,
 }
 
-/// Which tools there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Filter {
-    /// Only these, if any is named; by the server's own names, `*` for all.
-    pub allow: Vec<String>,
-    /// Not these; `*` for none at all.
-    pub deny: Vec<String>,
-}
-
-impl Filter {
-    /// Whether this tool is one of them.
-    pub fn allows(&self, tool: &str) -> bool {
-        let names = |list: &[String]| list.iter().any(|name| name == tool || name == ALL);
-        (self.allow.is_empty() || names(&self.allow)) && !names(&self.deny)
-    }
-}
-
 /// A server, as it is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
@@ -229,8 +211,8 @@ pub struct Upstream {
     pub unusable: Option<String>,
     /// How it is reached.
     pub transport: Transport,
-    /// Which of its tools there are.
-    pub tools: Filter,
+    /// Which of its tools there are, and what calls of them need.
+    pub tools: Tools,
     /// How long it may be silent within a call.
     pub timeout: Duration,
     /// How long a call may take in all.
@@ -285,7 +267,7 @@ impl Upstream {
             name: name.into(),
             unusable: None,
             transport,
-            tools: Filter::default(),
+            tools: Tools::default(),
             timeout: Duration::from_secs(60),
             deadline: Duration::from_secs(3600),
             start_time_max: Duration::from_secs(120),
@@ -355,7 +337,11 @@ pub fn prepare(servers: &mut Value, variable: impl Fn(&str) -> Option<String>) -
             prepared.unusable.insert(name.clone(), first);
         }
         let checked = match Entry::deserialize(&*entry) {
-            Ok(entry) if is_whole => upstream(name, entry).map(drop),
+            Ok(entry) if is_whole => {
+                let faults = entry.tools.faults().into_iter();
+                prepared.faults.extend(faults.map(|(at, message)| (format!("{pointer}/tools{at}"), message)));
+                upstream(name, entry).map(drop)
+            }
             // What its texts will say is not known, but its name is.
             _ => check_name(name),
         };
@@ -555,8 +541,8 @@ fn translate(entry: &mut Value) -> Vec<(&'static str, &'static str)> {
     // GitHub Copilot: a list of the tools there are, `["*"]` for all and `[]` for none.
     if let Some(Value::Array(names)) = members.get_mut("tools") {
         let filter = match names.as_slice() {
-            [] => json!({ "deny": [ALL] }),
-            names if names.iter().any(|name| name == ALL) => json!({}),
+            [] => json!({ "deny": [tools::ALL] }),
+            names if names.iter().any(|name| name == tools::ALL) => json!({}),
             _ => json!({ "allow": std::mem::take(names) }),
         };
         members.insert("tools".to_owned(), filter);

@@ -98,6 +98,9 @@ impl Hub {
         let sandbox = SandboxOnDemand::showing(workspace, outputs, config).accepting(settings.sandbox.least_tier());
         let logins = Logins::new(&settings.home, settings.web.clone());
         let upstreams = Upstreams::new(settings.upstreams.clone(), Some(logins));
+        if let Some(store) = &store {
+            upstreams.look_for_claims(&store.app);
+        }
         let tools = tools(settings, &sandbox, &upstreams, store.as_ref());
         let catalogue = Catalogue::new(tools).with_upstreams(upstreams);
         let (workspace, outputs) = (workspace.clone(), outputs.clone());

@@ -375,9 +375,7 @@ impl Own {
         let result = result.and_then(Said::into_answer);
         let outcome = match result {
             Ok(answer) => result_of(answer),
-            Err(error @ ToolError::Unknown { .. }) => Err(invalid(error.to_string())),
-            Err(ToolError::Busy(message)) => Err(busy(message)),
-            Err(error) => raw(&failure(&error)),
+            Err(error) => not_done(error),
         };
         if let Some(held) = room.take() {
             peer.keep(held);
@@ -414,9 +412,14 @@ fn not_json(error: serde_json::Error) -> ErrorObject {
     ErrorObject::new(code::INTERNAL_ERROR, error.to_string())
 }
 
-/// A failure for the model to read: what went wrong, and everything that is known about it.
-fn failure(error: &ToolError) -> Value {
-    json!({ "content": [{ "type": "text", "text": error.to_json().to_string() }], "isError": true })
+/// A failure for the model to read: what went wrong, and everything that is known about it. What is not the model's to mend is an
+/// error of the protocol.
+pub(super) fn not_done(error: ToolError) -> Outcome {
+    match error {
+        ToolError::Unknown { .. } => Err(invalid(error.to_string())),
+        ToolError::Busy(message) => Err(busy(message)),
+        error => raw(&json!({ "content": [{ "type": "text", "text": error.to_json().to_string() }], "isError": true })),
+    }
 }
 
 /// Whether a caller may see what there is. This is asked before anything is looked up, so that a refusal does not tell

@@ -17,7 +17,7 @@ use skep_mcp::{
 };
 use tokio::sync::broadcast;
 
-use super::mcp::{may_read, queue_of, refused};
+use super::mcp::{may_read, not_done, queue_of, refused};
 use crate::hub::{
     admission::Refused,
     calls::{Calls, NotForwarded},
@@ -49,13 +49,16 @@ impl UpstreamService {
         let permit = self.calls.authorise::<R>(&actor, tool.as_deref()).map_err(refused)?;
         let caller = queue_of(&call.caller, &actor);
         let Request { method, params, options } = Request::new(call, peer, self.server.call_options());
-        let options = Options { caller, call: Some(options) };
+        let options = Options { caller, call: Some(options), actor: Some(actor) };
         let forwarded = self.calls.forward(&permit, tool, &self.server, &method, params, options);
-        forwarded.await.map_err(|error| match error {
-            NotForwarded::Refused(error) => refused(error),
-            NotForwarded::Cancelled => refused(Refused::Draining),
-            NotForwarded::Upstream(error) => failed(error),
-        })
+        match forwarded.await {
+            Ok(result) => Ok(result),
+            // For the model to read, as every failure of a tool.
+            Err(NotForwarded::Upstream(UpstreamError::NotClaimed(error))) => not_done(*error),
+            Err(NotForwarded::Refused(error)) => Err(refused(error)),
+            Err(NotForwarded::Cancelled) => Err(refused(Refused::Draining)),
+            Err(NotForwarded::Upstream(error)) => Err(failed(error)),
+        }
     }
 }
 
@@ -143,6 +146,7 @@ fn failed(error: UpstreamError) -> ErrorObject {
             ErrorObject::new(code::INVALID_PARAMS, error.to_string())
         }
         UpstreamError::Busy { .. } | UpstreamError::Unlisted { .. } => ErrorObject::new(code::BUSY, error.to_string()),
+        UpstreamError::NotClaimed(_) => ErrorObject::new(code::INVALID_PARAMS, error.to_string()),
         UpstreamError::Unavailable { retry_after, .. } => {
             let data = json!({ "retryAfterMs": u64::try_from(retry_after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) });
             ErrorObject::new(code::INTERNAL_ERROR, error.to_string()).with_data(&data)

@@ -4,6 +4,7 @@
 mod bounds;
 mod callers;
 mod calls;
+mod claimed;
 mod collab;
 mod editors;
 mod half;

@@ -10,9 +10,10 @@ mod tests;
 use std::time::Duration;
 
 use skep_core::{
-    app::ClaimError,
-    claim::{Claim, TTL, TTL_MAX, TTL_MIN, WAIT_MAX},
+    app::{App, ClaimError},
+    claim::{Claim, ClaimToken, TTL, TTL_MAX, TTL_MIN, WAIT_MAX},
     glob::Pattern,
+    policy::{Permit, Read},
 };
 
 pub(super) use self::{claim::ClaimFile, list::ListClaims, release::ReleaseFile, renew::RenewClaim};
@@ -33,6 +34,16 @@ fn ttl_s() -> f64 {
 fn pattern_of(text: &str) -> Result<Pattern, ToolError> {
     let text = text.strip_prefix("./").unwrap_or(text);
     Pattern::new(text).map_err(|error| ToolError::argument("path", error.to_string()))
+}
+
+/// Check that the permit's actor may do what takes an exclusive claim on a file of the permit's workspace: with the token of
+/// one, or without a token, because it holds one.
+///
+/// # Errors
+///
+/// [`ToolError::Conflict`] tells who has the claim.
+pub async fn require_claim(app: &App, permit: &Permit<Read>, path: &str, token: Option<i64>) -> Result<(), ToolError> {
+    app.check_claimed(permit, &stored::path_of(path)?, token.map(ClaimToken)).await.map_err(failed)
 }
 
 /// Why the store did not do what was asked of it.

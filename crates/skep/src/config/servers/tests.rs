@@ -92,6 +92,37 @@ fn every_fault_names_its_place_and_what_to_do() {
 }
 
 #[test]
+fn a_tool_can_require_a_claim_beside_the_lists_of_tools() {
+    let text = r#"{"mcpServers": {"files": {"command": "x", "tools": {
+        "deny": ["delete"],
+        "write": {"requires_claim": "{{ arguments.path }}"},
+        "move": {"requires_claim": {"path": "{{ arguments.paths }}", "task": "site", "root": "/srv"}}
+    }}}}"#;
+    let (servers, problems) = read_as("c.json", text);
+    assert!(problems.is_empty(), "{problems:?}");
+    let tools = &servers[0].tools;
+    assert!(tools.allows("write") && tools.allows("read") && !tools.allows("delete"));
+    let claim = tools.claim_required("write").unwrap();
+    assert_eq!((claim.path.as_str(), &claim.task), ("{{ arguments.path }}", &None));
+    let claim = tools.claim_required("move").unwrap();
+    assert_eq!((claim.task.as_deref(), claim.root.as_deref()), (Some("site"), Some("/srv")));
+    assert_eq!(tools.claim_required("read"), None);
+    for (tools, expected) in [
+        (r#"{"write": {"requires_claim": "{{ argument.path }}"}}"#, "sees nothing but `arguments`"),
+        (r#"{"write": {"requires_claim": "{{ arguments.path"}}"#, "tools.write.requires_claim: "),
+        (r#"{"write": {"requires_claim": {"path": "a", "root": "srv"}}}"#, "must be an absolute path"),
+        (r#"{"write": {"requires_claim": {"file": "a"}}}"#, "tools.write.requires_claim"),
+        (r#"{"write": {"require_claim": "a"}}"#, "tools.write"),
+        (r#"{"alow": ["read"]}"#, "tools.alow"),
+    ] {
+        let (servers, problems) =
+            read_as("c.json", &format!(r#"{{"mcpServers": {{"a": {{"command": "x", "tools": {tools}}}}}}}"#));
+        assert!(servers.is_empty(), "{tools}");
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{tools}: {problems:?}");
+    }
+}
+
+#[test]
 fn a_server_whose_variable_is_not_set_is_there_with_the_reason_beside_the_others() {
     let text = r#"{"mcpServers": {
         "a": {"url": "${GONE}", "tools": {"deny": ["x"]}},
@@ -236,7 +267,7 @@ fn how_tokens_are_got_is_read_as_clients_write_it() {
 fn tools_are_allowed_by_name() {
     let filter = |allow: &[&str], deny: &[&str]| {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Filter { allow: own(allow), deny: own(deny) }
+        Tools { allow: own(allow), deny: own(deny), ..Tools::default() }
     };
     assert!(filter(&[], &[]).allows("x"));
     assert!(filter(&["x"], &[]).allows("x") && !filter(&["x"], &[]).allows("y"));

@@ -7,8 +7,9 @@
 //! 4. **Validate the arguments.** They are taken apart only now, as values take many times the memory of text. What is for a
 //!    server and came over MCP passes as text: the server knows what its tools take.
 //! 5. **Cached?** Answers to identical calls, for the tools that allow it.
-//! 6. **Run under the deadline**, and cancel when the caller has gone or the hub stops.
-//! 7. **Record**: who called what, how that ended, and how long it took ([`log`]).
+//! 6. **Check the live claim**, for tools of servers whose settings require one, when the call's turn at the server has come.
+//! 7. **Run under the deadline**, and cancel when the caller has gone or the hub stops.
+//! 8. **Record**: who called what, how that ended, and how long it took ([`log`]).
 //!
 //! Callers that send and want values enter by [`Calls::call`] or [`Calls::call_in`], the gateway by [`Calls::forward`].
 
@@ -379,6 +380,7 @@ fn outcome(passed: &Result<upstreams::Called, NotForwarded>) -> &'static str {
     match error {
         UpstreamError::Unknown { .. } => "unknown_tool",
         UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => "denied",
+        UpstreamError::NotClaimed(error) => error.code(),
         UpstreamError::Busy { .. } => "busy",
         UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. } => "unavailable",
         UpstreamError::Call { error: CallError::TimedOut(_), .. } => "timed_out",

@@ -46,7 +46,9 @@ impl Ended {
             Ok(Called { has_failed: true, .. }) => Ended::Failed,
             Ok(_) => Ended::Ok,
             Err(UpstreamError::Unknown { .. }) => return None, // not a server
-            Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. }) => Ended::Denied,
+            Err(UpstreamError::Denied { .. } | UpstreamError::Shared { .. } | UpstreamError::NotClaimed(_)) => {
+                Ended::Denied
+            }
             Err(UpstreamError::Busy { .. }) => Ended::Busy,
             Err(UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. }) => Ended::Unavailable,
             Err(UpstreamError::Call { error, .. }) => match error {

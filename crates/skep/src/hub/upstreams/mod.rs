@@ -9,8 +9,10 @@
 //! starts and ends its process, `lifecycle` decides when, and `pool` does it.
 //! What a call means (names of tools, revisions of callers) is decided above.
 
+mod claimed;
 mod counts;
 mod environment;
+mod error;
 mod exclusive;
 mod fair;
 mod guard;
@@ -24,7 +26,7 @@ mod processes;
 pub(crate) mod tool;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +37,7 @@ use std::{
 use futures_util::future::{FutureExt as _, Shared, join_all};
 use memchr::memmem;
 use serde_json::value::RawValue;
+use skep_core::{app::App, policy::Actor};
 use skep_mcp::{
     client::{self, CallError, CallOptions, Connection, Info},
     framing::Memories,
@@ -49,8 +52,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use self::{counts::Counts, fair::Queue, logins::Logins, pool::Slot};
-pub use self::{exclusive::Restarts, guard::init};
+use self::{claimed::Claimed, counts::Counts, fair::Queue, logins::Logins, pool::Slot};
+pub use self::{error::UpstreamError, exclusive::Restarts, guard::init};
 use crate::config::servers;
 pub use crate::config::servers::Upstream;
 
@@ -70,70 +73,8 @@ pub struct Options {
     pub caller: Arc<str>,
     /// Times, progress, and who hears what belongs to the call; the server's own times if `None`.
     pub call: Option<CallOptions>,
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// There is no such server.
-    #[error("there is no MCP server {name:?}{}", .help.as_ref().map_or(String::new(), |help| format!("; {help}")))]
-    Unknown {
-        /// The name.
-        name: String,
-        /// A name that may have been meant.
-        help: Option<String>,
-    },
-    /// The configuration does not allow this tool.
-    #[error("the tool {tool:?} of the MCP server {server:?} is not allowed here (tools.allow, tools.deny)")]
-    Denied {
-        /// The server.
-        server: String,
-        /// The tool.
-        tool: String,
-    },
-    /// All callers share it, so no one of them may end it.
-    #[error(
-        "you may restart only an MCP server that has a process of its own for each caller, and {server:?} is not one; only \
-         who knows the hub's own token (SKEP_TOKEN) may restart the others"
-    )]
-    Shared {
-        /// The server.
-        server: String,
-    },
-    /// It cannot be started, or is not started for now.
-    #[error("the MCP server {server:?} is not available: {reason}")]
-    Unavailable {
-        /// The server.
-        server: String,
-        /// Why.
-        reason: String,
-        /// When it will be tried again.
-        retry_after: Duration,
-    },
-    /// It has not listed what it has, and is not waited for any longer. It goes on, and may be asked again.
-    #[error("the MCP server {server:?} has not listed its tools yet ({state})")]
-    Unlisted {
-        /// The server.
-        server: String,
-        /// How it is doing, in one word.
-        state: &'static str,
-    },
-    /// Too many calls wait for it, or too many callers have a process of their own.
-    #[error("the MCP server {server:?} is busy: {reason}; try again later")]
-    Busy {
-        /// The server.
-        server: String,
-        /// With what.
-        reason: String,
-    },
-    /// It was called, and there is no result.
-    #[error("the MCP server {server:?}: {error}")]
-    Call {
-        /// The server.
-        server: String,
-        /// Why.
-        error: CallError,
-    },
+    /// On whose behalf, for tools that require a claim. Nobody has any.
+    pub actor: Option<Arc<Actor>>,
 }
 
 /// How a server is doing.
@@ -227,10 +168,13 @@ struct Inner {
     servers: Mutex<BTreeMap<String, Arc<Server>>>,
     logins: Option<Logins>,
     answers: Answers,
+    claims: Claims,
 }
 
 /// Where large answers have their memory from, once somebody counts them.
 type Answers = Arc<OnceLock<Memories>>;
+/// Where the claims are that tools require, once there is a store.
+type Claims = Arc<OnceLock<App>>;
 
 /// One server: its slots, and what they share.
 pub struct Server {
@@ -246,6 +190,7 @@ pub struct Server {
     changes: broadcast::Sender<Change>,
     counts: Counts,
     answers: Answers,
+    claims: Claims,
 }
 
 /// What is being read, for all who wait for it.
@@ -254,10 +199,15 @@ type Reading = Shared<oneshot::Receiver<Result<Arc<List>, UpstreamError>>>;
 impl Upstreams {
     /// These servers; none is started. Without logins, servers that want tokens are those whose `headers` have one.
     pub fn new(configs: impl IntoIterator<Item = Upstream>, logins: Option<Logins>) -> Upstreams {
-        let answers = Answers::default();
-        let server = |config: Upstream| (config.name.clone(), Server::new(config, logins.clone(), &answers));
+        let inner = Inner { logins, ..Inner::default() };
+        let server = |config: Upstream| (config.name.clone(), Server::new(config, &inner));
         let servers = Mutex::new(configs.into_iter().map(server).collect());
-        Upstreams { inner: Arc::new(Inner { servers, logins, answers }) }
+        Upstreams { inner: Arc::new(Inner { servers, ..inner }) }
+    }
+
+    /// Look for the claims that tools require in this store. Without one, nobody can call those tools.
+    pub fn look_for_claims(&self, app: &App) {
+        let _ = self.inner.claims.set(app.clone()); // a hub has one store
     }
 
     /// Have large answers take their share of these memories from when they are read, on connections that are opened from now
@@ -339,8 +289,7 @@ impl Upstreams {
             let mut servers = self.lock();
             match servers.get(&config.name) {
                 Some(server) if server.config == config => None,
-                _ => servers
-                    .insert(config.name.clone(), Server::new(config, self.inner.logins.clone(), &self.inner.answers)),
+                _ => servers.insert(config.name.clone(), Server::new(config, &self.inner)),
             }
         };
         ended(old)
@@ -369,12 +318,12 @@ impl Upstreams {
 }
 
 impl Server {
-    fn new(config: Upstream, logins: Option<Logins>, answers: &Answers) -> Arc<Server> {
+    fn new(config: Upstream, all: &Inner) -> Arc<Server> {
         let changes = broadcast::channel(CHANGES_MAX).0;
         let counts = Counts::new(&config.name);
         Arc::new(Server {
             config,
-            logins,
+            logins: all.logins.clone(),
             slots: Mutex::default(),
             is_removed: AtomicBool::new(false),
             lists: Lists::default(),
@@ -382,7 +331,8 @@ impl Server {
             tasks: TaskTracker::new(),
             changes,
             counts,
-            answers: Arc::clone(answers),
+            answers: Arc::clone(&all.answers),
+            claims: Arc::clone(&all.claims),
         })
     }
 
@@ -477,16 +427,25 @@ impl Server {
         params: Members<'static>,
         options: Options,
     ) -> Result<Box<RawValue>, UpstreamError> {
-        if method == "tools/call" && self.config.tools != servers::Filter::default() {
-            let tool = params.read::<String>("name");
-            if let Some(tool) = tool.filter(|tool| !self.config.tools.allows(tool)) {
-                return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
-            }
-        }
-        let Options { caller, call } = options;
+        let Options { caller, call, actor } = options;
+        let claimed = if method == tool::METHOD { self.may_call(&params, actor)? } else { None };
         let call = call.unwrap_or_else(|| self.call_options());
         let slot = self.slot(&caller, call.handler.as_ref().map_or(LOCAL, |handler| handler.principal()))?;
-        slot.call(&caller, method, params, call).await
+        slot.call(&caller, method, params, call, claimed).await
+    }
+
+    /// Whether the settings allow a call of a tool, and which claim it needs when its turn has come.
+    fn may_call(&self, params: &Members<'_>, actor: Option<Arc<Actor>>) -> Result<Option<Claimed>, UpstreamError> {
+        let tools = &self.config.tools;
+        if *tools == servers::Tools::default() {
+            return Ok(None);
+        }
+        let Some(tool) = params.read::<String>("name") else { return Ok(None) };
+        if !tools.allows(&tool) {
+            return Err(UpstreamError::Denied { server: self.config.name.clone(), tool });
+        }
+        let required = tools.claim_required(&tool).cloned();
+        Ok(required.map(|required| Claimed { required, actor, app: self.claims.get().cloned() }))
     }
 
     /// Whether it is a program that was stopped because nobody needs it. One that is elsewhere may change without us.
@@ -572,7 +531,7 @@ impl Server {
         let capabilities = async |connection: &Connection| Ok(connection.info().capabilities.clone());
         let capabilities = self.slot(caller, principal)?.with(capabilities).await?;
         while let Some(params) = reading.next_page() {
-            let options = Options { caller: Arc::clone(caller), call: None };
+            let options = Options { caller: Arc::clone(caller), ..Options::default() };
             match self.call(kind.method(), params, options).await {
                 Ok(page) => reading.add(&page.result).map_err(|fault| self.failed(CallError::Protocol(fault)))?,
                 Err(UpstreamError::Call { error: CallError::Rpc(error), .. })
@@ -584,7 +543,18 @@ impl Server {
             }
         }
         if kind == Kind::Tools {
-            reading.retain(|tool| self.config.tools.allows(tool));
+            let mut missing: BTreeSet<&str> = self.config.tools.named.keys().map(String::as_str).collect();
+            reading.retain(|tool| {
+                missing.remove(tool);
+                self.config.tools.allows(tool)
+            });
+            for tool in missing {
+                tracing::warn!(
+                    server = self.config.name,
+                    tool,
+                    "the settings name a tool that this server does not have"
+                );
+            }
         }
         Ok(reading.keep(kind.is_announced(&capabilities)))
     }

@@ -28,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Server, State, Status, Upstream, UpstreamError,
+    claimed::Claimed,
     fair::{Full, Queue},
     lifecycle::{Action, Cause, Event, Incarnation, Lifecycle, Refusal},
     open::{Unopened, open},
@@ -185,6 +186,7 @@ impl Slot {
         method: &str,
         params: Members<'static>,
         options: CallOptions,
+        claimed: Option<Claimed>,
     ) -> Result<Box<RawValue>, UpstreamError> {
         let (_used, running) = self.enter()?;
         let busy = |reason| UpstreamError::Busy { server: self.config.name.clone(), reason };
@@ -203,6 +205,11 @@ impl Slot {
             Some(running) => running,
             None => self.running().await?,
         };
+        // Not before its turn has come: a claim may be over by then. Boxed, because few calls need one.
+        if let Some(claimed) = claimed {
+            let checked = Box::pin(claimed.check(&params)).await;
+            checked.map_err(|error| UpstreamError::NotClaimed(Box::new(error)))?;
+        }
         let result = running.connection.call(method, params, options).await;
         self.judge(&running, result).await
     }

@@ -58,7 +58,8 @@ pub(crate) fn request(
     }
     options.handler = Some(Arc::new(Silent { principal: Arc::clone(context.principal()), room: context.room.clone() }));
     let params = Members::of(&json!({ "name": tool, "arguments": arguments }));
-    (params, Options { caller: Arc::clone(context.queue()), call: Some(options) })
+    let actor = Some(Arc::clone(context.permit.actor()));
+    (params, Options { caller: Arc::clone(context.queue()), call: Some(options), actor })
 }
 
 /// What the result of a tool says. A large one waits for its turn.
@@ -139,6 +140,7 @@ pub(super) fn answer(tool: &str, result: &RawValue) -> Result<Map<String, Value>
 pub(crate) fn failed(tool: &str, error: UpstreamError) -> ToolError {
     match error {
         UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => ToolError::Denied(error.to_string()),
+        UpstreamError::NotClaimed(error) => *error,
         UpstreamError::Busy { .. }
         | UpstreamError::Unlisted { .. }
         | UpstreamError::Call { error: CallError::NoRoom(_), .. } => ToolError::Busy(error.to_string()),

@@ -47,6 +47,7 @@ pub(in crate::built_in) fn refused(why: &Refused) -> ToolError {
         Refused::Shared(_) => "shared_token",
         Refused::Waiting(_) => "waiting_token",
         Refused::NotYours(_) => "token_of_another_principal",
+        Refused::Unclaimed(_) => "unclaimed",
     };
     let mut detail = Map::from_iter([("reason".to_owned(), json!(reason))]);
     match why {
@@ -62,6 +63,9 @@ pub(in crate::built_in) fn refused(why: &Refused) -> ToolError {
         Refused::Elsewhere { token, pattern } => {
             detail.insert("token".into(), token.0.into());
             detail.insert("claimed".into(), pattern.as_str().into());
+        }
+        Refused::Unclaimed(path) => {
+            detail.insert("path".into(), path.as_str().into());
         }
         Refused::Stale(ClaimToken(token))
         | Refused::NeverIssued(ClaimToken(token))
