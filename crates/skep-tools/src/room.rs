@@ -32,6 +32,13 @@ pub trait Turn: Debug + Send + Sync {
     /// Let another call have it.
     fn lay_down(&self);
 
+    /// The same for long: the call waits for what other calls bring about.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError::Busy`] if too many wait so.
+    fn wait(&self) -> Result<(), ToolError>;
+
     /// Wait until it is this call's turn again.
     ///
     /// # Errors
@@ -120,6 +127,15 @@ impl Room {
             Some(turn) => turn.take_up().await,
             None => Ok(()),
         }
+    }
+
+    /// Let other calls have the turn of this one, which waits for what they bring about.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError::Busy`] if too many wait so.
+    pub fn wait_without_turn(&self) -> Result<(), ToolError> {
+        self.0.as_ref().and_then(|inside| inside.turn.as_ref()).map_or(Ok(()), |turn| turn.wait())
     }
 
     /// What the answer takes, for work that may go on when its call has ended. It is to be kept again after that.

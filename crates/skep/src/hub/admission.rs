@@ -39,6 +39,9 @@ pub struct Limits {
     pub waiting_max: usize,
     /// How long a call waits for its turn before it is refused.
     pub waiting_time_max: Duration,
+    /// Calls that wait for what other calls bring about, such as the release of a claim; one more is refused. They take no turns,
+    /// so what each costs is its memory.
+    pub waiting_long_max: usize,
     /// Calls of MCP servers that are under way; one more is refused. They run elsewhere, so they take no turns from
     /// others: how many of them a server works on is the server's queue's.
     pub forwarded_max: usize,
@@ -50,6 +53,7 @@ impl Default for Limits {
             calls_at_once: 64,
             waiting_max: 4096,
             waiting_time_max: Duration::from_secs(10),
+            waiting_long_max: 1000,
             forwarded_max: 16_384,
         }
     }
@@ -59,7 +63,13 @@ impl Limits {
     /// None: whoever makes the calls bounds them.
     pub fn none() -> Limits {
         let max = Semaphore::MAX_PERMITS / 2;
-        Limits { calls_at_once: max, waiting_max: max, waiting_time_max: Duration::ZERO, forwarded_max: usize::MAX }
+        Limits {
+            calls_at_once: max,
+            waiting_max: max,
+            waiting_time_max: Duration::ZERO,
+            waiting_long_max: max,
+            forwarded_max: usize::MAX,
+        }
     }
 }
 
@@ -123,13 +133,21 @@ pub struct Turn {
     /// Those of the principal, if it is bound by a share, and how many there are.
     own: Option<(Arc<Semaphore>, usize)>,
     waiting_time_max: Duration,
+    /// Places to wait without a turn, and those of the principal, if it is bound by a share.
+    places: (Arc<Semaphore>, Option<Arc<Semaphore>>),
     state: Mutex<TurnState>,
 }
 
 #[derive(Debug)]
 enum TurnState {
-    Has { _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit) },
+    Has {
+        _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit),
+    },
     LaidDown,
+    /// It waits for what other calls bring about.
+    Waits {
+        _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    },
     Over,
 }
 
@@ -144,6 +162,23 @@ impl Turn {
     /// Let another call have it.
     pub fn lay_down(&self) {
         self.set(TurnState::LaidDown);
+    }
+
+    /// Let other calls have it, and wait for what they bring about.
+    ///
+    /// # Errors
+    ///
+    /// Too many calls wait so.
+    fn wait(&self) -> Result<(), ToolError> {
+        let too_many = |_| {
+            let message = "too many calls wait for others already; wait for less time, or try again later";
+            ToolError::Busy(message.to_owned())
+        };
+        let (all, own) = &self.places;
+        let own = own.clone().map(Semaphore::try_acquire_owned).transpose().map_err(too_many)?;
+        let all = Arc::clone(all).try_acquire_owned().map_err(too_many)?;
+        self.set(TurnState::Waits { _permits: (all, own) });
+        Ok(())
     }
 
     /// Wait for a turn: among the principal's own calls, and then among all. One that waits for its own takes nobody's place.
@@ -171,6 +206,10 @@ impl room::Turn for Turn {
         self.lay_down();
     }
 
+    fn wait(&self) -> Result<(), ToolError> {
+        self.wait()
+    }
+
     fn take_up(&self) -> Pin<Box<dyn Future<Output = Result<(), ToolError>> + Send + '_>> {
         Box::pin(async { self.take_up().await.map_err(|refused| ToolError::Busy(refused.to_string())) })
     }
@@ -189,6 +228,7 @@ impl Drop for Ends {
 struct Own {
     seats: Shares,
     turns: Shares,
+    places: Shares,
     passes: Shares,
 }
 
@@ -199,6 +239,8 @@ pub struct Admission {
     seats: Arc<Semaphore>,
     /// One for each call that runs.
     turns: Arc<Semaphore>,
+    /// One for each call that waits for what other calls bring about.
+    places: Arc<Semaphore>,
     /// What each principal may have of these, and of the calls that go on to a server.
     own: Own,
     /// Calls that run or wait; drained at the end.
@@ -219,7 +261,13 @@ impl Admission {
         Admission {
             seats: Arc::new(Semaphore::new(seats)),
             turns: Arc::new(Semaphore::new(limits.calls_at_once)),
-            own: Own { seats: own(seats), turns: own(limits.calls_at_once), passes: own(limits.forwarded_max) },
+            places: Arc::new(Semaphore::new(limits.waiting_long_max)),
+            own: Own {
+                seats: own(seats),
+                turns: own(limits.calls_at_once),
+                places: own(limits.waiting_long_max),
+                passes: own(limits.forwarded_max),
+            },
             calls: TaskTracker::new(),
             forwarded: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -273,6 +321,7 @@ impl Admission {
             all: Arc::clone(&self.turns),
             own: self.own.turns.of(principal).map(|own| (own, self.own.turns.permits())),
             waiting_time_max: self.limits.waiting_time_max,
+            places: (Arc::clone(&self.places), self.own.places.of(principal)),
             state: Mutex::new(TurnState::LaidDown),
         })
     }
@@ -343,7 +392,9 @@ impl Admission {
         let at_once = self.limits.calls_at_once;
         let seated = (at_once + self.limits.waiting_max).saturating_sub(self.seats.available_permits());
         let running = at_once.saturating_sub(self.turns.available_permits());
-        Load { running, waiting: seated.saturating_sub(running), at_once, forwarded: self.forwarded.len() }
+        let long = self.limits.waiting_long_max - self.places.available_permits();
+        let waiting = seated.saturating_sub(running + long);
+        Load { running, waiting, at_once, forwarded: self.forwarded.len() }
     }
 }
 
@@ -480,6 +531,34 @@ mod tests {
         let broken = admission.run(&permit(), admission.stopped(), |_, _| async { panic!("put in by the test") }).await;
         assert_eq!(broken, Err::<(), _>(Refused::Panicked));
         assert_eq!(admission.run(&permit(), admission.stopped(), |_, _| async { 1 }).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn calls_that_wait_for_others_take_no_turns_and_have_a_limit_of_their_own() {
+        let limits = Limits { calls_at_once: 1, waiting_max: 9, waiting_long_max: 2, ..Limits::default() };
+        let (admission, permit) = (Admission::new(limits, 1.0), permit());
+        let released = Arc::new(Semaphore::new(0));
+        let wait = |turn: Arc<Turn>| {
+            let released = Arc::clone(&released);
+            async move {
+                turn.wait().map_err(|error| error.code())?;
+                released.acquire().await.map(drop).map_err(|_| "closed")
+            }
+        };
+        let call = || admission.run(&permit, admission.stopped(), |_, turn| wait(turn));
+        let ordinary = async {
+            while admission.places.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let load = Load { running: 0, waiting: 0, at_once: 1, forwarded: 0 };
+            assert_eq!(admission.load(), load, "others are not to think that it has much to do");
+            assert_eq!(call().await, Ok(Err("busy")), "one more waits than may");
+            assert_eq!(admission.run(&permit, admission.stopped(), |_, _| async { "ran" }).await, Ok("ran"));
+            released.add_permits(2);
+        };
+        let (first, second, ()) = tokio::join!(call(), call(), ordinary);
+        assert_eq!((first, second), (Ok(Ok(())), Ok(Ok(()))));
+        assert_eq!(admission.places.available_permits(), 2);
     }
 
     #[tokio::test]

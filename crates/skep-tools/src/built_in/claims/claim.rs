@@ -67,6 +67,9 @@ impl BuiltIn for ClaimFile {
         let (app, permit) = self.shared.open(context, Some(&task_id), agent_id.as_deref())?;
         // Whoever gives the call less time than it is to wait is told before that who is in the way.
         let wait = seconds(wait_s).min(context.time_left().saturating_sub(Duration::from_secs(1)));
+        if !wait.is_zero() {
+            context.room.wait_without_turn()?;
+        }
         let new = NewClaim { pattern: pattern_of(&path)?, is_shared: shared, ttl: seconds(ttl_s), wait };
         app.claim_file(&permit, new).await.map(Granted::from).map_err(failed)
     }

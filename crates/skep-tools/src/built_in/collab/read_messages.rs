@@ -148,6 +148,9 @@ impl ReadMessages {
         };
         let (app, permit) = self.shared.open::<Write>(context, task_id.as_deref(), agent_id.as_deref())?;
         let wait = Duration::from_secs(wait_s).min(context.time_left().saturating_sub(SPARE));
+        if !wait.is_zero() {
+            context.room.wait_without_turn()?;
+        }
         app.read_messages(&permit, selection, &kinds, limit, wait).await.map_err(message_failed)
     }
 }
