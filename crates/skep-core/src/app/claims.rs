@@ -93,21 +93,21 @@ impl App {
         }
     }
 
-    /// Hold a claim for `ttl` from now.
+    /// Hold a claim for `ttl` from now. `pattern`: what it must be on.
     pub async fn renew_claim(
         &self,
         permit: &Permit,
-        pattern: &Pattern,
+        pattern: Option<&Pattern>,
         token: ClaimToken,
         ttl: Duration,
     ) -> Result<Claim, ClaimError> {
         claim::check_ttl(ttl)?;
-        let (pattern, by) = (pattern.clone(), Author::from(&**permit.actor()));
+        let (pattern, by) = (pattern.cloned(), Author::from(&**permit.actor()));
         let renew = async move |tx: &mut Tx<'_>| {
             let found = tx.claim(token).await?;
             let last = last_token(tx, Some(token), found.as_slice()).await?;
             let mut claim = claim::with_token(token, found.as_slice(), last)?.clone();
-            check_owner(&claim, &pattern, &by)?;
+            check_owner(&claim, pattern.as_ref(), &by)?;
             if !claim.is_held {
                 return Err(Refused::Waiting(token).into());
             }
@@ -118,17 +118,18 @@ impl App {
         self.db.write(permit, renew).await
     }
 
-    /// Release a claim. `false` if it was over already, or never was: that is no error, so this may be called again.
+    /// Release a claim. `false` if it was over already, or never was: that is no error, so this may be called again. `pattern`:
+    /// what it must be on.
     pub async fn release_claim(
         &self,
         permit: &Permit,
-        pattern: &Pattern,
+        pattern: Option<&Pattern>,
         token: ClaimToken,
     ) -> Result<bool, ClaimError> {
-        let (pattern, by) = (pattern.clone(), Author::from(&**permit.actor()));
+        let (pattern, by) = (pattern.cloned(), Author::from(&**permit.actor()));
         let release = async move |tx: &mut Tx<'_>| {
             let Some(claim) = tx.claim(token).await? else { return Ok(false) };
-            check_owner(&claim, &pattern, &by)?;
+            check_owner(&claim, pattern.as_ref(), &by)?;
             end(tx, &claim).await?;
             Ok(true)
         };
@@ -363,8 +364,8 @@ async fn wait_for_change(
     Ok(())
 }
 
-fn check_owner(claim: &Claim, pattern: &Pattern, by: &Author) -> Result<(), Refused> {
-    if claim.pattern.folded() != pattern.folded() {
+fn check_owner(claim: &Claim, pattern: Option<&Pattern>, by: &Author) -> Result<(), Refused> {
+    if pattern.is_some_and(|pattern| claim.pattern.folded() != pattern.folded()) {
         return Err(Refused::Elsewhere { token: claim.token, pattern: claim.pattern.as_str().to_owned() });
     }
     if claim.by.principal != by.principal {

@@ -48,7 +48,7 @@ async fn write(app: &App, file: &str, text: &str, token: Option<ClaimToken>) -> 
 }
 
 async fn release(app: &App, claim: &Claim) -> Result<bool, ClaimError> {
-    Box::pin(app.release_claim(&in_workspace("ann"), &claim.pattern, claim.token)).await
+    Box::pin(app.release_claim(&in_workspace("ann"), Some(&claim.pattern), claim.token)).await
 }
 
 async fn claims(app: &App) -> Vec<Claim> {
@@ -129,7 +129,7 @@ async fn a_late_holder_is_refused_however_late_it_is() {
         let second = claim(app, "bob", new("[a]")).await.unwrap();
         assert!(second.token > first.token);
         assert_eq!(why(write(app, "a", "late", Some(first.token)).await), Refused::Stale(first.token));
-        let renewed = app.renew_claim(&in_workspace("ann"), &first.pattern, first.token, TTL).await;
+        let renewed = app.renew_claim(&in_workspace("ann"), Some(&first.pattern), first.token, TTL).await;
         assert!(matches!(renewed, Err(ClaimError::Refused(Refused::Stale(_)))), "{renewed:?}");
         assert!(!release(app, &first).await.unwrap(), "releasing again is no error");
         assert_eq!(write(app, "a", "bob's", Some(second.token)).await.unwrap(), 1);
@@ -142,17 +142,18 @@ async fn a_claim_is_renewed_and_released_by_its_principal_alone() {
     on_every_database(async |app| {
         let held = claim(&app, "ann", new("a")).await.unwrap();
         let half = NOW.after(TTL / 2);
-        let renewed = app.at(half).renew_claim(&in_workspace("other"), &held.pattern, held.token, TTL).await.unwrap();
+        let renewed =
+            app.at(half).renew_claim(&in_workspace("other"), Some(&held.pattern), held.token, TTL).await.unwrap();
         assert_eq!((renewed.until, renewed.token), (half.after(TTL), held.token), "by another agent of the same");
         let stranger = Actor::member("eve", Namespace::team("main")).permit::<skep_core::policy::Write>().unwrap();
         let stranger = stranger.within(Some("w"), None).unwrap();
-        let renewed = app.renew_claim(&stranger, &held.pattern, held.token, TTL).await;
+        let renewed = app.renew_claim(&stranger, Some(&held.pattern), held.token, TTL).await;
         assert!(matches!(renewed, Err(ClaimError::Refused(Refused::NotYours(_)))), "{renewed:?}");
-        let released = app.release_claim(&stranger, &held.pattern, held.token).await;
+        let released = app.release_claim(&stranger, Some(&held.pattern), held.token).await;
         assert!(matches!(released, Err(ClaimError::Refused(Refused::NotYours(_)))), "{released:?}");
-        let elsewhere = app.release_claim(&in_workspace("ann"), &glob("b"), held.token).await;
+        let elsewhere = app.release_claim(&in_workspace("ann"), Some(&glob("b")), held.token).await;
         assert!(matches!(elsewhere, Err(ClaimError::Refused(Refused::Elsewhere { .. }))), "{elsewhere:?}");
-        let short = app.renew_claim(&in_workspace("ann"), &held.pattern, held.token, Duration::ZERO).await;
+        let short = app.renew_claim(&in_workspace("ann"), Some(&held.pattern), held.token, Duration::ZERO).await;
         assert!(matches!(short, Err(ClaimError::Time(_))), "{short:?}");
         assert_eq!(claims(app.at(NOW.after(TTL))).await, [renewed_at(&held, half)]);
     })

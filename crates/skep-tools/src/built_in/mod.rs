@@ -21,6 +21,7 @@ mod shared;
 pub(crate) mod testing;
 
 pub use claims::require_claim;
+pub use files::stored::whole as whole_files;
 pub use sandboxed::{SandboxOnDemand, Settings as SandboxSettings, config as sandbox_config};
 use skep_core::app::App;
 
@@ -61,7 +62,7 @@ impl Parts {
 }
 
 /// The tools that work on what agents share, and so need a store, at least with some arguments.
-pub const SHARING: [&str; 22] = [
+pub const SHARING: [&str; 23] = [
     "ack_messages",
     "claim_file",
     "file_delete",
@@ -73,6 +74,7 @@ pub const SHARING: [&str; 22] = [
     "leave_collab",
     "list_claims",
     "list_files",
+    "list_members",
     "log_step",
     "memory_delete",
     "memory_list",
@@ -98,6 +100,7 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(collab::AckMessages { shared: shared.clone() }),
         Tool::new(collab::JoinCollab { shared: shared.clone() }),
         Tool::new(collab::LeaveCollab { shared: shared.clone() }),
+        Tool::new(collab::ListMembers { shared: shared.clone() }),
         Tool::new(collab::LogStep { shared: shared.clone() }),
         Tool::new(collab::ReadLogs { shared: shared.clone() }),
         Tool::new(collab::ReadMessages { shared: shared.clone() }),

@@ -28,9 +28,9 @@ pub(in crate::built_in) struct Arguments {
     #[serde(alias = "taskId", alias = "swarm_id", alias = "swarmId")]
     #[garde(length(chars, min = 1, max = 512))]
     task_id: String,
-    /// The path or glob that was claimed.
+    /// The path or glob that was claimed. With it, a wrong token is found out.
     #[garde(length(chars, min = 1, max = 4096))]
-    path: String,
+    path: Option<String>,
     /// The claim's token.
     token: i64,
     /// Which agent you are.
@@ -68,7 +68,8 @@ impl BuiltIn for ReleaseFile {
             return Ok(Answer { released: forced.is_some() });
         }
         let (app, permit) = self.shared.open(context, task, agent)?;
-        let released = app.release_claim(&permit, &pattern_of(&path)?, token).await.map_err(failed)?;
+        let pattern = path.as_deref().map(pattern_of).transpose()?;
+        let released = app.release_claim(&permit, pattern.as_ref(), token).await.map_err(failed)?;
         Ok(Answer { released })
     }
 }

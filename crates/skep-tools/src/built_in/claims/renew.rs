@@ -25,9 +25,9 @@ pub(in crate::built_in) struct Arguments {
     #[serde(alias = "taskId", alias = "swarm_id", alias = "swarmId")]
     #[garde(length(chars, min = 1, max = 512))]
     task_id: String,
-    /// The path or glob that was claimed.
+    /// The path or glob that was claimed. With it, a wrong token is found out.
     #[garde(length(chars, min = 1, max = 4096))]
-    path: String,
+    path: Option<String>,
     /// The claim's token.
     token: i64,
     /// Which agent you are.
@@ -52,7 +52,8 @@ impl BuiltIn for RenewClaim {
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Granted, ToolError> {
         let Arguments { task_id, path, token, agent_id, ttl_s } = arguments;
         let (app, permit) = self.shared.open(context, Some(&task_id), agent_id.as_deref())?;
-        let renewed = app.renew_claim(&permit, &pattern_of(&path)?, ClaimToken(token), seconds(ttl_s)).await;
+        let pattern = path.as_deref().map(pattern_of).transpose()?;
+        let renewed = app.renew_claim(&permit, pattern.as_ref(), ClaimToken(token), seconds(ttl_s)).await;
         renewed.map(Granted::from).map_err(failed)
     }
 }

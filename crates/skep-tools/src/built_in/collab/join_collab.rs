@@ -64,7 +64,7 @@ pub(in crate::built_in) struct Answer {
 
 /// One who has joined.
 #[derive(Serialize, JsonSchema)]
-struct Shown {
+pub(super) struct Shown {
     /// The name.
     agent_id: String,
     /// Whose agent it is.
@@ -106,7 +106,7 @@ impl BuiltIn for JoinCollab {
     }
 }
 
-fn shown(member: Member, now: Timestamp) -> Shown {
+pub(super) fn shown(member: Member, now: Timestamp) -> Shown {
     let is_present = member.is_present(now);
     let Member { name, principal, role, joined, until, .. } = member;
     Shown { agent_id: name, principal, role, is_present, joined_at: time(joined), present_until: until.map(time) }

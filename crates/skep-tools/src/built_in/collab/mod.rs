@@ -3,6 +3,7 @@
 mod ack_messages;
 mod join_collab;
 mod leave_collab;
+mod list_members;
 mod log_step;
 mod read_logs;
 mod read_messages;
@@ -23,8 +24,8 @@ use skep_core::{
 };
 
 pub(super) use self::{
-    ack_messages::AckMessages, join_collab::JoinCollab, leave_collab::LeaveCollab, log_step::LogStep,
-    read_logs::ReadLogs, read_messages::ReadMessages, send_message::SendMessage,
+    ack_messages::AckMessages, join_collab::JoinCollab, leave_collab::LeaveCollab, list_members::ListMembers,
+    log_step::LogStep, read_logs::ReadLogs, read_messages::ReadMessages, send_message::SendMessage,
 };
 use super::shared::{refused, store_failed};
 use crate::{error::ToolError, tool::Annotations};

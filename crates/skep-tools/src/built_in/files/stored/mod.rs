@@ -5,6 +5,7 @@ mod conflict;
 mod edit;
 mod list;
 mod read;
+pub mod whole;
 mod write;
 
 use serde_json::{Map, Value, json};
