@@ -40,6 +40,25 @@ pub struct ProblemKind<'a> {
     pub status: u16,
 }
 
+/// `PUT /api/v1/workspaces/{task_id}/files/{path}`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FileWritten {
+    /// Where it is in the workspace.
+    pub path: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Its newest revision, which is its entity tag, too.
+    pub revision: u64,
+    /// SHA-256 of it.
+    pub sha256: String,
+    /// It was so already, and there is no new revision.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
+    /// The text was merged with this revision, so the file is not what was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged_with: Option<u64>,
+}
+
 /// `GET /tools`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Tools {

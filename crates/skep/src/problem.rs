@@ -54,6 +54,7 @@ kinds! {
     ServerUnavailable "server_unavailable" 503 "The MCP server that has the tool is not available",
     Denied "denied" 403 "It is not allowed",
     Conflict "conflict" 409 "What was to be changed has changed meanwhile",
+    PreconditionFailed "precondition_failed" 412 "It does not have the revision that the request names",
     Cancelled "cancelled" 500 "The call was cancelled",
     // The hub did not begin.
     Busy "busy" 503 "The hub has too much to do",

@@ -56,12 +56,23 @@ impl Bodies {
 
     /// Read a body to its end.
     pub(super) async fn read(&self, by: &str, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
+        self.read_within(by, headers, body, self.bytes_max).await
+    }
+
+    /// The same for a body that has a limit of its own, as a file has.
+    pub(super) async fn read_within(
+        &self,
+        by: &str,
+        headers: &HeaderMap,
+        body: Body,
+        bytes_max: usize,
+    ) -> Result<Whole, Problem> {
         if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "send the body as it is: compressed bodies are not read";
             return Err(Problem::new(Kind::Compressed, message));
         }
         let waits_for_word = headers.contains_key(header::EXPECT);
-        let read = timeout(self.time_max, self.read_all(by, body, waits_for_word)).await;
+        let read = timeout(self.time_max, self.read_all(by, body, waits_for_word, bytes_max)).await;
         read.unwrap_or_else(|_| Err(self.too_slow()))
     }
 
@@ -71,14 +82,14 @@ impl Bodies {
         Problem::new(Kind::Slow, message)
     }
 
-    async fn read_all(&self, by: &str, body: Body, waits_for_word: bool) -> Result<Whole, Problem> {
+    async fn read_all(&self, by: &str, body: Body, waits_for_word: bool, bytes_max: usize) -> Result<Whole, Problem> {
         let announced = body.size_hint().lower();
         let mut chunks = body.into_data_stream();
-        if announced > self.bytes_max as u64 {
+        if announced > bytes_max as u64 {
             if !waits_for_word {
                 discard(chunks).await;
             }
-            return Err(self.too_large());
+            return Err(too_large(bytes_max));
         }
         let mut whole = Whole { bytes: Vec::new(), share: None };
         let mut memory = None;
@@ -86,9 +97,9 @@ impl Bodies {
             let chunk = chunk
                 .map_err(|_| Problem::new(Kind::CutOff, "the body is cut off, or its chunks are not well-formed"))?;
             let length = whole.bytes.len() + chunk.len();
-            if length > self.bytes_max {
+            if length > bytes_max {
                 discard(chunks).await;
-                return Err(self.too_large());
+                return Err(too_large(bytes_max));
             }
             if length > SMALL_BYTES {
                 let memory = memory.get_or_insert_with(|| self.memory(by));
@@ -98,11 +109,10 @@ impl Bodies {
         }
         Ok(whole)
     }
+}
 
-    fn too_large(&self) -> Problem {
-        let message = format!("the body is larger than {} bytes", self.bytes_max);
-        Problem::new(Kind::TooLarge, message)
-    }
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body is larger than {bytes_max} bytes"))
 }
 
 async fn discard(mut chunks: BodyDataStream) {

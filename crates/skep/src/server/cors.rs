@@ -25,11 +25,21 @@ use super::{
 
 /// Methods that pages may use: at `/mcp`, and elsewhere.
 const METHODS_OF_MCP: &str = "GET, POST, DELETE";
+const METHODS_OF_API: &str = "GET, POST, PUT, PATCH, DELETE";
 const METHODS: &str = "GET, POST";
 /// Headers that pages may send, beside those of the protocol.
-const SENT: [&str; 4] = ["accept", "authorization", "content-type", REQUEST_ID];
+const SENT: [&str; 8] = [
+    "accept",
+    "authorization",
+    "content-type",
+    "if-match",
+    "if-none-match",
+    "skep-agent",
+    "skep-claim-token",
+    REQUEST_ID,
+];
 /// Headers of answers that pages may read, beside those that every page may.
-const READ: &str = "mcp-session-id, x-request-id, retry-after, www-authenticate, allow";
+const READ: &str = "mcp-session-id, x-request-id, etag, retry-after, www-authenticate, allow";
 /// Seconds for which a browser may remember what a page may do. Chromium keeps it no longer than this.
 const MAX_AGE_S: u16 = 7200;
 /// A request from a page on the internet to a machine in a private network (Private Network Access), and the answer to it.
@@ -43,7 +53,11 @@ pub(super) fn preflight(method: &Method, path: &str, headers: &Fields<'_>) -> Op
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
     let answer = response.headers_mut();
-    let methods = if path == "/mcp" { METHODS_OF_MCP } else { METHODS };
+    let methods = match path {
+        "/mcp" => METHODS_OF_MCP,
+        path if path.starts_with("/api/v1/") => METHODS_OF_API,
+        _ => METHODS,
+    };
     answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     answer.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_S.into());
     // Named one by one: there is no pattern for `Mcp-Param-…`, and `*` does not stand for `Authorization`.
@@ -117,6 +131,7 @@ mod tests {
     fn a_session_can_be_ended_and_nothing_else_deleted() {
         let methods = |path| ask(path, &[])[header::ACCESS_CONTROL_ALLOW_METHODS].clone();
         assert_eq!(methods("/mcp"), "GET, POST, DELETE");
+        assert_eq!(methods("/api/v1/workspaces/t/files/a"), "GET, POST, PUT, PATCH, DELETE");
         assert_eq!(methods("/servers/files"), "GET, POST");
     }
 

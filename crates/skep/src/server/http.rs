@@ -26,7 +26,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Frame, SizeHint};
 use serde_json::Value;
-use skep_core::policy::{self, Actor, Permit, Right};
+use skep_core::{
+    app::App,
+    policy::{self, Actor, Permit, Right},
+};
 use skep_mcp::{
     framing,
     gateway::LIST_TIME_MAX,
@@ -48,7 +51,7 @@ use super::{
     metrics::{self, Metrics},
     page,
     problem::{Form, Kind, Problem, accepts_problems, in_form, json_body, json_response, retry_after, status, typed},
-    servers,
+    rest, servers,
 };
 use crate::{
     api::{self, HealthStatus},
@@ -71,6 +74,8 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 /// What the handlers share.
 pub(super) struct Shared {
     pub(super) calls: Arc<Calls>,
+    /// What agents share, if this hub has a store.
+    pub(super) app: Option<App>,
     pub(super) mcp: mcp::Mcp,
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
@@ -96,6 +101,7 @@ pub(super) fn router(hub: Arc<Shared>, admits: Admits) -> Router {
         .merge(servers::router())
         .merge(super::calls::router())
         .merge(events::router())
+        .merge(rest::router())
         .merge(mcp::router(&hub))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -160,7 +166,7 @@ impl HttpBody for Pieces {
 }
 
 /// A JSON answer that takes its share of the memory until it is sent.
-fn counted_response(status: StatusCode, answer: Value, room: &Room) -> Result<Response, Problem> {
+pub(super) fn counted_response(status: StatusCode, answer: Value, room: &Room) -> Result<Response, Problem> {
     counted(status, "application/json", answer, room)
 }
 
@@ -316,7 +322,7 @@ async fn show_metrics(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<
 }
 
 async fn no_such_path() -> Problem {
-    let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /api/v1/events, GET /ws, GET /health, GET /metrics";
+    let paths = "GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /api/v1/events, GET /api/v1/workspaces/{task}/files, GET /ws, GET /health, GET /metrics";
     Problem::new(Kind::NotFound, format!("there is nothing here; this hub answers {paths}"))
 }
 

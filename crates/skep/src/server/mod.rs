@@ -31,6 +31,7 @@ mod peer;
 mod problem;
 mod refusal;
 mod resources;
+mod rest;
 #[cfg(test)]
 mod rights;
 mod servers;
@@ -336,12 +337,13 @@ impl Listeners {
         let calls = parts.calls;
         let live = events::Live::new(parts.store.as_ref().map(|(app, _)| app.clone()), calls.limits.principal_share);
         let (app, permit) = parts.store.unzip();
-        let mcp = mcp::Mcp::new(&calls, &options, app, permit)?;
+        let mcp = mcp::Mcp::new(&calls, &options, app.clone(), permit)?;
         let bytes_max = calls.limits.message_bytes_max;
         let hub = Shared {
             mcp,
             bodies: body::Bodies::new(bytes_max, options.body_time_max, Arc::clone(&calls.incoming)),
             calls,
+            app,
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
             live,

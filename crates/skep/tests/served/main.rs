@@ -11,6 +11,7 @@ mod half;
 mod hidden;
 mod plain;
 mod principals;
+mod rest;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

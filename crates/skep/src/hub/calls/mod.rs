@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::value::RawValue;
+use serde_json::{Map, value::RawValue};
 use skep_core::policy::{self, Actor, Permit, Right};
 use skep_mcp::{client::CallError, framing::Memories, server::Members};
 use skep_tools::{
@@ -33,6 +33,7 @@ use skep_tools::{
     tool::{Answer, Call, Tool},
     workspace::{Context, Dir, Outputs},
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::log::CallLog;
@@ -124,6 +125,13 @@ impl From<Call> for Request {
 pub struct Called {
     /// What the tool answered.
     pub(crate) result: Result<Said, ToolError>,
+    /// What the answer takes of the memory until it is sent.
+    pub(crate) room: Room,
+}
+
+/// What came of work that was done as a tool does it.
+pub(crate) struct Performed<T> {
+    pub(crate) result: Result<T, ToolError>,
     /// What the answer takes of the memory until it is sent.
     pub(crate) room: Room,
 }
@@ -267,6 +275,45 @@ impl Calls {
             Err(NotCalled::Malformed(_)) => "invalid_arguments",
         });
         called
+    }
+
+    /// Do what one of Skep's own tools does for a caller that wants it in another form than JSON, as the contents of a file: within
+    /// the same turns and deadline, recorded under the tool's name, and not at all where the tool is switched off.
+    pub(crate) async fn perform<T, F>(
+        &self,
+        permit: &Permit<policy::Call>,
+        tool: &'static str,
+        work: impl FnOnce(Room) -> F,
+    ) -> Result<Performed<T>, Refused>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ToolError>> + Send + 'static,
+    {
+        let recording = self.log.begin(permit.actor(), tool.to_owned());
+        let performed = match self.catalogue.get(tool) {
+            Err(unknown) => Ok(Performed { result: Err(unknown), room: Room::default() }),
+            Ok(found) => {
+                let (after, memory) = (found.deadline, self.answers.of(&permit.actor().principal));
+                let run = |cancel: CancellationToken, turn| {
+                    let room = memory.map_or_else(Room::default, |memory| Room::new(memory, Some(turn)));
+                    let work = work(room.clone());
+                    async move {
+                        let timed = cancel.run_until_cancelled(timeout(after, work)).await;
+                        let too_late = || ToolError::TimedOut { tool: tool.to_owned(), after, detail: Map::new() };
+                        let result =
+                            timed.map_or(Err(ToolError::Cancelled), |done| done.unwrap_or_else(|_| Err(too_late())));
+                        Performed { result, room }
+                    }
+                };
+                self.admission.run(permit, self.admission.stopped(), |cancel, turn| run(cancel, turn)).await
+            }
+        };
+        recording.ended(match &performed {
+            Ok(Performed { result: Ok(_), .. }) => "ok",
+            Ok(Performed { result: Err(error), .. }) => error.code(),
+            Err(refused) => refused.code(),
+        });
+        performed
     }
 
     /// The same for a caller in this process that wants values and nothing else.
