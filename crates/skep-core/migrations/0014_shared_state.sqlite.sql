@@ -34,9 +34,28 @@ create table revision (
     author    text,
     agent     text,
     at        bigint not null,
+    bypassed  bigint,           -- the token of another's claim on the file, where the change was made in a directory
     primary key (namespace, path, number)
 ) without rowid;
 create index revision_blob on revision (namespace, sha256) where sha256 is not null;
+create index revision_at on revision (namespace, at, path, number);
+
+-- A directory that has the files of a workspace, too, and the hub that keeps both in step.
+create table directory (
+    namespace bigint not null primary key,
+    place     text not null,    -- which directory of which machine
+    hub       text not null,
+    until     bigint not null   -- when another hub may take over, unless this one says that it lives
+);
+
+-- What the directory and the store had of a file when they were last the same. There is no row if that was nothing.
+create table directory_file (
+    namespace bigint not null,
+    path      text not null,
+    revision  bigint not null,
+    sha256    text not null,
+    primary key (namespace, path)
+) without rowid;
 
 create table claim (
     namespace bigint not null,

@@ -5,6 +5,7 @@
 //! the time. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
 mod claims;
+mod directories;
 mod exchange;
 mod files;
 mod follow;
@@ -19,6 +20,7 @@ mod tasks;
 
 pub use self::{
     claims::ClaimError,
+    directories::DirectoryError,
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
     files::FileError,
     follow::EventFollower,

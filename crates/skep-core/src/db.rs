@@ -17,6 +17,7 @@ mod audit;
 mod blobs;
 mod claims;
 mod clock;
+mod directories;
 mod error;
 mod events;
 mod files;
@@ -60,11 +61,11 @@ pub use self::{
     audit::{Audit, FINDINGS_MAX, Finding},
     clock::{Clock, Now},
     error::{DbError, Source},
-    files::{FileFilter, FilePage},
+    files::{FileFilter, FilePage, RevisionFilter, RevisionPage, RevisionPlace},
     follow::{News, Watch},
     tasks::TaskCounts,
 };
-pub(crate) use self::{follow::Follower, memory::Kept, queue::Operation};
+pub(crate) use self::{files::FileState, follow::Follower, memory::Kept, queue::Operation};
 use crate::{
     Namespace, Timestamp,
     event::{Event, EventActor},
@@ -206,7 +207,17 @@ impl Db {
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
-        self.perform(namespace, 0, Call::new(None, work)).await
+        self.write_bytes_as_hub(namespace, 0, work).await
+    }
+
+    /// The same, with values of so many bytes.
+    pub(crate) async fn write_bytes_as_hub<T, E, F>(&self, namespace: &Namespace, bytes: usize, work: F) -> Result<T, E>
+    where
+        F: AsyncFn(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        self.perform(namespace, bytes, Call::new(None, work)).await
     }
 
     /// Do an operation with values of so many bytes in a namespace, perhaps together with others of its type. The answer

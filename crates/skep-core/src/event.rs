@@ -240,6 +240,9 @@ pub enum EventKind {
         sha256: String,
         /// Bytes of its contents.
         size: u64,
+        /// Where the file was changed, if not by a call.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<FileSource>,
     },
     /// A file was deleted.
     #[serde(rename = "file.deleted")]
@@ -248,6 +251,20 @@ pub enum EventKind {
         path: String,
         /// The number of the revision that says so.
         revision: u64,
+        /// Where the file was changed, if not by a call.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<FileSource>,
+    },
+    /// The store and the workspace's directory both had a new version of a file, whose changes overlap. The one of the
+    /// directory is the newest revision, and the other one an older revision.
+    #[serde(rename = "file.conflict")]
+    FileConflict {
+        /// Its path.
+        path: String,
+        /// The number of the revision that the directory had.
+        revision: u64,
+        /// The number of the revision that it replaced unseen.
+        other: u64,
     },
     /// A claim on files was granted to the event's actor.
     #[serde(rename = "claim.taken")]
@@ -290,6 +307,23 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<String>,
     },
+    /// A file was changed in the workspace's directory, where nobody asks for claims, while somebody had claimed it.
+    #[serde(rename = "claim.bypassed")]
+    ClaimBypassed {
+        /// The path or glob.
+        pattern: String,
+        /// The claim's number.
+        token: ClaimToken,
+        /// Whose claim it is.
+        principal: String,
+        /// Which of the principal's agents has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// The file that was changed.
+        path: String,
+        /// The number of its new revision.
+        revision: u64,
+    },
     /// Another program than Skep has changed, added or deleted a row in the database.
     #[serde(rename = "foreign.changed")]
     ForeignChanged {
@@ -308,6 +342,14 @@ pub enum EventKind {
         /// What it is about, unless that is its task or its run.
         subject: Option<Subject<'static>>,
     },
+}
+
+/// Where a file was changed, if not by a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileSource {
+    /// In the directory that has the workspace's files, by whatever program.
+    Directory,
 }
 
 /// Who caused an event: what an [`Actor`] is called.
@@ -435,10 +477,12 @@ impl EventKind {
             EventKind::MessageSent { .. } => "message.sent",
             EventKind::FileWritten { .. } => "file.written",
             EventKind::FileDeleted { .. } => "file.deleted",
+            EventKind::FileConflict { .. } => "file.conflict",
             EventKind::ClaimTaken { .. } => "claim.taken",
             EventKind::ClaimReleased { .. } => "claim.released",
             EventKind::ClaimWithdrawn { .. } => "claim.withdrawn",
             EventKind::ClaimForced { .. } => "claim.forced",
+            EventKind::ClaimBypassed { .. } => "claim.bypassed",
             EventKind::ForeignChanged { .. } => "foreign.changed",
             EventKind::Unknown { name, .. } => name,
         }
@@ -457,13 +501,14 @@ impl EventKind {
                 Some(Subject::new("member", member))
             }
             EventKind::MessageSent { number, .. } => Some(Subject::new("message", number.to_string())),
-            EventKind::FileWritten { path, .. } | EventKind::FileDeleted { path, .. } => {
-                Some(Subject::new("file", path))
-            }
+            EventKind::FileWritten { path, .. }
+            | EventKind::FileDeleted { path, .. }
+            | EventKind::FileConflict { path, .. } => Some(Subject::new("file", path)),
             EventKind::ClaimTaken { pattern, .. }
             | EventKind::ClaimReleased { pattern, .. }
             | EventKind::ClaimWithdrawn { pattern, .. }
-            | EventKind::ClaimForced { pattern, .. } => Some(Subject::new("claim", pattern)),
+            | EventKind::ClaimForced { pattern, .. }
+            | EventKind::ClaimBypassed { pattern, .. } => Some(Subject::new("claim", pattern)),
             EventKind::Unknown { subject, .. } => subject.clone(),
             _ => None,
         }

@@ -39,6 +39,8 @@ pub struct Revision {
     pub author: Option<Author>,
     /// When.
     pub at: Timestamp,
+    /// The claim of somebody else that covered the file, where the change was made in the workspace's directory, past it.
+    pub bypassed: Option<ClaimToken>,
 }
 
 /// A revision with what is in it.
@@ -107,7 +109,12 @@ impl NewRevision {
 /// Whether contents (`None` to delete the file) follow from their base. The same again, by the same author, changes
 /// nothing and is no conflict, so a caller that did not get the answer may ask again. But two that both create a file
 /// do not both succeed, even if they write the same.
-pub(crate) fn decide(newest: Option<&Revision>, sha256: Option<&str>, base: Option<u64>, author: &Author) -> Decision {
+pub(crate) fn decide(
+    newest: Option<&Revision>,
+    sha256: Option<&str>,
+    base: Option<u64>,
+    author: Option<&Author>,
+) -> Decision {
     let is_same = newest.is_some_and(|newest| newest.sha256.as_deref() == sha256);
     let is_based = match (base, newest) {
         (None, _) => true,
@@ -118,7 +125,9 @@ pub(crate) fn decide(newest: Option<&Revision>, sha256: Option<&str>, base: Opti
     match (is_based, is_same) {
         (true, true) => Decision::Same,
         (true, false) => Decision::Write,
-        (false, true) if newest.is_some_and(|newest| newest.author.as_ref() == Some(author)) => Decision::Same,
+        (false, true) if author.is_some() && newest.is_some_and(|newest| newest.author.as_ref() == author) => {
+            Decision::Same
+        }
         (false, _) => Decision::Conflict,
     }
 }
@@ -154,6 +163,7 @@ mod tests {
             size: 1,
             author: Some(author("ann")),
             at: Timestamp(1),
+            bypassed: None,
         }
     }
 
@@ -161,7 +171,7 @@ mod tests {
     fn a_change_counts_if_its_author_had_seen_the_newest_revision() {
         use Decision::{Conflict, Same, Write};
         let (there, deleted) = (newest(3, Some("x")), newest(3, None));
-        let of = |newest: Option<&Revision>, sha256, base, by| decide(newest, sha256, base, &author(by));
+        let of = |newest: Option<&Revision>, sha256, base, by| decide(newest, sha256, base, Some(&author(by)));
         for (base, decision) in
             [(None, Write), (Some(3), Write), (Some(2), Conflict), (Some(4), Conflict), (Some(0), Conflict)]
         {

@@ -15,6 +15,7 @@ pub mod app;
 pub mod artefact;
 pub mod claim;
 pub mod db;
+pub mod directory;
 pub mod event;
 pub mod file;
 pub mod glob;

@@ -1,12 +1,12 @@
-//! Operations on files.
+//! Operations on files. What a directory does to them is in `app/directories.rs`.
 
 use std::sync::Arc;
 
 use super::App;
 use crate::{
     claim::{self, Claim, ClaimToken},
-    db::{DbError, Tx},
-    event::{EventKind, NewEvent},
+    db::{DbError, FileState, Tx},
+    event::{EventKind, FileSource, NewEvent},
     file::{Author, Decision, KeepRevisions, NewRevision, Revision, Written, decide},
     limits::FILE_BYTES_MAX,
     path::FilePath,
@@ -83,8 +83,10 @@ impl App {
         let bytes = new.bytes.len();
         let write = async move |tx: &mut Tx<'_>| {
             let NewRevision { path, bytes, base, token } = &new;
-            let change = Change { path, sha256: Some(&sha256), bytes, base: *base, token: *token, author: &author };
-            make(tx, change).await
+            let state = allowed(tx, path, *token).await?;
+            let change =
+                Change { path, sha256: Some(&sha256), bytes, base: *base, author: Some(&author), bypassed: None };
+            make(tx, state, change).await
         };
         self.db.write_bytes(permit, bytes, write).await
     }
@@ -100,7 +102,9 @@ impl App {
     ) -> Result<Written, FileError> {
         let (path, author) = (path.clone(), Author::from(&**permit.actor()));
         let delete = async move |tx: &mut Tx<'_>| {
-            make(tx, Change { path: &path, sha256: None, bytes: &[], base, token, author: &author }).await
+            let state = allowed(tx, &path, token).await?;
+            let change = Change { path: &path, sha256: None, bytes: &[], base, author: Some(&author), bypassed: None };
+            make(tx, state, change).await
         };
         self.db.write(permit, delete).await
     }
@@ -125,20 +129,28 @@ impl App {
 }
 
 /// A change of one file.
-struct Change<'a> {
-    path: &'a FilePath,
+pub(super) struct Change<'a> {
+    pub(super) path: &'a FilePath,
     /// Of the contents; `None` to delete the file.
-    sha256: Option<&'a str>,
-    bytes: &'a [u8],
-    base: Option<u64>,
-    token: Option<ClaimToken>,
-    author: &'a Author,
+    pub(super) sha256: Option<&'a str>,
+    pub(super) bytes: &'a [u8],
+    pub(super) base: Option<u64>,
+    /// Nobody that is known, if it was made in a directory.
+    pub(super) author: Option<&'a Author>,
+    /// See [`Revision::bypassed`].
+    pub(super) bypassed: Option<ClaimToken>,
 }
 
-async fn make(tx: &mut Tx<'_>, change: Change<'_>) -> Result<Written, FileError> {
-    let Change { path, sha256, bytes, base, token, author } = change;
+/// What a change of a file depends on, if the claims and the token allow it.
+async fn allowed(tx: &mut Tx<'_>, path: &FilePath, token: Option<ClaimToken>) -> Result<FileState, FileError> {
     let state = tx.file_state(path, token).await?;
     claim::check_write(path, token, &state.claims, last_token(tx, token, &state.claims).await?)?;
+    Ok(state)
+}
+
+/// Make a change that the claims allow, or that is not asked about.
+pub(super) async fn make(tx: &mut Tx<'_>, state: FileState, change: Change<'_>) -> Result<Written, FileError> {
+    let Change { path, sha256, bytes, base, author, bypassed } = change;
     let newest = state.newest;
     if sha256.is_none() && newest.is_none() {
         return Err(FileError::Unknown(path.clone()));
@@ -163,8 +175,9 @@ async fn make(tx: &mut Tx<'_>, change: Change<'_>) -> Result<Written, FileError>
                 base,
                 sha256: sha256.map(str::to_owned),
                 size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-                author: Some(author.clone()),
+                author: author.cloned(),
                 at: tx.now(),
+                bypassed,
             };
             tx.add_revision(&revision, bytes).await?;
             tx.append(event(&revision));
@@ -186,11 +199,14 @@ pub(super) async fn last_token(
 }
 
 fn event(revision: &Revision) -> NewEvent {
-    let Revision { path, number, base, sha256, size, at, .. } = revision;
+    let Revision { path, number, base, sha256, size, at, author, .. } = revision;
     let (path, revision) = (path.as_str().to_owned(), *number);
+    let source = author.is_none().then_some(FileSource::Directory);
     let kind = match sha256 {
-        Some(sha256) => EventKind::FileWritten { path, revision, base: *base, sha256: sha256.clone(), size: *size },
-        None => EventKind::FileDeleted { path, revision },
+        Some(sha256) => {
+            EventKind::FileWritten { path, revision, base: *base, sha256: sha256.clone(), size: *size, source }
+        }
+        None => EventKind::FileDeleted { path, revision, source },
     };
     NewEvent { at: *at, run: None, task: None, kind }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    Db, DbError, Doing, blobs, claims, files,
+    Db, DbError, Doing, blobs, claims, directories, files,
     sql::{Row, values},
 };
 
@@ -249,7 +249,7 @@ impl Db {
         let mut audit = Audit { events_missing: self.events_missing().await?, ..Audit::default() };
         let names: BTreeMap<i64, String> = self.namespaces().await?.into_iter().collect();
         let name = |namespace| names.get(&namespace).cloned().unwrap_or_else(|| format!("namespace {namespace}"));
-        let rules = OTHERS.iter().chain(&files::RULES).chain(&claims::RULES).copied();
+        let rules = OTHERS.iter().chain(&files::RULES).chain(&claims::RULES).chain(&directories::RULES).copied();
         for sql in rules.map(str::to_owned).chain([about_blobs()]) {
             let room = FINDINGS_MAX.saturating_sub(audit.findings.len());
             let found = self.audit_others(sql, room).await?.into_iter();

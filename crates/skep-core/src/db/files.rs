@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// A revision, as [`from_row`] reads it, from the row of a file and from one of a revision.
-const OF_FILE: &str = "path, revision, cast(null as bigint), sha256, size, author, agent, at";
-const OF_REVISION: &str = "path, number, base, sha256, size, author, agent, at";
+const OF_FILE: &str = "path, revision, cast(null as bigint), sha256, size, author, agent, at, cast(null as bigint)";
+const OF_REVISION: &str = "path, number, base, sha256, size, author, agent, at, bypassed";
 /// Pages that are looked through for files that fit a pattern. Then the caller has to ask for more.
 const PAGES_MAX: usize = 10;
 /// Revisions that one statement deletes.
@@ -61,6 +61,37 @@ pub struct FileFilter {
     pub directory: String,
     /// Those that fit this.
     pub pattern: Option<Pattern>,
+}
+
+/// Which revisions are listed.
+#[derive(Clone, Debug, Default)]
+pub struct RevisionFilter {
+    /// Those of this file, or of the files in this directory; all, if it is empty.
+    pub path: String,
+    /// Those that an agent or a principal of this name made.
+    pub by: Option<String>,
+    /// Those that were made then or later.
+    pub since: Option<Timestamp>,
+}
+
+/// Where a revision is among all of a workspace: by time, and by path and number of those of one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionPlace {
+    /// When it was made.
+    pub at: Timestamp,
+    /// Of which file.
+    pub path: String,
+    /// Which one.
+    pub number: u64,
+}
+
+/// Some revisions, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevisionPage {
+    /// The revisions.
+    pub revisions: Vec<Revision>,
+    /// There may be more before this one.
+    pub next: Option<RevisionPlace>,
 }
 
 /// Some files, by path.
@@ -132,7 +163,7 @@ impl Tx<'_> {
 
     /// Add a revision, with its contents if it has any. It is the newest one.
     pub(crate) async fn add_revision(&mut self, new: &Revision, bytes: &[u8]) -> Result<(), DbError> {
-        let Revision { path, number, base, sha256, size, author, at } = new;
+        let Revision { path, number, base, sha256, size, author, at, bypassed } = new;
         let doing = "add a revision";
         if let Some(sha256) = sha256 {
             self.add_bytes(sha256, bytes).await.doing(doing)?;
@@ -141,10 +172,11 @@ impl Tx<'_> {
         let base = base.map(i64::try_from).transpose().doing(doing)?;
         let (principal, agent) = author.as_ref().map(|author| (&*author.principal, author.agent.as_deref())).unzip();
         let agent = agent.flatten();
-        let add = "insert into revision (namespace, path, number, base, sha256, size, author, agent, at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-        let values =
-            values![self.namespace(), path.as_str(), number, base, sha256.as_ref(), size, principal, agent, at.0];
+        let add = "insert into revision (namespace, path, number, base, sha256, size, author, agent, at, bypassed)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let bypassed = bypassed.map(|token| token.0);
+        let (namespace, name) = (self.namespace(), path.as_str());
+        let values = values![namespace, name, number, base, sha256.as_ref(), size, principal, agent, at.0, bypassed];
         self.execute(add, values).await.doing(doing)?;
         let save = "insert into file (namespace, path, twin, revision, sha256, size, author, agent, at)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -290,6 +322,66 @@ impl Db {
         .await
     }
 
+    /// The revisions of all files of a workspace that fit, newest first, before a place. At most `limit`, and never more
+    /// than [`PAGE_MAX`]; where few fit the filter, there may be fewer on a page.
+    pub async fn revisions_of_all(
+        &self,
+        permit: &Permit<Read>,
+        filter: &RevisionFilter,
+        before: Option<RevisionPlace>,
+        limit: usize,
+    ) -> Result<RevisionPage, DbError> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let size = if filter.path.is_empty() && filter.by.is_none() { limit } else { PAGE_MAX };
+        let mut found = RevisionPage { revisions: Vec::new(), next: before };
+        for _ in 0..PAGES_MAX {
+            let revisions = self.revisions_before(permit, found.next.as_ref(), size).await?;
+            let is_last = revisions.len() < size;
+            for revision in revisions {
+                if filter.since.is_some_and(|since| revision.at < since) {
+                    found.next = None;
+                    return Ok(found);
+                }
+                let Revision { path, number, at, .. } = &revision;
+                found.next = Some(RevisionPlace { at: *at, path: path.as_str().to_owned(), number: *number });
+                if filter.fits(&revision) {
+                    found.revisions.push(revision);
+                }
+                if found.revisions.len() == limit {
+                    return Ok(found);
+                }
+            }
+            if is_last {
+                found.next = None;
+                return Ok(found);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn revisions_before(
+        &self,
+        permit: &Permit<Read>,
+        before: Option<&RevisionPlace>,
+        limit: usize,
+    ) -> Result<Vec<Revision>, DbError> {
+        let sql = format!(
+            "select {OF_REVISION} from revision where namespace = $1 and (at, path, number) < ($2, $3, $4)
+             order by at desc, path desc, number desc limit $5"
+        );
+        let (at, path, number) = match before {
+            None => (i64::MAX, String::new(), 0),
+            Some(RevisionPlace { at, path, number }) => {
+                (at.0, path.clone(), i64::try_from(*number).unwrap_or(i64::MAX))
+            }
+        };
+        self.read_in(permit.namespace(), async move |db, namespace| {
+            let values = values![namespace, at, &path, number, page(limit)];
+            db.all(&sql, values, from_row).await.doing("list the revisions of all files")
+        })
+        .await
+    }
+
     /// Of some files after a path, which revisions are not to be kept: those up to a number. The files that were looked
     /// at end with the second path, if there may be more.
     pub(crate) async fn superfluous_revisions(
@@ -321,11 +413,24 @@ impl Db {
     }
 }
 
+impl RevisionFilter {
+    fn fits(&self, revision: &Revision) -> bool {
+        let name = revision.path.as_str();
+        let is_below = name.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_by = |name: &str| {
+            let author = revision.author.as_ref();
+            author.is_some_and(|author| &*author.principal == name || author.agent.as_deref() == Some(name))
+        };
+        (self.path.is_empty() || is_below) && self.by.as_deref().is_none_or(is_by)
+    }
+}
+
 fn from_row(row: &Row<'_>) -> Result<Revision, Cause> {
     let (path, number) = (FilePath::from_database(row.next()?), row.next::<i64>()?.try_into()?);
     let base = row.next::<Option<i64>>()?.map(u64::try_from).transpose()?;
     let (sha256, size) = (row.next()?, row.next::<i64>()?.try_into()?);
     let (principal, agent): (Option<String>, Option<String>) = (row.next()?, row.next()?);
     let author = principal.map(|principal| Author { principal: principal.into(), agent: agent.map(Arc::from) });
-    Ok(Revision { path, number, base, sha256, size, author, at: Timestamp(row.next()?) })
+    let (at, bypassed) = (Timestamp(row.next()?), row.next::<Option<i64>>()?.map(ClaimToken));
+    Ok(Revision { path, number, base, sha256, size, author, at, bypassed })
 }

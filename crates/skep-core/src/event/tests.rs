@@ -104,14 +104,38 @@ fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
         ),
         (EventKind::MemoryDeleted { key: "k".into() }, "memory.deleted", json!({ "key": "k" })),
         (
-            EventKind::FileWritten { path: "a/b".into(), revision: 2, base: Some(1), sha256: "00".into(), size: 3 },
+            EventKind::FileWritten {
+                path: "a/b".into(),
+                revision: 2,
+                base: Some(1),
+                sha256: "00".into(),
+                size: 3,
+                source: None,
+            },
             "file.written",
             json!({ "path": "a/b", "revision": 2, "base": 1, "sha256": "00", "size": 3 }),
         ),
         (
-            EventKind::FileDeleted { path: "a".into(), revision: 3 },
+            EventKind::FileDeleted { path: "a".into(), revision: 3, source: Some(FileSource::Directory) },
             "file.deleted",
-            json!({ "path": "a", "revision": 3 }),
+            json!({ "path": "a", "revision": 3, "source": "directory" }),
+        ),
+        (
+            EventKind::FileConflict { path: "a".into(), revision: 3, other: 2 },
+            "file.conflict",
+            json!({ "path": "a", "revision": 3, "other": 2 }),
+        ),
+        (
+            EventKind::ClaimBypassed {
+                pattern: "*".into(),
+                token: token(),
+                principal: "p".into(),
+                agent: None,
+                path: "a".into(),
+                revision: 3,
+            },
+            "claim.bypassed",
+            json!({ "pattern": "*", "token": 5, "principal": "p", "path": "a", "revision": 3 }),
         ),
         (
             EventKind::ClaimTaken { pattern: "*".into(), token: token(), shared: true, until: Timestamp(7) },

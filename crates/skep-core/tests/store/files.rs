@@ -95,6 +95,7 @@ async fn every_revision_is_kept_with_its_author_and_its_base() {
             base: Some(1),
             sha256: revisions[1].sha256.clone().unwrap(),
             size: 3,
+            source: None,
         };
         let events = all_events(&app, &reads()).await;
         assert_eq!((events.len(), &events[1].kind), (3, &written));
@@ -318,8 +319,10 @@ async fn a_refused_write_undoes_nothing_of_its_neighbours() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_names_files_and_claims_that_cannot_be() {
-    const DAMAGES: [(&str, &str); 7] = [
+    const DAMAGES: [(&str, &str); 8] = [
         ("update file set revision = 9 where path = 'a'", "file a (in main/w) is at revision 9, which does not exist"),
+        ("insert into directory_file (namespace, path, revision, sha256) select namespace, path, 4, 'x' from file where path = 'e'",
+            "file e (in main/w) is at revision 4 in a directory, and at 3"),
         ("update file set size = 9 where path = 'b'", "file b (in main/w) is not as its revision 1 says"),
         ("delete from file where path = 'c'", "file c (in main/w) has revisions, but does not exist"),
         ("update file set revision = 1, size = 1, sha256 = (select sha256 from revision where path = 'd' and number = 1)

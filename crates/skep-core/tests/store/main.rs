@@ -10,6 +10,7 @@ mod broken;
 mod claims;
 mod connections;
 mod cuts;
+mod directories;
 mod disk;
 mod durable;
 mod files;
