@@ -68,7 +68,6 @@ fn each() -> Vec<(EventKind, &'static str, serde_json::Value)> {
 
 /// The same of what agents share.
 fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
-    let (token, claim_json) = (|| ClaimToken(5), || json!({ "pattern": "*", "token": 5 }));
     vec![
         (
             EventKind::StepLogged { number: 7, level: Level::Warning, message: "m".into(), data: None },
@@ -103,6 +102,13 @@ fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
             json!({ "key": "k", "revision": 1 }),
         ),
         (EventKind::MemoryDeleted { key: "k".into() }, "memory.deleted", json!({ "key": "k" })),
+    ]
+}
+
+/// The same of files and claims.
+fn each_of_files() -> Vec<(EventKind, &'static str, serde_json::Value)> {
+    let (token, claim_json) = (|| ClaimToken(5), || json!({ "pattern": "*", "token": 5 }));
+    vec![
         (
             EventKind::FileWritten {
                 path: "a/b".into(),
@@ -154,7 +160,7 @@ fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
 
 #[test]
 fn every_kind_of_event_is_read_as_it_was_written() {
-    for (kind, name, data) in each().into_iter().chain(each_of_shared_state()) {
+    for (kind, name, data) in each().into_iter().chain(each_of_shared_state()).chain(each_of_files()) {
         assert_eq!(kind.name(), name);
         assert_eq!(kind.data().parse::<serde_json::Value>().unwrap(), data, "{name}");
         assert_eq!(EventKind::from_database(name, kind.data(), None), kind, "{name}");
