@@ -13,6 +13,7 @@ mod mcp_tasks;
 mod members;
 mod memory;
 mod messages;
+mod retention;
 mod runs;
 mod sessions;
 mod steps;

@@ -28,6 +28,8 @@ pub struct Page<T> {
     pub next: Start,
     /// Whether there is anything to look at in it already.
     pub has_more: bool,
+    /// The first number that is kept, if rows after the one where the page was to begin are not kept any more.
+    pub first: Option<i64>,
 }
 
 /// The numbers that are kept.
@@ -66,6 +68,11 @@ impl Start {
         }
     }
 
+    /// Whether rows that were to be read from here on are not kept any more. Whoever begins at 0 wants those that are kept.
+    fn is_past(self, kept: Kept) -> bool {
+        matches!(self, Start::After(number) if number > 0 && number.saturating_add(1) < kept.first)
+    }
+
     /// In which order to read it.
     pub(crate) fn order(self) -> &'static str {
         match self {
@@ -96,12 +103,13 @@ impl Start {
         match self {
             Start::After(_) => {
                 let to = last_read.unwrap_or(stretch.high);
-                Page { rows: found, next: Start::After(to), has_more: to < kept.last }
+                let first = self.is_past(kept).then_some(kept.first);
+                Page { rows: found, next: Start::After(to), has_more: to < kept.last, first }
             }
             Start::Before(_) => {
                 let from = last_read.unwrap_or(stretch.low);
                 found.reverse();
-                Page { rows: found, next: Start::Before(from), has_more: from > kept.first }
+                Page { rows: found, next: Start::Before(from), has_more: from > kept.first, first: None }
             }
         }
     }
@@ -156,9 +164,9 @@ mod tests {
         let kept = Kept { first: 1, last: 3 };
         let large = |number: &i64| (*number, if *number == 1 { 2 * BYTES_MAX } else { BYTES_MAX });
         let page = Start::After(0).page(kept, vec![1, 2, 3], 10, large);
-        assert_eq!(page, Page { rows: vec![1], next: Start::After(1), has_more: true });
+        assert_eq!(page, Page { rows: vec![1], next: Start::After(1), has_more: true, first: None });
         let page = Start::Before(i64::MAX).page(kept, vec![3, 2, 1], 10, large);
-        assert_eq!(page, Page { rows: vec![3], next: Start::Before(3), has_more: true });
+        assert_eq!(page, Page { rows: vec![3], next: Start::Before(3), has_more: true, first: None });
     }
 
     #[test]
@@ -166,7 +174,10 @@ mod tests {
         let kept = Kept { first: 11, last: 20 };
         let none = |start: Start| start.page(kept, Vec::<i64>::new(), 10, |number| (*number, 1));
         assert_eq!(Start::After(0).stretch(kept), Stretch { low: 11, high: 20 });
-        assert_eq!(none(Start::After(99)), Page { rows: vec![], next: Start::After(20), has_more: false });
-        assert_eq!(none(Start::Before(5)), Page { rows: vec![], next: Start::Before(11), has_more: false });
+        assert_eq!(none(Start::After(99)), Page { rows: vec![], next: Start::After(20), has_more: false, first: None });
+        assert_eq!(
+            none(Start::Before(5)),
+            Page { rows: vec![], next: Start::Before(11), has_more: false, first: None }
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Which runs are deleted, so that what is kept of them stays within bounds.
+//! What is deleted, so that what is kept stays within bounds: runs, and what agents share.
 //!
-//! A running run is never among them, and neither is the newest one.
+//! A running run is never among them, and neither is the newest one; nor is the newest revision of a file.
 
 use std::time::Duration;
 
@@ -18,6 +18,15 @@ pub struct Keep {
     pub age_max: Option<Duration>,
     /// Bytes of all runs together.
     pub bytes_max: Option<u64>,
+}
+
+/// How much is kept of what agents share, of each workspace. What is `None` is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepShared {
+    /// Revisions of each file; never less than the newest.
+    pub revisions_max: Option<u64>,
+    /// How long, of revisions that are not the newest, steps, messages, and members that are away.
+    pub age_max: Option<Duration>,
 }
 
 /// Which runs to delete: those that meet all of these conditions.

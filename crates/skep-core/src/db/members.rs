@@ -64,6 +64,18 @@ impl Tx<'_> {
         let values = values![self.namespace(), self.namespace(), self.surely_past().before(MEMBER_KEPT).0];
         self.has_changed(&sql, values).await.doing("make room for a member")
     }
+
+    /// Delete members that have left or been away since then, and have no messages in their inboxes.
+    pub(crate) async fn delete_old_members(&mut self, before: Timestamp) -> Result<(), DbError> {
+        let has_nothing =
+            sql::none("select 1 from inbox where inbox.namespace = member.namespace and inbox.agent = member.id");
+        // When one left is not known, but it had joined before.
+        let sql = format!(
+            "delete from member where namespace = $1 and joined < $2 and coalesce(until, joined) < $3 and {has_nothing}"
+        );
+        let values = values![self.namespace(), before.0, before.0];
+        self.execute(&sql, values).await.doing("delete members that are away")
+    }
 }
 
 impl Db {

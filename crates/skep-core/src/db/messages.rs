@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::{
-    Db, DbError, Doing, Tx,
+    Db, DbError, Doing, Tx, blobs,
     error::failed,
     sql::{Cause, Row, Select, Sql, Value, values},
     steps::kept,
@@ -76,6 +76,21 @@ impl Tx<'_> {
         let sql = "select sender, recipient from message where namespace = $1 and number = $2";
         let read = |row: &Row<'_>| Ok(Ends { sender: row.next()?, recipient: row.next()? });
         self.first(sql, values![self.namespace(), number], read).await.doing("look for a message")
+    }
+
+    /// Delete the first messages that are older than this, some of them. Whether there may be more. Nobody can read them any more,
+    /// so they are not unread, either.
+    pub(crate) async fn delete_old_messages(&mut self, before: Timestamp) -> Result<bool, DbError> {
+        let Some((to, is_full)) = self.first_old("message", before).await? else { return Ok(false) };
+        let (doing, namespace) = ("delete old messages", self.namespace());
+        let inbox = "delete from inbox where namespace = $1 and number <= $2";
+        self.execute(inbox, values![namespace, to]).await.doing(doing)?;
+        let sql =
+            format!("delete from message where namespace = $1 and number <= $2 returning {}", TABLE.blobs_listed());
+        let named = self.change(&sql, values![namespace, to], |row| blobs::hashes(&TABLE, row)).await.doing(doing)?;
+        self.delete_unnamed_blobs(named.concat()).await?;
+        self.begin_after("message", to).await?;
+        Ok(is_full)
     }
 
     /// How many messages are in an inbox.
@@ -158,9 +173,10 @@ impl Db {
             let (chosen, is_cut) = choose(found, limit);
             let to = if is_cut { chosen.last().copied() } else { horizon }.unwrap_or(last);
             let rows = fetch(db, namespace, chosen).await.doing("read messages")?;
-            Ok(Some(Page { rows, next: Start::After(to), has_more: is_cut || horizon.is_some() }))
+            Ok(Some(Page { rows, next: Start::After(to), has_more: is_cut || horizon.is_some(), first: None }))
         });
-        Ok(page.await?.unwrap_or(Page { rows: Vec::new(), next: Start::After(after), has_more: false }))
+        let nothing = Page { rows: Vec::new(), next: Start::After(after), has_more: false, first: None };
+        Ok(page.await?.unwrap_or(nothing))
     }
 
     /// A page of the messages that an agent can see, of these kinds, or of all if there are none.
@@ -214,7 +230,7 @@ impl Db {
             let page = start.page(kept, heads, limit, |head| (head.number, head.bytes));
             let numbers = page.rows.iter().map(|head| head.number).collect();
             let rows = fetch(db, namespace, numbers).await.doing("read messages")?;
-            Ok(Some(Page { rows, next: page.next, has_more: page.has_more }))
+            Ok(Some(Page { rows, next: page.next, has_more: page.has_more, first: page.first }))
         });
         let none = || start.page::<Message>(page::Kept::default(), Vec::new(), limit, |message| (message.number, 0));
         Ok(page.await?.unwrap_or_else(none))

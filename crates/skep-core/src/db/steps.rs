@@ -49,6 +49,38 @@ impl Tx<'_> {
     }
 }
 
+/// Rows of steps or messages that one write deletes.
+const DELETED_MAX: usize = 1000;
+
+impl Tx<'_> {
+    /// Delete the first steps that are older than this, at most [`DELETED_MAX`]. Whether there may be more.
+    pub(crate) async fn delete_old_steps(&mut self, before: Timestamp) -> Result<bool, DbError> {
+        let Some((to, is_full)) = self.first_old("step", before).await? else { return Ok(false) };
+        let sql = "delete from step where namespace = $1 and number <= $2";
+        self.execute(sql, values![self.namespace(), to]).await.doing("delete old steps")?;
+        self.begin_after("step", to).await?;
+        Ok(is_full)
+    }
+
+    /// The last of the first steps or messages that are all older than this, and whether there may be more of them. Those after
+    /// one that is not are kept, so that the numbers that are left have no gaps.
+    pub(super) async fn first_old(&mut self, of: &str, before: Timestamp) -> Result<Option<(i64, bool)>, DbError> {
+        let sql = format!("select number, at from {of} where namespace = $1 order by number limit $2");
+        let read = |row: &Row<'_>| Ok((row.next::<i64>()?, Timestamp(row.next()?)));
+        let limit = i64::try_from(DELETED_MAX).unwrap_or(i64::MAX);
+        let first = self.all(&sql, values![self.namespace(), limit], read).await.doing("look for what is old")?;
+        let old = first.iter().take_while(|(_, at)| *at < before);
+        let count = old.clone().count();
+        Ok(old.last().map(|(number, _)| (*number, count >= DELETED_MAX)))
+    }
+
+    /// What is kept of the steps or messages begins after this number.
+    pub(super) async fn begin_after(&mut self, of: &str, number: i64) -> Result<(), DbError> {
+        let sql = format!("update namespace set first_{of} = $1 where id = $2");
+        self.execute(&sql, values![number + 1, self.namespace()]).await.doing("note what is kept")
+    }
+}
+
 impl Db {
     /// A page of the steps of a workspace that fit a filter, at most `limit` of them, and never more than
     /// [`crate::limits::PAGE_MAX`].

@@ -24,6 +24,7 @@ mod old;
 #[path = "../postgres/private.rs"]
 mod private;
 mod processes;
+mod retention;
 mod runs;
 mod schedules;
 mod sessions;

@@ -197,7 +197,7 @@ async fn a_message_is_in_the_inbox_of_its_recipient_until_it_is_acknowledged() {
         let (principal, sender, recipient) = ("ann".into(), "a".into(), Some("b".into()));
         let (kind, key) = (MessageKind::Request, None);
         let message = Message { number: 1, at: NOW, principal, sender, recipient, kind, reply_to: None, key, body };
-        assert_eq!(page, Page { rows: vec![message], next: Start::After(1), has_more: false });
+        assert_eq!(page, Page { rows: vec![message], next: Start::After(1), has_more: false, first: None });
         assert_eq!(unread(&app, "b").await, [1], "to read is not to acknowledge");
         assert!(unread(&app, "a").await.is_empty());
 
