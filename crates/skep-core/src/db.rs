@@ -63,6 +63,7 @@ pub use self::{
     error::{DbError, Source},
     files::{FileFilter, FilePage, RevisionFilter, RevisionPage, RevisionPlace},
     follow::{News, Watch},
+    namespaces::SharedSize,
     tasks::TaskCounts,
 };
 pub(crate) use self::{files::FileState, follow::Follower, memory::Kept, queue::Operation};

@@ -72,7 +72,41 @@ impl Tx<'_> {
     }
 }
 
+/// How much agents share, in all workspaces of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedSize {
+    /// Revisions of files.
+    pub revisions: u64,
+    /// Bytes of their contents; what several have in common is counted for each, and stored once.
+    pub revision_bytes: u64,
+    /// Steps.
+    pub steps: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of what they say.
+    pub message_bytes: u64,
+    /// Bytes of the keys and values of memory entries.
+    pub memory_bytes: u64,
+}
+
 impl Db {
+    /// How much agents share. This counts rows, so it takes the longer the more there are.
+    pub async fn shared_size(&self) -> Result<SharedSize, DbError> {
+        let sql =
+            "select (select count(*) from revision), (select cast(coalesce(sum(size), 0) as bigint) from revision),
+                (select count(*) from step), (select count(*) from message),
+                (select cast(coalesce(sum(size), 0) as bigint) from message),
+                (select cast(coalesce(sum(memory_bytes), 0) as bigint) from namespace)";
+        let read = |row: &Row<'_>| {
+            let number = || Ok::<u64, Cause>(row.next::<i64>()?.try_into()?);
+            let (revisions, revision_bytes, steps) = (number()?, number()?, number()?);
+            let (messages, message_bytes, memory_bytes) = (number()?, number()?, number()?);
+            Ok(SharedSize { revisions, revision_bytes, steps, messages, message_bytes, memory_bytes })
+        };
+        let sizes = self.read(async move |db| db.all(sql, &[], read).await.doing("measure what agents share")).await?;
+        Ok(sizes.into_iter().next().unwrap_or_default())
+    }
+
     /// The namespaces of a team, its own and those of its workspaces, each with its number: a page of those after a number.
     pub(crate) async fn namespaces_of(&self, team: &Namespace, after: i64) -> Result<Vec<(i64, Namespace)>, DbError> {
         let team = team.clone();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use skep_core::{retention::Kept, run::short_names};
+use skep_core::{db::SharedSize, retention::Kept, run::short_names};
 use skep_tools::workspace::OUTPUTS;
 
 use super::{Common, at_least_one, bytes_for_people, print};
@@ -15,7 +15,7 @@ use crate::{
     terminal::line,
 };
 
-/// Show what the state directory takes: the database, the runs, the outputs of `skep serve`
+/// Show what the state directory takes: the database, the runs, the outputs of `skep serve`, what agents share
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Show so many runs, the largest first
@@ -30,6 +30,7 @@ pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<E
     let store = Store::open(common.settings(Overrides::default())?).await?;
     let home = store.home.path();
     let (database, total) = (store.app.db.size().await?, bytes_in(home));
+    let shared = store.app.db.shared_size().await?;
     let (outputs, runs) = (bytes_in(&home.join(OUTPUTS)), bytes_in(&home.join("runs")));
     let mut kept = Archive::of(&store).measured().await?;
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.bytes));
@@ -41,6 +42,14 @@ pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<E
             "database_bytes": database,
             "run_directories_bytes": runs,
             "outputs_bytes": outputs,
+            "shared": {
+                "revisions": shared.revisions,
+                "revision_bytes": shared.revision_bytes,
+                "steps": shared.steps,
+                "messages": shared.messages,
+                "message_bytes": shared.message_bytes,
+                "memory_bytes": shared.memory_bytes,
+            },
             "runs": kept.iter().map(run).collect::<Vec<_>>(),
         });
         print(&format!("{all:#}\n"))?;
@@ -54,6 +63,17 @@ pub(super) async fn du(common: Common, arguments: Arguments) -> anyhow::Result<E
         (outputs, "outputs of `skep serve`".to_owned()),
     ] {
         text += &format!("{:>9}  {what}\n", bytes_for_people(bytes));
+    }
+    let SharedSize { revisions, revision_bytes, steps, messages, message_bytes, memory_bytes } = shared;
+    if revisions + steps + messages + memory_bytes > 0 {
+        text += &format!(
+            "\nWhat agents share, in the database:\n{:>9}  {revisions} revisions of files\n{:>9}  {messages} messages\n\
+             {:>9}  memory\n{:>9}  {steps} steps\n",
+            bytes_for_people(revision_bytes),
+            bytes_for_people(message_bytes),
+            bytes_for_people(memory_bytes),
+            "",
+        );
     }
     if !kept.is_empty() {
         text += "\nRuns, with their share of the database:\n";

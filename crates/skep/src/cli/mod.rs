@@ -17,6 +17,7 @@ mod memory;
 mod messages;
 mod progress;
 mod prompt;
+mod prune;
 mod remote;
 mod run;
 mod runs;
@@ -26,6 +27,7 @@ mod servers;
 mod shared;
 mod show;
 mod status;
+mod steps;
 mod tool_page;
 mod tools;
 mod trust;
@@ -129,6 +131,7 @@ enum Command {
     Logs(logs::Arguments),
     Events(events::Arguments),
     Du(du::Arguments),
+    Prune(prune::Arguments),
     Tools(tools::Arguments),
     Call(tools::CallArguments),
     Servers(servers::Arguments),
@@ -136,6 +139,7 @@ enum Command {
     Claims(claims::Arguments),
     Memory(memory::Arguments),
     Messages(messages::Arguments),
+    Steps(steps::Arguments),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
@@ -165,6 +169,7 @@ impl Cli {
             Command::Logs(arguments) => logs::logs(common, arguments).await,
             Command::Events(arguments) => events::events(common, arguments).await,
             Command::Du(arguments) => du::du(common, arguments).await,
+            Command::Prune(arguments) => prune::prune(common, arguments).await,
             Command::Tools(arguments) => tools::tools(common, arguments).await,
             Command::Call(arguments) => tools::call(common, arguments).await,
             Command::Prompt(arguments) => prompt::prompt(common, arguments).await,
@@ -173,6 +178,7 @@ impl Cli {
             Command::Claims(arguments) => claims::claims(common, arguments).await,
             Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Messages(arguments) => messages::messages(common, arguments).await,
+            Command::Steps(arguments) => steps::steps(common, arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,

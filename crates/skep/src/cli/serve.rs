@@ -132,6 +132,8 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     }
     signals.spawn(watched.follow(listeners.controls(), again));
     signals.spawn(worker::watch_over(store.app.clone(), store.permit.clone()));
+    let keep = store.settings.keep_shared;
+    signals.spawn(worker::keep_shared_within(store.app.clone(), store.permit.clone(), keep));
     let stopped = listeners.serve(stop).await;
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);

@@ -38,11 +38,11 @@ impl Place {
         self.agent.is_some()
     }
 
-    /// Files and claims are a task's, not the team's.
+    /// Files, claims and steps are a task's, not the team's.
     pub(super) fn needs_task(&self) -> anyhow::Result<()> {
         match self.task {
             Some(_) => Ok(()),
-            None => Err(Usage::of("--task says whose files: agents share them within a task").into()),
+            None => Err(Usage::of("--task says of which task: files, claims and steps are a task's").into()),
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) async fn call_within(
         _ => Map::new(),
     };
     let names = [("task_id", &place.task), ("agent_id", &place.agent)];
-    members.extend(names.map(|(name, value)| (name.to_owned(), value.clone().into())));
+    members.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?.into()))));
     members.retain(|name, value| !value.is_null() || name == "value");
     let call = Call { tool: tool.to_owned(), arguments: Value::Object(members), deadline };
     let settings = common.settings(Overrides::default())?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
-use skep_core::retention::Keep;
+use skep_core::retention::{Keep, KeepShared};
 use skep_plan::AGENTS_MAX;
 use skep_tools::{
     built_in::{SandboxSettings, code::Policy, search},
@@ -46,6 +46,8 @@ pub(super) struct File {
     /// Swarms.
     #[garde(dive)]
     pub(super) run: Run,
+    /// What agents share.
+    pub(super) shared: Shared,
     /// Which tools there are.
     #[garde(dive)]
     pub(super) tools: Tools,
@@ -214,6 +216,38 @@ impl KeptRuns {
         let age_max = self.age.map(|age| age.0).or(Self::DEFAULT.age_max).filter(|age| !age.is_zero());
         let bytes_max = self.bytes.map(|size| size.bytes).or(Self::DEFAULT.bytes_max).filter(|bytes| *bytes > 0);
         Keep { runs_max, age_max, bytes_max }
+    }
+}
+
+/// What agents share.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shared {
+    /// How much is kept of it.
+    pub keep: KeptShared,
+}
+
+/// How much is kept of what agents share. What is over that is deleted by a hub, once an hour, and by `skep prune`. 0 is for no
+/// limit.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct KeptShared {
+    /// Revisions of each file. The newest always is. Default: 1000.
+    pub revisions: Option<u64>,
+    /// How long, of revisions that are not the newest, steps, messages, and members that are away. Default: 90d.
+    pub age: Option<Span>,
+}
+
+impl KeptShared {
+    /// As long as runs. A file that is written every minute has its last 16 hours.
+    const DEFAULT: KeepShared =
+        KeepShared { revisions_max: Some(1000), age_max: Some(Duration::from_secs(90 * 86_400)) };
+
+    /// The limits, with the defaults filled in.
+    pub(super) fn keep(&self) -> KeepShared {
+        let revisions_max = self.revisions.or(Self::DEFAULT.revisions_max).filter(|revisions| *revisions > 0);
+        let age_max = self.age.map(|age| age.0).or(Self::DEFAULT.age_max).filter(|age| !age.is_zero());
+        KeepShared { revisions_max, age_max }
     }
 }
 

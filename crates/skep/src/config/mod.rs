@@ -24,7 +24,7 @@ use std::{
 };
 
 use serde_json::Value;
-use skep_core::retention::Keep;
+use skep_core::retention::{Keep, KeepShared};
 use skep_tools::{
     built_in::{SandboxSettings, code::Policy, search},
     document::{self, Diagnostic, Document},
@@ -90,6 +90,8 @@ pub struct Settings {
     pub agents: Agents,
     /// How much is kept of runs that are over.
     pub keep: Keep,
+    /// How much is kept of what agents share.
+    pub keep_shared: KeepShared,
     /// Which tools there are.
     pub tools: Tools,
     /// Where the web and X are searched.
@@ -362,6 +364,7 @@ fn fill_in(
         token_file,
         mut serve,
         run,
+        shared,
         tools,
         search,
         code,
@@ -395,6 +398,7 @@ fn fill_in(
             observers: run.observers.unwrap_or(AGENTS.observers),
         },
         keep: run.keep.keep(),
+        keep_shared: shared.keep.keep(),
         tools,
         search,
         code,

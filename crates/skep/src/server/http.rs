@@ -198,8 +198,9 @@ async fn call_tool(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit()?;
-    let tool = name(path)?;
+    let tool = name(path);
+    let permit = hub.calls.authorise(&caller.0, tool.as_ref().ok().map(String::as_str))?;
+    let tool = tool?;
     let bad_query = |rejection: QueryRejection| {
         Problem::new(Kind::BadRequest, format!("{}; expected ?timeout=SECONDS", rejection.body_text()))
     };

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     config::servers::{Command, Transport, Upstream},
     hub::{
-        calls::{self, Calls},
+        calls::{self, Calls, log::Whose},
         catalogue::Catalogue,
         principals,
     },
@@ -144,6 +144,12 @@ fn requests(name: &str) -> Vec<(&'static str, String, Value)> {
         ("PUT", format!("/servers/{name}"), entry),
         ("DELETE", format!("/servers/{name}"), json!({})),
         ("POST", format!("/servers/{name}/restart"), json!({})),
+        ("GET", format!("/api/v1/workspaces/{name}/files"), json!({})),
+        ("GET", format!("/api/v1/workspaces/t/files/{name}"), json!({})),
+        ("PUT", format!("/api/v1/workspaces/t/files/{name}"), json!({})),
+        ("DELETE", format!("/api/v1/workspaces/t/claims/{name}"), json!({})),
+        ("GET", format!("/api/v1/memory/{name}"), json!({})),
+        ("POST", format!("/api/v1/workspaces/{name}/steps"), json!({})),
     ]
 }
 
@@ -173,6 +179,10 @@ async fn who_has_no_right_is_refused_over_http_whether_or_not_the_thing_exists()
         assert_eq!(there.0, StatusCode::FORBIDDEN, "{method} {path}: {}", there.1);
         assert_eq!(there, (missing.0, missing.1.replace(MISSING, THERE)), "{method} {path}");
     }
+    let (records, _) = hub.hub.calls.log.after(0, &Whose::seen_by(principals::local()).unwrap());
+    let denied: Vec<&str> =
+        records.iter().filter(|record| record.outcome == "denied").map(|record| &*record.tool).collect();
+    assert!(denied.contains(&THERE) && denied.contains(&"file_write") && denied.contains(&"log_step"), "{denied:?}");
     for path in ["/", "/tools", "/servers", "/calls", "/api/v1/events", "/ws", "/health", "/metrics"] {
         let (status, said) = hub.http("GET", path, &json!({})).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {said}");

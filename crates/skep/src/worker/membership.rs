@@ -6,6 +6,7 @@ use std::time::Duration;
 use skep_core::{
     app::{App, SessionError},
     policy::Permit,
+    retention::KeepShared,
     session::{ATTACH_TIME, HUB_BEAT, HUB_TIME, HubId, NewSession, SessionId},
     task::{Holder, WorkerId},
 };
@@ -15,6 +16,8 @@ use super::patience::PATIENCE;
 
 /// How often a hub deletes what has expired; nobody sees that any more.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// How often a hub deletes what is kept no longer.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A hub with a session for each of its workers.
 pub(super) struct Membership {
@@ -105,6 +108,18 @@ pub async fn watch_over(app: App, permit: Permit) {
                     tracing::warn!(%error, "could not delete memory entries that have expired");
                 }
             }
+        }
+    }
+}
+
+/// Another job of every hub: again and again, delete what agents share and is not to be kept any longer. Never returns.
+pub async fn keep_shared_within(app: App, permit: Permit, keep: KeepShared) {
+    let mut prune = tokio::time::interval(PRUNE_EVERY);
+    prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        prune.tick().await;
+        if let Err(error) = app.prune_shared(&permit, keep).await {
+            tracing::warn!(%error, "could not delete what agents share and is old");
         }
     }
 }

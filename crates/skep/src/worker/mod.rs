@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 use claim_loop::ClaimLoop;
 pub use job::{Answer, Job, JobError, Work, ended};
 use membership::Membership;
-pub use membership::watch_over;
+pub use membership::{keep_shared_within, watch_over};
 pub(crate) use patience::PATIENCE;
 pub use printed::{Printed, channel as printed};
 use runs::Runs;

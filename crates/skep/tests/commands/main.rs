@@ -9,5 +9,6 @@ mod memory;
 mod messages;
 mod page;
 mod status;
+mod steps;
 #[path = "../support/mod.rs"]
 mod support;

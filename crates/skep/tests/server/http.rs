@@ -86,7 +86,7 @@ async fn a_wrong_path_or_method_is_told_what_there_is() {
     assert_snapshot!(hub.get("/process").await, @r#"405 allow=POST {"status":"error","code":"wrong_method","message":"this path does not take that method; the Allow header names those it takes"}"#);
     assert_snapshot!(hub.send("PUT", "/tools/echo", &[], "").await, @r#"405 allow=GET,HEAD,POST {"status":"error","code":"wrong_method","message":"this path does not take that method; the Allow header names those it takes"}"#);
     assert_snapshot!(hub.send("POST", "/health/live", &[], "{}").await, @r#"405 allow=GET,HEAD {"type":"/problems/wrong_method","title":"The path does not take this method","status":405,"detail":"this path does not take that method; the Allow header names those it takes","code":"wrong_method"}"#);
-    assert_snapshot!(hub.get("/nothing").await, @r#"404 {"type":"/problems/not_found","title":"There is nothing at this path","status":404,"detail":"there is nothing here; this hub answers GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /api/v1/events, GET /ws, GET /health, GET /metrics","code":"not_found"}"#);
+    assert_snapshot!(hub.get("/nothing").await, @r#"404 {"type":"/problems/not_found","title":"There is nothing at this path","status":404,"detail":"there is nothing here; this hub answers GET /, POST /process, POST /tools/{tool}, GET /tools, GET /tools/{tool}, POST /mcp, GET /sse, GET /calls, GET /api/v1/events, GET /api/v1/workspaces/{task}/files, GET /ws, GET /health, GET /metrics","code":"not_found"}"#);
 }
 
 #[tokio::test]

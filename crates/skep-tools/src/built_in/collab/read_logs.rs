@@ -70,6 +70,9 @@ pub(in crate::built_in) struct Answer {
     next: i64,
     /// There is more to look at. A page that fits a filter may have few steps, and there may be more all the same.
     has_more: bool,
+    /// Steps after the number that you gave were deleted because they are old: those that are kept begin here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset: Option<i64>,
 }
 
 /// A step.
@@ -113,7 +116,7 @@ impl BuiltIn for ReadLogs {
         let start = start(after, before)?.unwrap_or(Start::Before(i64::MAX));
         let page = app.db.steps(&permit, filter, start, limit).await.map_err(store_failed)?;
         let logs = page.rows.into_iter().map(logged).collect::<Result<_, _>>()?;
-        Ok(Answer { logs, next: number(page.next), has_more: page.has_more })
+        Ok(Answer { logs, next: number(page.next), has_more: page.has_more, reset: page.first })
     }
 }
 

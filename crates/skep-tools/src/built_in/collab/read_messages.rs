@@ -86,6 +86,9 @@ pub(in crate::built_in) struct Answer {
     next: i64,
     /// There is more to look at.
     has_more: bool,
+    /// Messages after the number that you gave were deleted because they are old: those that are kept begin here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset: Option<i64>,
 }
 
 /// A message.
@@ -125,7 +128,7 @@ impl BuiltIn for ReadMessages {
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
         let page = self.read(context, arguments).await?;
         let messages = page.rows.into_iter().map(shown).collect::<Result<_, _>>()?;
-        Ok(Answer { messages, next: number(page.next), has_more: page.has_more })
+        Ok(Answer { messages, next: number(page.next), has_more: page.has_more, reset: page.first })
     }
 }
 

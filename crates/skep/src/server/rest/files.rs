@@ -92,7 +92,7 @@ pub(super) async fn read(
     if wants_json(request.headers()) {
         return run(&FILE, &hub, &caller, request).await;
     }
-    let call = caller.permit::<policy::Call>()?;
+    let call = hub.calls.authorise::<policy::Call>(&caller.0, Some(FILE.tool))?;
     let (mut parts, _) = request.into_parts();
     let Wanted { task_id, path, agent_id, revision } = read_members(Arguments::of(&hub, FILE.tool, &mut parts).await?)?;
     let (app, permit) = open::<policy::Read>(&hub, &caller, &task_id, agent_id.as_deref())?;
@@ -128,7 +128,7 @@ pub(super) async fn write(
     request: Request,
 ) -> Result<Response, Problem> {
     const TOOL: &str = "file_write";
-    let call = caller.permit::<policy::Call>()?;
+    let call = hub.calls.authorise::<policy::Call>(&caller.0, Some(TOOL))?;
     let (mut parts, body) = request.into_parts();
     let arguments = Arguments::of(&hub, TOOL, &mut parts).await?;
     let is_conditional = arguments.condition().is_some();

@@ -120,7 +120,7 @@ async fn run(
     caller: &Caller,
     request: Request,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<policy::Call>()?;
+    let permit = hub.calls.authorise::<policy::Call>(&caller.0, Some(operation.tool))?;
     let (mut parts, body) = request.into_parts();
     let arguments = Arguments::of(hub, operation.tool, &mut parts).await?;
     let condition = arguments.condition();
