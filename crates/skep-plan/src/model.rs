@@ -179,16 +179,13 @@ mod tests {
 
     use axum::{Json, Router, extract::State, routing::post};
     use serde_json::json;
-    use skep_tools::{
-        built_in::{self, Parts, SandboxOnDemand},
-        model,
-    };
+    use skep_tools::{model, parts::Parts, sandboxed::SandboxOnDemand};
     use tokio::{net::TcpListener, task::JoinSet};
 
     use super::*;
 
     fn tools() -> Vec<Tool> {
-        built_in::all(Parts::new(SandboxOnDemand::new(Default::default())))
+        skep_builtin::all(Parts::new(SandboxOnDemand::new(Default::default())))
     }
 
     /// A model that gives these answers in turn, and what it was asked.

@@ -76,7 +76,7 @@ impl Annotations {
     }
 }
 
-/// A tool written in this program: one type in one file of `built_in/`, holding what it needs to work.
+/// A tool written in this program: one type in one file of `skep-builtin`, holding what it needs to work.
 pub trait BuiltIn: Send + Sync + 'static {
     /// Unique name.
     const NAME: &'static str;

@@ -226,7 +226,7 @@ impl Dir {
     }
 
     /// Whether an entry of a walk through this directory may be shown; those below one that may not are not looked at.
-    pub(crate) fn shows(&self) -> impl Fn(&DirEntry) -> bool + Send + Sync + use<> {
+    pub fn shows(&self) -> impl Fn(&DirEntry) -> bool + Send + Sync + use<> {
         let looked = self.hidden.as_ref().map(|hidden| (hidden.look(), Arc::clone(&self.path)));
         move |entry| {
             let Some((looked, root)) = &looked else { return true };

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep::hub::{calls::Calls, catalogue::Catalogue};
+use skep_hub::hub::{calls::Calls, catalogue::Catalogue};
 use skep_tools::{
-    built_in::{self, Parts, SandboxOnDemand, code::Policy, sandbox_config},
+    code::Policy,
     error::ToolError,
+    parts::Parts,
+    sandboxed::{self, SandboxOnDemand},
     tool::Call,
     workspace::{Context, Dir, Outputs},
 };
@@ -27,13 +29,13 @@ impl Skep {
         let directory = tempfile::tempdir().unwrap();
         let dir = |name: &str| Dir::create(&directory.path().join(name)).unwrap();
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
-        let mut config = sandbox_config(&workspace, &outputs);
+        let mut config = sandboxed::config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
         let code: Policy = serde_json::from_value(policy).unwrap();
         let parts = Parts { code, ..Parts::new(SandboxOnDemand::new(config)) };
-        let calls = Calls::within(Catalogue::new(built_in::all(parts)), workspace.clone(), outputs.clone());
+        let calls = Calls::within(Catalogue::new(skep_builtin::all(parts)), workspace.clone(), outputs.clone());
         let context = Context::new(
-            skep::hub::principals::local().permit().unwrap(),
+            skep_hub::hub::principals::local().permit().unwrap(),
             workspace,
             Outputs::new(outputs, "task"),
             CancellationToken::new(),
@@ -113,10 +115,7 @@ async fn bash_itself_decides_where_our_grammar_of_it_is_not_sure() {
     let skep = Skep::new(json!({}));
     // The grammar takes this for an error, Bash does not.
     let odd = "for i do echo \"$i\"; done\n";
-    assert!(
-        !skep_tools::built_in::code::check(skep_tools::built_in::code::Language::Bash, odd).is_empty(),
-        "the case is still one"
-    );
+    assert!(!skep_tools::code::check(skep_tools::code::Language::Bash, odd).is_empty(), "the case is still one");
     let kept = skep.call("generate_code", json!({"language": "bash", "code": odd})).await.unwrap();
     let answer = skep.execute(json!({"path": kept["path"], "args": ["a", "b"]})).await.unwrap();
     assert_eq!(answer["stdout"], "a\nb\n");

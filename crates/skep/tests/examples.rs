@@ -16,7 +16,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, Parser as _};
-use skep::cli::Cli;
+use skep_hub::cli::Cli;
 use support::{Served, User};
 
 /// Examples with this text in them are not run, and why.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use skep::running::RunningHub;
+use skep_hub::running::RunningHub;
 use support::{Served, User};
 
 /// A hub of its own on a free port; it ends with the value.

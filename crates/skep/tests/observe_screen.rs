@@ -11,10 +11,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use skep::hub::{calls::Calls, catalogue::Catalogue};
+use skep_hub::hub::{calls::Calls, catalogue::Catalogue};
 use skep_tools::{
-    built_in::{self, Parts, SandboxOnDemand, sandbox_config},
     error::ToolError,
+    parts::Parts,
+    sandboxed::{self, SandboxOnDemand},
     tool::Call,
     workspace::{Context, Dir, Outputs},
 };
@@ -138,12 +139,12 @@ impl Skep {
         let (workspace, outputs) = (dir("workspace"), dir("outputs"));
         // Nobody but its owner may enter it, and in a sandbox root is somebody else; pictures are read all the same.
         std::fs::set_permissions(workspace.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-        let mut config = sandbox_config(&workspace, &outputs);
+        let mut config = sandboxed::config(&workspace, &outputs);
         config.helper = Some(env!("CARGO_BIN_EXE_skep").into());
-        let catalogue = Catalogue::new(built_in::all(Parts::new(SandboxOnDemand::new(config))));
+        let catalogue = Catalogue::new(skep_builtin::all(Parts::new(SandboxOnDemand::new(config))));
         let calls = Calls::within(catalogue, workspace.clone(), outputs.clone());
         let context = Context::new(
-            skep::hub::principals::local().permit().unwrap(),
+            skep_hub::hub::principals::local().permit().unwrap(),
             workspace,
             Outputs::new(outputs, ""),
             CancellationToken::new(),

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
-use skep::{
+use skep_hub::{
     config::servers::{Command, Tools, Transport, Upstream},
     hub::{
         principals,
@@ -499,7 +499,7 @@ async fn an_answer_whose_stream_broke_off_is_read_on_where_it_ended() {
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
     let fixture = fixture("", |config| {
-        let url = skep::secret::Secret::new(url);
+        let url = skep_hub::secret::Secret::new(url);
         config.transport = Transport::Http { url, headers: BTreeMap::new(), is_sse: false, oauth: None };
     });
     let answers = join_all((0..3).map(|_| fixture.call("t0"))).await;
@@ -574,7 +574,7 @@ async fn a_changed_server_is_started_anew_when_its_calls_have_ended_and_others_a
 async fn a_server_gets_no_secrets_of_ours_but_its_own_variables() {
     let fixture = fixture("", |config| {
         let Transport::Stdio(command) = &mut config.transport else { return };
-        command.env.insert("OWN".to_owned(), skep::secret::Secret::new("own"));
+        command.env.insert("OWN".to_owned(), skep_hub::secret::Secret::new("own"));
     });
     let pid = fixture.pid().await;
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();

@@ -2,15 +2,20 @@
 
 use super::{Fault, Tree};
 
-/// What each crate may depend on, its tests included. The binary is the only place where everything meets.
-const MAY_USE: [(&str, &[&str]); 6] = [
+/// What each crate may depend on. Only tests and the program, where everything meets, know the built-in tools: what
+/// depends on them is compiled again whenever a tool changes.
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("skep-core", &[]),
     ("skep-sandbox", &[]),
     ("skep-mcp", &[]),
     ("skep-tools", &["skep-core", "skep-mcp", "skep-sandbox"]),
+    ("skep-builtin", &["skep-core", "skep-sandbox", "skep-tools"]),
     ("skep-plan", &["skep-tools"]),
-    ("skep", &["skep-core", "skep-mcp", "skep-plan", "skep-sandbox", "skep-tools"]),
+    ("skep-hub", &["skep-core", "skep-mcp", "skep-plan", "skep-sandbox", "skep-tools"]),
+    ("skep", &["skep-builtin", "skep-core", "skep-hub", "skep-mcp", "skep-plan", "skep-sandbox", "skep-tools"]),
 ];
+/// What the tests of every crate may use that is above `skep-tools`, as well.
+const TESTS_MAY_USE: &str = "skep-builtin";
 /// Where that list is.
 const HERE: &str = "xtask/src/tidy/crates.rs";
 
@@ -23,8 +28,15 @@ pub(super) fn faults(tree: &Tree) -> Vec<Fault> {
             faults.push(Fault::new(&path, 1, message));
             continue;
         };
+        let mut is_of_tests = false;
         for (number, line) in tree.get(&path).unwrap_or_default().lines().enumerate() {
+            if line.starts_with('[') {
+                is_of_tests = line == "[dev-dependencies]";
+            }
             let Some(used) = dependency(line) else { continue };
+            if is_of_tests && used == TESTS_MAY_USE && may_use.contains(&"skep-tools") {
+                continue;
+            }
             if tree.get(&format!("crates/{used}/Cargo.toml")).is_some() && used != name && !may_use.contains(&used) {
                 let message = format!(
                     "{name} must not depend on {used}; move what both need below them, or have {name} ask for it by a trait \
@@ -62,9 +74,15 @@ mod tests {
             ("crates/skep-plan/Cargo.toml", "[dependencies]\nskep-tools.workspace = true\n"),
             ("crates/skep-mcp/Cargo.toml", "[dev-dependencies]\nskep-core = { path = \"../skep-core\" }\n"),
             ("crates/skep/Cargo.toml", "[dependencies]\nskep-core.workspace = true\nskep-tools.workspace = true\n"),
+            ("crates/skep-builtin/Cargo.toml", ""),
+            (
+                "crates/skep-hub/Cargo.toml",
+                "[dependencies]\nskep-builtin.workspace = true\n[dev-dependencies]\nskep-builtin.workspace = true\n",
+            ),
         ]);
         let found: Vec<(String, usize)> = faults(&tree).into_iter().map(|fault| (fault.path, fault.line)).collect();
-        let expected = [("crates/skep-mcp/Cargo.toml", 2), ("crates/skep-tools/Cargo.toml", 4)];
+        let expected =
+            [("crates/skep-hub/Cargo.toml", 2), ("crates/skep-mcp/Cargo.toml", 2), ("crates/skep-tools/Cargo.toml", 4)];
         assert_eq!(found, expected.map(|(path, line)| (path.to_owned(), line)));
     }
 

@@ -214,9 +214,9 @@ fn the_examples_are_understood() {
 
 /// The tools as they are, none of which is called.
 fn tools() -> Vec<skep_tools::tool::Tool> {
-    use skep_tools::built_in::{self, Parts, SandboxOnDemand};
+    use skep_tools::{parts::Parts, sandboxed::SandboxOnDemand};
     let sandbox = SandboxOnDemand::new(Default::default());
-    built_in::all(Parts::new(sandbox))
+    skep_builtin::all(Parts::new(sandbox))
 }
 
 #[test]

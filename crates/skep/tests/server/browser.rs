@@ -17,7 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use skep::{
+use skep_hub::{
     hub::calls::Limits,
     server::{Options, Token},
 };

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use skep::server::Options;
 use skep_core::{
     Namespace,
     app::App,
@@ -13,6 +12,7 @@ use skep_core::{
     policy::{Actor, Permit},
     run::{NewRun, RunId},
 };
+use skep_hub::server::Options;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,

@@ -10,7 +10,7 @@ use std::{
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
-use skep::{
+use skep_hub::{
     hub::{
         admission,
         calls::{Calls, Limits},

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use insta::assert_snapshot;
 use serde_json::{Map, Value, json};
-use skep::{
+use skep_hub::{
     executor::{Executor, Place},
     hub::{
         admission,
@@ -303,7 +303,7 @@ impl Here {
     fn context(&self) -> Context {
         let dir = Dir::open(self.directory.path()).unwrap();
         Context::new(
-            skep::hub::principals::local().permit().unwrap(),
+            skep_hub::hub::principals::local().permit().unwrap(),
             dir.clone(),
             Outputs::new(dir, ""),
             CancellationToken::new(),

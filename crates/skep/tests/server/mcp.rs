@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
-use skep::{
+use skep_hub::{
     hub::calls::Limits,
     server::{Options, Token},
 };

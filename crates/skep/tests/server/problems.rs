@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 use schemars::schema_for;
-use skep::{api, problem, server::Options};
+use skep_hub::{api, problem, server::Options};
 
 use crate::{
     http::body,

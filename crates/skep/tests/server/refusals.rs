@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use insta::assert_snapshot;
 use serde_json::json;
-use skep::{
+use skep_hub::{
     hub::{
         calls::{Calls, Limits},
         catalogue::Catalogue,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skep::server::Options;
 use skep_core::{
     Namespace,
     app::App,
@@ -14,6 +13,7 @@ use skep_core::{
     policy::{Actor, Permit},
     step::{Level, NewStep},
 };
+use skep_hub::server::Options;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,

@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
-use skep::{
+use skep_core::{app::App, policy::Permit};
+use skep_hub::{
     hub::{
         calls::{Calls, Limits},
         catalogue::Catalogue,
     },
     server::{Listeners, Options, Parts, Probe, Stopped},
 };
-use skep_core::{app::App, policy::Permit};
 use skep_tools::{
     error::ToolError,
     tool::{Annotations, BuiltIn, Tool},

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use skep::server::Options;
 use skep_core::{
     Namespace,
     app::App,
@@ -12,6 +11,7 @@ use skep_core::{
     mcp_task::{McpTask, McpTaskId, State},
     policy::{Actor, Permit},
 };
+use skep_hub::server::Options;
 
 use crate::support::{Hub, eventually, within};
 

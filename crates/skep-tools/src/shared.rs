@@ -1,0 +1,66 @@
+//! What tools and the hub's other interfaces have in common that work on what agents share: files ([`files`]), claims
+//! ([`claims`]), steps, messages, memory.
+
+pub mod claims;
+mod conflict;
+pub mod files;
+
+use crate::{error::ToolError, workspace::Context};
+use serde_json::Map;
+use skep_core::{
+    Timestamp,
+    app::App,
+    db::DbError,
+    limits::Invalid,
+    policy::{Permit, Right},
+};
+
+/// The store, where this process has one.
+#[derive(Clone, Default)]
+pub struct Shared(pub Option<App>);
+
+impl Shared {
+    /// The store's operations, and the caller's right in a workspace, or else in its team's own namespace. With `agent`,
+    /// it is one of the caller's agents that acts.
+    pub fn open<R: Right>(
+        &self,
+        context: &Context,
+        workspace: Option<&str>,
+        agent: Option<&str>,
+    ) -> Result<(&App, Permit<R>), ToolError> {
+        let permit: Permit<R> =
+            context.permit.actor().permit().map_err(|denied| ToolError::Denied(denied.to_string()))?;
+        let permit = permit.within(workspace, agent).map_err(refused)?;
+        let app = self.0.as_ref().ok_or_else(|| ToolError::Unavailable {
+            message: "there is no store here to share anything in".into(),
+            cure: "call the tool on a hub (`skep serve`)".into(),
+        })?;
+        Ok((app, permit))
+    }
+}
+
+/// What the store refuses in any state, as a fault of the arguments.
+pub fn refused(invalid: Invalid) -> ToolError {
+    ToolError::InvalidArguments(vec![crate::error::Fault { pointer: String::new(), message: invalid.to_string() }])
+}
+
+/// What the store cannot do now.
+pub fn store_failed(error: DbError) -> ToolError {
+    let message = error.to_string();
+    match error {
+        DbError::Busy(_) | DbError::Locked(_) | DbError::Unreachable(_) => ToolError::Busy(message),
+        // It may have been done, so the call is not simply made again.
+        DbError::Unsure(_) => {
+            ToolError::Failed { message, detail: Map::from_iter([("may_have_run".to_owned(), true.into())]) }
+        }
+        _ => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
+            ToolError::failed(message)
+        }
+    }
+}
+
+/// A time of the store, in RFC 3339.
+pub fn time(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_string()
+}
