@@ -16,13 +16,15 @@ use skep_core::{
     limits::NAME_BYTES_MAX,
     memory::{About, Entry},
 };
-use skep_tools::{error::ToolError, tool::Annotations};
+use skep_tools::{
+    error::ToolError,
+    shared::{refused, store_failed, time},
+    tool::Annotations,
+};
 
 pub(super) use self::{
     delete::MemoryDelete, list::MemoryList, retrieve::MemoryRetrieve, search::MemorySearch, store::MemoryStore,
 };
-
-use skep_tools::shared::{refused, store_failed, time};
 
 /// Characters of a key, at most.
 const KEY_CHARS_MAX: usize = NAME_BYTES_MAX;
