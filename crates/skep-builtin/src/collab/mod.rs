@@ -22,14 +22,16 @@ use skep_core::{
     message::{MessageKind, Unsendable},
     page::Start,
 };
-use skep_tools::{error::ToolError, tool::Annotations};
+use skep_tools::{
+    error::ToolError,
+    shared::{refused, store_failed},
+    tool::Annotations,
+};
 
 pub(super) use self::{
     ack_messages::AckMessages, join_collab::JoinCollab, leave_collab::LeaveCollab, list_members::ListMembers,
     log_step::LogStep, read_logs::ReadLogs, read_messages::ReadMessages, send_message::SendMessage,
 };
-
-use skep_tools::shared::{refused, store_failed};
 
 /// Characters of a name, at most.
 const NAME_CHARS_MAX: usize = NAME_BYTES_MAX;
