@@ -394,7 +394,7 @@ async fn a_browser_hears_what_an_allowed_page_may_do_without_a_token() {
 }
 
 const READABLE: &str =
-    "access-control-expose-headers: mcp-session-id, x-request-id, retry-after, www-authenticate, allow";
+    "access-control-expose-headers: mcp-session-id, x-request-id, etag, retry-after, www-authenticate, allow";
 
 #[tokio::test]
 async fn an_allowed_page_may_read_every_refusal() {
