@@ -13,6 +13,7 @@
 //! wait are told so ([`DbError::Unsure`]), and the store takes nothing more ([`DbError::Stopped`]): what it would say
 //! might rest on a change that is not there.
 
+mod answers;
 mod inbox;
 
 use std::{
@@ -39,12 +40,15 @@ use tokio::{
     time::timeout,
 };
 
-use self::inbox::{Inbox, Sender, inbox};
+use self::{
+    answers::Answers,
+    inbox::{Inbox, Sender, inbox},
+};
 use super::{
     DbError, Doing, ReadPlace, Shared, Sql,
     group::{self, TOGETHER_MAX, Trouble},
     migrations::migrate,
-    queue::{Job, Queues, Write, answer, waits_for_something_else},
+    queue::{Job, Queues, Write, waits_for_something_else},
     start_thread,
 };
 
@@ -86,7 +90,7 @@ impl Sqlite {
         bring_up_to_date(&mut connection)?;
         let (alive, threads) = mpsc::channel(1);
         let (writer, inbox) = inbox();
-        let writer_thread = Writer { connection, intake: Intake::new(inbox), shared };
+        let writer_thread = Writer { connection, intake: Intake::new(inbox), answers: Answers::start(&alive), shared };
         start_thread("sqlite-writer", &alive, move || writer_thread.run())?;
         let readers = Readers::start(path.to_owned(), lock_time_max, &alive)?;
         Ok(Sqlite { writer, readers, threads: tokio::sync::Mutex::new(threads) })
@@ -136,6 +140,7 @@ fn said<T>(answer: Result<thread::Result<Result<T, DbError>>, RecvError>) -> Res
 struct Writer {
     connection: Connection,
     intake: Intake,
+    answers: Answers,
     shared: Arc<Shared>,
 }
 
@@ -144,8 +149,8 @@ impl Writer {
         while self.intake.wait() {
             let mut group = Vec::new();
             match self.together(&mut group, true) {
-                Ok(()) => answer(group, &Ok(())),
-                Err(Trouble::Failed(error)) => answer(group, &Err(error)),
+                Ok(()) => self.answers.give(group, Ok(())),
+                Err(Trouble::Failed(error)) => self.answers.give(group, Err(error)),
                 Err(Trouble::Spoiled) => group.into_iter().for_each(|write| self.alone(write)),
             }
         }
@@ -156,8 +161,8 @@ impl Writer {
         let mut group = vec![write];
         match self.together(&mut group, false) {
             // Alone, what it said is its answer.
-            Ok(()) | Err(Trouble::Spoiled) => answer(group, &Ok(())),
-            Err(Trouble::Failed(error)) => answer(group, &Err(error)),
+            Ok(()) | Err(Trouble::Spoiled) => self.answers.give(group, Ok(())),
+            Err(Trouble::Failed(error)) => self.answers.give(group, Err(error)),
         }
     }
 
@@ -446,6 +451,23 @@ mod tests {
             tx.sql.batch(&format!("pragma max_page_count = {}", count[0] + pages)).await.doing("limit")
         };
         db.write_as_hub(&Namespace::team("n"), set).await.unwrap();
+    }
+
+    #[test]
+    fn callers_are_answered_after_the_runtime_that_opened_the_store_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", directory.path().join("hub.db").display());
+        let [opener, callers] = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());
+        let db = opener.block_on(Db::open(&address, Limits::default())).unwrap();
+        drop(opener);
+        callers.block_on(async {
+            // Those that come while the first is committed are a group.
+            let all = (0..20).map(|n| add(&db, task(&n.to_string(), 10)));
+            let added = futures_util::future::join_all(all);
+            let added = timeout(Duration::from_secs(60), added).await.expect("an answer is missing");
+            assert!(added.iter().all(Result::is_ok), "{added:?}");
+            db.close().await;
+        });
     }
 
     #[tokio::test(flavor = "multi_thread")]
