@@ -99,8 +99,8 @@ pub(super) struct Table {
 
 /// The statements that write some columns of a row, by its id.
 pub(super) struct Update {
-    /// Which of the table's columns.
-    is_written: Vec<bool>,
+    /// Which of the table's columns, in the order of the table.
+    written: Vec<&'static Column>,
     /// How many values a row of it has, but for its key.
     width: usize,
     one: String,
@@ -135,13 +135,13 @@ impl Table {
         Table { name, columns, whole, small, plain, load, insert, insert_made, made, update }
     }
 
-    /// Statements that write only these columns, where the others are as they were when the entity was loaded. What SQLite
-    /// spends on a row grows with the columns that are written, and with the indexes in which they are.
+    /// Statements that write only these columns, named in the order of the table, where the others are as they were when
+    /// the entity was loaded. What SQLite spends on a row grows with the columns that are written, and with the indexes in
+    /// which they are.
     pub(super) fn update_of(&self, names: &[&str]) -> Update {
-        debug_assert!(
-            names.iter().all(|name| self.columns.iter().any(|column| column.changes && column.name == *name))
-        );
-        Update::new(self.name, self.columns, |column| names.contains(&column.name))
+        let update = Update::new(self.name, self.columns, |column| column.changes && names.contains(&column.name));
+        debug_assert!(update.written.iter().map(|column| column.name).eq(names.iter().copied()), "{names:?}");
+        update
     }
 
     /// The `select` of one whole entity by its namespace, `$1`, and its id, `$2`.
@@ -181,11 +181,9 @@ impl Table {
 }
 
 impl Update {
-    fn new(name: &str, columns: &[Column], is_written: impl Fn(&Column) -> bool) -> Update {
-        let is_written: Vec<bool> = columns.iter().map(is_written).collect();
-        let written =
-            || columns.iter().zip(&is_written).filter_map(|(column, is_written)| is_written.then_some(column));
-        let names: Vec<String> = written().flat_map(Column::names).collect();
+    fn new(name: &str, columns: &'static [Column], is_written: impl Fn(&Column) -> bool) -> Update {
+        let written: Vec<&Column> = columns.iter().filter(|column| is_written(column)).collect();
+        let names: Vec<String> = written.iter().flat_map(|column| column.names()).collect();
         let set: Vec<String> = (1..).zip(&names).map(|(n, column)| format!("{column} = ${n}")).collect();
         let one = format!(
             "update {name} set {} where namespace = ${} and id = ${}",
@@ -193,7 +191,7 @@ impl Update {
             names.len() + 1,
             names.len() + 2
         );
-        let arrays = written().flat_map(|column| {
+        let arrays = written.iter().flat_map(|column| {
             let array = if column.is_integer { "bigint[]" } else { "text[]" };
             vec![array; column.names().len()]
         });
@@ -206,16 +204,7 @@ impl Update {
             arrays.join(", "),
             names.join(", ")
         );
-        Update { is_written, width: names.len(), one, several }
-    }
-
-    /// What it writes of a row of the table, with the columns.
-    fn written<'a, V>(
-        &self,
-        columns: &'static [Column],
-        values: impl IntoIterator<Item = V> + 'a,
-    ) -> impl Iterator<Item = (&'static Column, V)> {
-        columns.iter().zip(values).zip(&self.is_written).filter_map(|(pair, is_written)| is_written.then_some(pair))
+        Update { width: names.len(), written, one, several }
     }
 }
 
@@ -226,7 +215,7 @@ impl Tx<'_> {
         table: &Table,
         values: [Value<'_>; N],
     ) -> Result<bool, Cause> {
-        let (row, large) = self.new_row(table, values);
+        let (row, large) = new_row(self.namespace(), table, values);
         let is_new = self.has_changed(&table.insert, &row).await?;
         for json in large.iter().filter(|_| is_new) {
             self.add_blob(json).await?;
@@ -241,32 +230,29 @@ impl Tx<'_> {
         table: &Table,
         rows: impl Iterator<Item = [Value<'a>; N]>,
     ) -> Result<Vec<Option<i64>>, Cause> {
-        let (rows, large): (Vec<_>, Vec<_>) = rows.map(|values| self.new_row(table, values)).unzip();
-        let made = if self.sql.answers_at_once() {
+        let (namespace, mut large) = (self.namespace(), Vec::new());
+        // Each row is made when the database wants it, so that it is still in the processor's cache.
+        let rows = rows.enumerate().map(|(n, values)| {
+            let (row, large_of_row) = new_row(namespace, table, values);
+            large.extend(large_of_row.into_iter().map(|json| (n, json)));
+            row
+        });
+        let made: Vec<Option<i64>> = if self.sql.answers_at_once() {
             // SQLite keeps what it returns in a table of its own until the statement ends, and to make that one takes
             // longer than a second statement.
             let counts = self.count_each(&table.insert, rows).await?;
-            let made = self.first(&table.made, values![self.namespace()], |row| row.next()).await?;
+            let made = self.first(&table.made, values![namespace], |row| row.next()).await?;
             counts.into_iter().map(|count| made.filter(|_| count > 0)).collect()
         } else {
             self.changed = true;
             self.first_of_each(&table.insert_made, rows, |row| row.next()).await?
         };
-        for (large, _) in large.iter().zip(&made).filter(|(_, made)| made.is_some()) {
-            for json in large {
+        for (n, json) in &large {
+            if made.get(*n).is_some_and(Option::is_some) {
                 self.add_blob(json).await?;
             }
         }
         Ok(made)
-    }
-
-    /// A new row as its columns have it, and what of it becomes blobs.
-    fn new_row<'a, const N: usize>(&self, table: &Table, values: [Value<'a>; N]) -> (Vec<Value<'a>>, Vec<Json>) {
-        let given = table.columns.iter().zip(values).filter(|(column, _)| column.made_of.is_none());
-        let mut row = Vec::with_capacity(2 * N + 1);
-        row.push(Value::from(self.namespace()));
-        let large = add_values(&mut row, given);
-        (row, large)
     }
 
     /// Write what changes of a row, and what of its JSON is large.
@@ -276,44 +262,55 @@ impl Tx<'_> {
         id: &str,
         values: [Value<'_>; N],
     ) -> Result<(), Cause> {
-        self.update_several(table, &table.update, [(id, values)].into_iter()).await
+        let changing = table.columns.iter().zip(values).filter(|(column, _)| column.changes).map(|(_, value)| value);
+        self.update_several(&table.update, [(id, changing)].into_iter()).await
     }
 
-    /// Write some columns of several rows, each with its id.
-    pub(super) async fn update_several<'a, const N: usize>(
+    /// Write some columns of several rows, each with its id: the values of those that `update` writes.
+    pub(super) async fn update_several<'a>(
         &mut self,
-        table: &Table,
         update: &Update,
-        rows: impl ExactSizeIterator<Item = (&'a str, [Value<'a>; N])>,
+        rows: impl ExactSizeIterator<Item = (&'a str, impl IntoIterator<Item = Value<'a>>)>,
     ) -> Result<(), Cause> {
-        let (mut ids, mut written) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-        for (id, values) in rows {
+        let (namespace, count, mut large) = (self.namespace(), rows.len(), Vec::new());
+        let mut rows = rows.map(|(id, values)| {
             let mut row = Vec::with_capacity(update.width + 2);
-            for json in &add_values(&mut row, update.written(table.columns, values)) {
-                self.add_blob(json).await?;
-            }
-            ids.push(id);
-            written.push(row);
-        }
-        if written.len() < 2 || self.sql.answers_at_once() {
-            let namespace = self.namespace();
-            let whole = |(mut row, id): (Vec<_>, _)| {
+            large.extend(add_values(&mut row, update.written.iter().copied().zip(values)));
+            (row, id)
+        });
+        if count < 2 || self.sql.answers_at_once() {
+            let whole = |(mut row, id): (Vec<Value<'a>>, &'a str)| {
                 row.extend([Value::from(namespace), Value::from(id)]);
                 row
             };
-            return self.execute_each(&update.one, written.into_iter().zip(ids).map(whole)).await;
+            self.execute_each(&update.one, rows.map(whole)).await?;
+        } else {
+            let (mut ids, mut arrays) = (Vec::with_capacity(count), vec![Vec::with_capacity(count); update.width]);
+            for (row, id) in &mut rows {
+                ids.push(id);
+                arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
+            }
+            let are_integers = update.written.iter().flat_map(|column| vec![column.is_integer; column.names().len()]);
+            let of_column =
+                |(array, are_integers)| if are_integers { Value::integers(array) } else { Value::texts(array) };
+            let mut values = vec![Value::from(namespace), Value::from(ids)];
+            values.extend(arrays.into_iter().zip(are_integers).map(of_column));
+            self.execute(&update.several, &values).await?;
         }
-        let columns = || update.written(table.columns, table.columns).map(|(column, _)| column);
-        let mut arrays: Vec<Vec<Value<'_>>> = vec![Vec::with_capacity(ids.len()); update.width];
-        for row in written {
-            arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
+        for json in &large {
+            self.add_blob(json).await?;
         }
-        let are_integers = columns().flat_map(|column| vec![column.is_integer; column.names().len()]);
-        let of_column = |(array, are_integers)| if are_integers { Value::integers(array) } else { Value::texts(array) };
-        let mut values = vec![Value::from(self.namespace()), Value::from(ids)];
-        values.extend(arrays.into_iter().zip(are_integers).map(of_column));
-        self.execute(&update.several, &values).await
+        Ok(())
     }
+}
+
+/// A new row as its columns have it, and what of it becomes blobs.
+fn new_row<'a, const N: usize>(namespace: i64, table: &Table, values: [Value<'a>; N]) -> (Vec<Value<'a>>, Vec<Json>) {
+    let given = table.columns.iter().zip(values).filter(|(column, _)| column.made_of.is_none());
+    let mut row = Vec::with_capacity(2 * N + 1);
+    row.push(Value::from(namespace));
+    let large = add_values(&mut row, given);
+    (row, large)
 }
 
 /// Add values to a row as its columns have them. Returns those that become blobs.

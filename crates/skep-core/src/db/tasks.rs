@@ -177,17 +177,22 @@ impl Tx<'_> {
 
     /// Save tasks that were pending and are in progress now, no two of which are the same.
     pub(crate) async fn save_started(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
-        self.save_tasks(&START, tasks).await.doing("save the tasks that are started")
+        let rows = tasks.iter().map(|task| {
+            let OfState { due, holder, .. } = OfState::of(&task.state);
+            let (worker, session) = columns_of(holder);
+            (task.id.0.as_str(), [task.state.name().into(), due.into(), task.attempt.into(), worker, session])
+        });
+        self.update_several(&START, rows).await.doing("save the tasks that are started")
     }
 
     /// Save tasks that were in progress and are completed now, no two of which are the same.
     pub(crate) async fn save_completed(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
-        self.save_tasks(&COMPLETE, tasks).await.doing("save the tasks that are completed")
-    }
-
-    async fn save_tasks(&mut self, update: &Update, tasks: &[&Task]) -> Result<(), Cause> {
-        let rows = tasks.iter().map(|task| (task.id.0.as_str(), values_of(task)));
-        self.update_several(&TABLE, update, rows).await
+        let rows = tasks.iter().map(|task| {
+            let OfState { holder, result, .. } = OfState::of(&task.state);
+            let (worker, session) = columns_of(holder);
+            (task.id.0.as_str(), [task.state.name().into(), worker, session, result.into()])
+        });
+        self.update_several(&COMPLETE, rows).await.doing("save the tasks that are completed")
     }
 
     /// Let the dependents of tasks that are over wait for so many less. To be called once for each task.
@@ -411,6 +416,7 @@ impl TaskCounts {
 
 fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
     let of_state = OfState::of(&task.state);
+    let (worker, session) = columns_of(of_state.holder);
     [
         (&task.id.0).into(),
         task.run.as_ref().map(|run| &run.0).into(),
@@ -427,8 +433,8 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
         task.attempt.into(),
         task.failures.into(),
         task.losses.into(),
-        of_state.holder.map(|holder| &holder.worker.0).into(),
-        of_state.holder.map(|holder| &holder.session.0).into(),
+        worker,
+        session,
         task.epoch.into(),
         (&task.input).into(),
         of_state.result.into(),
@@ -456,6 +462,11 @@ impl OfState<'_> {
             State::Cancelled => none,
         }
     }
+}
+
+/// The worker and the session of a holder.
+fn columns_of(holder: Option<&Holder>) -> (Value<'_>, Value<'_>) {
+    (holder.map(|holder| &holder.worker.0).into(), holder.map(|holder| &holder.session.0).into())
 }
 
 /// Rows are written here alone, so one that cannot be read is a bug, or the work of another program.
