@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use serde::{
@@ -53,7 +53,8 @@ impl Json {
 
     /// The value `null`.
     pub fn null() -> Json {
-        Json::new("null".to_owned())
+        static NULL: LazyLock<Json> = LazyLock::new(|| Json::new("null".to_owned()));
+        NULL.clone()
     }
 
     /// Whether it is `null`.

@@ -40,8 +40,8 @@ pub struct Answer {
 /// What became of an answer, and what its worker is to do next.
 #[derive(Debug)]
 pub struct Answered {
-    /// The task, or why the answer does not count.
-    pub task: Result<Task, TaskError>,
+    /// Why the answer does not count, if it does not.
+    pub answer: Result<(), TaskError>,
     /// The next task, if there is one.
     pub next: Option<Task>,
 }
@@ -77,7 +77,7 @@ impl App {
         by: Attempt,
         output: impl Into<Json>,
         artefacts: Vec<NewArtefact>,
-    ) -> Result<Task, TaskError> {
+    ) -> Result<(), TaskError> {
         let answer = Answer { id: id.clone(), by, output: output.into(), artefacts };
         let finished = self.finish_many(permit, vec![answer]).await?.pop();
         finished.unwrap_or_else(|| Err(TaskError::Unknown(id.clone())))
@@ -89,7 +89,7 @@ impl App {
         &self,
         permit: &Permit,
         answers: Vec<Answer>,
-    ) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
+    ) -> Result<Vec<Result<(), TaskError>>, TaskError> {
         check_count("answers", answers.len(), FINISH_MAX)?;
         Ok(self.exchange(permit, answers, None).await?.answers)
     }
@@ -105,7 +105,7 @@ impl App {
     ) -> Result<Answered, TaskError> {
         let (id, claim) = (answer.id.clone(), Claim::new(queue, holder, 1)?);
         let Exchanged { mut answers, mut tasks } = self.exchange(permit, vec![answer], Some(claim)).await?;
-        Ok(Answered { task: answers.pop().unwrap_or(Err(TaskError::Unknown(id))), next: tasks.pop() })
+        Ok(Answered { answer: answers.pop().unwrap_or(Err(TaskError::Unknown(id))), next: tasks.pop() })
     }
 
     async fn exchange(
@@ -132,7 +132,7 @@ struct Exchange {
 /// What a worker is told.
 struct Exchanged {
     /// What became of each answer. A refusal is committed like any other, because it is in the log.
-    answers: Vec<Result<Task, TaskError>>,
+    answers: Vec<Result<(), TaskError>>,
     /// The tasks that it now has.
     tasks: Vec<Task>,
 }
@@ -179,15 +179,12 @@ impl Finish {
 }
 
 /// Bring answers. Tasks that waited for those that are now completed become ready.
-async fn finish(
-    tx: &mut Tx<'_>,
-    answers: &[(&EventActor, &Finish)],
-) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
-    let now = tx.now();
-    let tasks = tx.tasks_with_dependents(&answers.iter().map(|(_, one)| &one.answer.id).collect()).await?;
-    let mut tasks: HashMap<TaskId, (Task, bool)> =
-        tasks.into_iter().map(|(task, has_dependents)| (task.id.clone(), (task, has_dependents))).collect();
-    let (mut finished, mut counted) = (Vec::with_capacity(answers.len()), Vec::new());
+async fn finish(tx: &mut Tx<'_>, answers: &[(&EventActor, &Finish)]) -> Result<Vec<Result<(), TaskError>>, TaskError> {
+    let (now, ids) = (tx.now(), answers.iter().map(|(_, one)| &one.answer.id).collect::<BTreeSet<_>>());
+    let tasks = tx.held_tasks(&ids).await?;
+    let mut tasks: HashMap<&TaskId, (Task, bool)> =
+        tasks.into_iter().filter_map(|(task, has)| Some((*ids.get(&task.id)?, (task, has)))).collect();
+    let (mut finished, mut counted) = (Vec::with_capacity(answers.len()), Vec::with_capacity(answers.len()));
     for (actor, one) in answers {
         tx.act_for(Some(actor));
         let Answer { id, by, output, .. } = &one.answer;
@@ -196,7 +193,7 @@ async fn finish(
             continue;
         };
         finished.push(match task.apply(Command::Finish(by.clone(), output.clone()), now) {
-            Err(Refused::Repeated) => Ok(task.clone()),
+            Err(Refused::Repeated) => Ok(()),
             Err(reason) => {
                 let refused = refuse_late(tx, task, by, reason, LateAnswer::Output(output.clone())).await;
                 refused.and_then(Verdict::into_result)
@@ -204,7 +201,7 @@ async fn finish(
             Ok(event) => {
                 tx.append(event);
                 counted.push(*one);
-                Ok(task.clone())
+                Ok(())
             }
         });
     }

@@ -17,7 +17,7 @@ use crate::{
     policy::{Permit, Read},
     run::RunId,
     session::SessionId,
-    task::{Attempt, Failure, Holder, State, Summary, Task, TaskId, WorkerId},
+    task::{Attempt, Failure, Holder, NewTask, State, Summary, Task, TaskId, WorkerId},
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
@@ -54,6 +54,18 @@ static COMPLETE: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", 
 const RUN_GOES_ON: &str = "coalesce((select run.state from run
      where run.namespace = task.namespace and run.id = task.run), 'running') = 'running'";
 
+/// The columns that [`held_from_row`] reads, of tasks by a condition on their id.
+macro_rules! select_held {
+    ($which:literal) => {
+        concat!(
+            "select id, run, state, attempt, worker, session, epoch, exists (select 1 from dependency
+                where dependency.namespace = task.namespace and dependency.depends_on = task.id)
+             from task where namespace = $1 and id ",
+            $which
+        )
+    };
+}
+
 /// The tasks that depend on one.
 const DEPENDENTS: &str = "select task from dependency where namespace = $1 and depends_on = $2";
 
@@ -63,24 +75,17 @@ impl Tx<'_> {
         self.first(TABLE.load(), values![self.namespace(), &id.0], from_row).await.doing("load a task")
     }
 
-    /// The tasks of these names, each once and in any order, and whether others depend on them.
-    pub(crate) async fn tasks_with_dependents(
-        &mut self,
-        ids: &BTreeSet<&TaskId>,
-    ) -> Result<Vec<(Task, bool)>, DbError> {
-        const HAS_DEPENDENTS: &str = "exists (select 1 from dependency
-            where dependency.namespace = task.namespace and dependency.depends_on = task.id)";
-        static LOAD: LazyLock<String> = LazyLock::new(|| TABLE.select_and(HAS_DEPENDENTS, "id = $2"));
-        let read = |row: &Row<'_>| Ok((from_row(row)?, row.next()?));
+    /// The tasks of these names in any order, as [`held_from_row`] reads them, and whether others depend on them.
+    pub(crate) async fn held_tasks(&mut self, ids: &BTreeSet<&TaskId>) -> Result<Vec<(Task, bool)>, DbError> {
         if ids.len() < 2 || self.sql.answers_at_once() {
-            let namespace = self.namespace();
+            let (sql, namespace) = (select_held!("= $2"), self.namespace());
             let keys = ids.iter().map(|id| [namespace.into(), Value::from(&id.0)]);
-            let tasks = self.first_of_each(&LOAD, keys, read).await.doing("load tasks")?;
+            let tasks = self.first_of_each(sql, keys, held_from_row).await.doing("load tasks")?;
             return Ok(tasks.into_iter().flatten().collect());
         }
-        let sql = TABLE.select_and(HAS_DEPENDENTS, &format!("id {}", self.sql.any(2)));
         let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
-        self.all(&sql, values![self.namespace(), names], read).await.doing("load tasks")
+        let sql = select_held!("= any($2)");
+        self.all(sql, values![self.namespace(), names], held_from_row).await.doing("load tasks")
     }
 
     /// The tasks of a queue that have been due the longest, at most so many; and of these sessions, those that are
@@ -485,12 +490,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let due = || due.map(Timestamp).ok_or("a task without a time");
     let state = match state.unwrap_or_default() {
         "pending" => State::Pending { due: due()?, waiting_for },
-        "in_progress" => {
-            let worker = WorkerId(worker.ok_or("a task in progress without a worker")?);
-            // Those of older programs have none.
-            let session = SessionId(session.unwrap_or_default());
-            State::InProgress(Holder { worker, session })
-        }
+        "in_progress" => in_progress(worker, session)?,
         "completed" => State::Completed(result()?),
         "failed" => State::Failed(failure_from_json(&result()?)?),
         "blocked" => State::Blocked(TaskId(result()?.parse()?)),
@@ -515,6 +515,33 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         retry_delay,
         allow_failure,
     })
+}
+
+/// What an answer needs of a task, with whether others depend on it: who holds it, and in which attempt. All else is left
+/// as it would be in a task without anything, because to read a column takes time, and workers answer all the time.
+fn held_from_row(row: &Row<'_>) -> Result<(Task, bool), Cause> {
+    let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
+    let (state, attempt) = (row.next_text()?.unwrap_or_default(), row.next::<i64>()?.try_into()?);
+    let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
+    let (epoch, has_dependents) = (row.next()?, row.next()?);
+    let state = match state {
+        "pending" => State::Pending { due: Timestamp(0), waiting_for: 0 },
+        "in_progress" => in_progress(worker, session)?,
+        "completed" => State::Completed(Json::null()),
+        "failed" => State::Failed(Failure { error: String::new(), output: Json::null() }),
+        "blocked" => State::Blocked(TaskId(String::new())),
+        "cancelled" => State::Cancelled,
+        other => return Err(unknown_state(other)),
+    };
+    let bare = Task::new(NewTask::new(id, String::new(), Json::null()), 0, 0, Timestamp(0));
+    Ok((Task { run, epoch, attempt, state, ..bare }, has_dependents))
+}
+
+fn in_progress(worker: Option<String>, session: Option<String>) -> Result<State, Cause> {
+    let worker = WorkerId(worker.ok_or("a task in progress without a worker")?);
+    // Those of older programs have none.
+    let session = SessionId(session.unwrap_or_default());
+    Ok(State::InProgress(Holder { worker, session }))
 }
 
 /// An error alone is a string. One with an output is an object of both.

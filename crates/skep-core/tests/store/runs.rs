@@ -261,7 +261,7 @@ async fn an_answer_for_a_deleted_run_does_not_count_for_one_of_the_same_name() {
         let (former, _) = gone_and_remade(&app).await;
         let task = claim(&app, NOW).await.unwrap();
         assert_eq!((&task.id, task.attempt, former.attempt), (&id("a"), 1, 1), "attempts are counted anew");
-        for refused in [finish(&app, &former).await, fail(&app, &former, false).await] {
+        for refused in [finish(&app, &former).await, fail(&app, &former, false).await.map(drop)] {
             assert!(matches!(refused, Err(TaskError::Refused(Refused::NotHeld))), "{refused:?}");
         }
         finish(&app, &task).await.unwrap();
@@ -302,7 +302,7 @@ async fn nothing_is_added_to_a_run_that_is_being_deleted() {
         let deletion = app.begin_deletion(&permit(), &run_id("r")).await.unwrap();
         loop {
             let last = all_events(&app, &permit().to_read()).await.last().map(|last| last.number);
-            for late in [finish(&app, &held).await, fail(&app, &held, true).await] {
+            for late in [finish(&app, &held).await, fail(&app, &held, true).await.map(drop)] {
                 assert!(matches!(late, Err(TaskError::Unknown(_))), "{late:?}");
             }
             for task in [None, Some(&id("a"))] {

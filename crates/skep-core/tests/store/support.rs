@@ -182,7 +182,7 @@ pub(crate) async fn claim(app: &Hub, at: Timestamp) -> Option<Task> {
     app.at(at).claim(&permit(), "q", &holder("w")).await.unwrap()
 }
 
-pub(crate) async fn finish(app: &Hub, task: &Task) -> Result<Task, TaskError> {
+pub(crate) async fn finish(app: &Hub, task: &Task) -> Result<(), TaskError> {
     app.finish(&permit(), &task.id, attempt(task), json!({ "by": task.attempt }), Vec::new()).await
 }
 

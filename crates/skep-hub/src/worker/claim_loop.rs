@@ -95,13 +95,13 @@ impl ClaimLoop {
     async fn perform(&self, task: Task) -> Result<Option<Task>, WorkError> {
         let Some(attempt) = task.held() else { return Ok(None) };
         let outputs = Outputs::new(self.pool.outputs.clone(), task.name());
-        let Answered { task, next } = match self.attempt(&task, &outputs).await? {
+        let Answered { answer, next } = match self.attempt(&task, &outputs).await? {
             Attempted::Stopped => return Ok(None),
             Attempted::Answered(output) => {
                 let mut answered = self.answer(&task.id, &attempt, output.into(), &outputs).await;
                 // An answer that the store does not take will not be smaller the next time.
-                if let Err(TaskError::Invalid(error)) = &answered.task {
-                    answered.task = self.fail(&task.id, &attempt, error.to_string().into(), false).await;
+                if let Err(TaskError::Invalid(error)) = &answered.answer {
+                    answered.answer = self.fail(&task.id, &attempt, error.to_string().into(), false).await;
                 }
                 answered
             }
@@ -112,11 +112,11 @@ impl ClaimLoop {
                     Err(TaskError::Invalid(_)) => self.fail(&task.id, &attempt, error.into(), retry).await,
                     other => other,
                 };
-                Answered { task: failed, next: None }
+                Answered { answer: failed, next: None }
             }
         };
-        match task {
-            Ok(_) => Ok(next),
+        match answer {
+            Ok(()) => Ok(next),
             // Somebody took the run over meanwhile, and the store has kept what we said; or the run was deleted.
             Err(TaskError::Refused(_) | TaskError::Unknown(_)) => Ok(next),
             Err(error) => Err(WorkError::of(error)),
@@ -130,18 +130,18 @@ impl ClaimLoop {
         let artefacts = || self.artefacts(outputs);
         if self.stop.is_cancelled() {
             let finish = || app.finish(permit, id, by.clone(), output.clone(), artefacts());
-            return Answered { task: PATIENCE.ask(finish).await, next: None };
+            return Answered { answer: PATIENCE.ask(finish).await, next: None };
         }
         let both = || {
             let (id, by, output) = (id.clone(), by.clone(), output.clone());
             app.finish_and_claim(permit, app::Answer { id, by, output, artefacts: artefacts() }, &self.queue, &holder)
         };
-        PATIENCE.ask(both).await.unwrap_or_else(|error| Answered { task: Err(error), next: None })
+        PATIENCE.ask(both).await.unwrap_or_else(|error| Answered { answer: Err(error), next: None })
     }
 
-    async fn fail(&self, id: &TaskId, by: &Attempt, failure: Failure, retry: bool) -> Result<Task, TaskError> {
+    async fn fail(&self, id: &TaskId, by: &Attempt, failure: Failure, retry: bool) -> Result<(), TaskError> {
         let (app, permit) = (&self.pool.app, &self.pool.permit);
-        PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await
+        PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await.map(drop)
     }
 
     async fn attempt(&self, task: &Task, outputs: &Outputs) -> Result<Attempted, WorkError> {

@@ -64,7 +64,7 @@ pub(super) fn told<T: Debug, E: std::fmt::Display>(result: Result<T, E>) -> Stri
 }
 
 /// The same of several.
-pub(super) fn each(results: Vec<Result<Task, TaskError>>) -> Vec<String> {
+pub(super) fn each(results: Vec<Result<(), TaskError>>) -> Vec<String> {
     results.into_iter().map(told).collect()
 }
 
@@ -444,11 +444,11 @@ impl Model {
         Ok(task)
     }
 
-    fn finish(&mut self, id: &TaskId, by: &Attempt, now: Timestamp) -> Result<Task, TaskError> {
+    fn finish(&mut self, id: &TaskId, by: &Attempt, now: Timestamp) -> Result<(), TaskError> {
         let output = output(by);
         match self.command(id, Command::Finish(by.clone(), output.clone()), now) {
-            Err(TaskError::Refused(Refused::Repeated)) => Ok(self.tasks[id].clone()),
-            said => self.note_late(id, by, said, LateAnswer::Output(output), now),
+            Err(TaskError::Refused(Refused::Repeated)) => Ok(()),
+            said => self.note_late(id, by, said, LateAnswer::Output(output), now).map(drop),
         }
     }
 

@@ -100,7 +100,7 @@ impl Op {
             }
             Op::FinishAndClaim(id, by, queue, holder) => {
                 match app.finish_and_claim(&permit, answer((id, by)), &queue, &holder).await {
-                    Ok(both) => return vec![told(both.task), told(Ok::<_, TaskError>(both.next))],
+                    Ok(both) => return vec![told(both.answer), told(Ok::<_, TaskError>(both.next))],
                     Err(error) => told(Err::<(), _>(error)),
                 }
             }
