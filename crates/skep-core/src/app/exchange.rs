@@ -15,8 +15,7 @@ use crate::{
     event::EventActor,
     limits::{Invalid, OUTPUT_BYTES_MAX, check_count, check_json, check_name},
     policy::Permit,
-    session::SessionId,
-    task::{Attempt, Command, Holder, LateAnswer, Refused, Task, TaskId, WorkerId},
+    task::{Attempt, Command, Holder, LateAnswer, Refused, Task, TaskId},
 };
 
 /// Tasks that a worker claims at once, at most.
@@ -237,8 +236,9 @@ impl Claim {
 #[derive(Default)]
 struct Queue<'a> {
     wanted: usize,
-    sessions: BTreeSet<&'a SessionId>,
-    registered: HashMap<SessionId, WorkerId>,
+    holders: Vec<&'a Holder>,
+    /// Of each holder, whether it may claim.
+    may_claim: std::vec::IntoIter<bool>,
     ready: std::vec::IntoIter<Task>,
 }
 
@@ -249,18 +249,16 @@ async fn claim(tx: &mut Tx<'_>, claims: &[(&EventActor, &Claim)]) -> Result<Vec<
     for (_, claim) in claims {
         let queue = queues.entry(&claim.queue).or_default();
         queue.wanted += claim.count;
-        queue.sessions.insert(&claim.holder.session);
+        queue.holders.push(&claim.holder);
     }
     for (name, queue) in &mut queues {
-        let (ready, registered) = tx.ready_tasks(name, queue.wanted, &queue.sessions).await?;
-        (queue.ready, queue.registered) = (ready.into_iter(), registered);
+        let (ready, may_claim) = tx.ready_tasks(name, queue.wanted, &queue.holders).await?;
+        (queue.ready, queue.may_claim) = (ready.into_iter(), may_claim.into_iter());
     }
     let mut claimed = Vec::with_capacity(claims.len());
     for (actor, claim) in claims {
         tx.act_for(Some(actor));
-        let queue = queues
-            .get_mut(&*claim.queue)
-            .filter(|queue| queue.registered.get(&claim.holder.session) == Some(&claim.holder.worker));
+        let queue = queues.get_mut(&*claim.queue).and_then(|queue| queue.may_claim.next()?.then_some(queue));
         let mut tasks: Vec<Task> =
             queue.map_or_else(Vec::new, |queue| queue.ready.by_ref().take(claim.count).collect());
         for task in &mut tasks {

@@ -88,14 +88,14 @@ impl Tx<'_> {
         self.all(sql, values![self.namespace(), names], held_from_row).await.doing("load tasks")
     }
 
-    /// The tasks of a queue that have been due the longest, at most so many; and of these sessions, those that are
-    /// registered with a known hub, with their workers.
+    /// The tasks of a queue that have been due the longest, at most so many; and for each of these holders, whether its
+    /// session is registered, is its worker's, and belongs to a known hub.
     pub(crate) async fn ready_tasks(
         &mut self,
         queue: &str,
         count: usize,
-        sessions: &BTreeSet<&SessionId>,
-    ) -> Result<(Vec<Task>, HashMap<SessionId, WorkerId>), DbError> {
+        holders: &[&Holder],
+    ) -> Result<(Vec<Task>, Vec<bool>), DbError> {
         static READY: LazyLock<String> = LazyLock::new(|| {
             TABLE.select(&format!(
                 "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3 and {RUN_GOES_ON}
@@ -104,19 +104,26 @@ impl Tx<'_> {
         });
         let (namespace, now, count) = (self.namespace(), self.now().0, i64::try_from(count).unwrap_or(i64::MAX));
         let ready = Select { sql: &READY, values: values![namespace, queue, now, count], read: from_row };
-        let names: Vec<&str> = sessions.iter().map(|session| session.0.as_str()).collect();
-        let (equals, names) = match *names {
-            [name] => ("= $2".to_owned(), Value::from(name)),
-            _ => (self.sql.any(2), names.into()),
-        };
-        let sql = format!(
-            "select session.id, session.worker from session join hub on hub.id = session.hub
-             where session.namespace = $1 and session.id {equals}"
-        );
-        let read = |row: &Row<'_>| Ok((SessionId(row.next()?), WorkerId(row.next()?)));
-        let registered = Select { sql: &sql, values: &[namespace.into(), names], read };
+        if self.sql.answers_at_once() {
+            let ready = self.all(ready.sql, ready.values, ready.read).await.doing("find ready tasks")?;
+            let sql = "select session.worker = $1 from session join hub on hub.id = session.hub
+                 where session.namespace = $2 and session.id = $3";
+            let each = holders
+                .iter()
+                .map(|holder| [Value::from(&holder.worker.0), namespace.into(), (&holder.session.0).into()]);
+            let is_holders = self.first_of_each(sql, each, |row| row.next::<bool>()).await;
+            let is_holders = is_holders.doing("find the sessions of workers")?;
+            return Ok((ready, is_holders.into_iter().map(|is_holders| is_holders.unwrap_or(false)).collect()));
+        }
+        let sql = "select session.id, session.worker from session join hub on hub.id = session.hub
+             where session.namespace = $1 and session.id = any($2)";
+        let sessions: Vec<&str> = holders.iter().map(|holder| holder.session.0.as_str()).collect();
+        let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next::<String>()?));
+        let registered = Select { sql, values: values![namespace, sessions], read };
         let (ready, registered) = self.both(ready, registered).await.doing("find ready tasks")?;
-        Ok((ready, registered.into_iter().collect()))
+        let workers: HashMap<String, String> = registered.into_iter().collect();
+        let is_holders = |holder: &&Holder| workers.get(&holder.session.0) == Some(&holder.worker.0);
+        Ok((ready, holders.iter().map(is_holders).collect()))
     }
 
     /// Tasks by a condition on their namespace, which is `$1`, and others.
