@@ -272,12 +272,21 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) fn push(&mut self, write: Box<dyn Write>) {
-        match self.queues.get_mut(write.namespace()) {
-            Some(queue) => queue.push_back(write),
-            None => {
-                let namespace = write.namespace().clone();
+        self.extend(once(write));
+    }
+
+    pub(super) fn extend(&mut self, writes: impl IntoIterator<Item = Box<dyn Write>>) {
+        let mut writes = writes.into_iter().peekable();
+        while let Some(first) = writes.next() {
+            let namespace = first.namespace().clone();
+            let queue = self.queues.entry(namespace.clone()).or_insert_with(|| {
                 self.turns.push_back(namespace.clone());
-                self.queues.insert(namespace, VecDeque::from([write]));
+                VecDeque::new()
+            });
+            queue.push_back(first);
+            // Most of those that come at the same time are of one namespace.
+            while let Some(next) = writes.next_if(|next| *next.namespace() == namespace) {
+                queue.push_back(next);
             }
         }
     }

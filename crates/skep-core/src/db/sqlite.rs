@@ -270,11 +270,10 @@ impl Intake {
     }
 
     fn take_in(&mut self) {
-        for write in self.inbox.take() {
-            match &self.stopped {
-                Some(error) => write.answer(Err(error.clone())),
-                None => self.queues.push(write),
-            }
+        let writes = self.inbox.take();
+        match &self.stopped {
+            Some(error) => writes.into_iter().for_each(|write| write.answer(Err(error.clone()))),
+            None => self.queues.extend(writes),
         }
     }
 
