@@ -376,6 +376,8 @@ impl Readers {
 
 impl Reading {
     fn read_in_turn(&self, mut connection: Connection) {
+        // Reads the schema, for which the first read would have to wait: about a millisecond.
+        let _ = connection.prepare("select 1 from sqlite_schema");
         let next = || self.queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         while let Some(Job::Do(read)) = next() {
             read(&mut connection);
