@@ -65,9 +65,18 @@ pub fn all(parts: Parts) -> Vec<Tool> {
 
 #[cfg(test)]
 mod tests {
-    use skep_tools::{parts::SHARING, sandboxed::SandboxOnDemand};
+    use skep_tools::{
+        parts::{SANDBOXED, SHARING},
+        sandboxed::SandboxOnDemand,
+    };
 
     use super::*;
+
+    #[test]
+    fn the_tools_that_are_said_to_run_in_a_sandbox_are_there() {
+        let tools = all(Parts::new(SandboxOnDemand::new(Default::default())));
+        assert!(SANDBOXED.iter().all(|name| tools.iter().any(|tool| tool.name == *name)));
+    }
 
     #[test]
     fn the_tools_that_share_are_those_that_take_a_task() {

@@ -45,6 +45,9 @@ impl Parts {
     }
 }
 
+/// The tools that run in a sandbox, whatever their arguments are.
+pub const SANDBOXED: [&str; 2] = ["bash", "execute_generated_code"];
+
 /// The tools that work on what agents share, and so need a store, at least with some arguments.
 pub const SHARING: [&str; 23] = [
     "ack_messages",

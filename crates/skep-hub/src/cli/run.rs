@@ -162,6 +162,7 @@ pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<
     let id = new_run_id();
     let directory = store.home.hold(&id)?;
     let swarm = Swarm::of(&store, &workspace, directory.outputs())?;
+    let _starting = swarm.start_sandbox(&plan);
     swarm.submit(&id, &plan, &workspace).await?;
     let follow = Follow::new(&store.app, &store.permit.to_read(), &id);
     Work { store, swarm, id, plan, workspace, directory, follow }.show(&output).await

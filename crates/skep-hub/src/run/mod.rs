@@ -36,8 +36,8 @@ use skep_core::{
     task::{NewTask, Summary, TaskId, WorkerId},
 };
 use skep_plan::{Plan, Role, Step};
-use skep_tools::workspace::Dir;
-use tokio::sync::mpsc;
+use skep_tools::{parts::SANDBOXED, sandboxed::SandboxOnDemand, workspace::Dir};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -65,6 +65,8 @@ pub struct Swarm {
     pub agents: Agents,
     /// Who wants to see what commands print while they run.
     pub watcher: Option<mpsc::Sender<Printed>>,
+    /// Where commands run, unless hubs are asked to run them.
+    pub sandbox: Option<SandboxOnDemand>,
 }
 
 /// Why a run could not be worked on. What it has done so far is kept.
@@ -105,12 +107,12 @@ impl Swarm {
     pub fn of(store: &Store, workspace: &Dir, outputs: &Dir) -> anyhow::Result<Swarm> {
         let settings = &store.settings;
         let hub = Hub::new(settings, Some(store.clone()), Callers::Process, workspace, outputs);
-        let executor = match settings.hubs.as_slice() {
-            [] => Executor::Local(hub.calls),
+        let (executor, sandbox) = match settings.hubs.as_slice() {
+            [] => (Executor::Local(hub.calls), Some(hub.sandbox)),
             urls => {
                 let token = settings.token()?.map(|token| token.reveal().to_owned());
                 let hubs = Arc::new(Hubs::new(urls, token)?);
-                Executor::Hubs { hubs, fallback: hub.calls }
+                (Executor::Hubs { hubs, fallback: hub.calls }, None)
             }
         };
         Ok(Swarm {
@@ -119,7 +121,22 @@ impl Swarm {
             executor: Arc::new(executor),
             agents: settings.agents,
             watcher: None,
+            sandbox,
         })
+    }
+
+    /// Start the sandbox, if a task that waits for no other runs in it: that takes about as long as to write the run down.
+    /// Nobody need wait for it. Should it fail, the task hears why when it needs the sandbox.
+    pub fn start_sandbox(&self, plan: &Plan) -> JoinSet<()> {
+        let mut starting = JoinSet::new();
+        let is_first = |step: &&Step| step.depends_on.is_empty() && step.when.is_none();
+        if let Some(sandbox) = &self.sandbox
+            && plan.tasks.iter().filter(is_first).any(|step| SANDBOXED.contains(&&*step.tool))
+        {
+            let sandbox = sandbox.clone();
+            starting.spawn(async move { drop(sandbox.get().await) });
+        }
+        starting
     }
 
     /// Put a plan into the store as a run with its tasks.
