@@ -22,6 +22,7 @@ pub mod schema;
 pub mod search;
 pub mod shared;
 pub mod size;
+pub mod time;
 pub mod tool;
 pub mod value;
 pub mod workspace;

@@ -5,10 +5,10 @@ pub mod claims;
 mod conflict;
 pub mod files;
 
+pub use crate::time::rfc3339 as time;
 use crate::{error::ToolError, workspace::Context};
 use serde_json::Map;
 use skep_core::{
-    Timestamp,
     app::App,
     db::DbError,
     limits::Invalid,
@@ -58,9 +58,4 @@ pub fn store_failed(error: DbError) -> ToolError {
             ToolError::failed(message)
         }
     }
-}
-
-/// A time of the store, in RFC 3339.
-pub fn time(at: Timestamp) -> String {
-    jiff::Timestamp::from_microsecond(at.0).unwrap_or_default().to_string()
 }

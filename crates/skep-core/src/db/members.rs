@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Timestamp,
-    limits::{INBOX_MAX, MEMBER_KEPT, MEMBERS_MAX},
+    limits::{INBOX_MAX, MEMBER_KEPT, MEMBERS_MAX, PAGE_MAX},
     member::{Member, Unread},
     policy::{Permit, Read},
 };
@@ -93,6 +93,21 @@ impl Db {
         let sql = TABLE.select("until is not null order by id limit $2");
         self.read_in(permit.namespace(), async move |db, namespace| {
             db.all(&sql, values![namespace, page(MEMBERS_MAX)], from_row).await.doing("read the members")
+        })
+        .await
+    }
+
+    /// Where in the permit's team an agent of this name is a member, present or away: the names of workspaces, empty for the team
+    /// itself. At most [`PAGE_MAX`].
+    pub async fn memberships(&self, permit: &Permit<Read>, name: &str) -> Result<Vec<(String, Member)>, DbError> {
+        let sql = "select n.workspace, m.id, m.principal, m.role, m.joined, m.ttl, m.until, m.seen
+             from namespace n join member m on m.namespace = n.id
+             where n.team = $1 and m.id = $2 and m.until is not null order by n.workspace limit $3";
+        let (team, name) = (permit.actor().team.clone(), name.to_owned());
+        let read = |row: &Row<'_>| Ok((row.next::<String>()?, from_row(row)?));
+        self.read(async move |db| {
+            let values = values![&*team.team, &name, page(PAGE_MAX)];
+            db.all(sql, values, read).await.doing("read where an agent is a member")
         })
         .await
     }

@@ -23,7 +23,6 @@ mod report;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use archive::{Archive, DeleteError, bytes_in};
-pub(crate) use report::rfc3339;
 pub use report::{Report, TaskReport};
 use serde_json::{Value, json};
 use skep_core::{
@@ -36,6 +35,7 @@ use skep_core::{
     task::{NewTask, Summary, TaskId, WorkerId},
 };
 use skep_plan::{Plan, Role, Step};
+pub(crate) use skep_tools::time::rfc3339;
 use skep_tools::{parts::SANDBOXED, sandboxed::SandboxOnDemand, workspace::Dir};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;

@@ -28,7 +28,7 @@ use skep_plan::{
     },
 };
 
-use super::{Names, RunError, store, tasks_of};
+use super::{Names, RunError, rfc3339, store, tasks_of};
 use crate::worker::Answer;
 
 /// Tasks that are read at once. An answer may have some MiB.
@@ -353,11 +353,6 @@ impl Times {
 
 fn ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.0 - from.0) as f64 / 1e3
-}
-
-/// A moment for people and programs.
-pub(crate) fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |at| at.to_string())
 }
 
 /// All that a run has left behind.

@@ -66,6 +66,8 @@ enum What {
     Members,
     /// A memory entry.
     Memory(String),
+    /// Where in the team an agent of this name is a member.
+    Agent(String),
 }
 
 /// The templates of the URIs, as `resources/templates/list` shows them.
@@ -88,6 +90,7 @@ pub(super) fn templates() -> Value {
         template("tasks://{taskId}/files", "task-files", "The files of a task, with their revisions", Some(JSON)),
         template("workspace://{taskId}/{+path}", "task-file", "The contents of a file of a task", None),
         template("collaboration://{taskId}", "task-members", "The agents that work together on a task", Some(JSON)),
+        template("agents://{agentId}/status", "agent-status", "Where an agent has joined, and is present", Some(JSON)),
         template("memory://{swarmId}/{+key}", "memory", "What a swarm or a task remembers under a key", Some(JSON)),
     ])
 }
@@ -104,6 +107,7 @@ impl Resource {
             ("tasks", Some("logs")) => What::Logs,
             ("tasks", Some("files")) => What::Files,
             ("workspace", Some(path)) => What::File(FilePath::new(&decoded(path)?).ok()?),
+            ("agents", Some("status")) => What::Agent(decoded(workspace)?),
             ("collaboration", None) => What::Members,
             ("memory", Some(key)) if !key.is_empty() => What::Memory(decoded(key)?),
             _ => return None,
@@ -114,6 +118,9 @@ impl Resource {
 
     /// A caller's right to read in the workspace.
     fn permit(&self, permit: &Permit<Read>) -> Result<Permit<Read>, ErrorObject> {
+        if let What::Agent(_) = &self.what {
+            return Ok(permit.clone());
+        }
         permit.within(Some(&self.workspace), None).map_err(|error| invalid(error.to_string()))
     }
 
@@ -157,7 +164,7 @@ impl Resource {
             What::Logs => of(&["step.logged"]),
             What::Files => of(&["file.written", "file.deleted"]),
             What::File(path) => about("file", path.as_str()),
-            What::Members => of(&["member.joined", "member.left"]),
+            What::Members | What::Agent(_) => of(&["member.joined", "member.left"]),
             What::Memory(key) => about("memory", key),
         }
     }
@@ -192,6 +199,11 @@ impl Watchers {
         app: &App,
         permit: &Permit<Read>,
     ) -> Result<Watch, ErrorObject> {
+        if let What::Agent(_) = &resource.what {
+            let message =
+                "an agent\'s status is of many workspaces, and cannot be watched; watch collaboration://{taskId}";
+            return Err(invalid(message.to_owned()));
+        }
         let name = (permit.namespace().clone(), uri);
         if let Some(watcher) = self.by_name().get(&name).and_then(Weak::upgrade) {
             return Ok(Box::new(watcher));
@@ -274,6 +286,19 @@ async fn shown(what: &What, app: &App, permit: &Permit<Read>) -> Result<Option<V
                 "value": entry.value,
             }),
         },
+        What::Agent(name) => {
+            let all = app.db.memberships(permit, name).await?;
+            if all.is_empty() {
+                return Ok(None);
+            }
+            let workspaces = all.iter().map(|(workspace, member)| {
+                let mut shown = of_member(member, now);
+                shown["task_id"] = Some(workspace.as_str()).filter(|workspace| !workspace.is_empty()).into();
+                shown
+            });
+            let is_present = all.iter().any(|(_, member)| member.is_present(now));
+            json!({ "agent_id": name, "is_present": is_present, "workspaces": workspaces.collect::<Value>() })
+        }
         What::File(_) => return Ok(None),
     }))
 }
@@ -358,6 +383,7 @@ mod tests {
         assert_eq!(of("tasks://t/logs"), in_t(What::Logs));
         assert_eq!(of("tasks://t/files"), in_t(What::Files));
         assert_eq!(of("collaboration://t"), in_t(What::Members));
+        assert_eq!(of("agents://t/status"), in_t(What::Agent("t".to_owned())));
         assert_eq!(of("workspace://t/src/a%20b.rs"), in_t(What::File(FilePath::new("src/a b.rs").unwrap())));
         assert_eq!(of("memory://t/project/context"), in_t(What::Memory("project/context".to_owned())));
         assert_eq!(of("tasks://a%2Fb/logs"), Some(("a/b".to_owned(), What::Logs)));

@@ -100,6 +100,7 @@ async fn what_agents_share_is_read_at_the_uris_of_the_templates() {
     let templates = listed["result"]["resourceTemplates"].as_array().unwrap();
     let uris: Vec<&str> = templates.iter().map(|template| template["uriTemplate"].as_str().unwrap()).collect();
     let expected = [
+        "agents://{agentId}/status",
         "collaboration://{taskId}",
         "memory://{swarmId}/{+key}",
         "tasks://{taskId}/files",
@@ -174,4 +175,25 @@ async fn whoever_watches_hears_of_changes_in_either_era() {
     shared.write("a.txt", b"two").await;
     assert_eq!(told(&stateless.next().await), updated);
     assert_eq!(session.read(uri).await["text"], "two", "and nothing before that answer");
+}
+
+#[tokio::test]
+async fn an_agents_status_is_where_it_has_joined_and_whether_it_is_present() {
+    let shared = Shared::new().await;
+    let operator: Permit = Actor::operator("local", Namespace::team("main")).permit().unwrap();
+    for task in [Some("t"), None] {
+        let permit = operator.within(task, Some("coder")).unwrap();
+        shared.app.join_workspace(&permit, Some("codes".into()), std::time::Duration::from_secs(60)).await.unwrap();
+    }
+    let mut client = shared.client().await;
+    let read = client.ask("resources/read", json!({ "uri": "agents://coder/status" })).await;
+    let text = read["result"]["contents"][0]["text"].as_str().unwrap_or_else(|| panic!("{read}"));
+    let status: Value = serde_json::from_str(text).unwrap();
+    assert_eq!((&status["agent_id"], &status["is_present"]), (&json!("coder"), &json!(true)));
+    let tasks: Vec<&Value> = status["workspaces"].as_array().unwrap().iter().map(|one| &one["task_id"]).collect();
+    assert_eq!(tasks, [&json!(null), &json!("t")]);
+    let nobody = client.ask("resources/read", json!({ "uri": "agents://nobody/status" })).await;
+    assert!(nobody["error"]["message"].as_str().unwrap().contains("no such resource"), "{nobody}");
+    let watched = client.ask("resources/subscribe", json!({ "uri": "agents://coder/status" })).await;
+    assert!(watched["error"]["message"].as_str().unwrap().contains("cannot be watched"), "{watched}");
 }
