@@ -10,7 +10,9 @@
 //! are not shown ([`hidden`]).
 
 mod hidden;
+mod in_step;
 mod outputs;
+mod seen;
 
 use std::{
     ffi::OsString,
@@ -39,6 +41,7 @@ use self::hidden::{Hidden, IsHidden};
 pub use self::{
     hidden::{BadPlaces, Secrets, is_home},
     outputs::Outputs,
+    seen::{Identity, Seen},
 };
 use crate::{error::ToolError, room::Room};
 
@@ -159,7 +162,12 @@ pub struct Dir {
     /// What of it is not shown, if there is anything.
     hidden: Option<Arc<Hidden>>,
     modes: Modes,
+    /// How the kernel finds what is below it.
+    resolve: ResolveFlags,
 }
+
+/// No path leads out of a directory.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 /// Who may read what is put into a directory.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +194,7 @@ impl Dir {
     pub fn open(path: &Path) -> io::Result<Dir> {
         let path = path.canonicalize()?;
         let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Dir { path: path.into(), fd: Arc::new(fd), hidden: None, modes: Modes::OF_USER })
+        Ok(Dir { path: path.into(), fd: Arc::new(fd), hidden: None, modes: Modes::OF_USER, resolve: BENEATH })
     }
 
     /// Open a directory, and make it if there is none.
@@ -290,6 +298,7 @@ impl Dir {
     }
 
     /// The same, if there is still what was `seen` when the file was read. Otherwise nothing is written, and `false` given back.
+    /// The user's own files keep their mode.
     ///
     /// Whoever writes by way of this type, in this process or another, has its turn for the moment between looking and writing.
     /// Others may still come between.
@@ -310,7 +319,12 @@ impl Dir {
                 file => break (temporary, File::from(file?)),
             }
         };
-        let written = self.modes.enforce(&file, self.modes.file).and_then(|()| file.write_all(bytes)).and_then(|()| {
+        let mode = seen.and_then(Seen::mode).filter(|_| !self.modes.is_exact);
+        let set_mode = match mode {
+            Some(mode) => rustix::fs::fchmod(&file, mode).map_err(io::Error::from),
+            None => self.modes.enforce(&file, self.modes.file),
+        };
+        let written = set_mode.and_then(|()| file.write_all(bytes)).and_then(|()| {
             let _turn = self.turn();
             if seen.is_some_and(|seen| Identity::at(&parent, name) != seen.identity) {
                 return Ok(false);
@@ -342,7 +356,7 @@ impl Dir {
         };
         let identity = Some(Identity::of(&rustix::fs::fstat(&file)?));
         let bytes = read_all(&file, bytes_max)?;
-        Ok((Some(bytes), Seen { identity, _file: Some(file) }))
+        Ok((Some(bytes), Seen { identity, file: Some(file) }))
     }
 
     /// A directory below this one, made if there is none; and whether it was made.
@@ -355,7 +369,8 @@ impl Dir {
             }
             fd => (fd?, false),
         };
-        Ok((Dir { path: self.path.join(path).into(), fd: Arc::new(fd), hidden: None, modes: self.modes }, is_new))
+        let (modes, resolve) = (self.modes, self.resolve);
+        Ok((Dir { path: self.path.join(path).into(), fd: Arc::new(fd), hidden: None, modes, resolve }, is_new))
     }
 
     /// Have it look used.
@@ -423,9 +438,8 @@ impl Dir {
     }
 
     fn open_any(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         loop {
-            match rustix::fs::openat2(self.fd.as_fd(), path, flags | OFlags::CLOEXEC, mode, resolve) {
+            match rustix::fs::openat2(self.fd.as_fd(), path, flags | OFlags::CLOEXEC, mode, self.resolve) {
                 Err(rustix::io::Errno::AGAIN) => continue, // somebody renamed a directory on the way
                 other => return Ok(other?),
             }
@@ -458,34 +472,6 @@ fn read_all(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
     }
     Ok(bytes)
-}
-
-/// A file when it was read, or that there was none.
-#[derive(Debug, Default)]
-pub struct Seen {
-    identity: Option<Identity>,
-    /// Kept open, so that no other file gets its number.
-    _file: Option<File>,
-}
-
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    file: (u64, u64),
-    size: i64,
-    modified: (i64, u64),
-}
-
-impl Identity {
-    fn of(stat: &rustix::fs::Stat) -> Identity {
-        Identity { file: (stat.st_dev, stat.st_ino), size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec) }
-    }
-
-    /// That of the file of this name, if there is one.
-    fn at(parent: &OwnedFd, name: &std::ffi::OsStr) -> Option<Identity> {
-        let stat = rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        Some(Identity::of(&stat))
-    }
 }
 
 /// A number that no other call in this process gets.
