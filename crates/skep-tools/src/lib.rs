@@ -13,6 +13,7 @@ pub mod diff;
 pub mod document;
 pub mod duration;
 pub mod error;
+pub mod merge;
 pub mod model;
 pub mod net;
 pub mod parts;

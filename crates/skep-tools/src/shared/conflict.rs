@@ -1,10 +1,13 @@
 //! What a caller is told whose change does not follow from what is there: enough to make it again without another call.
 
 use super::{claims::refused, files::described, store_failed};
-use crate::{diff::unified, error::ToolError};
+use crate::{
+    diff::unified,
+    error::ToolError,
+    merge::{merge, text},
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
-use similar::TextMerge;
 use skep_core::{
     app::{App, FileError},
     file::{Contents, Revision},
@@ -15,9 +18,6 @@ use skep_core::{
 
 /// Bytes of the contents that a conflict shows, and of the merged text.
 const SHOWN_MAX: usize = 64 << 10;
-/// Bytes of each of the texts that are merged, and their lines: a merge takes more time than the product of what differs.
-const MERGED_MAX: usize = 1 << 20;
-const MERGED_LINES_MAX: usize = 10_000;
 
 /// A write that was refused because the file has changed.
 pub(super) struct Conflict {
@@ -76,15 +76,12 @@ impl Conflict {
             }
             Err(_) => {}
         }
-        let texts = |before| Some((text(before)?, text(ours)?, text(bytes)?));
-        let Some((before, ours, theirs)) = before.and_then(texts) else { return };
-        let (diff, diff_truncated) = unified(before, theirs, path, path);
+        let Some(before) = before else { return };
+        let (Some(old), Some(new)) = (text(before), text(bytes)) else { return };
+        let (diff, diff_truncated) = unified(old, new, path, path);
         self.detail.insert("diff".into(), diff.into());
         self.detail.insert("diff_truncated".into(), diff_truncated.into());
-        let merge = TextMerge::from_lines(before, ours, theirs);
-        if !merge.is_conflicted() {
-            self.merged = Some(merge.to_string());
-        }
+        self.merged = merge(before, ours, bytes);
     }
 
     /// The newest revision's number.
@@ -101,12 +98,6 @@ impl Conflict {
         }
         ToolError::Conflict { message, detail }
     }
-}
-
-/// Text that is not too much to be compared.
-fn text(bytes: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MERGED_MAX)?;
-    (!text.contains('\0') && text.lines().take(MERGED_LINES_MAX + 1).count() <= MERGED_LINES_MAX).then_some(text)
 }
 
 /// Why the store did not change a file, where there is nothing to compare.
