@@ -51,6 +51,7 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(http_request::HttpRequest { client: web }),
         Tool::new(claims::ListClaims { shared: shared.clone() }),
         Tool::new(files::ListFiles { shared: shared.clone() }),
+        Tool::new(files::ListRevisions { shared: shared.clone() }),
         Tool::new(memory::MemoryDelete { shared: shared.clone() }),
         Tool::new(memory::MemoryList { shared: shared.clone() }),
         Tool::new(memory::MemoryRetrieve { shared: shared.clone() }),

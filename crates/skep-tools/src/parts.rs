@@ -49,7 +49,7 @@ impl Parts {
 pub const SANDBOXED: [&str; 2] = ["bash", "execute_generated_code"];
 
 /// The tools that work on what agents share, and so need a store, at least with some arguments.
-pub const SHARING: [&str; 23] = [
+pub const SHARING: [&str; 24] = [
     "ack_messages",
     "claim_file",
     "file_delete",
@@ -62,6 +62,7 @@ pub const SHARING: [&str; 23] = [
     "list_claims",
     "list_files",
     "list_members",
+    "list_revisions",
     "log_step",
     "memory_delete",
     "memory_list",

@@ -9,6 +9,7 @@ pub use crate::time::rfc3339 as time;
 use crate::{error::ToolError, workspace::Context};
 use serde_json::Map;
 use skep_core::{
+    Timestamp,
     app::App,
     db::DbError,
     limits::Invalid,
@@ -58,4 +59,12 @@ pub fn store_failed(error: DbError) -> ToolError {
             ToolError::failed(message)
         }
     }
+}
+
+/// A time that the caller gave.
+pub fn moment(name: &str, text: Option<String>) -> Result<Option<Timestamp>, ToolError> {
+    let Some(text) = text else { return Ok(None) };
+    let at: jiff::Timestamp =
+        text.parse().map_err(|_| ToolError::argument(name, "must be a time like 2026-05-01T12:30:00Z"))?;
+    Ok(Some(Timestamp(at.as_microsecond())))
 }

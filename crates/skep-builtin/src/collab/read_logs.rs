@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use skep_core::{
-    Timestamp,
     limits::PAGE_MAX,
     page::Start,
     policy::Read,
@@ -12,7 +11,7 @@ use skep_core::{
 };
 use skep_tools::{
     error::ToolError,
-    shared::{Shared, time},
+    shared::{Shared, moment, time},
     tool::{Annotations, BuiltIn},
     workspace::Context,
 };
@@ -124,12 +123,4 @@ fn logged(step: Step) -> Result<Logged, ToolError> {
     let Step { number, at, principal, agent, level, message, data } = step;
     let data = data.as_ref().map(value).transpose()?;
     Ok(Logged { sequence: number, at: time(at), principal, agent_id: agent, level: level.into(), message, data })
-}
-
-/// A time that the caller gave.
-fn moment(name: &str, text: Option<String>) -> Result<Option<Timestamp>, ToolError> {
-    let Some(text) = text else { return Ok(None) };
-    let at: jiff::Timestamp =
-        text.parse().map_err(|_| ToolError::argument(name, "must be a time like 2026-05-01T12:30:00Z"))?;
-    Ok(Some(Timestamp(at.as_microsecond())))
 }

@@ -71,7 +71,10 @@ pub(crate) struct Answer {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct Entry {
+pub(super) struct Entry {
+    /// Of which file, where the revisions are those of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<String>,
     /// Its number.
     revision: u64,
     /// The revision that its author had seen, 0 if there was none; null if the author did not say.
@@ -80,12 +83,15 @@ struct Entry {
     sha256: Option<String>,
     /// Bytes of the file.
     size: u64,
-    /// Who wrote it.
+    /// Who wrote it; null if that is not known, because the file was changed in the workspace's directory.
     author: Option<String>,
     /// Which of the author's agents.
     agent: Option<String>,
     /// When, in RFC 3339.
     at: String,
+    /// The token of somebody else's claim on the file, where it was changed in the workspace's directory all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bypassed_claim: Option<i64>,
     /// What it changed. Not given if that was not asked for, if one of the two is no text or not kept any more, or if
     /// the answer has enough of it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,9 +145,10 @@ async fn diff_of(app: &App, permit: &Permit<Read>, revision: &Revision) -> Resul
     diff.map(Some).map_err(|error| ToolError::failed(format!("the revisions cannot be compared: {error}")))
 }
 
-fn entry(revision: Revision, diff: Option<String>) -> Entry {
-    let Revision { number, base, sha256, size, author, at, .. } = revision;
+pub(super) fn entry(revision: Revision, diff: Option<String>) -> Entry {
+    let Revision { number, base, sha256, size, author, at, bypassed, .. } = revision;
     Entry {
+        path: None,
         revision: number,
         base_revision: base,
         sha256,
@@ -149,6 +156,7 @@ fn entry(revision: Revision, diff: Option<String>) -> Entry {
         agent: author.as_ref().and_then(|author| Some(author.agent.as_ref()?.to_string())),
         author: author.map(|author| author.principal.to_string()),
         at: time(at),
+        bypassed_claim: bypassed.map(|token| token.0),
         diff,
     }
 }

@@ -11,6 +11,7 @@ mod delete;
 mod edit;
 mod history;
 mod list;
+mod list_revisions;
 mod read;
 mod stored;
 #[cfg(test)]
@@ -27,8 +28,8 @@ use skep_tools::{
 };
 
 pub(super) use self::{
-    delete::FileDelete, edit::FileEdit, history::FileHistory, list::ListFiles, read::FileRead, walk::matching,
-    write::FileWrite,
+    delete::FileDelete, edit::FileEdit, history::FileHistory, list::ListFiles, list_revisions::ListRevisions,
+    read::FileRead, walk::matching, write::FileWrite,
 };
 
 /// Bytes of a file that is written or edited.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skep_core::limits::FILE_BYTES_MAX;
 use skep_tools::error::ToolError;
 
-use super::{FileDelete, FileEdit, FileHistory, FileRead, FileWrite, ListFiles};
+use super::{FileDelete, FileEdit, FileHistory, FileRead, FileWrite, ListFiles, ListRevisions};
 use skep_tools::shared::Shared;
 
 use crate::{
@@ -36,6 +36,7 @@ impl Workspace {
             "file_edit" => call(FileEdit::new(shared), fixture, arguments).await,
             "file_delete" => call(FileDelete { shared }, fixture, arguments).await,
             "file_history" => call(FileHistory { shared }, fixture, arguments).await,
+            "list_revisions" => call(ListRevisions { shared }, fixture, arguments).await,
             "list_files" => call(ListFiles { shared }, fixture, arguments).await,
             "claim_file" => call(ClaimFile { shared }, fixture, arguments).await,
             other => panic!("{other}"),
@@ -280,4 +281,33 @@ async fn bad_paths_and_contradictions_are_told_by_their_argument() {
     assert!(alone.to_string().contains("task_id"), "{alone}");
     let no_store = call(FileRead::default(), &w.fixture, json!({"path": "a", "task_id": "t"})).await.unwrap_err();
     assert_eq!(no_store.code(), "unavailable");
+}
+
+#[tokio::test]
+async fn the_revisions_of_all_files_are_listed_by_whom_where_and_since_when() {
+    let workspace = Workspace::new().await;
+    for (agent, path) in [("ann", "src/a"), ("bob", "src/b"), ("ann", "doc")] {
+        workspace.ok("file_write", json!({ "path": path, "content": agent, "agent_id": agent })).await;
+    }
+    workspace.ok("file_delete", json!({ "path": "src/b", "agent_id": "ann" })).await;
+    let list = async |arguments: Value| {
+        let answer = workspace.ok("list_revisions", arguments).await;
+        let of = |entry: &Value| format!("{} {}", entry["path"].as_str().unwrap(), entry["revision"]);
+        let all: Vec<String> = answer["revisions"].as_array().unwrap().iter().map(of).collect();
+        (all, answer)
+    };
+    let (all, answer) = list(json!({})).await;
+    assert_eq!(all, ["src/b 2", "doc 1", "src/b 1", "src/a 1"]);
+    assert_eq!((&answer["revisions"][0]["sha256"], &answer["revisions"][0]["agent"]), (&Value::Null, &json!("ann")));
+    assert_eq!(list(json!({ "path": "src/" })).await.0, ["src/b 2", "src/b 1", "src/a 1"]);
+    assert_eq!(list(json!({ "by": "bob" })).await.0, ["src/b 1"]);
+    assert_eq!(list(json!({ "by": "test" })).await.0.len(), 4, "the principal of all");
+    assert_eq!(list(json!({ "since": "2999-01-01T00:00:00Z" })).await.0.len(), 0);
+    let (first, answer) = list(json!({ "limit": 3 })).await;
+    let (rest, _) = list(json!({ "before": answer["next"] })).await;
+    assert_eq!([first, rest].concat(), all);
+    for wrong in [json!({ "before": "x" }), json!({ "since": "yesterday" }), json!({ "path": "../x" })] {
+        let error = workspace.call("list_revisions", wrong).await.unwrap_err();
+        assert_eq!(error.code(), "invalid_arguments", "{error}");
+    }
 }
