@@ -8,6 +8,7 @@
 //! The file never holds a token: it says whether one is needed, and in which file it is, if it is in one.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -47,6 +48,9 @@ pub struct RunningHub {
     pub wants_token: bool,
     /// The file that the token is in, if it is in one.
     pub token_file: Option<PathBuf>,
+    /// Directories that it keeps in step with workspaces, by the tasks whose workspaces they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub directories: BTreeMap<String, PathBuf>,
 }
 
 impl RunningHub {
@@ -158,6 +162,7 @@ mod tests {
             workspace: "/w".into(),
             wants_token: true,
             token_file: Some("/t".into()),
+            directories: BTreeMap::from([("t1".into(), "/d".into())]),
         }
     }
 

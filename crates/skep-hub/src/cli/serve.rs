@@ -6,6 +6,7 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -19,7 +20,7 @@ use skep_tools::{
 use super::{Common, say, servers::tell_unusable, stop_on_signal};
 use crate::{
     config::{BadSettings, Overrides, Serve, Settings},
-    hub::{self, Callers, Hub, Store},
+    hub::{self, Callers, Hub, Store, directories::Directories},
     running::{Claim, RunningHub},
     secret::Secret,
     server::{Controls, Listeners, Options, Parts, Probe, Tls, Token},
@@ -55,6 +56,10 @@ pub(super) struct Arguments {
     /// Directory whose files the tools may read [default: the current directory]
     #[arg(long, short = 'C', value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// Directory that is the workspace of a task: agents and other programs change the same files, and every change has an
+    /// author and can be undone. May be given several times [default for TASK: the directory's name]
+    #[arg(long = "dir", value_name = "[TASK=]PATH", value_parser = directory)]
+    directories: Vec<(String, PathBuf)>,
     /// File that lists MCP servers to be served along, as Claude Desktop, Cursor and VS Code write it
     #[arg(long, value_name = "FILE")]
     mcp_config: Option<PathBuf>,
@@ -66,6 +71,8 @@ pub(super) struct Arguments {
 /// How often the files are looked at that the hub reads again when they have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Time for directories to be released when the hub stops.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Where JSON-RPC in lines is taken, unless somebody says otherwise.
 const TCP: &str = "127.0.0.1:9500";
 /// File name of the Unix socket in the state directory.
@@ -74,8 +81,8 @@ const SOCKET: &str = "hub.sock";
 const NO_SOCKET: &str = "none";
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { mut bind, port, tcp, unix, allow_local_users, token_file, workspace, mcp_config, no_prefix } =
-        arguments;
+    let Arguments { mut bind, port, tcp, unix, allow_local_users, token_file, workspace, directories, .. } = arguments;
+    let Arguments { mcp_config, no_prefix, .. } = arguments;
     bind.extend(port.map(|port| format!("127.0.0.1:{port}")));
     let (prefix, allow_local_users) = (no_prefix.then_some(false), allow_local_users.then_some(true));
     let overrides = Overrides {
@@ -85,6 +92,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
         allow_local_users,
         token_file,
         workspace,
+        directories,
         mcp_config,
         prefix,
         ..Overrides::default()
@@ -103,7 +111,10 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     tell_unusable(&settings.upstreams);
     let store = Store::open(settings).await?;
     let hub = Hub::new(&store.settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
-    let probes = vec![probe(&store), Probe::outputs(&outputs), Probe::sandbox(hub.sandbox)];
+    let directories = Directories::open(&store, claim.is_some())?;
+    described.directories = directories.paths();
+    let mut probes = vec![probe(&store), Probe::outputs(&outputs), Probe::sandbox(hub.sandbox)];
+    probes.extend(probe_directories(&directories));
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let kept = Some((store.app.clone(), store.permit.clone()));
@@ -117,20 +128,14 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     {
         say!("skep: other commands will not find this hub, as hub.json cannot be written: {error}");
     }
-    for address in listeners.addresses() {
-        say!("listening on {http}://{address}");
-    }
-    for address in listeners.tcp_addresses() {
-        say!("listening on {lines}://{address}");
-    }
-    if let Some(path) = listeners.unix() {
-        say!("listening on unix:{}", path.display());
-    }
+    tell_addresses(&listeners, http, lines);
     tell_workspace(&described.workspace);
     if wants_tcp && listeners.tcp_addresses().is_empty() {
         say!("{TCP} is taken, so nothing listens for JSON-RPC in lines; --tcp names another address");
     }
     signals.spawn(watched.follow(listeners.controls(), again));
+    let mut kept_in_step = tokio::task::JoinSet::new();
+    kept_in_step.spawn(directories.run(stop.clone()));
     signals.spawn(worker::watch_over(store.app.clone(), store.permit.clone()));
     let keep = store.settings.keep_shared;
     signals.spawn(worker::keep_shared_within(store.app.clone(), store.permit.clone(), keep));
@@ -138,6 +143,8 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     if stopped.calls_cancelled > 0 {
         say!("{} calls did not end in time and were cancelled", stopped.calls_cancelled);
     }
+    // Another hub may have them at once, instead of after a while.
+    let _ = tokio::time::timeout(RELEASE_TIME_MAX, kept_in_step.join_all()).await;
     signals.shutdown().await;
     drop(claim); // where the hub was is nobody's business any more
     store.app.db.close().await;
@@ -153,6 +160,19 @@ fn claim(home: &Path) -> Option<Claim> {
             say!("skep: {error}{source}; this hub serves, but other commands will not find it");
             None
         }
+    }
+}
+
+/// Say where the hub listens.
+fn tell_addresses(listeners: &Listeners, http: &str, lines: &str) {
+    for address in listeners.addresses() {
+        say!("listening on {http}://{address}");
+    }
+    for address in listeners.tcp_addresses() {
+        say!("listening on {lines}://{address}");
+    }
+    if let Some(path) = listeners.unix() {
+        say!("listening on unix:{}", path.display());
     }
 }
 
@@ -186,6 +206,7 @@ fn describe(settings: &Settings, workspace: &Dir) -> RunningHub {
         workspace: workspace.path().to_owned(),
         wants_token: !matches!(settings.token(), Ok(None)) || !settings.serve.tokens.is_empty(),
         token_file: settings.token_file.as_deref().and_then(|file| std::path::absolute(file).ok()),
+        directories: BTreeMap::new(),
     }
 }
 
@@ -323,6 +344,31 @@ fn probe(store: &Store) -> Probe {
             read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
         }
     })
+}
+
+/// Whether the directories are in step with their workspaces, if there are any.
+fn probe_directories(directories: &Directories) -> Option<Probe> {
+    let health = Arc::new(directories.health());
+    let probe = move || {
+        let health = Arc::clone(&health);
+        async move { health() }
+    };
+    (!directories.is_empty()).then(|| Probe::new("directories", false, probe))
+}
+
+/// What `--dir` says: a path, or the name of a task and a path.
+fn directory(text: &str) -> Result<(String, PathBuf), String> {
+    let (task, path) = match text.split_once('=') {
+        Some((task, path)) if !task.contains('/') => (task.to_owned(), PathBuf::from(path)),
+        _ => {
+            let path = PathBuf::from(text);
+            let real = path.canonicalize().map_err(|error| error.to_string())?;
+            let name = real.file_name().ok_or("it has no name; give TASK=PATH")?;
+            (name.to_str().ok_or("its name is not UTF-8; give TASK=PATH")?.to_owned(), path)
+        }
+    };
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    Ok((task, path))
 }
 
 fn own_token(settings: &Settings) -> anyhow::Result<Option<Token>> {

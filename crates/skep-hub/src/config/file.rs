@@ -136,6 +136,9 @@ pub struct Serve {
     pub task_after: Option<Span>,
     /// Time that running calls get to end when the hub stops. Default: 30s.
     pub drain_time: Option<Span>,
+    /// Directories of this machine that are workspaces, by their tasks: `site = "/srv/site"`. What is written in such a
+    /// workspace appears in the directory, and what is changed there by any program becomes a revision.
+    pub directories: BTreeMap<String, PathBuf>,
 }
 
 /// Whether each is one that can be listened on, as far as that can be told without asking anybody.

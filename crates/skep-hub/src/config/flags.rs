@@ -32,6 +32,8 @@ pub struct Overrides {
     pub unix: Option<PathBuf>,
     /// See [`Serve::allow_local_users`](super::Serve::allow_local_users).
     pub allow_local_users: Option<bool>,
+    /// See [`Serve::directories`](super::Serve::directories); beside those of the file.
+    pub directories: Vec<(String, PathBuf)>,
     /// File with the token.
     pub token_file: Option<PathBuf>,
     /// See [`super::Settings::agents`].

@@ -384,6 +384,7 @@ fn fill_in(
         None => default_home(variable)?,
     };
     serve.unix = flags.unix.or(serve.unix);
+    serve.directories.extend(flags.directories);
     let token_file = flags.token_file.or(token_file);
     let token = match &token_file {
         Some(path) => read_token(path).map(Some),

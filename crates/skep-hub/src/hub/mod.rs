@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod calls;
 pub mod catalogue;
+pub mod directories;
 pub mod principals;
 pub(crate) mod shares;
 pub mod upstreams;
