@@ -168,27 +168,31 @@ pub(super) async fn files(common: Common, arguments: Arguments) -> anyhow::Resul
 }
 
 /// The files of a task, where they are.
-struct Files {
-    common: Common,
-    place: shared::Place,
+pub(super) struct Files {
+    pub(super) common: Common,
+    pub(super) place: shared::Place,
 }
 
-type Answered = Result<Answer, ToolError>;
+pub(super) type Answered = Result<Answer, ToolError>;
 
 impl Files {
-    async fn call(&self, tool: &str, arguments: Value) -> anyhow::Result<Answered> {
+    pub(super) async fn call(&self, tool: &str, arguments: Value) -> anyhow::Result<Answered> {
         shared::call(self.common.clone(), &self.place, tool, arguments).await
     }
 
     /// The newest revisions of a file, newest first.
-    async fn revisions(&self, path: &str, count: usize) -> anyhow::Result<Result<Vec<u64>, ToolError>> {
+    pub(super) async fn revisions(&self, path: &str, count: usize) -> anyhow::Result<Result<Vec<u64>, ToolError>> {
         Ok(self.call("file_history", json!({ "path": path, "limit": count })).await?.map(|history| {
             items(&history.value, "revisions").iter().filter_map(|revision| revision["revision"].as_u64()).collect()
         }))
     }
 
     /// What is in a file at a revision; nothing before the first, and where it was deleted.
-    async fn contents(&self, path: &str, revision: u64) -> anyhow::Result<Result<Option<Vec<u8>>, ToolError>> {
+    pub(super) async fn contents(
+        &self,
+        path: &str,
+        revision: u64,
+    ) -> anyhow::Result<Result<Option<Vec<u8>>, ToolError>> {
         if revision == 0 {
             return Ok(Ok(None));
         }
@@ -208,7 +212,12 @@ impl Files {
         }
     }
 
-    async fn diff(&self, path: &str, from: Option<u64>, to: Option<u64>) -> anyhow::Result<Result<String, ToolError>> {
+    pub(super) async fn diff(
+        &self,
+        path: &str,
+        from: Option<u64>,
+        to: Option<u64>,
+    ) -> anyhow::Result<Result<String, ToolError>> {
         let to = match (to, self.revisions(path, 1).await?) {
             (_, Err(error)) => return Ok(Err(error)),
             (Some(to), _) => to,
@@ -236,19 +245,30 @@ impl Files {
             Ok(newest) => newest.first().copied().unwrap_or(0),
             Err(error) => return Ok(Err(error)),
         };
-        let revision = revision.unwrap_or(newest.saturating_sub(1));
-        let base = json!({ "path": path, "base_revision": newest, "token": token });
-        let (tool, mut arguments) = match self.contents(path, revision).await? {
+        self.put_back(path, revision.unwrap_or(newest.saturating_sub(1)), newest, token, false).await
+    }
+
+    /// Write what was in a file at a revision, as a change of the revision `base`. With `merge`, what others have changed since
+    /// is kept where the lines do not overlap.
+    pub(super) async fn put_back(
+        &self,
+        path: &str,
+        revision: u64,
+        base: u64,
+        token: Option<i64>,
+        merge: bool,
+    ) -> anyhow::Result<Answered> {
+        let mut arguments = json!({ "path": path, "base_revision": base, "token": token });
+        let tool = match self.contents(path, revision).await? {
             Err(error) => return Ok(Err(error)),
-            Ok(None) => ("file_delete", base),
+            Ok(None) => "file_delete",
             Ok(Some(bytes)) => {
-                let mut write = base;
-                write["content"] = BASE64_STANDARD.encode(bytes).into();
-                write["encoding"] = "base64".into();
-                ("file_write", write)
+                arguments["content"] = BASE64_STANDARD.encode(bytes).into();
+                arguments["encoding"] = "base64".into();
+                arguments["merge"] = merge.into();
+                "file_write"
             }
         };
-        arguments["path"] = path.into();
         self.call(tool, arguments).await
     }
 }

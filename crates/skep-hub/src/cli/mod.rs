@@ -2,6 +2,7 @@
 
 mod calls;
 mod cancel;
+mod changes;
 mod check;
 mod claims;
 mod completions;
@@ -146,6 +147,9 @@ enum Command {
     Servers(servers::Arguments),
     Files(files::Arguments),
     Claims(claims::Arguments),
+    History(changes::HistoryArguments),
+    Diff(changes::DiffArguments),
+    Undo(changes::UndoArguments),
     Memory(memory::Arguments),
     Messages(messages::Arguments),
     Steps(steps::Arguments),
@@ -201,6 +205,9 @@ impl Cli {
             Command::Servers(arguments) => servers::servers(common, arguments).await,
             Command::Files(arguments) => files::files(common, arguments).await,
             Command::Claims(arguments) => claims::claims(common, arguments).await,
+            Command::History(arguments) => changes::history(common, arguments).await,
+            Command::Diff(arguments) => changes::diff(common, arguments).await,
+            Command::Undo(arguments) => changes::undo(common, arguments).await,
             Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Messages(arguments) => messages::messages(common, arguments).await,
             Command::Steps(arguments) => steps::steps(common, arguments).await,

@@ -33,6 +33,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The workspace of a task, at this hub or where the store is.
+    pub(super) fn of_task(task: String, hub: Option<String>) -> Place {
+        Place { task: Some(task), agent: None, hub }
+    }
+
     /// Whether it is an agent of the caller's that acts.
     pub(super) fn has_agent(&self) -> bool {
         self.agent.is_some()

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod connect;
+mod directories;
 mod doctor;
 mod files;
 mod manual;
