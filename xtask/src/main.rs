@@ -26,13 +26,14 @@ Usage: cargo xtask <CHORE>
   tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
   schemas             write the JSON Schemas of plans, settings and tools in docs/schemas anew
   dist [PROGRAM]      build for release and pack it (or PROGRAM): a tarball, a Debian package, checksums, in target/dist
-  setup               only install what the tests need (PostgreSQL, PgBouncer, Xvfb, tesseract, interpreters, runc, Chromium)
+  setup               only install what the tests need (PostgreSQL, PgBouncer, Redis, Xvfb, tesseract, interpreters, runc, Chromium)
 ";
 
 /// A program that tests use, where else it may be, and the Debian package that has it.
-const NEEDED: [(&str, &[&str], &str); 9] = [
+const NEEDED: [(&str, &[&str], &str); 10] = [
     ("initdb", &["/usr/lib/postgresql"], "postgresql"),
     ("pgbouncer", &["/usr/sbin/pgbouncer"], "pgbouncer"),
+    ("redis-server", &[], "redis-server"),
     ("Xvfb", &[], "xvfb"),
     ("tesseract", &[], "tesseract-ocr"),
     ("python3", &[], "python3"),

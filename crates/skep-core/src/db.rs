@@ -32,6 +32,7 @@ mod migrations;
 mod namespaces;
 mod postgres;
 mod queue;
+mod redis;
 mod runs;
 mod sessions;
 mod sql;
@@ -42,7 +43,12 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 
@@ -50,10 +56,11 @@ use self::{
     admission::Admission,
     clock::Time,
     error::{Doing, failed},
-    follow::Streams,
+    follow::{Lag, Streams},
     namespaces::Namespaces,
     postgres::Postgres,
     queue::{Call, Job, Waiting, Write},
+    redis::Hot,
     sql::{Cause, Row, Select, Sql, Value},
     sqlite::Sqlite,
 };
@@ -64,6 +71,7 @@ pub use self::{
     files::{FileFilter, FilePage, RevisionFilter, RevisionPage, RevisionPlace},
     follow::{News, Watch},
     namespaces::SharedSize,
+    redis::{Redis, RedisReport},
     tasks::TaskCounts,
 };
 pub(crate) use self::{files::FileState, follow::Follower, memory::Kept, queue::Operation};
@@ -76,6 +84,11 @@ use crate::{
 /// The file of the private key with which a PostgreSQL database at this address is logged in to, if there is one.
 pub fn private_key(address: &str) -> Option<PathBuf> {
     postgres::private_key(address)
+}
+
+/// The same for Redis at this address.
+pub fn private_key_of_redis(address: &str) -> Option<PathBuf> {
+    redis::private_key(address)
 }
 
 /// Handle to the store; cheap to clone.
@@ -98,9 +111,21 @@ struct Shared {
     namespaces: Namespaces,
     time: Time,
     streams: Streams,
+    lag: Lag,
+    redis: OnceLock<Hot>,
 }
 
 impl Shared {
+    /// Redis, where there is one.
+    fn redis(&self) -> Option<&Hot> {
+        self.redis.get()
+    }
+
+    /// Once, while the store is opened.
+    fn set_redis(&self, redis: Hot) {
+        let _ = self.redis.set(redis); // nobody else does
+    }
+
     /// A group has been committed. `tell` is called for each namespace with new events: its number, that of the event
     /// before the first, and how many there are.
     fn committed(&self, mut changes: group::Changes, tell: impl Fn(i64, i64, usize)) {
@@ -108,6 +133,9 @@ impl Shared {
         for (namespace, id) in &namespaces {
             if let Some((after, events)) = changes.take_events(*id) {
                 let count = events.len();
+                if let Some(redis) = self.redis() {
+                    redis.publish(namespace, &events);
+                }
                 self.streams.committed(namespace, after, events);
                 tell(*id, after, count);
             }
@@ -155,12 +183,24 @@ impl Default for Limits {
 impl Db {
     /// Open `sqlite:<path>`, or a PostgreSQL database by its address, and bring the schema up to date.
     pub async fn open(address: &str, limits: Limits) -> Result<Db, DbError> {
+        Db::open_with(address, None, limits).await
+    }
+
+    /// The same with Redis beside it, which needs a PostgreSQL that hubs share: for what cannot be stale or may be lost.
+    /// That Redis does not answer is no error; the store goes on without it.
+    pub async fn open_with(address: &str, redis: Option<Redis<'_>>, limits: Limits) -> Result<Db, DbError> {
         let path = address.strip_prefix("sqlite:");
         let time = if path.is_some() { Time::of_wall(&limits.clock) } else { Time::of_server(&limits.clock) };
-        let shared = Arc::new(Shared { namespaces: Namespaces::default(), time, streams: Streams::default() });
+        let (namespaces, streams, of_redis) = (Namespaces::default(), Streams::default(), OnceLock::new());
+        let shared = Arc::new(Shared { namespaces, time, streams, lag: Lag::default(), redis: of_redis });
         let store = match path {
+            Some(_) if redis.is_some() => return Err(DbError::Redis(
+                "an SQLite file is shared by no hubs that Redis could be of use to; take the setting `redis` away, or \
+                 set `database` to a PostgreSQL"
+                    .to_owned(),
+            )),
             Some(path) => Store::Sqlite(Sqlite::open(path.as_ref(), limits.lock_time_max, Arc::clone(&shared))?),
-            None => Store::Postgres(Postgres::open(address, &limits, Arc::clone(&shared)).await?),
+            None => Store::Postgres(Postgres::open(address, redis, &limits, Arc::clone(&shared)).await?),
         };
         Ok(Db {
             store: Arc::new(store),
@@ -169,6 +209,16 @@ impl Db {
             write_time_max: limits.write_time_max,
             shared,
         })
+    }
+
+    /// How Redis is; `None` where there is none.
+    pub fn redis(&self) -> Option<RedisReport> {
+        self.shared.redis().map(Hot::report)
+    }
+
+    /// Whether the database is a PostgreSQL, which hubs can share.
+    pub fn is_postgres(&self) -> bool {
+        matches!(&*self.store, Store::Postgres(_))
     }
 
     /// The store's time.
@@ -275,6 +325,9 @@ impl Db {
         match &*self.store {
             Store::Sqlite(sqlite) => sqlite.close().await,
             Store::Postgres(postgres) => postgres.close().await,
+        }
+        if let Some(redis) = self.shared.redis() {
+            redis.close().await;
         }
     }
 }

@@ -80,7 +80,7 @@ impl App {
             return Err(FileError::TooLarge(new.bytes.len()));
         }
         let (sha256, author) = (new.sha256(), Author::from(&**permit.actor()));
-        let bytes = new.bytes.len();
+        let (contents, hash) = (Arc::clone(&new.bytes), sha256.clone());
         let write = async move |tx: &mut Tx<'_>| {
             let NewRevision { path, bytes, base, token } = &new;
             let state = allowed(tx, path, *token).await?;
@@ -88,7 +88,9 @@ impl App {
                 Change { path, sha256: Some(&sha256), bytes, base: *base, author: Some(&author), bypassed: None };
             make(tx, state, change).await
         };
-        self.db.write_bytes(permit, bytes, write).await
+        let written = self.db.write_bytes(permit, contents.len(), write).await?;
+        self.db.keep_at_hand(&hash, &contents);
+        Ok(written)
     }
 
     /// Delete a file: its newest revision has no contents, and the older ones are there as before. A file that is

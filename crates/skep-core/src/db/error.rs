@@ -64,6 +64,9 @@ pub enum DbError {
     /// What the settings say of the database cannot be: its address, or a file that the address names.
     #[error("the address of the database cannot be used: {0}")]
     Address(String),
+    /// What the settings say of Redis cannot be: its address, or a file that the address names.
+    #[error("the address of Redis cannot be used: {0}")]
+    Redis(String),
     /// No encrypted connection to a server that is the right one.
     #[error("the TLS connection to the database server {server} failed: {why}")]
     Tls {

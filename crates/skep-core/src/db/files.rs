@@ -10,6 +10,7 @@ use super::{
     Db, DbError, Doing, Tx, claims,
     error::failed,
     events::page,
+    redis::BLOB_BYTES,
     sql::{Cause, Row, Select, values},
 };
 use crate::{
@@ -216,6 +217,13 @@ impl Tx<'_> {
 }
 
 impl Db {
+    /// Hand contents that were just written to Redis, for whoever reads them next.
+    pub(crate) fn keep_at_hand(&self, sha256: &str, bytes: &Arc<[u8]>) {
+        if let Some(redis) = self.shared.redis() {
+            redis.keep(sha256, bytes.len(), || Arc::clone(bytes));
+        }
+    }
+
     /// A file with its contents as they are now, or as they were at a revision. `None` if there never was such a file, or
     /// the revision is not there, or not any more.
     pub async fn file(
@@ -224,27 +232,54 @@ impl Db {
         path: &FilePath,
         revision: Option<u64>,
     ) -> Result<Option<Contents>, DbError> {
+        let Some(redis) = self.shared.redis().filter(|redis| redis.is_up()) else {
+            return self.file_where(permit, path, revision, "true").await;
+        };
+        // Contents that Redis may have are left out at first.
+        let (least, most) = (BLOB_BYTES.start(), BLOB_BYTES.end());
+        let found = self.file_where(permit, path, revision, &format!("size not between {least} and {most}")).await?;
+        let Some(Contents { revision: Revision { sha256: Some(sha256), size, .. }, bytes: None }) = &found else {
+            return Ok(found);
+        };
+        if let Some(bytes) = redis.blob(sha256, *size).await {
+            return Ok(found.map(|found| Contents { bytes: Some(bytes), ..found }));
+        }
+        let found = self.file_where(permit, path, revision, "true").await?;
+        if let Some(Contents { revision: Revision { sha256: Some(sha256), .. }, bytes: Some(bytes) }) = &found {
+            redis.keep(sha256, bytes.len(), || bytes.as_slice().into());
+        }
+        Ok(found)
+    }
+
+    /// The same, without the contents of a revision that does not fit a condition.
+    async fn file_where(
+        &self,
+        permit: &Permit<Read>,
+        path: &FilePath,
+        revision: Option<u64>,
+        condition: &str,
+    ) -> Result<Option<Contents>, DbError> {
         let (table, columns, which) = match revision {
             None => ("file", OF_FILE, ""),
             Some(_) => ("revision", OF_REVISION, "and number = $3"),
         };
         let sql = format!(
-            "select {columns}, (select bytes from blob where blob.namespace = {table}.namespace
-                and blob.sha256 = {table}.sha256) from {table} where namespace = $1 and path = $2 {which}"
+            "select {columns}, {condition}, case when {condition} then (select bytes from blob
+                where blob.namespace = {table}.namespace and blob.sha256 = {table}.sha256) end
+             from {table} where namespace = $1 and path = $2 {which}"
         );
         let (path, number) = (path.clone(), revision.and_then(|number| i64::try_from(number).ok()));
-        let read = |row: &Row<'_>| Ok(Contents { revision: from_row(row)?, bytes: row.next()? });
+        let read = |row: &Row<'_>| Ok((from_row(row)?, row.next::<bool>()?, row.next()?));
         let found = self.read_in(permit.namespace(), async move |db, namespace| {
             let all = values![namespace, path.as_str(), number];
             let used = if revision.is_some() { 3 } else { 2 };
             db.all(&sql, &all[..used], read).await.doing("read a file")
         });
-        let found = found.await?.pop();
-        match &found {
-            Some(Contents { revision: Revision { sha256: Some(_), .. }, bytes: None }) => {
+        match found.await?.pop() {
+            Some((Revision { sha256: Some(_), .. }, true, None)) => {
                 Err(failed("read a file", "there is no blob of the name that its row has"))
             }
-            _ => Ok(found),
+            found => Ok(found.map(|(revision, _, bytes)| Contents { revision, bytes })),
         }
     }
 

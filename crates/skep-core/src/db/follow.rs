@@ -6,17 +6,18 @@
 //! ```
 //!
 //! While a namespace has followers, this process remembers its newest events as it commits them. What other
-//! processes commit is known by its number: from PostgreSQL's notices within milliseconds, and from a poll of the
+//! processes commit is known by its number: from notices (PostgreSQL's, or Redis') within milliseconds, and from a poll of the
 //! namespaces' rows every [`POLL_INTERVAL`], which needs nothing but the database. The events are then read, once for
 //! all followers.
 //!
 //! The log decides, not the wake-up: a follower has seen everything up to a number, and is given what comes after it.
 //! So a notice that is lost, repeated or late costs time and nothing else.
 
+mod lag;
 mod log;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,14 +26,20 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{broadcast::error::RecvError, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
+pub(super) use self::lag::Lag;
 pub(crate) use self::log::{Ends, Page};
 use self::log::{Log, Next};
-use super::{Db, DbError, Doing, Store, postgres::Notice, sql::values};
+use super::{
+    Db, DbError, Doing, Store,
+    postgres::{Notice, Notices},
+    redis::Hot,
+    sql::values,
+};
 use crate::{
     Namespace,
     event::Event,
@@ -113,6 +120,11 @@ impl Streams {
 
     fn names(&self) -> Vec<Namespace> {
         self.followed().streams.keys().cloned().collect()
+    }
+
+    /// The number of the last event of a namespace, as far as it is known here.
+    fn last(&self, namespace: &Namespace) -> i64 {
+        self.get(namespace).map_or(i64::MAX, |stream| stream.log().ends().last)
     }
 
     fn learn(&self, namespace: &Namespace, ends: Ends) {
@@ -248,7 +260,12 @@ impl Follower {
         if next != Next::Read {
             return Ok(next);
         }
+        let follows_known = stream.log().ends_with(self.after);
         let (page, ends) = db.event_page(namespace, None, self.after, EVENTS_MAX).await?;
+        if follows_known && let Some(first) = page.events.first() {
+            let lag = u64::try_from(db.now().at.0 - first.at.0).map(Duration::from_micros);
+            db.shared.lag.note(lag.unwrap_or_default(), std::time::Instant::now());
+        }
         stream.pages_read.fetch_add(1, Ordering::Relaxed);
         let page = Arc::new(page);
         stream.update(|log| {
@@ -312,23 +329,58 @@ impl Db {
         .await
     }
 
-    /// Process PostgreSQL's notices. Never returns.
+    /// The longest that an event of another process took to be seen here by those who follow, in the last minute. `None`
+    /// if there was none. A hub of its own that waits for a poll takes a second.
+    pub fn sync_lag(&self) -> Option<Duration> {
+        self.shared.lag.get(std::time::Instant::now())
+    }
+
+    /// Process notices. Never returns.
     async fn receive_notices(&self) {
         let Store::Postgres(postgres) = &*self.store else { return std::future::pending().await };
-        let mut notices = postgres.notices();
+        match self.shared.redis() {
+            Some(redis) => drop(tokio::join!(self.receive(postgres.notices()), self.receive_hints(redis))),
+            None => self.receive(postgres.notices()).await,
+        }
+    }
+
+    async fn receive(&self, mut notices: Notices) {
         loop {
             match notices.next().await {
                 Notice::Events(new) => {
-                    for name in self.shared.streams.names() {
-                        let id = self.shared.namespaces.known(&name);
-                        if let Some(last) = id.and_then(|id| new.get(&id)) {
-                            self.shared.streams.learn(&name, Ends { first: 1, last: *last });
-                        }
+                    for (name, last) in self.followed(&new) {
+                        self.shared.streams.learn(&name, Ends { first: 1, last });
                     }
                 }
                 Notice::Poll => log_failure(self.poll().await),
             }
         }
+    }
+
+    /// Process the notices of Redis. They are not believed: what they say is a reason to look.
+    async fn receive_hints(&self, redis: &Hot) {
+        let mut hints = redis.notices();
+        loop {
+            let is_news = match hints.recv().await.map(|text| Notice::parse(&text)) {
+                Ok(Notice::Events(new)) => {
+                    self.followed(&new).any(|(name, last)| self.shared.streams.last(&name) < last)
+                }
+                Ok(Notice::Poll) | Err(RecvError::Lagged(_)) => true,
+                Err(RecvError::Closed) => return,
+            };
+            if is_news {
+                log_failure(self.poll().await);
+            }
+        }
+    }
+
+    /// Those of these namespaces that are followed, by name.
+    fn followed(&self, numbers: &BTreeMap<i64, i64>) -> impl Iterator<Item = (Namespace, i64)> {
+        let last = |name: Namespace| {
+            let id = self.shared.namespaces.known(&name)?;
+            Some((name, *numbers.get(&id)?))
+        };
+        self.shared.streams.names().into_iter().filter_map(last)
     }
 }
 

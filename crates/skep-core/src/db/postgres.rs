@@ -42,12 +42,14 @@ use self::{
 };
 pub(super) use self::{
     connect::PoolError,
-    notices::{Notice, Notices},
+    notices::{LOOK, Notice, Notices},
     pipeline::Pipeline,
+    tls::{pem_of_certificates, pem_of_key},
 };
 use super::{
     DbError, Doing, Limits, ReadPlace, Shared, Sql,
     queue::{Job, Write},
+    redis::{Hot, Redis},
     start_thread,
 };
 
@@ -77,7 +79,12 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) async fn open(address: &str, limits: &Limits, shared: Arc<Shared>) -> Result<Postgres, DbError> {
+    pub(super) async fn open(
+        address: &str,
+        redis: Option<Redis<'_>>,
+        limits: &Limits,
+        shared: Arc<Shared>,
+    ) -> Result<Postgres, DbError> {
         let (address, tries_max) = (Address::parse(address)?, limits.tries_max);
         if let Some(host) = address.unverified() {
             tracing::warn!(
@@ -91,6 +98,9 @@ impl Postgres {
         let readers = Pool::new(&connector, 2 * READERS)?;
         schema::bring_up_to_date(&readers, limits.lock_time_max).await?;
         measure_time(&readers, &shared).await?;
+        if let Some(redis) = redis {
+            shared.set_redis(Hot::open(&redis, &identity(&readers).await?).await?);
+        }
         let (writer, writes) = unbounded_channel();
         let (alive, thread) = mpsc::channel(1);
         let (writers, notifiers) = (Pool::new(&connector, WRITERS)?, Pool::new(&connector.notifying(), 1)?);
@@ -167,6 +177,14 @@ impl Postgres {
 /// The file of our key, if the address names one.
 pub(super) fn private_key(address: &str) -> Option<PathBuf> {
     Address::parse(address).ok()?.tls.client.map(|(_, key)| key)
+}
+
+/// What tells this database from others, and is the same for all hubs on it.
+async fn identity(pool: &Pool) -> Result<String, DbError> {
+    let client = pool.get().await.doing("connect")?;
+    let select = "select md5(concat_ws('/', (select system_identifier from pg_control_system()), current_database(),
+        current_schema()))";
+    client.query_one(select, &[]).await.and_then(|row| row.try_get(0)).doing("ask which database this is")
 }
 
 /// Ask the server for its time.

@@ -168,7 +168,7 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, is_stalled: impl Fn() -> bool
 }
 
 /// A shell script that runs a server as long as its standard input is open, and does what it is told there.
-struct Script {
+pub(crate) struct Script {
     child: Child,
     told: Option<ChildStdin>,
     says: Lines<BufReader<ChildStdout>>,
@@ -176,7 +176,7 @@ struct Script {
 
 impl Script {
     /// Run it, in a directory with these files. Gives that directory when the server is ready.
-    fn start(script: &str, files: Files<'_>, environment: &[(&str, &str)]) -> Option<(Script, String)> {
+    pub(crate) fn start(script: &str, files: Files<'_>, environment: &[(&str, &str)]) -> Option<(Script, String)> {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("SCRIPT", script).stdin(Stdio::piped()).stdout(Stdio::piped());
         let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
@@ -192,7 +192,7 @@ impl Script {
         Some((script, directory))
     }
 
-    fn tell(&mut self, what: &str) {
+    pub(crate) fn tell(&mut self, what: &str) {
         writeln!(self.told.as_ref().unwrap(), "{what}").unwrap();
         let done = self.says.next().unwrap_or_else(|| panic!("{what} failed"));
         assert_eq!(done.unwrap(), "done");
@@ -211,7 +211,7 @@ fn is_installed(program: &str) -> bool {
     Command::new("sh").args(["-c", &found]).output().unwrap().status.success()
 }
 
-fn left_out<T>(what: &str, programs: &str) -> Option<T> {
+pub(crate) fn left_out<T>(what: &str, programs: &str) -> Option<T> {
     let missing = format!("no {what} here that starts: install it ({programs})");
     assert!(std::env::var("SKEP_TEST_REQUIRE").as_deref() != Ok("1"), "{missing}");
     eprintln!("LEFT OUT, {missing}");

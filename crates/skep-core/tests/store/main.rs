@@ -21,9 +21,8 @@ mod mcp_tasks;
 mod memory;
 mod messages;
 mod old;
-#[path = "../postgres/private.rs"]
-mod private;
 mod processes;
+mod redis;
 mod retention;
 mod runs;
 mod schedules;

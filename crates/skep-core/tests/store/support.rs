@@ -3,15 +3,23 @@
 
 #[path = "../postgres/mod.rs"]
 pub(crate) mod postgres;
+#[path = "../postgres/private.rs"]
+pub(crate) mod private;
+#[path = "../redis/mod.rs"]
+pub(crate) mod redis_server;
 
 pub(crate) use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
 
 pub(crate) use serde_json::{Value, json};
 use skep_core::db::Audit;
 pub(crate) use skep_core::{
     Json, Namespace, Timestamp,
     app::{App, EventFollower, TaskError},
-    db::{Clock, Db, Limits, News},
+    db::{Clock, Db, Limits, News, Redis},
     event::{Event, EventFilter},
     policy::{Actor, Permit, Read},
     run::{NewRun, RunId},
@@ -84,13 +92,26 @@ pub(crate) async fn on_every_address(test: impl AsyncFn(&str)) {
 /// The same for tests that delete runs. Gives for each database how many numbers of its logs have no event.
 pub(crate) async fn on_every_address_with_deletions(test: impl AsyncFn(&str)) -> Vec<u64> {
     let directory = in_memory();
-    let addresses = [Some(sqlite(&directory)), postgres::new_schema().await];
+    let addresses = [Some(sqlite(&directory)), postgres::new_schema().await, new_schema_with_redis().await];
     let mut events_missing = Vec::new();
     for address in addresses.iter().flatten() {
         test(address).await;
         events_missing.push(sound(address).await.events_missing);
     }
     events_missing
+}
+
+/// The address of a new, empty schema whose hubs use Redis.
+pub(crate) async fn new_schema_with_redis() -> Option<String> {
+    let (address, redis) = (postgres::new_schema().await?, redis_server::shared()?);
+    with_redis().insert(address.clone(), redis.to_owned());
+    Some(address)
+}
+
+/// The Redis of each database that has one.
+pub(crate) fn with_redis() -> MutexGuard<'static, HashMap<String, String>> {
+    static REDIS: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+    REDIS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A directory in memory, if there is such a place: what disks do is for tests of disks.
@@ -120,10 +141,17 @@ pub(crate) fn sqlite(directory: &tempfile::TempDir) -> String {
 /// A hub, at first at [`NOW`].
 pub(crate) async fn open(address: &str, limits: Limits) -> Hub {
     let clock = Clock::manual(NOW);
-    let db = Db::open(address, Limits { clock: clock.clone(), ..limits }).await.unwrap();
+    let redis = with_redis().get(address).cloned();
+    let redis = redis.as_ref().map(|redis| Redis { address: redis, show: shown });
+    let db = Db::open_with(address, redis, Limits { clock: clock.clone(), ..limits }).await.unwrap();
     let hub = Hub { app: App::new(db), clock };
     hub.register(&permit(), "test").await;
     hub
+}
+
+/// An event for those who listen to Redis.
+pub(crate) fn shown(event: &Event) -> String {
+    json!({ "number": event.number, "kind": event.kind.name() }).to_string()
 }
 
 pub(crate) fn permit() -> Permit {

@@ -213,7 +213,7 @@ mod tests {
         let (after, exchanged) = Tokens::new(Some(token("own")), other).unwrap().instead_of(&before);
         assert!(exchanged.is_new && Arc::ptr_eq(&after.0[0], &before.0[0]));
         assert_eq!(revoked(), 2, "bob's, and the one that ann had");
-        assert_eq!(exchanged.gone, ["bob".into()]);
+        assert_eq!(exchanged.gone, [Arc::from("bob")]);
     }
 
     #[test]

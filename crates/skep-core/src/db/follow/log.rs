@@ -75,6 +75,11 @@ impl Log {
         self.ends
     }
 
+    /// Whether everything up to this number is remembered, and nothing after it.
+    pub(super) fn ends_with(&self, number: i64) -> bool {
+        self.recent.as_ref().is_some_and(|recent| recent.to == number)
+    }
+
     /// What is known of the log's ends. Both only ever grow.
     pub(super) fn learn_ends(&mut self, ends: Ends) {
         self.ends.first = self.ends.first.max(ends.first);

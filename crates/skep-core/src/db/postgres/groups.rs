@@ -93,10 +93,11 @@ pub(super) fn run(
     LocalSet::new().block_on(&runtime, async {
         tokio::select! {
             () = Rc::clone(&writer).serve(queue) => {}
-            () = notices::send(&notifiers, &writer.outbox) => {}
+            () = notices::send(&notifiers, writer.shared.redis(), &writer.outbox) => {}
         }
         // The last ones must not wait for the other hubs to look by themselves, nor we for a server that is slow.
-        let _ = timeout(LAST_NOTICE_TIME_MAX, notices::send_now(&notifiers, &writer.outbox)).await;
+        let last = notices::send_now(&notifiers, writer.shared.redis(), &writer.outbox);
+        let _ = timeout(LAST_NOTICE_TIME_MAX, last).await;
     });
 }
 

@@ -4,6 +4,9 @@
 //! one after the other. What happens in [`PAUSE`] is one notice. It needs not be durable, nor need it arrive: hubs also
 //! poll, every second.
 //!
+//! With Redis, notices go there, which spares PostgreSQL a transaction for each (`db/redis.rs`), and here while that is
+//! gone. Hubs hear both.
+//!
 //! A hub listens while it has followers, on another connection of its own. When that was lost, anything may have
 //! happened, so the hub polls all that is followed.
 
@@ -23,7 +26,7 @@ use super::{
     Pool,
     connect::{Connection, Connector},
 };
-use crate::db::{DbError, Doing};
+use crate::db::{DbError, Doing, redis::Hot};
 
 /// How long to gather what goes into one notice.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -37,7 +40,7 @@ const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// The channel: one for each schema, since the namespaces of each have numbers of their own.
 const CHANNEL: &str = "'skep_' || md5(current_schema())";
 /// The notice of many namespaces.
-const LOOK: &str = "look";
+pub(in crate::db) const LOOK: &str = "look";
 
 /// What other hubs are to be told: the namespaces with new events, and the last number of each.
 #[derive(Default)]
@@ -84,17 +87,22 @@ impl Outbox {
 }
 
 /// Send what is in the outbox. Never returns.
-pub(super) async fn send(pool: &Pool, outbox: &Outbox) {
+pub(super) async fn send(pool: &Pool, redis: Option<&Hot>, outbox: &Outbox) {
     loop {
         outbox.filled.notified().await;
-        send_now(pool, outbox).await;
+        send_now(pool, redis, outbox).await;
         sleep(PAUSE).await;
     }
 }
 
-/// Send what is in the outbox.
-pub(super) async fn send_now(pool: &Pool, outbox: &Outbox) {
+/// Send what is in the outbox: through Redis, or where that does not take it, through PostgreSQL.
+pub(super) async fn send_now(pool: &Pool, redis: Option<&Hot>, outbox: &Outbox) {
     let Some(notice) = outbox.take() else { return };
+    if let Some(redis) = redis
+        && redis.notify(&notice).await
+    {
+        return;
+    }
     let sent = async {
         let client = pool.get().await.doing("connect")?;
         let statement = format!("select pg_notify({CHANNEL}, $1)");
@@ -114,7 +122,7 @@ pub(in crate::db) enum Notice {
 }
 
 impl Notice {
-    fn parse(text: &str) -> Notice {
+    pub(in crate::db) fn parse(text: &str) -> Notice {
         let one = |text: &str| {
             let (namespace, last) = text.split_once(':')?;
             Some((namespace.parse().ok()?, last.parse().ok()?))

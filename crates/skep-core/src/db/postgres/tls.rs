@@ -80,6 +80,18 @@ fn system_roots() -> Result<RootCertStore, DbError> {
     Ok(roots)
 }
 
+/// The text of a file with certificates, which has been found to be one.
+pub(in crate::db) fn pem_of_certificates(file: &Path) -> Result<Vec<u8>, DbError> {
+    certificates(file)?;
+    read(file, "certificates in PEM form")
+}
+
+/// The same of a file with a private key, which nobody else may read.
+pub(in crate::db) fn pem_of_key(file: &Path) -> Result<Vec<u8>, DbError> {
+    private_key(file)?;
+    read(file, "a private key in PEM form")
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, DbError> {
     let what = "certificates in PEM form";
     let text = read(file, what)?;
