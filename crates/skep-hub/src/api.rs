@@ -205,7 +205,7 @@ pub struct Liveness {
 /// `GET /health/ready`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Readiness {
-    /// `ready`, or `draining` with status 503.
+    /// `ready`, or `draining` or `unhealthy` with status 503.
     pub status: &'static str,
 }
 

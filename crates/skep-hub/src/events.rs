@@ -1,8 +1,9 @@
 //! What happened, as programs read it, wherever they do: a line of `skep logs --json`, over HTTP, over WebSocket.
 
 use skep_core::event::{self, EventActor};
+pub(crate) use skep_tools::time::rfc3339;
 
-use crate::{api, run::rfc3339};
+use crate::api;
 
 /// An event for programs. `task`: what its task is called.
 pub(crate) fn shown<'a>(event: &'a event::Event, task: Option<&'a str>) -> api::Event<'a> {

@@ -125,6 +125,9 @@ struct Common {
     /// Database: sqlite:PATH or postgresql://… [default: skep.db in the state directory]
     #[arg(long, global = true, value_name = "ADDRESS")]
     database: Option<String>,
+    /// Redis beside a PostgreSQL that hubs share: redis://…, rediss://…, redis+sentinel://…, redis+cluster://…
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    redis: Option<String>,
     #[arg(skip)]
     built_in: Option<BuiltIns>,
 }
@@ -237,7 +240,8 @@ impl Common {
     }
 
     fn overrides(&self, more: Overrides) -> Overrides {
-        Overrides { home: self.home.clone(), database: self.database.clone(), built_in: self.built_in, ..more }
+        let Common { home, database, redis, built_in, .. } = self.clone();
+        Overrides { home, database, redis, built_in, ..more }
     }
 
     /// The state directory, whatever a file in the current directory says.

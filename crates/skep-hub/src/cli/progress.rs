@@ -21,8 +21,8 @@ use skep_sandbox::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
-    events,
-    run::{Names, now, rfc3339},
+    events::{self, rfc3339},
+    run::{Names, now},
     terminal::{block, can_draw, line, print, say, short_line},
     worker::Printed,
 };

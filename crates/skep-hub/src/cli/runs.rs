@@ -16,8 +16,9 @@ use skep_tools::duration::Span;
 use super::{Common, FAILED, at_least_one, bytes_for_people, find_runs, print, time_for_people};
 use crate::{
     config::Overrides,
+    events::rfc3339,
     hub::Store,
-    run::{Archive, now, rfc3339},
+    run::{Archive, now},
     terminal::{line, say},
 };
 

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use clap::Args;
 use skep_tools::{
     document::Diagnostic,
+    sandboxed::SandboxOnDemand,
     workspace::{Dir, is_home},
 };
 
@@ -113,7 +114,7 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let hub = Hub::new(&store.settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
     let directories = Directories::open(&store, claim.is_some())?;
     described.directories = directories.paths();
-    let mut probes = vec![probe(&store), Probe::outputs(&outputs), Probe::sandbox(hub.sandbox)];
+    let mut probes = probes(&store, &outputs, hub.sandbox);
     probes.extend(probe_directories(&directories));
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
@@ -334,16 +335,23 @@ fn look(file: &PathBuf) -> Look {
     Some((found.len(), found.modified().ok(), found.ino()))
 }
 
-/// Reads from the store.
-fn probe(store: &Store) -> Probe {
-    let store = store.clone();
-    Probe::new("store", true, move || {
-        let store = store.clone();
-        async move {
-            let read = store.app.db.runs(&store.permit.to_read(), None, 1).await;
-            read.map(|_| "readable".to_owned()).map_err(|error| error.to_string())
-        }
-    })
+/// What `/health` tries.
+fn probes(store: &Store, outputs: &Dir, sandbox: SandboxOnDemand) -> Vec<Probe> {
+    let read = async |store: Store| store.app.db.runs(&store.permit.to_read(), None, 1).await;
+    let (readable, postgres, redis) = (store.clone(), store.clone(), store.app.db.clone());
+    vec![
+        Probe::new("store", true, move || {
+            let store = readable.clone();
+            async move { read(store).await.map(|_| "readable".to_owned()).map_err(|error| error.to_string()) }
+        }),
+        Probe::server("postgres", true, move || {
+            let store = postgres.clone();
+            async move { if store.app.db.is_postgres() { Some(read(store).await.is_ok()) } else { None } }
+        }),
+        Probe::outputs(outputs),
+        Probe::server("redis", false, move || std::future::ready(redis.redis().map(|redis| redis.is_connected))),
+        Probe::sandbox(sandbox),
+    ]
 }
 
 /// Whether the directories are in step with their workspaces, if there are any.

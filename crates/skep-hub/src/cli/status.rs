@@ -9,9 +9,10 @@ use skep_core::run::{State, Summary};
 use super::{Common, FAILED, print, remote};
 use crate::{
     config::{Overrides, Settings},
+    events::rfc3339,
     hub::Store,
     remote::{Hubs, ShowError},
-    run::{Archive, rfc3339},
+    run::Archive,
     running::RunningHub,
     terminal::line,
 };

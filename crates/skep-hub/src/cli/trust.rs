@@ -18,7 +18,8 @@ use crate::{
         self, Found,
         trust::{self, Standing, Trust, Trusted},
     },
-    run::{now, rfc3339},
+    events::rfc3339,
+    run::now,
     terminal::line,
 };
 

@@ -32,6 +32,7 @@ enum Form {
 pub const VARIABLES: &[Variable] = &[
     Variable { name: "SKEP_HOME", pointer: "/home", form: Form::Text },
     Variable { name: "SKEP_DATABASE", pointer: "/database", form: Form::Text },
+    Variable { name: "SKEP_REDIS", pointer: "/redis", form: Form::Text },
     Variable { name: "SKEP_WORKSPACE", pointer: "/workspace", form: Form::Text },
     Variable { name: "SKEP_HUBS", pointer: "/hubs", form: Form::List },
     Variable { name: "SKEP_TOKEN", pointer: "/token", form: Form::Text },

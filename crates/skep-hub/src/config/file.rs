@@ -31,6 +31,8 @@ pub(super) struct File {
     pub(super) home: Option<PathBuf>,
     /// sqlite:PATH or postgresql://…. Default: skep.db in the state directory.
     pub(super) database: Option<Secret>,
+    /// redis://… beside a PostgreSQL that several hubs share: what cannot be stale or may be lost. Default: none.
+    pub(super) redis: Option<Secret>,
     /// Directory whose files tools may read. Default: the current one.
     pub(super) workspace: Option<PathBuf>,
     /// Places in the workspace that are shown although keys, tokens or Skep's own state are kept there, such as `~/.aws`.

@@ -18,6 +18,8 @@ pub struct Overrides {
     pub home: Option<PathBuf>,
     /// See [`super::Settings::database`].
     pub database: Option<String>,
+    /// See [`super::Settings::redis`].
+    pub redis: Option<String>,
     /// See [`super::Settings::workspace`].
     pub workspace: Option<PathBuf>,
     /// See [`super::Settings::hubs`].
@@ -50,6 +52,7 @@ pub(super) fn read(flags: &Overrides) -> (Value, Vec<Diagnostic>) {
     let list = |texts: &[String]| (!texts.is_empty()).then(|| json!(texts));
     let values = [
         ("--database", "/database", flags.database.as_deref().map(Value::from)),
+        ("--redis", "/redis", flags.redis.as_deref().map(Value::from)),
         ("--hub", "/hubs", list(&flags.hubs)),
         ("--bind", "/serve/bind", list(&flags.bind)),
         ("--tcp", "/serve/tcp", list(&flags.tcp)),

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn only_what_does_no_harm_is_taken() {
         let settings = json!({
-            "home": "/x", "database": "sqlite:x", "workspace": "/", "hubs": ["http://them"], "token": "t", "token_file": "f",
+            "home": "/x", "database": "sqlite:x", "redis": "redis://them", "workspace": "/", "hubs": ["http://them"], "token": "t", "token_file": "f",
             "serve": { "bind": ["0.0.0.0:1"], "tokens": { "them": "t" }, "tls_key": "k" },
             "run": { "actors": 3, "keep": 0 },
             "tools": { "allow": ["bash"], "deny": ["ai"], "timeout": "1m", "search": true },
@@ -217,6 +217,7 @@ mod tests {
         let expected = [
             "home",
             "database",
+            "redis",
             "workspace",
             "hubs",
             "token",

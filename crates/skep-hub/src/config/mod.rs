@@ -78,6 +78,8 @@ pub struct Settings {
     pub home: PathBuf,
     /// Address of the database; `None` for the embedded one in the state directory. May hold a password.
     pub database: Option<Secret>,
+    /// Address of Redis beside the database, if there is one. May hold a password.
+    pub redis: Option<Secret>,
     /// The directory whose files tools may read.
     pub workspace: PathBuf,
     /// Places in it that are shown although they are hidden as a rule.
@@ -362,6 +364,7 @@ fn fill_in(
     let file::File {
         home,
         database,
+        redis,
         workspace,
         workspace_show,
         hubs,
@@ -394,6 +397,7 @@ fn fill_in(
         built_in: flags.built_in.unwrap_or(|_| Vec::new()),
         home,
         database,
+        redis,
         workspace: flags.workspace.or(workspace).unwrap_or_else(|| PathBuf::from(".")),
         workspace_show,
         hubs,

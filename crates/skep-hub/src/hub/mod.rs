@@ -17,7 +17,8 @@ use anyhow::Context as _;
 use rustix::{fs::statfs, process::geteuid};
 use skep_core::{
     app::App,
-    db::{Db, Limits},
+    db::{Db, Limits, Redis, private_key_of_redis},
+    event::Event,
     policy::Permit,
 };
 use skep_tools::{
@@ -31,6 +32,7 @@ use skep_tools::{
 
 use crate::{
     config::Settings,
+    events::to_json,
     hub::{
         calls::Calls,
         catalogue::{Catalogue, tools::for_servers},
@@ -66,10 +68,16 @@ impl Store {
             Some(address) => address.reveal().to_owned(),
             None => format!("sqlite:{}", home.path().join(DATABASE).display()),
         };
-        let db = Db::open(&address, Limits::default()).await?;
+        let redis = settings.redis.as_ref().map(|redis| Redis { address: redis.reveal(), show: shown });
+        let db = Db::open_with(&address, redis, Limits::default()).await?;
         let permit = principals::local().permit()?;
         Ok(Store { settings: Arc::new(settings), home, app: App::new(db), permit })
     }
+}
+
+/// An event for programs that listen to Redis: the same that `GET /api/v1/events` gives.
+fn shown(event: &Event) -> String {
+    to_json(event, event.task.as_ref().map(|task| task.0.as_str()))
 }
 
 /// Who calls the tools of a hub.
@@ -168,6 +176,7 @@ pub fn model(settings: &Settings) -> Model {
 pub fn workspace(settings: &Settings, path: &Path) -> anyhow::Result<Dir> {
     let own = [Some(&settings.home), settings.token_file.as_ref(), settings.serve.tls_key.as_ref()];
     let own = own.into_iter().flatten().chain(&settings.files_with_secrets).cloned().chain(database_files(settings));
+    let own = own.chain(settings.redis.as_ref().and_then(|redis| private_key_of_redis(redis.reveal())));
     let secrets = Secrets::new(|name| std::env::var(name).ok(), own, &settings.workspace_show)?;
     let opened = Dir::open(path).with_context(|| format!("cannot open the workspace {}", path.display()))?;
     Ok(opened.without(&secrets)?)

@@ -28,8 +28,8 @@ use skep_plan::{
     },
 };
 
-use super::{Names, RunError, rfc3339, store, tasks_of};
-use crate::worker::Answer;
+use super::{Names, RunError, store, tasks_of};
+use crate::{events::rfc3339, worker::Answer};
 
 /// Tasks that are read at once. An answer may have some MiB.
 const TASKS_PER_READ: usize = 100;

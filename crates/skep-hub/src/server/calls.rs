@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     api,
+    events::rfc3339,
     hub::{
         admission::Refused,
         calls::log::{Record, Whose},
     },
-    run::rfc3339,
 };
 
 /// The longest that a request waits for a call.

@@ -21,6 +21,8 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Probe {
     name: &'static str,
     vital: bool,
+    /// What is said if it fails, where the reason is not for all who may ask.
+    failed: Option<&'static str>,
     check: Check,
 }
 
@@ -33,7 +35,25 @@ impl Probe {
     where
         F: Future<Output = Result<String, String>> + Send + 'static,
     {
-        Probe { name, vital, check: Box::new(move || Box::pin(check())) }
+        Probe { name, vital, failed: None, check: Box::new(move || Box::pin(check())) }
+    }
+
+    /// A server of which is said that it is `connected`, `down`, or `disabled` if there is none (`None`).
+    pub fn server<F>(name: &'static str, vital: bool, check: impl Fn() -> F + Send + Sync + 'static) -> Probe
+    where
+        F: Future<Output = Option<bool>> + Send + 'static,
+    {
+        let probe = Probe::new(name, vital, move || {
+            let check = check();
+            async move {
+                match check.await {
+                    None => Ok("disabled".to_owned()),
+                    Some(true) => Ok("connected".to_owned()),
+                    Some(false) => Err(String::new()),
+                }
+            }
+        });
+        Probe { failed: Some("down"), ..probe }
     }
 
     /// Runs a real sandbox and tells its tier.
@@ -76,6 +96,12 @@ pub(super) struct Findings {
 
 /// All checks of a hub.
 pub(super) struct Health {
+    vital: Probes,
+    others: Probes,
+}
+
+/// Some of them, and what they found last.
+struct Probes {
     probes: Vec<Probe>,
     check_time_max: Duration,
     last: Mutex<Option<(Instant, Findings)>>,
@@ -83,11 +109,27 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new(probes: Vec<Probe>, check_time_max: Duration) -> Health {
-        Health { probes, check_time_max, last: Mutex::new(None) }
+        let (vital, others) = probes.into_iter().partition(|probe| probe.vital);
+        let of = |probes| Probes { probes, check_time_max, last: Mutex::new(None) };
+        Health { vital: of(vital), others: of(others) }
     }
 
-    /// Check everything side by side, unless that was just done. Callers that come meanwhile wait for the same findings.
+    /// Check everything side by side, unless that was just done.
     pub(super) async fn check(&self) -> Findings {
+        let (vital, others) = tokio::join!(self.vital.check(), self.others.check());
+        let by_name = [vital.by_name, others.by_name].concat();
+        Findings { status: vital.status.max(others.status), by_name }
+    }
+
+    /// Whether all is there without which nothing can be relied on.
+    pub(super) async fn is_usable(&self) -> bool {
+        self.vital.check().await.status == Status::Healthy
+    }
+}
+
+impl Probes {
+    /// Callers that come meanwhile wait for the same findings.
+    async fn check(&self) -> Findings {
         let mut last = self.last.lock().await;
         if let Some((at, findings)) = &*last
             && at.elapsed() < FRESH
@@ -103,7 +145,7 @@ impl Health {
             let found = found.unwrap_or_else(|error| {
                 let worse = if probe.vital { Status::Unhealthy } else { Status::Degraded };
                 findings.status = findings.status.max(worse);
-                format!("failed: {error}")
+                probe.failed.map_or_else(|| format!("failed: {error}"), str::to_owned)
             });
             findings.by_name.push((probe.name, found));
         }
@@ -134,8 +176,24 @@ mod tests {
         assert_eq!(health(vec![well("a"), failing("b", false)]).check().await.status, Status::Degraded);
         let findings = health(vec![failing("a", true), failing("b", false), well("c")]).check().await;
         assert_eq!(findings.status, Status::Unhealthy);
-        let expected = [("a", "failed: broken"), ("b", "failed: broken"), ("c", "well")];
+        let expected = [("a", "failed: broken"), ("c", "well"), ("b", "failed: broken")];
         assert_eq!(findings.by_name, expected.map(|(name, found)| (name, found.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_server_is_connected_down_or_not_wanted() {
+        let server = |found| Probe::server("a", false, move || async move { found });
+        for (found, text, status) in [
+            (Some(true), "connected", Status::Healthy),
+            (Some(false), "down", Status::Degraded),
+            (None, "disabled", Status::Healthy),
+        ] {
+            let health = health(vec![server(found)]);
+            let findings = health.check().await;
+            assert_eq!((findings.status, findings.by_name), (status, vec![("a", text.to_owned())]));
+            assert!(health.is_usable().await);
+        }
+        assert!(!health(vec![failing("a", true), well("b")]).is_usable().await);
     }
 
     #[tokio::test]

@@ -307,6 +307,7 @@ async fn live() -> Response {
 async fn ready(State(hub): State<Arc<Shared>>) -> Response {
     let (code, status) = match hub.calls.admission.is_draining() {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        false if !hub.health.is_usable().await => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         false => (StatusCode::OK, "ready"),
     };
     json_response(code, &api::Readiness { status })
@@ -316,6 +317,7 @@ async fn show_metrics(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<
     caller.permit::<policy::Read>()?;
     let elsewhere = |&reason: &&str| Problem::new(Kind::Unavailable, reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
+    hub.live.db().into_iter().for_each(metrics::of_store);
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
     let text = metrics.render(hub.calls.admission.load(), connections, &hub.mcp.server, hub.started.elapsed());
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

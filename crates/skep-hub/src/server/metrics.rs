@@ -8,6 +8,7 @@ use std::{cell::RefCell, sync::OnceLock, time::Duration};
 use axum::http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use skep_core::db::Db;
 use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,22 @@ impl Metrics {
         }
         self.handle.render()
     }
+}
+
+/// What other hubs commit and how soon it is seen here, and Redis, if there is one.
+pub(super) fn of_store(db: &Db) {
+    metrics::gauge!("skep_sync_lag_seconds").set(db.sync_lag().unwrap_or_default().as_secs_f64());
+    let Some(redis) = db.redis() else { return };
+    metrics::gauge!("skep_redis_connected").set(if redis.is_connected { 1.0 } else { 0.0 });
+    for (outcome, count) in [("hit", redis.hits), ("miss", redis.misses), ("damaged", redis.damaged)] {
+        metrics::counter!("skep_redis_reads_total", "outcome" => outcome).absolute(count);
+    }
+    metrics::counter!("skep_redis_published_total").absolute(redis.published);
+    metrics::counter!("skep_redis_dropped_total").absolute(redis.dropped);
+    metrics::counter!("skep_redis_errors_total").absolute(redis.errors);
+    metrics::counter!("skep_redis_connections_total").absolute(redis.connections);
+    metrics::gauge!("skep_redis_memory_bytes").set(redis.memory_bytes as f64);
+    metrics::gauge!("skep_redis_memory_max_bytes").set(redis.memory_bytes_max as f64);
 }
 
 /// One answered request. `route` is a pattern of the router, never a path as it came in.
@@ -141,6 +158,18 @@ fn describe() {
         "skep_authenticated_total",
         "Requests and connections that brought a token, by whose it is."
     );
+    metrics::describe_gauge!(
+        "skep_sync_lag_seconds",
+        "The longest that an event of another hub took to be seen by those who follow here, in the last minute."
+    );
+    metrics::describe_gauge!("skep_redis_connected", "Whether there is a connection to Redis.");
+    metrics::describe_counter!("skep_redis_reads_total", "Contents of files that Redis was asked for.");
+    metrics::describe_counter!("skep_redis_published_total", "Events that were published on channels of Redis.");
+    metrics::describe_counter!("skep_redis_dropped_total", "Contents and events that were not sent to Redis.");
+    metrics::describe_counter!("skep_redis_errors_total", "Answers of Redis that were errors, or late.");
+    metrics::describe_counter!("skep_redis_connections_total", "Connections to Redis that were made.");
+    metrics::describe_gauge!("skep_redis_memory_bytes", "Memory that Redis uses.");
+    metrics::describe_gauge!("skep_redis_memory_max_bytes", "Memory that Redis may use; 0 if it has no limit.");
     metrics::describe_gauge!("skep_mcp_sessions", "MCP sessions that are kept.");
     metrics::describe_counter!("skep_mcp_tasks_created_total", "MCP calls that became tasks.");
     metrics::describe_counter!("skep_mcp_tasks_ended_total", "MCP tasks that ended here, by their state.");

@@ -34,7 +34,7 @@ use skep_mcp::{
 use tokio::sync::broadcast;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::run::rfc3339;
+use crate::events::rfc3339;
 
 /// Steps that the log of a workspace shows: the newest.
 const STEPS_SHOWN: usize = 100;

@@ -10,8 +10,18 @@ mod editors;
 mod half;
 mod hidden;
 mod plain;
+#[expect(dead_code, reason = "the tests of the store use all of it")]
+#[path = "../../../skep-core/tests/postgres/mod.rs"]
+mod postgres;
 mod principals;
+#[expect(dead_code, reason = "the tests of the store use all of it")]
+#[path = "../../../skep-core/tests/postgres/private.rs"]
+mod private;
+#[expect(dead_code, reason = "the tests of the store use all of it")]
+#[path = "../../../skep-core/tests/redis/mod.rs"]
+mod redis_server;
 mod rest;
+mod several;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

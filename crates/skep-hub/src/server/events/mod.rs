@@ -21,7 +21,7 @@ use axum::{
 };
 use skep_core::{
     app::{App, EventFollower},
-    db::{DbError, News},
+    db::{Db, DbError, News},
     event::{Event, EventFilter},
     limits::{Invalid, PAGE_MAX},
     policy::{Permit, Read},
@@ -89,6 +89,11 @@ impl Live {
             of: Mutex::default(),
             sockets: TaskTracker::new(),
         }
+    }
+
+    /// The store that they read from.
+    pub(super) fn db(&self) -> Option<&Db> {
+        self.app.as_ref().map(|app| &app.db)
     }
 
     /// End all readers: the hub stops.
@@ -259,12 +264,7 @@ fn failed(error: DbError) -> Problem {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use skep_core::{
-        Namespace,
-        db::{Db, Limits},
-        memory::NewEntry,
-        policy::Actor,
-    };
+    use skep_core::{Namespace, db::Limits, memory::NewEntry, policy::Actor};
 
     use super::*;
 
