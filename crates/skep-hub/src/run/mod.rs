@@ -35,7 +35,6 @@ use skep_core::{
     task::{NewTask, Summary, TaskId, WorkerId},
 };
 use skep_plan::{Plan, Role, Step};
-pub(crate) use skep_tools::time::rfc3339;
 use skep_tools::{parts::SANDBOXED, sandboxed::SandboxOnDemand, workspace::Dir};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
