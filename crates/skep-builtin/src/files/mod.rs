@@ -2,7 +2,7 @@
 //!
 //! They read the workspace and the outputs, and write to the outputs alone: an edit of one of the user's files is an
 //! edited copy among the outputs. Which paths are which, and that none leads out, is the matter of
-//! [`workspace`](crate::workspace).
+//! [`workspace`](skep_tools::workspace).
 //!
 //! With a `task_id` they work on the files of that task's workspace instead, which the store has for all who work on
 //! it, with their revisions (`stored/`).

@@ -1,7 +1,7 @@
 //! Asking an engine that the operator configured: one request, a bounded answer, and errors that say what to do.
 //!
 //! The address is the operator's own word, so it may be on this machine; what strangers choose goes through
-//! [`net`](crate::net). A key goes into one header and nowhere else: redirects are not followed, and what an engine
+//! [`net`](skep_tools::net). A key goes into one header and nowhere else: redirects are not followed, and what an engine
 //! says of an error is shown without it.
 
 use std::{fmt, time::Duration};
