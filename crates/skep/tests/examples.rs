@@ -46,6 +46,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("example.com", "needs the network"),
     ("http://one:8000", "needs other machines"),
     ("--hub URL", "stands for any hub"),
+    ("~/site", "names a directory of a user"),
+    ("skep history", "needs a hub that has this directory, as the tests of the command do"),
+    ("skep diff", "needs a hub that has this directory, as the tests of the command do"),
+    ("skep undo", "needs a hub that has this directory, as the tests of the command do"),
 ];
 
 /// Most time for one example, in seconds.
