@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use skep_core::hex::hex;
 use skep_tools::code::{Language, SOURCE_BYTES_MAX};
 use skep_tools::{
     error::ToolError,
@@ -95,7 +96,7 @@ impl BuiltIn for GenerateCode {
             }
             _ => return Err(ToolError::argument("code", "pass either `code` or `prompt`, and not both")),
         };
-        let sha256 = hexadecimal(&Sha256::digest(code.as_bytes()));
+        let sha256 = hex(&Sha256::digest(code.as_bytes()));
         let chosen = || format!("generated_{}.{}", &sha256[..8], language.extension()).into();
         Ok(Answer {
             path: context.outputs.write(&path.unwrap_or_else(chosen), code.as_bytes())?,
@@ -166,10 +167,6 @@ fn fenced(text: &str) -> &str {
     }
     blocks.extend(open.map(|start| &text[start..]));
     blocks.into_iter().max_by_key(|block| block.len()).unwrap_or(text)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

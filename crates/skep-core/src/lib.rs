@@ -19,7 +19,7 @@ pub mod directory;
 pub mod event;
 pub mod file;
 pub mod glob;
-mod hex;
+pub mod hex;
 mod id;
 mod json;
 pub mod limits;

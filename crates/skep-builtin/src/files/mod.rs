@@ -22,6 +22,7 @@ mod write;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
+use skep_core::hex::hex;
 use skep_tools::{
     error::ToolError,
     workspace::{Context, OUTPUTS, Seen, refused},
@@ -68,7 +69,7 @@ fn keep_instead_of(context: &Context, path: &str, base_sha256: &str, bytes: &[u8
 
 /// The SHA-256 of this, in hexadecimal digits.
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn check(path: &str) -> Result<(), ToolError> {

@@ -14,6 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_core::Timestamp;
+use skep_core::hex::hex;
 use skep_tools::{document, workspace::Readers};
 
 use crate::state;
@@ -122,7 +123,7 @@ pub fn place(path: &Path) -> io::Result<PathBuf> {
 
 /// SHA-256 in hexadecimal digits.
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

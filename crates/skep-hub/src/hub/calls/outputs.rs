@@ -13,6 +13,7 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
+use skep_core::hex::hex;
 use skep_mcp::server::LOCAL;
 use skep_tools::{
     error::ToolError,
@@ -79,7 +80,7 @@ fn directory_of(principal: &str) -> OsString {
 }
 
 fn digest(name: &str) -> String {
-    Sha256::digest(name)[..DIGEST_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(name)[..DIGEST_BYTES])
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use skep_core::{
     app::{App, DirectoryError, FileError},
     directory::{Agreed, Directory, DirectoryChange},
     file::Revision,
+    hex::hex,
     limits::FILE_BYTES_MAX,
     path::FilePath,
     policy::Permit,
@@ -245,7 +246,7 @@ fn look(dir: &Dir, path: &Path) -> InDirectory {
     match dir.read_seen(path, FILE_BYTES_MAX as u64) {
         Ok((None, seen)) => InDirectory::Nothing(seen),
         Ok((Some(bytes), seen)) => {
-            let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let sha256 = hex(&Sha256::digest(&bytes));
             InDirectory::File { bytes: bytes.into(), sha256, seen }
         }
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {

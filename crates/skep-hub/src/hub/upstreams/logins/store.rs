@@ -16,6 +16,7 @@ use std::{
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use skep_core::hex::hex;
 use skep_mcp::client::auth::Challenge;
 use tokio::time::{Instant, sleep};
 
@@ -204,7 +205,7 @@ impl Store {
 
     /// Wait until nobody else asks for the same. The turn is over when the file is closed.
     pub(super) async fn turn(&self, what: &str) -> Result<File, StoreError> {
-        let digest: String = Sha256::digest(what).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&Sha256::digest(what)[..8]);
         self.locked(&format!("{LOCK}.{digest}"), TURN_TIME_MAX).await
     }
 
