@@ -5,8 +5,6 @@ pub mod claims;
 mod conflict;
 pub mod files;
 
-pub use crate::time::rfc3339 as time;
-use crate::{error::ToolError, workspace::Context};
 use serde_json::Map;
 use skep_core::{
     Timestamp,
@@ -14,6 +12,12 @@ use skep_core::{
     db::DbError,
     limits::Invalid,
     policy::{Permit, Right},
+};
+
+pub use crate::time::rfc3339 as time;
+use crate::{
+    error::{Fault, ToolError},
+    workspace::Context,
 };
 
 /// The store, where this process has one.
@@ -42,7 +46,7 @@ impl Shared {
 
 /// What the store refuses in any state, as a fault of the arguments.
 pub fn refused(invalid: Invalid) -> ToolError {
-    ToolError::InvalidArguments(vec![crate::error::Fault { pointer: String::new(), message: invalid.to_string() }])
+    ToolError::InvalidArguments(vec![Fault { pointer: String::new(), message: invalid.to_string() }])
 }
 
 /// What the store cannot do now.

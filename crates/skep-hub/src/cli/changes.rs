@@ -11,13 +11,13 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use similar::TextDiff;
 use skep_tools::{duration::Span, error::ToolError};
 
 use super::{
     Common, FAILED, Usage, at_least_one, bytes_for_people,
-    files::{Files, author_of, items, text_of, time_of},
-    print, say, shared,
+    files::{Files, author_of, difference, items, text_of, time_of},
+    print, say,
+    shared::{self, refused},
     tools::show,
 };
 use crate::{config::Overrides, running::RunningHub, terminal::line};
@@ -386,9 +386,7 @@ impl Workspace {
             }
         }
         let [Ok(old), Ok(new)] = &texts[..] else { return Ok(format!("{path} has changed, and is no text\n")) };
-        let diff = TextDiff::from_lines(old, new);
-        let header = (format!("{path} (revision {from})"), format!("{path} (revision {to})"));
-        Ok(diff.unified_diff().header(&header.0, &header.1).to_string())
+        Ok(difference(path, (from, old), (to, new)))
     }
 }
 
@@ -428,12 +426,4 @@ fn moment(text: &str) -> Result<String, String> {
 
 fn ago(time: Duration) -> anyhow::Result<String> {
     Ok(jiff::Timestamp::now().checked_sub(jiff::SignedDuration::try_from(time)?)?.to_string())
-}
-
-fn refused(error: &ToolError, is_json: bool) -> anyhow::Result<ExitCode> {
-    if is_json {
-        return show(&error.to_json(), false, true);
-    }
-    say!("skep: {error}");
-    Ok(ExitCode::from(FAILED))
 }

@@ -234,9 +234,7 @@ impl Files {
         let [Ok(old), Ok(new)] = &texts[..] else {
             anyhow::bail!("{path} is not text in UTF-8 at these revisions, so there is no diff of them");
         };
-        let diff = TextDiff::from_lines(old, new);
-        let header = (format!("{path} (revision {from})"), format!("{path} (revision {to})"));
-        Ok(Ok(diff.unified_diff().header(&header.0, &header.1).to_string()))
+        Ok(Ok(difference(path, (from, old), (to, new))))
     }
 
     /// Write what was there at a revision, unless somebody writes the file meanwhile.
@@ -271,6 +269,12 @@ impl Files {
         };
         self.call(tool, arguments).await
     }
+}
+
+/// A unified diff of two revisions of a file, each with its number.
+pub(super) fn difference(path: &str, (from, old): (u64, &str), (to, new): (u64, &str)) -> String {
+    let header = (format!("{path} (revision {from})"), format!("{path} (revision {to})"));
+    TextDiff::from_lines(old, new).unified_diff().header(&header.0, &header.1).to_string()
 }
 
 /// The tool for a command, and its arguments.

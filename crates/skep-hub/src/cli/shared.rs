@@ -1,6 +1,6 @@
 //! What the commands have in common that work on what agents share: a call of a tool, at a hub or on the store.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -9,10 +9,11 @@ use skep_tools::{
     tool::{Annotations, Answer, Call},
     workspace::{Context, Outputs},
 };
+use tokio::task::JoinSet;
 
-use super::{Common, Usage, remote, stop_on_signal};
+use super::{Common, FAILED, Usage, remote, say, stop_on_signal, tools::show};
 use crate::{
-    config::Overrides,
+    config::{Overrides, Settings},
     hub::{self, Callers, Hub, Store, principals::local},
     remote::Hubs,
     running::RunningHub,
@@ -82,16 +83,48 @@ pub(super) async fn call_within(
     if place.hub.is_some() || RunningHub::find(&settings.home).is_some() {
         return at(&remote::client(&settings, place.hub.as_deref())?, call).await;
     }
-    let workspace = hub::workspace(&settings, &settings.workspace)?;
     let store = Store::open(settings).await?;
-    let outputs = hub::outputs(&store.settings)?;
-    let hub = Hub::new(&store.settings, Some(store.clone()), Callers::Process, &workspace, &outputs);
-    let mut signals = tokio::task::JoinSet::new();
-    let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
-    let answered = hub.calls.values(context, call).await;
-    hub.close().await;
-    store.app.db.close().await;
+    let (here, context) = Here::open(&store.settings, Some(store.clone()))?;
+    let answered = here.hub.calls.values(context, call).await;
+    here.close().await;
     Ok(answered)
+}
+
+/// The hub of a command that calls tools itself.
+pub(super) struct Here {
+    pub(super) hub: Hub,
+    /// Waits for the signal that cancels the calls.
+    _signals: JoinSet<()>,
+}
+
+impl Here {
+    /// Put it together, with what its calls see.
+    pub(super) fn open(settings: &Settings, store: Option<Store>) -> anyhow::Result<(Here, Context)> {
+        let workspace = hub::workspace(settings, &settings.workspace)?;
+        let outputs = hub::outputs(settings)?;
+        let hub = Hub::new(settings, store, Callers::Process, &workspace, &outputs);
+        let mut signals = JoinSet::new();
+        let stop = stop_on_signal(&mut signals)?;
+        let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop);
+        Ok((Here { hub, _signals: signals }, context))
+    }
+
+    /// End its MCP servers, and close its store.
+    pub(super) async fn close(self) {
+        self.hub.close().await;
+        if let Some(store) = self.hub.store {
+            store.app.db.close().await;
+        }
+    }
+}
+
+/// Say why a tool did nothing. The exit code is that of a command that has failed.
+pub(super) fn refused(error: &ToolError, is_json: bool) -> anyhow::Result<ExitCode> {
+    if is_json {
+        return show(&error.to_json(), false, true);
+    }
+    say!("skep: {error}");
+    Ok(ExitCode::from(FAILED))
 }
 
 async fn at(hub: &Hubs, call: Call) -> anyhow::Result<Result<Answer, ToolError>> {

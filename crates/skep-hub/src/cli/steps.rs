@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
-use skep_tools::tool::Answer;
 
 use super::{
-    Common, FAILED,
+    Common,
     files::{items, text_of, time_of},
-    print, say, shared,
+    print,
+    shared::{self, refused},
     tools::show,
 };
 use crate::terminal::short_line;
@@ -87,14 +87,10 @@ pub(super) async fn steps(common: Common, arguments: Arguments) -> anyhow::Resul
         }
         Command::Add { text, level } => ("log_step", json!({ "message": text, "level": level.name() })),
     };
-    let answer: Map<String, Value> = match shared::call(common, &place, tool, arguments).await? {
+    let answer = match shared::call(common, &place, tool, arguments).await? {
         Ok(answer) if is_json => return show(&answer.to_json(), true, true),
-        Ok(Answer { value, .. }) => value,
-        Err(error) if is_json => return show(&error.to_json(), false, true),
-        Err(error) => {
-            say!("skep: {error}");
-            return Ok(ExitCode::from(FAILED));
-        }
+        Ok(answer) => answer.value,
+        Err(error) => return refused(&error, is_json),
     };
     print(&match &command {
         Command::Ls { .. } => table(&answer),

@@ -18,13 +18,13 @@ use skep_tools::{
     error::ToolError,
     parts::SHARING,
     tool::{Answer, Call},
-    workspace::{Context, Outputs},
+    workspace::Context,
 };
 
-use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, stop_on_signal, tool_page};
+use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, shared::Here, tool_page};
 use crate::{
     config::{Overrides, is_call_time},
-    hub::{self, Callers, Hub, Store, calls::Calls, catalogue::Listed, principals::local},
+    hub::{self, Callers, Hub, Store, calls::Calls, catalogue::Listed},
     terminal::{Screen, ignore_gone, line, short_line},
     use_mcp_tool::{self, Part, Use},
 };
@@ -179,20 +179,13 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
         }
         _ => (Arc::new(settings), None),
     };
-    let workspace = hub::workspace(&settings, &settings.workspace)?;
-    let outputs = hub::outputs(&settings)?;
-    let hub = Hub::new(&settings, store.clone(), Callers::Process, &workspace, &outputs);
+    let (here, context) = Here::open(&settings, store)?;
     let deadline = arguments.timeout.map(|timeout| timeout.0);
-    let mut signals = tokio::task::JoinSet::new();
-    let context = Context::new(local().permit()?, workspace, Outputs::new(outputs, ""), stop_on_signal(&mut signals)?);
     let called = match &arguments.use_mcp_tool {
-        Some(path) => call_all(&hub.calls, path, deadline, context).await,
-        None => call_one(&hub.calls, &arguments, deadline, context).await,
+        Some(path) => call_all(&here.hub.calls, path, deadline, context).await,
+        None => call_one(&here.hub.calls, &arguments, deadline, context).await,
     };
-    hub.close().await;
-    if let Some(store) = store {
-        store.app.db.close().await;
-    }
+    here.close().await;
     let (answer, is_ok) = called?;
     show(&answer, is_ok, arguments.json)
 }

@@ -14,7 +14,7 @@ use skep_mcp::server::Members;
 use skep_plan::template::ArgumentsTemplate;
 use skep_tools::{
     error::{Fault, ToolError},
-    shared::claims::require_claim,
+    shared::{claims::require_claim, refused},
 };
 
 use crate::{config::servers::ClaimRequired, hub::calls::Text};
@@ -60,7 +60,7 @@ impl Claimed {
         let (task, paths) = (self.task(&said)?, self.paths(&said.arguments)?);
         let agent = said.agent.as_deref().or(actor.agent.as_deref());
         let permit = actor.permit::<Read>().map_err(|denied| ToolError::Denied(denied.to_string()))?;
-        let permit = permit.within(Some(&task), agent).map_err(|invalid| fault(invalid.to_string()))?;
+        let permit = permit.within(Some(&task), agent).map_err(refused)?;
         for path in &paths {
             let checked = require_claim(app, &permit, path, said.token).await;
             checked.map_err(|error| in_task(error, &task))?;

@@ -18,9 +18,11 @@ use skep_core::{
 };
 use skep_mcp::{framing, server::http::Fields};
 use skep_tools::{
-    error::{Fault, ToolError},
     room::Room,
-    shared::files::{self, Draft, Kept},
+    shared::{
+        self,
+        files::{self, Draft, Kept},
+    },
 };
 
 use super::{Arguments, FILE, entity_tag, is_known, not_modified, refused, run};
@@ -163,11 +165,7 @@ pub(super) async fn write(
 fn open<R: Right>(hub: &Shared, caller: &Caller, task: &str, agent: Option<&str>) -> Result<(App, Permit<R>), Problem> {
     let permit = caller.permit::<R>()?;
     let app = hub.app.clone().ok_or_else(|| Problem::new(Kind::Unavailable, "this hub has no store with files"))?;
-    let invalid = |error: skep_core::limits::Invalid| {
-        let fault = Fault { pointer: String::new(), message: error.to_string() };
-        Problem::from(ToolError::InvalidArguments(vec![fault]))
-    };
-    Ok((app, permit.within(Some(task), agent).map_err(invalid)?))
+    Ok((app, permit.within(Some(task), agent).map_err(shared::refused)?))
 }
 
 fn read_members<T: DeserializeOwned>(arguments: Arguments) -> Result<T, Problem> {
