@@ -1,4 +1,4 @@
-//! A caller that costs little beside what it calls: one kept connection, one call at a time, and just enough HTTP.
+//! Callers of a tool, over HTTP and by standard input and output.
 
 use std::{
     io,
@@ -6,9 +6,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use skep_bench::http::{Connection, find};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{ChildStdin, ChildStdout},
 };
 
@@ -62,29 +62,25 @@ pub(crate) struct Endpoint {
 
 /// One client of a endpoint.
 pub(crate) struct Client {
-    stream: TcpStream,
+    connection: Connection,
     endpoint: Endpoint,
     session: Option<String>,
-    buffer: Vec<u8>,
 }
 
 impl Client {
     pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<Client> {
-        let stream = TcpStream::connect(&endpoint.address).await?;
-        stream.set_nodelay(true)?;
-        let mut client =
-            Client { stream, endpoint: endpoint.clone(), session: None, buffer: Vec::with_capacity(1 << 16) };
+        let connection = Connection::open(&endpoint.address).await?;
+        let mut client = Client { connection, endpoint: endpoint.clone(), session: None };
         if endpoint.way == Way::Session {
             let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
                 "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "bench", "version": "1" },
             } });
             let request = client.request("initialize", "", &hello);
-            let head = client.exchange(&request).await?.0;
-            let head = String::from_utf8_lossy(&client.buffer[..head]).into_owned();
-            client.session = header(&head, "mcp-session-id").map(str::to_owned);
+            let answer = client.connection.exchange(&request).await?;
+            client.session = answer.header("mcp-session-id").map(str::to_owned);
             let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
             let request = client.request("notifications/initialized", "", &ready);
-            client.exchange(&request).await?;
+            client.connection.exchange(&request).await?;
         }
         Ok(client)
     }
@@ -108,15 +104,9 @@ impl Client {
         };
         let request = self.request("tools/call", &name, &body);
         let began = Instant::now();
-        let (head, whole) = self.exchange(&request).await?;
+        let answer = self.connection.exchange(&request).await?;
         let took = began.elapsed();
-        let answer = &self.buffer[..whole];
-        if answer.starts_with(b"HTTP/1.1 200") && tool.is_answer(&answer[head..]) {
-            Ok(took)
-        } else {
-            let answer = String::from_utf8_lossy(&answer[..whole.min(2000)]).into_owned();
-            Err(io::Error::other(format!("{} answered: {answer}", self.endpoint.address)))
-        }
+        if answer.status() == 200 && tool.is_answer(answer.body()) { Ok(took) } else { Err(answer.into_error()) }
     }
 
     fn request(&self, method: &str, name: &str, body: &Value) -> Vec<u8> {
@@ -135,73 +125,6 @@ impl Client {
         }
         format!("{request}\r\n{body}").into_bytes()
     }
-
-    /// Send, and receive the whole answer into the buffer: where its head ends, and where it ends.
-    async fn exchange(&mut self, request: &[u8]) -> io::Result<(usize, usize)> {
-        self.stream.write_all(request).await?;
-        self.buffer.clear();
-        let mut scanned = Scan::default();
-        loop {
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if let Some(ends) = scanned.ends(&self.buffer) {
-                return Ok(ends);
-            }
-        }
-    }
-}
-
-/// How much of an answer is known.
-#[derive(Default)]
-struct Scan {
-    /// Where the head ends, and the length of the body; `None` if it comes in chunks.
-    head: Option<(usize, Option<usize>)>,
-    /// Where the next chunk begins.
-    chunk: usize,
-}
-
-impl Scan {
-    fn ends(&mut self, answer: &[u8]) -> Option<(usize, usize)> {
-        if self.head.is_none() {
-            let end = find(answer, b"\r\n\r\n")? + 4;
-            let head = std::str::from_utf8(&answer[..end]).ok()?;
-            let has_none = head.starts_with("HTTP/1.1 202") || head.starts_with("HTTP/1.1 204");
-            let length = header(head, "content-length").and_then(|length| length.parse().ok());
-            let is_chunked = header(head, "transfer-encoding").is_some();
-            self.head = Some((end, length.or((has_none && !is_chunked).then_some(0))));
-            self.chunk = end;
-        }
-        let (head, length) = self.head?;
-        if let Some(length) = length {
-            return (head + length <= answer.len()).then_some((head, head + length));
-        }
-        loop {
-            let line = answer.get(self.chunk..)?;
-            let end = find(line, b"\r\n")?;
-            let size = std::str::from_utf8(&line[..end]).ok()?.split(';').next()?.trim();
-            let size = usize::from_str_radix(size, 16).ok()?;
-            let next = self.chunk + end + 2 + size + 2;
-            if next > answer.len() {
-                return None;
-            }
-            self.chunk = next;
-            if size == 0 {
-                return Some((head, next));
-            }
-        }
-    }
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
-}
-
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
 }
 
 fn contains(text: &[u8], what: &[u8]) -> bool {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use serde_json::json;
+use skep_bench::hub::{beside, listening};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
     net::TcpListener,
     process::{Child, Command},
 };
@@ -76,8 +76,7 @@ pub(crate) async fn skep(upstream: Upstream<'_>, count: usize) -> io::Result<Run
     let servers: serde_json::Map<_, _> = (0..count).map(|index| (name(index), entry.clone())).collect();
     let config = files.path().join("mcp.json");
     std::fs::write(&config, json!({ "mcpServers": servers }).to_string())?;
-    let beside = this_program()?.with_file_name("skep");
-    let mut command = Command::new(beside);
+    let mut command = Command::new(beside()?);
     command
         .args(["serve", "--bind", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--mcp-config"])
         .arg(config)
@@ -220,24 +219,4 @@ impl Peer {
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
-}
-
-/// Start a program that says on standard error where it listens.
-async fn listening(mut command: Command) -> io::Result<(Child, String)> {
-    let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no standard error"))?;
-    let mut lines = BufReader::new(stderr).lines();
-    while let Some(line) = lines.next_line().await? {
-        if let Some((_, address)) = line.split_once("listening on http://") {
-            let address = address.trim().to_owned();
-            // What else it says is read, so that it never waits for somebody who does.
-            let stderr = lines.into_inner().into_inner().into_owned_fd()?;
-            std::thread::spawn(move || {
-                let mut all = std::fs::File::from(stderr);
-                std::io::copy(&mut all, &mut std::io::sink())
-            });
-            return Ok((child, address));
-        }
-    }
-    Err(io::Error::other(format!("{command:?} ended without saying where it listens")))
 }
