@@ -1,6 +1,6 @@
 //! Operations on claims.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -11,8 +11,8 @@ use super::{App, EventFollower, files::last_token};
 use crate::{
     Timestamp,
     claim::{self, CLAIMS_MAX, Claim, ClaimToken, InvalidTime, NewClaim, PRINCIPAL_CLAIMS_MAX, Refused, WAITING_TTL},
-    db::{DbError, News, Tx},
-    event::{EventFilter, EventKind, NewEvent},
+    db::{DbError, News, Operation, Tx},
+    event::{EventActor, EventFilter, EventKind, NewEvent},
     file::Author,
     glob::Pattern,
     path::FilePath,
@@ -126,14 +126,8 @@ impl App {
         pattern: Option<&Pattern>,
         token: ClaimToken,
     ) -> Result<bool, ClaimError> {
-        let (pattern, by) = (pattern.cloned(), Author::from(&**permit.actor()));
-        let release = async move |tx: &mut Tx<'_>| {
-            let Some(claim) = tx.claim(token).await? else { return Ok(false) };
-            check_owner(&claim, pattern.as_ref(), &by)?;
-            end(tx, &claim).await?;
-            Ok(true)
-        };
-        self.db.write(permit, release).await
+        let release = Release { actor: (&**permit.actor()).into(), pattern: pattern.cloned(), token };
+        Ok(self.db.perform(permit.namespace(), 0, release).await??)
     }
 
     /// Take a claim away from whoever holds it or waits for it. Returns what it was; `None` if it was over already.
@@ -169,44 +163,8 @@ impl App {
 
     /// Grant a claim, or put the request in line unless it must not wait.
     async fn request(&self, permit: &Permit, new: &NewClaim, is_last: bool) -> Result<Looked, ClaimError> {
-        let (new, by) = (new.clone(), Author::from(&**permit.actor()));
-        let request = async move |tx: &mut Tx<'_>| {
-            let all = Claims::load(tx).await?;
-            if all.live.len() >= CLAIMS_MAX {
-                return Err(ClaimError::TooMany);
-            }
-            if all.live.iter().filter(|claim| claim.by.principal == by.principal).count() >= PRINCIPAL_CLAIMS_MAX {
-                return Err(ClaimError::TooManyOfYours);
-            }
-            let NewClaim { pattern, is_shared, ttl, .. } = &new;
-            let now = tx.now();
-            let mut claim = Claim {
-                token: ClaimToken(i64::MAX),
-                pattern: pattern.clone(),
-                is_shared: *is_shared,
-                is_held: true,
-                by: by.clone(),
-                asked: now,
-                renewed: tx.surely_past(),
-                until: now.after(*ttl),
-            };
-            let before: Vec<Claim> = claim::before(&claim, &all.live).cloned().collect();
-            if is_last && let Some(first) = first(&before) {
-                return Err(Refused::Claimed(Box::new(first)).into());
-            }
-            let (token, seen) = tx.next_token().await?;
-            claim.token = token;
-            if !before.is_empty() {
-                (claim.is_held, claim.until) = (false, now.after(WAITING_TTL));
-            }
-            all.delete_over(tx, &claim).await?;
-            tx.add_claim(&claim).await?;
-            if claim.is_held {
-                append(tx, taken(&claim));
-            }
-            Ok(Waits::new(&claim, before, seen).map_or(Looked::Granted(claim), Looked::Waits))
-        };
-        self.db.write(permit, request).await
+        let request = Request { actor: (&**permit.actor()).into(), new: new.clone(), is_last };
+        self.db.perform(permit.namespace(), 0, request).await?
     }
 
     /// Wait until a request is granted. `None` if it is gone.
@@ -256,7 +214,7 @@ impl App {
             claim.until = tx.now().after(if claim.is_held { ttl } else { WAITING_TTL });
             tx.save_claim(&claim).await?;
             if claim.is_held {
-                all.delete_over(tx, &claim).await?;
+                all.delete_over(tx, std::slice::from_ref(&claim)).await?;
                 append(tx, taken(&claim));
             }
             let seen = 0; // the events are followed already
@@ -273,6 +231,130 @@ impl App {
             None => Ok(()),
         };
         self.db.write(permit, withdraw).await
+    }
+}
+
+/// A request for a claim. Those of several callers are decided together, with one look at the claims that there are.
+struct Request {
+    actor: EventActor,
+    new: NewClaim,
+    /// It must not wait.
+    is_last: bool,
+}
+
+/// The tokens of requests until they are given real ones: larger than all that are, and in the same order.
+const PROVISIONAL: i64 = i64::MAX / 2;
+
+impl Operation for Request {
+    type Output = Result<Looked, ClaimError>;
+    type Error = DbError;
+    const TOGETHER: bool = true;
+
+    async fn run(tx: &mut Tx<'_>, all: &[&Request]) -> Result<Vec<Self::Output>, DbError> {
+        let mut claims = Claims::load(tx).await?;
+        let there = claims.live.len();
+        let decided: Vec<Result<Vec<Claim>, ClaimError>> =
+            all.iter().map(|request| request.decide(tx, there, &mut claims.live)).collect();
+        let mut new = claims.live.split_off(there);
+        if new.is_empty() {
+            return Ok(decided.into_iter().map(|refused| Err(refused.err().unwrap_or(ClaimError::TooMany))).collect());
+        }
+        let (before, seen) = tx.take_tokens(new.len()).await?;
+        let numbered = |token: &mut ClaimToken| {
+            if token.0 >= PROVISIONAL {
+                token.0 += before + 1 - PROVISIONAL;
+            }
+        };
+        new.iter_mut().for_each(|claim| numbered(&mut claim.token));
+        claims.delete_over(tx, &new).await?;
+        tx.add_claims(&new).await?;
+        let mut new = new.into_iter();
+        let mut looked = Vec::with_capacity(all.len());
+        for (request, decided) in all.iter().zip(decided) {
+            looked.push(match (decided, &mut new) {
+                (Err(refused), _) => Err(refused),
+                (Ok(mut before), new) => {
+                    let Some(claim) = new.next() else { continue }; // there is one for each that was not refused
+                    before.iter_mut().for_each(|other| numbered(&mut other.token));
+                    if claim.is_held {
+                        tx.act_for(Some(&request.actor));
+                        append(tx, taken(&claim));
+                    }
+                    Ok(Waits::new(&claim, before, seen).map_or(Looked::Granted(claim), Looked::Waits))
+                }
+            });
+        }
+        Ok(looked)
+    }
+}
+
+impl Request {
+    /// Add the claim to those that are live, with a provisional token, unless it is refused. Gives those that it waits for. So many of
+    /// the live ones have been there before.
+    fn decide(&self, tx: &Tx<'_>, there: usize, live: &mut Vec<Claim>) -> Result<Vec<Claim>, ClaimError> {
+        let by = author(&self.actor);
+        if live.len() >= CLAIMS_MAX {
+            return Err(ClaimError::TooMany);
+        }
+        if live.iter().filter(|claim| claim.by.principal == by.principal).count() >= PRINCIPAL_CLAIMS_MAX {
+            return Err(ClaimError::TooManyOfYours);
+        }
+        let NewClaim { pattern, is_shared, ttl, .. } = &self.new;
+        let now = tx.now();
+        let mut claim = Claim {
+            token: ClaimToken(PROVISIONAL + i64::try_from(live.len() - there).unwrap_or(i64::MAX)),
+            pattern: pattern.clone(),
+            is_shared: *is_shared,
+            is_held: true,
+            by,
+            asked: now,
+            renewed: tx.surely_past(),
+            until: now.after(*ttl),
+        };
+        let before: Vec<Claim> = claim::before(&claim, live).cloned().collect();
+        if self.is_last
+            && let Some(first) = first(&before)
+        {
+            return Err(Refused::Claimed(Box::new(first)).into());
+        }
+        if !before.is_empty() {
+            (claim.is_held, claim.until) = (false, now.after(WAITING_TTL));
+        }
+        live.push(claim);
+        Ok(before)
+    }
+}
+
+/// A claim is released. Those of several callers are, together.
+struct Release {
+    actor: EventActor,
+    pattern: Option<Pattern>,
+    token: ClaimToken,
+}
+
+impl Operation for Release {
+    type Output = Result<bool, Refused>;
+    type Error = DbError;
+    const TOGETHER: bool = true;
+
+    async fn run(tx: &mut Tx<'_>, all: &[&Release]) -> Result<Vec<Self::Output>, DbError> {
+        let mut found = tx.claims_of(all.iter().map(|release| release.token).collect()).await?;
+        let (mut released, mut ended) = (Vec::with_capacity(all.len()), Vec::new());
+        for Release { actor, pattern, token } in all {
+            let Some(place) = found.iter().position(|claim| claim.token == *token) else {
+                released.push(Ok(false));
+                continue;
+            };
+            released.push(check_owner(&found[place], pattern.as_ref(), &author(actor)).map(|()| {
+                let claim = found.swap_remove(place); // whoever releases it a second time finds nothing
+                tx.act_for(Some(actor));
+                append(tx, ending(&claim));
+                ended.push(claim.token);
+                true
+            }));
+        }
+        tx.delete_claims(ended).await?;
+        Ok(released)
     }
 }
 
@@ -315,11 +397,11 @@ impl Claims {
         Ok(Claims { live, over })
     }
 
-    /// Delete what is over: all that would exclude a claim, so that it stays over whatever a clock says later, and
+    /// Delete what is over: all that would exclude one of these claims, so that it stays over whatever a clock says later, and
     /// some of the rest.
-    async fn delete_over(&self, tx: &mut Tx<'_>, granted: &Claim) -> Result<(), DbError> {
-        let (in_the_way, others): (Vec<&Claim>, Vec<&Claim>) =
-            self.over.iter().partition(|over| over.excludes(granted));
+    async fn delete_over(&self, tx: &mut Tx<'_>, granted: &[Claim]) -> Result<(), DbError> {
+        let is_in_the_way = |over: &&Claim| granted.iter().any(|granted| over.excludes(granted));
+        let (in_the_way, others): (Vec<&Claim>, Vec<&Claim>) = self.over.iter().partition(is_in_the_way);
         let all = in_the_way.into_iter().chain(others.into_iter().take(OVER_DELETED_MAX));
         tx.delete_claims(all.map(|claim| claim.token).collect()).await
     }
@@ -377,16 +459,21 @@ fn check_owner(claim: &Claim, pattern: Option<&Pattern>, by: &Author) -> Result<
 /// Delete a claim, and say so.
 async fn end(tx: &mut Tx<'_>, claim: &Claim) -> Result<(), DbError> {
     tx.delete_claims(vec![claim.token]).await?;
-    let (pattern, token) = (claim.pattern.as_str().to_owned(), claim.token);
-    append(
-        tx,
-        if claim.is_held {
-            EventKind::ClaimReleased { pattern, token }
-        } else {
-            EventKind::ClaimWithdrawn { pattern, token }
-        },
-    );
+    append(tx, ending(claim));
     Ok(())
+}
+
+fn ending(claim: &Claim) -> EventKind {
+    let (pattern, token) = (claim.pattern.as_str().to_owned(), claim.token);
+    if claim.is_held {
+        EventKind::ClaimReleased { pattern, token }
+    } else {
+        EventKind::ClaimWithdrawn { pattern, token }
+    }
+}
+
+fn author(actor: &EventActor) -> Author {
+    Author { principal: Arc::clone(&actor.principal), agent: actor.agent.clone() }
 }
 
 fn taken(claim: &Claim) -> EventKind {

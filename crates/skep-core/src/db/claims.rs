@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Db, DbError, Doing, Tx,
     events::page,
-    sql::{Cause, Row, Select, values},
+    sql::{Cause, Row, Select, Value, values},
 };
 use crate::{
     Timestamp,
@@ -55,6 +55,16 @@ impl Tx<'_> {
         Ok(claim.filter(|claim| !claim.is_over(self.time_bounds())))
     }
 
+    /// The claims of these tokens, but for those that are over.
+    pub(crate) async fn claims_of(&mut self, tokens: Vec<ClaimToken>) -> Result<Vec<Claim>, DbError> {
+        let sql = format!("select {COLUMNS} from claim where namespace = $1 and token {}", self.sql.any(2));
+        let tokens: Vec<i64> = tokens.into_iter().map(|token| token.0).collect();
+        let mut claims = self.all(&sql, values![self.namespace(), tokens], from_row).await.doing("load claims")?;
+        let bounds = self.time_bounds();
+        claims.retain(|claim| !claim.is_over(bounds));
+        Ok(claims)
+    }
+
     /// The last token that was given in the workspace.
     pub(crate) async fn last_token(&mut self) -> Result<ClaimToken, DbError> {
         let sql = "select last_token from namespace where id = $1";
@@ -63,36 +73,24 @@ impl Tx<'_> {
         Ok(last.unwrap_or(ClaimToken(0)))
     }
 
-    /// A token that was never given before, and the number of the last event.
-    pub(crate) async fn next_token(&mut self) -> Result<(ClaimToken, i64), DbError> {
-        let sql = "update namespace set last_token = last_token + 1 where id = $1 returning last_token, last_event";
-        let read = |row: &Row<'_>| Ok((ClaimToken(row.next()?), row.next()?));
-        let given = self.change(sql, values![self.namespace()], read).await.doing("give a token")?;
-        given.into_iter().next().ok_or_else(|| super::failed("give a token", "the namespace is missing"))
+    /// So many tokens that were never given before: the one before the first, and the number of the last event.
+    pub(crate) async fn take_tokens(&mut self, count: usize) -> Result<(i64, i64), DbError> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let sql = "update namespace set last_token = last_token + $1 where id = $2 returning last_token, last_event";
+        let read = |row: &Row<'_>| Ok((row.next::<i64>()?, row.next::<i64>()?));
+        let given = self.change(sql, values![count, self.namespace()], read).await.doing("give tokens")?;
+        let (last, seen) = given.first().ok_or_else(|| super::failed("give tokens", "the namespace is missing"))?;
+        Ok((last - count, *seen))
     }
 
-    /// Add a claim.
-    pub(crate) async fn add_claim(&mut self, claim: &Claim) -> Result<(), DbError> {
+    /// Add claims.
+    pub(crate) async fn add_claims(&mut self, claims: &[Claim]) -> Result<(), DbError> {
         let sql = format!(
             "insert into claim (namespace, folded, is_glob, {COLUMNS})
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
         );
-        let Claim { token, pattern, is_shared, is_held, by, asked, renewed, until } = claim;
-        let values = values![
-            self.namespace(),
-            pattern.folded(),
-            pattern.is_glob(),
-            token.0,
-            pattern.as_str(),
-            *is_shared,
-            *is_held,
-            &*by.principal,
-            by.agent.as_deref(),
-            asked.0,
-            renewed.0,
-            until.0,
-        ];
-        self.execute(&sql, values).await.doing("add a claim")
+        let namespace = self.namespace();
+        self.execute_each(&sql, claims.iter().map(|claim| values_of(namespace, claim))).await.doing("add claims")
     }
 
     /// Save whether a claim is held, and until when.
@@ -184,6 +182,25 @@ impl Db {
         };
         Ok(held.iter().enumerate().filter_map(earlier).collect())
     }
+}
+
+/// The columns of a new claim.
+fn values_of(namespace: i64, claim: &Claim) -> [Value<'_>; 12] {
+    let Claim { token, pattern, is_shared, is_held, by, asked, renewed, until } = claim;
+    [
+        namespace.into(),
+        pattern.folded().into(),
+        pattern.is_glob().into(),
+        token.0.into(),
+        pattern.as_str().into(),
+        (*is_shared).into(),
+        (*is_held).into(),
+        (&*by.principal).into(),
+        by.agent.as_deref().into(),
+        asked.0.into(),
+        renewed.0.into(),
+        until.0.into(),
+    ]
 }
 
 pub(super) fn from_row(row: &Row<'_>) -> Result<Claim, Cause> {
