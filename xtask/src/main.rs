@@ -19,8 +19,8 @@ Chores of the Skep project.
 Usage: cargo xtask <CHORE>
 
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
-  bench [NAME]        build for release and run the measurements (or one: store, memory, followers, process, gateway, run,
-                       sandbox)
+  bench [NAME]        build for release and run the measurements (or one: store, shared, memory, followers, process, gateway,
+                       run, sandbox)
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
   tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
@@ -47,7 +47,7 @@ const NEEDED: [(&str, &[&str], &str); 10] = [
 const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap")];
 
 /// The measurements: programs of `bench/`.
-const MEASUREMENTS: [&str; 7] = ["store", "memory", "followers", "process", "gateway", "run", "sandbox"];
+const MEASUREMENTS: [&str; 8] = ["store", "shared", "memory", "followers", "process", "gateway", "run", "sandbox"];
 
 /// MCP servers of others for the tests, below [`SERVERS_DIRECTORY`]: a file that tells that one is installed, and the commands that
 /// install it there.

@@ -27,12 +27,7 @@ const WARM_UP: usize = 200;
 pub(crate) async fn measure(directory: &Path) {
     let Some(redis) = Redis::start(directory).await else { return println!("redis-server is not installed") };
     let Some(database) = postgres::new_schema().await else { return };
-    let options = ["--database", &database, "--redis", &redis.address];
-    let hub = Hub::start(&directory.join("read"), &options).await;
-    let mut connection = Connection::open(&hub.address).await.unwrap();
     let content: String = (0..SIZE / 10).map(|n| format!("line {n:04}\n")).collect();
-    let write = hub.call("file_write", &json!({ "task_id": "t", "path": "hot.txt", "content": content }));
-    assert_eq!(connection.exchange(&write).await.unwrap().status(), 200);
     let mut raw = TcpStream::connect(&redis.socket).await.unwrap();
     raw.set_nodelay(true).unwrap();
     let set = format!("*3\r\n$3\r\nSET\r\n$3\r\nhot\r\n${}\r\n{content}\r\n", content.len());
@@ -40,22 +35,48 @@ pub(crate) async fn measure(directory: &Path) {
     let mut buffer = vec![0; 2 * SIZE];
     assert!(raw.read(&mut buffer).await.unwrap() > 0);
 
-    let tool = hub.call("file_read", &json!({ "task_id": "t", "path": "hot.txt" }));
-    let rest = format!("GET /api/v1/workspaces/t/files/hot.txt HTTP/1.1\r\nhost: {}\r\n\r\n", hub.address);
-    let (mut by_redis, mut by_tool, mut by_rest) = (Vec::new(), Vec::new(), Vec::new());
+    let options = ["--database", &database, "--redis", &redis.address];
+    let [large, small] = [
+        Hub::start(&directory.join("read-large"), &options).await,
+        Hub::start(&directory.join("read-small"), &[]).await,
+    ];
+    let read = json!({ "task_id": "t", "path": "hot.txt" });
+    let rest = |hub: &Hub| format!("GET /api/v1/workspaces/t/files/hot.txt HTTP/1.1\r\nhost: {}\r\n\r\n", hub.address);
+    let compose = json!({ "text": "nothing" });
+    let mut asked = Vec::new();
+    for (what, hub, request, size) in [
+        ("file_read, PostgreSQL and Redis", &large, large.call("file_read", &read), SIZE),
+        ("GET …/files/hot.txt, the same", &large, rest(&large).into_bytes(), SIZE),
+        ("file_read, SQLite", &small, small.call("file_read", &read), SIZE),
+        ("GET …/files/hot.txt, SQLite", &small, rest(&small).into_bytes(), SIZE),
+        ("a tool that reads nothing", &small, small.call("compose", &compose), 0),
+    ] {
+        let mut connection = Connection::open(&hub.address).await.unwrap();
+        let write = hub.call("file_write", &json!({ "task_id": "t", "path": "hot.txt", "content": content }));
+        assert_eq!(connection.exchange(&write).await.unwrap().status(), 200);
+        asked.push((what, connection, request, size, Vec::new()));
+    }
+    let mut by_redis = Vec::new();
     for _ in 0..WARM_UP + READS {
         by_redis.push(get(&mut raw, &mut buffer, content.len()).await);
-        by_tool.push(ask(&mut connection, &tool, content.len()).await);
-        by_rest.push(ask(&mut connection, rest.as_bytes(), content.len()).await);
+        for (_, connection, request, size, times) in &mut asked {
+            times.push(ask(connection, request, *size).await);
+        }
     }
-    println!("\nA file of {SIZE} bytes, on PostgreSQL and Redis, one read at a time (median, p99 in ms)");
-    let [redis, tool, rest] = [&mut by_redis, &mut by_tool, &mut by_rest].map(|times| {
-        let times = &mut times[WARM_UP..];
-        (percentile(times, 50), percentile(times, 99))
-    });
-    for (what, (median, p99)) in [("GET from Redis", redis), ("file_read", tool), ("GET …/files/hot.txt", rest)] {
-        println!("{what:30} {median:8.3} {p99:8.3}    {:.2} of Redis", median / redis.0);
+    println!("\nA file of {SIZE} bytes, one read at a time (median, p99 in ms)");
+    let redis = print("GET from Redis", &mut by_redis, None);
+    for (what, _, _, _, mut times) in asked {
+        print(what, &mut times, Some(redis));
     }
+}
+
+/// Print how long something took, and how much longer than a read from Redis. Returns the median.
+fn print(what: &str, times: &mut [Duration], redis: Option<f64>) -> f64 {
+    let times = &mut times[WARM_UP..];
+    let (median, p99) = (percentile(times, 50), percentile(times, 99));
+    let ratio = redis.map_or_else(String::new, |redis| format!("{:8.2} of Redis", median / redis));
+    println!("{what:40} {median:8.3} {p99:8.3} {ratio}");
+    median
 }
 
 async fn get(raw: &mut TcpStream, buffer: &mut [u8], size: usize) -> Duration {

@@ -156,16 +156,18 @@ fn read(context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
     let (dir, inside) = context.locate(path);
     let file = dir.open_file(inside).map_err(|error| refused(path, &error))?;
     let size = file.metadata().map_err(|error| refused(path, &error))?.len();
-    lines_of(file, size, &arguments, context)
+    let (mut answer, bytes) = lines_of(file, size, &arguments, context)?;
+    answer.sha256 = (arguments.offset == 1 && !answer.truncated).then(|| sha256(&bytes));
+    Ok(answer)
 }
 
-/// The lines of a text that were asked for.
+/// The lines of a text that were asked for: the answer, and their bytes as they are in the file.
 pub(super) fn lines_of(
     file: impl io::Read,
     size: u64,
     arguments: &Arguments,
     context: &Context,
-) -> Result<Answer, ToolError> {
+) -> Result<(Answer, Vec<u8>), ToolError> {
     let path = arguments.path.as_str();
     let part = Part::read(file, arguments, context).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => {
@@ -181,9 +183,9 @@ pub(super) fn lines_of(
     let content = if arguments.line_numbers { numbered(&text, arguments.offset) } else { text.into_owned() };
     let next_offset = part.more.then_some(arguments.offset + part.lines);
     let (truncated, lines) = (part.more, part.lines);
-    let sha256 = (arguments.offset == 1 && !part.more).then(|| sha256(&part.bytes));
     let (path, encoding) = (path.to_owned(), Encoding::Text);
-    Ok(Answer { path, content, encoding, size, lines, next_offset, truncated, lossy, sha256, revision: None })
+    let answer = Answer { path, content, encoding, size, lines, next_offset, truncated, lossy, ..Answer::default() };
+    Ok((answer, part.bytes))
 }
 
 /// The lines that were asked for.

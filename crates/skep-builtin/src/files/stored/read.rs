@@ -27,7 +27,7 @@ pub(in crate::files) async fn read(
     context.make_room(bytes.len() / 3 * 4).await?;
     let size = revision.size;
     let mut answer = match arguments.encoding {
-        Encoding::Text => lines_of(Cursor::new(bytes), size, arguments, context)?,
+        Encoding::Text => lines_of(Cursor::new(bytes), size, arguments, context)?.0,
         Encoding::Base64 => {
             let mut answer = Answer::default();
             (answer.content, answer.encoding, answer.size) = (BASE64_STANDARD.encode(bytes), Encoding::Base64, size);
