@@ -43,6 +43,7 @@ impl BuiltIn for Ai {
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: false, open_world_hint: true };
     const DEADLINE: Duration = Duration::from_secs(120);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Completion;
 

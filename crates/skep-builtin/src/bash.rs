@@ -32,6 +32,7 @@ impl BuiltIn for Bash {
         Nothing else survives the call. Give back what it printed and its exit code.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: false, destructive_hint: false, idempotent_hint: false, open_world_hint: false };
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = CommandAnswer;
 

@@ -55,6 +55,7 @@ impl BuiltIn for ExecuteGeneratedCode {
         it printed, as JSON too if it is JSON, and its exit code. It is checked like generate_code does.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: false, destructive_hint: false, idempotent_hint: false, open_world_hint: false };
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = CommandAnswer;
 

@@ -92,6 +92,7 @@ impl BuiltIn for FetchUrl {
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: true };
     const DEADLINE: Duration = Duration::from_secs(30);
     const CACHE_TTL: Option<Duration> = Some(Duration::from_secs(60));
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

@@ -75,6 +75,7 @@ impl BuiltIn for GenerateCode {
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: false, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
     const DEADLINE: Duration = Duration::from_secs(120);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

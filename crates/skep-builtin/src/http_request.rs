@@ -110,6 +110,7 @@ impl BuiltIn for HttpRequest {
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: false, destructive_hint: true, idempotent_hint: false, open_world_hint: true };
     const DEADLINE: Duration = Duration::from_secs(30);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

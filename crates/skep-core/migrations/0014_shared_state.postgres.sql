@@ -156,7 +156,26 @@ create table memory_word (
 );
 create index memory_word_place on memory_word (namespace, place, word, count);
 
--- Changes of other programs are noted, as of the tables before (see 0007).
+-- Changes of other programs are noted, as of the tables before (see 0007). Hubs are told to look, on the channel of their
+-- notices, so that they need not wait for their next poll. Equal notices of one transaction are one.
+
+create or replace function note_foreign_change() returns trigger language plpgsql security definer
+set search_path = pg_catalog
+as $$
+declare
+    note text := format(
+        'insert into %I.foreign_change (namespace, relation, key) values (($1).namespace, $2, ($1).%I)
+         on conflict do nothing', tg_table_schema, tg_argv[0]);
+begin
+    if tg_op = 'DELETE' then
+        execute note using old, cast(tg_table_name as text);
+    else
+        execute note using new, cast(tg_table_name as text);
+    end if;
+    perform pg_notify('skep_' || md5(cast(tg_table_schema as text)), 'look');
+    return null;
+end
+$$;
 create trigger foreign_change after insert or update or delete on file for each row
     when (coalesce(current_setting('skep.hub', true), '') = '') execute function note_foreign_change('path');
 create trigger foreign_change after insert or update or delete on revision for each row

@@ -4,6 +4,7 @@
 //! Nothing else changes the database: there is a file for each kind of row, and `app/exchange.rs` for what workers do all
 //! the time. What only reads asks [`Db`] itself; `app/follow.rs` reads what happens.
 
+mod alerts;
 mod claims;
 mod directories;
 mod exchange;

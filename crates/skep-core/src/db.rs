@@ -71,7 +71,7 @@ pub use self::{
     files::{FileFilter, FilePage, RevisionFilter, RevisionPage, RevisionPlace},
     follow::{News, Watch},
     namespaces::SharedSize,
-    redis::{Redis, RedisReport},
+    redis::{Redis, RedisCheck, RedisReport},
     tasks::TaskCounts,
 };
 pub(crate) use self::{files::FileState, follow::Follower, memory::Kept, queue::Operation};
@@ -89,6 +89,15 @@ pub fn private_key(address: &str) -> Option<PathBuf> {
 /// The same for Redis at this address.
 pub fn private_key_of_redis(address: &str) -> Option<PathBuf> {
     redis::private_key(address)
+}
+
+/// Try whether Redis at this address is of use to hubs.
+///
+/// # Errors
+///
+/// The address cannot be used, nobody answers there, or it does not let hubs do what they have to.
+pub async fn check_redis(address: &str) -> Result<RedisCheck, DbError> {
+    RedisCheck::of(address).await
 }
 
 /// Handle to the store; cheap to clone.

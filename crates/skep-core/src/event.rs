@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Json, Timestamp,
+    alert::Alert,
     id::{ClaimToken, RunId, TaskId, WorkerId},
     message::MessageKind,
     policy::Actor,
@@ -332,6 +333,12 @@ pub enum EventKind {
         /// The row's key.
         key: String,
     },
+    /// A hub has raised an alert.
+    #[serde(rename = "alert.raised")]
+    AlertRaised(Alert),
+    /// An alert of a hub is over.
+    #[serde(rename = "alert.cleared")]
+    AlertCleared(Alert),
     /// An event that a newer program has written, and that this one does not know or cannot read.
     #[serde(skip)]
     Unknown {
@@ -484,6 +491,8 @@ impl EventKind {
             EventKind::ClaimForced { .. } => "claim.forced",
             EventKind::ClaimBypassed { .. } => "claim.bypassed",
             EventKind::ForeignChanged { .. } => "foreign.changed",
+            EventKind::AlertRaised(_) => "alert.raised",
+            EventKind::AlertCleared(_) => "alert.cleared",
             EventKind::Unknown { name, .. } => name,
         }
     }
@@ -509,6 +518,9 @@ impl EventKind {
             | EventKind::ClaimWithdrawn { pattern, .. }
             | EventKind::ClaimForced { pattern, .. }
             | EventKind::ClaimBypassed { pattern, .. } => Some(Subject::new("claim", pattern)),
+            EventKind::AlertRaised(Alert { alert, .. }) | EventKind::AlertCleared(Alert { alert, .. }) => {
+                Some(Subject::new("alert", alert))
+            }
             EventKind::Unknown { subject, .. } => subject.clone(),
             _ => None,
         }

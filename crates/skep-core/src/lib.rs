@@ -3,7 +3,7 @@
 //! Read in this order: [`task`], [`run`], [`session`], [`mcp_task`], [`mod@file`], [`claim`] and [`memory`] are the rules,
 //! [`event`] is what is logged about them, [`db`] loads and saves, and [`app`] joins all of it in one transaction for
 //! each operation. [`policy`] decides who may call what, [`limits`] how much is accepted, [`retention`] which runs are
-//! kept, [`path`] and [`glob`] what files are called.
+//! kept, [`path`] and [`glob`] what files are called, [`alert`] what hubs say of themselves.
 
 // The futures of reads are deep, and the compiler works out their layout level by level.
 #![recursion_limit = "256"]
@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate self as skep_core; // what unit tests share with tests/store calls the crate by its name
 
+pub mod alert;
 pub mod app;
 pub mod artefact;
 pub mod claim;

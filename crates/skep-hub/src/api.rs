@@ -176,9 +176,25 @@ pub struct Health {
     /// Calls of MCP servers that are under way.
     #[serde(default)]
     pub calls_forwarded: usize,
+    /// The alerts that the hub has raised about itself.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
     /// What was found of each thing that the hub needs.
     #[serde(flatten)]
     pub checks: Map<String, Value>,
+}
+
+/// An alert that is raised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Alert {
+    /// `error_rate`, `latency_p95`, `redis_memory` or `sync_lag`.
+    pub code: String,
+    /// What was measured last: a ratio, or seconds.
+    pub value: f64,
+    /// What it exceeded, so that the alert was raised.
+    pub threshold: f64,
+    /// Since when, in RFC 3339.
+    pub since: String,
 }
 
 /// How well a hub is.

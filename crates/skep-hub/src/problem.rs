@@ -233,6 +233,7 @@ impl Problem {
             Kind::Conflict => ToolError::Conflict { message, detail: output },
             Kind::Busy => ToolError::Busy(message),
             Kind::Cancelled => ToolError::Cancelled,
+            Kind::Internal => ToolError::Internal(message),
             kind => {
                 let fields = Fields { retry_after_ms, faults, nearest, cure, deadline_ms, output };
                 return Err(Problem::with(kind, message, fields));
@@ -255,6 +256,7 @@ impl From<&ToolError> for Kind {
             ToolError::Conflict { .. } => Kind::Conflict,
             ToolError::Busy(_) => Kind::Busy,
             ToolError::Cancelled => Kind::Cancelled,
+            ToolError::Internal(_) => Kind::Internal,
         }
     }
 }
@@ -277,7 +279,9 @@ impl From<ToolError> for Problem {
                 (detail, Fields { retry_after_ms: ms(retry_after).map(|ms| ms.max(1)), ..none })
             }
             ToolError::Busy(_) => return Problem::busy(kind, detail),
-            ToolError::NoServer { .. } | ToolError::Denied(_) | ToolError::Cancelled => (detail, none),
+            ToolError::NoServer { .. } | ToolError::Denied(_) | ToolError::Internal(_) | ToolError::Cancelled => {
+                (detail, none)
+            }
         };
         Problem::with(kind, detail, fields)
     }
@@ -309,6 +313,7 @@ mod tests {
             ToolError::Denied("no".to_owned()),
             ToolError::Conflict { message: "it changed".to_owned(), detail },
             ToolError::Busy("later".to_owned()),
+            ToolError::Internal("the disk is full; all of it".to_owned()),
             ToolError::Cancelled,
         ]
     }

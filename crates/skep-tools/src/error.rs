@@ -68,6 +68,9 @@ pub enum ToolError {
     /// Too much at once: try again later.
     #[error("{0}")]
     Busy(String),
+    /// The hub itself failed, its disk for one: the arguments are not to blame, and its operator has to look.
+    #[error("{0}")]
+    Internal(String),
     /// The caller withdrew.
     #[error("cancelled")]
     Cancelled,
@@ -118,6 +121,7 @@ impl ToolError {
             ToolError::Denied(_) => "denied",
             ToolError::Conflict { .. } => "conflict",
             ToolError::Busy(_) => "busy",
+            ToolError::Internal(_) => "internal",
             ToolError::Cancelled => "cancelled",
         }
     }
@@ -127,7 +131,20 @@ impl ToolError {
         match self {
             // It may still run, or have run, on a hub that fell silent.
             ToolError::Failed { detail, .. } => !detail.contains_key("may_have_run"),
-            ToolError::TimedOut { .. } | ToolError::Busy(_) => true,
+            ToolError::TimedOut { .. } | ToolError::Busy(_) | ToolError::Internal(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the hub or what it relies on is at fault, and not the caller, what was asked for, or what is there.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            ToolError::TimedOut { .. }
+            | ToolError::Unavailable { .. }
+            | ToolError::NoServer { .. }
+            | ToolError::Busy(_)
+            | ToolError::Internal(_) => true,
+            ToolError::Failed { detail, .. } => detail.contains_key("may_have_run"),
             _ => false,
         }
     }

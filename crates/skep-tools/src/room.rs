@@ -6,7 +6,10 @@
 use std::{
     fmt::{Debug, Write as _},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::{Map, Value};
@@ -57,12 +60,19 @@ struct Inside {
     held: Mutex<Option<Held>>,
     workshop: Mutex<Option<SemaphorePermit<'static>>>,
     turn: Option<Arc<dyn Turn>>,
+    has_waited: AtomicBool,
 }
 
 impl Room {
     /// A room in this memory. `turn`: that of the call, if it has one.
     pub fn new(memory: Memory, turn: Option<Arc<dyn Turn>>) -> Room {
-        Room(Some(Arc::new(Inside { memory, held: Mutex::default(), workshop: Mutex::default(), turn })))
+        Room(Some(Arc::new(Inside {
+            memory,
+            held: Mutex::default(),
+            workshop: Mutex::default(),
+            turn,
+            has_waited: AtomicBool::new(false),
+        })))
     }
 
     /// Have room for an answer that will be so many bytes as JSON, or wait for it until `deadline`.
@@ -135,7 +145,14 @@ impl Room {
     ///
     /// [`ToolError::Busy`] if too many wait so.
     pub fn wait_without_turn(&self) -> Result<(), ToolError> {
-        self.0.as_ref().and_then(|inside| inside.turn.as_ref()).map_or(Ok(()), |turn| turn.wait())
+        let Some(inside) = &self.0 else { return Ok(()) };
+        inside.has_waited.store(true, Ordering::Relaxed);
+        inside.turn.as_ref().map_or(Ok(()), |turn| turn.wait())
+    }
+
+    /// Whether the call has waited for what others bring about ([`Room::wait_without_turn`]).
+    pub fn has_waited(&self) -> bool {
+        self.0.as_ref().is_some_and(|inside| inside.has_waited.load(Ordering::Relaxed))
     }
 
     /// What the answer takes, for work that may go on when its call has ended. It is to be kept again after that.

@@ -60,7 +60,7 @@ pub fn store_failed(error: DbError) -> ToolError {
         }
         _ => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
-            ToolError::failed(message)
+            ToolError::Internal(message)
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Tool {
     pub annotations: Annotations,
     /// How long a call may take unless the caller says otherwise.
     pub deadline: Duration,
+    /// How long it takes is up to what it runs or asks ([`BuiltIn::RUNS_OTHERS`]).
+    pub runs_others: bool,
     /// How long the answer to these arguments may be given again to an identical call; `None` if never.
     pub cache_ttl: fn(&Value) -> Option<Duration>,
     /// The arguments, as they are checked.
@@ -86,6 +88,9 @@ pub trait BuiltIn: Send + Sync + 'static {
     const ANNOTATIONS: Annotations;
     /// How long a call may take unless the caller says otherwise.
     const DEADLINE: Duration = Duration::from_secs(10);
+    /// Whether how long a call takes is up to what it runs or asks: a program, a model, a server. Such calls say nothing about
+    /// how fast the hub is.
+    const RUNS_OTHERS: bool = false;
     /// How long an answer may be given again to an identical call.
     const CACHE_TTL: Option<Duration> = None;
     /// What it takes. Derive `Deserialize` with `deny_unknown_fields`, so that a misspelt name is an error, and say its limits
@@ -153,8 +158,8 @@ impl Tool {
                     .map_err(|(pointer, message)| ToolError::InvalidArguments(vec![Fault { pointer, message }]))?;
                 match serde_json::to_value(tool.call(&context, arguments).await?) {
                     Ok(Value::Object(answer)) => Ok(answer),
-                    Ok(other) => Err(ToolError::failed(format!("{} answered with {other}, not an object", B::NAME))),
-                    Err(error) => Err(ToolError::failed(format!("{}'s answer is not JSON: {error}", B::NAME))),
+                    Ok(other) => Err(ToolError::Internal(format!("{} answered with {other}, not an object", B::NAME))),
+                    Err(error) => Err(ToolError::Internal(format!("{}'s answer is not JSON: {error}", B::NAME))),
                 }
             })
         });
@@ -163,6 +168,7 @@ impl Tool {
             description: B::DESCRIPTION,
             annotations: B::ANNOTATIONS,
             deadline: B::DEADLINE,
+            runs_others: B::RUNS_OTHERS,
             cache_ttl: B::cache_ttl,
             arguments: Schema::of::<B::Arguments>(),
             input_schema: LazyLock::new(|| schema::<B::Arguments>(Side::Arguments)),
@@ -199,7 +205,7 @@ impl Tool {
         tokio::select! {
             biased;
             result = handler => {
-                result.unwrap_or_else(|_| Err(ToolError::failed(format!("{} failed; its log says why", self.name))))
+                result.unwrap_or_else(|_| Err(ToolError::Internal(format!("{} failed; its log says why", self.name))))
             }
             () = cancel.cancelled() => Err(ToolError::Cancelled),
             () = tokio::time::sleep(after + GRACE) => {

@@ -153,6 +153,7 @@ impl BuiltIn for ObserveScreen {
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
     const DEADLINE: Duration = Duration::from_secs(60);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

@@ -203,6 +203,7 @@ impl BuiltIn for Search {
         (source x). Best results first, each with title, url, snippet and time; those in files with path and line.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: true };
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

@@ -187,6 +187,7 @@ impl Drop for Watch {
         }
         if followed.streams.is_empty() {
             followed.poll_others = JoinSet::new(); // ends the polls
+            self.db.shared.lag.looked(None);
         }
     }
 }
@@ -293,6 +294,7 @@ impl Db {
         let stream = Arc::clone(&used.stream);
         while followed.poll_others.try_join_next().is_some() {}
         if followed.poll_others.is_empty() {
+            self.shared.lag.looked(Some(std::time::Instant::now()));
             followed.poll_others.spawn(poll_others(self.clone()));
         }
         let mut last = stream.last.subscribe();
@@ -302,11 +304,15 @@ impl Db {
 
     /// See what others have committed in the namespaces that are followed.
     async fn poll(&self) -> Result<(), DbError> {
-        let names = self.shared.streams.names();
+        let (names, began) = (self.shared.streams.names(), std::time::Instant::now());
         for names in names.chunks(POLLED_MAX) {
             for (namespace, ends) in self.ends(names.to_vec()).await? {
                 self.shared.streams.learn(&namespace, ends);
             }
+        }
+        let followed = self.shared.streams.followed(); // held, so that nobody ceases to follow meanwhile
+        if !followed.streams.is_empty() {
+            self.shared.lag.looked(Some(began));
         }
         Ok(())
     }
@@ -329,8 +335,8 @@ impl Db {
         .await
     }
 
-    /// The longest that an event of another process took to be seen here by those who follow, in the last minute. `None`
-    /// if there was none. A hub of its own that waits for a poll takes a second.
+    /// The longest that an event of another process took to be seen here by those who follow, in the last minute, or for how
+    /// long it could not be looked for any. `None` if there was none. What waits for a poll takes a second.
     pub fn sync_lag(&self) -> Option<Duration> {
         self.shared.lag.get(std::time::Instant::now())
     }
@@ -352,7 +358,10 @@ impl Db {
                         self.shared.streams.learn(&name, Ends { first: 1, last });
                     }
                 }
-                Notice::Poll => log_failure(self.poll().await),
+                Notice::Poll => {
+                    log_failure(self.poll().await);
+                    log_failure(self.take_foreign_changes().await); // whose triggers say so
+                }
             }
         }
     }

@@ -11,6 +11,7 @@
 //! is done as if there were no Redis. So with Redis gone the store is slower, never wrong and never stuck.
 
 mod address;
+mod check;
 mod connect;
 mod session;
 
@@ -29,6 +30,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::check::RedisCheck;
 use self::{address::Address, connect::Link};
 use super::{DbError, start_thread};
 use crate::{Namespace, event::Event, hex::hex};

@@ -66,6 +66,18 @@ fn each() -> Vec<(EventKind, &'static str, serde_json::Value)> {
     ]
 }
 
+/// The same of hubs.
+fn each_of_hubs() -> Vec<(EventKind, &'static str, serde_json::Value)> {
+    let alert = |value| Alert { alert: "error_rate".into(), hub: "h".into(), value, threshold: 0.05 };
+    let shown = || json!({ "alert": "error_rate", "hub": "h", "threshold": 0.05 });
+    let mut measured = shown();
+    measured["value"] = json!(0.25);
+    vec![
+        (EventKind::AlertRaised(alert(Some(0.25))), "alert.raised", measured),
+        (EventKind::AlertCleared(alert(None)), "alert.cleared", shown()),
+    ]
+}
+
 /// The same of what agents share.
 fn each_of_shared_state() -> Vec<(EventKind, &'static str, serde_json::Value)> {
     vec![
@@ -160,7 +172,9 @@ fn each_of_files() -> Vec<(EventKind, &'static str, serde_json::Value)> {
 
 #[test]
 fn every_kind_of_event_is_read_as_it_was_written() {
-    for (kind, name, data) in each().into_iter().chain(each_of_shared_state()).chain(each_of_files()) {
+    for (kind, name, data) in
+        each().into_iter().chain(each_of_shared_state()).chain(each_of_files()).chain(each_of_hubs())
+    {
         assert_eq!(kind.name(), name);
         assert_eq!(kind.data().parse::<serde_json::Value>().unwrap(), data, "{name}");
         assert_eq!(EventKind::from_database(name, kind.data(), None), kind, "{name}");

@@ -213,6 +213,26 @@ async fn what_another_program_changes_becomes_an_event() {
     assert_eq!(count(&app, "foreign.changed").await, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_changes_is_told_within_a_second() {
+    const CHANGES: usize = 9;
+    let Some(address) = postgres::new_schema().await else { return };
+    let app = open(&address, Limits::default()).await;
+    app.submit(&permit(), new("a")).await.unwrap();
+    let mut follower = follow(&app, 0);
+    up_to(&mut follower, 1).await;
+    let mut times = Vec::new();
+    for _ in 0..CHANGES {
+        postgres::execute(&address, "update task set position = position + 7 where id = 'a'").await;
+        let committed = Instant::now();
+        assert_eq!(next_events(&mut follower).await[0].kind.name(), "foreign.changed");
+        times.push(committed.elapsed());
+    }
+    // Each comes just after a poll, and would have to wait a whole second for the next one. A machine may be busy for some.
+    times.sort_unstable();
+    assert!(times[CHANGES / 2] < Duration::from_secs(1), "{times:?}");
+}
+
 /// Filters, and what each of them is for, said once more.
 type Wanted = (EventFilter, fn(&Event) -> bool);
 

@@ -10,10 +10,10 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
-use skep_core::db;
+use skep_core::db::{self, RedisCheck};
 use tokio::time::timeout;
 
-use super::{Common, FAILED, print};
+use super::{Common, FAILED, bytes_for_people, print};
 use crate::{
     config::Overrides,
     hub::{self, Callers, Hub, Store, upstreams::Upstream},
@@ -53,6 +53,9 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
 
 /// How long the check of the database may take; a local one takes milliseconds for each run.
 const AUDIT_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long Redis has to connect and to answer.
+const REDIS_TIME_MAX: Duration = Duration::from_secs(15);
+const REDIS_CURE: &str = "docs/database.md has the forms of an address, and what its user must be allowed to do";
 /// Inconsistencies of the database that are named.
 const NAMED_MAX: usize = 5;
 const INCONSISTENT_CURE: &str = "delete the runs that are named (`skep runs rm RUN`) or restore a backup, and please report this: no use of Skep \
@@ -65,6 +68,9 @@ pub(super) async fn doctor(common: Common, arguments: Arguments) -> anyhow::Resu
     findings.push(display());
     findings.push(callers());
     findings.extend(settings.upstreams.iter().map(server));
+    if let Some(address) = &settings.redis {
+        findings.push(redis(address.reveal()).await);
+    }
     findings.push(database(settings).await);
     let healthy = findings.iter().all(|finding| finding.works || !finding.required);
     let text: String = match arguments.json {
@@ -159,6 +165,57 @@ fn server(server: &Upstream) -> Finding {
     let works = unusable.is_none();
     let detail = unusable.unwrap_or_else(|| "can be started; `skep servers` tries it".to_owned());
     Finding { what: format!("MCP {}", server.name).into(), required: false, works, detail, cure: None }
+}
+
+/// Use Redis as a hub does, and see whether its settings suit.
+async fn redis(address: &str) -> Finding {
+    let finding = |works, detail, cure: Option<&str>| {
+        let cure = cure.map(str::to_owned);
+        Finding { what: "Redis".into(), required: false, works, detail, cure }
+    };
+    match timeout(REDIS_TIME_MAX, db::check_redis(address)).await {
+        Ok(Ok(check)) => {
+            let cure = cure_of_redis(&check);
+            finding(cure.is_none(), in_words(&check), cure)
+        }
+        Ok(Err(error)) => finding(false, format!("{error:#}; hubs go on without, more slowly"), Some(REDIS_CURE)),
+        Err(_) => {
+            let detail = format!("no answer within {} s; hubs go on without, more slowly", REDIS_TIME_MAX.as_secs());
+            finding(false, detail, Some(REDIS_CURE))
+        }
+    }
+}
+
+fn in_words(check: &RedisCheck) -> String {
+    let versions = if check.versions.is_empty() { "of an unknown version".into() } else { check.versions.join(", ") };
+    let servers = if check.servers > 1 { format!(" on {} servers", check.servers) } else { String::new() };
+    let tls = match (check.is_encrypted, check.is_local) {
+        (true, _) => "with TLS",
+        (false, true) => "on this machine, without TLS",
+        (false, false) => "without TLS, so whoever is on the way can read and change what hubs keep there (rediss://)",
+    };
+    let limit = match check.memory_bytes_max {
+        0 => "no maxmemory".to_owned(),
+        bytes => format!("maxmemory {}", bytes_for_people(bytes)),
+    };
+    let policies = if check.policies.is_empty() { String::new() } else { format!(", {}", check.policies.join(", ")) };
+    format!("{versions}{servers}, {tls}; {limit}{policies}")
+}
+
+/// What its settings lack, if they do not suit. Everything that Skep keeps there has a time to live, so whatever a policy evicts
+/// is right.
+fn cure_of_redis(check: &RedisCheck) -> Option<&'static str> {
+    let evicts = !check.policies.iter().any(|policy| policy == "noeviction");
+    match (check.memory_bytes_max, evicts) {
+        (0, _) => Some(
+            "without maxmemory it may use all memory of its machine, and no alert warns before: `maxmemory 256mb` and \
+             `maxmemory-policy allkeys-lru` in redis.conf",
+        ),
+        (_, false) => Some(
+            "with noeviction it takes nothing any more when it is full: `maxmemory-policy allkeys-lru` in redis.conf",
+        ),
+        (_, true) => check.is_full.then_some("it is full and evicts nothing; give it more memory (`maxmemory`)"),
+    }
 }
 
 /// Open the database, and check that its rows agree with each other.

@@ -41,7 +41,8 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     let hub = Hub::new(settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
     tell_unusable(&settings.upstreams);
     let shared = Some((store.app.clone(), store.permit.clone()));
-    let parts = Parts { calls: hub.calls, store: shared, probes: Vec::new() };
+    let name = hub::name(store.home.path(), false);
+    let parts = Parts { name, calls: hub.calls, store: shared, probes: Vec::new() };
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());

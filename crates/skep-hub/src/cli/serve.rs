@@ -112,14 +112,14 @@ pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Resul
     tell_unusable(&settings.upstreams);
     let store = Store::open(settings).await?;
     let hub = Hub::new(&store.settings, Some(store.clone()), Callers::Others, &workspace, &outputs);
-    let directories = Directories::open(&store, claim.is_some())?;
+    let name = hub::name(store.home.path(), claim.is_some());
+    let directories = Directories::open(&store, Arc::clone(&name))?;
     described.directories = directories.paths();
     let mut probes = probes(&store, &outputs, hub.sandbox);
     probes.extend(probe_directories(&directories));
     let mut signals = tokio::task::JoinSet::new();
     let stop = stop_on_signal(&mut signals)?;
-    let kept = Some((store.app.clone(), store.permit.clone()));
-    let parts = Parts { calls: hub.calls, store: kept, probes };
+    let parts = Parts { name, calls: hub.calls, store: Some((store.app.clone(), store.permit.clone())), probes };
     let listeners = Listeners::open(options, parts).await?;
     described.urls = listeners.addresses().iter().map(|address| format!("{http}://{}", from_here(*address))).collect();
     described.unix = listeners.unix().and_then(|path| std::path::absolute(path).ok());
@@ -338,16 +338,13 @@ fn look(file: &PathBuf) -> Look {
 /// What `/health` tries.
 fn probes(store: &Store, outputs: &Dir, sandbox: SandboxOnDemand) -> Vec<Probe> {
     let read = async |store: Store| store.app.db.runs(&store.permit.to_read(), None, 1).await;
-    let (readable, postgres, redis) = (store.clone(), store.clone(), store.app.db.clone());
+    let (readable, redis) = (store.clone(), store.app.db.clone());
+    let readable = Probe::new("store", true, move || {
+        let store = readable.clone();
+        async move { read(store).await.map(|_| "readable".to_owned()).map_err(|error| error.to_string()) }
+    });
     vec![
-        Probe::new("store", true, move || {
-            let store = readable.clone();
-            async move { read(store).await.map(|_| "readable".to_owned()).map_err(|error| error.to_string()) }
-        }),
-        Probe::server("postgres", true, move || {
-            let store = postgres.clone();
-            async move { if store.app.db.is_postgres() { Some(read(store).await.is_ok()) } else { None } }
-        }),
+        readable.of_server("postgres", store.app.db.is_postgres()),
         Probe::outputs(outputs),
         Probe::server("redis", false, move || std::future::ready(redis.redis().map(|redis| redis.is_connected))),
         Probe::sandbox(sandbox),

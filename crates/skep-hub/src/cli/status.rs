@@ -129,12 +129,22 @@ fn hub_as_text(hub: &Value) -> String {
     if hub["calls_running"].is_u64() {
         shown += &format!("         {} calls running, {} waiting\n", number("calls_running"), number("calls_waiting"));
     }
+    for (n, alert) in hub["alerts"].as_array().into_iter().flatten().enumerate() {
+        shown += if n == 0 { "alerts   " } else { "         " };
+        shown += &alert_as_text(alert);
+    }
     let servers = hub["servers"].as_array().map_or(&[][..], Vec::as_slice);
     for (n, server) in servers.iter().filter_map(Value::as_object).enumerate() {
         shown += if n == 0 { "servers  " } else { "         " };
         shown += &server_as_text(server);
     }
     shown
+}
+
+fn alert_as_text(alert: &Value) -> String {
+    let text = |member: &str| line(alert[member].as_str().unwrap_or_default()).into_owned();
+    let number = |member: &str| alert[member].as_f64().unwrap_or_default();
+    format!("{:24} {:.3}, over {}, since {}\n", text("code"), number("value"), number("threshold"), text("since"))
 }
 
 fn server_as_text(server: &Map<String, Value>) -> String {

@@ -94,6 +94,11 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Whether the hub is at fault, and not the caller.
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self, Refused::Busy | Refused::Panicked)
+    }
+
     /// Stable word for programs.
     pub(crate) fn code(self) -> &'static str {
         match self {

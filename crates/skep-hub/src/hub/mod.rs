@@ -1,6 +1,7 @@
 //! A hub, put together from the settings: [`Hub::new`] is the one place where its parts are made.
 
 pub mod admission;
+pub(crate) mod alerts;
 pub mod calls;
 pub mod catalogue;
 pub mod directories;
@@ -14,7 +15,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::{fs::statfs, process::geteuid};
+use rustix::{fs::statfs, process::geteuid, system::uname};
 use skep_core::{
     app::App,
     db::{Db, Limits, Redis, private_key_of_redis},
@@ -189,6 +190,14 @@ fn database_files(settings: &Settings) -> Vec<PathBuf> {
         Some(path) => ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{path}{end}"))).to_vec(),
         None => skep_core::db::private_key(address).into_iter().collect(),
     }
+}
+
+/// What a hub is called among those that share a database. That of a state directory has the same name when it is started again.
+/// `is_alone` says that no other process is the hub of this state directory.
+pub fn name(home: &Path, is_alone: bool) -> Arc<str> {
+    let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+    let name = format!("{}:{}", uname().nodename().to_string_lossy(), home.display());
+    if is_alone { name.into() } else { format!("{name}:{}", std::process::id()).into() }
 }
 
 /// The directory in which a hub and calls from the command line keep what tools write.

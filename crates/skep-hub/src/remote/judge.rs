@@ -70,6 +70,7 @@ fn error_in_s0(call: &Call, mut answer: Map<String, Value>) -> ToolError {
         "denied" => ToolError::Denied(message),
         "conflict" => ToolError::Conflict { message, detail: answer },
         "busy" => ToolError::Busy(message),
+        "internal" => ToolError::Internal(message),
         _ => ToolError::Failed { message, detail: answer },
     }
 }
@@ -146,6 +147,7 @@ mod tests {
             ("denied", ToolError::Denied(message())),
             ("conflict", ToolError::Conflict { message: message(), detail: detail() }),
             ("busy", ToolError::Busy(message())),
+            ("internal", ToolError::Internal(message())),
             ("failed", ToolError::Failed { message: message(), detail: detail() }),
             ("of another program", ToolError::Failed { message: message(), detail: detail() }),
         ] {

@@ -360,7 +360,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let dir = Dir::open(directory.path()).unwrap();
         let calls = Calls::new(Catalogue::new([]), dir.clone(), dir, Default::default());
-        let parts = Parts { calls: Arc::new(calls), store: None, probes: Vec::new() };
+        let parts = Parts { name: "test".into(), calls: Arc::new(calls), store: None, probes: Vec::new() };
         let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..Options::default() };
         let Listeners { hub, options, .. } = Listeners::open(options, parts).await.unwrap();
         let open = Arc::new(Semaphore::new(1));

@@ -23,6 +23,8 @@ pub struct Probe {
     vital: bool,
     /// What is said if it fails, where the reason is not for all who may ask.
     failed: Option<&'static str>,
+    /// A server that this finding tells of, too, and whether there is one.
+    server: Option<(&'static str, bool)>,
     check: Check,
 }
 
@@ -35,7 +37,7 @@ impl Probe {
     where
         F: Future<Output = Result<String, String>> + Send + 'static,
     {
-        Probe { name, vital, failed: None, check: Box::new(move || Box::pin(check())) }
+        Probe { name, vital, failed: None, server: None, check: Box::new(move || Box::pin(check())) }
     }
 
     /// A server of which is said that it is `connected`, `down`, or `disabled` if there is none (`None`).
@@ -54,6 +56,11 @@ impl Probe {
             }
         });
         Probe { failed: Some("down"), ..probe }
+    }
+
+    /// The same check tells of this server that it is `connected` or `down`, or `disabled` if there is none.
+    pub fn of_server(self, name: &'static str, is_there: bool) -> Probe {
+        Probe { server: Some((name, is_there)), ..self }
     }
 
     /// Runs a real sandbox and tells its tier.
@@ -142,12 +149,18 @@ impl Probes {
         for (probe, found) in self.probes.iter().zip(checked) {
             let found =
                 found.unwrap_or_else(|_| Err(format!("no answer within {}s", self.check_time_max.as_secs_f64())));
+            let server = probe.server.map(|(name, is_there)| match (is_there, found.is_ok()) {
+                (false, _) => (name, "disabled"),
+                (true, true) => (name, "connected"),
+                (true, false) => (name, "down"),
+            });
             let found = found.unwrap_or_else(|error| {
                 let worse = if probe.vital { Status::Unhealthy } else { Status::Degraded };
                 findings.status = findings.status.max(worse);
                 probe.failed.map_or_else(|| format!("failed: {error}"), str::to_owned)
             });
             findings.by_name.push((probe.name, found));
+            findings.by_name.extend(server.map(|(name, state)| (name, state.to_owned())));
         }
         *last = Some((Instant::now(), findings.clone()));
         findings
@@ -194,6 +207,18 @@ mod tests {
             assert!(health.is_usable().await);
         }
         assert!(!health(vec![failing("a", true), well("b")]).is_usable().await);
+    }
+
+    #[tokio::test]
+    async fn one_check_tells_of_a_server_too() {
+        for (works, is_there, state) in
+            [(true, true, "connected"), (false, true, "down"), (true, false, "disabled"), (false, false, "disabled")]
+        {
+            let probe = if works { well("store") } else { failing("store", true) };
+            let findings = health(vec![probe.of_server("postgres", is_there)]).check().await;
+            assert_eq!(findings.status, if works { Status::Healthy } else { Status::Unhealthy });
+            assert_eq!(findings.by_name[1], ("postgres", state.to_owned()));
+        }
     }
 
     #[tokio::test]

@@ -57,6 +57,7 @@ use crate::{
     api::{self, HealthStatus},
     hub::{
         admission::Refused,
+        alerts::Alerts,
         calls::{self, Called, Calls, Payload, Said, Text},
         catalogue::Listed,
         principals,
@@ -80,6 +81,7 @@ pub(super) struct Shared {
     pub(super) bodies: Bodies,
     pub(super) guard: Guard,
     pub(super) health: Health,
+    pub(super) alerts: Arc<Alerts>,
     pub(super) live: Live,
     pub(super) metrics: Result<Metrics, &'static str>,
     pub(super) started: Instant,
@@ -283,7 +285,9 @@ pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, 
 async fn health(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     caller.permit::<policy::Read>()?;
     let (findings, load) = (hub.health.check().await, hub.calls.admission.load());
-    let status = if hub.calls.admission.is_draining() { HealthStatus::Draining } else { findings.status };
+    let alerts = hub.alerts.raised();
+    let alarmed = if alerts.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
+    let status = if hub.calls.admission.is_draining() { HealthStatus::Draining } else { findings.status.max(alarmed) };
     let answer = api::Health {
         status,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -292,6 +296,7 @@ async fn health(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<Respon
         calls_waiting: load.waiting,
         calls_at_once: load.at_once,
         calls_forwarded: load.forwarded,
+        alerts,
         checks: findings.by_name.into_iter().map(|(name, found)| (name.to_owned(), found.into())).collect(),
     };
     let is_well = matches!(status, HealthStatus::Healthy | HealthStatus::Degraded);
@@ -318,6 +323,7 @@ async fn show_metrics(State(hub): State<Arc<Shared>>, caller: Caller) -> Result<
     let elsewhere = |&reason: &&str| Problem::new(Kind::Unavailable, reason);
     let metrics = hub.metrics.as_ref().map_err(elsewhere)?;
     hub.live.db().into_iter().for_each(metrics::of_store);
+    metrics::of_alerts(&hub.alerts);
     let connections = hub.connections.load(std::sync::atomic::Ordering::Relaxed);
     let text = metrics.render(hub.calls.admission.load(), connections, &hub.mcp.server, hub.started.elapsed());
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

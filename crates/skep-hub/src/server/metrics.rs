@@ -12,11 +12,12 @@ use skep_core::db::Db;
 use skep_mcp::server::Server;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::admission::Load;
+use crate::hub::{
+    admission::Load,
+    alerts::{Alerts, rules::State},
+    calls::totals::BUCKETS_S,
+};
 
-/// Upper bounds of the histograms' buckets, in seconds: from a cached answer to the longest deadline.
-const BUCKETS_S: [f64; 18] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 /// How often what was recorded is put into its buckets, if nobody asks. Until then each value takes eight bytes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -80,8 +81,20 @@ pub(super) fn of_store(db: &Db) {
     metrics::counter!("skep_redis_dropped_total").absolute(redis.dropped);
     metrics::counter!("skep_redis_errors_total").absolute(redis.errors);
     metrics::counter!("skep_redis_connections_total").absolute(redis.connections);
+    let reads = redis.hits + redis.misses + redis.damaged;
+    if reads > 0 {
+        metrics::gauge!("skep_redis_hit_ratio").set(redis.hits as f64 / reads as f64);
+    }
     metrics::gauge!("skep_redis_memory_bytes").set(redis.memory_bytes as f64);
     metrics::gauge!("skep_redis_memory_max_bytes").set(redis.memory_bytes_max as f64);
+}
+
+/// Which alerts are raised.
+pub(super) fn of_alerts(alerts: &Alerts) {
+    for (kind, state) in alerts.states() {
+        let is_raised = if state == State::Clear { 0.0 } else { 1.0 };
+        metrics::gauge!("skep_alert", "alert" => kind.code()).set(is_raised);
+    }
 }
 
 /// One answered request. `route` is a pattern of the router, never a path as it came in.
@@ -142,6 +155,7 @@ pub(super) fn too_many_connections() {
 }
 
 fn describe() {
+    metrics::describe_gauge!("skep_alert", "Whether an alert is raised: 1 or 0.");
     metrics::describe_counter!("skep_tool_calls_total", "Calls of tools, by how they ended.");
     metrics::describe_histogram!("skep_tool_call_seconds", "Time that calls of tools took.");
     metrics::describe_gauge!("skep_calls_running", "Calls that run now.");
@@ -160,7 +174,8 @@ fn describe() {
     );
     metrics::describe_gauge!(
         "skep_sync_lag_seconds",
-        "The longest that an event of another hub took to be seen by those who follow here, in the last minute."
+        "The longest that an event of another hub took to be seen by those who follow here, in the last minute, or \
+         for how long nothing could be looked for."
     );
     metrics::describe_gauge!("skep_redis_connected", "Whether there is a connection to Redis.");
     metrics::describe_counter!("skep_redis_reads_total", "Contents of files that Redis was asked for.");
@@ -168,6 +183,10 @@ fn describe() {
     metrics::describe_counter!("skep_redis_dropped_total", "Contents and events that were not sent to Redis.");
     metrics::describe_counter!("skep_redis_errors_total", "Answers of Redis that were errors, or late.");
     metrics::describe_counter!("skep_redis_connections_total", "Connections to Redis that were made.");
+    metrics::describe_gauge!(
+        "skep_redis_hit_ratio",
+        "Contents that were found in Redis, of all that it was asked for."
+    );
     metrics::describe_gauge!("skep_redis_memory_bytes", "Memory that Redis uses.");
     metrics::describe_gauge!("skep_redis_memory_max_bytes", "Memory that Redis may use; 0 if it has no limit.");
     metrics::describe_gauge!("skep_mcp_sessions", "MCP sessions that are kept.");

@@ -72,6 +72,7 @@ use self::{
     http::Shared,
 };
 use crate::hub::{
+    alerts::Alerts,
     calls::{Calls, log},
     upstreams::Upstream,
 };
@@ -166,6 +167,8 @@ impl Default for Options {
 
 /// What the listeners serve.
 pub struct Parts {
+    /// What the hub is called among those that share a database.
+    pub name: Arc<str>,
     /// The tools, and the steps that every call of them takes.
     pub calls: Arc<Calls>,
     /// Where agents share things, and calls are kept that outlive their request, with the right to do so. Without it no call
@@ -336,6 +339,7 @@ impl Listeners {
         let guard = guard::Guard::new(&addresses, hosts, &options.allowed_origins, tokens, admits)?;
         let calls = parts.calls;
         let live = events::Live::new(parts.store.as_ref().map(|(app, _)| app.clone()), calls.limits.principal_share);
+        let alerts = Arc::new(Alerts::new(Arc::clone(&calls), parts.store.clone(), parts.name));
         let (app, permit) = parts.store.unzip();
         let mcp = mcp::Mcp::new(&calls, &options, app.clone(), permit)?;
         let bytes_max = calls.limits.message_bytes_max;
@@ -346,6 +350,7 @@ impl Listeners {
             app,
             guard,
             health: health::Health::new(parts.probes, health::CHECK_TIME_MAX),
+            alerts,
             live,
             metrics,
             started: Instant::now(),
@@ -383,6 +388,7 @@ impl Listeners {
             tasks.spawn(metrics.clone().keep_up(upkeep.clone()));
         }
         tasks.spawn(log::write_lines(Arc::clone(&hub.calls), upkeep.clone()));
+        tasks.spawn(Arc::clone(&hub.alerts).keep(upkeep.clone()));
         let open = Arc::new(Semaphore::new(options.connections_max.max(1)));
         let answering =
             |admits| Connections::new(admits, Arc::clone(&hub), &options, Arc::clone(&open), Arc::clone(&close));

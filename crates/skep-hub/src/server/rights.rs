@@ -87,7 +87,7 @@ impl Fixture {
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
         let catalogue = Catalogue::new([Tool::new(There)]);
         let calls = Calls::new(catalogue, dir("workspace"), dir("outputs"), calls::Limits::default());
-        let parts = Parts { calls: Arc::new(calls), store: None, probes: Vec::new() };
+        let parts = Parts { name: "test".into(), calls: Arc::new(calls), store: None, probes: Vec::new() };
         let bind = vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind, token: Token::new("another-token-of-the-hub").ok(), ..Options::default() };
         let hub = Listeners::open(options, parts).await.unwrap().hub;

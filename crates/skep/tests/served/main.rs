@@ -1,6 +1,7 @@
 //! A real `skep serve` and clients that are many, rude, or somebody else.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod alerts;
 mod bounds;
 mod callers;
 mod calls;

@@ -77,7 +77,7 @@ async fn health_is(hub: &Hub, redis: &str, postgres: &str) -> (u16, Value) {
     }
 }
 
-fn hub(database: &str, redis: &str) -> Hub {
+pub(crate) fn hub(database: &str, redis: &str) -> Hub {
     Hub::start_with("", &[("SKEP_DATABASE", database), ("SKEP_REDIS", redis), ("NO_COLOR", "1")])
 }
 
@@ -102,7 +102,12 @@ async fn hubs_share_redis_and_go_on_when_it_or_the_database_is_gone() {
     assert_eq!(told, ["message", "task:t1:updates", &page["events"][0].to_string()]);
     assert_eq!((&page["events"][0]["kind"], &page["events"][0]["number"]), (&json!("file.written"), &json!(1)));
     let metrics = one.get("/metrics", &[]).await.body;
-    for figure in ["skep_redis_connected 1", "skep_redis_published_total 1", "skep_sync_lag_seconds 0"] {
+    for figure in [
+        "skep_redis_connected 1",
+        "skep_redis_published_total 1",
+        "skep_sync_lag_seconds 0",
+        "skep_redis_memory_bytes ",
+    ] {
         assert!(metrics.contains(figure), "{metrics}");
     }
 

@@ -35,7 +35,7 @@ async fn a_call_is_answered_as_s0_expects_it() {
     assert_snapshot!(hub.process(r#"{"tool":"echo","args":[]}"#).await, @r#"200 {"status":"error","code":"invalid_arguments","message":"must be a table, not a list","faults":[{"pointer":"","message":"must be a table, not a list"}]}"#);
     assert_snapshot!(hub.process(r#"{"tool":"fail","args":{"with":"failed"}}"#).await, @r#"200 {"status":"error","code":"failed","message":"it exited with code 1","exit_code":1}"#);
     assert_snapshot!(hub.process(r#"{"tool":"stall","timeout":0.01}"#).await, @r#"200 {"status":"error","code":"timed_out","message":"stall timed out after 0.01s"}"#);
-    assert_snapshot!(hub.process(r#"{"tool":"panic"}"#).await, @r#"200 {"status":"error","code":"failed","message":"panic failed; its log says why"}"#);
+    assert_snapshot!(hub.process(r#"{"tool":"panic"}"#).await, @r#"200 {"status":"error","code":"internal","message":"panic failed; its log says why"}"#);
 }
 
 #[tokio::test]
@@ -487,10 +487,10 @@ async fn health_tells_what_was_tried_and_fails_when_something_vital_does() {
         })
     };
     let hub = Hub::start_with(Options::default(), vec![probe("store", true)]).await;
-    assert_snapshot!(steady(&hub.get("/health").await), @r#"200 {"status":"healthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"store":"writable"}"#);
+    assert_snapshot!(steady(&hub.get("/health").await), @r#"200 {"status":"healthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"alerts":[],"store":"writable"}"#);
     working.store(false, SeqCst);
     let hub = Hub::start_with(Options::default(), vec![probe("store", true)]).await;
-    assert_snapshot!(steady(&hub.get("/health").await), @r#"503 {"status":"unhealthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"store":"failed: the disk is full"}"#);
+    assert_snapshot!(steady(&hub.get("/health").await), @r#"503 {"status":"unhealthy","calls_running":0,"calls_waiting":0,"calls_at_once":64,"calls_forwarded":0,"alerts":[],"store":"failed: the disk is full"}"#);
     let hub = Hub::start_with(Options::default(), vec![probe("sandbox", false)]).await;
     assert!(hub.get("/health").await.starts_with(r#"200 {"status":"degraded""#));
 }
@@ -546,7 +546,7 @@ async fn refusal(options: Options) -> String {
     let directory = tempfile::tempdir().unwrap();
     let dir = Dir::open(directory.path()).unwrap();
     let calls = Arc::new(Calls::new(Catalogue::new([]), dir.clone(), dir, Limits::default()));
-    let parts = Parts { calls, store: None, probes: Vec::new() };
+    let parts = Parts { name: "test".into(), calls, store: None, probes: Vec::new() };
     match Listeners::open(options, parts).await {
         Ok(_) => "started".to_owned(),
         Err(error) => error.to_string(),

@@ -47,7 +47,7 @@ async fn a_tool_answers_in_both_forms_and_its_failures_are_for_the_model_to_read
     assert_snapshot!(ask(&hub, call(3, "echo", json!({"text": 7}))).await, @r#"200 {"jsonrpc":"2.0","id":3,"result":{"resultType":"complete","content":[{"type":"text","text":"{\"status\":\"error\",\"code\":\"invalid_arguments\",\"message\":\"text: must be text, not a number\",\"faults\":[{\"pointer\":\"/text\",\"message\":\"must be text, not a number\"}]}"}],"isError":true}}"#);
     assert_snapshot!(ask(&hub, call(4, "ecko", json!({}))).await, @r#"200 {"jsonrpc":"2.0","id":4,"error":{"code":-32602,"message":"Unknown tool \"ecko\"; did you mean \"echo\"?"}}"#);
     assert_snapshot!(ask(&hub, call(5, "echo", json!([]))).await, @r#"200 {"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"params.arguments must be an object"}}"#);
-    assert_snapshot!(ask(&hub, call(6, "panic", json!({}))).await, @r#"200 {"jsonrpc":"2.0","id":6,"result":{"resultType":"complete","content":[{"type":"text","text":"{\"status\":\"error\",\"code\":\"failed\",\"message\":\"panic failed; its log says why\"}"}],"isError":true}}"#);
+    assert_snapshot!(ask(&hub, call(6, "panic", json!({}))).await, @r#"200 {"jsonrpc":"2.0","id":6,"result":{"resultType":"complete","content":[{"type":"text","text":"{\"status\":\"error\",\"code\":\"internal\",\"message\":\"panic failed; its log says why\"}"}],"isError":true}}"#);
     assert_snapshot!(ask(&hub, call(7, "fail", json!({"with": "busy"}))).await, @r#"503 {"jsonrpc":"2.0","id":7,"error":{"code":-31000,"message":"too much at once"}}"#);
     assert_snapshot!(ask(&hub, message(8, "tools/fetch", json!({}))).await, @r#"404 {"jsonrpc":"2.0","id":8,"error":{"code":-32601,"message":"there is no method \"tools/fetch\""}}"#);
 }

@@ -142,6 +142,7 @@ async fn a_hub_that_stops_refuses_calls_on_connections_that_are_open() {
 async fn open(options: Options, directory: &Path) -> Result<(Controls, Listeners), String> {
     let dir = Dir::open(directory).unwrap();
     let parts = Parts {
+        name: "test".into(),
         calls: Arc::new(Calls::new(Catalogue::new([]), dir.clone(), dir, Limits::default())),
         store: None,
         probes: Vec::new(),

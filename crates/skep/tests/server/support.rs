@@ -83,7 +83,7 @@ impl Hub {
         let stall = Stall { tell, release: Arc::clone(&release) };
         let tools = [Tool::new(Echo), Tool::new(Fail), Tool::new(stall), Tool::new(Panic)];
         let calls = Arc::new(Calls::new(Catalogue::new(tools), dir("workspace"), dir("outputs"), limits));
-        let parts = Parts { calls, store, probes };
+        let parts = Parts { name: "test".into(), calls, store, probes };
         let anywhere = || vec!["127.0.0.1:0".to_owned()];
         let options = Options { bind: anywhere(), tcp: anywhere(), ..options };
         let listeners = Listeners::open(options, parts).await.unwrap();

@@ -53,9 +53,9 @@ impl Link {
         }
     }
 
-    /// `INFO memory` of the server, or of each that takes writes in a cluster.
-    pub(super) async fn memory(&self) -> RedisResult<Vec<String>> {
-        let command = cmd("INFO").arg("memory").take();
+    /// A section of `INFO` of the server, or of each that takes writes in a cluster.
+    pub(super) async fn info(&self, section: &str) -> RedisResult<Vec<String>> {
+        let command = cmd("INFO").arg(section).take();
         match self {
             Link::Server(_) => Ok(vec![self.ask(&command).await?]),
             Link::Cluster(connection) => {

@@ -112,13 +112,24 @@ async fn session(address: &Address, state: &State) -> Result<std::convert::Infal
 
 /// Whether Redis takes what Skep has for it. One that is full is of use all the same.
 async fn probe(link: &Link, state: &State) -> Result<(), String> {
+    if write_probe(link).await? == Probed::Full {
+        state.leave_alone(&state.full_until, super::FULL_PAUSE);
+    }
+    Ok(())
+}
+
+/// What came of writing a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probed {
+    Written,
+    Full,
+}
+
+pub(super) async fn write_probe(link: &Link) -> Result<Probed, String> {
     let written = timeout(RESPONSE_TIME_MAX, link.ask::<()>(cmd("SET").arg(PROBE).arg(1).arg("EX").arg(60))).await;
     match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if error.code() == Some("OOM") => {
-            state.leave_alone(&state.full_until, super::FULL_PAUSE);
-            Ok(())
-        }
+        Ok(Ok(())) => Ok(Probed::Written),
+        Ok(Err(error)) if error.code() == Some("OOM") => Ok(Probed::Full),
         Ok(Err(error)) => Err(format!("Redis {}", explain(&error))),
         Err(_) => Err("Redis does not answer in time".to_owned()),
     }
@@ -130,17 +141,17 @@ async fn still_works(link: &Link, sink: &mut PubSubSink, state: &State) -> Resul
         timeout(RESPONSE_TIME_MAX, sink.ping()).await.map_err(|_| "Redis does not answer in time")?;
     pinged.map_err(|error| format!("Redis {}", explain(&error)))?;
     // Who may not ask for it does without.
-    if let Ok(Ok(servers)) = timeout(RESPONSE_TIME_MAX, link.memory()).await {
-        let sum = |name: &str| servers.iter().filter_map(|text| figure(text, name)).sum();
+    if let Ok(Ok(servers)) = timeout(RESPONSE_TIME_MAX, link.info("memory")).await {
+        let sum = |name: &str| servers.iter().filter_map(|text| field(text, name)?.parse::<u64>().ok()).sum();
         state.counts.memory_bytes.store(sum("used_memory"), Relaxed);
         state.counts.memory_bytes_max.store(sum("maxmemory"), Relaxed);
     }
     Ok(())
 }
 
-/// A figure of `INFO`.
-fn figure(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+/// A field of `INFO`.
+pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
 /// End the session when the sentinels have another master. If none answers, what there is stays.

@@ -18,12 +18,12 @@ use skep_core::{
     Timestamp,
     policy::{Actor, Denied, Operate, Permit, Read},
 };
-use skep_tools::schema::shorten;
+use skep_tools::{error::ToolError, schema::shorten, tool::Tool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Calls;
-use crate::hub::principals;
+use super::{Calls, totals::Totals};
+use crate::hub::{admission::Refused, principals};
 
 /// Calls that are kept; of more, the oldest are forgotten.
 const CALLS_MAX: usize = 1000;
@@ -33,6 +33,8 @@ const TOOL_CHARS_MAX: usize = 128;
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Lines that are written to the log each time; what was called besides is counted.
 const LINES_MAX: usize = 100;
+/// How a call is said to have ended that took too long.
+const TIMED_OUT: &str = "timed_out";
 /// The target of these lines, for filters of the log.
 const TARGET: &str = "skep::calls";
 
@@ -47,8 +49,8 @@ pub(crate) struct CallLog {
 #[derive(Default)]
 struct Ring {
     records: VecDeque<Record>,
-    /// Calls so far; the number of the last record.
-    count: u64,
+    /// What all calls so far add up to. Their number is that of the last record.
+    totals: Totals,
 }
 
 /// A call that has ended.
@@ -62,6 +64,32 @@ pub(crate) struct Record {
     /// `ok`, `cached`, or the code of an error.
     pub(crate) outcome: &'static str,
     pub(crate) took: Duration,
+}
+
+/// How a call ended: in a word, and whether the hub or what it relies on is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) outcome: &'static str,
+    pub(crate) is_fault: bool,
+}
+
+impl Ended {
+    /// As the caller wanted, or by the caller's own doing.
+    pub(crate) fn well(outcome: &'static str) -> Ended {
+        Ended { outcome, is_fault: false }
+    }
+}
+
+impl From<&ToolError> for Ended {
+    fn from(error: &ToolError) -> Ended {
+        Ended { outcome: error.code(), is_fault: error.is_fault() }
+    }
+}
+
+impl From<Refused> for Ended {
+    fn from(refused: Refused) -> Ended {
+        Ended { outcome: refused.code(), is_fault: refused.is_fault() }
+    }
 }
 
 /// Whose calls are looked at.
@@ -93,14 +121,32 @@ pub(crate) struct Recording<'a> {
     actor: Arc<Actor>,
     tool: String,
     began: Instant,
-    outcome: &'static str,
+    ended: Ended,
+    whose_time: WhoseTime,
+}
+
+/// What the time that a call takes says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhoseTime {
+    /// How fast the hub is.
+    Hubs,
+    /// How long a program or a model takes, or somebody who is asked. It is no fault of the hub if that is too long.
+    Callers,
+    /// How long an MCP server takes.
+    Servers,
 }
 
 impl CallLog {
     /// A call begins.
     pub(crate) fn begin(&self, actor: &Arc<Actor>, tool: String) -> Recording<'_> {
         let tool = if tool.len() > TOOL_CHARS_MAX { shorten(&tool, TOOL_CHARS_MAX) } else { tool };
-        Recording { log: self, actor: Arc::clone(actor), tool, began: Instant::now(), outcome: "cancelled" }
+        let (began, ended, whose_time) = (Instant::now(), Ended::well("cancelled"), WhoseTime::Servers);
+        Recording { log: self, actor: Arc::clone(actor), tool, began, ended, whose_time }
+    }
+
+    /// What all calls that have ended add up to.
+    pub(crate) fn totals(&self) -> Totals {
+        self.ring().totals
     }
 
     /// Let those who wait for calls go: the hub stops.
@@ -118,7 +164,7 @@ impl CallLog {
     pub(crate) fn after(&self, number: u64, of: &Whose) -> (Vec<Record>, u64) {
         let ring = self.ring();
         let is_new = |record: &&Record| record.number > number && of.includes(&record.actor);
-        (ring.records.iter().filter(is_new).cloned().collect(), ring.count)
+        (ring.records.iter().filter(is_new).cloned().collect(), ring.totals.calls)
     }
 
     /// Returns when there is one of these calls after this number, or the hub stops.
@@ -138,19 +184,30 @@ impl CallLog {
 }
 
 impl Recording<'_> {
+    /// It is a call of this tool of Skep's own.
+    pub(crate) fn is_of(&mut self, tool: &Tool) {
+        self.whose_time = if tool.runs_others { WhoseTime::Callers } else { WhoseTime::Hubs };
+    }
+
+    /// It has waited because its caller wanted it to.
+    pub(crate) fn has_waited(&mut self) {
+        self.whose_time = WhoseTime::Callers;
+    }
+
     /// It has ended like this.
-    pub(crate) fn ended(mut self, outcome: &'static str) {
-        self.outcome = outcome;
+    pub(crate) fn ended(mut self, ended: impl Into<Ended>) {
+        self.ended = ended.into();
     }
 }
 
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
         let (actor, tool) = (Arc::clone(&self.actor), std::mem::take(&mut self.tool));
-        let (at, outcome, took) = (now(), self.outcome, self.began.elapsed());
+        let (at, Ended { outcome, is_fault }, took) = (now(), self.ended, self.began.elapsed());
+        let is_too_long = outcome == TIMED_OUT && self.whose_time == WhoseTime::Callers;
         let mut ring = self.log.ring();
-        ring.count += 1;
-        let number = ring.count;
+        ring.totals.add(is_fault && !is_too_long, (self.whose_time == WhoseTime::Hubs).then_some(took));
+        let number = ring.totals.calls;
         let oldest = if ring.records.len() < CALLS_MAX { None } else { ring.records.pop_front() };
         ring.records.push_back(Record { number, at, actor, tool, outcome, took });
         drop(ring);
@@ -160,7 +217,7 @@ impl Drop for Recording<'_> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "where a call ends is an edge")]
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
@@ -217,15 +274,15 @@ mod tests {
     #[test]
     fn the_last_calls_are_kept_with_how_they_ended() {
         let (log, ann) = (CallLog::default(), named("ann"));
-        log.begin(&ann, "one".into()).ended("ok");
+        log.begin(&ann, "one".into()).ended(Ended::well("ok"));
         drop(log.begin(&ann, "two".into()));
-        log.begin(&named("bob"), "x".repeat(10_000)).ended("failed");
+        log.begin(&named("bob"), "x".repeat(10_000)).ended(Ended::well("failed"));
         let (records, last) = log.after(0, &seen_by(&ann));
         assert_eq!((tools(&records), last), (vec!["one", "two"], 3));
         assert_eq!((records[0].outcome, records[1].outcome), ("ok", "cancelled"));
         let (records, _) = log.after(2, &seen_by(local()));
         assert!(records.len() == 1 && records[0].tool.chars().count() <= TOOL_CHARS_MAX + 1);
-        (0..CALLS_MAX).for_each(|n| log.begin(&ann, n.to_string()).ended("ok"));
+        (0..CALLS_MAX).for_each(|n| log.begin(&ann, n.to_string()).ended(Ended::well("ok")));
         let (records, last) = log.after(0, &seen_by(local()));
         assert_eq!((records.len(), records[0].number, last), (CALLS_MAX, 4, CALLS_MAX as u64 + 3));
     }
@@ -233,16 +290,46 @@ mod tests {
     #[tokio::test]
     async fn who_waits_hears_of_its_own_call_and_of_the_end() {
         let (log, ann) = (CallLog::default(), named("ann"));
-        log.begin(&ann, "before".into()).ended("ok");
+        log.begin(&ann, "before".into()).ended(Ended::well("ok"));
         let (anns, everybodys) = (seen_by(&ann), seen_by(local()));
         let mut waits = std::pin::pin!(log.wait(1, &anns));
         let mut is_waiting = async || futures_util::poll!(&mut waits).is_pending();
         assert!(is_waiting().await);
-        log.begin(&named("bob"), "not ann's".into()).ended("ok");
+        log.begin(&named("bob"), "not ann's".into()).ended(Ended::well("ok"));
         assert!(is_waiting().await);
-        log.begin(&ann, "ann's".into()).ended("ok");
+        log.begin(&ann, "ann's".into()).ended(Ended::well("ok"));
         assert!(!is_waiting().await);
         assert_eq!(tools(&log.after(1, &anns).0), ["ann's"]);
         tokio::join!(log.wait(9, &everybodys), async { log.close() });
+    }
+
+    #[test]
+    fn faults_are_those_of_the_hub_and_times_those_that_it_is_answerable_for() {
+        let (log, ann) = (CallLog::default(), named("ann"));
+        let timed_out = ToolError::TimedOut { tool: "t".into(), after: Duration::ZERO, detail: Default::default() };
+        let ends: [(Ended, bool); 8] = [
+            (Ended::well("ok"), false),
+            ((&ToolError::Denied("no".into())).into(), false),
+            ((&ToolError::failed("exit code 1")).into(), false),
+            ((&ToolError::conflict("claimed")).into(), false),
+            ((&ToolError::Internal("the disk is full".into())).into(), true),
+            ((&timed_out).into(), true),
+            (Refused::Busy.into(), true),
+            (Refused::OverShare(4, "run").into(), false),
+        ];
+        for (ended, is_fault) in ends {
+            let before = log.totals();
+            log.begin(&ann, "t".into()).ended(ended);
+            let since = log.totals().since(&before);
+            assert_eq!((since.calls, since.faults, since.timed()), (1, u64::from(is_fault), 0), "{ended:?}");
+        }
+        let (mut hubs, mut waited) = (log.begin(&ann, "t".into()), log.begin(&ann, "t".into()));
+        let before = log.totals();
+        (hubs.whose_time, waited.whose_time) = (WhoseTime::Hubs, WhoseTime::Hubs);
+        waited.has_waited();
+        hubs.ended(&timed_out);
+        waited.ended(&timed_out);
+        let since = log.totals().since(&before);
+        assert_eq!((since.calls, since.faults, since.timed()), (2, 1, 1));
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod outputs;
 mod own;
 mod payload;
+pub(crate) mod totals;
 
 use std::{
     pin::pin,
@@ -36,7 +37,7 @@ use skep_tools::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::log::CallLog;
+use self::log::{CallLog, Ended};
 pub use self::payload::{Malformed, Payload, Text, VALUES_MAX};
 use super::{
     admission::{self, Admission, Refused},
@@ -231,7 +232,7 @@ impl Calls {
     pub(crate) fn authorise<R: Right>(&self, actor: &Arc<Actor>, tool: Option<&str>) -> Result<Permit<R>, Refused> {
         let permit = actor.permit().map_err(Refused::from);
         if let (Err(refused), Some(tool)) = (&permit, tool) {
-            self.log.begin(actor, tool.to_owned()).ended(refused.code());
+            self.log.begin(actor, tool.to_owned()).ended(*refused);
         }
         permit
     }
@@ -251,7 +252,7 @@ impl Calls {
                 Context { session, ..context }
             }
             Err(error) => {
-                self.log.begin(actor, request.tool).ended(error.code());
+                self.log.begin(actor, request.tool).ended(&error);
                 return Ok(Called { result: Err(error), room: Room::default() });
             }
         };
@@ -260,19 +261,25 @@ impl Calls {
 
     /// Call a tool in this context: for its caller, in its directories, and until its token is cancelled.
     pub async fn call_in(&self, context: Context, request: Request) -> Result<Called, NotCalled> {
-        let recording = self.log.begin(context.permit.actor(), request.tool.clone());
+        let mut recording = self.log.begin(context.permit.actor(), request.tool.clone());
         let called = match self.catalogue.resolve(&request.tool) {
-            Ok(Target::Own(tool)) => self.run(tool, context, request).await,
+            Ok(Target::Own(tool)) => {
+                recording.is_of(&tool);
+                self.run(tool, context, request).await
+            }
             Ok(Target::Upstream { server, tool }) => self.ask(&server, &tool, context, request).await,
             Err(_) if self.admission.is_draining() => Err(Refused::Draining.into()), // another hub may know it
             Err(unknown) => Ok(Called { result: Err(unknown), room: Room::default() }),
         };
+        if called.as_ref().is_ok_and(|called| called.room.has_waited()) {
+            recording.has_waited();
+        }
         recording.ended(match &called {
-            Ok(Called { result: Ok(Said::Values(Answer { cached: true, .. })), .. }) => "cached",
-            Ok(Called { result: Ok(_), .. }) => "ok",
-            Ok(Called { result: Err(error), .. }) => error.code(),
-            Err(NotCalled::Refused(refused)) => refused.code(),
-            Err(NotCalled::Malformed(_)) => "invalid_arguments",
+            Ok(Called { result: Ok(Said::Values(Answer { cached: true, .. })), .. }) => Ended::well("cached"),
+            Ok(Called { result: Ok(_), .. }) => Ended::well("ok"),
+            Ok(Called { result: Err(error), .. }) => error.into(),
+            Err(NotCalled::Refused(refused)) => (*refused).into(),
+            Err(NotCalled::Malformed(_)) => Ended::well("invalid_arguments"),
         });
         called
     }
@@ -289,10 +296,11 @@ impl Calls {
         T: Send + 'static,
         F: Future<Output = Result<T, ToolError>> + Send + 'static,
     {
-        let recording = self.log.begin(permit.actor(), tool.to_owned());
+        let mut recording = self.log.begin(permit.actor(), tool.to_owned());
         let performed = match self.catalogue.get(tool) {
             Err(unknown) => Ok(Performed { result: Err(unknown), room: Room::default() }),
             Ok(found) => {
+                recording.is_of(found);
                 let (after, memory) = (found.deadline, self.answers.of(&permit.actor().principal));
                 let run = |cancel: CancellationToken, turn| {
                     let room = memory.map_or_else(Room::default, |memory| Room::new(memory, Some(turn)));
@@ -309,9 +317,9 @@ impl Calls {
             }
         };
         recording.ended(match &performed {
-            Ok(Performed { result: Ok(_), .. }) => "ok",
-            Ok(Performed { result: Err(error), .. }) => error.code(),
-            Err(refused) => refused.code(),
+            Ok(Performed { result: Ok(_), .. }) => Ended::well("ok"),
+            Ok(Performed { result: Err(error), .. }) => error.into(),
+            Err(refused) => (*refused).into(),
         });
         performed
     }
@@ -373,7 +381,7 @@ impl Calls {
         let recording = tool.map(|tool| self.log.begin(permit.actor(), tool));
         let passed = self.pass(permit, server, method, params, options).await;
         if let Some(recording) = recording {
-            recording.ended(outcome(&passed));
+            recording.ended(ended(&passed));
         }
         passed.map(|called| called.result)
     }
@@ -415,22 +423,24 @@ async fn said(name: &str, result: Box<RawValue>, form: Form, context: &Context) 
     Ok(Said::Values(Answer { value, cached: false }))
 }
 
-/// How a request that went on to a server ended, in a word. What the tool itself calls an error is one.
-fn outcome(passed: &Result<upstreams::Called, NotForwarded>) -> &'static str {
+/// How a request that went on to a server ended. What the tool itself calls an error is one, and no fault.
+fn ended(passed: &Result<upstreams::Called, NotForwarded>) -> Ended {
     let error = match passed {
-        Ok(upstreams::Called { has_failed: true, .. }) => return "failed",
-        Ok(_) => return "ok",
-        Err(NotForwarded::Refused(refused)) => return refused.code(),
-        Err(NotForwarded::Cancelled) => return "cancelled",
+        Ok(upstreams::Called { has_failed: true, .. }) => return Ended::well("failed"),
+        Ok(_) => return Ended::well("ok"),
+        Err(NotForwarded::Refused(refused)) => return (*refused).into(),
+        Err(NotForwarded::Cancelled) => return Ended::well("cancelled"),
         Err(NotForwarded::Upstream(error)) => error,
     };
-    match error {
-        UpstreamError::Unknown { .. } => "unknown_tool",
-        UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => "denied",
-        UpstreamError::NotClaimed(error) => error.code(),
-        UpstreamError::Busy { .. } => "busy",
-        UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. } => "unavailable",
-        UpstreamError::Call { error: CallError::TimedOut(_), .. } => "timed_out",
-        UpstreamError::Call { .. } => "failed",
-    }
+    let (outcome, is_fault) = match error {
+        UpstreamError::Unknown { .. } => ("unknown_tool", false),
+        UpstreamError::Denied { .. } | UpstreamError::Shared { .. } => ("denied", false),
+        UpstreamError::NotClaimed(error) => return (&**error).into(),
+        UpstreamError::Busy { .. } => ("busy", true),
+        UpstreamError::Unavailable { .. } | UpstreamError::Unlisted { .. } => ("unavailable", true),
+        UpstreamError::Call { error: CallError::TimedOut(_), .. } => ("timed_out", true),
+        UpstreamError::Call { error: CallError::Rpc(_), .. } => ("failed", false),
+        UpstreamError::Call { .. } => ("failed", true),
+    };
+    Ended { outcome, is_fault }
 }

@@ -22,12 +22,7 @@ mod step;
 mod walk;
 mod watch;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use rustix::system::uname;
@@ -59,13 +54,12 @@ struct Bound {
 }
 
 impl Directories {
-    /// The directories of the settings, by the tasks whose workspaces they are. `is_alone` says that no other process is the
-    /// hub of this state directory.
+    /// The directories of the settings, by the tasks whose workspaces they are. `hub`: the name of this hub.
     ///
     /// # Errors
     ///
     /// One of them is no directory, or lies within another one.
-    pub fn open(store: &Store, is_alone: bool) -> anyhow::Result<Directories> {
+    pub fn open(store: &Store, hub: Arc<str>) -> anyhow::Result<Directories> {
         let mut all: Vec<Bound> = Vec::new();
         for (task, path) in &store.settings.serve.directories {
             let found = path.canonicalize().with_context(|| format!("{} cannot be opened", path.display()))?;
@@ -81,7 +75,7 @@ impl Directories {
             let permit = store.permit.within(Some(task), None)?;
             all.push(Bound { report: Report::new(task, found.clone()), path: found, permit });
         }
-        Ok(Directories { store: store.clone(), hub: name_of_hub(store.home.path(), is_alone), all })
+        Ok(Directories { store: store.clone(), hub, all })
     }
 
     /// Whether there are none.
@@ -142,11 +136,4 @@ fn sides(store: &Store, hub: &Arc<str>, bound: &Bound) -> anyhow::Result<Sides> 
 fn place(dir: &Dir) -> anyhow::Result<String> {
     let (_, inode) = dir.id()?;
     Ok(format!("{}:{inode}:{}", uname().nodename().to_string_lossy(), dir.path().display()))
-}
-
-/// The hub of a state directory has the same name when it is started again, so that it need not wait for itself.
-fn name_of_hub(home: &Path, is_alone: bool) -> Arc<str> {
-    let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
-    let name = format!("{}:{}", uname().nodename().to_string_lossy(), home.display());
-    if is_alone { name.into() } else { format!("{name}:{}", std::process::id()).into() }
 }

@@ -58,7 +58,7 @@ impl Report {
     pub(super) fn in_step(&self, files: usize, is_watched: bool) {
         let mut status = self.status();
         if !matches!(status.state, State::InStep { .. }) {
-            say!("{} is in step with task {}: {files} files", self.path.display(), self.task);
+            say!("{} is in step with task {}: {}", self.path.display(), self.task, counted(files));
         }
         status.state = State::InStep { files };
         if is_watched {
@@ -122,7 +122,7 @@ impl Report {
             State::Failed(why) => return Err(format!("{name}: {why}")),
             State::InStep { files } => files,
         };
-        let mut text = format!("{name}: {files} files");
+        let mut text = format!("{name}: {}", counted(*files));
         if let Some(why) = &status.not_watched {
             let _ = write!(text, ", looked at every 2 s because {why}"); // a String takes everything
         }
@@ -134,4 +134,8 @@ impl Report {
         }
         Ok(text)
     }
+}
+
+fn counted(files: usize) -> String {
+    if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
 }

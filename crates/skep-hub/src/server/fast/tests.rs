@@ -46,7 +46,7 @@ impl Hub {
         let dir = |name| Dir::create(&directory.path().join(name)).unwrap();
         let limits = Limits { message_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
         let calls = Arc::new(Calls::new(Catalogue::new([]), dir("workspace"), dir("outputs"), limits));
-        let parts = Parts { calls, store: None, probes: Vec::new() };
+        let parts = Parts { name: "test".into(), calls, store: None, probes: Vec::new() };
         let options = Options { bind: vec!["127.0.0.1:0".to_owned()], ..options };
         let Listeners { hub, options, .. } = Listeners::open(options, parts).await.unwrap();
         let admits = hub.guard.admits();

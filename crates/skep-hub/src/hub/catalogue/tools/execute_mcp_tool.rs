@@ -44,6 +44,7 @@ impl BuiltIn for ExecuteMcpTool {
         Annotations { read_only_hint: false, destructive_hint: true, idempotent_hint: false, open_world_hint: true };
     /// As long as a call of an MCP server may be silent.
     const DEADLINE: Duration = Duration::from_secs(120);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

@@ -59,6 +59,7 @@ impl BuiltIn for GetAvailableMcpTools {
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
     /// Servers may have to be started, and their programs fetched.
     const DEADLINE: Duration = Duration::from_secs(120);
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 

@@ -72,6 +72,7 @@ impl BuiltIn for SearchTools {
         Schemas of their arguments. A tool that was found is called by its name, whether or not it was listed.";
     const ANNOTATIONS: Annotations =
         Annotations { read_only_hint: true, destructive_hint: false, idempotent_hint: true, open_world_hint: false };
+    const RUNS_OTHERS: bool = true;
     type Arguments = Arguments;
     type Answer = Answer;
 
