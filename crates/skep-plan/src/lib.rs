@@ -8,6 +8,7 @@
 pub mod check;
 mod file;
 pub mod model;
+pub mod project;
 pub mod rules;
 pub mod template;
 

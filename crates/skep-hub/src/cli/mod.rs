@@ -16,6 +16,7 @@ mod logs;
 mod mcp_stdio;
 mod memory;
 mod messages;
+mod plan;
 mod progress;
 mod prompt;
 mod prune;
@@ -139,6 +140,7 @@ enum Command {
     Retry(run::RetryArguments),
     Cancel(cancel::Arguments),
     Check(check::Arguments),
+    Plan(plan::Arguments),
     Runs(runs::Arguments),
     Show(show::Arguments),
     Logs(logs::Arguments),
@@ -196,6 +198,7 @@ impl Cli {
             Command::Retry(arguments) => run::retry(common, arguments).await,
             Command::Cancel(arguments) => cancel::cancel(common, arguments).await,
             Command::Check(arguments) => check::check(common, arguments),
+            Command::Plan(arguments) => plan::plan(&arguments),
             Command::Runs(arguments) => runs::runs(common, arguments).await,
             Command::Show(arguments) => show::show(common, arguments).await,
             Command::Logs(arguments) => logs::logs(common, arguments).await,

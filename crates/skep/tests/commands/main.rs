@@ -9,6 +9,7 @@ mod manual;
 mod memory;
 mod messages;
 mod page;
+mod plan;
 mod status;
 mod steps;
 #[path = "../support/mod.rs"]

@@ -12,9 +12,12 @@ const WRITE: &str = "SKEP_WRITE_SCHEMAS";
 fn the_schemas_in_docs_are_those_of_the_types() {
     let tools = skep_builtin::all(Parts::new(SandboxOnDemand::new(Default::default())));
     let tools: Vec<Value> = tools.iter().map(Tool::to_json).collect();
-    let plan = skep_plan::json_schema().clone();
-    let schemas =
-        [("plan.json", plan), ("settings.json", super::super::json_schema().clone()), ("tools.json", json!(tools))];
+    let schemas = [
+        ("plan.json", skep_plan::json_schema().clone()),
+        ("project.json", skep_plan::project::schema().json().clone()),
+        ("settings.json", super::super::json_schema().clone()),
+        ("tools.json", json!(tools)),
+    ];
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas");
     for (name, schema) in schemas {
         let (path, text) = (directory.join(name), format!("{schema:#}\n"));
