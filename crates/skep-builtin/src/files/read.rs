@@ -2,10 +2,11 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, BufRead, BufReader, Read as _},
+    io::{self, BufRead, BufReader},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use memchr::{memchr, memchr_iter, memrchr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use skep_tools::{
@@ -198,7 +199,7 @@ struct Part {
 impl Part {
     fn read(file: impl io::Read, arguments: &Arguments, context: &Context) -> io::Result<Part> {
         let mut file = BufReader::with_capacity(64 << 10, file);
-        if file.fill_buf()?.contains(&0) {
+        if memchr(0, file.fill_buf()?).is_some() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut part = Part { bytes: Vec::new(), lines: 0, more: false };
@@ -207,27 +208,39 @@ impl Part {
                 return Ok(part);
             }
         }
-        while part.lines < arguments.limit {
-            let room = (TEXT_MAX - part.bytes.len()) as u64;
-            let before = part.bytes.len();
-            let read = file.by_ref().take(room + 1).read_until(b'\n', &mut part.bytes)?;
-            if part.bytes[before..].contains(&0) {
+        loop {
+            let buffer = file.fill_buf()?;
+            if buffer.is_empty() {
+                part.lines += usize::from(!part.bytes.is_empty() && !part.bytes.ends_with(b"\n"));
+                return Ok(part);
+            }
+            let left = arguments.limit - part.lines;
+            let ends = memchr_iter(b'\n', buffer).take(left);
+            let (lines, end) = ends.fold((0, 0), |(lines, _), end| (lines + 1, end + 1));
+            let taken = if lines == left { end } else { buffer.len() };
+            part.bytes.extend_from_slice(&buffer[..taken]);
+            if memchr(0, &buffer[..taken]).is_some() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            if read as u64 > room {
-                // A line that does not fit is left for the next call, unless it never will.
-                part.bytes.truncate(if part.lines == 0 { TEXT_MAX } else { before });
-                part.lines += usize::from(part.lines == 0);
-                part.more = true;
+            file.consume(taken);
+            part.lines += lines;
+            if part.bytes.len() > TEXT_MAX {
+                part.cut();
                 return Ok(part);
             }
-            if read == 0 {
+            if part.lines == arguments.limit {
+                part.more = !file.fill_buf()?.is_empty();
                 return Ok(part);
             }
-            part.lines += 1;
         }
-        part.more = !file.fill_buf()?.is_empty();
-        Ok(part)
+    }
+
+    /// Leave what is too much for the next call: the lines that do not fit, unless the first never will.
+    fn cut(&mut self) {
+        let end = memrchr(b'\n', &self.bytes[..TEXT_MAX]).map(|end| end + 1);
+        self.bytes.truncate(end.unwrap_or(TEXT_MAX));
+        self.lines = memchr_iter(b'\n', &self.bytes).count().max(1);
+        self.more = true;
     }
 }
 
