@@ -53,7 +53,7 @@ pub fn refused(invalid: Invalid) -> ToolError {
 pub fn store_failed(error: DbError) -> ToolError {
     let message = error.to_string();
     match error {
-        DbError::Busy(_) | DbError::Locked(_) | DbError::Unreachable(_) => ToolError::Busy(message),
+        error if error.may_pass() => ToolError::Busy(message),
         // It may have been done, so the call is not simply made again.
         DbError::Unsure(_) => {
             ToolError::Failed { message, detail: Map::from_iter([("may_have_run".to_owned(), true.into())]) }
@@ -71,4 +71,22 @@ pub fn moment(name: &str, text: Option<String>) -> Result<Option<Timestamp>, Too
     let at: jiff::Timestamp =
         text.parse().map_err(|_| ToolError::argument(name, "must be a time like 2026-05-01T12:30:00Z"))?;
     Ok(Some(Timestamp(at.as_microsecond())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_come_back_is_told_so_and_whoever_cannot_know_is_told_that() {
+        let cause = || std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let refused = DbError::Refused { server: "db".into(), source: cause() };
+        let standby = DbError::Unsuitable("db is a standby".into());
+        for error in [DbError::Unreachable(cause()), standby, refused, DbError::Full(cause()), DbError::Closed] {
+            let told = store_failed(error);
+            assert!(matches!(told, ToolError::Busy(_)), "{told:?}");
+        }
+        assert_eq!(store_failed(DbError::Unsure(cause())).to_json()["may_have_run"], true);
+        assert_eq!(store_failed(DbError::Corrupt(cause())).code(), "failed");
+    }
 }

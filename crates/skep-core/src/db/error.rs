@@ -158,6 +158,18 @@ impl DbError {
         DbError::Unreachable(Cause::from(how).into())
     }
 
+    /// Whether the same may be done in a moment, although nothing about it is changed: the database is busy or away, a
+    /// standby has not taken over yet, the disk is full, the store is closed. Nothing was done, so whoever comes
+    /// back later does nothing twice.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            DbError::Busy(_) | DbError::Closed | DbError::Locked(_) | DbError::Full(_) => true,
+            // An open store has had a server that was none of that.
+            DbError::Unreachable(_) | DbError::Tls { .. } | DbError::Refused { .. } | DbError::Unsuitable(_) => true,
+            _ => false,
+        }
+    }
+
     /// The same, and the file that it is about.
     pub(super) fn of_file(self, file: &Path) -> DbError {
         match self {

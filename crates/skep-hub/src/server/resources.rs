@@ -361,9 +361,7 @@ fn invalid(message: String) -> ErrorObject {
 /// What the store cannot do now.
 fn failed(error: DbError) -> ErrorObject {
     match error {
-        DbError::Busy(_) | DbError::Locked(_) | DbError::Unreachable(_) => {
-            ErrorObject::new(code::BUSY, error.to_string())
-        }
+        error if error.may_pass() => ErrorObject::new(code::BUSY, error.to_string()),
         error => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a resource cannot be read");
             ErrorObject::new(code::INTERNAL_ERROR, error.to_string())

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use serde_json::value::{RawValue, to_raw_value};
 use skep_core::{
     app::{App, McpTaskError},
-    db::DbError,
     mcp_task::{self, Holder, McpTask, McpTaskId, NewMcpTask},
     policy::{self, Permit},
 };
@@ -173,7 +172,8 @@ fn not_kept(error: McpTaskError) -> NotKept {
 
 fn failed(error: McpTaskError) -> ErrorObject {
     let code = match &error {
-        McpTaskError::TooMany | McpTaskError::Full | McpTaskError::Db(DbError::Busy(_)) => code::BUSY,
+        McpTaskError::TooMany | McpTaskError::Full => code::BUSY,
+        McpTaskError::Db(error) if error.may_pass() => code::BUSY,
         McpTaskError::Unknown => code::INVALID_PARAMS,
         _ => code::INTERNAL_ERROR,
     };

@@ -255,8 +255,8 @@ fn batch(follower: &mut EventFollower, events: Vec<Arc<Event>>) -> Vec<(Arc<Even
 fn failed(error: DbError) -> Problem {
     let message = error.to_string();
     match error {
-        DbError::Busy(_) | DbError::Locked(_) | DbError::Unreachable(_) => Problem::busy(Kind::Busy, message),
         DbError::Closed => Refused::Draining.into(),
+        error if error.may_pass() => Problem::busy(Kind::Busy, message),
         _ => Problem::new(Kind::Internal, message),
     }
 }
