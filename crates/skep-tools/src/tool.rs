@@ -209,7 +209,12 @@ impl Tool {
             }
             () = cancel.cancelled() => Err(ToolError::Cancelled),
             () = tokio::time::sleep(after + GRACE) => {
-                Err(ToolError::TimedOut { tool: self.name.to_owned(), after, detail: Map::new() })
+                let mut detail = Map::new();
+                if !self.annotations.read_only_hint {
+                    // What it has begun may still be done: a write, say, that a database has not answered.
+                    detail.insert("may_have_run".to_owned(), true.into());
+                }
+                Err(ToolError::TimedOut { tool: self.name.to_owned(), after, detail })
             }
         }
     }

@@ -34,7 +34,7 @@ async fn a_call_is_answered_as_s0_expects_it() {
     assert_snapshot!(hub.process(r#"{"tool":"echo","args":{"text":1,"volume":11}}"#).await, @r#"200 {"status":"error","code":"invalid_arguments","message":"text: must be text, not a number; volume: is not known here; known are text","faults":[{"pointer":"/text","message":"must be text, not a number"},{"pointer":"/volume","message":"is not known here; known are text"}]}"#);
     assert_snapshot!(hub.process(r#"{"tool":"echo","args":[]}"#).await, @r#"200 {"status":"error","code":"invalid_arguments","message":"must be a table, not a list","faults":[{"pointer":"","message":"must be a table, not a list"}]}"#);
     assert_snapshot!(hub.process(r#"{"tool":"fail","args":{"with":"failed"}}"#).await, @r#"200 {"status":"error","code":"failed","message":"it exited with code 1","exit_code":1}"#);
-    assert_snapshot!(hub.process(r#"{"tool":"stall","timeout":0.01}"#).await, @r#"200 {"status":"error","code":"timed_out","message":"stall timed out after 0.01s"}"#);
+    assert_snapshot!(hub.process(r#"{"tool":"stall","timeout":0.01}"#).await, @r#"200 {"status":"error","code":"timed_out","message":"stall timed out after 0.01s","may_have_run":true}"#);
     assert_snapshot!(hub.process(r#"{"tool":"panic"}"#).await, @r#"200 {"status":"error","code":"internal","message":"panic failed; its log says why"}"#);
 }
 
@@ -61,7 +61,7 @@ async fn a_tool_has_an_address_and_tells_by_the_status_how_it_went() {
     assert_snapshot!(post("/tools/echo", "").await, @r#"422 {"status":"error","code":"invalid_arguments","message":"`text` is missing","faults":[{"pointer":"","message":"`text` is missing"}]}"#);
     assert_snapshot!(post("/tools/echo", "{").await, @r#"400 {"status":"error","code":"bad_json","message":"the body is not JSON: EOF while parsing an object at line 1 column 1"}"#);
     assert_snapshot!(post("/tools/sing", "{}").await, @r#"404 {"status":"error","code":"unknown_tool","message":"Unknown tool \"sing\"; GET /tools or `skep tools` lists them"}"#);
-    assert_snapshot!(post("/tools/stall?timeout=0.01", "{}").await, @r#"504 {"status":"error","code":"timed_out","message":"stall timed out after 0.01s"}"#);
+    assert_snapshot!(post("/tools/stall?timeout=0.01", "{}").await, @r#"504 {"status":"error","code":"timed_out","message":"stall timed out after 0.01s","may_have_run":true}"#);
     assert_snapshot!(post("/tools/stall?timeout=soon", "{}").await, @r#"400 {"status":"error","code":"bad_request","message":"Failed to deserialize query string: timeout: invalid float literal; expected ?timeout=SECONDS"}"#);
     assert_snapshot!(post("/tools/fail", r#"{"with":"failed"}"#).await, @r#"422 {"status":"error","code":"failed","message":"it exited with code 1","exit_code":1}"#);
     assert_snapshot!(post("/tools/fail", r#"{"with":"denied"}"#).await, @r#"403 {"status":"error","code":"denied","message":"not allowed"}"#);
