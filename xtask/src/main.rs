@@ -21,6 +21,9 @@ Usage: cargo xtask <CHORE>
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
   bench [NAME]        build for release and run the measurements (or one: store, shared, memory, followers, process, gateway,
                        run, sandbox)
+  faults [--minutes N] [--seed N]
+                      kill hubs, Redis and PostgreSQL and cut their connections, for N minutes (10) each without and with a
+                      standby, while others write and read; nothing acknowledged may be lost. The seed repeats a run
   conformance         only the official conformance suite of the Model Context Protocol, which `test` runs last
   interop             real MCP clients (Claude Code, Codex, Gemini CLI; through `npm`) against a hub
   tidy                rules about the sources that no compiler knows: dependencies, length, snapshots; compiles nothing
@@ -48,6 +51,9 @@ const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap
 
 /// The measurements: programs of `bench/`.
 const MEASUREMENTS: [&str; 8] = ["store", "shared", "memory", "followers", "process", "gateway", "run", "sandbox"];
+
+/// How long each part of the fault suite goes on, unless somebody says otherwise.
+const FAULTS_MINUTES: u64 = 10;
 
 /// MCP servers of others for the tests, below [`SERVERS_DIRECTORY`]: a file that tells that one is installed, and the commands that
 /// install it there.
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test(rest),
         ["bench"] => bench(&MEASUREMENTS),
         ["bench", name] if MEASUREMENTS.contains(name) => bench(&[name]),
+        ["faults", rest @ ..] => faults(rest),
         ["conformance"] => install(&NEEDED).and_then(|()| conformance::check()),
         ["interop"] => interop::check(),
         ["tidy"] => tidy::check(),
@@ -117,6 +124,25 @@ fn test(arguments: &[&str]) -> Result<(), String> {
     run(&mut command)?;
     // With arguments it is not everything that is asked for.
     if arguments.is_empty() { conformance::check() } else { Ok(()) }
+}
+
+/// What `test` does for some seconds, for minutes.
+fn faults(arguments: &[&str]) -> Result<(), String> {
+    let (mut minutes, mut seed) = (FAULTS_MINUTES, None);
+    for pair in arguments.chunks(2) {
+        let number = |value: &str| value.parse::<u64>().map_err(|_| format!("{value:?} is no number\n\n{USAGE}"));
+        match pair {
+            ["--minutes", value] => minutes = number(value)?,
+            ["--seed", value] => seed = Some(number(value)?),
+            other => return Err(format!("no such option: {}\n\n{USAGE}", other.join(" "))),
+        }
+    }
+    install(&NEEDED)?;
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked", "--test", "faults", "--", "--nocapture", "--test-threads=1"]);
+    command.env("SKEP_TEST_REQUIRE", "1").env("SKEP_FAULTS_SECONDS", (60 * minutes).to_string());
+    command.envs(seed.map(|seed| ("SKEP_FAULTS_SEED", seed.to_string())));
+    run(&mut command)
 }
 
 /// The test that compares them writes them, too.

@@ -87,6 +87,6 @@ mod tests {
             assert!(matches!(told, ToolError::Busy(_)), "{told:?}");
         }
         assert_eq!(store_failed(DbError::Unsure(cause())).to_json()["may_have_run"], true);
-        assert_eq!(store_failed(DbError::Corrupt(cause())).code(), "failed");
+        assert_eq!(store_failed(DbError::Corrupt(cause())).code(), "internal");
     }
 }

@@ -34,9 +34,9 @@ impl Server {
         Server::start_from(settings, files, "")
     }
 
-    /// Start a standby of another server.
-    pub(crate) fn standby_of(primary: &Server) -> Option<Server> {
-        Server::start_from("", &[], &primary.address())
+    /// Start a standby of another server, with these settings.
+    pub(crate) fn standby_of(primary: &Server, settings: &str) -> Option<Server> {
+        Server::start_from(settings, &[], &primary.address())
     }
 
     fn start_from(settings: &str, files: Files<'_>, primary: &str) -> Option<Server> {
@@ -75,7 +75,8 @@ impl Server {
         super::postgres::execute(&self.address(), sql).await;
     }
 
-    /// Have the script do something, and wait until it is done: `restart`, `stop`, `start`, `reload`, `promote`.
+    /// Have the script do something, and wait until it is done: `restart`, `stop`, `kill` (-9), `start`,
+    /// `pause`, `resume`, `reload`, `promote`.
     pub(crate) fn tell(&mut self, what: &str) {
         self.script.tell(what);
     }

@@ -265,7 +265,7 @@ async fn a_server_that_crashes_and_comes_back_is_used_again_and_has_what_was_ack
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failover_the_standby_is_found_and_has_what_was_acknowledged() {
     let Some(mut primary) = Server::start("", &[]) else { return };
-    let Some(mut standby) = Server::standby_of(&primary) else { return };
+    let Some(mut standby) = Server::standby_of(&primary, "") else { return };
     primary.execute("alter system set synchronous_standby_names = '*'").await;
     primary.tell("reload");
     let synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'";

@@ -10,6 +10,7 @@ mod collab;
 mod editors;
 mod half;
 mod hidden;
+mod outage;
 mod plain;
 #[expect(dead_code, reason = "the tests of the store use all of it")]
 #[path = "../../../skep-core/tests/postgres/mod.rs"]

@@ -78,19 +78,36 @@ pub(crate) struct Served {
 impl Served {
     /// Start this command, and wait until it says where it listens.
     pub(crate) fn start(command: &mut Command) -> Served {
+        Served::try_start(command).unwrap_or_else(|said| panic!("the hub ended without listening: {said:#?}"))
+    }
+
+    /// The same; what it has said, if it ends instead.
+    pub(crate) fn try_start(command: &mut Command) -> Result<Served, Vec<String>> {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (tell, said) = mpsc::channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
         let mut served = Served { child, url: String::new(), said };
-        served.url = served.says("listening on http").rsplit(' ').next().unwrap().to_owned();
-        served
+        let mut before = Vec::new();
+        while let Ok(line) = served.said.recv() {
+            if line.contains("listening on http") {
+                served.url = line.rsplit(' ').next().unwrap().to_owned();
+                return Ok(served);
+            }
+            before.push(line);
+        }
+        Err(before)
     }
 
     /// `skep serve` for this user, with these arguments besides, and a token if others than the user are to call it.
     pub(crate) fn hub(user: &User, arguments: &[&str], token: Option<&str>) -> Served {
         let mut command = user.command(&[&["serve", "--bind", "127.0.0.1:0"], arguments].concat());
         Served::start(command.envs(token.map(|token| ("SKEP_TOKEN", token))))
+    }
+
+    /// What it has said that was not read yet.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.said.try_iter().collect()
     }
 
     /// The next line with this text in it.
