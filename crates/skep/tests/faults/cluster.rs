@@ -83,6 +83,16 @@ impl Cluster {
         lock(&self.postgres)[0].1.address().replace("dbname=postgres", "dbname=skep")
     }
 
+    /// Ask until it is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let began = Instant::now();
+        while !is_so().await {
+            let logs = || self.hubs.iter().map(Hub::log).collect::<Vec<_>>().join("\n\n");
+            assert!(began.elapsed() < PATIENCE, "it takes too long until {what}; the hubs say:\n{}", logs());
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Start the hub of a place again and again until it runs, as a supervisor does.
     pub(crate) fn supervise(&self, hub: usize) {
         let began = Instant::now();

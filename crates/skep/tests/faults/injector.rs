@@ -29,7 +29,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// For how long nothing gets through, at most, if there is time.
 const HOLE_MS_MAX: u64 = 20_000;
 
-/// Break and mend until then. Returns when everything works again.
+/// Break and mend until then, and each part once at least. Returns when everything works again.
 pub(crate) fn run(cluster: &Arc<Cluster>, database: Database, seed: u64, until: Instant, runtime: &Handle) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let is_long = until.saturating_duration_since(Instant::now()) > LONG;
@@ -37,10 +37,12 @@ pub(crate) fn run(cluster: &Arc<Cluster>, database: Database, seed: u64, until: 
         let mut part = |work: fn(&mut Part), shortest_ms: u64, longest_ms: u64| {
             let rng = rng.fork();
             let (cluster, runtime) = (Arc::clone(cluster), runtime.clone());
-            let mut part = Part { cluster, rng, until, is_long, pause_ms: (shortest_ms, longest_ms), runtime };
+            let mut part =
+                Part { cluster, rng, until, has_broken: false, is_long, pause_ms: (shortest_ms, longest_ms), runtime };
             scope.spawn(move || {
                 while part.waits() {
                     work(&mut part);
+                    part.has_broken = true;
                 }
             });
         };
@@ -58,6 +60,7 @@ struct Part {
     cluster: Arc<Cluster>,
     rng: fastrand::Rng,
     until: Instant,
+    has_broken: bool,
     /// Whether there is time for faults that last.
     is_long: bool,
     /// How long nothing happens between two faults.
@@ -71,8 +74,9 @@ impl Part {
         let (shortest, longest) = self.pause_ms;
         let pause = Duration::from_millis(self.rng.u64(shortest..longest));
         let left = self.until.saturating_duration_since(Instant::now());
-        thread::sleep(pause.min(left));
-        pause < left
+        let is_next = pause < left || !self.has_broken;
+        thread::sleep(if is_next { pause } else { left });
+        is_next
     }
 
     /// As long as the fault lasts.
@@ -95,7 +99,7 @@ impl Part {
 
     fn break_a_hub(&mut self) {
         let hub = self.rng.usize(..HUBS);
-        if self.rng.u32(..3) > 0 {
+        if self.rng.u32(..3) > 0 || !self.has_broken {
             self.during(
                 "hub killed",
                 &[hub],
@@ -119,7 +123,7 @@ impl Part {
     }
 
     fn break_redis(&mut self) {
-        let [begin, end] = [["kill", "start"], ["pause", "resume"]][self.rng.usize(..2)];
+        let [begin, end] = [["kill", "start"], ["pause", "resume"]][usize::from(self.has_broken && self.rng.bool())];
         let fault = if begin == "kill" { "Redis killed" } else { "Redis stood still" };
         self.during(
             fault,
@@ -163,7 +167,7 @@ impl Part {
     }
 
     fn restart_postgres(&mut self) {
-        let is_killed = self.rng.u32(..3) > 0;
+        let is_killed = self.rng.u32(..3) > 0 || !self.has_broken;
         let (fault, begin, end) = match is_killed {
             true => ("PostgreSQL killed", "kill", "start"),
             false => ("PostgreSQL stood still", "pause", "resume"),

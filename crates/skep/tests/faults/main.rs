@@ -34,27 +34,38 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, watch},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     audit::Audit,
     client::{Client, Interface},
-    cluster::{Cluster, HUBS, OPERATOR, PATIENCE, WRITERS},
+    cluster::{Cluster, HUBS, OPERATOR, WRITERS},
     injector::Database,
     reader::{Reader, Way},
     writer::{Ledger, Newest, TASKS, Writer},
 };
 
+/// How often each hub is asked whether it works.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Calls without which a run on a slow machine would have tried nothing.
+const ACKNOWLEDGED_MIN: u64 = 200;
+/// One run at a time: two would leave each other nothing of a small machine.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_is_killed_or_cut_off_what_was_acknowledged_is_there_once() {
-    run(Database::Restarts, seconds(12)).await;
+    run(Database::Restarts, seconds(8)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_same_holds_when_postgres_fails_over_to_a_standby() {
-    run(Database::FailsOver, seconds(12)).await;
+    run(Database::FailsOver, seconds(8)).await;
 }
 
 /// How long faults go on, unless somebody says otherwise.
@@ -68,11 +79,11 @@ fn seed() -> u64 {
 }
 
 async fn run(database: Database, time: Duration) {
-    let seed = seed();
+    let (_turn, seed) = (TURN.lock().await, seed());
     eprintln!("{database:?}, SKEP_FAULTS_SEED={seed}");
     let Some(cluster) = Cluster::start(database == Database::FailsOver).await else { return };
     let (cluster, mut rng) = (Arc::new(cluster), fastrand::Rng::with_seed(seed));
-    let (end, until) = (watch::Sender::new(None), Instant::now() + time);
+    let (end, stop, until) = (watch::Sender::new(None), CancellationToken::new(), Instant::now() + time);
     let (mut readers, mut writers) = (JoinSet::new(), JoinSet::new());
     for (task, way) in TASKS.into_iter().flat_map(|task| [(task, Way::EventStream), (task, Way::WebSocket)]) {
         let reader = Reader { cluster: Arc::clone(&cluster), task, way, rng: rng.fork(), events: Vec::new() };
@@ -89,11 +100,13 @@ async fn run(database: Database, time: Duration) {
         let (agent, token) = cluster::writer(number);
         let mut client = Client::new(&cluster, Some(agent.clone()), &token, interface);
         client.hub = number % HUBS;
-        writers.spawn(Writer::new(agent, client, rng.fork(), Arc::clone(&newest)).run(until));
+        writers.spawn(Writer::new(agent, client, rng.fork(), Arc::clone(&newest)).run(stop.clone()));
     }
     let (broken, runtime, seed_of_faults) = (Arc::clone(&cluster), Handle::current(), rng.u64(..));
     let faults = tokio::task::spawn_blocking(move || injector::run(&broken, database, seed_of_faults, until, &runtime));
     faults.await.unwrap();
+    cluster.until("enough is written", async || cluster.notes.acknowledged() >= ACKNOWLEDGED_MIN).await;
+    stop.cancel();
     let ledgers: Vec<Ledger> = writers.join_all().await;
     probes.shutdown().await;
 
@@ -109,7 +122,6 @@ async fn run(database: Database, time: Duration) {
     println!("{database:?} with seed {seed}, {time:?}:\n{}", cluster.notes);
     let complaints = cluster.notes.complaints();
     assert!(complaints.is_empty(), "with SKEP_FAULTS_SEED={seed}:\n{}", complaints.join("\n"));
-    assert!(cluster.notes.acknowledged() > 100, "hardly anything was done");
 }
 
 /// Ask one hub again and again, so that it is known when it works again.
@@ -123,13 +135,11 @@ async fn probe(mut client: Client, hub: usize) {
 
 /// Hubs that have been through all this can be used, and end well.
 async fn stop_all(cluster: &Cluster) {
-    let (http, began) = (reqwest::Client::builder().no_proxy().build().unwrap(), Instant::now());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
     for hub in &cluster.hubs {
         let ready = format!("{}/health/ready", hub.url().unwrap());
-        while !http.get(&ready).send().await.is_ok_and(|said| said.status() == 200) {
-            assert!(began.elapsed() < PATIENCE, "a hub does not recover:\n{}", hub.log());
-            sleep(Duration::from_millis(50)).await;
-        }
+        let is_ready = async || http.get(&ready).send().await.is_ok_and(|said| said.status() == 200);
+        cluster.until("a hub is ready", is_ready).await;
         let code = hub.stop();
         if code != Some(0) {
             cluster.notes.complain(format!("a hub that was told to stop ended with {code:?}"));

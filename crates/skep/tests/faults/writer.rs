@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Answer, Client},
@@ -123,12 +124,12 @@ impl Writer {
         Writer { client, rng, newest, ledger, count: 0, read_up_to: HashMap::new() }
     }
 
-    /// Write until then, and then once more, so that it is known that everybody can.
-    pub(crate) async fn run(mut self, until: Instant) -> Ledger {
+    /// Write until it is time to stop, and then once more, so that it is known that everybody can.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Ledger {
         for task in TASKS {
             self.until_done("join_collab", json!({ "task_id": task })).await;
         }
-        while Instant::now() < until {
+        while !stop.is_cancelled() {
             let task = TASKS[self.rng.usize(..TASKS.len())];
             match self.rng.u32(..100) {
                 0..30 => self.log_step(task).await,

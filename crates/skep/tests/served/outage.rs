@@ -11,8 +11,8 @@ use crate::{
     wire::{Hub, call, request, stateless, within},
 };
 
-/// Nobody is kept waiting for so long by a server that refuses connections; a busy machine takes long.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
+/// Nobody waits for so long: a call has 10 s, and a busy machine takes long.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Callers at once, for so long.
 const CALLERS: usize = 64;
 const TIME: Duration = Duration::from_secs(4);
@@ -97,14 +97,15 @@ async fn without_postgres_every_interface_says_come_back_and_can_be_used_again_a
     assert!(said["result"]["structuredContent"]["sequence"].as_i64() > Some(1), "{said}");
 }
 
-/// Callers who come again at once, whatever they are told. Gives how many were answered.
-async fn callers_for(hub: &Hub, time: Duration) -> usize {
+/// Callers who come again at once, whatever they are told.
+async fn callers_for(hub: &Hub, time: Duration) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let (began, mut callers) = (Instant::now(), JoinSet::new());
     for _ in 0..CALLERS {
-        let (client, url) = (reqwest::Client::builder().no_proxy().build().unwrap(), hub.served.url.clone());
+        let (client, url) = (client.clone(), hub.served.url.clone());
         callers.spawn(async move {
             let mut answers = 0;
-            while began.elapsed() < time {
+            while answers == 0 || began.elapsed() < time {
                 let asked = Instant::now();
                 let answer = client.post(format!("{url}/tools/log_step")).body(step().to_string()).send();
                 let answer = within(answer).await.unwrap();
@@ -113,10 +114,9 @@ async fn callers_for(hub: &Hub, time: Duration) -> usize {
                 assert!(asked.elapsed() < ANSWER_TIME_MAX, "{answer:?} took {:?}", asked.elapsed());
                 answers += 1;
             }
-            answers
         });
     }
-    callers.join_all().await.into_iter().sum()
+    callers.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,8 +127,7 @@ async fn nothing_piles_up_at_a_hub_whose_database_is_dead_or_stands_still() {
     let before = hub.resident();
     for (begin, end) in [("kill", "start"), ("pause", "resume")] {
         server.tell(begin);
-        let answers = callers_for(&hub, TIME).await;
-        assert!(answers >= CALLERS, "each is answered: {answers}");
+        callers_for(&hub, TIME).await;
         server.tell(end);
         recovers(&hub).await;
         let began = Instant::now();
