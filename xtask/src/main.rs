@@ -19,7 +19,7 @@ Chores of the Skep project.
 Usage: cargo xtask <CHORE>
 
   test [ARGUMENTS…]   install what the tests need, then run all of them; ARGUMENTS go to `cargo test`
-  bench [NAME]        build for release and run the measurements (or one: store, shared, memory, followers, process, gateway,
+  bench [NAME]        build for release and run the measurements (or one: store, shared, curves, followers, process, gateway,
                        run, sandbox)
   faults [--minutes N] [--seed N]
                       kill hubs, Redis and PostgreSQL and cut their connections, for N minutes (10) each without and with a
@@ -50,7 +50,7 @@ const NEEDED: [(&str, &[&str], &str); 10] = [
 const NEEDED_FOR_BENCH: [(&str, &[&str], &str); 1] = [("bwrap", &[], "bubblewrap")];
 
 /// The measurements: programs of `bench/`.
-const MEASUREMENTS: [&str; 8] = ["store", "shared", "memory", "followers", "process", "gateway", "run", "sandbox"];
+const MEASUREMENTS: [&str; 8] = ["store", "shared", "curves", "followers", "process", "gateway", "run", "sandbox"];
 
 /// How long each part of the fault suite goes on, unless somebody says otherwise.
 const FAULTS_MINUTES: u64 = 10;
