@@ -1,23 +1,24 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
+mod read;
+mod ready;
+
 use std::{borrow::Cow, collections::BTreeSet, sync::LazyLock, time::Duration};
 
-use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::read::TaskCounts;
 use super::{
-    Db, DbError, Doing, Tx,
-    events::page,
-    sql::{Cause, JOIN_IN_ORDER, Row, Select, Value, values},
+    DbError, Doing, Tx,
+    sql::{Cause, JOIN_IN_ORDER, Row, Value, values},
     table::{Column, Table, Update},
 };
 use crate::{
     Json, Timestamp,
-    policy::{Permit, Read},
     run::RunId,
     session::SessionId,
-    task::{Attempt, Failure, Holder, NewTask, State, Summary, Task, TaskId, WorkerId},
+    task::{Attempt, Failure, Holder, NewTask, State, Task, TaskId, WorkerId},
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
@@ -45,14 +46,8 @@ const COLUMNS: [Column; 20] = [
 ];
 pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &COLUMNS));
 
-/// What changes when a pending task is started, and when one in progress is completed.
-static START: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", "due", "attempt", "worker", "session"]));
+/// What changes when a task in progress is completed.
 static COMPLETE: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", "worker", "session", "result"]));
-
-/// A condition on a task: its run, if it is in one, goes on. A subquery and not a join, so that the tasks of a queue
-/// are looked at in order, and only as many as it takes.
-const RUN_GOES_ON: &str = "coalesce((select run.state from run
-     where run.namespace = task.namespace and run.id = task.run), 'running') = 'running'";
 
 /// The columns that [`held_from_row`] reads, of tasks by a condition on their id.
 macro_rules! select_held {
@@ -86,44 +81,6 @@ impl Tx<'_> {
         let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
         let sql = select_held!("= any($2)");
         self.all(sql, values![self.namespace(), names], held_from_row).await.doing("load tasks")
-    }
-
-    /// The tasks of a queue that have been due the longest, at most so many; and for each of these holders, whether its
-    /// session is registered, is its worker's, and belongs to a known hub.
-    pub(crate) async fn ready_tasks(
-        &mut self,
-        queue: &str,
-        count: usize,
-        holders: &[&Holder],
-    ) -> Result<(Vec<Task>, Vec<bool>), DbError> {
-        static READY: LazyLock<String> = LazyLock::new(|| {
-            TABLE.select(&format!(
-                "queue = $2 and state = 'pending' and waiting_for = 0 and due <= $3 and {RUN_GOES_ON}
-                 order by due, position, id limit $4"
-            ))
-        });
-        let (namespace, now, count) = (self.namespace(), self.now().0, i64::try_from(count).unwrap_or(i64::MAX));
-        let ready = Select { sql: &READY, values: values![namespace, queue, now, count], read: from_row };
-        if self.sql.answers_at_once() {
-            let ready = self.all(ready.sql, ready.values, ready.read).await.doing("find ready tasks")?;
-            let sql = "select session.worker = $1 from session join hub on hub.id = session.hub
-                 where session.namespace = $2 and session.id = $3";
-            let each = holders
-                .iter()
-                .map(|holder| [Value::from(&holder.worker.0), namespace.into(), (&holder.session.0).into()]);
-            let is_holders = self.first_of_each(sql, each, |row| row.next::<bool>()).await;
-            let is_holders = is_holders.doing("find the sessions of workers")?;
-            return Ok((ready, is_holders.into_iter().map(|is_holders| is_holders.unwrap_or(false)).collect()));
-        }
-        let sql = "select session.id, session.worker from session join hub on hub.id = session.hub
-             where session.namespace = $1 and session.id = any($2)";
-        let sessions: Vec<&str> = holders.iter().map(|holder| holder.session.0.as_str()).collect();
-        let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next::<String>()?));
-        let registered = Select { sql, values: values![namespace, sessions], read };
-        let (ready, registered) = self.both(ready, registered).await.doing("find ready tasks")?;
-        let workers: HashMap<String, String> = registered.into_iter().collect();
-        let is_holders = |holder: &&Holder| workers.get(&holder.session.0) == Some(&holder.worker.0);
-        Ok((ready, holders.iter().map(is_holders).collect()))
     }
 
     /// Tasks by a condition on their namespace, which is `$1`, and others.
@@ -185,16 +142,6 @@ impl Tx<'_> {
     /// Save a task.
     pub(crate) async fn save_task(&mut self, task: &Task) -> Result<(), DbError> {
         self.update(&TABLE, &task.id.0, values_of(task)).await.doing("save a task")
-    }
-
-    /// Save tasks that were pending and are in progress now, no two of which are the same.
-    pub(crate) async fn save_started(&mut self, tasks: &[&Task]) -> Result<(), DbError> {
-        let rows = tasks.iter().map(|task| {
-            let OfState { due, holder, .. } = OfState::of(&task.state);
-            let (worker, session) = columns_of(holder);
-            (task.id.0.as_str(), [task.state.name().into(), due.into(), task.attempt.into(), worker, session])
-        });
-        self.update_several(&START, rows).await.doing("save the tasks that are started")
     }
 
     /// Save tasks that were in progress and are completed now, no two of which are the same.
@@ -288,141 +235,6 @@ impl Tx<'_> {
         );
         self.execute(&sql, values![self.namespace(), &run.0]).await.doing("cancel tasks")?;
         Ok(found)
-    }
-}
-
-/// How many tasks of a run are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TaskCounts {
-    /// Not started, or waiting for a retry.
-    pub pending: u64,
-    /// Held by workers.
-    pub in_progress: u64,
-    /// Completed.
-    pub completed: u64,
-    /// Failed for good.
-    pub failed: u64,
-    /// Failed for good, and that was allowed.
-    pub failed_allowed: u64,
-    /// Never to start, because something that they depend on ended without success.
-    pub blocked: u64,
-    /// Cancelled.
-    pub cancelled: u64,
-}
-
-/// A page of the tasks of a run, after the one that is named by its position and its id.
-const PAGE_OF_RUN: &str = "run = $2 and (position, id) > ($3, $4) order by position, id limit $5";
-
-impl Db {
-    /// The task of this name, as it is now.
-    pub async fn task(&self, permit: &Permit<Read>, id: &TaskId) -> Result<Option<Task>, DbError> {
-        let TaskId(id) = id.clone();
-        let tasks = self.read_in(permit.namespace(), async move |db, namespace| {
-            db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a task")
-        });
-        Ok(tasks.await?.pop())
-    }
-
-    /// The tasks of a run in the order of their declaration: at most `limit`, and never more than
-    /// [`crate::limits::PAGE_MAX`]. The next page begins `after` the last task of this one, which is named by its
-    /// position and its id.
-    pub async fn tasks_of(
-        &self,
-        permit: &Permit<Read>,
-        run: &RunId,
-        after: Option<(u32, TaskId)>,
-        limit: usize,
-    ) -> Result<Vec<Task>, DbError> {
-        self.page_of_tasks(TABLE.select(PAGE_OF_RUN), permit, run, after, limit, from_row).await
-    }
-
-    /// The same tasks without what may be large.
-    pub async fn task_summaries(
-        &self,
-        permit: &Permit<Read>,
-        run: &RunId,
-        after: Option<(u32, TaskId)>,
-        limit: usize,
-    ) -> Result<Vec<Summary>, DbError> {
-        let sql = format!(
-            "select id, step, position, state not in ('pending', 'in_progress') from task where namespace = $1 and {PAGE_OF_RUN}"
-        );
-        let read = |row: &Row<'_>| {
-            let (id, step, position) = (TaskId(row.next()?), row.next()?, row.next::<i64>()?.try_into()?);
-            Ok(Summary { id, step, position, is_over: row.next()? })
-        };
-        self.page_of_tasks(sql, permit, run, after, limit, read).await
-    }
-
-    async fn page_of_tasks<T: Send + 'static>(
-        &self,
-        sql: String,
-        permit: &Permit<Read>,
-        run: &RunId,
-        after: Option<(u32, TaskId)>,
-        limit: usize,
-        read: impl Fn(&Row<'_>) -> Result<T, Cause> + Send + 'static,
-    ) -> Result<Vec<T>, DbError> {
-        let RunId(run) = run.clone();
-        let (position, id) = after.map_or((-1, String::new()), |(position, TaskId(id))| (i64::from(position), id));
-        self.read_in(permit.namespace(), async move |db, namespace| {
-            db.all(&sql, values![namespace, &run, position, &id, page(limit)], read).await.doing("read tasks")
-        })
-        .await
-    }
-
-    /// How many tasks of a run are in which state.
-    pub async fn count_tasks(&self, permit: &Permit<Read>, run: &RunId) -> Result<TaskCounts, DbError> {
-        let RunId(run) = run.clone();
-        let rows = self.read_in(permit.namespace(), async move |db, namespace| {
-            let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
-                 group by state, allow_failure";
-            let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next()?, row.next::<i64>()?));
-            db.all(sql, values![namespace, &run], read).await.doing("count tasks")
-        });
-        let mut counts = TaskCounts::default();
-        for (state, allow_failure, count) in rows.await? {
-            let place = counts.of(&state, allow_failure).ok_or_else(|| unknown_state(&state));
-            *place.doing("count tasks")? += u64::try_from(count).doing("count tasks")?;
-        }
-        Ok(counts)
-    }
-
-    /// When the next task of a queue is due that waits for nothing else and whose run goes on: in the past if one can
-    /// be claimed, `None` if there is none.
-    pub async fn next_due(&self, permit: &Permit<Read>, queue: &str) -> Result<Option<Timestamp>, DbError> {
-        let queue = queue.to_owned();
-        let sql = format!(
-            "select due from task where namespace = $1 and queue = $2 and state = 'pending' and waiting_for = 0
-                and {RUN_GOES_ON}
-             order by due, position, id limit 1"
-        );
-        let read = |row: &Row<'_>| Ok(Timestamp(row.next()?));
-        let due = self.read_in(permit.namespace(), async move |db, namespace| {
-            db.all(&sql, values![namespace, &queue], read).await.doing("read a task")
-        });
-        Ok(due.await?.pop())
-    }
-}
-
-impl TaskCounts {
-    /// How many there are.
-    pub fn all(&self) -> u64 {
-        let over = self.completed + self.failed + self.failed_allowed + self.blocked + self.cancelled;
-        self.pending + self.in_progress + over
-    }
-
-    fn of(&mut self, state: &str, allow_failure: bool) -> Option<&mut u64> {
-        match state {
-            "pending" => Some(&mut self.pending),
-            "in_progress" => Some(&mut self.in_progress),
-            "completed" => Some(&mut self.completed),
-            "failed" if allow_failure => Some(&mut self.failed_allowed),
-            "failed" => Some(&mut self.failed),
-            "blocked" => Some(&mut self.blocked),
-            "cancelled" => Some(&mut self.cancelled),
-            _ => None,
-        }
     }
 }
 
