@@ -10,6 +10,8 @@ mod directories;
 mod exchange;
 mod files;
 mod follow;
+mod graphs;
+mod leases;
 mod mcp_tasks;
 mod members;
 mod memory;
@@ -26,6 +28,7 @@ pub use self::{
     exchange::{Answer, Answered, CLAIM_MAX, FINISH_MAX},
     files::FileError,
     follow::EventFollower,
+    leases::{Progress, Wanted},
     mcp_tasks::{McpTaskError, TAKEN_OVER_MAX},
     members::MemberError,
     memory::MemoryError,
@@ -33,7 +36,7 @@ pub use self::{
     runs::RunError,
     sessions::{LOST_MAX, SessionError},
     steps::StepError,
-    tasks::TaskError,
+    tasks::{EXPIRED_MAX, TaskError},
 };
 use crate::db::Db;
 

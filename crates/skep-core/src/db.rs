@@ -72,7 +72,7 @@ pub use self::{
     follow::{News, Watch},
     namespaces::SharedSize,
     redis::{Redis, RedisCheck, RedisReport},
-    tasks::TaskCounts,
+    tasks::{TaskCounts, TaskFilter, TaskPage},
 };
 pub(crate) use self::{files::FileState, follow::Follower, memory::Kept, queue::Operation};
 use crate::{

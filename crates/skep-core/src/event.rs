@@ -108,6 +108,28 @@ pub enum EventKind {
         /// Why.
         error: String,
     },
+    /// A worker says how far it has come.
+    #[serde(rename = "task.progress")]
+    TaskProgress {
+        /// The attempt that is under way.
+        #[serde(flatten)]
+        attempt: WorkerAttempt,
+        /// How much is done, of a hundred.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+        /// What it is doing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// A task had not ended at its deadline, and has failed.
+    #[serde(rename = "task.expired")]
+    TaskExpired {
+        /// The one that was in progress, if any was.
+        #[serde(flatten)]
+        attempt: Option<WorkerAttempt>,
+        /// How far it had come.
+        error: String,
+    },
     /// A task cannot start any more.
     #[serde(rename = "task.blocked")]
     TaskBlocked {
@@ -469,6 +491,8 @@ impl EventKind {
             EventKind::TaskCompleted(_) => "task.completed",
             EventKind::TaskRetried { .. } => "task.retried",
             EventKind::TaskFailed { .. } => "task.failed",
+            EventKind::TaskProgress { .. } => "task.progress",
+            EventKind::TaskExpired { .. } => "task.expired",
             EventKind::TaskBlocked { .. } => "task.blocked",
             EventKind::TaskReleased(_) => "task.released",
             EventKind::TaskLost { .. } => "task.lost",
@@ -502,7 +526,7 @@ impl EventKind {
         match self {
             EventKind::MemoryStored { key, .. } | EventKind::MemoryDeleted { key } => Some(Subject::new("memory", key)),
             EventKind::ForeignChanged { table, key } => match table.as_str() {
-                "artefact" | "dependency" => Some(Subject::new("task", key)), // their rows are noted by their task
+                "artefact" | "dependency" | "task_detail" | "task_tag" => Some(Subject::new("task", key)), // their rows are noted by their task
                 table => Some(Subject::new(table, key)),
             },
             EventKind::StepLogged { number, .. } => Some(Subject::new("step", number.to_string())),

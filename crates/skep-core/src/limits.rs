@@ -25,6 +25,24 @@ pub const LOG_BYTES_MAX: usize = 64 << 10;
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
 /// How deep JSON may be nested: a little less than what `serde_json` reads back.
 pub const JSON_DEPTH_MAX: usize = 100;
+/// Tasks that are submitted at once. A larger graph is submitted in parts, each after what it depends on.
+pub const SUBMITTED_MAX: usize = 1_000;
+/// Tasks that one call does again, or cancels: a task, and what depends on it or is a part of it.
+pub const RELATED_MAX: usize = 10_000;
+/// Bytes of a task's title.
+pub const TASK_TITLE_BYTES_MAX: usize = 1 << 10;
+/// Bytes of a task's description.
+pub const TASK_DESCRIPTION_BYTES_MAX: usize = 64 << 10;
+/// Capabilities that a task requires, and labels that it has.
+pub const TASK_TAGS_MAX: usize = 32;
+/// Bytes of what a worker says about its progress.
+pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
+/// Tasks that one page of a list looks at.
+pub const TASKS_LOOKED_AT_MAX: usize = 20_000;
+/// The shortest time that a worker which pulls tasks may be silent.
+pub const LEASE_MIN: Duration = Duration::from_secs(10);
+/// The longest such time.
+pub const LEASE_MAX: Duration = Duration::from_secs(3600);
 /// Tasks in one run.
 pub const RUN_TASKS_MAX: usize = 5_000;
 /// Dependencies among the tasks of one run, in total.
@@ -166,6 +184,20 @@ pub enum Invalid {
         /// What it depends on.
         on: TaskId,
     },
+    /// A task that is a part of itself.
+    #[error("task {} would be a part of itself; name another parent", .0.0)]
+    OwnParent(TaskId),
+    /// A task is a part of one that does not exist.
+    #[error("task {} is a part of {}, which is not there; add it, or correct the name", .task.0, .parent.0)]
+    UnknownParent {
+        /// The task.
+        task: TaskId,
+        /// What it is a part of.
+        parent: TaskId,
+    },
+    /// A task may only start when it must have ended.
+    #[error("task {} may not start before its deadline; give it a later deadline, or an earlier start", .0.0)]
+    DeadlineTooEarly(TaskId),
     /// Tasks that depend on each other: each on the next, and the last on the first.
     #[error("these tasks wait for each other: {}; remove one of the dependencies", circle(.0))]
     Cycle(Vec<TaskId>),

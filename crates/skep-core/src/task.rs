@@ -3,13 +3,17 @@
 //! ```text
 //!            ┌──────── fail, retries left; release; lose ───────────┐
 //!            ▼                                                      │
-//!   Pending{due, waiting_for} ──start──▶ InProgress(Holder) ────────┤
+//!   Pending{due, waiting_for} ──start──▶ InProgress{holder, due} ───┤
 //!      │   │                                 │                      ├─finish─▶ Completed
 //!      │   └─ what it needs has failed ──▶ Blocked                  ├─fail, no retries left; lose too often─▶ Failed
+//!      ├───────────── expire ────────────────┼─────────────────────▶ Failed
 //!      └───────────── cancel ────────────────┴─────────────────────▶ Cancelled
 //! ```
 //!
 //! What ended without success can be reopened, which makes it pending again with all its retries.
+//!
+//! A task with a deadline is neither started nor answered from then on, whether or not it has been told so yet
+//! ([`Command::Expire`]).
 //!
 //! Nothing here reads a clock or a database, so every rule can be tested in microseconds. `policy` decides who may give
 //! a command; `db` loads and saves tasks.
@@ -19,11 +23,20 @@
 //! it is blocked, and what needs that, and so on. A task with `allow_failure` stands for an optional step: however
 //! it ends (failed, blocked or cancelled), its dependents go on as if it had completed.
 
+mod backoff;
+mod details;
 mod graph;
+mod priority;
 
 use std::time::Duration;
 
-pub(crate) use self::graph::{check_graph, to_reopen};
+pub use self::{
+    backoff::{RETRY_DELAY, RETRY_DELAY_MAX, RETRY_JITTER_PERCENT},
+    details::Details,
+    priority::{Priority, UnknownPriority},
+};
+
+pub(crate) use self::graph::{check_graph, in_order, to_reopen};
 pub use crate::id::{TaskId, WorkerId};
 use crate::{
     Json, Timestamp,
@@ -34,11 +47,6 @@ use crate::{
         check_name, cut_error,
     },
 };
-
-/// Wait before the first retry, if the task does not say otherwise. Each further one takes twice as long.
-pub const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The longest wait before a retry.
-pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
 
 /// A unit of work that one worker at a time may run.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +62,10 @@ pub struct Task {
     pub step: Option<String>,
     /// Workers claim from a queue by its name.
     pub queue: String,
-    /// Position in its run, by order of declaration. Of two tasks that are due at the same time, the one with the lower
-    /// position is started first.
+    /// How soon it is started, compared with others of its queue.
+    pub priority: Priority,
+    /// Position in its run, by order of declaration. Of two tasks of one priority that are due at the same time, the one
+    /// with the lower position is started first.
     pub position: u32,
     /// What the worker gets.
     pub input: Json,
@@ -75,12 +85,14 @@ pub struct Task {
     pub retry_delay: Duration,
     /// The task is optional: its end without success neither blocks its dependents nor fails its run.
     pub allow_failure: bool,
+    /// From this moment on, it is neither started nor answered: if it has not ended by then, it has failed.
+    pub deadline: Option<Timestamp>,
 }
 
 /// A task as it is declared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewTask {
-    /// Stable name, unique in the namespace. A second task of this name is the first one.
+    /// Stable name, unique in the namespace. A second task of this name is the first one, if both say the same.
     pub id: TaskId,
     /// The run it belongs to. Tasks that are declared with their run need not name it.
     pub run: Option<RunId>,
@@ -89,6 +101,8 @@ pub struct NewTask {
     pub step: Option<String>,
     /// The queue that workers claim it from. A run whose tasks only its own workers may claim has queues of its own.
     pub queue: String,
+    /// See [`Task::priority`].
+    pub priority: Priority,
     /// What the worker gets.
     pub input: Json,
     /// Tasks that must be over before this one may start.
@@ -99,6 +113,12 @@ pub struct NewTask {
     pub retry_delay: Duration,
     /// See [`Task::allow_failure`].
     pub allow_failure: bool,
+    /// It is not started before this moment.
+    pub not_before: Option<Timestamp>,
+    /// See [`Task::deadline`].
+    pub deadline: Option<Timestamp>,
+    /// What else it says.
+    pub details: Details,
 }
 
 /// A task without what may be large.
@@ -125,7 +145,12 @@ pub enum State {
         waiting_for: u32,
     },
     /// A worker holds it.
-    InProgress(Holder),
+    InProgress {
+        /// Who.
+        holder: Holder,
+        /// Since when it could have been started. If it is given back, it has its place in the queue again.
+        due: Timestamp,
+    },
     /// The worker's answer.
     Completed(Json),
     /// Why the last attempt failed, and what it produced.
@@ -189,6 +214,8 @@ pub enum Command {
     Release,
     /// It is cancelled.
     Cancel,
+    /// Its deadline has passed.
+    Expire,
     /// It ended without success and is to be done again, after so many others that it depends on.
     Reopen {
         /// How many of its dependencies are unfinished.
@@ -228,6 +255,12 @@ pub enum Refused {
     /// It has not ended, so it cannot be reopened.
     #[error("the task is not over")]
     Unfinished,
+    /// It was not answered in time. It has failed, although it may not have been told so yet.
+    #[error("the task's deadline has passed")]
+    PastDeadline,
+    /// It has no deadline, or one that is still to come.
+    #[error("the task's deadline has not passed")]
+    BeforeDeadline,
 }
 
 impl NewTask {
@@ -238,11 +271,15 @@ impl NewTask {
             run: None,
             step: None,
             queue: queue.into(),
+            priority: Priority::Medium,
             input: input.into(),
             depends_on: Vec::new(),
             retries_max: 0,
             retry_delay: RETRY_DELAY,
             allow_failure: false,
+            not_before: None,
+            deadline: None,
+            details: Details::default(),
         }
     }
 
@@ -252,12 +289,32 @@ impl NewTask {
         self.step.as_deref().map_or(Ok(()), |step| check_name("step", step))?;
         check_name("queue", &self.queue)?;
         check_count("dependencies of a task", self.depends_on.len(), RUN_DEPENDENCIES_MAX)?;
+        if self.deadline.is_some_and(|deadline| self.not_before.is_some_and(|not_before| deadline <= not_before)) {
+            return Err(Invalid::DeadlineTooEarly(self.id.clone()));
+        }
+        self.details.check()?;
         check_json("a task's input", &self.input, INPUT_BYTES_MAX)
+    }
+
+    /// In what a task that was declared before differs from this one, but for times.
+    pub(crate) fn difference(&self, task: &Task, details: &Details) -> Option<&'static str> {
+        let pairs = [
+            ("input", self.input == task.input),
+            ("queue", self.queue == task.queue),
+            ("priority", self.priority == task.priority),
+            ("step", self.step == task.step),
+            ("list of dependencies", self.depends_on == task.depends_on),
+            ("number of retries", self.retries_max == task.retries_max),
+            ("wait before a retry", self.retry_delay.as_micros() == task.retry_delay.as_micros()),
+            ("say on whether it may fail", self.allow_failure == task.allow_failure),
+            ("title, description, type, parent, label or capability", self.details == *details),
+        ];
+        pairs.into_iter().find_map(|(what, is_same)| (!is_same).then_some(what))
     }
 
     /// How large it is.
     pub(crate) fn bytes(&self) -> usize {
-        self.input.as_str().len() + self.depends_on.iter().map(|on| on.0.len()).sum::<usize>()
+        self.input.as_str().len() + self.details.bytes() + self.depends_on.iter().map(|on| on.0.len()).sum::<usize>()
     }
 }
 
@@ -270,16 +327,18 @@ impl Task {
             run: new.run,
             step: new.step,
             queue: new.queue,
+            priority: new.priority,
             position,
             input: new.input,
             depends_on: new.depends_on,
-            state: State::Pending { due: now, waiting_for },
+            state: State::Pending { due: new.not_before.map_or(now, |not_before| not_before.max(now)), waiting_for },
             attempt: 0,
             failures: 0,
             losses: 0,
             retries_max: new.retries_max,
             retry_delay: new.retry_delay,
             allow_failure: new.allow_failure,
+            deadline: new.deadline,
         }
     }
 
@@ -296,23 +355,32 @@ impl Task {
             }
             (State::Failed(_) | State::Blocked(_) | State::Cancelled, Command::Reopen { waiting_for }) => {
                 (self.failures, self.losses) = (0, 0);
+                self.deadline = self.deadline.filter(|deadline| now < *deadline);
                 let event = self.event(EventKind::TaskReopened {}, now);
                 (State::Pending { due: now, waiting_for }, event)
             }
             (state, _) if state.is_over() => return Err(Refused::Over(state.name())),
             (_, Command::Reopen { .. }) => return Err(Refused::Unfinished),
+            (_, Command::Cancel) => self.cancelled(now),
+            (_, Command::Expire) if self.is_past_deadline(now) => self.expired(now),
+            (_, Command::Expire) => return Err(Refused::BeforeDeadline),
 
-            (State::Pending { due, waiting_for: 0 }, Command::Start(holder)) if *due <= now => {
+            (State::Pending { due, waiting_for: 0 }, Command::Start(holder))
+                if *due <= now && !self.is_past_deadline(now) =>
+            {
                 self.attempt += 1;
                 let event = self.event(EventKind::TaskStarted(self.attempt_of(&holder)), now);
-                (State::InProgress(holder), event)
+                (State::InProgress { holder, due: *due }, event)
             }
             (_, Command::Start(..)) => return Err(Refused::NotReady),
 
-            (State::InProgress(holder), Command::Finish(by, output)) if self.holds(holder, &by) => {
+            (State::InProgress { .. }, Command::Finish(..) | Command::Fail { .. }) if self.is_past_deadline(now) => {
+                return Err(Refused::PastDeadline);
+            }
+            (State::InProgress { holder, .. }, Command::Finish(by, output)) if self.holds(holder, &by) => {
                 (State::Completed(output), self.event(EventKind::TaskCompleted(self.attempt_of(holder)), now))
             }
-            (State::InProgress(holder), Command::Fail { by, failure, retry }) if self.holds(holder, &by) => {
+            (State::InProgress { holder, .. }, Command::Fail { by, failure, retry }) if self.holds(holder, &by) => {
                 let retry = retry && self.failures < self.retries_max;
                 let failure = Failure { error: cut_error(failure.error), ..failure };
                 let after = self.after_failure(holder, failure, retry, now);
@@ -321,30 +389,22 @@ impl Task {
             }
             (_, Command::Finish(..) | Command::Fail { .. }) => return Err(Refused::NotHeld),
 
-            (State::InProgress(holder), Command::Lose) => {
+            (State::InProgress { holder, due }, Command::Lose) => {
                 self.losses += 1;
-                let attempt = self.attempt_of(holder);
+                let (attempt, due) = (self.attempt_of(holder), *due);
                 if self.losses > LOSSES_MAX {
                     let error = format!("its worker was lost {} times", self.losses);
                     (State::Failed(error.clone().into()), self.event(EventKind::TaskFailed { attempt, error }, now))
                 } else {
                     let event = self.event(EventKind::TaskLost { attempt, losses: self.losses }, now);
-                    (State::Pending { due: now, waiting_for: 0 }, event)
+                    (State::Pending { due, waiting_for: 0 }, event)
                 }
             }
-            (_, Command::Lose) => return Err(Refused::NotInProgress),
-
-            (State::InProgress(holder), Command::Release) => {
+            (State::InProgress { holder, due }, Command::Release) => {
                 let event = self.event(EventKind::TaskReleased(self.attempt_of(holder)), now);
-                (State::Pending { due: now, waiting_for: 0 }, event)
+                (State::Pending { due: *due, waiting_for: 0 }, event)
             }
-            (_, Command::Release) => return Err(Refused::NotInProgress),
-
-            (State::InProgress(holder), Command::Cancel) => {
-                let attempt = Some(self.attempt_of(holder));
-                (State::Cancelled, self.event(EventKind::TaskCancelled { attempt }, now))
-            }
-            (_, Command::Cancel) => (State::Cancelled, self.event(EventKind::TaskCancelled { attempt: None }, now)),
+            (_, Command::Lose | Command::Release) => return Err(Refused::NotInProgress),
         };
         self.state = next;
         Ok(event)
@@ -371,12 +431,33 @@ impl Task {
         self.event(kind, now)
     }
 
+    /// Whether it must have ended by now.
+    pub fn is_past_deadline(&self, now: Timestamp) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    fn cancelled(&self, now: Timestamp) -> (State, NewEvent) {
+        let attempt = self.held().map(WorkerAttempt::from);
+        (State::Cancelled, self.event(EventKind::TaskCancelled { attempt }, now))
+    }
+
+    fn expired(&self, now: Timestamp) -> (State, NewEvent) {
+        let attempt = self.held().map(WorkerAttempt::from);
+        let error = match &attempt {
+            Some(WorkerAttempt { worker, attempt }) => {
+                format!("its deadline passed while {} worked on it, in attempt {attempt}", worker.0)
+            }
+            None if self.attempt == 0 => "its deadline passed before it was started".to_owned(),
+            None => format!("its deadline passed after {} attempts, while it waited for another one", self.attempt),
+        };
+        (State::Failed(error.clone().into()), self.event(EventKind::TaskExpired { attempt, error }, now))
+    }
+
     /// Where a failed attempt leads. `self.failures` does not count it yet.
     fn after_failure(&self, holder: &Holder, failure: Failure, retry: bool, now: Timestamp) -> (State, NewEvent) {
         let (attempt, error) = (self.attempt_of(holder), failure.error.clone());
         if retry {
-            let delay = self.retry_delay.saturating_mul(1 << self.failures.min(30)).min(RETRY_DELAY_MAX);
-            let due = now.after(delay);
+            let due = now.after(backoff::delay(self.retry_delay, self.failures, (&self.id, self.attempt)));
             (State::Pending { due, waiting_for: 0 }, self.event(EventKind::TaskRetried { attempt, error, due }, now))
         } else {
             (State::Failed(failure), self.event(EventKind::TaskFailed { attempt, error }, now))
@@ -386,7 +467,7 @@ impl Task {
     /// The attempt that is under way, if one is.
     pub fn held(&self) -> Option<Attempt> {
         match &self.state {
-            State::InProgress(Holder { worker, .. }) => {
+            State::InProgress { holder: Holder { worker, .. }, .. } => {
                 Some(Attempt { worker: worker.clone(), epoch: self.epoch, number: self.attempt })
             }
             _ => None,
@@ -411,6 +492,12 @@ impl Task {
     }
 }
 
+impl From<Attempt> for WorkerAttempt {
+    fn from(Attempt { worker, number, .. }: Attempt) -> WorkerAttempt {
+        WorkerAttempt { worker, attempt: number }
+    }
+}
+
 impl Summary {
     /// See [`Task::name`].
     pub fn name(&self) -> &str {
@@ -432,7 +519,7 @@ impl State {
     pub fn name(&self) -> &'static str {
         match self {
             State::Pending { .. } => "pending",
-            State::InProgress(_) => "in_progress",
+            State::InProgress { .. } => "in_progress",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
             State::Blocked(_) => "blocked",
@@ -442,7 +529,7 @@ impl State {
 
     /// Whether nothing will change any more.
     pub fn is_over(&self) -> bool {
-        !matches!(self, State::Pending { .. } | State::InProgress(_))
+        !matches!(self, State::Pending { .. } | State::InProgress { .. })
     }
 }
 

@@ -239,13 +239,16 @@ impl App {
 async fn add_tasks(tx: &mut Tx<'_>, tasks: &[NewTask]) -> Result<(), RunError> {
     let (now, mut places) = (tx.now(), 0..);
     for some in tasks.chunks(TASKS_ADDED_MAX) {
-        let pending = |(position, task): (u32, &NewTask)| {
+        let new = |(position, task): (u32, &NewTask)| {
             let waiting_for = u32::try_from(task.depends_on.len()).unwrap_or(u32::MAX);
             Task::new(task.clone(), position, waiting_for, now)
         };
-        let some: Vec<Task> = places.by_ref().zip(some).map(pending).collect();
-        let epochs = tx.add_tasks(&some).await?;
-        for (task, epoch) in some.into_iter().zip(epochs) {
+        let pending: Vec<Task> = places.by_ref().zip(some).map(new).collect();
+        let epochs = tx.add_tasks(&pending).await?;
+        if epochs.iter().all(Option::is_some) {
+            tx.add_details(some.iter()).await?;
+        }
+        for (task, epoch) in pending.into_iter().zip(epochs) {
             if epoch.is_none() {
                 return Err(RunError::TaskTaken(task.id));
             }

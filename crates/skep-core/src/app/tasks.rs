@@ -11,6 +11,9 @@ use crate::{
     task::{Attempt, Command, Failure, LateAnswer, NewTask, Refused, State, Task, TaskId},
 };
 
+/// Tasks that one call of [`App::expire_tasks`] ends; if it returns as many, there may be more.
+pub const EXPIRED_MAX: usize = 100;
+
 /// Why an operation on tasks failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -26,6 +29,30 @@ pub enum TaskError {
     /// There is a task of this name already, and it is not of the run that a new task gives.
     #[error("there is a task {} already, of another run or of none; give the new one another name", .0.0)]
     Taken(TaskId),
+    /// There is a task of this name already, which was declared otherwise.
+    #[error("there is a task {} already, with another {what}; give the new one another name, or declare it as it was", .task.0)]
+    Conflict {
+        /// Its name.
+        task: TaskId,
+        /// In what the two differ.
+        what: &'static str,
+    },
+    /// A task is in a run, and done again with it.
+    #[error("task {} is in run {}; retry the run, or the task in it", .task.0, .run.0)]
+    OfRun {
+        /// The task.
+        task: TaskId,
+        /// Its run.
+        run: RunId,
+    },
+    /// The task was completed, has not ended, or depends on one that would stay failed, blocked or cancelled.
+    #[error("task {} is {state} and cannot be done again; retry what it depends on, or a task that has failed", .task.0)]
+    NotToRetry {
+        /// The task.
+        task: TaskId,
+        /// The name of its state.
+        state: &'static str,
+    },
     /// The run of a new task is not running.
     #[error("the run cannot take a task: it is {}", .0.name())]
     RunNotRunning(run::State),
@@ -41,8 +68,9 @@ pub enum TaskError {
 }
 
 impl App {
-    /// Declare a task. Submitting twice under one id is submitting once; the first one counts. An id that a task of another
-    /// run has is refused.
+    /// Declare a task. Submitting twice under one id is submitting once: the second call gives the task as it is by then.
+    /// An id that a task of another run has, or one that was declared otherwise, is refused. (Times are not compared:
+    /// those that a caller reckons from now differ each time.)
     ///
     /// A task may depend on tasks of its own run; one without a run, on others without. If one of them has ended
     /// without success already, the task is blocked at once.
@@ -85,19 +113,28 @@ impl App {
         self.db.write_bytes(permit, bytes, fail).await?.into_result()
     }
 
-    /// Cancel a task. What depends on it is blocked.
-    pub async fn cancel(&self, permit: &Permit, id: &TaskId) -> Result<Task, TaskError> {
-        let id = id.clone();
-        let cancel = async move |tx: &mut Tx<'_>| {
+    /// Fail the tasks that have not ended although their deadline has passed, at most [`EXPIRED_MAX`]. What depends on them
+    /// is blocked. Returns the tasks as they now are.
+    ///
+    /// Nobody waits for this: a claim starts no such task, and an answer to one is refused.
+    pub async fn expire_tasks(&self, permit: &Permit) -> Result<Vec<Task>, TaskError> {
+        let expire = async move |tx: &mut Tx<'_>| {
             let now = tx.now();
-            let mut task = load(tx, &id).await?;
-            let event = task.apply(Command::Cancel, now)?;
-            tx.save_task(&task).await?;
-            tx.append(event);
-            update_dependents(tx, &task).await?;
-            Ok(task)
+            let mut tasks = tx.expired_tasks(EXPIRED_MAX).await?;
+            for task in &mut tasks {
+                // One of the others may have blocked it.
+                if !task.depends_on.is_empty() {
+                    *task = load(tx, &task.id).await?;
+                }
+                let Ok(event) = task.apply(Command::Expire, now) else { continue };
+                tx.save_task(task).await?;
+                tx.append(event);
+                update_dependents(tx, task).await?;
+            }
+            tasks.retain(|task| matches!(task.state, State::Failed(_)));
+            Ok(tasks)
         };
-        self.db.write(permit, cancel).await
+        self.db.write(permit, expire).await
     }
 
     /// Append an entry to the log of a run, or of one of its tasks, for people: a sentence, and data if there is some.
@@ -133,16 +170,16 @@ impl App {
 }
 
 /// A task is declared.
-struct Submit {
+pub(super) struct Submit {
     /// By whom.
-    actor: EventActor,
-    task: NewTask,
+    pub(super) actor: EventActor,
+    pub(super) task: NewTask,
 }
 
 impl Submit {
     /// Whether what becomes of it depends on no other task and no run.
     fn stands_alone(&self) -> bool {
-        self.task.run.is_none() && self.task.depends_on.is_empty()
+        self.task.run.is_none() && self.task.depends_on.is_empty() && self.task.details.parent.is_none()
     }
 }
 
@@ -179,6 +216,7 @@ async fn submit(tx: &mut Tx<'_>, one: &Submit) -> Result<Task, TaskError> {
         Some(run) => next_position(tx, run).await?,
         None => 0,
     };
+    check_parents(tx, [new].into_iter()).await?;
     let (waiting_for, blocked_by) = check_dependencies(tx, new).await?;
     let mut task = Task::new(new.clone(), position, waiting_for, tx.now());
     if let Some(by) = blocked_by {
@@ -188,12 +226,14 @@ async fn submit(tx: &mut Tx<'_>, one: &Submit) -> Result<Task, TaskError> {
 }
 
 /// Add tasks as they are declared, unless there are some of their names.
-async fn add(
+pub(super) async fn add(
     tx: &mut Tx<'_>,
     declared: &[&Submit],
     tasks: Vec<Task>,
 ) -> Result<Vec<Result<Task, TaskError>>, TaskError> {
     let (now, epochs) = (tx.now(), tx.add_tasks(&tasks).await?);
+    let new = declared.iter().zip(&epochs).filter_map(|(one, epoch)| epoch.map(|_| &one.task));
+    tx.add_details(new).await?;
     let mut added = Vec::with_capacity(tasks.len());
     for ((one, mut task), epoch) in declared.iter().zip(tasks).zip(epochs) {
         let Some(epoch) = epoch else {
@@ -221,15 +261,21 @@ fn unless_failed(said: Result<Task, TaskError>) -> Result<Result<Task, TaskError
 }
 
 /// A task that was there already, for a caller that submits it again.
-async fn repeated(tx: &mut Tx<'_>, new: &NewTask, existing: Task) -> Result<Task, TaskError> {
+pub(super) async fn repeated(tx: &mut Tx<'_>, new: &NewTask, existing: Task) -> Result<Task, TaskError> {
     match deletion_of(tx, &existing).await? {
         Some(Deletion { run, .. }) => Err(TaskError::BeingDeleted(run)),
         None if existing.run != new.run => Err(TaskError::Taken(existing.id)),
-        None => Ok(existing),
+        None => {
+            let details = tx.details_of(std::slice::from_ref(&new.id)).await?.remove(&new.id).unwrap_or_default();
+            match new.difference(&existing, &details) {
+                Some(what) => Err(TaskError::Conflict { task: existing.id, what }),
+                None => Ok(existing),
+            }
+        }
     }
 }
 
-async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
+pub(super) async fn load(tx: &mut Tx<'_>, id: &TaskId) -> Result<Task, TaskError> {
     tx.task(id).await?.ok_or_else(|| TaskError::Unknown(id.clone()))
 }
 
@@ -267,6 +313,33 @@ async fn next_position(tx: &mut Tx<'_>, run: &RunId) -> Result<u32, TaskError> {
             check_count("tasks in a run", count as usize + 1, RUN_TASKS_MAX)?;
             Ok(count)
         }
+    }
+}
+
+/// Whether what these tasks are parts of is there, or among them.
+pub(super) async fn check_parents<'a>(
+    tx: &mut Tx<'_>,
+    tasks: impl Iterator<Item = &'a NewTask> + Clone,
+) -> Result<(), TaskError> {
+    let parts = tasks.clone().filter_map(|task| Some((task, task.details.parent.as_ref()?)));
+    if let Some((task, _)) = parts.clone().find(|(task, parent)| task.id == **parent) {
+        return Err(Invalid::OwnParent(task.id.clone()).into());
+    }
+    let wanted: Vec<TaskId> = parts
+        .clone()
+        .map(|(_, parent)| parent.clone())
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut there: std::collections::HashSet<TaskId> =
+        tx.tasks_named(&wanted).await?.into_iter().map(|task| task.id).collect();
+    there.extend(tasks.map(|task| task.id.clone()));
+    match parts.into_iter().find(|(_, parent)| !there.contains(*parent)) {
+        Some((task, parent)) => Err(Invalid::UnknownParent { task: task.id.clone(), parent: parent.clone() }.into()),
+        None => Ok(()),
     }
 }
 

@@ -106,12 +106,12 @@ const TASKS: &str = "
         union all
         select task, null, null, null, null, null, null, null, null,
             max(number * 10 + case kind
-                when 'task.started' then 1 when 'task.completed' then 2 when 'task.failed' then 3
+                when 'task.started' then 1 when 'task.completed' then 2 when 'task.failed' then 3 when 'task.expired' then 3
                 when 'task.blocked' then 4 when 'task.cancelled' then 5 else 0
             end),
             count(*) filter (where kind = 'task.started'), null, null, null
         from event
-        where namespace = $1 and {run} and task is not null and kind not in ('task.log', 'task.answer_refused')
+        where namespace = $1 and {run} and task is not null and kind not in ('task.log', 'task.progress', 'task.answer_refused')
         group by task
         union all
         select d.task, null, null, null, null, null, null, null, null, null, null, count(*),
@@ -124,7 +124,11 @@ const TASKS: &str = "
     where what is not null order by id";
 
 /// Everything else: namespace, subject, and what is wrong with it.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
+    "select namespace, 'details of task ' || id, 'are kept, but the task does not exist' from (
+        select namespace, id from task_detail union select namespace, id from task_tag
+            union select namespace, id from task_word) as kept
+     where not exists (select 1 from task t where t.id = kept.id and t.namespace = kept.namespace)",
     "select namespace, 'task ' || id, 'belongs to run ' || run || ', which does not exist' from task
      where run is not null
         and not exists (select 1 from run where run.id = task.run and run.namespace = task.namespace)

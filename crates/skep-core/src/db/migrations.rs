@@ -118,6 +118,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
             postgres: include_str!("../../migrations/0014_shared_state.postgres.sql"),
         },
     },
+    Migration {
+        number: 15,
+        name: "tasks",
+        oldest: 15, // older programs would start tasks whose deadline has passed
+        sql: Text::Each {
+            sqlite: include_str!("../../migrations/0015_tasks.sqlite.sql"),
+            postgres: include_str!("../../migrations/0015_tasks.postgres.sql"),
+        },
+    },
 ];
 
 /// A step that the database has seen: number and checksum.

@@ -96,8 +96,17 @@ impl Tx<'_> {
         let dependency = "select dependency.$row from task
              join dependency on dependency.namespace = task.namespace and dependency.depends_on = task.id
              where task.namespace = $1 and task.run = $2 limit $3";
+        let of_tasks = |table: &str| {
+            format!(
+                "select {table}.$row from task join {table} on {table}.namespace = task.namespace and {table}.id = task.id
+                 where task.namespace = $1 and task.run = $2 limit $3"
+            )
+        };
         for (table, rows, count) in [
             ("artefact", of_run("artefact"), ARTEFACTS_DELETED_MAX),
+            ("task_detail", of_tasks("task_detail"), DELETED_MAX),
+            ("task_tag", of_tasks("task_tag"), DELETED_MAX),
+            ("task_word", of_tasks("task_word"), DELETED_MAX),
             ("event", of_run("event"), DELETED_MAX),
             ("dependency", dependency.to_owned(), DELETED_MAX),
         ] {

@@ -65,6 +65,12 @@ impl Tx<'_> {
         self.has_changed(sql, values).await.doing("attach a session")
     }
 
+    /// Delete a session, which holds nothing any more.
+    pub(crate) async fn delete_session(&mut self, session: &SessionId) -> Result<(), DbError> {
+        let sql = "delete from session where namespace = $1 and id = $2";
+        self.execute(sql, values![self.namespace(), &session.0]).await.doing("end a session")
+    }
+
     /// The tasks that a session holds.
     pub(crate) async fn tasks_of_session(&mut self, session: &SessionId) -> Result<Vec<Task>, DbError> {
         let which = "state = 'in_progress' and session = $2";

@@ -154,6 +154,11 @@ impl Table {
         format!("select {} from {} where namespace = $1 and {which}", self.whole, self.name)
     }
 
+    /// The same, with another column behind those of the entity.
+    pub(super) fn select_and(&self, more: &str, which: &str) -> String {
+        format!("select {}, {more} from {} where namespace = $1 and {which}", self.whole, self.name)
+    }
+
     /// The same, but large JSON is read as an empty text.
     pub(super) fn select_small(&self, which: &str) -> String {
         format!("select {} from {} where namespace = $1 and {which}", self.small, self.name)

@@ -1,5 +1,7 @@
 //! Tasks as rows: load, save, find the next one to run, and what the end of one means for those that need it.
 
+mod details;
+mod list;
 mod read;
 mod ready;
 
@@ -8,25 +10,30 @@ use std::{borrow::Cow, collections::BTreeSet, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub use self::read::TaskCounts;
+pub use self::{
+    list::{TaskFilter, TaskPage},
+    read::TaskCounts,
+};
 use super::{
     DbError, Doing, Tx,
-    sql::{Cause, JOIN_IN_ORDER, Row, Value, values},
+    events::page,
+    sql::{Cause, JOIN_IN_ORDER, Row, Value, is_set, values},
     table::{Column, Table, Update},
 };
 use crate::{
     Json, Timestamp,
     run::RunId,
     session::SessionId,
-    task::{Attempt, Failure, Holder, NewTask, State, Task, TaskId, WorkerId},
+    task::{Attempt, Failure, Holder, NewTask, Priority, State, Task, TaskId, WorkerId},
 };
 
 /// The columns of a task, in the order of [`values_of`] and of [`from_row`].
-const COLUMNS: [Column; 20] = [
+const COLUMNS: [Column; 22] = [
     Column::fixed("id"),
     Column::fixed("run"),
     Column::fixed("step"),
     Column::fixed("queue"),
+    Column::fixed("priority"),
     Column::fixed("position"),
     Column::fixed("depends_on"),
     Column::fixed("retries_max"),
@@ -40,6 +47,7 @@ const COLUMNS: [Column; 20] = [
     Column::changing("losses").integer(),
     Column::changing("worker"),
     Column::changing("session"),
+    Column::changing("deadline").integer(),
     Column::made("epoch", "(select epoch from namespace where id = $1)"),
     Column::fixed("input").json(),
     Column::changing("result").json(),
@@ -49,11 +57,14 @@ pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new("task", &
 /// What changes when a task in progress is completed.
 static COMPLETE: LazyLock<Update> = LazyLock::new(|| TABLE.update_of(&["state", "worker", "session", "result"]));
 
+/// A condition on a task: it has not ended, and its deadline was before `$2`.
+const IS_EXPIRED: &str = "deadline <= $2 and state in ('pending', 'in_progress')";
+
 /// The columns that [`held_from_row`] reads, of tasks by a condition on their id.
 macro_rules! select_held {
     ($which:literal) => {
         concat!(
-            "select id, run, state, attempt, worker, session, epoch, exists (select 1 from dependency
+            "select id, run, state, attempt, worker, session, deadline, epoch, exists (select 1 from dependency
                 where dependency.namespace = task.namespace and dependency.depends_on = task.id)
              from task where namespace = $1 and id ",
             $which
@@ -88,6 +99,33 @@ impl Tx<'_> {
         self.all(&TABLE.select(which), values, from_row).await.doing("load tasks")
     }
 
+    /// These tasks, as far as they exist. Large inputs and results are empty texts.
+    pub(crate) async fn tasks_named(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
+        let sql = TABLE.select_small(&format!("id {} order by id", self.sql.any(2)));
+        self.all(&sql, values![self.namespace(), details::names(ids)], from_row).await.doing("load tasks")
+    }
+
+    /// The tasks that depend on one of these.
+    pub(crate) async fn dependents_of(&mut self, ids: &[TaskId]) -> Result<Vec<TaskId>, DbError> {
+        let sql = format!("select task from dependency where namespace = $1 and depends_on {}", self.sql.any(2));
+        let found = self.all(&sql, values![self.namespace(), details::names(ids)], |row| Ok(TaskId(row.next()?))).await;
+        found.doing("look for dependents")
+    }
+
+    /// The hashes of the blobs that the results of these tasks are.
+    pub(crate) async fn results_of(&mut self, ids: &[TaskId]) -> Result<Vec<String>, DbError> {
+        let is_set = is_set("result_blob");
+        let sql = format!("select result_blob from task where namespace = $1 and id {} and {is_set}", self.sql.any(2));
+        let found = self.all(&sql, values![self.namespace(), details::names(ids)], |row| row.next()).await;
+        found.doing("look for the results of tasks")
+    }
+
+    /// The tasks that have not ended although their deadline has passed for certain, at most `limit`.
+    pub(crate) async fn expired_tasks(&mut self, limit: usize) -> Result<Vec<Task>, DbError> {
+        let which = format!("{IS_EXPIRED} order by deadline, id limit $3");
+        self.tasks_where(&which, values![self.namespace(), self.surely_past().0, page(limit)]).await
+    }
+
     /// All tasks of a run in the order of their declaration. Large inputs and results are empty texts.
     pub(crate) async fn tasks_without_large_values(&mut self, run: &RunId) -> Result<Vec<Task>, DbError> {
         let sql = TABLE.select_small("run = $2 order by position, id");
@@ -110,9 +148,7 @@ impl Tx<'_> {
 
     /// These tasks, as far as they exist in this run (or outside of any). Large inputs and results are empty texts.
     pub(crate) async fn dependencies(&mut self, run: Option<&RunId>, ids: &[TaskId]) -> Result<Vec<Task>, DbError> {
-        let sql = TABLE.select_small(&format!("id {} order by id", self.sql.any(2)));
-        let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
-        let found = self.all(&sql, values![self.namespace(), names], from_row).await.doing("load dependencies")?;
+        let found = self.tasks_named(ids).await?;
         Ok(found.into_iter().filter(|task| task.run.as_ref() == run).collect())
     }
 
@@ -246,6 +282,7 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
         task.run.as_ref().map(|run| &run.0).into(),
         task.step.as_ref().into(),
         (&task.queue).into(),
+        task.priority.number().into(),
         task.position.into(),
         Value::Text(names_to_json(&task.depends_on)),
         task.retries_max.into(),
@@ -259,6 +296,7 @@ fn values_of(task: &Task) -> [Value<'_>; COLUMNS.len()] {
         task.losses.into(),
         worker,
         session,
+        task.deadline.map(|deadline| deadline.0).into(),
         task.epoch.into(),
         (&task.input).into(),
         of_state.result.into(),
@@ -279,7 +317,7 @@ impl OfState<'_> {
         let none = OfState::default();
         match state {
             State::Pending { due, waiting_for } => OfState { due: Some(due.0), waiting_for: *waiting_for, ..none },
-            State::InProgress(holder) => OfState { holder: Some(holder), ..none },
+            State::InProgress { holder, due } => OfState { due: Some(due.0), holder: Some(holder), ..none },
             State::Completed(output) => OfState { result: Some(output.clone()), ..none },
             State::Failed(failure) => OfState { result: Some(failure_to_json(failure)), ..none },
             State::Blocked(by) => OfState { result: Some(Json::of(&by.0)), ..none },
@@ -298,18 +336,20 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
     let number = || Ok::<u32, Cause>(row.next::<i64>()?.try_into()?);
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
     let step = row.next()?;
-    let (queue, position, depends_on) = (row.next()?, number()?, row.next_text()?.unwrap_or_default());
+    let (queue, priority) = (row.next()?, row.next::<i64>()?);
+    let priority = Priority::from_number(priority).ok_or_else(|| format!("unknown priority {priority}"))?;
+    let (position, depends_on) = (number()?, row.next_text()?.unwrap_or_default());
     let (retries_max, retry_delay) = (number()?, Duration::from_micros(row.next::<i64>()?.try_into()?));
     let allow_failure = row.next()?;
     let (state, due, waiting_for) = (row.next_text()?, row.next::<Option<i64>>()?, number()?);
     let (attempt, failures, losses) = (number()?, number()?, number()?);
-    let (worker, session, epoch) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?, row.next()?);
+    let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
+    let (deadline, epoch) = (row.next::<Option<i64>>()?.map(Timestamp), row.next()?);
     let (input, result) = (row.next_value()?.ok_or("a task without an input")?, row.next_value()?);
     let result = || result.ok_or("a task without a result");
-    let due = || due.map(Timestamp).ok_or("a task without a time");
     let state = match state.unwrap_or_default() {
-        "pending" => State::Pending { due: due()?, waiting_for },
-        "in_progress" => in_progress(worker, session)?,
+        "pending" => State::Pending { due: due.map(Timestamp).ok_or("a task without a time")?, waiting_for },
+        "in_progress" => in_progress(worker, session, due)?,
         "completed" => State::Completed(result()?),
         "failed" => State::Failed(failure_from_json(&result()?)?),
         "blocked" => State::Blocked(TaskId(result()?.parse()?)),
@@ -323,6 +363,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         run,
         step,
         queue,
+        priority,
         position,
         input,
         depends_on,
@@ -333,6 +374,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Task, Cause> {
         retries_max,
         retry_delay,
         allow_failure,
+        deadline,
     })
 }
 
@@ -342,10 +384,11 @@ fn held_from_row(row: &Row<'_>) -> Result<(Task, bool), Cause> {
     let (id, run) = (TaskId(row.next()?), row.next::<Option<String>>()?.map(RunId));
     let (state, attempt) = (row.next_text()?.unwrap_or_default(), row.next::<i64>()?.try_into()?);
     let (worker, session) = (row.next::<Option<String>>()?, row.next::<Option<String>>()?);
+    let deadline = row.next::<Option<i64>>()?.map(Timestamp);
     let (epoch, has_dependents) = (row.next()?, row.next()?);
     let state = match state {
         "pending" => State::Pending { due: Timestamp(0), waiting_for: 0 },
-        "in_progress" => in_progress(worker, session)?,
+        "in_progress" => in_progress(worker, session, None)?,
         "completed" => State::Completed(Json::null()),
         "failed" => State::Failed(Failure { error: String::new(), output: Json::null() }),
         "blocked" => State::Blocked(TaskId(String::new())),
@@ -353,14 +396,14 @@ fn held_from_row(row: &Row<'_>) -> Result<(Task, bool), Cause> {
         other => return Err(unknown_state(other)),
     };
     let bare = Task::new(NewTask::new(id, String::new(), Json::null()), 0, 0, Timestamp(0));
-    Ok((Task { run, epoch, attempt, state, ..bare }, has_dependents))
+    Ok((Task { run, epoch, attempt, state, deadline, ..bare }, has_dependents))
 }
 
-fn in_progress(worker: Option<String>, session: Option<String>) -> Result<State, Cause> {
+fn in_progress(worker: Option<String>, session: Option<String>, due: Option<i64>) -> Result<State, Cause> {
     let worker = WorkerId(worker.ok_or("a task in progress without a worker")?);
-    // Those of older programs have none.
-    let session = SessionId(session.unwrap_or_default());
-    Ok(State::InProgress(Holder { worker, session }))
+    // Those of older programs have no session, and no place to have again.
+    let (session, due) = (SessionId(session.unwrap_or_default()), Timestamp(due.unwrap_or_default()));
+    Ok(State::InProgress { holder: Holder { worker, session }, due })
 }
 
 /// An error alone is a string. One with an output is an object of both.

@@ -34,6 +34,12 @@ fn each() -> Vec<(EventKind, &'static str, serde_json::Value)> {
         ),
         (EventKind::TaskCancelled { attempt: Some(held()) }, "task.cancelled", held_json()),
         (EventKind::TaskCancelled { attempt: None }, "task.cancelled", json!({})),
+        (
+            EventKind::TaskProgress { attempt: held(), percent: Some(50), message: None },
+            "task.progress",
+            json!({ "worker": "w", "attempt": 2, "percent": 50 }),
+        ),
+        (EventKind::TaskExpired { attempt: None, error: "late".into() }, "task.expired", json!({ "error": "late" })),
         (EventKind::TaskReopened {}, "task.reopened", json!({})),
         (
             EventKind::TaskAnswerRefused {

@@ -58,13 +58,7 @@ pub(crate) fn check_graph(tasks: &[NewTask]) -> Result<(), Invalid> {
     check_count("tasks in a run", tasks.len(), RUN_TASKS_MAX)?;
     let edges = tasks.iter().map(|task| task.depends_on.len()).sum();
     check_count("dependencies in a run", edges, RUN_DEPENDENCIES_MAX)?;
-    let mut index = HashMap::with_capacity(tasks.len());
-    for (n, task) in tasks.iter().enumerate() {
-        task.check()?;
-        if index.insert(&task.id, n).is_some() {
-            return Err(Invalid::Duplicate(task.id.clone()));
-        }
-    }
+    let index = check_each(tasks)?;
     let mut needs = Vec::with_capacity(tasks.len());
     for task in tasks {
         let unknown = |on: &TaskId| Invalid::UnknownDependency { task: task.id.clone(), on: on.clone() };
@@ -72,17 +66,43 @@ pub(crate) fn check_graph(tasks: &[NewTask]) -> Result<(), Invalid> {
             task.depends_on.iter().map(|on| index.get(on).copied().ok_or_else(|| unknown(on))).collect();
         needs.push(found?);
     }
-    match circle(&needs) {
-        Some(members) => Err(Invalid::Cycle(members.into_iter().map(|n| tasks[n].id.clone()).collect())),
-        None => Ok(()),
-    }
+    sorted(tasks, &needs).map(drop)
 }
 
-/// One cycle, if there is one: each member depends on the next. Without recursion, because a chain may be longer than
-/// the stack is deep.
-fn circle(needs: &[Vec<usize>]) -> Option<Vec<usize>> {
-    let mut done = vec![false; needs.len()];
+/// The places of these tasks in such an order that each comes after those of them that it depends on. What else they depend
+/// on is not looked at.
+pub(crate) fn in_order(tasks: &[NewTask]) -> Result<Vec<usize>, Invalid> {
+    let edges = tasks.iter().map(|task| task.depends_on.len()).sum();
+    check_count("dependencies", edges, RUN_DEPENDENCIES_MAX)?;
+    let index = check_each(tasks)?;
+    let needs = |task: &NewTask| task.depends_on.iter().filter_map(|on| index.get(on).copied()).collect();
+    sorted(tasks, &tasks.iter().map(needs).collect::<Vec<_>>())
+}
+
+/// Where each task is by its name, which no two may have.
+fn check_each(tasks: &[NewTask]) -> Result<HashMap<&TaskId, usize>, Invalid> {
+    let mut index = HashMap::with_capacity(tasks.len());
+    for (n, task) in tasks.iter().enumerate() {
+        task.check()?;
+        if index.insert(&task.id, n).is_some() {
+            return Err(Invalid::Duplicate(task.id.clone()));
+        }
+    }
+    Ok(index)
+}
+
+fn sorted(tasks: &[NewTask], needs: &[Vec<usize>]) -> Result<Vec<usize>, Invalid> {
+    order(needs).map_err(|cycle| Invalid::Cycle(cycle.into_iter().map(|n| tasks[n].id.clone()).collect()))
+}
+
+/// Each after those that it needs; or a cycle, in which each needs the next. Without recursion, because a chain may be
+/// longer than the stack is deep.
+fn order(needs: &[Vec<usize>]) -> Result<Vec<usize>, Vec<usize>> {
+    let (mut done, mut order) = (vec![false; needs.len()], Vec::with_capacity(needs.len()));
     for start in 0..needs.len() {
+        if done[start] {
+            continue;
+        }
         let (mut path, mut on_path) = (vec![(start, 0)], HashSet::from([start]));
         while let Some((task, next)) = path.last_mut() {
             let (task, need) = (*task, needs[*task].get(*next).copied());
@@ -90,7 +110,7 @@ fn circle(needs: &[Vec<usize>]) -> Option<Vec<usize>> {
             match need {
                 Some(need) if on_path.contains(&need) => {
                     let members = path.iter().map(|(task, _)| *task);
-                    return Some(members.skip_while(|task| *task != need).collect());
+                    return Err(members.skip_while(|task| *task != need).collect());
                 }
                 Some(need) if !done[need] => {
                     path.push((need, 0));
@@ -99,13 +119,14 @@ fn circle(needs: &[Vec<usize>]) -> Option<Vec<usize>> {
                 Some(_) => {}
                 None => {
                     done[task] = true;
+                    order.push(task);
                     on_path.remove(&task);
                     path.pop();
                 }
             }
         }
     }
-    None
+    Ok(order)
 }
 
 #[cfg(test)]
@@ -181,6 +202,25 @@ mod tests {
             "these tasks wait for each other: b → d → c → b; remove one of the dependencies"
         );
         assert!(matches!(check_graph(&chain(&[("a", &["a"])])), Err(Invalid::Cycle(_))));
+    }
+
+    #[test]
+    fn tasks_are_ordered_after_what_they_need_whatever_else_they_need() {
+        let tasks = chain(&[("c", &["b", "elsewhere"]), ("b", &["a"]), ("d", &[]), ("a", &[])]);
+        let names: Vec<&str> = in_order(&tasks).unwrap().into_iter().map(|n| tasks[n].id.0.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_circle_of_a_thousand_is_refused_and_its_beginning_is_named() {
+        let id = |n: usize| TaskId(format!("t{}", n % 1_000));
+        let task = |n| NewTask { depends_on: vec![id(n + 1)], ..NewTask::new(id(n), "q", Json::null()) };
+        let tasks: Vec<NewTask> = (0..1_000).map(task).collect();
+        let Err(Invalid::Cycle(members)) = in_order(&tasks) else { panic!("taken") };
+        assert_eq!(members.len(), 1_000);
+        let said = Invalid::Cycle(members).to_string();
+        assert!(said.starts_with("these tasks wait for each other: t0 → t1 → t2 → "), "{said}");
+        assert!(said.len() < 200, "{said}");
     }
 
     #[test]

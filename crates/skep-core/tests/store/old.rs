@@ -95,7 +95,7 @@ async fn a_database_of_an_older_version_is_opened_with_everything_in_it() {
             order.push((next.id.0.clone(), next.attempt));
             finish(&app, &next).await.unwrap();
         }
-        let expected = [("working-ready", 1), ("working-in_progress", 2), ("working-pending", 1)];
+        let expected = [("working-in_progress", 2), ("working-pending", 1), ("working-ready", 1)];
         assert_eq!(order, expected.map(|(name, attempt)| (name.to_owned(), attempt)));
         assert_eq!(claim(&app, TODAY).await.unwrap().attempt, 2);
         app.resume_run(&main, &RunId("paused".into())).await.unwrap();

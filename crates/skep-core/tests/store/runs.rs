@@ -104,7 +104,7 @@ async fn an_interrupted_run_gives_its_tasks_back_at_once() {
         while claim(&app, NOW).await.is_some() {}
         app.at(LATER).interrupt_run(&permit(), &run_id("r")).await.unwrap();
         for name in ["a", "b"] {
-            assert_eq!(state(&app, name).await, State::Pending { due: LATER, waiting_for: 0 });
+            assert_eq!(state(&app, name).await, State::Pending { due: NOW, waiting_for: 0 });
         }
         assert_eq!(state(&app, "c").await.name(), "in_progress", "another run's task");
         assert_eq!(run(&app, "r").await.state, RunState::Interrupted);

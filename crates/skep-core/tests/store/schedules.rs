@@ -83,9 +83,9 @@ enum Script {
 }
 
 impl Script {
-    fn next(&mut self, done: usize, model: &Model) -> Option<Step> {
+    fn next(&mut self, done: usize, model: &Model, now: Timestamp) -> Option<Step> {
         match self {
-            Script::Draw(draw) => (done < STEPS).then(|| draw.step(model)),
+            Script::Draw(draw) => (done < STEPS).then(|| draw.step(model, now)),
             Script::Given(steps) => steps.next(),
         }
     }
@@ -141,8 +141,9 @@ const LINES: &str = "
     union all select 'deletion of ' || run || ' ' || epoch || ', ' || (
             select count(*) from event where event.namespace = deletion.namespace and event.run = deletion.run)
         || ' events left' from deletion
-    union all select 'task ' || id || ' ' || epoch || ' ' || coalesce(run, '-') || ' ' || position || ' ' || state || ' due '
-        || coalesce(due, 0) || ' waits for ' || case when state = 'pending' then waiting_for else 0 end
+    union all select 'task ' || id || ' ' || epoch || ' ' || coalesce(run, '-') || ' ' || position || ' ' || state || ' priority '
+        || priority || ' deadline ' || coalesce(deadline, 0) || ' due '
+        || case when state in ('pending', 'in_progress') then due else 0 end || ' waits for ' || case when state = 'pending' then waiting_for else 0 end
         || ' attempt ' || attempt || ' failures ' || failures || ' losses ' || losses || ' by ' || coalesce(worker, '-')
         || ' in ' || coalesce(session, '-') || ': ' || coalesce(result, '-') from task
     union all select 'need of ' || task || ' for ' || depends_on from dependency
@@ -311,6 +312,7 @@ impl<'a> World<'a> {
             }
             self.step(&Step::Wait(RETRY_DELAY_MAX)).await?;
             self.one(Op::Beat(HubId("last".into()))).await?;
+            self.one(Op::ExpireTasks).await?;
             for queue in ["p", "q"] {
                 self.one(Op::Claim(queue.into(), last.clone())).await?;
             }
@@ -433,7 +435,7 @@ async fn run(address: &str, setting: &Setting, script: Script) -> Result<(), Fai
 
 async fn run_steps(address: &str, setting: &Setting, mut script: Script, steps: &mut Vec<Step>) -> Result<(), String> {
     let mut world = World::open(address, setting.clone()).await;
-    while let Some(step) = script.next(steps.len(), &world.model) {
+    while let Some(step) = script.next(steps.len(), &world.model, world.now) {
         steps.push(step.clone());
         world.step(&step).await?;
     }

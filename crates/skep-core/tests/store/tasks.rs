@@ -14,7 +14,7 @@ use skep_core::{
     artefact::NewArtefact,
     limits::{self, Invalid},
     run::RunId,
-    task::{Attempt, Failure, NewTask, Refused, State, Task},
+    task::{Attempt, Failure, NewTask, Priority, RETRY_DELAY, Refused, State, Task},
 };
 use tokio::task::JoinSet;
 
@@ -50,11 +50,37 @@ async fn a_task_goes_to_one_worker_only() {
 async fn submitting_twice_under_one_id_is_submitting_once() {
     on_every_database(async |app| {
         let first = app.submit(&permit(), new("a")).await.unwrap();
-        let other = NewTask { input: json!("other").into(), ..new("a") };
-        let second = app.at(LATER).submit(&permit(), other).await.unwrap();
+        let second = app.at(LATER).submit(&permit(), new("a")).await.unwrap();
         assert_eq!(first, second);
-        assert_eq!(task(&app, "a").await, Some(first));
-        assert_eq!(story(&app).await, ["task.submitted a"]);
+        let held = claim(&app, NOW).await.unwrap();
+        finish(&app, &held).await.unwrap();
+        let third = app.submit(&permit(), new("a")).await.unwrap();
+        assert_eq!(Some(&third), task(&app, "a").await.as_ref());
+        assert_eq!(third.state.name(), "completed", "it is told as it is by then");
+        assert_eq!(count(&app, "task.submitted").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_task_of_the_same_id_that_says_something_else_is_refused_and_the_difference_is_named() {
+    on_every_database(async |app| {
+        app.submit(&permit(), new("a")).await.unwrap();
+        app.submit(&permit(), new("b")).await.unwrap();
+        let others = [
+            ("input", NewTask { input: json!("other").into(), ..new("b") }),
+            ("priority", NewTask { priority: Priority::High, ..new("b") }),
+            ("list of dependencies", needs("b", &["a"])),
+            ("number of retries", NewTask { retries_max: 1, ..new("b") }),
+        ];
+        for (differs, other) in others {
+            let refused = app.submit(&permit(), other).await;
+            let Err(TaskError::Conflict { task, what }) = refused else { panic!("{refused:?}") };
+            assert_eq!((task, what), (id("b"), differs));
+        }
+        let later = NewTask { deadline: Some(LATER), ..new("b") };
+        app.submit(&permit(), later).await.unwrap();
+        assert_eq!(task(&app, "b").await.unwrap().deadline, None, "times are not compared, and the first one counts");
     })
     .await;
 }
@@ -106,7 +132,9 @@ async fn a_failed_attempt_is_repeated_after_its_wait_and_not_before() {
         app.submit(&permit(), NewTask { retries_max: 1, ..new("a") }).await.unwrap();
         let first = claim(&app, NOW).await.unwrap();
         fail(&app, &first, true).await.unwrap();
-        let due = NOW.after(Duration::from_secs(1));
+        let State::Pending { due, .. } = state(&app, "a").await else { panic!("not pending") };
+        let wait = Duration::from_micros((due.0 - NOW.0) as u64);
+        assert!(wait.abs_diff(RETRY_DELAY) <= RETRY_DELAY / 5, "{wait:?}");
         assert_eq!(app.db.next_due(&permit().to_read(), "q").await.unwrap(), Some(due));
         assert_eq!(claim(&app, Timestamp(due.0 - 1)).await, None);
         let second = claim(&app, due).await.unwrap();

@@ -333,6 +333,7 @@ impl Tree {
             }
             EventKind::TaskCompleted(_) => self.over(task, "✔", ""),
             EventKind::TaskFailed { error, .. } => self.over(task, "✘", error),
+            EventKind::TaskExpired { error, .. } => self.over(task, "✘", error),
             EventKind::TaskBlocked { .. } => self.over(task, "⊘", "blocked"),
             EventKind::TaskCancelled { .. } => self.mark(task, "⊘", "cancelled", true),
             EventKind::TaskReopened {} | EventKind::TaskReleased(_) => self.mark(task, "·", "", false),

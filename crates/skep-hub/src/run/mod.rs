@@ -262,15 +262,13 @@ impl Swarm {
 
 fn new_task(run: &RunId, step: &Step) -> NewTask {
     NewTask {
-        id: task_id(run, &step.id),
         run: Some(run.clone()),
         step: Some(step.id.clone()),
-        queue: queue(run, step.role),
-        input: Job::of(step).into(),
         depends_on: step.depends_on.iter().map(|id| task_id(run, id)).collect(),
         retries_max: step.retries,
         retry_delay: RETRY_DELAY,
         allow_failure: step.allow_failure,
+        ..NewTask::new(task_id(run, &step.id), queue(run, step.role), Job::of(step))
     }
 }
 

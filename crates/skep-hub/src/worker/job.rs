@@ -131,7 +131,7 @@ pub fn ended(state: &State) -> Option<Ended> {
         State::Completed(output) => Some(Answer::read(output).ended()),
         State::Failed(failure) => Some(Ended::Failed(failure.error.clone())),
         State::Blocked(_) | State::Cancelled => Some(Ended::Skipped),
-        State::Pending { .. } | State::InProgress(_) => None,
+        State::Pending { .. } | State::InProgress { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tasks as they are now, for those who only look: one, a page of a run's, how many are in which state.
 
-use super::{TABLE, from_row, unknown_state};
+use super::{IS_EXPIRED, TABLE, from_row, unknown_state};
 use crate::{
     db::{
         Db, DbError, Doing,
@@ -42,6 +42,16 @@ impl Db {
             db.all(TABLE.load(), values![namespace, &id], from_row).await.doing("read a task")
         });
         Ok(tasks.await?.pop())
+    }
+
+    /// Whether there is something for [`crate::app::App::expire_tasks`] to do.
+    pub async fn has_expired(&self, permit: &Permit<Read>) -> Result<bool, DbError> {
+        let (sql, passed) = (format!("select 1 from task where namespace = $1 and {IS_EXPIRED} limit 1"), self.now());
+        self.read_in(permit.namespace(), async move |db, namespace| {
+            let found = db.all(&sql, values![namespace, passed.surely().0], |_| Ok(())).await;
+            Ok(!found.doing("look for tasks whose deadline has passed")?.is_empty())
+        })
+        .await
     }
 
     /// The tasks of a run in the order of their declaration: at most `limit`, and never more than
@@ -94,12 +104,25 @@ impl Db {
 
     /// How many tasks of a run are in which state.
     pub async fn count_tasks(&self, permit: &Permit<Read>, run: &RunId) -> Result<TaskCounts, DbError> {
-        let RunId(run) = run.clone();
+        self.counts(permit, Some(run.clone())).await
+    }
+
+    pub(super) async fn counts(&self, permit: &Permit<Read>, run: Option<RunId>) -> Result<TaskCounts, DbError> {
         let rows = self.read_in(permit.namespace(), async move |db, namespace| {
-            let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
-                 group by state, allow_failure";
             let read = |row: &Row<'_>| Ok((row.next::<String>()?, row.next()?, row.next::<i64>()?));
-            db.all(sql, values![namespace, &run], read).await.doing("count tasks")
+            let counted = match run {
+                Some(RunId(run)) => {
+                    let sql = "select state, allow_failure, count(*) from task where namespace = $1 and run = $2
+                         group by state, allow_failure";
+                    db.all(sql, values![namespace, &run], read).await
+                }
+                None => {
+                    let sql = "select state, allow_failure, count(*) from task where namespace = $1
+                         group by state, allow_failure";
+                    db.all(sql, values![namespace], read).await
+                }
+            };
+            counted.doing("count tasks")
         });
         let mut counts = TaskCounts::default();
         for (state, allow_failure, count) in rows.await? {

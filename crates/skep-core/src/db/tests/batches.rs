@@ -210,7 +210,7 @@ async fn tasks_declared_at_once_are_added_once_each_and_one_that_is_refused_take
             new("a"),
             NewTask { run: Some(RunId("unknown".into())), ..new("refused") },
             new("b"),
-            NewTask { input: json!("again").into(), ..new("a") },
+            new("a"),
             new("of run"),
             NewTask { depends_on: vec![id("b")], ..new("c") },
         ];
@@ -218,7 +218,7 @@ async fn tasks_declared_at_once_are_added_once_each_and_one_that_is_refused_take
         let (told, ()) = tokio::join!(all, async { held.proceed() });
         held_write.join_all().await;
         let [a, refused, b, again, of_run, c] = <[_; 6]>::try_from(told).unwrap();
-        assert_eq!(a.as_ref().unwrap(), again.as_ref().unwrap(), "the first one counts");
+        assert_eq!(a.as_ref().unwrap(), again.as_ref().unwrap(), "it is one task");
         assert!(matches!(refused, Err(TaskError::UnknownRun(_))), "{refused:?}");
         assert!(matches!(of_run, Err(TaskError::Taken(_))), "{of_run:?}");
         for told in [a, b, c] {

@@ -4,9 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde_json::json;
 use skep_core::{
+    Timestamp,
     run::{Deletion, End, RunId},
     session::{ATTACH_TIME, HUB_TIME, HubId, NewSession, SessionId, SessionToken},
-    task::{Attempt, Holder, NewTask, TaskId, WorkerId},
+    task::{Attempt, Holder, NewTask, Priority, TaskId, WorkerId},
 };
 
 use super::{Call, Step, model::Model, ops::Op};
@@ -62,6 +63,7 @@ pub(super) struct Draw {
     waiting: VecDeque<Step>,
     /// The run that everything is about for now.
     subject: Option<RunId>,
+    now: Timestamp,
 }
 
 impl Draw {
@@ -76,6 +78,7 @@ impl Draw {
             deletions: Vec::new(),
             waiting: VecDeque::new(),
             subject: None,
+            now: Timestamp(0),
         };
         for slot in 0..hubs {
             let join = draw.join_anew(slot);
@@ -86,7 +89,8 @@ impl Draw {
     }
 
     /// The next step.
-    pub(super) fn step(&mut self, model: &Model) -> Step {
+    pub(super) fn step(&mut self, model: &Model, now: Timestamp) -> Step {
+        self.now = now;
         for held in model.held() {
             if !self.attempts.contains(&held) {
                 self.attempts.push(held);
@@ -199,6 +203,7 @@ impl Draw {
             92..95 => self.join_again(slot),
             95..96 => Op::ExpireHubs,
             96..97 => Op::ReleaseLost,
+            97..98 => Op::ExpireTasks,
             _ => self.deletion_step(model),
         }
     }
@@ -338,11 +343,19 @@ impl Draw {
     fn task(&mut self, prefix: &str, n: usize, first: usize) -> NewTask {
         let id = |n: usize| TaskId(format!("{prefix}{n}"));
         let queue = QUEUES[self.random.below(QUEUES.len())];
+        let priority = self.random.one(&Priority::ALL).filter(|_| self.random.percent(50)).unwrap_or_default();
+        // Near enough to pass while the schedule goes on, and seldom before the task may start.
+        let not_before = self.random.percent(10).then(|| self.now.after(HUB_TIME / 2));
+        let deadline = self.random.percent(20).then(|| self.now.after(HUB_TIME * self.random.below(4) as u32));
+        let deadline = deadline.filter(|deadline| not_before.is_none_or(|not_before| not_before < *deadline));
         let depends_on = (first..n).rev().take(4).filter(|_| self.random.percent(35)).map(id).collect();
         NewTask {
             depends_on,
             retries_max: self.random.below(3) as u32,
             allow_failure: self.random.percent(25),
+            priority,
+            not_before,
+            deadline,
             ..NewTask::new(id(n), queue, json!(n))
         }
     }

@@ -109,6 +109,7 @@ impl Model {
             Op::FinishAndClaim(..) => unreachable!("its parts are done by themselves"),
             Op::Fail(id, by, retry) => told(self.fail(id, by, *retry, at)),
             Op::Cancel(id) => told(self.cancel(id, at)),
+            Op::ExpireTasks => told(Ok::<_, TaskError>(self.expire_tasks(now))),
             Op::Join(hub, sessions) => {
                 self.join(hub, sessions, at);
                 told(Ok::<_, SessionError>(()))
@@ -126,7 +127,8 @@ impl Model {
             Op::Attach(id, token, hub) => told(match self.sessions.get_mut(&id.0) {
                 Some(session) if session.new.token.as_ref() == Some(token) => {
                     session.hub = hub.0.clone();
-                    let held = |task: &&Task| matches!(&task.state, State::InProgress(by) if by.session == *id);
+                    let held =
+                        |task: &&Task| matches!(&task.state, State::InProgress { holder: by, .. } if by.session == *id);
                     Ok(self.tasks.values().filter(held).cloned().collect::<Vec<_>>())
                 }
                 _ => Err(SessionError::Unknown(id.clone())),
@@ -226,7 +228,10 @@ impl Model {
             return match &existing.run {
                 Some(run) if self.deletions.contains_key(run) => Err(TaskError::BeingDeleted(run.clone())),
                 run if *run != new.run => Err(TaskError::Taken(new.id.clone())),
-                _ => Ok(existing.clone()),
+                _ => match difference(new, existing) {
+                    Some(what) => Err(TaskError::Conflict { task: new.id.clone(), what }),
+                    None => Ok(existing.clone()),
+                },
             };
         }
         let position = match &new.run {
@@ -424,8 +429,10 @@ impl Model {
             run.is_none_or(|run| run.state == run::State::Running)
         };
         let key = |task: &Task| match task.state {
-            State::Pending { due, waiting_for: 0 } if due <= now && task.queue == queue && goes_on(task) => {
-                Some((due, task.position, task.id.clone()))
+            State::Pending { due, waiting_for: 0 }
+                if due <= now && task.queue == queue && goes_on(task) && task.deadline.is_none_or(|end| end > now) =>
+            {
+                Some((task.priority.rank(due), task.position, task.id.clone()))
             }
             _ => None,
         };
@@ -479,16 +486,29 @@ impl Model {
         self.command(id, Command::Cancel, now)
     }
 
+    fn expire_tasks(&mut self, now: Now) -> Vec<Task> {
+        let is_late = |task: &&Task| {
+            let end = task.deadline.filter(|_| !task.state.is_over());
+            end.is_some_and(|end| end.0 <= now.at.0 - micros(now.error))
+        };
+        let mut late: Vec<(Timestamp, TaskId)> =
+            self.tasks.values().filter(is_late).map(|task| (task.deadline.unwrap(), task.id.clone())).collect();
+        late.sort();
+        // Those that one of the others blocks meanwhile were loaded before, and are told so all the same.
+        late.iter().filter_map(|(_, id)| self.command(id, Command::Expire, now.at).ok()).collect()
+    }
+
     fn leave(&mut self, hub: &HubId, now: Timestamp) {
         let sessions = self.sessions.clone();
         let is_here = |by: &Holder| sessions.get(&by.session.0).is_some_and(|session| session.hub == hub.0);
-        self.release(|task| matches!(&task.state, State::InProgress(by) if is_here(by)), now);
+        self.release(|task| matches!(&task.state, State::InProgress { holder: by, .. } if is_here(by)), now);
         self.sessions.retain(|_, session| session.hub != hub.0);
         self.hubs.remove(&hub.0);
     }
 
     fn release_lost(&mut self, now: Timestamp) -> Vec<Task> {
-        let lost = |task: &&Task| matches!(&task.state, State::InProgress(by) if !self.is_live(&by.session));
+        let lost =
+            |task: &&Task| matches!(&task.state, State::InProgress { holder: by, .. } if !self.is_live(&by.session));
         let lost: Vec<TaskId> = self.tasks.values().filter(lost).map(|task| task.id.clone()).collect();
         let lost = lost.iter().filter_map(|id| self.command(id, Command::Lose, now).ok()).collect();
         let hubs = &self.hubs;
@@ -531,6 +551,23 @@ fn ended_in_vain(task: &Task) -> bool {
     task.state.is_over() && !task.allow_failure && !matches!(task.state, State::Completed(_))
 }
 
+/// In what a declaration and a task differ, as a caller is told.
+fn difference(new: &NewTask, task: &Task) -> Option<&'static str> {
+    if new.queue != task.queue {
+        return Some("queue");
+    }
+    if new.priority != task.priority {
+        return Some("priority");
+    }
+    if new.depends_on.iter().collect::<BTreeSet<_>>() != task.depends_on.iter().collect() {
+        return Some("list of dependencies");
+    }
+    if new.retries_max != task.retries_max {
+        return Some("number of retries");
+    }
+    (new.allow_failure != task.allow_failure).then_some("say on whether it may fail")
+}
+
 fn event_of(task: &Task, kind: EventKind, at: Timestamp) -> NewEvent {
     NewEvent { at, run: task.run.clone(), task: Some(task.id.clone()), kind }
 }
@@ -543,7 +580,7 @@ fn task_line(task: &Task) -> String {
     let (mut due, mut waiting, mut worker, mut session, mut result) = (0, 0, "-", "-", String::from("-"));
     match &task.state {
         State::Pending { due: at, waiting_for } => (due, waiting) = (at.0, *waiting_for),
-        State::InProgress(by) => (worker, session) = (&by.worker.0, &by.session.0),
+        State::InProgress { holder: by, due: at } => (due, worker, session) = (at.0, &by.worker.0, &by.session.0),
         State::Completed(output) => result = output.to_string(),
         State::Failed(task::Failure { error, .. }) => result = json!(error).to_string(),
         State::Blocked(by) => result = json!(by.0).to_string(),
@@ -551,9 +588,9 @@ fn task_line(task: &Task) -> String {
     }
     let run = task.run.as_ref().map_or("-", |run| &run.0);
     let Task { id, epoch, position, attempt, failures, losses, .. } = task;
-    let state = task.state.name();
+    let (state, priority, deadline) = (task.state.name(), task.priority as u8, task.deadline.map_or(0, |at| at.0));
     format!(
-        "task {} {epoch} {run} {position} {state} due {due} waits for {waiting} attempt {attempt} failures {failures} \
+        "task {} {epoch} {run} {position} {state} priority {priority} deadline {deadline} due {due} waits for {waiting} attempt {attempt} failures {failures} \
          losses {losses} by {worker} in {session}: {result}",
         id.0
     )

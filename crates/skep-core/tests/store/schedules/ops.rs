@@ -36,6 +36,7 @@ pub(super) enum Op {
     FinishAndClaim(TaskId, Attempt, String, Holder),
     Fail(TaskId, Attempt, bool),
     Cancel(TaskId),
+    ExpireTasks,
     Join(HubId, Vec<NewSession>),
     Beat(HubId),
     Attach(SessionId, SessionToken, HubId),
@@ -106,6 +107,7 @@ impl Op {
             }
             Op::Fail(id, by, retry) => told(app.fail(&permit, &id, by, "boom".into(), retry).await),
             Op::Cancel(id) => told(app.cancel(&permit, &id).await),
+            Op::ExpireTasks => told(app.expire_tasks(&permit).await),
             Op::Join(hub, sessions) => told(app.join(&permit, &hub, sessions, HUB_TIME).await),
             Op::Beat(hub) => told(app.beat(&hub, HUB_TIME).await),
             Op::Attach(session, token, hub) => told(app.attach(&permit, &session, &token, &hub).await.map(sorted)),
