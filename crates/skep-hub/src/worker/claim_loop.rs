@@ -33,6 +33,7 @@ use super::{
     patience::PATIENCE,
     printed::{PIECES_MAX, pass_on},
     runs::Runs,
+    withdrawn::Attempts,
 };
 use crate::executor::Place;
 
@@ -47,6 +48,8 @@ pub(super) struct ClaimLoop {
     pub(super) queue: String,
     pub(super) seat: Seat,
     pub(super) runs: Arc<Runs>,
+    /// What the pool's workers have under way.
+    pub(super) attempts: Arc<Attempts>,
     /// Cancelled when the pool is to stop.
     pub(super) stop: CancellationToken,
 }
@@ -58,7 +61,7 @@ enum Attempted {
         failure: Failure,
         retry: bool,
     },
-    /// The pool stops, and then gives back the task.
+    /// The pool stops, and then gives back the task; or the task was taken away, and nobody waits for an answer.
     Stopped,
 }
 
@@ -95,7 +98,8 @@ impl ClaimLoop {
     async fn perform(&self, task: Task) -> Result<Option<Task>, WorkError> {
         let Some(attempt) = task.held() else { return Ok(None) };
         let outputs = Outputs::new(self.pool.outputs.clone(), task.name());
-        let Answered { answer, next } = match self.attempt(&task, &outputs).await? {
+        let under_way = self.attempts.begin(&task.id, attempt.number, &self.stop);
+        let Answered { answer, next } = match self.attempt(&task, &outputs, &under_way.stop).await? {
             Attempted::Stopped => return Ok(None),
             Attempted::Answered(output) => {
                 let mut answered = self.answer(&task.id, &attempt, output.into(), &outputs).await;
@@ -144,26 +148,26 @@ impl ClaimLoop {
         PATIENCE.ask(|| app.fail(permit, id, by.clone(), failure.clone(), retry)).await.map(drop)
     }
 
-    async fn attempt(&self, task: &Task, outputs: &Outputs) -> Result<Attempted, WorkError> {
+    async fn attempt(&self, task: &Task, outputs: &Outputs, stop: &CancellationToken) -> Result<Attempted, WorkError> {
         let started = Instant::now();
         let (job, scope) = match self.prepare(task).await? {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
         let (timeout, Work::ToolCall { tool, args }) = (job.timeout(), job.work);
-        let bounds = Bounds { stop: self.stop.clone(), ..Bounds::default() };
+        let bounds = Bounds { stop: stop.clone(), ..Bounds::default() };
         let bounds = Bounds { time: timeout.unwrap_or(bounds.time), ..bounds };
         let arguments = match renderer::arguments(scope, job.when, args, &bounds).await {
             Ok(Some(arguments)) => arguments,
             Ok(None) => return Ok(Attempted::Answered(json!({ "skipped": true }))),
-            Err(_) if self.stop.is_cancelled() => return Ok(Attempted::Stopped),
+            Err(_) if stop.is_cancelled() => return Ok(Attempted::Stopped),
             Err(error) => return Ok(Attempted::Failed { failure: error.to_string().into(), retry: false }),
         };
         let permit = match self.pool.permit.actor().permit() {
             Ok(permit) => permit,
             Err(denied) => return Ok(Attempted::Failed { failure: denied.to_string().into(), retry: false }),
         };
-        let mut context = Context::new(permit, self.pool.workspace.clone(), outputs.clone(), self.stop.clone());
+        let mut context = Context::new(permit, self.pool.workspace.clone(), outputs.clone(), stop.clone());
         // Rendering the templates is a part of the attempt.
         let deadline = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
         let call = Call { tool, arguments, deadline };
@@ -182,7 +186,7 @@ impl ClaimLoop {
             Ok(answer) => Attempted::Answered(json!({
                 "result": answer.value, "cached": answer.cached, "place": place.name(),
             })),
-            Err(ToolError::Cancelled) if self.stop.is_cancelled() => Attempted::Stopped,
+            Err(ToolError::Cancelled) if stop.is_cancelled() => Attempted::Stopped,
             Err(error) => Attempted::Failed { retry: error.is_transient(), failure: failure(&error) },
         })
     }

@@ -76,6 +76,7 @@ impl Membership {
                 tracing::warn!(%error, "the store does not hear that this process is alive");
             }
             look_for_lost(&self.app, &self.permit).await;
+            look_for_expired(&self.app, &self.permit).await;
         }
     }
 
@@ -94,15 +95,18 @@ impl Membership {
     }
 }
 
-/// The job of every hub: again and again, give out what workers had that are gone, and delete what has expired. Never
-/// returns.
+/// The job of every hub: again and again, give out what workers had that are gone, end tasks whose deadline has passed, and
+/// delete what has expired. Never returns.
 pub async fn watch_over(app: App, permit: Permit) {
     let (mut look, mut expire) = (tokio::time::interval(HUB_BEAT), tokio::time::interval(EXPIRE_EVERY));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = look.tick() => look_for_lost(&app, &permit).await,
+            _ = look.tick() => {
+                look_for_lost(&app, &permit).await;
+                look_for_expired(&app, &permit).await;
+            }
             _ = expire.tick() => {
                 if let Err(error) = app.expire_memory().await {
                     tracing::warn!(%error, "could not delete memory entries that have expired");
@@ -137,6 +141,20 @@ async fn release_lost(app: &App, permit: &Permit) -> anyhow::Result<()> {
     while app.db.has_lost(&permit.to_read()).await? {
         let tasks = app.release_lost(permit).await?;
         tracing::info!(tasks = tasks.len(), "the worker of these tasks is gone; they are given out again");
+    }
+    Ok(())
+}
+
+async fn look_for_expired(app: &App, permit: &Permit) {
+    if let Err(error) = expire_tasks(app, permit).await {
+        tracing::warn!(%error, "could not look for tasks whose deadline has passed");
+    }
+}
+
+async fn expire_tasks(app: &App, permit: &Permit) -> anyhow::Result<()> {
+    while app.db.has_expired(&permit.to_read()).await? {
+        let tasks = app.expire_tasks(permit).await?;
+        tracing::info!(tasks = tasks.len(), "the deadline of these tasks has passed; they have failed");
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod membership;
 mod patience;
 mod printed;
 mod runs;
+mod withdrawn;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ use skep_core::{app::App, policy::Permit, task::WorkerId};
 use skep_tools::workspace::Dir;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use withdrawn::Attempts;
 
 use crate::executor::Executor;
 
@@ -79,16 +81,20 @@ impl Pool {
         let names = workers.iter().map(|worker| worker.id.clone()).collect();
         let membership = Membership::join(self.app.clone(), self.permit.clone(), names).await.map_err(WorkError::of)?;
         let runs = Arc::new(Runs::new(self.app.clone(), self.permit.to_read()));
+        let (attempts, reads) = (Arc::new(Attempts::default()), self.permit.to_read());
+        let taken_away = PATIENCE.ask(|| withdrawn::follower(&self.app, &reads)).await.map_err(WorkError::of)?;
         let pool = Arc::new(self);
         let mut loops = JoinSet::new();
         for Worker { id, queue } in workers {
             let (pool, seat, runs) = (Arc::clone(&pool), membership.seat(id), Arc::clone(&runs));
-            loops.spawn(ClaimLoop { pool, queue, seat, runs, stop: stop.clone() }.run());
+            let (attempts, stop) = (Arc::clone(&attempts), stop.clone());
+            loops.spawn(ClaimLoop { pool, queue, seat, runs, attempts, stop }.run());
         }
         let worked = tokio::select! {
             failed = first_failure(&mut loops) => Err(failed),
             () = stop.cancelled() => Ok(()),
             () = membership.keep() => Ok(()), // it never ends
+            () = attempts.follow(taken_away) => Ok(()), // neither does this
         };
         stop.cancel();
         while loops.join_next().await.is_some() {}

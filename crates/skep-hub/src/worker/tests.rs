@@ -203,6 +203,70 @@ async fn a_run_that_is_deleted_while_its_task_is_done_stops_no_worker() {
     assert!(matches!(over[0].state, State::Completed(_)), "{:?}", over[0].state);
 }
 
+/// Says that it was called, and that the call was dropped, which it is before it ends.
+#[derive(Clone)]
+struct Endless {
+    called: Arc<Semaphore>,
+    dropped: Arc<Semaphore>,
+}
+
+impl BuiltIn for Endless {
+    const NAME: &'static str = "endless";
+    const DESCRIPTION: &'static str = "";
+    const ANNOTATIONS: Annotations = Hold::ANNOTATIONS;
+    const DEADLINE: Duration = Duration::from_secs(3600);
+    type Arguments = Nothing;
+    type Answer = Nothing;
+
+    async fn call(&self, _: &Context, _: Nothing) -> Result<Nothing, ToolError> {
+        struct Dropped(Arc<Semaphore>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.add_permits(1);
+            }
+        }
+        let _dropped = Dropped(Arc::clone(&self.dropped));
+        self.called.add_permits(1);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_is_stopped_where_it_runs_and_its_worker_takes_the_next_one() {
+    let place = Place::new();
+    let (app, permit) = (place.open().await, permit());
+    let endless = Endless { called: Arc::new(Semaphore::new(0)), dropped: Arc::new(Semaphore::new(0)) };
+    for name in ["a", "b"] {
+        app.submit(&permit, task(name, &json!({ "tool": "endless" }))).await.unwrap();
+    }
+    app.submit(&permit, task("c", &json!({ "tool": "compose", "args": { "data": 1 } }))).await.unwrap();
+    let cancel = async {
+        for id in ["id-a", "id-b"] {
+            endless.called.acquire().await.unwrap().forget();
+            app.cancel(&permit, &TaskId(id.into())).await.unwrap();
+            endless.dropped.acquire().await.unwrap().forget();
+        }
+    };
+    let pool = place.pool(built_in(&place).into_iter().chain([Tool::new(endless.clone())])).await;
+    let (over, ()) = tokio::join!(pool.work_until_over(&["id-a", "id-b", "id-c"]), cancel);
+    let states: Vec<&str> = over.iter().map(|task| task.state.name()).collect();
+    assert_eq!(states, ["cancelled", "cancelled", "completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_stopped_where_it_runs_when_its_deadline_passes() {
+    let place = Place::new();
+    let (app, permit) = (place.open().await, permit());
+    let endless = Endless { called: Arc::new(Semaphore::new(0)), dropped: Arc::new(Semaphore::new(0)) };
+    let deadline = Some(app.db.now().at.after(Duration::from_secs(2)));
+    app.submit(&permit, NewTask { deadline, ..task("a", &json!({ "tool": "endless" })) }).await.unwrap();
+    let pool = place.pool([Tool::new(endless.clone())]).await;
+    let dropped = async { endless.dropped.acquire().await.unwrap().forget() };
+    let (over, ()) = tokio::join!(pool.work_until_over(&["id-a"]), dropped);
+    let State::Failed(failure) = &over[0].state else { panic!("{:?}", over[0].state) };
+    assert!(failure.error.starts_with("its deadline passed while w worked on it"), "{}", failure.error);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_of_the_name_of_a_deleted_one_has_its_own_inputs() {
     let place = Place::new();
