@@ -17,6 +17,7 @@ mod memory;
 mod observe_screen;
 mod page;
 mod search;
+mod tasks;
 #[cfg(test)]
 mod testing;
 
@@ -59,8 +60,17 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(memory::MemoryStore { shared: shared.clone() }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
         Tool::new(claims::ReleaseFile { shared: shared.clone() }),
-        Tool::new(claims::RenewClaim { shared }),
+        Tool::new(claims::RenewClaim { shared: shared.clone() }),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),
+        Tool::new(tasks::TaskCancel { shared: shared.clone() }),
+        Tool::new(tasks::TaskFinish { shared: shared.clone() }),
+        Tool::new(tasks::TaskGet { shared: shared.clone() }),
+        Tool::new(tasks::TaskList { shared: shared.clone() }),
+        Tool::new(tasks::TaskNext { shared: shared.clone() }),
+        Tool::new(tasks::TaskProgress { shared: shared.clone() }),
+        Tool::new(tasks::TaskRelease { shared: shared.clone() }),
+        Tool::new(tasks::TaskRetry { shared: shared.clone() }),
+        Tool::new(tasks::TaskSubmit { shared }),
     ]
 }
 
@@ -80,10 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn the_tools_that_share_are_those_that_take_a_task() {
+    fn the_tools_that_share_are_those_that_take_a_task_or_are_about_tasks() {
         let tools = all(Parts::new(SandboxOnDemand::new(Default::default())));
         let takes_task = |tool: &&Tool| tool.input_schema()["properties"].get("task_id").is_some();
-        let mut names: Vec<&str> = tools.iter().filter(takes_task).map(|tool| tool.name).collect();
+        let shares = |tool: &&Tool| takes_task(tool) || tool.name.starts_with("task_");
+        let mut names: Vec<&str> = tools.iter().filter(shares).map(|tool| tool.name).collect();
         names.sort_unstable();
         assert_eq!(names, SHARING);
     }

@@ -49,7 +49,7 @@ impl Parts {
 pub const SANDBOXED: [&str; 2] = ["bash", "execute_generated_code"];
 
 /// The tools that work on what agents share, and so need a store, at least with some arguments.
-pub const SHARING: [&str; 24] = [
+pub const SHARING: [&str; 33] = [
     "ack_messages",
     "claim_file",
     "file_delete",
@@ -74,4 +74,13 @@ pub const SHARING: [&str; 24] = [
     "release_file",
     "renew_claim",
     "send_message",
+    "task_cancel",
+    "task_finish",
+    "task_get",
+    "task_list",
+    "task_next",
+    "task_progress",
+    "task_release",
+    "task_retry",
+    "task_submit",
 ];

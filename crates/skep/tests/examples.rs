@@ -34,6 +34,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("skep disconnect", "changes the settings of other programs, which have to be there"),
     ("skep doctor", "its exit code says what this machine lacks"),
     ("skep sandbox selftest", "its exit code says what this machine lacks, and it takes a while"),
+    ("skep tasks finish", "needs the token of a task that was given out"),
     ("servers login", "needs a server with OAuth, and a browser"),
     ("servers logout", "needs a login"),
     ("hub.sock", "names the state directory of a user, which is elsewhere here"),

@@ -30,6 +30,7 @@ mod shared;
 mod show;
 mod status;
 mod steps;
+mod tasks;
 mod tool_page;
 mod tools;
 mod trust;
@@ -158,6 +159,7 @@ enum Command {
     Memory(memory::Arguments),
     Messages(messages::Arguments),
     Steps(steps::Arguments),
+    Tasks(Box<tasks::Arguments>),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
     Exec(exec::Arguments),
@@ -217,6 +219,7 @@ impl Cli {
             Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Messages(arguments) => messages::messages(common, arguments).await,
             Command::Steps(arguments) => steps::steps(common, arguments).await,
+            Command::Tasks(arguments) => tasks::tasks(common, *arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(common, arguments).await,

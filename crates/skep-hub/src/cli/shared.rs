@@ -39,6 +39,11 @@ impl Place {
         Place { task: Some(task), agent: None, hub }
     }
 
+    /// The team's own at this hub or where the store is, as this agent.
+    pub(super) fn of_team(agent: Option<String>, hub: Option<String>) -> Place {
+        Place { task: None, agent, hub }
+    }
+
     /// Whether it is an agent of the caller's that acts.
     pub(super) fn has_agent(&self) -> bool {
         self.agent.is_some()

@@ -150,6 +150,9 @@ fn requests(name: &str) -> Vec<(&'static str, String, Value)> {
         ("DELETE", format!("/api/v1/workspaces/t/claims/{name}"), json!({})),
         ("GET", format!("/api/v1/memory/{name}"), json!({})),
         ("POST", format!("/api/v1/workspaces/{name}/steps"), json!({})),
+        ("GET", format!("/api/v1/tasks/{name}"), json!({})),
+        ("POST", format!("/api/v1/tasks/{name}/cancel"), json!({})),
+        ("POST", format!("/api/v1/queues/{name}/next"), json!({})),
     ]
 }
 

@@ -19,6 +19,7 @@ mod principals;
 #[expect(dead_code, reason = "the tests of the store use all of it")]
 #[path = "../../../skep-core/tests/postgres/private.rs"]
 mod private;
+mod queue;
 #[expect(dead_code, reason = "the tests of the store use all of it")]
 #[path = "../../../skep-core/tests/redis/mod.rs"]
 mod redis_server;

@@ -23,8 +23,10 @@ use crate::hub::calls::Text;
 const AGENT: &str = "skep-agent";
 /// The token of the claim that a change of a file is made with.
 const TOKEN: &str = "skep-claim-token";
+/// By which a request that is made again is known.
+const KEY: &str = "idempotency-key";
 /// Names in queries that are short for an argument.
-const SHORT: [(&str, &str); 1] = [("q", "query")];
+const SHORT: [(&str, &str); 2] = [("q", "query"), ("state", "states")];
 /// Tools that do not mean whoever acts by `agent_id`.
 const ABOUT_AGENTS: [&str; 1] = ["read_logs"];
 /// Characters of a name that is repeated to the caller.
@@ -63,7 +65,7 @@ impl Arguments {
             put(name, &text, "the query")?;
         }
         let fields = Fields::from(&parts.headers);
-        for (header, name) in [(AGENT, "agent_id"), (TOKEN, "token")] {
+        for (header, name) in [(AGENT, "agent_id"), (TOKEN, "token"), (KEY, "idempotency_key")] {
             let is_meant = known(name).is_some() && !(name == "agent_id" && ABOUT_AGENTS.contains(&tool));
             if is_meant && let Some(text) = header_text(&fields, header)? {
                 put(name, text, header)?;

@@ -38,21 +38,27 @@ const TEAM: &str = "/api/v1";
 /// What a request does.
 struct Operation {
     method: MethodFilter,
-    /// Below the workspace. Names in braces are arguments of the tool.
+    /// Below the workspace, or the team. Names in braces are arguments of the tool.
     path: &'static str,
     /// The tool that it calls.
     tool: &'static str,
-    /// Whether a team has it outside of workspaces, too.
+    /// Whether a team has it outside of workspaces.
     is_of_team: bool,
+    /// Whether workspaces have it.
+    is_of_workspace: bool,
 }
 
 impl Operation {
     const fn new(method: MethodFilter, path: &'static str, tool: &'static str) -> Operation {
-        Operation { method, path, tool, is_of_team: true }
+        Operation { method, path, tool, is_of_team: true, is_of_workspace: true }
     }
 
     const fn of_workspace(self) -> Operation {
         Operation { is_of_team: false, ..self }
+    }
+
+    const fn of_team(self) -> Operation {
+        Operation { is_of_workspace: false, ..self }
     }
 
     /// Whether its body has arguments.
@@ -62,7 +68,7 @@ impl Operation {
 }
 
 /// All of them, but for the contents of files.
-static OPERATIONS: [Operation; 18] = [
+static OPERATIONS: [Operation; 27] = [
     Operation::new(MethodFilter::GET, "/files", "list_files").of_workspace(),
     Operation::new(MethodFilter::DELETE, "/files/{*path}", "file_delete").of_workspace(),
     Operation::new(MethodFilter::GET, "/history/{*path}", "file_history").of_workspace(),
@@ -81,6 +87,15 @@ static OPERATIONS: [Operation; 18] = [
     Operation::new(MethodFilter::GET, "/memory/{*key}", "memory_retrieve"),
     Operation::new(MethodFilter::PUT, "/memory/{*key}", "memory_store"),
     Operation::new(MethodFilter::DELETE, "/memory/{*key}", "memory_delete"),
+    Operation::new(MethodFilter::GET, "/tasks", "task_list").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks", "task_submit").of_team(),
+    Operation::new(MethodFilter::GET, "/tasks/{task_id}", "task_get").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks/{task_id}/cancel", "task_cancel").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks/{task_id}/retry", "task_retry").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks/{task_id}/progress", "task_progress").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks/{task_id}/finish", "task_finish").of_team(),
+    Operation::new(MethodFilter::POST, "/tasks/{task_id}/release", "task_release").of_team(),
+    Operation::new(MethodFilter::POST, "/queues/{queue}/next", "task_next").of_team(),
 ];
 /// The entries of a memory by key, and those that a query (`q`) finds.
 static MEMORY: Operation = Operation::new(MethodFilter::GET, "/memory", "memory_list");
@@ -105,7 +120,8 @@ pub(super) fn router() -> Router<Arc<Shared>> {
 }
 
 fn places(operation: &Operation) -> impl Iterator<Item = &'static str> + use<> {
-    [WORKSPACE].into_iter().chain(operation.is_of_team.then_some(TEAM))
+    let workspace = operation.is_of_workspace.then_some(WORKSPACE);
+    workspace.into_iter().chain(operation.is_of_team.then_some(TEAM))
 }
 
 async fn memory(State(hub): State<Arc<Shared>>, caller: Caller, request: Request) -> Result<Response, Problem> {
@@ -133,11 +149,8 @@ async fn run(
         Ok(answer) => answer.value,
         Err(error) => return Err(refused(error, condition.is_some())),
     };
-    if answer.get("found") == Some(&Value::Bool(false)) {
-        return Err(Problem::new(
-            Kind::NotFound,
-            "there is nothing under this key; GET the list shows which keys there are",
-        ));
+    if operation.method == MethodFilter::GET && answer.get("found") == Some(&Value::Bool(false)) {
+        return Err(Problem::new(Kind::NotFound, "there is nothing of this name; GET the list shows what there is"));
     }
     let tag = revision(&answer).map(entity_tag);
     if tag.is_some() && operation.method == MethodFilter::GET && is_known(&parts.headers, tag.as_ref()) {
@@ -199,7 +212,8 @@ mod tests {
         for operation in OPERATIONS.iter().chain([&MEMORY, &MEMORY_FOUND, &FILE]) {
             let tool = tools.iter().find(|tool| tool.name == operation.tool).unwrap();
             let known = &tool.input_schema()["properties"];
-            for named in operation.path.split('{').skip(1).chain(["task_id}"]) {
+            let workspace = operation.is_of_workspace.then_some("task_id}");
+            for named in operation.path.split('{').skip(1).chain(workspace) {
                 let name = named.split('}').next().unwrap().trim_start_matches('*');
                 assert!(known.get(name).is_some(), "{} has no {name}", operation.tool);
             }
