@@ -229,7 +229,9 @@ pub(super) async fn tasks(common: Common, arguments: Arguments) -> anyhow::Resul
         for id in ids {
             let place = shared::Place::of_team(agent.clone(), hub.clone());
             match shared::call(common.clone(), &place, "task_cancel", json!({ "task_id": id })).await? {
-                Ok(answer) if is_json => drop(show(&answer.to_json(), true, true)?),
+                Ok(answer) if is_json => {
+                    show(&answer.to_json(), true, true)?;
+                }
                 Ok(answer) => print(&state_line(&answer.value))?,
                 Err(error) => return refused(&error, is_json),
             }
