@@ -59,6 +59,7 @@ pub fn all(parts: Parts) -> Vec<Tool> {
         Tool::new(memory::MemorySearch { shared: shared.clone() }),
         Tool::new(memory::MemoryStore { shared: shared.clone() }),
         Tool::new(observe_screen::ObserveScreen::new(sandbox)),
+        Tool::new(tasks::ProjectSubmit { shared: shared.clone() }),
         Tool::new(claims::ReleaseFile { shared: shared.clone() }),
         Tool::new(claims::RenewClaim { shared: shared.clone() }),
         Tool::new(search::Search::new(&search, |name| std::env::var(name).ok())),

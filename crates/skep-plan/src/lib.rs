@@ -8,7 +8,6 @@
 pub mod check;
 mod file;
 pub mod model;
-pub mod project;
 pub mod rules;
 pub mod template;
 

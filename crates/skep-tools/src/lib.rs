@@ -17,6 +17,7 @@ pub mod merge;
 pub mod model;
 pub mod net;
 pub mod parts;
+pub mod project;
 pub mod room;
 pub mod sandboxed;
 pub mod schema;

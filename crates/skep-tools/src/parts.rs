@@ -49,7 +49,7 @@ impl Parts {
 pub const SANDBOXED: [&str; 2] = ["bash", "execute_generated_code"];
 
 /// The tools that work on what agents share, and so need a store, at least with some arguments.
-pub const SHARING: [&str; 33] = [
+pub const SHARING: [&str; 34] = [
     "ack_messages",
     "claim_file",
     "file_delete",
@@ -69,6 +69,7 @@ pub const SHARING: [&str; 33] = [
     "memory_retrieve",
     "memory_search",
     "memory_store",
+    "project_submit",
     "read_logs",
     "read_messages",
     "release_file",

@@ -6,6 +6,7 @@ mod get;
 mod list;
 mod next;
 mod progress;
+mod project;
 mod release;
 mod retry;
 mod submit;
@@ -33,7 +34,7 @@ use skep_tools::{
 
 pub(super) use self::{
     cancel::TaskCancel, finish::TaskFinish, get::TaskGet, list::TaskList, next::TaskNext, progress::TaskProgress,
-    release::TaskRelease, retry::TaskRetry, submit::TaskSubmit,
+    project::ProjectSubmit, release::TaskRelease, retry::TaskRetry, submit::TaskSubmit,
 };
 
 /// Characters of a name, at most.

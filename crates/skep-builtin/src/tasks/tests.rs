@@ -33,6 +33,10 @@ impl Tasks {
         call(TaskSubmit { shared: self.shared.clone() }, &self.fixture, arguments).await
     }
 
+    async fn project(&self, arguments: Value) -> Result<Value, ToolError> {
+        call(ProjectSubmit { shared: self.shared.clone() }, &self.fixture, arguments).await
+    }
+
     async fn get(&self, id: &str) -> Value {
         call(TaskGet { shared: self.shared.clone() }, &self.fixture, json!({ "task_id": id })).await.unwrap()
     }
@@ -207,4 +211,53 @@ async fn a_worker_that_is_silent_for_too_long_loses_its_task() {
     let done = tasks.finish(json!({ "task_id": "a", "token": other["token"], "result": "good" })).await.unwrap();
     assert_eq!(done["task"]["state"], "completed");
     assert_eq!(tasks.get("a").await["result"], "good");
+}
+
+#[tokio::test]
+async fn a_project_is_done_by_workers_of_its_types_in_the_order_of_its_tasks() {
+    let tasks = Tasks::new().await;
+    let shop = json!({
+        "id": "shop", "name": "Shop", "requirements": "catalog, payments", "tech_stack": { "backend": "Go", "cache": "Redis" },
+        "priority": "high",
+    });
+    let submitted = tasks.project(shop.clone()).await.unwrap();
+    assert_eq!((&submitted["project_id"], ids(&submitted).len()), (&json!("shop"), 10));
+    assert_eq!(ids(&tasks.project(shop).await.unwrap()), ids(&submitted), "submitted again, it is the same project");
+    assert_eq!(ids(&tasks.list(json!({ "label": "project" })).await), ["shop"]);
+    assert_eq!(ids(&tasks.list(json!({ "parent": "shop" })).await).len(), 9);
+    assert_eq!(tasks.next(json!({ "types": ["backend"] })).await["found"], false, "there is no plan yet");
+
+    let mut done = Vec::new();
+    loop {
+        let given = tasks.next(json!({ "types": ["manager", "backend", "database", "integration", "qa"] })).await;
+        let Some(id) = given["task"]["task_id"].as_str() else { break };
+        assert_eq!(given["task"]["priority"], "high");
+        let answer = json!({ "task_id": id, "token": given["token"], "result": "done" });
+        tasks.finish(answer).await.unwrap();
+        done.push(id.to_owned());
+    }
+    assert_eq!((done.len(), &*done[0], &*done[9]), (10, "shop:plan", "shop"), "{done:?}");
+    assert_eq!(tasks.get("shop").await["task"]["state"], "completed");
+}
+
+#[tokio::test]
+async fn a_project_is_cancelled_with_its_tasks_and_refused_if_it_is_bad() {
+    let tasks = Tasks::new().await;
+    let project = json!({ "name": "p", "requirements": ["one"], "idempotency_key": "k" });
+    let submitted = tasks.project(project.clone()).await.unwrap();
+    let id = submitted["project_id"].as_str().unwrap().to_owned();
+    assert_eq!(tasks.project(project).await.unwrap()["project_id"], id);
+    tasks.cancel(&id).await.unwrap();
+    let states = tasks.list(json!({ "states": ["cancelled"] })).await;
+    assert_eq!(ids(&states).len(), ids(&submitted).len());
+    for (project, words) in [
+        (json!({ "name": "p" }), "requirements"),
+        (json!({ "name": "p", "requirements": " " }), "there is no requirement"),
+        (json!({ "name": "p", "requirements": "x", "priority": "urgent" }), "critical"),
+        (json!({ "name": "p", "requirements": "x", "tech_stack": { "a": 1 } }), "neither a text nor a list"),
+        (json!({ "name": "p", "requirements": "x", "budget": 1 }), "budget"),
+    ] {
+        let refused = tasks.project(project.clone()).await.unwrap_err();
+        assert!(refused.to_string().contains(words), "{project}: {refused}");
+    }
 }

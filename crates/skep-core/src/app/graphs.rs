@@ -43,13 +43,17 @@ impl App {
             let event = task.apply(Command::Cancel, now)?;
             tx.save_task(&task).await?;
             tx.append(event);
-            update_dependents(tx, &task).await?;
+            let mut cancelled = vec![task.clone()];
             for part in all_parts(tx, &id).await? {
                 let mut part = load(tx, &part).await?;
                 let Ok(event) = part.apply(Command::Cancel, now) else { continue };
                 tx.save_task(&part).await?;
                 tx.append(event);
-                update_dependents(tx, &part).await?;
+                cancelled.push(part);
+            }
+            // Only then, so that parts which depend on each other are cancelled, and not blocked.
+            for one in &cancelled {
+                update_dependents(tx, one).await?;
             }
             Ok(task)
         };

@@ -200,7 +200,7 @@ impl Cli {
             Command::Retry(arguments) => run::retry(common, arguments).await,
             Command::Cancel(arguments) => cancel::cancel(common, arguments).await,
             Command::Check(arguments) => check::check(common, arguments),
-            Command::Plan(arguments) => plan::plan(&arguments),
+            Command::Plan(arguments) => plan::plan(common, arguments).await,
             Command::Runs(arguments) => runs::runs(common, arguments).await,
             Command::Show(arguments) => show::show(common, arguments).await,
             Command::Logs(arguments) => logs::logs(common, arguments).await,

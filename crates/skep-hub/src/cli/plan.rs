@@ -9,16 +9,23 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use skep_plan::project::{self, Breakdown, Kind, Project};
-use skep_tools::document::{Diagnostic, Document, Format};
+use serde_json::Value;
+use skep_tools::{
+    document::{Diagnostic, Document, Format},
+    project::{self, Breakdown, Kind, Project},
+};
 
-use super::{FAILED, print, say};
+use super::{
+    Common, FAILED, print, say,
+    shared::{self, refused},
+    tools::show,
+};
 use crate::terminal;
 
 /// Bytes of a project on standard input.
 const INPUT_BYTES_MAX: u64 = 1 << 20;
 
-/// Show the tasks that a project takes, who does them and in which order, without running anything
+/// Show the tasks that a project takes, who does them and in which order; with --submit, submit them
 ///
 /// A project has `name`, `requirements` (a text with commas, or a list), and `description`, `tech_stack` and `priority` if you
 /// like. Rules break it down, so the same project always gives the same tasks.
@@ -30,27 +37,54 @@ pub(super) struct Arguments {
     /// The project, in JSON, YAML or TOML; - reads JSON or YAML from standard input
     #[arg(required_unless_present = "schema", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Print JSON, with the rule by which each task is there
+    /// Print JSON, with the rule by which each task is there, or with --submit the tasks as they are then
     #[arg(long)]
     json: bool,
+    /// Submit the tasks, for workers to do: `skep tasks ls`, `skep tasks next --type backend`
+    #[arg(long)]
+    submit: bool,
+    /// The queue that workers get them from [default: default]
+    #[arg(long, value_name = "QUEUE", requires = "submit")]
+    queue: Option<String>,
+    /// Submit as this agent
+    #[arg(long, value_name = "AGENT", requires = "submit")]
+    agent: Option<String>,
+    /// Submit to this hub [default: the one that runs here; without one, the database is opened]
+    #[arg(long, value_name = "URL", requires = "submit")]
+    hub: Option<String>,
     /// Print the JSON Schema of projects instead, for editors
     #[arg(long)]
     schema: bool,
 }
 
-pub(super) fn plan(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn plan(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Some(file) = arguments.file.as_deref().filter(|_| !arguments.schema) else {
         print(&format!("{:#}\n", project::schema().json()))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let project = match read(file)? {
-        Ok(project) => project,
+    let (project, mut wanted) = match read(file)? {
+        Ok(read) => read,
         Err(faults) => {
             faults.iter().for_each(|fault| say!("{fault}"));
             return Ok(ExitCode::from(FAILED));
         }
     };
     let breakdown = project.break_down();
+    if arguments.submit {
+        if let Some(queue) = arguments.queue {
+            wanted["queue"] = queue.into();
+        }
+        let place = shared::Place::of_team(arguments.agent, arguments.hub);
+        return match shared::call(common, &place, "project_submit", wanted).await? {
+            Ok(answer) if arguments.json => show(&answer.to_json(), true, true),
+            Ok(answer) => {
+                let id = answer.value.get("project_id").and_then(Value::as_str).unwrap_or_default();
+                print(&format!("{}submitted as {}\n", table(&breakdown), terminal::line(id)))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => refused(&error, arguments.json),
+        };
+    }
     if arguments.json {
         print(&format!("{}\n", serde_json::to_string(&breakdown)?))?;
     } else {
@@ -59,7 +93,8 @@ pub(super) fn plan(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(file: &Path) -> anyhow::Result<Result<Project, Vec<Diagnostic>>> {
+/// The project, and the same as it was written.
+fn read(file: &Path) -> anyhow::Result<Result<(Project, Value), Vec<Diagnostic>>> {
     let document = if file == Path::new("-") {
         let mut text = Vec::new();
         let input = std::io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut text);
@@ -70,7 +105,11 @@ fn read(file: &Path) -> anyhow::Result<Result<Project, Vec<Diagnostic>>> {
     };
     Ok(document.and_then(|document| {
         let faults = document.validate(project::schema());
-        if faults.is_empty() { document.deserialise().map_err(|fault| vec![fault]) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let project = document.deserialise().map_err(|fault| vec![fault])?;
+        Ok((project, document.value))
     }))
 }
 

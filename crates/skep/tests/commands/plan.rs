@@ -25,6 +25,21 @@ fn a_project_is_shown_as_tasks_before_anything_runs() {
 }
 
 #[test]
+fn a_project_is_submitted_for_workers_to_do() {
+    let user = User::new();
+    user.file("shop.yaml", "{ name: Shop, requirements: catalog, id: shop, tech_stack: { backend: Go } }\n");
+    assert_eq!(user.skep(&["plan", "shop.yaml"]).code(), 1, "a plan has no id");
+    user.file("shop.yaml", "{ name: Shop, requirements: catalog, tech_stack: { backend: Go } }\n");
+    let said = user.skep(&["plan", "shop.yaml", "--submit", "--queue", "shop"]).ok().stdout();
+    let id = said.trim_end().rsplit(' ').next().unwrap().to_owned();
+    assert!(id.starts_with("project_") && said.contains("catalog-backend"), "{said}");
+    let given = user.skep(&["tasks", "next", "--queue", "shop", "--type", "manager", "--json"]).ok().json();
+    assert_eq!(given["task"]["task_id"], format!("{id}:plan"));
+    let shown = user.skep(&["tasks", "show", &id]).ok().stdout();
+    assert!(shown.contains("state: pending") && shown.contains("type: manager"), "{shown}");
+}
+
+#[test]
 fn a_bad_project_is_refused_with_its_lines() {
     let user = User::new();
     user.file("bad.yaml", "name: Shop\nrequirements: ' '\npriority: urgent\n");

@@ -14,7 +14,7 @@ fn the_schemas_in_docs_are_those_of_the_types() {
     let tools: Vec<Value> = tools.iter().map(Tool::to_json).collect();
     let schemas = [
         ("plan.json", skep_plan::json_schema().clone()),
-        ("project.json", skep_plan::project::schema().json().clone()),
+        ("project.json", skep_tools::project::schema().json().clone()),
         ("settings.json", super::super::json_schema().clone()),
         ("tools.json", json!(tools)),
     ];

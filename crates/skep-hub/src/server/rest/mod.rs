@@ -68,7 +68,7 @@ impl Operation {
 }
 
 /// All of them, but for the contents of files.
-static OPERATIONS: [Operation; 27] = [
+static OPERATIONS: [Operation; 28] = [
     Operation::new(MethodFilter::GET, "/files", "list_files").of_workspace(),
     Operation::new(MethodFilter::DELETE, "/files/{*path}", "file_delete").of_workspace(),
     Operation::new(MethodFilter::GET, "/history/{*path}", "file_history").of_workspace(),
@@ -87,6 +87,7 @@ static OPERATIONS: [Operation; 27] = [
     Operation::new(MethodFilter::GET, "/memory/{*key}", "memory_retrieve"),
     Operation::new(MethodFilter::PUT, "/memory/{*key}", "memory_store"),
     Operation::new(MethodFilter::DELETE, "/memory/{*key}", "memory_delete"),
+    Operation::new(MethodFilter::POST, "/projects", "project_submit").of_team(),
     Operation::new(MethodFilter::GET, "/tasks", "task_list").of_team(),
     Operation::new(MethodFilter::POST, "/tasks", "task_submit").of_team(),
     Operation::new(MethodFilter::GET, "/tasks/{task_id}", "task_get").of_team(),

@@ -10,18 +10,18 @@
 mod breakdown;
 mod words;
 
-use std::fmt;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use skep_tools::schema::Schema;
+use skep_core::task::Priority;
 
 pub use self::words::Kind;
-use super::NAME_CHARS_MAX;
+use crate::schema::{Schema, shorten};
 
-/// Requirements of a project.
-pub const REQUIREMENTS_MAX: usize = 500;
+/// Characters of a project's name, and of a technology.
+pub const NAME_CHARS_MAX: usize = 200;
+/// Requirements of a project: all of its tasks can be submitted at once.
+pub const REQUIREMENTS_MAX: usize = 150;
 /// Characters of a requirement.
 pub const REQUIREMENT_CHARS_MAX: usize = 500;
 /// Entries of a tech stack.
@@ -50,10 +50,14 @@ pub struct Project {
     #[schemars(extend("maxProperties" = STACK_MAX))]
     #[garde(custom(is_stack))]
     pub tech_stack: Map<String, Value>,
-    /// How urgent it is, which all of its tasks are then.
+    /// How urgent it is, which all of its tasks are then; `medium` if that is not said.
     #[serde(default)]
+    #[schemars(with = "String", extend("enum" = PRIORITIES))]
     pub priority: Priority,
 }
+
+/// The names of priorities.
+pub const PRIORITIES: [&str; 4] = ["critical", "high", "medium", "low"];
 
 /// What a project must be able to do.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -63,21 +67,6 @@ pub enum Requirements {
     Text(String),
     /// One by one, as they are.
     List(Vec<String>),
-}
-
-/// How urgent something is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    /// Before everything else.
-    Critical,
-    /// Before what nobody waits for.
-    High,
-    /// What most is.
-    #[default]
-    Medium,
-    /// When there is time.
-    Low,
 }
 
 /// What a project becomes.
@@ -187,24 +176,23 @@ fn parts(text: &str) -> Vec<&str> {
     parts.into_iter().map(|part| &part[without_mark(part)..]).collect()
 }
 
-fn are_requirements(requirements: &Requirements, _: &()) -> garde::Result {
+/// Whether there are requirements, and not too many.
+pub fn are_requirements(requirements: &Requirements, _: &()) -> garde::Result {
     let each = requirements.each();
     let fault = if each.is_empty() {
         "there is no requirement, so there is nothing to do".to_owned()
     } else if each.len() > REQUIREMENTS_MAX {
         format!("{} requirements are too many; a project may have {REQUIREMENTS_MAX}", each.len())
     } else if let Some(long) = each.iter().find(|one| one.chars().count() > REQUIREMENT_CHARS_MAX) {
-        format!(
-            "a requirement has more than {REQUIREMENT_CHARS_MAX} characters: {}",
-            skep_tools::schema::shorten(long, 60)
-        )
+        format!("a requirement has more than {REQUIREMENT_CHARS_MAX} characters: {}", shorten(long, 60))
     } else {
         return Ok(());
     };
     Err(garde::Error::new(fault))
 }
 
-fn is_stack(stack: &Map<String, Value>, _: &()) -> garde::Result {
+/// Whether each entry is a text or a list of texts, and there are not too many.
+pub fn is_stack(stack: &Map<String, Value>, _: &()) -> garde::Result {
     let is_text = |value: &Value| value.as_str().is_some_and(|text| text.chars().count() <= NAME_CHARS_MAX);
     let are_texts = |value: &Value| is_text(value) || value.as_array().is_some_and(|all| all.iter().all(is_text));
     if stack.len() > STACK_MAX {
@@ -216,24 +204,6 @@ fn is_stack(stack: &Map<String, Value>, _: &()) -> garde::Result {
             "{name} is neither a text nor a list of texts, of {NAME_CHARS_MAX} characters each at most"
         ))),
         None => Ok(()),
-    }
-}
-
-impl Priority {
-    /// Its name in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Priority::Critical => "critical",
-            Priority::High => "high",
-            Priority::Medium => "medium",
-            Priority::Low => "low",
-        }
-    }
-}
-
-impl fmt::Display for Priority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

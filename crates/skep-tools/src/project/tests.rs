@@ -1,10 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::*;
+use crate::document::{Document, Format};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use skep_tools::document::{Document, Format};
-
-use super::*;
 
 fn project(value: &Value) -> Project {
     let document = Document::parse("project.json", Format::Json, value.to_string().as_bytes()).unwrap();
@@ -95,6 +94,16 @@ fn what_no_rule_knows_is_said_and_given_to_somebody() {
     let breakdown = project(&value).break_down();
     assert_eq!(breakdown.unknown, [Unknown { entry: "frobnicator: Zorg 9".into(), kind: Kind::Backend }]);
     assert!(breakdown.tasks.iter().any(|task| task.id == "environments"), "Kubernetes says itself whose it is");
+}
+
+#[test]
+fn the_tasks_of_the_largest_project_can_be_submitted_at_once() {
+    let all = "responsive dark mode, with backups, webhooks, monitoring and load tests";
+    let requirements: Vec<String> = (0..REQUIREMENTS_MAX).map(|n| format!("{n} {all}")).collect();
+    let stack = json!({ "frontend": "a", "backend": "b", "database": "c", "devops": "d", "chat": "e", "qa": "f" });
+    let breakdown = project(&json!({ "name": "p", "requirements": requirements, "tech_stack": stack })).break_down();
+    assert!(breakdown.tasks.len() > 6 * REQUIREMENTS_MAX, "each kind has work for each requirement");
+    assert!(breakdown.tasks.len() <= skep_core::limits::SUBMITTED_MAX, "{}", breakdown.tasks.len());
 }
 
 #[test]
