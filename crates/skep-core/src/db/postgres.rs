@@ -63,8 +63,9 @@ const READERS: usize = 2;
 const SCHEMA: &str = "skep";
 /// How long the server works on one statement before it gives up.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long the server lets a transaction of ours do nothing, before it takes us for dead.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long the server lets a transaction of ours do nothing, before it takes us for dead. Others wait so long for what it
+/// has locked, and between two statements is a round trip.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
 
 pub(super) struct Postgres {
     writer: UnboundedSender<Job<Box<dyn Write>>>,

@@ -68,7 +68,7 @@ async fn a_commit_is_durable_and_a_wait_has_an_end_whatever_the_server_is_set_to
     }
     assert_eq!(
         noted(&address, "skep").await,
-        "application_name=skep idle_in_transaction_session_timeout=60000 lock_timeout=10000 search_path=skep \
+        "application_name=skep idle_in_transaction_session_timeout=15000 lock_timeout=10000 search_path=skep \
          statement_timeout=20000 synchronous_commit=on transaction_isolation=read committed"
     );
 
