@@ -84,8 +84,10 @@ create table step (
     level     text not null,
     message   text not null,
     data      text,             -- JSON
+    key       text,             -- the idempotency key of the principal, if it gave one
     primary key (namespace, number)
 ) without rowid;
+create unique index step_key on step (namespace, principal, key) where key is not null;
 
 create table member (
     namespace bigint not null,

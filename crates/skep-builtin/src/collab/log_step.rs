@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use skep_core::{
     app::StepError,
     limits::STEP_MESSAGE_BYTES_MAX,
@@ -16,7 +16,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{NAME_CHARS_MAX, WRITES, refused, store_failed};
+use super::{NAME_CHARS_MAX, WRITES, conflict, refused, store_failed};
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(crate) struct LogStep {
@@ -44,6 +44,10 @@ pub(crate) struct Arguments {
     /// More, for programs: up to 64 KiB of JSON.
     #[serde(default)]
     data: Option<Value>,
+    /// The same step with the same key is logged once, however often you try.
+    #[serde(alias = "idempotencyKey")]
+    #[garde(length(chars, min = 1, max = NAME_CHARS_MAX))]
+    idempotency_key: Option<String>,
 }
 
 /// How much a step matters.
@@ -95,6 +99,9 @@ impl From<step::Level> for Level {
 pub(crate) struct Answer {
     /// Its number: the steps of a task are 1, 2, 3, … without gaps.
     sequence: i64,
+    /// It had been logged before, with the same idempotency key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeated: Option<bool>,
 }
 
 impl BuiltIn for LogStep {
@@ -106,13 +113,23 @@ impl BuiltIn for LogStep {
     type Answer = Answer;
 
     async fn call(&self, context: &Context, arguments: Arguments) -> Result<Answer, ToolError> {
-        let Arguments { task_id, agent_id, level, message, data } = arguments;
+        let Arguments { task_id, agent_id, level, message, data, idempotency_key } = arguments;
         let (app, permit) = self.shared.open::<Write>(context, Some(&task_id), agent_id.as_deref())?;
         let step = NewStep { level: level.into(), message, data: data.map(Into::into) };
-        let sequence = app.log_step(&permit, step).await.map_err(|error| match error {
-            StepError::Invalid(invalid) => refused(invalid),
-            StepError::Db(error) => store_failed(error),
-        })?;
-        Ok(Answer { sequence })
+        let logged = match idempotency_key {
+            None => app.log_step(&permit, step).await.map(|sequence| (sequence, false)),
+            Some(key) => app.log_step_once(&permit, step, key).await,
+        };
+        let (sequence, repeated) = logged.map_err(failed)?;
+        Ok(Answer { sequence, repeated: repeated.then_some(true) })
+    }
+}
+
+fn failed(error: StepError) -> ToolError {
+    let message = error.to_string();
+    match error {
+        StepError::Invalid(invalid) => refused(invalid),
+        StepError::KeyReused(number) => conflict(message, "key_reused", json!({ "number": number })),
+        StepError::Db(error) => store_failed(error),
     }
 }

@@ -142,3 +142,8 @@ fn message_failed(error: MessageError) -> ToolError {
         MessageError::Db(error) => store_failed(error),
     }
 }
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
+}

@@ -15,7 +15,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{Kind, NAME_CHARS_MAX, WRITES, message_failed};
+use super::{Kind, NAME_CHARS_MAX, WRITES, is_false, message_failed};
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(crate) struct SendMessage {
@@ -71,11 +71,6 @@ pub(crate) struct Answer {
     /// It had been sent before, with the same idempotency key.
     #[serde(skip_serializing_if = "is_false")]
     repeated: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 impl BuiltIn for SendMessage {

@@ -201,3 +201,19 @@ async fn nobody_reads_what_is_anothers() {
     let all = collab.read(json!({ "task_id": "t", "all_agents": true })).await.unwrap();
     assert_eq!(all["messages"][0]["body"], "secret", "the operator sees all");
 }
+
+#[tokio::test]
+async fn a_step_with_a_key_is_logged_once() {
+    let mut collab = Collab::new().await;
+    let step = json!({ "task_id": "t1", "agent_id": "coder", "message": "compiled", "idempotency_key": "k" });
+    assert_eq!(collab.log(step.clone()).await.unwrap(), json!({ "sequence": 1 }));
+    assert_eq!(collab.log(step.clone()).await.unwrap(), json!({ "sequence": 1, "repeated": true }));
+    let mut other = step.clone();
+    other["message"] = "tested".into();
+    let ToolError::Conflict { detail, .. } = collab.log(other).await.unwrap_err() else {
+        panic!("it says something else")
+    };
+    assert_eq!(Value::Object(detail), json!({ "reason": "key_reused", "number": 1 }));
+    collab.as_member("ann");
+    assert_eq!(collab.log(step).await.unwrap(), json!({ "sequence": 2 }), "the keys of another principal are its own");
+}

@@ -7,7 +7,7 @@ use super::App;
 use crate::{
     db::{DbError, Operation, Tx},
     event::{EventActor, EventKind, NewEvent},
-    limits::Invalid,
+    limits::{Invalid, check_name},
     policy::Permit,
     step::{NewStep, Step},
 };
@@ -18,6 +18,9 @@ pub enum StepError {
     /// It cannot be kept.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// Another step was logged with this key.
+    #[error("step {0} was logged with the same idempotency key and says something else; choose another key")]
+    KeyReused(i64),
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -29,6 +32,30 @@ impl App {
         step.check()?;
         let bytes = step.bytes();
         self.db.perform(permit.namespace(), bytes, LogStep { actor: (&**permit.actor()).into(), step }).await
+    }
+}
+
+impl App {
+    /// The same, once for each key of the principal: a step that was logged with it is not logged again. Returns its number, and
+    /// whether it had been logged before.
+    pub async fn log_step_once(&self, permit: &Permit, step: NewStep, key: String) -> Result<(i64, bool), StepError> {
+        step.check()?;
+        check_name("idempotency_key", &key)?;
+        let (actor, bytes) = (EventActor::from(&**permit.actor()), step.bytes());
+        let log = async move |tx: &mut Tx<'_>| {
+            if let Some(Step { number, agent, level, message, data, .. }) =
+                tx.step_of_key(&actor.principal, &key).await?
+            {
+                let is_same = agent.as_deref() == actor.agent.as_deref()
+                    && (level, &message, &data) == (step.level, &step.message, &step.data);
+                return if is_same { Ok((number, true)) } else { Err(StepError::KeyReused(number)) };
+            }
+            let one = LogStep { actor: actor.clone(), step: step.clone() };
+            let number = LogStep::run(tx, &[&one]).await?.pop().unwrap_or_default();
+            tx.set_step_key(number, &key).await?;
+            Ok((number, false))
+        };
+        self.db.write_bytes(permit, bytes, log).await
     }
 }
 

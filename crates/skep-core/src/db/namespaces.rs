@@ -10,7 +10,11 @@ use super::{
     events::page,
     sql::{Cause, Row, values},
 };
-use crate::{Namespace, limits::PAGE_MAX};
+use crate::{
+    Namespace,
+    limits::PAGE_MAX,
+    policy::{Permit, Read},
+};
 
 /// The numbers of namespaces, as far as this process has met them. They never change.
 #[derive(Debug, Default)]
@@ -105,6 +109,18 @@ impl Db {
         };
         let sizes = self.read(async move |db| db.all(sql, &[], read).await.doing("measure what agents share")).await?;
         Ok(sizes.into_iter().next().unwrap_or_default())
+    }
+
+    /// The names of the workspaces of the actor's team, in the order in which they were made.
+    pub async fn workspaces(&self, permit: &Permit<Read>) -> Result<Vec<String>, DbError> {
+        let (mut names, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.namespaces_of(&permit.actor().team, after).await?;
+            let Some((last, _)) = page.last() else { return Ok(names) };
+            after = *last;
+            let named = page.iter().map(|(_, namespace)| &*namespace.workspace).filter(|name| !name.is_empty());
+            names.extend(named.map(str::to_owned));
+        }
     }
 
     /// The namespaces of a team, its own and those of its workspaces, each with its number: a page of those after a number.

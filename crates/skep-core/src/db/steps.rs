@@ -49,6 +49,20 @@ impl Tx<'_> {
     }
 }
 
+impl Tx<'_> {
+    /// The step that a principal has logged with a key.
+    pub(crate) async fn step_of_key(&mut self, principal: &str, key: &str) -> Result<Option<Step>, DbError> {
+        let sql = format!("select {COLUMNS} from step where namespace = $1 and principal = $2 and key = $3");
+        self.first(&sql, values![self.namespace(), principal, key], from_row).await.doing("look for a step")
+    }
+
+    /// A step was logged with this key.
+    pub(crate) async fn set_step_key(&mut self, number: i64, key: &str) -> Result<(), DbError> {
+        let sql = "update step set key = $1 where namespace = $2 and number = $3";
+        self.execute(sql, values![key, self.namespace(), number]).await.doing("note the key of a step")
+    }
+}
+
 /// Rows of steps or messages that one write deletes.
 const DELETED_MAX: usize = 1000;
 

@@ -158,3 +158,24 @@ async fn a_step_that_cannot_be_kept_is_refused_and_takes_no_number() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_with_a_key_is_logged_once_however_often_and_by_how_many_it_is_tried() {
+    on_every_database(async |app| {
+        let mut tries = JoinSet::new();
+        for _ in 0..8 {
+            let app = app.clone();
+            tries.spawn(async move { app.log_step_once(&ann("w"), step("one"), "k".into()).await.unwrap() });
+        }
+        let logged: Vec<(i64, bool)> = tries.join_all().await;
+        assert!(logged.iter().all(|(number, _)| *number == 1), "{logged:?}");
+        assert_eq!(logged.iter().filter(|(_, is_repeated)| !is_repeated).count(), 1, "{logged:?}");
+        let other = app.log_step_once(&ann("w"), step("two"), "k".into()).await;
+        assert!(matches!(other, Err(StepError::KeyReused(1))), "{other:?}");
+        assert_eq!(app.log_step_once(&ann("v"), step("two"), "k".into()).await.unwrap(), (1, false));
+        assert_eq!(app.log_step(&ann("w"), step("two")).await.unwrap(), 2);
+        assert_eq!(all_steps(&app, &ann("w")).await.len(), 2);
+        assert_eq!(all_events(&app, &ann("w").to_read()).await.len(), 2);
+    })
+    .await;
+}
