@@ -32,6 +32,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("skep trust", "asks a person about a file that was found"),
     ("skep connect", "changes the settings of other programs, which have to be there"),
     ("skep disconnect", "changes the settings of other programs, which have to be there"),
+    ("skep sync", "needs a hub elsewhere"),
     ("skep doctor", "its exit code says what this machine lacks"),
     ("skep sandbox selftest", "its exit code says what this machine lacks, and it takes a while"),
     ("skep tasks finish", "needs the token of a task that was given out"),

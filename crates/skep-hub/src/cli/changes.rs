@@ -42,6 +42,8 @@ struct Which {
     /// Ask this hub [default: the one that runs here]
     #[arg(long, value_name = "URL", requires = "task")]
     hub: Option<String>,
+    #[command(flatten)]
+    local: shared::Local,
     /// As JSON, with all that is known
     #[arg(long)]
     json: bool,
@@ -298,10 +300,13 @@ impl Workspace {
         if let Some(task) = &which.task {
             let path = which.path.as_deref().map_or("", |path| path.trim_end_matches('/'));
             let path = if path == "." { "" } else { path }.to_owned();
-            let place = shared::Place::of_task(task.clone(), which.hub.clone());
+            let place = shared::Place::of_task(task.clone(), which.hub.clone(), which.local);
             return Ok(Workspace { files: Files { common, place }, path });
         }
-        let settings = common.clone().settings(Overrides::default())?;
+        let mut settings = common.clone().settings(Overrides::default())?;
+        if which.local.apply(None, &mut settings)? {
+            return Err(Usage::of("--task says of which task: without a hub no directory is a workspace").into());
+        }
         let here = std::env::current_dir()?.canonicalize()?;
         let meant = below(&here, Path::new(which.path.as_deref().unwrap_or(".")));
         let running = RunningHub::find(&settings.home).map_or_else(BTreeMap::new, |hub| hub.directories);
@@ -315,7 +320,7 @@ impl Workspace {
                 Usage::of(format!("{what}; start one with `skep serve --dir .`, or name a task with --task")).into()
             );
         };
-        Ok(Workspace { files: Files { common, place: shared::Place::of_task(task, None) }, path })
+        Ok(Workspace { files: Files { common, place: shared::Place::of_task(task, None, which.local) }, path })
     }
 
     /// The revisions that a command is about, newest first, up to a limit.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{Common, servers::tell_unusable, stop_on_signal};
+use super::{Common, servers::tell_unusable, shared::Local, stop_on_signal};
 use crate::{
     config::Overrides,
     hub::{self, Callers, Hub, Store},
@@ -28,11 +28,14 @@ pub(super) struct Arguments {
     /// Leave the names of the one MCP server's tools as they are, and serve nothing else
     #[arg(long)]
     no_prefix: bool,
+    #[command(flatten)]
+    local: Local,
 }
 
 pub(super) async fn serve(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { workspace, mcp_config, no_prefix } = arguments;
-    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    let Arguments { workspace, mcp_config, no_prefix, local } = arguments;
+    let mut settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    local.apply(None, &mut settings)?;
     let store = Store::open(settings).await?;
     let settings = &store.settings;
     let workspace = hub::workspace(settings, &settings.workspace)?;

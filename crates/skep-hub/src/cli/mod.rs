@@ -30,6 +30,7 @@ mod shared;
 mod show;
 mod status;
 mod steps;
+mod sync;
 mod tasks;
 mod tool_page;
 mod tools;
@@ -159,6 +160,7 @@ enum Command {
     Memory(memory::Arguments),
     Messages(messages::Arguments),
     Steps(steps::Arguments),
+    Sync(sync::Arguments),
     Tasks(Box<tasks::Arguments>),
     Prompt(prompt::Arguments),
     Serve(serve::Arguments),
@@ -219,6 +221,7 @@ impl Cli {
             Command::Memory(arguments) => memory::memory(common, arguments).await,
             Command::Messages(arguments) => messages::messages(common, arguments).await,
             Command::Steps(arguments) => steps::steps(common, arguments).await,
+            Command::Sync(arguments) => sync::sync(common, arguments).await,
             Command::Tasks(arguments) => tasks::tasks(common, *arguments).await,
             Command::Serve(arguments) => serve::serve(common, arguments).await,
             Command::Exec(arguments) => exec::exec(common, arguments).await,

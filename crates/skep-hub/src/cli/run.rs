@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use super::{
     Common, FAILED, INTERRUPTED, Usage, find_run, print,
     progress::{Follow, Live, Show, Style},
-    say, stop_on_signal, stored_plan, task_named,
+    say,
+    shared::Local,
+    stop_on_signal, stored_plan, task_named,
 };
 use crate::{
     config::Overrides,
@@ -62,6 +64,8 @@ pub(super) struct Arguments {
     /// Call tools on these hubs, least loaded first; locally if none answers
     #[arg(long = "hub", value_name = "URL", value_delimiter = ',')]
     hubs: Vec<String>,
+    #[command(flatten)]
+    local: Local,
     /// Actors that work side by side
     #[arg(long, value_name = "N")]
     actors: Option<u32>,
@@ -146,9 +150,11 @@ impl Output {
 }
 
 pub(super) async fn run(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { what, inputs, workspace, mcp_config, hubs, actors, observers, dry_run, output } = arguments;
+    let Arguments { what, inputs, workspace, mcp_config, hubs, local, actors, observers, dry_run, output } = arguments;
+    let named = hubs.first().cloned();
     let overrides = Overrides { workspace, mcp_config, hubs, actors, observers, ..Overrides::default() };
-    let settings = common.settings(overrides)?;
+    let mut settings = common.settings(overrides)?;
+    local.apply(named.as_deref(), &mut settings)?;
     let workspace = hub::workspace(&settings, &settings.workspace)?;
     let store = Store::open(settings).await?;
     let mut plan = understand(&what, &store, &workspace, output.quiet).await?;

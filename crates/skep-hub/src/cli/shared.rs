@@ -1,6 +1,6 @@
 //! What the commands have in common that work on what agents share: a call of a tool, at a hub or on the store.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Once, time::Duration};
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -31,17 +31,67 @@ pub(super) struct Place {
     /// Ask this hub [default: the one that runs here; without one, the database is opened]
     #[arg(long, value_name = "URL", global = true)]
     hub: Option<String>,
+    #[command(flatten)]
+    local: Local,
 }
+
+/// Whether a command does without a hub.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct Local {
+    /// Work without a hub, on the database in the state directory; `skep sync` brings that to a hub [default with USE_MCP=false]
+    #[arg(long, global = true)]
+    local: bool,
+}
+
+impl Local {
+    /// Whether the command line says so.
+    pub(super) fn is_set(self) -> bool {
+        self.local
+    }
+
+    /// Have a command do without a hub and without a database that hubs share, if that is wanted, and say so. Whether it is: a
+    /// hub that is named counts more than the environment.
+    pub(super) fn apply(self, hub: Option<&str>, settings: &mut Settings) -> anyhow::Result<bool> {
+        static SAID: Once = Once::new();
+        if self.local && hub.is_some() {
+            return Err(Usage::of("--local does without the hub that --hub names; give one of them").into());
+        }
+        if !self.local && (hub.is_some() || !is_without_hub(|name| std::env::var(name).ok())) {
+            return Ok(false);
+        }
+        use_embedded(settings);
+        let home = settings.home.display();
+        SAID.call_once(|| say!("skep: local: without a hub, on the database in {home}; `skep sync` brings it to one"));
+        Ok(true)
+    }
+}
+
+/// The variable of contract S1 that says whether agents use the hub.
+const USE_HUB: &str = "USE_MCP";
+
+fn is_without_hub(variable: impl Fn(&str) -> Option<String>) -> bool {
+    variable(USE_HUB)
+        .is_some_and(|value| matches!(value.trim().to_ascii_lowercase().as_str(), "false" | "0" | "no" | "off"))
+}
+
+/// Have the settings name nothing but the embedded database.
+pub(super) fn use_embedded(settings: &mut Settings) {
+    (settings.database, settings.redis) = (None, None);
+    settings.hubs.clear();
+}
+
+/// The member of an answer in JSON that says that no hub was asked.
+pub(super) const LOCAL: &str = "local";
 
 impl Place {
     /// The workspace of a task, at this hub or where the store is.
-    pub(super) fn of_task(task: String, hub: Option<String>) -> Place {
-        Place { task: Some(task), agent: None, hub }
+    pub(super) fn of_task(task: String, hub: Option<String>, local: Local) -> Place {
+        Place { task: Some(task), agent: None, hub, local }
     }
 
     /// The team's own at this hub or where the store is, as this agent.
     pub(super) fn of_team(agent: Option<String>, hub: Option<String>) -> Place {
-        Place { task: None, agent, hub }
+        Place { task: None, agent, hub, local: Local::default() }
     }
 
     /// Whether it is an agent of the caller's that acts.
@@ -84,14 +134,20 @@ pub(super) async fn call_within(
     members.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?.into()))));
     members.retain(|name, value| !value.is_null() || name == "value");
     let call = Call { tool: tool.to_owned(), arguments: Value::Object(members), deadline };
-    let settings = common.settings(Overrides::default())?;
-    if place.hub.is_some() || RunningHub::find(&settings.home).is_some() {
+    let mut settings = common.settings(Overrides::default())?;
+    let is_local = place.local.apply(place.hub.as_deref(), &mut settings)?;
+    if !is_local && (place.hub.is_some() || RunningHub::find(&settings.home).is_some()) {
         return at(&remote::client(&settings, place.hub.as_deref())?, call).await;
     }
     let store = Store::open(settings).await?;
     let (here, context) = Here::open(&store.settings, Some(store.clone()))?;
-    let answered = here.hub.calls.values(context, call).await;
+    let mut answered = here.hub.calls.values(context, call).await;
     here.close().await;
+    if let Ok(answer) = &mut answered
+        && is_local
+    {
+        answer.value.insert(LOCAL.to_owned(), true.into());
+    }
     Ok(answered)
 }
 
@@ -138,5 +194,22 @@ async fn at(hub: &Hubs, call: Call) -> anyhow::Result<Result<Answer, ToolError>>
     match stop.run_until_cancelled(hub.call(&call, Annotations::default())).await {
         Some(called) => Ok(called?.result),
         None => Ok(Err(ToolError::Cancelled)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_says_whether_there_is_a_hub_to_use() {
+        let is_without =
+            |value: Option<&str>| is_without_hub(|name| value.filter(|_| name == "USE_MCP").map(str::to_owned));
+        for (value, expected) in
+            [(None, false), (Some("true"), false), (Some("1"), false), (Some(""), false), (Some("false"), true)]
+        {
+            assert_eq!(is_without(value), expected, "{value:?}");
+        }
+        assert!(["False", " false ", "0", "no", "off"].into_iter().all(|value| is_without(Some(value))));
     }
 }

@@ -21,7 +21,13 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{Common, FAILED, INTERRUPTED, Usage, print, prompt::name_of, remote, say, shared::Here, tool_page};
+use super::{
+    Common, FAILED, INTERRUPTED, Usage, print,
+    prompt::name_of,
+    remote, say,
+    shared::{Here, LOCAL, Local},
+    tool_page,
+};
 use crate::{
     config::{Overrides, is_call_time},
     hub::{self, Callers, Hub, Store, calls::Calls, catalogue::Listed},
@@ -108,6 +114,8 @@ pub(super) struct CallArguments {
     /// Ask this hub, which runs, and start nothing here
     #[arg(long, value_name = "URL", conflicts_with_all = ["mcp_config", "use_mcp_tool", "workspace"])]
     hub: Option<String>,
+    #[command(flatten)]
+    local: Local,
 }
 
 pub(super) async fn tools(common: Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -167,11 +175,12 @@ fn first_sentence(text: &str) -> &str {
 }
 
 pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Result<ExitCode> {
-    if let Some(url) = &arguments.hub {
+    if let Some(url) = arguments.hub.as_ref().filter(|_| !arguments.local.is_set()) {
         return remote::call(common, url, &arguments).await;
     }
     let (workspace, mcp_config) = (arguments.workspace.clone(), arguments.mcp_config.clone());
-    let settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    let mut settings = common.settings(Overrides { workspace, mcp_config, ..Overrides::default() })?;
+    let is_local = arguments.local.apply(arguments.hub.as_deref(), &mut settings)?;
     let (settings, store) = match &arguments.tool {
         Some(tool) if SHARING.contains(&tool.as_str()) => {
             let store = Store::open(settings).await?;
@@ -186,7 +195,12 @@ pub(super) async fn call(common: Common, arguments: CallArguments) -> anyhow::Re
         None => call_one(&here.hub.calls, &arguments, deadline, context).await,
     };
     here.close().await;
-    let (answer, is_ok) = called?;
+    let (mut answer, is_ok) = called?;
+    if let Value::Object(members) = &mut answer
+        && is_local
+    {
+        members.insert(LOCAL.to_owned(), true.into());
+    }
     show(&answer, is_ok, arguments.json)
 }
 

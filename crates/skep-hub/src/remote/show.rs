@@ -5,10 +5,15 @@ use std::time::Duration;
 use reqwest::{Response, StatusCode, Url};
 use serde_json::{Map, Value};
 
+use skep_tools::error::ToolError;
+
 use super::{Hubs, innermost, message, object, said};
+use crate::problem::Problem;
 
 /// Time for a hub to answer. It may first wait a moment for MCP servers that are starting.
 pub(super) const SHOW_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time for a hub to take a file.
+const PUT_TIME_MAX: Duration = Duration::from_secs(120);
 /// Time for a hub to say how it is, which it knows at once or finds out within 2 s.
 const STATUS_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -72,6 +77,36 @@ impl Hubs {
     pub async fn show_calls(&self, after: u64, wait: Duration) -> Result<Map<String, Value>, ShowError> {
         let query = [("after", after.to_string()), ("wait", wait.as_secs().to_string())];
         self.get(&["calls"], &query, wait + SHOW_TIME_MAX).await
+    }
+
+    /// Write a file of a task's workspace at the first hub: as it is, so it may be as large as a file may be.
+    pub async fn put_file(
+        &self,
+        task: &str,
+        path: &str,
+        query: &[(&str, String)],
+        contents: Vec<u8>,
+    ) -> Result<Result<Map<String, Value>, ToolError>, ShowError> {
+        let hub = &self.hubs[0]; // there is one
+        let name = || hub.name.clone();
+        let segments: Vec<&str> =
+            ["api", "v1", "workspaces", task, "files"].into_iter().chain(path.split('/')).collect();
+        let request = self.with_token(hub.client.put(self.url(&segments, query))).timeout(PUT_TIME_MAX).body(contents);
+        let unreachable = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => ShowError::Slow { hub: name(), time_max: PUT_TIME_MAX },
+            false => ShowError::Unreachable { hub: name(), why: innermost(&error) },
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let answer = object(response).await.map_err(unreachable)?;
+        if let Some(answer) = answer.clone().filter(|_| status.is_success()) {
+            return Ok(Ok(answer));
+        }
+        let problem = answer.clone().and_then(|answer| Problem::from_json(answer.into()));
+        match problem.map(|problem| problem.into_tool_error("file_write")) {
+            Some(Ok(error)) if !matches!(error, ToolError::Busy(_)) => Ok(Err(error)),
+            _ => Err(refused(name(), status, answer)),
+        }
     }
 
     /// The address of a path at the first hub.

@@ -12,7 +12,6 @@ mod half;
 mod hidden;
 mod outage;
 mod plain;
-#[expect(dead_code, reason = "the tests of the store use all of it")]
 #[path = "../../../skep-core/tests/postgres/mod.rs"]
 mod postgres;
 mod principals;
@@ -27,6 +26,7 @@ mod rest;
 mod several;
 #[path = "../support/mod.rs"]
 mod support;
+mod sync;
 mod tls;
 mod users;
 mod wire;
