@@ -94,7 +94,8 @@ mod tests {
     fn the_tools_that_share_are_those_that_take_a_task_or_are_about_tasks() {
         let tools = all(Parts::new(SandboxOnDemand::new(Default::default())));
         let takes_task = |tool: &&Tool| tool.input_schema()["properties"].get("task_id").is_some();
-        let shares = |tool: &&Tool| takes_task(tool) || tool.name.starts_with("task_");
+        let is_of_tasks = |tool: &&Tool| tool.name.starts_with("task_") || tool.name == "project_submit";
+        let shares = |tool: &&Tool| takes_task(tool) || is_of_tasks(tool);
         let mut names: Vec<&str> = tools.iter().filter(shares).map(|tool| tool.name).collect();
         names.sort_unstable();
         assert_eq!(names, SHARING);

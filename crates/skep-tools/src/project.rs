@@ -47,7 +47,6 @@ pub struct Project {
     pub requirements: Requirements,
     /// With what it is built: `frontend`, `backend`, `database`, `cache`, `devops` and others, each a text or a list of texts.
     #[serde(default)]
-    #[schemars(extend("maxProperties" = STACK_MAX))]
     #[garde(custom(is_stack))]
     pub tech_stack: Map<String, Value>,
     /// How urgent it is, which all of its tasks are then; `medium` if that is not said.

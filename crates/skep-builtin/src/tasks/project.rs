@@ -12,7 +12,7 @@ use skep_core::{
 use skep_tools::{
     error::ToolError,
     project::{
-        NAME_CHARS_MAX as PROJECT_CHARS_MAX, PRIORITIES, Project, ProjectTask, Requirements, STACK_MAX, TEXT_CHARS_MAX,
+        NAME_CHARS_MAX as PROJECT_CHARS_MAX, PRIORITIES, Project, ProjectTask, Requirements, TEXT_CHARS_MAX,
         are_requirements, is_stack,
     },
     shared::Shared,
@@ -48,7 +48,6 @@ pub(crate) struct Arguments {
     requirements: Requirements,
     /// With what it is built: `frontend`, `backend`, `database`, `cache`, `devops` and others, each a text or a list of texts.
     #[serde(default, alias = "techStack")]
-    #[schemars(extend("maxProperties" = STACK_MAX))]
     #[garde(custom(is_stack))]
     tech_stack: Map<String, Value>,
     /// How urgent it is, which all of its tasks are then; `medium` if that is not said.
