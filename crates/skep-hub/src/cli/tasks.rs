@@ -316,13 +316,14 @@ fn table(answer: &Map<String, Value>) -> String {
     if tasks.is_empty() && answer.get("next").is_none() {
         return "there are no such tasks\n".to_owned();
     }
+    let width = tasks.iter().map(|task| text_of(&task["task_id"]).chars().count()).max().unwrap_or(0).max(4);
     let mut text =
-        format!("{:32}  {:11}  {:8}  {:12}  {:16}  {}\n", "TASK", "STATE", "PRIORITY", "QUEUE", "WORKER", "TITLE");
+        format!("{:width$}  {:11}  {:8}  {:12}  {:16}  {}\n", "TASK", "STATE", "PRIORITY", "QUEUE", "WORKER", "TITLE");
     for task in tasks {
         let column = |name: &str| text_of(&task[name]);
         let title = if task["title"].is_null() { column("step") } else { column("title") };
         text += &format!(
-            "{:32}  {:11}  {:8}  {:12}  {:16}  {}\n",
+            "{:width$}  {:11}  {:8}  {:12}  {:16}  {}\n",
             column("task_id"),
             column("state"),
             column("priority"),

@@ -19,6 +19,11 @@ pub enum Side {
 /// The schema of a type for `side` of a tool. What its fields refer to is written out in place.
 pub fn generate<T: JsonSchema>(side: Side) -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings = match side {
+        Side::Arguments => settings.for_deserialize(),
+        // What is left out of an answer now and then is not required there.
+        Side::Answer => settings.for_serialize(),
+    };
     settings.with_transform(Portable(side)).into_generator().into_root_schema_for::<T>().to_value()
 }
 

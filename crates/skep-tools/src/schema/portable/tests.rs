@@ -60,6 +60,22 @@ fn null_in_an_answer_is_a_form_of_its_own() {
 }
 
 #[test]
+fn what_an_answer_leaves_out_is_not_required_of_it() {
+    #[derive(schemars::JsonSchema, serde::Serialize)]
+    struct Answer {
+        always: Option<u8>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        words: Vec<String>,
+    }
+    let schema = generate::<Answer>(Side::Answer);
+    assert_eq!(schema["required"], json!(["always"]));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for words in [vec![], vec!["one".to_owned()]] {
+        assert!(validator.is_valid(&serde_json::to_value(Answer { always: None, words }).unwrap()));
+    }
+}
+
+#[test]
 fn numbers_have_limits_instead_of_names_of_rust() {
     let schema = generate::<Example>(Side::Arguments);
     let number = |name: &str| schema["properties"][name].clone();
