@@ -60,11 +60,10 @@ pub(super) async fn of_store(address: &str, hubs: usize, callers: usize, count: 
 
 /// By hand: the least that a claim could be, without a log.
 pub(super) async fn one_by_one(address: &str, connections: usize, time: Duration) -> f64 {
-    const CLAIM: &str =
-        "update task set state = 'in_progress', due = null, attempt = attempt + 1, worker = $1, session = $1
+    const CLAIM: &str = "update task set state = 'in_progress', attempt = attempt + 1, worker = $1, session = $1
          where namespace = 1 and id = (
             select id from task where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0
-                and due <= $2 order by due, position, id limit 1 for update skip locked)
+                and priority = 2 and due <= $2 order by due, position, id limit 1 for update skip locked)
          returning id, attempt, input";
     fill(address, time).await;
     let mut clients = Vec::new();
@@ -94,10 +93,9 @@ pub(super) async fn in_batches(address: &str, count: usize, time: Duration) -> f
     const READY: &str =
         "select id, run, queue, position, depends_on, retries_max, retry_delay_us, allow_failure, state,
             due, waiting_for, attempt, failures, losses, worker, session, input, result
-         from task where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0 and due <= $1
+         from task where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0 and priority = 2 and due <= $1
          order by due, position, id limit $2";
-    const SAVE: &str =
-        "update task set state = 'in_progress', due = null, attempt = attempt + 1, worker = 'w', session = 's'
+    const SAVE: &str = "update task set state = 'in_progress', attempt = attempt + 1, worker = 'w', session = 's'
          from unnest($1::text[]) as new (id) where task.namespace = 1 and task.id = new.id";
     const EVENTS: &str = "with counted as (update namespace set last_event = $1 where id = 1)
          insert into event (namespace, number, at, kind, run, task, data)

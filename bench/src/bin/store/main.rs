@@ -269,10 +269,10 @@ fn alone(path: &Path, group: u32, time: Duration) -> f64 {
     );
     let next = format!(
         "select {COLUMNS} from task
-         where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0 and due <= 1
+         where namespace = 1 and queue = 'q' and state = 'pending' and waiting_for = 0 and priority = 2 and due <= 1
          order by due, position, id limit 1"
     );
-    let start = "update task set state = 'in_progress', due = null, attempt = 1, worker = 'w0', session = 's0'
+    let start = "update task set state = 'in_progress', attempt = 1, worker = 'w0', session = 's0'
          where namespace = 1 and id = ?1";
     let complete = "update task set state = 'completed', worker = null, session = null, result = ?2, result_blob = null
          where namespace = 1 and id = ?1";
