@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use skep_core::db::DbError;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet, time::sleep};
 
 use super::{
     private::{Bouncer, Proxy, Server, ask},
@@ -196,14 +196,16 @@ async fn a_server_that_takes_no_writes_is_refused_and_one_that_stops_taking_them
 /// Writers that go on until they are told to stop, and what they have been promised.
 struct Writers {
     stop: Arc<AtomicBool>,
+    /// One of them has been promised something.
+    promised: Arc<Notify>,
     running: JoinSet<Vec<String>>,
 }
 
 impl Writers {
     fn start(app: &Hub) -> Writers {
-        let (stop, mut running) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        let (stop, told, mut running) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), JoinSet::new());
         for writer in 0..4 {
-            let (app, stop) = (app.clone(), Arc::clone(&stop));
+            let (app, stop, told) = (app.clone(), Arc::clone(&stop), Arc::clone(&told));
             running.spawn(async move {
                 let mut promised = Vec::new();
                 for n in 0.. {
@@ -212,7 +214,10 @@ impl Writers {
                     }
                     let name = format!("{writer}-{n}");
                     match app.submit(&permit(), new(&name)).await {
-                        Ok(_) => promised.push(name),
+                        Ok(_) => {
+                            promised.push(name);
+                            told.notify_one();
+                        }
                         Err(TaskError::Db(DbError::Unreachable(_) | DbError::Unsure(_) | DbError::Unsuitable(_))) => {
                             sleep(Duration::from_millis(20)).await;
                         }
@@ -222,10 +227,12 @@ impl Writers {
                 promised
             });
         }
-        Writers { stop, running }
+        Writers { stop, promised: told, running }
     }
 
+    /// Stop them once they have been promised something, which may take a while on a busy machine.
     async fn stop(self) -> Vec<String> {
+        self.promised.notified().await;
         self.stop.store(true, Ordering::Relaxed);
         self.running.join_all().await.concat()
     }
