@@ -1,7 +1,7 @@
 //! `task_cancel`: have something not done after all.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use skep_core::{policy::Write, task::TaskId};
 use skep_tools::{
     error::ToolError,
@@ -10,7 +10,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{NAME_CHARS_MAX, Shown, failed, shown_alone};
+use super::{Answer, NAME_CHARS_MAX, failed, shown_alone};
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(crate) struct TaskCancel {
@@ -29,13 +29,6 @@ pub(crate) struct Arguments {
     #[serde(alias = "agentId")]
     #[garde(length(chars, min = 1, max = NAME_CHARS_MAX))]
     agent_id: Option<String>,
-}
-
-/// The task.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Answer {
-    /// As it is now.
-    task: Shown,
 }
 
 impl BuiltIn for TaskCancel {

@@ -1,7 +1,7 @@
 //! `task_finish`: done, or not to be done.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use skep_core::{
     policy::Write,
@@ -14,7 +14,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{NAME_CHARS_MAX, Shown, Token, WRITES_ONCE, failed, shown_alone};
+use super::{Answer, NAME_CHARS_MAX, Token, WRITES_ONCE, failed, shown_alone};
 
 /// Characters of an error; the store cuts a longer one.
 const ERROR_CHARS_MAX: usize = 64 << 10;
@@ -48,13 +48,6 @@ pub(crate) struct Arguments {
 
 fn yes() -> bool {
     true
-}
-
-/// The task.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Answer {
-    /// As it is now.
-    task: Shown,
 }
 
 impl BuiltIn for TaskFinish {

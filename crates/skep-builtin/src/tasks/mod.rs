@@ -178,6 +178,13 @@ struct Shown {
     blocked_by: Option<String>,
 }
 
+/// The task.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Answer {
+    /// As it is now.
+    task: Shown,
+}
+
 impl Shown {
     fn new(task: &Task, details: Details) -> Shown {
         let Details { title, kind, parent, capabilities, labels, description: _ } = details;

@@ -1,7 +1,7 @@
 //! `task_release`: somebody else may do it.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use skep_core::{policy::Write, task::TaskId};
 use skep_tools::{
     error::ToolError,
@@ -10,7 +10,7 @@ use skep_tools::{
     workspace::Context,
 };
 
-use super::{NAME_CHARS_MAX, Shown, Token, WRITES, failed, shown_alone};
+use super::{Answer, NAME_CHARS_MAX, Token, WRITES, failed, shown_alone};
 
 /// See [`BuiltIn::DESCRIPTION`].
 pub(crate) struct TaskRelease {
@@ -28,13 +28,6 @@ pub(crate) struct Arguments {
     /// What task_next has given with the task.
     #[garde(length(chars, min = 1, max = NAME_CHARS_MAX))]
     token: String,
-}
-
-/// The task.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Answer {
-    /// As it is now.
-    task: Shown,
 }
 
 impl BuiltIn for TaskRelease {

@@ -257,7 +257,7 @@ impl Operation for Request {
             all.iter().map(|request| request.decide(tx, there, &mut claims.live)).collect();
         let mut new = claims.live.split_off(there);
         if new.is_empty() {
-            return Ok(decided.into_iter().map(|refused| Err(refused.err().unwrap_or(ClaimError::TooMany))).collect());
+            return Ok(decided.into_iter().filter_map(Result::err).map(Err).collect()); // each was refused
         }
         let (before, seen) = tx.take_tokens(new.len()).await?;
         let numbered = |token: &mut ClaimToken| {
